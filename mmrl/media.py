@@ -1,0 +1,80 @@
+"""Media as policies see them. Decoding lives in `mmrl.data`; the core only names what it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+
+class VideoSampling(BaseModel):
+    """Which frames of a clip are read, and at which size. Part of the cache key, so it is immutable.
+
+    fps          frames per second asked for; None: exactly `max_frames`, evenly spread
+    max_frames   larger sees more, costs memory linearly in prompt tokens
+    max_pixels   per frame after the resize; sides are multiples of `factor`
+    total_pixels over the whole clip; lowers the size of each frame of a long clip
+    factor       patch size x spatial merge of the model (28 for Qwen2.5-VL, 32 for Qwen3-VL)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fps: float | None = 2.0
+    min_frames: int = Field(4, ge=1)
+    max_frames: int = Field(128, ge=1)
+    min_pixels: int = 16 * 28 * 28
+    max_pixels: int = 64 * 32 * 32
+    total_pixels: int | None = None
+    factor: int = 28
+    frame_multiple: int = 2
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video, or the part of it between `start` and `end` seconds."""
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass
+class Frames:
+    """Decoded, sampled and resized frames of one clip.
+
+    pixels        (F, 3, H, W) uint8, possibly memory-mapped
+    indices       F absolute frame numbers in the file
+    fps           of the file
+    total_frames  of the clip (between start and end)
+    size          (height, width) of the file
+    backend       decoder and version that made them
+    key           content address of (file, sampling)
+    """
+
+    pixels: Tensor
+    indices: list[int]
+    fps: float
+    total_frames: int
+    size: tuple[int, int]
+    backend: str
+    key: str
+
+    @property
+    def timestamps(self) -> list[float]:
+        """Seconds of each frame."""
+        return [i / self.fps for i in self.indices]
+
+    @property
+    def sample_fps(self) -> float:
+        """Frames per second of what was sampled, not of what was asked for."""
+        return len(self.indices) / max(self.total_frames, 1) * self.fps
+
+
+ReadClip = Callable[[Any, VideoSampling], Frames]
+"""`mmrl.data.video.read_clip` or anything like it: (Clip or path, sampling) -> Frames."""

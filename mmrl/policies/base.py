@@ -1,0 +1,156 @@
+"""What every policy can do. A policy adapter says how its model acts; the trainer knows nothing else of it.
+
+A policy owns one `module`, the wrapped model that is trained. `module.forward` takes plain inputs and returns
+`(B, T)` tensors only: log-probs, entropies and other probes are reduced inside it, so nothing of vocabulary or
+latent size leaves the forward pass, and DDP or FSDP see ONE call of the module they wrapped.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from mmrl.errors import ConfigError, PolicyError, unknown
+from mmrl.randomness import Key
+from mmrl.record import Evaluation, Request, Rollouts
+from mmrl.stages import Need, View
+
+WEIGHTS = ("current", "old", "reference", "ema")
+
+
+class Policy(ABC):
+    """The contract between a model and the optimizer.
+
+    modality   "vlm", "video" or "flow"
+    probes     what `evaluate` can return per action or per rollout
+    views      the changed prompts it can score actions under
+    module     the trainable module; the trainer replaces it by the one accelerate prepared
+    """
+
+    modality: ClassVar[str]
+    probes: ClassVar[frozenset[str]]
+    views: ClassVar[frozenset[str]] = frozenset()
+    module: nn.Module
+
+    @property
+    def inner(self) -> nn.Module:
+        """The module without DDP, FSDP or compile wrappers."""
+        module = self.module
+        while True:
+            wrapped = getattr(module, "module", None) or getattr(module, "_orig_mod", None)
+            if not isinstance(wrapped, nn.Module):
+                return module
+            module = wrapped
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    @abstractmethod
+    def max_actions(self) -> int:
+        """The limit on T: new tokens, or denoising steps."""
+
+    @abstractmethod
+    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
+        """Act. Row order follows the requests; every draw is keyed by prompt id and member.
+
+        `greedy` is the deterministic mode evaluation uses: argmax decoding, or the ODE sampler.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self,
+        rollouts: Rollouts,
+        needs: Sequence[Need] = (),
+        *,
+        under: View | None = None,
+        weights: str = "current",
+    ) -> Evaluation:
+        """Score the same actions: log-probs `(B, T)`, and the probes of `needs` as columns by `Need.key`.
+
+        All `needs` share this pass (same `under`, same `weights`). Gradient follows the caller's grad mode
+        for "current" weights; other weights never carry gradient.
+        """
+
+    @abstractmethod
+    def micro_batches(self, rollouts: Rollouts, rows: torch.Tensor, size: int) -> list[torch.Tensor]:
+        """Split `rows` into micro-batches of at most `size` rows that are cheap to score together."""
+
+    @abstractmethod
+    def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
+        """The Hugging Face layout: a PEFT adapter, or full weights (`merged` folds an adapter in)."""
+
+    @abstractmethod
+    def trainable_state(self) -> dict[str, torch.Tensor]:
+        """What training changes, by parameter name: the whole checkpoint for a resume."""
+
+    @abstractmethod
+    def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None: ...
+
+    def step_outputs(self, rollouts: Rollouts) -> tuple[list[Any], torch.Tensor]:
+        """Outputs with an address (row, step): what each state before an action would lead to.
+
+        Returns `(outputs, addresses (N, 2))`. Flow policies finish the ODE from each latent.
+        """
+        raise PolicyError(f"{type(self).__name__} has no step outputs")
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state besides the weights."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise PolicyError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)}")
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Evaluation mode without gradient, restored afterwards."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.module.train(training)
+
+    @classmethod
+    def check_need(cls, need: Need, asked_by: str) -> None:
+        """Refuse, before anything is loaded, what this policy cannot give."""
+        offers = {p.modality: p for p in policy_classes()}
+        if need.probe not in cls.probes:
+            others = [m for m, p in offers.items() if need.probe in p.probes]
+            raise ConfigError(
+                f"{asked_by} needs {need.probe!r}, which the {cls.modality} policy does not offer"
+                f" ({'offered by: ' + ', '.join(others) if others else unknown('probe', need.probe, cls.probes)})"
+            )
+        if need.under and need.under.kind not in cls.views:
+            others = [m for m, p in offers.items() if need.under.kind in p.views]
+            raise ConfigError(
+                f"{asked_by} needs {need.probe!r} under the view {need.under.kind!r}, which the {cls.modality} "
+                f"policy does not offer (offered by: {', '.join(others) or 'no policy'})"
+            )
+        if need.weights not in WEIGHTS:
+            raise ConfigError(f"{asked_by}: {unknown('weights', need.weights, WEIGHTS)}")
+
+
+def policy_classes() -> list[type[Policy]]:
+    """The policy of each modality, without loading any model library at import."""
+    from mmrl.policies.flow import FlowPolicy
+    from mmrl.policies.video import VideoPolicy
+    from mmrl.policies.vision import VisionPolicy
+
+    return [VisionPolicy, VideoPolicy, FlowPolicy]
+
+
+def policy_class(modality: str) -> type[Policy]:
+    classes = {p.modality: p for p in policy_classes()}
+    if modality not in classes:
+        raise ConfigError(unknown("modality", modality, classes))
+    return classes[modality]

@@ -1,0 +1,380 @@
+"""The one record that travels through a step.
+
+    Prompt      a row of the dataset: messages, media, and the columns rewards read
+    Request     what a rollout is asked for: a prompt, how many members, under which key
+    Scores      what outputs are worth, component by component
+    Rollouts    what the policy did: actions, log-probs, outputs, and what it needs to score them again
+    Batch       the plain tensors of Rollouts that stage functions read; gathered from all ranks
+    Evaluation  what a forward pass says of the actions: log-probs and declared columns
+
+`B` rows are rollouts, `T` is the action axis: tokens for language policies, denoising steps for flow
+policies. Outside the mask every `(B, T)` tensor is 0, never NaN.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import DataError
+
+FINISHED, TRUNCATED = "stop", "length"
+
+
+@dataclass
+class Prompt:
+    """One row of a dataset.
+
+    id        stable across runs and ranks: keys every random draw made for this prompt
+    messages  chat messages `[{"role", "content"}]`; content is a string or a list of
+              `{"type": "text" | "image" | "video", ...}` parts. For generators, one user message
+    images    PIL images or paths, in the order of the image parts
+    videos    `mmrl.data.video.Clip` or paths, in the order of the video parts
+    columns   everything else: `solution`, `task`, whatever the rewards read by name
+    """
+
+    id: str
+    messages: list[dict[str, Any]]
+    images: list[Any] = field(default_factory=list)
+    videos: list[Any] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The text of all messages, media left out."""
+        parts = []
+        for message in self.messages:
+            content = message["content"]
+            if isinstance(content, str):
+                parts.append(content)
+            else:
+                parts += [p["text"] for p in content if p.get("type") == "text"]
+        return "\n".join(parts)
+
+
+@dataclass
+class Request:
+    """Ask for `count` rollouts of `prompt`, as members `first_member ...` of group `group`.
+
+    shown     the prompt as the policy sees it while sampling, where that differs (hints); the loss is
+              computed under `prompt`
+    prefix    action ids every member starts with (replayed, never trained)
+    """
+
+    prompt: Prompt
+    count: int
+    group: int
+    first_member: int = 0
+    shown: Prompt | None = None
+    prefix: Tensor | None = None
+
+
+@dataclass
+class Scores:
+    """What outputs are worth: the reward stage's answer, one entry per output.
+
+    components  {name: (N,)} NaN where that component left the output unscored
+    reward      (N,) the combination, NaN where any component it needs is NaN
+    success     (N,) 1, 0 or NaN: the verifiable part, used by pass@k and difficulty statistics
+    causes      why outputs stayed unscored: {"accuracy: timeout": 3}
+    """
+
+    components: dict[str, Tensor]
+    reward: Tensor
+    success: Tensor
+    causes: dict[str, int] = field(default_factory=dict)
+
+
+def _rows(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)]
+    return [value[i] for i in rows.tolist()]
+
+
+def pad_columns(tensors: Sequence[Tensor], width: int | None = None) -> list[Tensor]:
+    """Pad the second axis of `(B, T, ...)` tensors with zeros to a common width."""
+    width = width or max(t.shape[1] for t in tensors)
+    padded = []
+    for t in tensors:
+        if t.shape[1] < width:
+            t = torch.cat([t, t.new_zeros(t.shape[0], width - t.shape[1], *t.shape[2:])], dim=1)
+        padded.append(t)
+    return padded
+
+
+@dataclass
+class Rollouts:
+    """What a policy did on some prompts. Tensors live where the policy put them.
+
+    prompts        P prompts, each once
+    encoded        P entries: the policy's own encoding of each prompt (ids, pixel tensors, embeddings), kept
+                   so that training scores exactly what was sampled
+    prompt         (B,) index into `prompts`
+    group, member  (B,) which group, and which place in it: `(group, member)` is unique on all ranks
+    actions        (B, T, ...) token ids, or denoising-step indices
+    mask           (B, T) bool: sampled by this policy
+    old_log_probs  (B, T) float32
+    outputs        B decoded outputs: strings, or PIL images, or lists of frames
+    length         (B,) number of actions
+    finish         B reasons: "stop" or "length"
+    components     reward components {name: (B,)}, NaN where unscored
+    reward         (B,) combined reward, NaN where unscored
+    success        (B,) 1, 0 or NaN
+    columns        declared needs {Need.key: (B,) or (B, T)}
+    replay         what the policy stores to score the same actions again {name: (B, ...)}
+    """
+
+    prompts: list[Prompt]
+    encoded: list[Any]
+    prompt: Tensor
+    group: Tensor
+    member: Tensor
+    actions: Tensor
+    mask: Tensor
+    old_log_probs: Tensor
+    outputs: list[Any]
+    length: Tensor
+    finish: list[str]
+    components: dict[str, Tensor] = field(default_factory=dict)
+    reward: Tensor | None = None
+    success: Tensor | None = None
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    replay: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.mask.shape[0]
+
+    def index(self, rows: Tensor | Sequence[int]) -> Rollouts:
+        """These rows, with only the prompts they use."""
+        rows = torch.as_tensor(rows, dtype=torch.long)
+        prompt = self.prompt[rows.to(self.prompt.device)]
+        used = torch.unique(prompt)
+        changes: dict[str, Any] = {
+            "prompts": [self.prompts[i] for i in used.tolist()],
+            "encoded": [self.encoded[i] for i in used.tolist()],
+            "prompt": torch.searchsorted(used, prompt),
+        }
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in changes or value is None:
+                continue
+            changes[f.name] = (
+                {k: _rows(v, rows) for k, v in value.items()} if isinstance(value, dict) else _rows(value, rows)
+            )
+        return replace(self, **changes)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:
+        """Rows of all parts, `T` padded to the widest; every part must carry the same columns."""
+        first = parts[0]
+        merged: dict[str, Any] = {"prompts": [], "encoded": []}
+        offsets = []
+        for part in parts:
+            offsets.append(part.prompt + len(merged["prompts"]))
+            merged["prompts"] += part.prompts
+            merged["encoded"] += part.encoded
+        merged["prompt"] = torch.cat(offsets)
+        for f in fields(cls):
+            if f.name in merged:
+                continue
+            values = [getattr(p, f.name) for p in parts]
+            if isinstance(values[0], dict):
+                keys = set(values[0])
+                if any(set(v) != keys for v in values):
+                    raise DataError(f"cannot concatenate rollouts: {f.name} differ: {[sorted(v) for v in values]}")
+                merged[f.name] = {k: _cat([v[k] for v in values], first.mask) for k in values[0]}
+            elif isinstance(values[0], list):
+                merged[f.name] = [x for v in values for x in v]
+            elif all(v is None for v in values):
+                merged[f.name] = None
+            else:
+                merged[f.name] = _cat(values, first.mask)
+        return cls(**merged)
+
+    def save(self, path: str | Path) -> None:
+        """Tensors to `path`.safetensors, texts and names to `path`.json. Media and encodings stay out."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors, texts = {}, {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                tensors[f.name] = value.detach().cpu().contiguous()
+            elif isinstance(value, dict):
+                tensors |= {f"{f.name}/{k}": v.detach().cpu().contiguous() for k, v in value.items()}
+        texts["outputs"] = [o if isinstance(o, str) else None for o in self.outputs]
+        texts["finish"] = self.finish
+        texts["prompts"] = [{"id": p.id, "messages": p.messages, "columns": p.columns} for p in self.prompts]
+        save_file(tensors, path.with_suffix(".safetensors"))
+        path.with_suffix(".json").write_text(json.dumps(texts, default=str))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Rollouts:
+        """What `save` wrote; `encoded` comes back empty, so the policy must encode before scoring."""
+        from safetensors.torch import load_file
+
+        path = Path(path)
+        tensors = load_file(path.with_suffix(".safetensors"))
+        texts = json.loads(path.with_suffix(".json").read_text())
+        values: dict[str, Any] = {
+            "outputs": texts["outputs"],
+            "finish": texts["finish"],
+            "prompts": [Prompt(**p) for p in texts["prompts"]],
+            "encoded": [None] * len(texts["prompts"]),
+        }
+        for name, tensor in tensors.items():
+            owner, _, key = name.partition("/")
+            if key:
+                values.setdefault(owner, {})[key] = tensor
+            else:
+                values[name] = tensor
+        return cls(**values)
+
+
+def _cat(values: list[Tensor], mask: Tensor) -> Tensor:
+    if values[0].dim() >= 2:
+        values = pad_columns(values)
+    return torch.cat(values)
+
+
+@dataclass
+class Batch:
+    """The plain tensors that stage functions read: one rollout batch, gathered from all ranks.
+
+    Only `mask` and `old_log_probs` are always there. A caller who brings the objective into their own loop
+    fills what their recipe reads; what is missing raises and says who asked for it.
+
+    mask           (B, T) bool: sampled by the policy
+    old_log_probs  (B, T) float32, 0 outside the mask
+    group          (B,) long; ragged groups are welcome
+    reward         (B,) NaN where unscored
+    components     {name: (B,)} reward components before they were combined
+    success        (B,) 1, 0 or NaN
+    length         (B,) number of actions
+    truncated      (B,) bool: cut at the length limit
+    counted        (B,) bool: enters baselines
+    trained        (B,) bool: enters the loss
+    update         (B,) long: which optimizer step of this rollout batch the row belongs to
+    advantage      (B, T), set by stages 5 and 6
+    loss_mask      (B, T) what the aggregation divides by, set by stage 6
+    actions        (B, T) token ids or step indices, where a function compares members
+    max_length     the limit on T, a constant of the run
+    step, steps    of the run, for schedules
+    columns        declared needs by `Need.key`, or by plain name
+    """
+
+    mask: Tensor
+    old_log_probs: Tensor
+    group: Tensor | None = None
+    reward: Tensor | None = None
+    components: dict[str, Tensor] = field(default_factory=dict)
+    success: Tensor | None = None
+    length: Tensor | None = None
+    truncated: Tensor | None = None
+    counted: Tensor | None = None
+    trained: Tensor | None = None
+    update: Tensor | None = None
+    advantage: Tensor | None = None
+    loss_mask: Tensor | None = None
+    actions: Tensor | None = None
+    max_length: int | None = None
+    step: int = 0
+    steps: int = 1
+    seed: int = 0
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.mask = self.mask.bool()
+        rows, device = self.mask.shape[0], self.mask.device
+        if self.length is None:
+            self.length = self.mask.sum(1)
+        if self.group is None:
+            self.group = torch.arange(rows, device=device)
+        for name in ("counted", "trained"):
+            if getattr(self, name) is None:
+                setattr(self, name, torch.ones(rows, dtype=torch.bool, device=device))
+        if self.truncated is None:
+            self.truncated = torch.zeros(rows, dtype=torch.bool, device=device)
+        if self.update is None:
+            self.update = torch.zeros(rows, dtype=torch.long, device=device)
+        if self.loss_mask is None:
+            self.loss_mask = self.mask
+
+    def __len__(self) -> int:
+        return self.mask.shape[0]
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A declared column, by the name the function reads it under."""
+        return _column(self.columns, self.aliases, name, "batch")
+
+    def __contains__(self, name: str) -> bool:
+        return self.aliases.get(name, name) in self.columns or name in self.columns
+
+    def seen_by(self, aliases: dict[str, str]) -> Batch:
+        """A shallow view in which a stage function finds its columns under its own names."""
+        return replace(self, aliases=aliases)
+
+    def index(self, rows: Tensor) -> Batch:
+        """These rows of every `(B, ...)` tensor."""
+        changes: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                changes[f.name] = value[rows]
+            elif f.name in ("components", "columns"):
+                changes[f.name] = {k: v[rows] for k, v in value.items()}
+        return replace(self, **changes)
+
+    @classmethod
+    def of(cls, rollouts: Rollouts, **constants) -> Batch:
+        return cls(
+            mask=rollouts.mask,
+            old_log_probs=rollouts.old_log_probs,
+            group=rollouts.group,
+            reward=rollouts.reward,
+            components=dict(rollouts.components),
+            success=rollouts.success,
+            length=rollouts.length,
+            truncated=torch.tensor([f == TRUNCATED for f in rollouts.finish], device=rollouts.mask.device),
+            actions=rollouts.actions if rollouts.actions.dim() == 2 else None,
+            columns=dict(rollouts.columns),
+            **constants,
+        )
+
+
+@dataclass
+class Evaluation:
+    """What a forward pass says of the actions.
+
+    log_probs  (B, T) float32, with gradient in the update; 0 outside the mask
+    columns    {Need.key or plain name: (B, T) or (B,)}
+    """
+
+    log_probs: Tensor
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _column(self.columns, self.aliases, name, "evaluation")
+
+    def __contains__(self, name: str) -> bool:
+        return self.aliases.get(name, name) in self.columns or name in self.columns
+
+    def seen_by(self, aliases: dict[str, str]) -> Evaluation:
+        return replace(self, aliases=aliases)
+
+
+def _column(columns: dict[str, Tensor], aliases: dict[str, str], name: str, owner: str) -> Tensor:
+    for key in (aliases.get(name, name), name):
+        if key in columns:
+            return columns[key]
+    raise KeyError(f"{owner}[{name!r}] is not there: declare it in `needs`. Present: {sorted(columns) or 'nothing'}")

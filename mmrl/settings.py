@@ -1,0 +1,36 @@
+"""The base of every typed configuration section: unknown keys are errors with the nearest match."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from mmrl.errors import ConfigError, unknown
+
+
+class Section(BaseModel):
+    """A typed part of the configuration file. Subclasses list fields, defaults and how to choose them."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys_only(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ConfigError(f"{cls.__name__}: {unknown('key', key, cls.model_fields)}")
+        return values
+
+
+def read_section(kind: type[Section], values: dict[str, Any], where: str = "") -> Any:
+    """Validate, turning pydantic's report into one line per mistake: key, expected, received."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for e in error.errors():
+            key = ".".join(str(p) for p in (*([where] if where else []), *e["loc"]))
+            lines.append(f"{key}: {e['msg']}, got {e['input']!r}")
+        raise ConfigError("; ".join(lines)) from None

@@ -1,0 +1,252 @@
+"""The registry: name -> function, its stage, what it needs, its paper.
+
+A method is one or more small functions, each registered for the stage it plays:
+
+    @stage("trust_region", paper="SAPO, arXiv 2511.20347", formula="4/tau * sigmoid(tau (r - 1)) * A")
+    def sapo(log_ratio, evaluation, batch, *, tau_positive=1.0, tau_negative=1.05):
+        ...
+
+Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.record.Evaluation`):
+
+    shaping            (batch) -> reward (B,)                      reward shaping that sees the whole group
+    group              (batch) -> Selection                        who counts, who trains, who is asked again
+    advantage          (batch) -> (B,) or (B, T)
+    credit             (advantage (B, T), batch) -> (advantage (B, T), loss_mask (B, T))
+    ratio              (evaluation, batch) -> log_ratio (B, T)
+    trust_region       (log_ratio (B, T), evaluation, batch) -> objective (B, T), to be maximised
+    aggregation        (batch) -> weights (B, T)
+    regularizer        (evaluation, batch) -> penalty (B, T) or scalar, to be minimised
+    score              (evaluation, batch) -> scores (B,)          sequence statistic of a whole-sequence objective
+    score_objective    (scores (B,), batch) -> scalar, to be maximised
+    matching_objective (evaluation, batch) -> objective (B, T), to be maximised
+    prompts            class: select(history, key) / observe(outcomes)
+    rollout            class: how a group is asked for (mmrl.rollout)
+
+Hyper-parameters are keyword-only. A function that must remember is a class with `state_dict`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmrl.errors import ConfigError, unknown
+
+STAGES = (
+    "prompts",
+    "rollout",
+    "shaping",
+    "group",
+    "advantage",
+    "credit",
+    "ratio",
+    "trust_region",
+    "aggregation",
+    "regularizer",
+    "score",
+    "score_objective",
+    "matching_objective",
+)
+LANGUAGE = ("vlm", "video")
+ALL_MODALITIES = ("vlm", "video", "flow")
+CONFIDENCES = ("verified", "partly", "reconstructed", "ours")
+
+
+@dataclass(frozen=True)
+class View:
+    """The same actions under a changed prompt: media masked, noised, removed, frames shuffled."""
+
+    kind: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, kind: str, **options) -> View:
+        return cls(kind, tuple(sorted(options.items())))
+
+    def __str__(self) -> str:
+        return f"{self.kind}({','.join(f'{k}={v}' for k, v in self.options)})"
+
+
+@dataclass(frozen=True)
+class Need:
+    """One `(B, T)` or `(B,)` column a function reads beyond the basics.
+
+    probe    what the forward pass returns: "log_probs", "entropy", "visual_entropy", ...
+    under    the prompt as the pass shows it; None: as it was sampled
+    weights  "old" (the policy that sampled, no gradient), "reference", "ema", or "current" (the update's own
+             forward pass, with gradient)
+    options  of the probe, such as the `top_p` of a truncated entropy
+    """
+
+    probe: str
+    under: View | None = None
+    weights: str = "old"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def key(self) -> str:
+        options = ",".join(f"{k}={v}" for k, v in self.options)
+        return f"{self.probe}({options})|under={self.under or 'as sampled'}|weights={self.weights}"
+
+
+NEEDS: dict[str, Need] = {
+    "entropy": Need("entropy"),
+    "current_entropy": Need("entropy", weights="current"),
+    "ref_log_probs": Need("log_probs", weights="reference"),
+    "perturbed_log_probs": Need("log_probs", under=View.of("patch_black", share=0.5, size=14)),
+    "media_free_log_probs": Need("log_probs", under=View.of("remove_media")),
+    "visual_entropy": Need("visual_entropy"),
+    "reference_kl": Need("reference_kl", weights="current"),
+    "step_rewards": Need("step_rewards"),
+    "step_std": Need("step_std"),
+}
+"""Needs that carry no parameters, by the name a function reads them under: `batch["entropy"]`."""
+
+
+@dataclass(frozen=True)
+class StageFunction:
+    """A registered function and everything `mmrl methods` says about it."""
+
+    stage: str
+    name: str
+    function: Callable
+    method: str
+    paper: str
+    formula: str
+    confidence: str
+    needs: Callable[..., Mapping[str, Need]]
+    scope: str
+    phase: str
+    modalities: tuple[str, ...]
+    required: tuple[str, ...] = ()
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.function) or "").strip().split("\n")[0]
+
+
+_REGISTRY: dict[tuple[str, str], StageFunction] = {}
+_ROOMS = ("mmrl.objective", "mmrl.selection", "mmrl.rollout")
+_loaded = False
+
+
+def stage(
+    stage: str,
+    name: str | None = None,
+    *,
+    paper: str,
+    formula: str = "",
+    confidence: str = "verified",
+    method: str | None = None,
+    needs: tuple[str, ...] | Callable[..., Mapping[str, Need]] = (),
+    scope: str = "group",
+    phase: str = "prepare",
+    modalities: tuple[str, ...] = ALL_MODALITIES,
+    required: tuple[str, ...] = (),
+) -> Callable[[Callable], Callable]:
+    """Register a function (or a class, if it must remember) for one stage.
+
+    name      as a recipe spells it; the function's own name by default
+    method    the published method it belongs to, as in `mmrl methods`; `name` by default
+    needs     names from `NEEDS`, or a function of the hyper-parameters returning `{name: Need}`
+    scope     what the function must see at once: "group", "update" (one optimizer step over all ranks) or
+              "batch" (the whole rollout batch)
+    phase     "prepare" (no gradient) or, for a credit function that reads current log-probs, "update"
+    required  batch fields that must be present beyond the basics, such as "success"
+    """
+    if stage not in STAGES:
+        raise ConfigError(unknown("stage", stage, STAGES))
+    if confidence not in CONFIDENCES:
+        raise ConfigError(unknown("confidence", confidence, CONFIDENCES))
+
+    def register(function: Callable) -> Callable:
+        key = (stage, name or function.__name__)
+        if key in _REGISTRY and _REGISTRY[key].function.__qualname__ != function.__qualname__:
+            raise ConfigError(f"{stage} {key[1]!r} is registered twice: by {_REGISTRY[key].function} and {function}")
+        if not callable(needs):
+            for need in needs:
+                if need not in NEEDS:
+                    raise ConfigError(unknown("need", need, NEEDS))
+        resolve = needs if callable(needs) else lambda **_: {n: NEEDS[n] for n in needs}
+        _REGISTRY[key] = StageFunction(
+            stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
+            modalities, required,
+        )  # fmt: skip
+        return function
+
+    return register
+
+
+def load_all() -> None:
+    """Import every module of the rooms whose functions register themselves."""
+    global _loaded
+    if _loaded:
+        return
+    for room in _ROOMS:
+        package = importlib.import_module(room)
+        for module in pkgutil.walk_packages(package.__path__, f"{room}."):
+            importlib.import_module(module.name)
+    _loaded = True
+
+
+def find(stage: str, name: str) -> StageFunction:
+    load_all()
+    if (stage, name) in _REGISTRY:
+        return _REGISTRY[stage, name]
+    elsewhere = [s for s, n in _REGISTRY if n == name]
+    hint = f" ({name!r} is a {' and a '.join(elsewhere)})" if elsewhere else ""
+    raise ConfigError(unknown(stage.replace("_", " "), name, (n for s, n in _REGISTRY if s == stage)) + hint)
+
+
+def registered(stage: str | None = None) -> list[StageFunction]:
+    load_all()
+    return [f for (s, _), f in sorted(_REGISTRY.items()) if stage in (None, s)]
+
+
+@dataclass
+class Bound:
+    """A stage function with its hyper-parameters, as a recipe names it: `{name: clip, low: 0.2}`."""
+
+    spec: StageFunction
+    parameters: dict[str, Any] = field(default_factory=dict)
+    state: Any = None
+
+    @classmethod
+    def of(cls, stage: str, description: str | Mapping[str, Any]) -> Bound:
+        description = {"name": description} if isinstance(description, str) else dict(description)
+        if "name" not in description:
+            raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {description}")
+        spec = find(stage, description.pop("name"))
+        description.pop("coefficient", None) if stage == "regularizer" else None
+        for parameter in description:
+            if parameter not in spec.defaults:
+                raise ConfigError(f"{stage} {spec.name!r}: {unknown('parameter', parameter, spec.defaults)}")
+        bound = cls(spec, description)
+        if inspect.isclass(spec.function):
+            bound.state = spec.function(**description)
+        return bound
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def needs(self) -> dict[str, Need]:
+        return dict(self.spec.needs(**{**self.spec.defaults, **self.parameters}))
+
+    def __call__(self, *arguments):
+        """Call with the columns this function declared visible under the names it reads."""
+        aliases = {name: need.key for name, need in self.needs.items()}
+        arguments = tuple(a.seen_by(aliases) if hasattr(a, "seen_by") else a for a in arguments)
+        if self.state is not None:
+            return self.state(*arguments)
+        return self.spec.function(*arguments, **self.parameters)
