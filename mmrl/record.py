@@ -352,6 +352,24 @@ class Batch:
 
 
 @dataclass
+class Selection:
+    """What stage 4 decides about a batch. Fields left None keep what the batch says.
+
+    counted  (B,) bool: enters baselines
+    trained  (B,) bool: enters the loss
+    update   (B,) long: the optimizer step of this rollout batch the row belongs to
+    again    {group id: n}: ask the same prompt for n more members
+    fresh    ask for n new prompts in place of dropped groups
+    """
+
+    counted: Tensor | None = None
+    trained: Tensor | None = None
+    update: Tensor | None = None
+    again: dict[int, int] = field(default_factory=dict)
+    fresh: int = 0
+
+
+@dataclass
 class Evaluation:
     """What a forward pass says of the actions.
 

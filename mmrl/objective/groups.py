@@ -1,0 +1,89 @@
+"""Statistics over ragged groups: the only place where `group (B,)` is reduced.
+
+Every function takes values `(B,)` and `group (B,)` of any ids in any order, and an optional `where (B,)` of
+rows that count. Rows of a group without counted members get 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _index(values: Tensor, group: Tensor) -> tuple[Tensor, int]:
+    if values.shape[:1] != group.shape:
+        raise ValueError(f"values have {tuple(values.shape)} rows but group has {tuple(group.shape)}; expected (B,)")
+    ids, inverse = torch.unique(group, return_inverse=True)
+    return inverse, len(ids)
+
+
+def _counted(values: Tensor, where: Tensor | None) -> Tensor:
+    counted = ~torch.isnan(values) if values.is_floating_point() else torch.ones_like(values, dtype=torch.bool)
+    return counted if where is None else counted & where.bool()
+
+
+def group_sum(values: Tensor, group: Tensor, where: Tensor | None = None) -> Tensor:
+    """(B,) sum over the row's group; NaN values do not count."""
+    inverse, n = _index(values, group)
+    kept = torch.where(_counted(values, where), values, torch.zeros_like(values))
+    return kept.new_zeros(n).index_add_(0, inverse, kept)[inverse]
+
+
+def group_count(group: Tensor, where: Tensor | None = None) -> Tensor:
+    """(B,) counted members of the row's group."""
+    ones = torch.ones_like(group, dtype=torch.long)
+    inverse, n = _index(ones, group)
+    kept = ones if where is None else ones * where.to(ones.dtype)
+    return kept.new_zeros(n).index_add_(0, inverse, kept)[inverse]
+
+
+def group_mean(values: Tensor, group: Tensor, where: Tensor | None = None) -> Tensor:
+    """(B,) mean over the row's group."""
+    counted = _counted(values, where)
+    return group_sum(values, group, counted) / group_count(group, counted).clamp(min=1)
+
+
+def group_std(values: Tensor, group: Tensor, where: Tensor | None = None, ddof: int = 1) -> Tensor:
+    """(B,) standard deviation over the row's group; 0 where no more than `ddof` members count."""
+    counted = _counted(values, where)
+    centred = torch.where(counted, values - group_mean(values, group, counted), torch.zeros_like(values))
+    freedom = group_count(group, counted) - ddof
+    variance = group_sum(centred**2, group, counted) / freedom.clamp(min=1)
+    return torch.where(freedom > 0, variance.sqrt(), torch.zeros_like(variance))
+
+
+def group_extreme(values: Tensor, group: Tensor, where: Tensor | None = None, largest: bool = True) -> Tensor:
+    """(B,) maximum (or minimum) over the counted members of the row's group."""
+    inverse, n = _index(values, group)
+    empty = float("-inf") if largest else float("inf")
+    kept = torch.where(_counted(values, where), values, torch.full_like(values, empty))
+    out = kept.new_full((n,), empty).scatter_reduce_(0, inverse, kept, "amax" if largest else "amin")[inverse]
+    return torch.where(out.isinf(), torch.zeros_like(out), out)
+
+
+def group_rank(values: Tensor, group: Tensor) -> Tensor:
+    """(B,) long: 0 for the smallest value of the row's group, ties in row order."""
+    order = torch.argsort(values, stable=True)
+    order = order[torch.argsort(group[order], stable=True)]
+    sorted_group = group[order]
+    position = torch.arange(len(order), device=values.device)
+    starts = torch.ones_like(position, dtype=torch.bool)
+    starts[1:] = sorted_group[1:] != sorted_group[:-1]
+    first = torch.where(starts, position, torch.zeros_like(position)).cummax(0).values
+    rank = torch.empty_like(position)
+    rank[order] = position - first
+    return rank
+
+
+def degenerate(values: Tensor, group: Tensor, where: Tensor | None = None, tolerance: float = 1e-6) -> Tensor:
+    """(B,) bool: all counted members of the row's group have the same value (a group of one included)."""
+    spread = group_extreme(values, group, where) - group_extreme(values, group, where, largest=False)
+    return spread < tolerance
+
+
+def masked_mean(values: Tensor, mask: Tensor, dim: int | None = 1) -> Tensor:
+    """Mean of `(B, T)` over the mask along `dim` (None: over all); 0 where nothing is masked in."""
+    weight = mask.to(values.dtype)
+    if dim is None:
+        return (values * weight).sum() / weight.sum().clamp(min=1)
+    return (values * weight).sum(dim) / weight.sum(dim).clamp(min=1)

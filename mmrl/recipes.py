@@ -1,0 +1,46 @@
+"""Recipes: `configs/recipes/NAME.yaml` composes stage functions into one published method."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmrl.errors import ConfigError, unknown
+from mmrl.settings import Section, read_section
+
+
+class Recipe(Section):
+    """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
+    configuration overrides."""
+
+    method: str
+    title: str
+    paper: str
+    confidence: str = "verified"
+    modalities: list[str] = ["vlm", "video", "flow"]
+    summary: str = ""
+    objective: dict[str, Any] = {}
+    policy: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+
+
+def recipe_names() -> list[str]:
+    folder = resources.files("mmrl") / "configs" / "recipes"
+    return sorted(Path(str(f)).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+@cache
+def _read(name: str) -> Recipe:
+    if name not in recipe_names():
+        raise ConfigError(unknown("recipe", name, recipe_names()))
+    text = (resources.files("mmrl") / "configs" / "recipes" / f"{name}.yaml").read_text()
+    return read_section(Recipe, yaml.safe_load(text), f"recipes/{name}.yaml")
+
+
+def load_recipe(name: str) -> Recipe:
+    """A fresh copy of the recipe; an unknown name raises with the nearest one."""
+    return _read(name).model_copy(deep=True)
