@@ -14,6 +14,7 @@ policies. Outside the mask every `(B, T)` tensor is 0, never NaN.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -255,6 +256,8 @@ class Batch:
     mask           (B, T) bool: sampled by the policy
     old_log_probs  (B, T) float32, 0 outside the mask
     group          (B,) long; ragged groups are welcome
+    member         (B,) long: place in the group; with `group` it keys random choices, whatever the row order
+    task           (B,) long: rows of the same task share a number
     reward         (B,) NaN where unscored
     components     {name: (B,)} reward components before they were combined
     success        (B,) 1, 0 or NaN
@@ -274,6 +277,8 @@ class Batch:
     mask: Tensor
     old_log_probs: Tensor
     group: Tensor | None = None
+    member: Tensor | None = None
+    task: Tensor | None = None
     reward: Tensor | None = None
     components: dict[str, Tensor] = field(default_factory=dict)
     success: Tensor | None = None
@@ -299,6 +304,11 @@ class Batch:
             self.length = self.mask.sum(1)
         if self.group is None:
             self.group = torch.arange(rows, device=device)
+        if self.member is None:
+            earlier = self.group[:, None] == self.group[None, :]
+            self.member = earlier.tril(-1).sum(1)
+        if self.task is None:
+            self.task = torch.zeros(rows, dtype=torch.long, device=device)
         for name in ("counted", "trained"):
             if getattr(self, name) is None:
                 setattr(self, name, torch.ones(rows, dtype=torch.bool, device=device))
@@ -340,6 +350,8 @@ class Batch:
             mask=rollouts.mask,
             old_log_probs=rollouts.old_log_probs,
             group=rollouts.group,
+            member=rollouts.member,
+            task=_tasks(rollouts),
             reward=rollouts.reward,
             components=dict(rollouts.components),
             success=rollouts.success,
@@ -349,6 +361,12 @@ class Batch:
             columns=dict(rollouts.columns),
             **constants,
         )
+
+
+def _tasks(rollouts: Rollouts) -> Tensor:
+    """(B,) a number for each row's `task` column, equal on every rank."""
+    numbers = [zlib.crc32(str(p.columns.get("task", "")).encode()) for p in rollouts.prompts]
+    return torch.tensor(numbers, device=rollouts.prompt.device)[rollouts.prompt]
 
 
 @dataclass
