@@ -123,6 +123,7 @@ class StageFunction:
     phase: str
     modalities: tuple[str, ...]
     required: tuple[str, ...] = ()
+    silent_at_zero: bool = True
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -152,6 +153,7 @@ def stage(
     phase: str = "prepare",
     modalities: tuple[str, ...] = ALL_MODALITIES,
     required: tuple[str, ...] = (),
+    silent_at_zero: bool = True,
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
@@ -162,6 +164,7 @@ def stage(
               "batch" (the whole rollout batch)
     phase     "prepare" (no gradient) or, for a credit function that reads current log-probs, "update"
     required  batch fields that must be present beyond the basics, such as "success"
+    silent_at_zero  of a trust region: a zero advantage gives a zero gradient, so such rows may skip the update
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -179,7 +182,7 @@ def stage(
         resolve = needs if callable(needs) else lambda **_: {n: NEEDS[n] for n in needs}
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
-            modalities, required,
+            modalities, required, silent_at_zero,
         )  # fmt: skip
         return function
 

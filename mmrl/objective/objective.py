@@ -137,16 +137,19 @@ class Objective:
         return batch, selections
 
     @torch.no_grad()
-    def prepare(self, batch: Batch) -> tuple[Batch, Tensor]:
-        """Stages 3 to 6 and 9: the batch with its advantage and loss mask, and `weights (B, T)`.
-
-        Unscored rows leave the baseline and the loss, as do groups with a single counted member when the
-        advantage is relative to the group. An advantage that is already set is kept.
-        """
+    def shape_and_select(self, batch: Batch) -> tuple[Batch, list[Selection]]:
+        """Stages 3 and 4. Unscored rows leave the baseline and the loss."""
         for bound in self.shaping:
             batch = replace(batch, reward=bound(batch))
-        batch = _drop_unscored(batch)
-        batch, _ = self.select(batch)
+        return self.select(_drop_unscored(batch))
+
+    @torch.no_grad()
+    def credit_and_weigh(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """Stages 5, 6 and 9: the batch with its advantage and loss mask, and `weights (B, T)`.
+
+        Groups with a single counted member leave the loss when the advantage is relative to the group. An
+        advantage that is already set is kept.
+        """
         if batch.advantage is None:
             if self.advantage.spec.scope == "group":
                 alone = group_count(batch.group, batch.counted) < 2
@@ -159,6 +162,11 @@ class Objective:
                 batch = replace(batch, advantage=advantage * batch.mask, loss_mask=loss_mask * batch.mask)
         return batch, self.weights(batch)
 
+    def prepare(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """Stages 3 to 6 and 9 in one go, for a batch that is complete."""
+        batch, _ = self.shape_and_select(batch)
+        return self.credit_and_weigh(batch)
+
     def weights(self, batch: Batch) -> Tensor:
         """(B, T) per-action weights, each optimizer step by itself; rows that are not trained weigh 0."""
         weights = torch.zeros_like(batch.old_log_probs)
@@ -167,6 +175,15 @@ class Objective:
             if len(rows):
                 weights[rows] = self.aggregation(batch.index(rows)).to(weights.dtype)
         return weights * batch.mask
+
+    def has_signal(self, batch: Batch) -> Tensor:
+        """(B,) bool: rows that can move the weights. The others may skip the update: their place in the
+        denominators is already in `weights`."""
+        if self.regularizers or self.score_objective or self.matching_objective:
+            return batch.trained
+        if not self.trust_region.spec.silent_at_zero:
+            return batch.trained
+        return batch.trained & (batch.advantage != 0).any(1)
 
     # ---- loss: with gradient, per micro-batch
 

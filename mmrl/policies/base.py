@@ -94,6 +94,10 @@ class Policy(ABC):
     @abstractmethod
     def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None: ...
 
+    def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
+        """B lists of T short texts for people: the token, or the denoising step."""
+        return [[str(t) for t in range(rollouts.mask.shape[1])] for _ in range(len(rollouts))]
+
     def step_outputs(self, rollouts: Rollouts) -> tuple[list[Any], torch.Tensor]:
         """Outputs with an address (row, step): what each state before an action would lead to.
 
@@ -111,13 +115,18 @@ class Policy(ABC):
 
     @contextmanager
     def acting(self) -> Iterator[None]:
-        """Evaluation mode without gradient, restored afterwards."""
+        """Evaluation mode without gradient, with FSDP2 shards gathered; restored afterwards."""
         training = self.module.training
+        sharded = [m for m in self.module.modules() if hasattr(m, "unshard") and hasattr(m, "reshard")]
         self.module.eval()
+        for module in sharded:
+            module.unshard()
         try:
             with torch.no_grad():
                 yield
         finally:
+            for module in sharded:
+                module.reshard()
             self.module.train(training)
 
     @classmethod

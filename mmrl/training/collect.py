@@ -1,0 +1,175 @@
+"""The first half of a step: act, score, select, and fill the declared columns. No gradient here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mmrl.objective import Objective
+from mmrl.policies.base import Policy
+from mmrl.randomness import Key
+from mmrl.record import Batch, Prompt, Request, Rollouts, Selection
+from mmrl.stages import NEEDS
+from mmrl.training.config import TrainingConfig
+from mmrl.training.distributed import gather_batch, gather_objects, my_share
+from mmrl.training.evaluation import Score
+from mmrl.training.passes import PassPlan
+from mmrl.training.timing import Clock
+
+
+@dataclass
+class Collected:
+    """rollouts  of this rank
+    batch     of all ranks, shaped and selected
+    mine      where each local row stands in `batch`
+    indices   dataset rows asked for
+    causes    why outputs stayed unscored, over all ranks
+    """
+
+    rollouts: Rollouts
+    batch: Batch
+    mine: Tensor
+    indices: list[int]
+    causes: Counter = field(default_factory=Counter)
+
+
+@dataclass
+class Collector:
+    """Everything a step needs before the optimizer: `collect(step)`."""
+
+    policy: Policy
+    objective: Objective
+    plan: PassPlan
+    prompts: Sequence[Prompt]
+    score: Score
+    sampler: object
+    config: TrainingConfig
+    accelerator: Accelerator
+    clock: Clock
+
+    def collect(self, step: int) -> Collected:
+        key = Key(self.config.seed, step)
+        indices = self.sampler.select(self.config.prompts_per_step, len(self.prompts), key)
+        causes: Counter = Counter()
+        rollouts = self._act(self._requests(indices, 0), key, causes)
+        assert rollouts is not None
+        for refill in range(self.config.max_refills + 1):
+            with self.clock("group"):
+                batch, mine = self._gather(rollouts, step)
+                batch, selections = self.objective.shape_and_select(batch)
+            if refill == self.config.max_refills or not any(s.fresh or s.again for s in selections):
+                break
+            requests, fresh = self._refill(selections, rollouts, len(indices), key)
+            more = self._act(requests, key, causes)
+            indices = indices + fresh
+            rollouts = rollouts if more is None else Rollouts.concatenate([rollouts, more])
+        if not self.plan.early:
+            self._fill_columns(rollouts, causes)
+            gathered, mine = self._gather(rollouts, step)
+            scored = ~gathered.reward.isnan()
+            batch = replace(
+                batch, columns=gathered.columns, counted=batch.counted & scored, trained=batch.trained & scored
+            )
+        for other in gather_objects(dict(causes), self.accelerator)[1:] if self.accelerator.num_processes > 1 else ():
+            causes.update(other)
+        return Collected(rollouts, batch, mine, indices, causes)
+
+    def _requests(self, indices: list[int], first_group: int) -> list[Request]:
+        groups = my_share(list(enumerate(indices, first_group)), self.accelerator)
+        return [Request(self.prompts[i], self.config.group_size, group=g) for g, i in groups]
+
+    def _refill(
+        self, selections: list[Selection], rollouts: Rollouts, groups: int, key: Key
+    ) -> tuple[list[Request], list[int]]:
+        """Requests of this rank for new prompts, and for more members of groups it holds."""
+        world = self.accelerator.num_processes
+        fresh = -(-sum(s.fresh for s in selections) // world) * world
+        indices = self.sampler.select(fresh, len(self.prompts), key) if fresh else []
+        requests = self._requests(indices, groups)
+        held = rollouts.group.tolist()
+        for group, count in (item for s in selections for item in s.again.items()):
+            if group in held:
+                prompt = rollouts.prompts[int(rollouts.prompt[held.index(group)])]
+                requests.append(Request(prompt, count, group, first_member=held.count(group)))
+        return requests, indices
+
+    def _act(self, requests: list[Request], key: Key, causes: Counter) -> Rollouts | None:
+        if not requests:
+            return None
+        with self.clock("rollout"):
+            rollouts = self.policy.rollout(requests, key)
+        with self.clock("reward"):
+            scores = self.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
+            device = rollouts.mask.device
+            rollouts.components = {k: v.to(device) for k, v in scores.components.items()}
+            rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
+            causes.update(scores.causes)
+        if self.plan.early:
+            self._fill_columns(rollouts, causes)
+        return rollouts
+
+    def _gather(self, rollouts: Rollouts, step: int) -> tuple[Batch, Tensor]:
+        constants = {
+            "max_length": self.policy.max_actions,
+            "step": step,
+            "steps": self.config.steps,
+            "seed": self.config.seed,
+        }
+        batch, mine = gather_batch(rollouts, self.accelerator, **constants)
+        return replace(batch, update=split_updates(batch.group, self.config.updates_per_step)), mine
+
+    def _fill_columns(self, rollouts: Rollouts, causes: Counter) -> None:
+        with self.clock("passes"), torch.no_grad():
+            for part in self.plan.prepare:
+                for rows in even_micro_batches(self.policy, rollouts, self.config.micro_batch_size, self.accelerator):
+                    piece = self.policy.evaluate(
+                        rollouts.index(rows), part.needs, under=part.under, weights=part.weights
+                    )
+                    for need in part.needs:
+                        values = piece.log_probs if need.probe == "log_probs" else piece.columns[need.key]
+                        self._store(rollouts, need.key, rows, values.detach())
+            if self.plan.step_rewards:
+                self._score_steps(rollouts, causes)
+
+    @staticmethod
+    def _store(rollouts: Rollouts, key: str, rows: Tensor, values: Tensor) -> None:
+        if key not in rollouts.columns:
+            rollouts.columns[key] = values.new_zeros(len(rollouts), *values.shape[1:])
+        rollouts.columns[key][rows.to(values.device)] = values
+
+    def _score_steps(self, rollouts: Rollouts, causes: Counter) -> None:
+        """What each state before an action would lead to is worth: column `step_rewards (B, T)`."""
+        outputs, addresses = self.policy.step_outputs(rollouts)
+        rows, steps = addresses.unbind(1)
+        scores = self.score(outputs, [rollouts.prompts[int(rollouts.prompt[r])] for r in rows.tolist()])
+        causes.update({f"step {k}": v for k, v in scores.causes.items()})
+        column = torch.zeros_like(rollouts.old_log_probs)
+        values = scores.reward.to(column)
+        column[rows.to(column.device), steps.to(column.device)] = values.nan_to_num(0)
+        lost = rows[values.isnan().to(rows.device)].to(column.device)
+        rollouts.reward[lost] = float("nan")
+        rollouts.columns[NEEDS["step_rewards"].key] = column
+
+
+def split_updates(group: Tensor, updates: int) -> Tensor:
+    """(B,) which optimizer step a row belongs to: whole groups, in order, split as evenly as they go."""
+    ids, place = torch.unique(group, return_inverse=True)
+    return place * updates // len(ids)
+
+
+def even_micro_batches(
+    policy: Policy, rollouts: Rollouts, size: int, accelerator: Accelerator, rows: Tensor | None = None
+) -> list[Tensor]:
+    """Micro-batches of `rows` (default: all), equally many on every rank: short ranks repeat a row.
+
+    A repeated row must carry zero weight in a loss; writing its columns again changes nothing.
+    """
+    rows = torch.arange(len(rollouts)) if rows is None else rows
+    parts = policy.micro_batches(rollouts, rows, size) if len(rows) else []
+    most = max(gather_objects(len(parts), accelerator))
+    return parts + [torch.zeros(1, dtype=torch.long)] * (most - len(parts))

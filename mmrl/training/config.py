@@ -1,0 +1,78 @@
+"""How a run is trained: sizes, optimizer, schedule, what is saved when."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mmrl.errors import ConfigError
+from mmrl.settings import Section
+
+
+class TrainingConfig(Section):
+    """One optimizer for every modality.
+
+    steps               rollout batches; each makes `updates_per_step` optimizer steps
+    prompts_per_step    groups a step, over all ranks
+    group_size          rollouts of one prompt; larger means a better baseline at proportional cost
+    updates_per_step    optimizer steps a rollout batch is split into; above 1 the later ones are off-policy
+    micro_batch_size    rollouts scored at once on a rank; lower it when memory runs out, the numbers stay
+    learning_rate       1e-6 for full fine-tuning of large models, 1e-5 to 3e-4 for LoRA
+    schedule            after `warmup_steps`: constant, or decay to 0 (safest for short runs)
+    max_refills         how often a step may ask for more prompts in place of dropped groups
+    self_check          largest allowed gap between rollout and training log-probs before the first update;
+                        null takes 1e-4 in float32 and 0.1 below
+    eval_every, save_every  in steps; 0 means only at the end
+    """
+
+    steps: int = Field(100, ge=1)
+    prompts_per_step: int = Field(8, ge=1)
+    group_size: int = Field(8, ge=1)
+    updates_per_step: int = Field(1, ge=1)
+    micro_batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-6, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+    max_refills: int = Field(4, ge=0)
+    self_check: float | None = None
+    eval_every: int = Field(0, ge=0)
+    eval_batch_size: int = Field(64, ge=1)
+    eval_samples: int = Field(1, ge=1)
+    save_every: int = Field(0, ge=0)
+    keep_checkpoints: int = Field(2, ge=1)
+    save_rollouts: int = Field(4, ge=0)
+    save_rollouts_every: int = Field(10, ge=1)
+    watchdog_seconds: float = Field(1800, gt=0)
+
+    @model_validator(mode="after")
+    def _updates_fit(self) -> TrainingConfig:
+        if self.updates_per_step > self.prompts_per_step:
+            raise ConfigError(
+                f"training.updates_per_step={self.updates_per_step} splits {self.prompts_per_step} groups into more "
+                f"optimizer steps than there are groups; choose at most {self.prompts_per_step}"
+            )
+        return self
+
+    @property
+    def total_updates(self) -> int:
+        return self.steps * self.updates_per_step
+
+    def learning_rate_at(self, update: int) -> float:
+        """The rate of optimizer step `update` (from 0), a pure function so that a resume needs no scheduler."""
+        import math
+
+        if update < self.warmup_steps:
+            return self.learning_rate * (update + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        progress = (update - self.warmup_steps) / max(self.total_updates - self.warmup_steps, 1)
+        if self.schedule == "linear":
+            return self.learning_rate * max(0.0, 1 - progress)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

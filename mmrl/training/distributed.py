@@ -1,0 +1,85 @@
+"""The few things ranks say to each other. Stage functions never see a rank: they get the gathered batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mmrl.record import Batch, Rollouts
+
+
+def my_share(items: list, accelerator: Accelerator) -> list:
+    """Every world-size-th item, so that each rank holds whole groups and about the same number."""
+    return items[accelerator.process_index :: accelerator.num_processes]
+
+
+def gather_objects(value: Any, accelerator: Accelerator) -> list[Any]:
+    """One JSON-sized object of every rank, in rank order."""
+    if accelerator.num_processes == 1:
+        return [value]
+    out: list[Any] = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(out, value)
+    return out
+
+
+def gather_rows(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
+    """Concatenate `(rows, ...)` tensors of all ranks in rank order; rows and `T` may differ between ranks."""
+    if accelerator.num_processes == 1:
+        return tensors
+    rows = next(iter(tensors.values())).shape[0]
+    counts = gather_objects(rows, accelerator)
+    gathered = {}
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        kind = tensor.dtype
+        wide = tensor.to(torch.uint8) if kind == torch.bool else tensor
+        for dim in range(wide.dim()):
+            wide = accelerator.pad_across_processes(wide.contiguous(), dim=dim)
+        parts = accelerator.gather(wide).split(max(counts))
+        gathered[name] = torch.cat([p[:n] for p, n in zip(parts, counts, strict=True)]).to(kind)
+    return gathered
+
+
+def gather_batch(rollouts: Rollouts, accelerator: Accelerator, **constants) -> tuple[Batch, Tensor]:
+    """The batch of all ranks, in the order of (group, member) whatever the world size.
+
+    Returns it with `mine (rows of this rank,)`: where each local row stands in it.
+    """
+    local = Batch.of(rollouts)
+    names = ("mask", "old_log_probs", "group", "reward", "success", "length", "truncated", "actions")
+    tensors: dict[str, Tensor] = {n: v for n in names if isinstance(v := getattr(local, n), Tensor)}
+    tensors |= {f"components/{k}": v for k, v in local.components.items()}
+    tensors |= {f"columns/{k}": v for k, v in local.columns.items()}
+    rows = len(rollouts)
+    tensors["member"] = rollouts.member
+    tensors["rank"] = torch.full((rows,), accelerator.process_index, device=rollouts.mask.device)
+    tensors["row"] = torch.arange(rows, device=rollouts.mask.device)
+    every = gather_rows(tensors, accelerator)
+    order = torch.argsort(every["member"], stable=True)
+    order = order[torch.argsort(every["group"][order], stable=True)]
+    every = {k: v[order] for k, v in every.items()}
+    batch = replace(
+        Batch(mask=every["mask"], old_log_probs=every["old_log_probs"], **constants),
+        **{n: every[n] for n in names[2:] if n in every},
+        components={k.partition("/")[2]: v for k, v in every.items() if k.startswith("components/")},
+        columns={k.partition("/")[2]: v for k, v in every.items() if k.startswith("columns/")},
+    )
+    here = (every["rank"] == accelerator.process_index).nonzero().squeeze(1)
+    mine = torch.empty_like(here)
+    mine[every["row"][here]] = here
+    return batch, mine
+
+
+def sum_over_ranks(sums: dict[str, tuple[float, float]], accelerator: Accelerator) -> dict[str, float]:
+    """{name: (sum, count)} of this rank -> {name: mean over all ranks}."""
+    total: dict[str, list[float]] = {}
+    for part in gather_objects(sums, accelerator):
+        for name, (value, count) in part.items():
+            entry = total.setdefault(name, [0.0, 0.0])
+            entry[0] += value
+            entry[1] += count
+    return {name: value / count if count else 0.0 for name, (value, count) in total.items()}

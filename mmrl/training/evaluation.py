@@ -1,0 +1,79 @@
+"""Held-out scores: the policy acts deterministically (or `samples` times) on every prompt once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from accelerate import Accelerator
+
+from mmrl.policies.base import Policy
+from mmrl.randomness import Key
+from mmrl.record import Prompt, Request, Rollouts, Scores
+from mmrl.training.distributed import gather_objects, my_share
+
+Score = Callable[[list, list[Prompt]], Scores]
+EVALUATION_SEED = 20_240_131
+
+
+def pass_at_k(correct: torch.Tensor, total: int, k: int) -> torch.Tensor:
+    """Unbiased pass@k of `correct (P,)` successes out of `total` samples: 1 - C(n-c, k) / C(n, k)."""
+    if k > total:
+        raise ValueError(f"pass@{k} needs at least {k} samples, got {total}")
+    misses = (total - correct).double()
+    ratio = torch.ones_like(misses)
+    for i in range(k):
+        ratio = ratio * (misses - i).clamp(min=0) / (total - i)
+    return 1 - ratio
+
+
+def evaluate(
+    policy: Policy, prompts: Sequence[Prompt], score: Score, *, batch_size: int, accelerator: Accelerator,
+    samples: int = 1, keep: int = 0,
+) -> tuple[dict[str, float], Rollouts | None]:  # fmt: skip
+    """Mean reward, components and success over `prompts`; with `samples > 1` also pass@k.
+
+    One sample is greedy (argmax, or the ODE sampler); several are drawn, keyed by prompt and member, so the
+    score does not depend on batch size or world size. Returns the first `keep` rollouts of this rank as well.
+    """
+    mine = my_share(list(range(len(prompts))), accelerator)
+    lines, kept = [], []
+    for start in range(0, len(mine), batch_size):
+        chunk = mine[start : start + batch_size]
+        requests = [Request(prompts[i], samples, group=i) for i in chunk]
+        rollouts = policy.rollout(requests, Key(EVALUATION_SEED, purpose="evaluate"), greedy=samples == 1)
+        scores = score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
+        rollouts.components, rollouts.reward, rollouts.success = scores.components, scores.reward, scores.success
+        lines += _rows(rollouts)
+        if sum(map(len, kept)) < keep:
+            kept.append(rollouts.index(torch.arange(min(keep - sum(map(len, kept)), len(rollouts)))))
+    everyone = sorted((line for part in gather_objects(lines, accelerator) for line in part), key=lambda r: r["row"])
+    return _summary(everyone, samples), Rollouts.concatenate(kept) if kept else None
+
+
+def _rows(rollouts: Rollouts) -> list[dict]:
+    rows = []
+    for i in range(len(rollouts)):
+        row = {"row": [int(rollouts.group[i]), int(rollouts.member[i])], "length": int(rollouts.length[i])}
+        row |= {f"reward/{k}": float(v[i]) for k, v in rollouts.components.items()}
+        row |= {"reward": float(rollouts.reward[i]), "success": float(rollouts.success[i])}
+        rows.append(row)
+    return rows
+
+
+def _summary(rows: list[dict], samples: int) -> dict[str, float]:
+    summary = {"prompts": float(len(rows) // samples)}
+    for name in [k for k in rows[0] if k != "row"]:
+        values = torch.tensor([r[name] for r in rows], dtype=torch.float64)
+        scored = ~values.isnan()
+        if name == "reward":
+            summary["unscored"] = float((~scored).sum())
+        if scored.any():
+            summary[name] = values[scored].mean().item()
+    if samples > 1 and "success" in summary:
+        success = torch.tensor([r["success"] for r in rows]).nan_to_num(0).reshape(-1, samples)
+        k = 1
+        while k <= samples:
+            summary[f"pass@{k}"] = pass_at_k(success.sum(1), samples, k).mean().item()
+            k *= 2
+    return summary

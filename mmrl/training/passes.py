@@ -1,0 +1,66 @@
+"""From the union of declared needs to forward passes: nothing extra is computed, several needs share one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mmrl.objective import Objective
+from mmrl.policies.base import Policy
+from mmrl.stages import Need, View
+
+STEP_REWARDS = "step_rewards"
+
+
+@dataclass
+class Pass:
+    """One forward pass without gradient: these needs, under this view, with these weights."""
+
+    under: View | None
+    weights: str
+    needs: list[Need] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        probes = ", ".join(n.probe for n in self.needs)
+        return f"{probes} with {self.weights} weights" + (f" under {self.under}" if self.under else "")
+
+
+@dataclass
+class PassPlan:
+    """The passes of one step.
+
+    prepare       no-gradient passes between rollout and advantage
+    early         whether they must run before groups are selected, since selection reads them
+    update        what the update's own forward pass returns besides log-probs
+    step_rewards  whether intermediate outputs are scored too
+    """
+
+    prepare: list[Pass]
+    early: bool
+    update: list[Need]
+    step_rewards: bool
+
+    def describe(self) -> list[str]:
+        lines = ["rollout: sample and keep log-probs"]
+        lines += [f"prepare: {p}" for p in self.prepare]
+        lines += ["prepare: score the outputs of intermediate steps"] if self.step_rewards else []
+        extra = f" with {', '.join(n.probe for n in self.update)}" if self.update else ""
+        return [*lines, f"update: log-probs and gradient{extra}"]
+
+
+def plan_passes(objective: Objective, policy: type[Policy]) -> PassPlan:
+    """Refuse what the policy cannot give, then merge needs into passes.
+
+    Raises ConfigError naming the function, the need, and the policies that offer it.
+    """
+    needs = objective.needs
+    for need, asked_by in needs.items():
+        policy.check_need(need, " and ".join(asked_by))
+    passes: dict[tuple, Pass] = {}
+    for need in needs:
+        sampled = need.probe == "log_probs" and need.under is None and need.weights == "old"
+        if need.weights == "current" or need.probe == STEP_REWARDS or sampled:
+            continue
+        passes.setdefault((need.under, need.weights), Pass(need.under, need.weights)).needs.append(need)
+    early = any(b.needs for b in (*objective.shaping, *objective.group))
+    update = [n for n in needs if n.weights == "current"]
+    return PassPlan(list(passes.values()), early, update, any(n.probe == STEP_REWARDS for n in needs))

@@ -1,0 +1,75 @@
+"""What the model did, kept for people: `rollouts/step-N/rows.jsonl` with outputs, rewards and credit."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmrl.record import Batch, Rollouts
+from mmrl.training.tracking import write_atomically
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value)
+    return round(number, 6) if math.isfinite(number) else None
+
+
+def save_rollouts(
+    folder: Path, rollouts: Rollouts, labels: list[list[str]], batch: Batch | None, weights: Tensor | None
+) -> None:
+    """Rows with their output, rewards, and per-action credit; media as PNG files beside them.
+
+    batch, weights  the prepared rows, in the order of `rollouts`; None for evaluation samples
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i in range(len(rollouts)):
+        prompt = rollouts.prompts[int(rollouts.prompt[i])]
+        row: dict[str, Any] = {
+            "prompt": prompt.text,
+            "prompt_id": prompt.id,
+            "group": int(rollouts.group[i]),
+            "member": int(rollouts.member[i]),
+            "solution": prompt.columns.get("solution"),
+            "finish": rollouts.finish[i],
+            "length": int(rollouts.length[i]),
+            "media": _save_media(folder, f"prompt-{int(rollouts.group[i]):04d}", prompt.images),
+            "videos": [str(getattr(v, "path", v)) for v in prompt.videos],
+            "reward": None if rollouts.reward is None else _number(rollouts.reward[i]),
+            "components": {k: _number(v[i]) for k, v in rollouts.components.items()},
+        }
+        output = rollouts.outputs[i]
+        row["output"] = output if isinstance(output, str) else None
+        if not isinstance(output, str):
+            images = output if isinstance(output, list) else [output]
+            row["images"] = _save_media(folder, f"output-{i:04d}", images)
+        row["actions"] = _actions(i, rollouts, labels[i], batch, weights)
+        rows.append(row)
+    write_atomically(folder / "rows.jsonl", "".join(json.dumps(r, default=str) + "\n" for r in rows))
+
+
+def _actions(i: int, rollouts: Rollouts, labels: list[str], batch: Batch | None, weights: Tensor | None) -> list[dict]:
+    actions = []
+    for t in range(rollouts.mask.shape[1]):
+        if not bool(rollouts.mask[i, t]):
+            continue
+        action: dict[str, Any] = {"label": labels[t], "log_prob": _number(rollouts.old_log_probs[i, t])}
+        if batch is not None and weights is not None:
+            action["advantage"] = _number(batch.advantage[i, t])
+            action["credit"] = _number(weights[i, t] * batch.advantage[i, t])
+        actions.append(action)
+    return actions
+
+
+def _save_media(folder: Path, stem: str, images: list[Any]) -> list[str]:
+    names = []
+    for n, image in enumerate(images):
+        name = f"{stem}-{n}.png"
+        if not (folder / name).exists():
+            image.save(folder / name)
+        names.append(name)
+    return names
