@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import degenerate, group_count
+from mmrl.objective.numerics import at_least_float32
 from mmrl.record import Batch, Evaluation, Selection
 from mmrl.settings import Section
 from mmrl.stages import Bound, Need
@@ -169,7 +170,7 @@ class Objective:
 
     def weights(self, batch: Batch) -> Tensor:
         """(B, T) per-action weights, each optimizer step by itself; rows that are not trained weigh 0."""
-        weights = torch.zeros_like(batch.old_log_probs)
+        weights = torch.zeros_like(at_least_float32(batch.old_log_probs))
         for update in torch.unique(batch.update).tolist():
             rows = ((batch.update == update) & batch.trained).nonzero().squeeze(1)
             if len(rows):

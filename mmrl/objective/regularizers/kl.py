@@ -1,0 +1,66 @@
+"""KL to the frozen reference, estimated on the sampled actions.
+
+`D = lp_new - lp_ref`: k1 = D, k2 = D^2 / 2, k3 = exp(-D) + D - 1 (Schulman, "Approximating KL divergence").
+As a loss, k1's own gradient has zero mean (useless), k2's is the right on-policy KL gradient, k3's is
+`1 - exp(-D)`: bounded on one side, biased, equal to first order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import ConfigError, unknown
+from mmrl.objective.numerics import at_least_float32, log_ratio_to, safe_exp
+from mmrl.record import Batch, Evaluation
+from mmrl.stages import stage
+
+
+def k1(difference: Tensor) -> Tensor:
+    return difference
+
+
+def k2(difference: Tensor) -> Tensor:
+    return difference**2 / 2
+
+
+def k3(difference: Tensor) -> Tensor:
+    return safe_exp(-difference) - 1 + difference
+
+
+def k3_plus(difference: Tensor) -> Tensor:
+    """k3 in value, k2 in gradient (verl)."""
+    squared = k2(difference)
+    return k3(difference).detach() + squared - squared.detach()
+
+
+ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3, "k3_plus": k3_plus}
+
+
+@stage(
+    "regularizer",
+    method="grpo",
+    paper="DeepSeekMath (GRPO), arXiv 2402.03300; estimators: Schulman 2020",
+    formula="k3: exp(d) - d - 1 with d = lp_ref - lp_new",
+    needs=("ref_log_probs",),
+)
+def kl(
+    evaluation: Evaluation, batch: Batch, *, estimator: str = "k3", importance: bool = False,
+    value_bound: float | None = None,
+) -> Tensor:  # fmt: skip
+    """KL penalty in the loss. Returns (B, T), aggregated like the objective.
+
+    estimator    "k1", "k2", "k3", or "k3_plus" (value of k3, gradient of k2: verl's `k3+`)
+    importance   multiply by the ratio to the old policy, gradient through it too (TRL `use_bias_correction_kl`)
+    value_bound  clamp the estimate to +-this; verl uses 10, TRL and we do not clamp
+
+    The log-difference is clamped to +-20 inside the exponential only. Usual coefficients: 0 to 0.04.
+    """
+    if estimator not in ESTIMATORS:
+        raise ConfigError(f"kl: {unknown('estimator', estimator, ESTIMATORS)}")
+    penalty = ESTIMATORS[estimator](log_ratio_to(evaluation, batch, at_least_float32(batch["ref_log_probs"])))
+    if importance:
+        penalty = penalty * safe_exp(log_ratio_to(evaluation, batch))
+    if value_bound is not None:
+        penalty = penalty.clamp(-value_bound, value_bound)
+    return torch.where(batch.mask, penalty, torch.zeros_like(penalty))
