@@ -1,0 +1,55 @@
+# Two commands from a fresh clone, with only Python 3.11 or newer, git and make:
+#
+#   make demo [SEED=n]     train three tiny models of three modalities on this CPU, scores before and after
+#   make test [ARGS=...]   the test suite; ARGS go to pytest
+#   make lint              ruff and the type checker
+#   make bench             the benchmarks, one after another
+#   make docs              write the generated pages of docs/ again
+#
+# pip's own settings are honoured. The index may offer a CUDA build of torch; to take a CPU build, point pip at an
+# index that has one: PIP_INDEX_URL=... make demo
+
+PYTHON ?= python3
+SEED ?= 0
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/installed
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint bench docs
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '3,7s/^# *//p' Makefile
+
+demo: $(READY)
+	@$(BIN)/mmrl demo --seed $(SEED)
+
+test: export OMP_NUM_THREADS := 1
+test: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+
+bench: $(READY)
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: $(READY)
+	@$(BIN)/python docs/generate.py
+
+# torch first and alone, so that nothing installed later can choose another build of it
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	  "mmrl needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.11")'
+	@echo "Making .venv, once: torch, then everything else"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q -c constraints.txt torch
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,44 @@
+"""Every test runs offline, on one thread, from the same seed, and without progress bars."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "FORCE_QWENVL_VIDEO_READER": "decord",
+}
+
+import mmrl  # noqa: F401, I001  before any library that imports torchvision
+
+import random
+import shutil
+
+import hypothesis
+import numpy
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("mmrl", derandomize=True, max_examples=25, deadline=None, database=None)
+hypothesis.settings.load_profile("mmrl")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of an installed browser of the Chromium family."""
+    for name in BROWSERS:
+        if path := shutil.which(name):
+            return path
+    pytest.skip("not run: Chromium not installed")
