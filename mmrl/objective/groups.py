@@ -87,3 +87,42 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = 1) -> Tensor:
     if dim is None:
         return (values * weight).sum() / weight.sum().clamp(min=1)
     return (values * weight).sum(dim) / weight.sum(dim).clamp(min=1)
+
+
+def group_centred(values: Tensor, group: Tensor, where: Tensor | None = None) -> Tensor:
+    """(B,) value minus the mean of the row's group; 0 for rows that do not count."""
+    counted = _counted(values, where)
+    return torch.where(counted, values - group_mean(values, group, counted), torch.zeros_like(values))
+
+
+def group_normalized(
+    values: Tensor, group: Tensor, where: Tensor | None = None, eps: float = 1e-6, ddof: int = 1
+) -> Tensor:
+    """(B,) centred value over (standard deviation + eps) of the row's group; 0 for a group of one."""
+    return group_centred(values, group, where) / (group_std(values, group, where, ddof) + eps)
+
+
+def representatives(group: Tensor) -> Tensor:
+    """(P,) one row of each group, for statistics in which a prompt counts once however many members it has."""
+    _, inverse = torch.unique(group, return_inverse=True)
+    rows = torch.arange(len(group), device=group.device)
+    first = torch.full((int(inverse.max()) + 1 if len(group) else 0,), len(group), device=group.device)
+    return first.scatter_reduce_(0, inverse, rows, "amin")
+
+
+def quantile_level(values: Tensor, group: Tensor, edges: Tensor, last_closed: bool = False) -> Tensor:
+    """(B,) long: how many quantiles of the batch the row's value lies above; one value for each group.
+
+    `edges (k,)` are probabilities, quantiles interpolate linearly and count every group once. A value equal to an
+    edge belongs below it; `last_closed` puts one equal to the last edge above it. NaN values get level -1.
+    """
+    once = values[representatives(group)]
+    known = once[~torch.isnan(once)]
+    if len(known) == 0:
+        return torch.full_like(group, -1)
+    cuts = torch.quantile(known, edges.to(known))
+    above = values[:, None] > cuts
+    if last_closed:
+        above[:, -1] |= values >= cuts[-1]
+    level = above.sum(1)
+    return torch.where(torch.isnan(values), torch.full_like(level, -1), level)

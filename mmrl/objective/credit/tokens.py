@@ -1,0 +1,72 @@
+"""Choosing tokens: the helpers every token-credit function shares.
+
+A statistic over tokens covers the actions that train: sampled by the policy, in rows of the loss. Ties are
+broken by keyed noise, so a choice depends neither on the order of the rows nor on how ranks split them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import ConfigError
+from mmrl.randomness import Key
+from mmrl.record import Batch
+
+
+def training_tokens(batch: Batch) -> Tensor:
+    """(B, T) bool: sampled by the policy, in rows that train."""
+    return batch.mask & batch.trained.bool()[:, None]
+
+
+def keyed_uniform(batch: Batch, purpose: str) -> Tensor:
+    """(B, T) float64 in [0, 1), keyed by (seed, step, group, member, purpose): padding and row order change nothing."""
+    key = Key(batch.seed, batch.step, purpose=purpose)
+    width = batch.mask.shape[1]
+    rows = [
+        key.at(prompt=str(g), member=m).uniform(width)
+        for g, m in zip(batch.group.tolist(), batch.member.tolist(), strict=True)
+    ]
+    return torch.stack(rows).to(batch.mask.device) if rows else torch.zeros(0, width, dtype=torch.float64)
+
+
+def check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ConfigError(f"{name}={share}: expected a share between 0 and 1")
+
+
+def count_of(share: float, total: int) -> int:
+    """ceil(share * total), where 0.3 * 10 is 3 and not the 4 of its float rounding."""
+    return math.ceil(share * total - 1e-9)
+
+
+def top_tokens(scores: Tensor, where: Tensor, share: float, ties: Tensor) -> Tensor:
+    """(B, T) bool: exactly ceil(share * N) of the N tokens in `where`, the highest scores; `ties` decides equals."""
+    chosen = torch.zeros_like(where)
+    positions = where.flatten().nonzero().squeeze(1)
+    order = torch.argsort(ties.flatten()[positions])
+    order = order[torch.argsort(scores.flatten()[positions][order], descending=True, stable=True)]
+    chosen.view(-1)[positions[order[: count_of(share, len(positions))]]] = True
+    return chosen
+
+
+def top_tokens_per_row(scores: Tensor, where: Tensor, share: float, ties: Tensor) -> Tensor:
+    """(B, T) bool: ceil(share * n_i) tokens of each row, the highest scores; `ties` decides equals."""
+    kept = [count_of(share, n) for n in where.sum(1).tolist()]
+    order = torch.argsort(ties, dim=1)
+    ranked = torch.where(where, scores, torch.full_like(scores, -torch.inf)).gather(1, order)
+    order = order.gather(1, torch.argsort(ranked, dim=1, descending=True, stable=True))
+    place = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+    return where & (place < torch.tensor(kept, device=place.device)[:, None])
+
+
+def quantile(values: Tensor, probability: float) -> Tensor:
+    """Scalar: linear interpolation between order statistics; `torch.quantile` refuses more than 2^24 values."""
+    ordered = values.sort().values
+    position = probability * (len(ordered) - 1)
+    low = int(position)
+    return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], position - low)

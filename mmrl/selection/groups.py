@@ -1,0 +1,71 @@
+"""Group selection: who counts, who trains, who is asked again, after the rewards are known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import ConfigError, unknown
+from mmrl.objective.groups import degenerate, group_count, group_mean, representatives
+from mmrl.record import Batch, Selection
+from mmrl.stages import LANGUAGE, stage
+
+
+@stage(
+    "group",
+    paper="DAPO, arXiv 2503.14476",
+    formula="keep a prompt iff low < mean outcome < high; ask for as many new prompts as were dropped",
+    method="dapo",
+)
+def dynamic_sampling(
+    batch: Batch, *, by: str | None = None, low: float | None = None, high: float | None = None
+) -> Selection:
+    """Drop groups whose members all score alike, and ask for fresh prompts in their place.
+
+    by         what must differ: "reward", "success" or a reward component; None: success where the group has
+               any, else reward, so that length shaping does not keep a group that is all right or all wrong
+    low, high  keep only groups whose mean lies strictly between; None: no bound. VPPO uses .01 and .99
+
+    A dropped group leaves baselines and loss. Source: arXiv 2503.14476, section 3.2; bounds from EasyR1.
+    """
+    values = _outcome(batch, by)
+    mean = group_mean(values, batch.group, batch.counted)
+    drop = degenerate(values, batch.group, batch.counted)
+    drop |= mean <= low if low is not None else False
+    drop |= mean >= high if high is not None else False
+    return _without(batch, drop)
+
+
+@stage(
+    "group",
+    paper="DAPO, arXiv 2503.14476",
+    formula="responses cut at the length limit leave the loss and stay in the baseline",
+    method="dapo",
+    modalities=LANGUAGE,
+)
+def overlong_filter(batch: Batch) -> Selection:
+    """Truncated responses leave the loss: their reward says nothing about the reasoning that was cut.
+
+    Source: arXiv 2503.14476, section 3.4; TRL's `mask_truncated_completions`.
+    """
+    return Selection(trained=batch.trained & ~batch.truncated)
+
+
+def _outcome(batch: Batch, by: str | None) -> Tensor:
+    """(B,) what `by` names; None: success in groups that have any, else reward."""
+    offered = {"reward": batch.reward, "success": batch.success, **batch.components}
+    offered = {name: values for name, values in offered.items() if values is not None}
+    if by is None and "success" in offered and "reward" in offered:
+        verifiable = group_count(batch.group, batch.counted & ~torch.isnan(batch.success)) > 0
+        return torch.where(verifiable, batch.success.to(batch.reward.dtype), batch.reward)
+    by = by or next(iter(offered), "reward")
+    if by not in offered:
+        raise ConfigError(f"dynamic_sampling: {unknown('outcome', by, offered)}")
+    return offered[by]
+
+
+def _without(batch: Batch, drop: Tensor) -> Selection:
+    """Drop whole groups and ask for as many fresh ones; groups that were already out are not asked for again."""
+    alive = group_count(batch.group, batch.counted) > 0
+    fresh = int((drop & alive)[representatives(batch.group)].sum())
+    return Selection(counted=batch.counted & ~drop, trained=batch.trained & ~drop, fresh=fresh)
