@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from mmrl.errors import ConfigError, PolicyError, unknown
+from mmrl.media import ReadClip
 from mmrl.randomness import Key
 from mmrl.record import Evaluation, Request, Rollouts
+from mmrl.settings import Section
 from mmrl.stages import Need, View
 
 WEIGHTS = ("current", "old", "reference", "ema")
@@ -28,15 +30,22 @@ class Policy(ABC):
     """The contract between a model and the optimizer.
 
     modality   "vlm", "video" or "flow"
+    config_type  the typed `policy:` section of a configuration
     probes     what `evaluate` can return per action or per rollout
     views      the changed prompts it can score actions under
     module     the trainable module; the trainer replaces it by the one accelerate prepared
     """
 
     modality: ClassVar[str]
+    config_type: ClassVar[type[Section]]
     probes: ClassVar[frozenset[str]]
     views: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Policy:
+        """Load the model a `config_type` section names. `read_clip` decodes videos; only video policies use it."""
 
     @property
     def inner(self) -> nn.Module:

@@ -70,13 +70,25 @@ def save(
     return final
 
 
-def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Weights, moments and policy state from a checkpoint; returns its `state.json`."""
+def step_of(path: Path) -> int:
+    return int(json.loads((path / "state.json").read_text())["step"])
+
+
+def load_weights(path: Path, policy: Policy) -> dict[str, Any]:
+    """What training changed, into a policy built from the same configuration; returns `state.json`."""
     from safetensors.torch import load_file
 
     state = json.loads((path / "state.json").read_text())
     policy.load_trainable_state(load_file(path / "trainable.safetensors"))
     policy.load_state_dict(state["policy"])
+    return state
+
+
+def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Weights, moments and policy state from a checkpoint; returns its `state.json`."""
+    from safetensors.torch import load_file
+
+    state = load_weights(path, policy)
     moments = load_file(path / "optimizer.safetensors")
     parameters = dict(policy.module.named_parameters())
     for name in {k.partition("|")[0] for k in moments}:

@@ -50,12 +50,13 @@ def gather_batch(rollouts: Rollouts, accelerator: Accelerator, **constants) -> t
     Returns it with `mine (rows of this rank,)`: where each local row stands in it.
     """
     local = Batch.of(rollouts)
-    names = ("mask", "old_log_probs", "group", "reward", "success", "length", "truncated", "actions")
+    names = (
+        "mask", "old_log_probs", "group", "member", "task", "reward", "success", "length", "truncated", "actions",
+    )  # fmt: skip
     tensors: dict[str, Tensor] = {n: v for n in names if isinstance(v := getattr(local, n), Tensor)}
     tensors |= {f"components/{k}": v for k, v in local.components.items()}
     tensors |= {f"columns/{k}": v for k, v in local.columns.items()}
     rows = len(rollouts)
-    tensors["member"] = rollouts.member
     tensors["rank"] = torch.full((rows,), accelerator.process_index, device=rollouts.mask.device)
     tensors["row"] = torch.arange(rows, device=rollouts.mask.device)
     every = gather_rows(tensors, accelerator)

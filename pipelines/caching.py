@@ -1,0 +1,34 @@
+"""`mmrl cache`: fill, verify and prune the cache of decoded video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmrl.data.cache import VideoCache
+from mmrl.errors import ConfigError
+from mmrl.pipelines.config import read_config
+from mmrl.pipelines.run import open_prompts
+from mmrl.policies.base import policy_class
+
+
+def build_cache(config: str, overrides: Sequence[str], workers: int) -> str:
+    """Decode the clips of train and held-out data as the policy will read them."""
+    settings = read_config(config, overrides, "video")
+    sampling = policy_class("video").sampling_of(settings.policy)
+    cache = VideoCache(settings.cache.root, budget_bytes=int(settings.cache.budget_gb * 2**30))
+    clips = []
+    for spec in filter(None, (settings.data.train, settings.data.eval)):
+        prompts = open_prompts(spec, settings.data, settings.data.limit)
+        clips += [clip for i in range(len(prompts)) for clip in prompts[i].videos]
+    if not clips:
+        raise ConfigError(f"{config}: its data has no videos")
+    return str(cache.build(clips, sampling, workers=workers))
+
+
+def verify_cache(root: Path | None) -> str:
+    return str(VideoCache(root).verify())
+
+
+def prune_cache(budget_gb: float, root: Path | None) -> str:
+    return str(VideoCache(root).prune(int(budget_gb * 2**30)))

@@ -1,0 +1,221 @@
+"""`mmrl`: train, evaluate, sample, and everything one wants to know before spending GPU hours.
+
+Heavy libraries are imported inside the commands, so that `mmrl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mmrl.errors import MMRLError
+
+app = typer.Typer(
+    name="mmrl",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Reinforcement learning for vision-language models, video LLMs and flow-matching generators.",
+)
+cache_app = typer.Typer(no_args_is_help=True, help="The cache of decoded video: build, verify, prune.")
+app.add_typer(cache_app, name="cache")
+console = Console()
+OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+class Modality(StrEnum):
+    vlm = "vlm"
+    video = "video"
+    flow = "flow"
+
+
+def overrides_of(arguments: list[str]) -> list[str]:
+    """`a.b=1`, `--a.b=1` and `--a.b 1` all become `a.b=1`."""
+    out, waiting = [], None
+    for argument in arguments:
+        if waiting is not None:
+            out.append(f"{waiting}={argument}")
+            waiting = None
+        elif "=" in argument:
+            out.append(argument.removeprefix("--"))
+        elif argument.startswith("--"):
+            waiting = argument[2:]
+        else:
+            raise typer.BadParameter(f"{argument!r}: expected key.sub=value, such as training.steps=200")
+    if waiting is not None:
+        raise typer.BadParameter(f"--{waiting}: expected a value after it")
+    return out
+
+
+@app.command(context_settings=OVERRIDES)
+def train(
+    context: typer.Context,
+    modality: Modality,
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one such as 'demo'.")],
+    resume: Annotated[Path | None, typer.Option(help="A run directory or checkpoint to continue.")] = None,
+) -> None:
+    """Train a policy. Further arguments override the configuration: `training.steps=200 --policy.model NAME`."""
+    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.progress import progress
+    from mmrl.pipelines.run import train as run
+
+    settings = read_config(config, overrides_of(context.args), modality.value)
+    if resume is not None and not any(a.startswith(("run_dir", "--run_dir")) for a in context.args):
+        root = resume.parent.parent if (resume / "state.json").exists() else resume
+        settings = settings.model_copy(update={"run_dir": str(root)})
+    with progress(settings, console) as report:
+        result = run(settings, resume=resume, report=report)
+    if os.environ.get("RANK", "0") == "0":
+        _print_result(settings.directory, result)
+
+
+def _print_result(folder: Path, result) -> None:
+    for name in ("success", "reward"):
+        if name in result.before and name in result.after:
+            console.print(f"held-out {name}: {result.before[name]:.3f} -> {result.after[name]:.3f}")
+    verb = f"interrupted after step {result.steps}, saved; continue with --resume" if result.interrupted else "run in"
+    console.print(f"{verb} {folder}")
+
+
+@app.command(context_settings=OVERRIDES)
+def evaluate(
+    context: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
+) -> None:
+    """Held-out scores of a checkpoint, as JSON."""
+    from mmrl.pipelines.run import evaluate_run
+
+    print(json.dumps(evaluate_run(checkpoint, overrides_of(context.args)), indent=1))
+
+
+@app.command(context_settings=OVERRIDES)
+def sample(
+    context: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
+    out: Annotated[Path, typer.Option(help="Folder for rows.jsonl and images.")] = Path("samples"),
+    prompts: Annotated[int, typer.Option(help="How many held-out prompts.")] = 8,
+    count: Annotated[int, typer.Option(help="Samples of each prompt.")] = 1,
+) -> None:
+    """Let a checkpoint act on held-out prompts and save what it did."""
+    from mmrl.pipelines.sample import sample_run
+
+    folder = sample_run(checkpoint, out, prompts, count, overrides_of(context.args))
+    console.print(f"samples in {folder}")
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method: formula, defaults, needs, source.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All methods as a JSON list.")] = False,
+) -> None:
+    """Every method: stages, needs, modalities, paper, confidence."""
+    from mmrl.pipelines.methods import describe, method_table, methods_json
+
+    if as_json:
+        print(json.dumps(methods_json(), indent=1))
+    elif name:
+        console.print(describe(name), highlight=False)
+    else:
+        console.print(method_table())
+
+
+@app.command(context_settings=OVERRIDES)
+def plan(context: typer.Context, modality: Modality, config: str) -> None:
+    """Batch arithmetic, forward passes and a memory estimate, before anything is loaded."""
+    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.plan import plan_run
+
+    console.print(plan_run(read_config(config, overrides_of(context.args), modality.value)), highlight=False)
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="A JSONL or parquet file, a datasets directory, or world:NAME.")],
+) -> None:
+    """Read every row of a data set and say what is wrong with it, row by row."""
+    from mmrl.data.check import check_dataset
+
+    report = check_dataset(data)
+    console.print(str(report), highlight=False, markup=False)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """Write report.html: curves, rollouts with their rewards, and where the credit went."""
+    from mmrl.pipelines.report import write_report
+
+    console.print(f"report in {write_report(run)}")
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where the three runs go.")] = Path("runs/demo"),
+    only: Annotated[Modality | None, typer.Option(help="Train one modality only.")] = None,
+) -> None:
+    """Train three tiny models of three modalities for real, and print held-out scores before and after."""
+    from mmrl.pipelines.demo import run_demo
+
+    run_demo(out, seed, [only.value] if only else None, console)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has, what is missing, and how to mend it."""
+    from mmrl.pipelines.doctor import doctor as diagnose
+    from mmrl.pipelines.doctor import render
+
+    console.print(render(diagnose()))
+
+
+@cache_app.command("build", context_settings=OVERRIDES)
+def cache_build(
+    context: typer.Context,
+    config: Annotated[str, typer.Argument(help="A video configuration.")],
+    workers: Annotated[int, typer.Option(help="Decoder processes.")] = 2,
+) -> None:
+    """Decode every clip of a configuration's data once, ahead of training."""
+    from mmrl.pipelines.caching import build_cache
+
+    console.print(build_cache(config, overrides_of(context.args), workers))
+
+
+@cache_app.command("verify")
+def cache_verify(root: Annotated[Path | None, typer.Argument(help="Default: the user's cache folder.")] = None) -> None:
+    """Check the checksum of every entry; corrupt ones are removed and counted."""
+    from mmrl.pipelines.caching import verify_cache
+
+    console.print(verify_cache(root))
+
+
+@cache_app.command("prune")
+def cache_prune(
+    budget_gb: Annotated[float, typer.Argument(help="Keep the most recently used entries up to this size.")],
+    root: Annotated[Path | None, typer.Option(help="Default: the user's cache folder.")] = None,
+) -> None:
+    """Evict least recently used entries."""
+    from mmrl.pipelines.caching import prune_cache
+
+    console.print(prune_cache(budget_gb, root))
+
+
+def main() -> None:
+    """Errors the user can mend come out as one line; anything else keeps its traceback."""
+    try:
+        app()
+    except MMRLError as error:
+        print(f"mmrl: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

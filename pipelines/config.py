@@ -1,0 +1,195 @@
+"""One YAML, dotted overrides, typed all the way down. Precedence: recipe < file < overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from mmrl.errors import ConfigError, unknown
+from mmrl.objective import ObjectiveConfig
+from mmrl.recipes import load_recipe
+from mmrl.rewards.panel import RewardSpec
+from mmrl.settings import Section, read_section
+from mmrl.training.config import TrainingConfig
+from mmrl.training.tracking import TrackerName
+
+MODALITIES = ("vlm", "video", "flow")
+STAGE_LISTS = ("shaping", "group", "credit", "regularizers")
+
+
+class DataConfig(Section):
+    """Where prompts come from: a file, a `datasets` directory, or `world:NAME`.
+
+    eval        held-out prompts; without it nothing is evaluated
+    template    wraps a string prompt, as in "{prompt}\\nAnswer inside <answer></answer>."
+    system      a system message put before every prompt
+    allow_outside, allow_urls  media may leave the dataset's folder, or be fetched; off for safety
+    """
+
+    train: str = ""
+    eval: str | None = None
+    limit: int | None = None
+    eval_limit: int | None = None
+    columns: dict[str, str] | None = None
+    media_root: str | None = None
+    template: str | None = None
+    system: str | None = None
+    allow_outside: bool = False
+    allow_urls: bool = False
+
+
+class CacheConfig(Section):
+    """Decoded video on disk: root (default: the user's cache folder), size, decode workers."""
+
+    enabled: bool = True
+    root: str | None = None
+    budget_gb: float = Field(50.0, gt=0)
+    workers: int = Field(2, ge=0)
+
+
+class RewardRunConfig(Section):
+    """How rewards run: worker processes, seconds a call may take, and the share of unscored rollouts past
+    which the run stops and says why."""
+
+    workers: int = Field(2, ge=1)
+    timeout: float = Field(30.0, gt=0)
+    unscored_ceiling: float = Field(0.5, ge=0, le=1)
+
+
+class RunConfig(Section):
+    """Everything a run is made of; written into the run directory as it was resolved."""
+
+    modality: Literal["vlm", "video", "flow"]
+    recipe: str = "grpo"
+    run_dir: str = "runs/{modality}-{recipe}"
+    policy: dict[str, Any] = {}
+    data: DataConfig = DataConfig()
+    rewards: list[RewardSpec] = []
+    reward_run: RewardRunConfig = RewardRunConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+    cache: CacheConfig = CacheConfig()
+    tracking: list[TrackerName] = []
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.run_dir.format(modality=self.modality, recipe=self.recipe))
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_config(
+    source: str | Path | Mapping[str, Any] | None, overrides: Iterable[str] = (), modality: str | None = None
+) -> RunConfig:
+    """A file, the name of a shipped configuration ("demo"), or a mapping; then `key.sub=value` overrides."""
+    values = dict(source) if isinstance(source, Mapping) else _read_file(source, modality)
+    changes = dict(_override(o) for o in overrides)
+    if modality is not None:
+        if values.setdefault("modality", modality) != modality:
+            raise ConfigError(f"{source} is a configuration for {values['modality']!r}, not for {modality!r}")
+    recipe = load_recipe(changes.get("recipe", values.get("recipe", "grpo")))
+    base = {"recipe": recipe.method, "objective": {}, "policy": recipe.policy, "training": recipe.training}
+    base["objective"] = ObjectiveConfig.model_validate(recipe.objective).model_dump()
+    merged = merge(base, values)
+    for key, value in changes.items():
+        set_dotted(merged, key, value)
+    merged["recipe"] = changes.get("recipe", values.get("recipe", "grpo"))
+    where = "" if source is None or isinstance(source, Mapping) else str(source)
+    config = read_section(RunConfig, merged, where)
+    supported = recipe.modalities
+    if config.modality not in supported:
+        raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
+    return config
+
+
+def _read_file(source: str | Path | None, modality: str | None) -> dict[str, Any]:
+    if source is None:
+        return {}
+    path = Path(source)
+    if not path.exists() and modality and path.suffix == "":
+        folder = resources.files("mmrl") / "configs" / modality
+        shipped = sorted(Path(str(f)).stem for f in folder.iterdir())
+        if str(source) not in shipped:
+            raise ConfigError(
+                f"{source}: no such file, and {unknown(f'shipped {modality} configuration', str(source), shipped)}"
+            )
+        path = Path(str(folder / f"{source}.yaml"))
+    if not path.exists():
+        raise ConfigError(f"{source}: no such configuration file")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}".replace("\n", " ")) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: expected a mapping of sections, got {type(values).__name__}")
+    return values
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.removeprefix("--").partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {text!r}: expected key.sub=value, such as objective.trust_region.low=0.2")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key, value
+
+
+def merge(base: Any, over: Any) -> Any:
+    """Mappings merge key by key, anything else is replaced. A stage given as a bare name merges as `{name: ...}`;
+    another name drops the parameters of the one it replaces."""
+    if not isinstance(over, Mapping):
+        return over
+    if isinstance(base, str):
+        base = {"name": base}
+    if not isinstance(base, Mapping) or ("name" in over and "name" in base and over["name"] != base["name"]):
+        return dict(over)
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = merge(base.get(key), value)
+    return merged
+
+
+def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """`objective.regularizers.kl.coefficient=0.1`: lists are addressed by index or by the entry's name."""
+    parts = key.split(".")
+    node: Any = values
+    for depth, part in enumerate(parts[:-1]):
+        node = _step_into(node, part, ".".join(parts[: depth + 1]))
+    last = parts[-1]
+    if isinstance(node, list):
+        node[_position(node, last, key)] = value
+    else:
+        node[last] = merge(node.get(last), value) if isinstance(value, Mapping) else value
+
+
+def _step_into(node: Any, part: str, path: str) -> Any:
+    if isinstance(node, list):
+        at = _position(node, part, path)
+        if isinstance(node[at], str):
+            node[at] = {"name": node[at]}
+        return node[at]
+    child = node.get(part)
+    if isinstance(child, str):
+        child = {"name": child}
+    if child is None:
+        child = {}
+    if not isinstance(child, (dict, list)):
+        raise ConfigError(f"override {path}: {child!r} is a value, it has no parts")
+    node[part] = child
+    return child
+
+
+def _position(items: list[Any], part: str, path: str) -> int:
+    names = [i if isinstance(i, str) else i.get("name") for i in items]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise ConfigError(f"override {path}: {unknown('entry', part, [str(n) for n in names])}")

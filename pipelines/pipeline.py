@@ -1,0 +1,120 @@
+"""What the three pipelines share: load a model, train it, generate, evaluate, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from mmrl.errors import ConfigError
+from mmrl.pipelines.config import RunConfig, merge, read_config
+from mmrl.pipelines.run import build_policy, open_prompts, reward_panel
+from mmrl.pipelines.run import train as train_run
+from mmrl.policies.base import Policy
+from mmrl.randomness import Key
+from mmrl.record import Prompt, Request
+from mmrl.training.trainer import Report, Result
+
+Dataset = str | Path | Sequence[Prompt] | Sequence[Mapping[str, Any]]
+Rewards = Sequence[str | Mapping[str, Any] | Callable]
+
+
+class Pipeline:
+    """A policy and everything one does with it. Use `VLMPipeline`, `VideoPipeline` or `FlowPipeline`."""
+
+    modality: ClassVar[str]
+
+    def __init__(self, policy: Policy, settings: Mapping[str, Any]):
+        self.policy = policy
+        self.settings = dict(settings)
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, *, seed: int = 0, **policy: Any) -> Self:
+        """Load a hub name or local path. `policy` are fields of the configuration's `policy:` section, such as
+        `lora={"rank": 32}`, `dtype="bfloat16"`, `adapter="path/to/adapter"`."""
+        settings = {"model": str(model), **policy}
+        config = RunConfig(modality=cls.modality, policy=settings, training={"seed": seed})
+        return cls(build_policy(config), settings)
+
+    def train(
+        self, dataset: Dataset, rewards: Rewards = (), *, recipe: str = "grpo", eval_dataset: Dataset | None = None,
+        run_dir: str | Path | None = None, resume: str | Path | None = None,
+        report: Report = lambda step, metrics: None, **sections: Any,
+    ) -> Result:  # fmt: skip
+        """Fine-tune in place.
+
+        dataset   a path, "world:NAME", rows as dicts, or Prompts
+        rewards   names, {name, weight, options}, or functions with TRL's signature
+        sections  further parts of the configuration: `training={"steps": 200}`, `objective={...}`, `data={...}`
+        """
+        config = self._config(recipe, run_dir, sections)
+        prompts = self._prompts(dataset, config)
+        held_out = self._prompts(eval_dataset, config) if eval_dataset is not None else None
+        panel = self._panel(rewards, config)
+        try:
+            return train_run(
+                self._named(config, dataset, eval_dataset), resume=resume, policy=self.policy, prompts=prompts,
+                eval_prompts=held_out, score=panel.score, report=report,
+            )  # fmt: skip
+        finally:
+            panel.close()
+
+    def generate(
+        self, prompts: Dataset | str, *, count: int = 1, seed: int = 0, greedy: bool | None = None
+    ) -> list[list[Any]]:
+        """`count` outputs of each prompt: texts, or PIL images. One is greedy unless asked otherwise."""
+        rows = self._prompts(prompts, self._config("grpo", None, {}))
+        requests = [Request(p, count, group=i) for i, p in enumerate(rows)]
+        greedy = count == 1 if greedy is None else greedy
+        outputs = self.policy.rollout(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
+        return [outputs[i * count : (i + 1) * count] for i in range(len(rows))]
+
+    def evaluate(
+        self, dataset: Dataset, rewards: Rewards = (), *, samples: int = 1, batch_size: int = 64, **sections: Any
+    ) -> dict[str, float]:
+        """Mean reward, components, success and, with several samples, pass@k."""
+        from accelerate import Accelerator
+
+        from mmrl.training.evaluation import evaluate
+
+        config = self._config("grpo", None, sections)
+        panel = self._panel(rewards, config)
+        try:
+            scores, _ = evaluate(
+                self.policy, self._prompts(dataset, config), panel.score, batch_size=batch_size,
+                accelerator=Accelerator(), samples=samples,
+            )  # fmt: skip
+        finally:
+            panel.close()
+        return scores
+
+    def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
+        """An adapter or full weights in the Hugging Face layout; `merged` folds an adapter into the weights."""
+        self.policy.save_pretrained(directory, merged=merged)
+
+    def _config(self, recipe: str, run_dir: str | Path | None, sections: Mapping[str, Any]) -> RunConfig:
+        values = merge({"policy": self.settings, "recipe": recipe}, dict(sections))
+        if run_dir is not None:
+            values["run_dir"] = str(run_dir)
+        return read_config(values, modality=self.modality)
+
+    def _panel(self, rewards: Rewards, config: RunConfig):
+        if not rewards:
+            raise ConfigError("no rewards: pass names such as 'accuracy', or functions with TRL's signature")
+        return reward_panel(config, rewards)
+
+    def _prompts(self, dataset: Dataset | str, config: RunConfig) -> Sequence[Prompt]:
+        if isinstance(dataset, (str, Path)):
+            return open_prompts(str(dataset), config.data, config.data.limit)
+        if len(dataset) and not isinstance(dataset[0], Prompt) and isinstance(dataset[0], Mapping):
+            from mmrl.data.datasets import prompts_from_rows
+
+            return prompts_from_rows(dataset, template=config.data.template, system=config.data.system)
+        return dataset  # type: ignore[return-value]
+
+    @staticmethod
+    def _named(config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None) -> RunConfig:
+        """Keep the names of data sets that have one in the run's configuration."""
+        names = {"train": dataset, "eval": eval_dataset}
+        kept = {k: str(v) for k, v in names.items() if isinstance(v, (str, Path))}
+        return config.model_copy(update={"data": config.data.model_copy(update=kept)})

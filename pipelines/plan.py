@@ -1,0 +1,75 @@
+"""`mmrl plan`: what a run will do and need, before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+
+from mmrl.pipelines.config import RunConfig
+from mmrl.pipelines.run import check_config
+from mmrl.policies.base import policy_class
+from mmrl.settings import read_section
+from mmrl.training.passes import plan_passes
+
+
+def plan_run(config: RunConfig) -> str:
+    """Batch arithmetic with what divides what, the passes of a step, and a memory estimate."""
+    objective = check_config(config)
+    kind = policy_class(config.modality)
+    plan = plan_passes(objective, kind)
+    lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]
+    lines += [*_batch(config), "", "passes of a step"]
+    lines += [f"  {line}" for line in plan.describe()]
+    lines += ["", "memory", *_memory(config, bool(any(p.weights == "reference" for p in plan.prepare)))]
+    return "\n".join(lines)
+
+
+def _batch(config: RunConfig) -> list[str]:
+    t = config.training
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rollouts = t.prompts_per_step * t.group_size
+    per_update = rollouts / t.updates_per_step
+    return [
+        "batch",
+        f"  {t.prompts_per_step} prompts x {t.group_size} rollouts = {rollouts} rollouts a step over {world} process(es)",
+        f"  / {t.updates_per_step} optimizer step(s) = {per_update:g} rollouts each, in micro-batches of {t.micro_batch_size}"
+        f" = {-(-per_update // (t.micro_batch_size * world)):g} forward-backward a process",
+        f"  {t.steps} steps = {t.steps * rollouts} rollouts, {t.total_updates} optimizer steps",
+        "  micro-batch size and process count change speed and memory, never the loss",
+    ]
+
+
+def _memory(config: RunConfig, reference: bool) -> list[str]:
+    settings = read_section(policy_class(config.modality).config_type, config.policy, "policy")
+    counted = _count_parameters(config)
+    if counted is None:
+        return ["  model not available here: parameters are counted once its configuration can be read"]
+    total, bytes_each = counted, 4 if getattr(settings, "dtype", "float32") == "float32" else 2
+    lora = getattr(settings, "lora", None)
+    trained = int(total * 0.02) if lora else total
+    weights, moments, gradients = total * bytes_each, trained * 8, trained * 4
+    copy = weights if reference and not lora else 0
+    parts = {"weights": weights, "gradients": gradients, "AdamW moments": moments, "reference copy": copy}
+    lines = [f"  {total / 1e6:,.1f} M parameters" + (", LoRA trains about 2 % of that" if lora else ", all trained")]
+    lines += [f"  {name}: {size / 2**30:.2f} GiB" for name, size in parts.items() if size]
+    return [*lines, f"  sum {sum(parts.values()) / 2**30:.2f} GiB, plus activations of one micro-batch"]
+
+
+def _count_parameters(config: RunConfig) -> int | None:
+    """Parameters of the trained model, counted on the meta device from its configuration alone."""
+    import torch
+
+    model = config.policy.get("model")
+    try:
+        with torch.device("meta"):
+            if config.modality == "flow":
+                from diffusers import SD3Transformer2DModel
+
+                settings = SD3Transformer2DModel.load_config(model, subfolder="transformer")
+                module = SD3Transformer2DModel.from_config(settings)
+            else:
+                from transformers import AutoConfig, AutoModelForImageTextToText
+
+                module = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
+    except (OSError, ValueError):
+        return None
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,186 @@
+"""From a configuration to a trained run: the one place where policy, data, rewards and trainer meet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from mmrl.errors import ConfigError
+from mmrl.objective import Objective
+from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.policies.base import Policy, policy_class
+from mmrl.record import Prompt
+from mmrl.settings import read_section
+from mmrl.training import checkpoint
+from mmrl.training.passes import plan_passes
+from mmrl.training.tracking import environment, open_trackers, write_atomically
+from mmrl.training.trainer import Report, Result, Trainer
+
+
+def check_config(config: RunConfig) -> Objective:
+    """Everything that can be refused before a model is loaded; returns the bound objective."""
+    kind = policy_class(config.modality)
+    read_section(kind.config_type, config.policy, "policy")
+    objective = Objective.of(config.objective)
+    for bound in objective.stages:
+        if config.modality not in bound.spec.modalities:
+            raise ConfigError(
+                f"{bound.spec.stage} {bound.name!r} is for {', '.join(bound.spec.modalities)}, not for {config.modality!r}"
+            )
+    plan_passes(objective, kind)
+    return objective
+
+
+def open_prompts(spec: str, data: DataConfig, limit: int | None = None) -> Sequence[Prompt]:
+    from mmrl.data.datasets import open_dataset
+
+    return open_dataset(
+        spec,
+        columns=data.columns,
+        media_root=data.media_root,
+        allow_outside=data.allow_outside,
+        allow_urls=data.allow_urls,
+        template=data.template,
+        system=data.system,
+        limit=limit,
+    )
+
+
+def clip_reader(cache: CacheConfig) -> Callable:
+    """`read_clip` bound to the cache of this run."""
+    from functools import partial
+
+    from mmrl.data.cache import VideoCache
+    from mmrl.data.video import read_clip
+
+    if not cache.enabled:
+        return read_clip
+    return partial(read_clip, cache=VideoCache(cache.root, budget_bytes=int(cache.budget_gb * 2**30)))
+
+
+def build_policy(config: RunConfig) -> Policy:
+    kind = policy_class(config.modality)
+    settings = read_section(kind.config_type, config.policy, "policy")
+    read_clip = clip_reader(config.cache) if config.modality == "video" else None
+    return kind.from_config(settings, seed=config.training.seed, read_clip=read_clip)
+
+
+def reward_panel(config: RunConfig, rewards: Sequence = ()):
+    """The rewards of the configuration, or these: names, mappings, or functions."""
+    from mmrl.rewards.panel import RewardPanel
+
+    rewards = rewards or config.rewards
+    if not rewards:
+        raise ConfigError("no rewards: name at least one, as in `rewards: [{name: accuracy}]`")
+    settings = config.reward_run
+    return RewardPanel(
+        rewards,
+        workers=settings.workers,
+        default_timeout=settings.timeout,
+        unscored_ceiling=settings.unscored_ceiling,
+    )
+
+
+def train(
+    config: RunConfig,
+    *,
+    resume: str | Path | None = None,
+    policy: Policy | None = None,
+    prompts: Sequence[Prompt] | None = None,
+    eval_prompts: Sequence[Prompt] | None = None,
+    score: Callable | None = None,
+    report: Report = lambda step, metrics: None,
+) -> Result:
+    """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
+
+    resume  a run directory or a checkpoint; metrics after it are written again
+    """
+    objective = check_config(config)
+    folder = config.directory
+    start = _checkpoint_of(resume) if resume else None
+    _refuse_overwrite(folder, resume)
+    with ExitStack() as stack:
+        if prompts is None:
+            prompts = open_prompts(config.data.train, config.data, config.data.limit)
+        if eval_prompts is None and config.data.eval:
+            eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit)
+        if score is None:
+            panel = reward_panel(config)
+            stack.callback(panel.close)
+            score = panel.score
+        policy = policy or build_policy(config)
+        trainer = Trainer(
+            policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts or (), report=report
+        )
+        if trainer.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "config.yaml", config.to_yaml())
+            write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
+            step = checkpoint.step_of(start) if start else 0
+            trainer.trackers = open_trackers(config.tracking, folder, config.model_dump(mode="json"), step)
+            for tracker in trainer.trackers:
+                stack.callback(tracker.close)
+        result = trainer.train(start)
+        if trainer.accelerator.is_main_process and result.after:
+            summary = {"before": result.before, "after": result.after, "steps": result.steps}
+            write_atomically(folder / "result.json", json.dumps(summary, indent=1))
+    return result
+
+
+def _checkpoint_of(path: str | Path) -> Path:
+    path = Path(path)
+    return path if (path / "state.json").exists() else checkpoint.latest(path)
+
+
+def _refuse_overwrite(folder: Path, resume: str | Path | None) -> None:
+    if resume is None and (folder / "metrics.jsonl").exists():
+        raise ConfigError(
+            f"{folder} already holds a run: continue it with --resume {folder}, or choose another run_dir=..."
+        )
+
+
+def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
+    """The configuration a checkpoint was trained with, and the checkpoint (a run directory means its last)."""
+    path = _checkpoint_of(checkpoint_path)
+    run = path.parent.parent
+    if not (run / "config.yaml").exists():
+        raise ConfigError(f"{run}: no config.yaml beside checkpoints/; {checkpoint_path} is not part of a run")
+    return read_config(run / "config.yaml"), path
+
+
+def load_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Policy]:
+    """The policy as the checkpoint left it."""
+    config, path = run_of(checkpoint_path)
+    if overrides:
+        config = read_config(config.model_dump(mode="json"), overrides)
+    policy = build_policy(config)
+    checkpoint.load_weights(path, policy)
+    return config, policy
+
+
+def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Held-out scores of a checkpoint, as the training run computed them."""
+    from accelerate import Accelerator
+
+    from mmrl.training.evaluation import evaluate
+
+    config, policy = load_run(checkpoint_path, overrides)
+    if not config.data.eval:
+        raise ConfigError("the run has no held-out data: name it with data.eval=...")
+    accelerator = Accelerator(mixed_precision=config.training.mixed_precision)
+    policy.module = accelerator.prepare(policy.module)
+    panel = reward_panel(config)
+    try:
+        scores, _ = evaluate(
+            policy,
+            open_prompts(config.data.eval, config.data, config.data.eval_limit),
+            panel.score,
+            batch_size=config.training.eval_batch_size,
+            accelerator=accelerator,
+            samples=config.training.eval_samples,
+        )
+    finally:
+        panel.close()
+    return scores

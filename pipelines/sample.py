@@ -1,0 +1,27 @@
+"""`mmrl sample`: what a checkpoint does on held-out prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmrl.pipelines.run import load_run, open_prompts, reward_panel
+from mmrl.randomness import Key
+from mmrl.record import Request
+from mmrl.training.run_log import save_rollouts
+
+
+def sample_run(checkpoint: str | Path, out: Path, prompts: int, count: int, overrides: Sequence[str] = ()) -> Path:
+    """Greedy for one sample a prompt, drawn for several; rows with rewards in `out/rows.jsonl`."""
+    config, policy = load_run(checkpoint, overrides)
+    data = open_prompts(config.data.eval or config.data.train, config.data, prompts)
+    requests = [Request(data[i], count, group=i) for i in range(min(prompts, len(data)))]
+    rollouts = policy.rollout(requests, Key(config.training.seed, purpose="sample"), greedy=count == 1)
+    panel = reward_panel(config)
+    try:
+        scores = panel.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
+    finally:
+        panel.close()
+    rollouts.components, rollouts.reward, rollouts.success = scores.components, scores.reward, scores.success
+    save_rollouts(out, rollouts, policy.action_labels(rollouts), None, None)
+    return out
