@@ -90,9 +90,8 @@ def read_config(
     """A file, the name of a shipped configuration ("demo"), or a mapping; then `key.sub=value` overrides."""
     values = dict(source) if isinstance(source, Mapping) else _read_file(source, modality)
     changes = dict(_override(o) for o in overrides)
-    if modality is not None:
-        if values.setdefault("modality", modality) != modality:
-            raise ConfigError(f"{source} is a configuration for {values['modality']!r}, not for {modality!r}")
+    if modality is not None and values.setdefault("modality", modality) != modality:
+        raise ConfigError(f"{source} is a configuration for {values['modality']!r}, not for {modality!r}")
     recipe = load_recipe(changes.get("recipe", values.get("recipe", "grpo")))
     base = {"recipe": recipe.method, "objective": {}, "policy": recipe.policy, "training": recipe.training}
     base["objective"] = ObjectiveConfig.model_validate(recipe.objective).model_dump()

@@ -30,9 +30,9 @@ def _batch(config: RunConfig) -> list[str]:
     per_update = rollouts / t.updates_per_step
     return [
         "batch",
-        f"  {t.prompts_per_step} prompts x {t.group_size} rollouts = {rollouts} rollouts a step over {world} process(es)",
-        f"  / {t.updates_per_step} optimizer step(s) = {per_update:g} rollouts each, in micro-batches of {t.micro_batch_size}"
-        f" = {-(-per_update // (t.micro_batch_size * world)):g} forward-backward a process",
+        f"  {t.prompts_per_step} prompts x {t.group_size} rollouts = {rollouts} rollouts a step on {world} process(es)",
+        f"  / {t.updates_per_step} optimizer step(s) = {per_update:g} rollouts each, in micro-batches of "
+        f"{t.micro_batch_size} = {-(-per_update // (t.micro_batch_size * world)):g} forward-backward a process",
         f"  {t.steps} steps = {t.steps * rollouts} rollouts, {t.total_updates} optimizer steps",
         "  micro-batch size and process count change speed and memory, never the loss",
     ]

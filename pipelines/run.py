@@ -26,9 +26,8 @@ def check_config(config: RunConfig) -> Objective:
     objective = Objective.of(config.objective)
     for bound in objective.stages:
         if config.modality not in bound.spec.modalities:
-            raise ConfigError(
-                f"{bound.spec.stage} {bound.name!r} is for {', '.join(bound.spec.modalities)}, not for {config.modality!r}"
-            )
+            supported = ", ".join(bound.spec.modalities)
+            raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
     plan_passes(objective, kind)
     return objective
 
