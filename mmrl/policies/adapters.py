@@ -1,0 +1,179 @@
+"""LoRA, full fine-tuning, the reference weights and export, for any torch model: language or flow.
+
+LoraConfig            the configuration section
+attach_lora           wrap a model with fresh adapters, or with the ones a run starts from
+reference_adapter     the wrapped model as it was when training began, inside a `with`
+trainable_state       what training changes, by name
+merged_copy           full weights with the adapter folded in
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mmrl.errors import ConfigError, PolicyError
+from mmrl.settings import Section
+
+START = "start"
+"""Name of the frozen copy of an adapter that a run starts from: its reference policy."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685).
+
+    rank     larger learns more and costs memory linearly; 8 to 64 are usual for RL
+    alpha    the update is scaled by alpha / rank (by alpha / sqrt(rank) with rslora)
+    targets  "all-linear", or names of the layers to adapt
+    dropout  noise in the update that the rollout did not have: leave at 0 for exact ratios
+    dora     weight-decomposed adapters (arXiv 2402.09353): slower, sometimes better at low rank
+    rslora   rank-stabilised scaling (arXiv 2312.03732)
+    """
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    targets: str | list[str] = "all-linear"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    dora: bool = False
+    rslora: bool = False
+
+
+def attach_lora(
+    model: nn.Module,
+    config: LoraConfig | None,
+    *,
+    seed: int = 0,
+    start: str | Path | None = None,
+    exclude: str | None = None,
+) -> Any:
+    """A `peft.PeftModel` around `model`, its base frozen.
+
+    start    directory of an existing adapter to go on from; its own ranks and targets hold, and a frozen copy
+             of it stays beside it as the reference
+    exclude  regular expression of module names that get no adapter, such as a frozen vision tower
+    """
+    import peft
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if start is not None:
+            if not (Path(start) / "adapter_config.json").is_file():
+                raise ConfigError(f"adapter: no adapter_config.json in {start}; expected a PEFT adapter directory")
+            wrapped = peft.PeftModel.from_pretrained(model, str(start), is_trainable=True)
+            wrapped.load_adapter(str(start), adapter_name=START, is_trainable=False)
+            wrapped.set_adapter("default")
+            return wrapped
+        if config is None:
+            raise ConfigError("lora: expected rank, alpha and targets, got null")
+        settings = peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            target_modules=config.targets,
+            exclude_modules=exclude,
+            lora_dropout=config.dropout,
+            use_dora=config.dora,
+            use_rslora=config.rslora,
+        )
+        return peft.get_peft_model(model, settings)
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether `attach_lora` wrapped this model."""
+    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
+
+
+@contextmanager
+def reference_adapter(model: Any) -> Iterator[None]:
+    """The adapted model as it was when training began: the start adapter's copy, or no adapter at all."""
+    if START not in model.peft_config:
+        with model.disable_adapter():
+            yield
+        return
+    model.base_model.set_adapter(START, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.base_model.set_adapter("default")
+
+
+def frozen_copy(model: nn.Module, device: str | torch.device | None = None) -> nn.Module:
+    """A copy that never trains: the reference of full fine-tuning."""
+    copied = copy.deepcopy(model).requires_grad_(False).eval()
+    return copied if device is None else copied.to(device)
+
+
+def trainable_state(module: nn.Module) -> dict[str, Tensor]:
+    """`{parameter name: CPU tensor}` of everything with `requires_grad`; sharded tensors are gathered."""
+    state = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            value = parameter.detach()
+            value = value.full_tensor() if hasattr(value, "full_tensor") else value
+            state[name] = value.cpu().clone()
+    return state
+
+
+def load_trainable_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put `trainable_state` back; names and shapes must agree exactly."""
+    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    missing, extra = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
+    if missing or extra:
+        raise PolicyError(
+            f"the checkpoint does not fit the model: {len(missing)} trainable parameters are not in it "
+            f"({', '.join(missing[:3]) or '-'}), {len(extra)} of its tensors are unknown "
+            f"({', '.join(extra[:3]) or '-'})"
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != state[name].shape:
+            raise PolicyError(f"{name}: shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            value = state[name].to(parameter.device, parameter.dtype)
+            if hasattr(parameter, "device_mesh"):
+                from torch.distributed.tensor import distribute_tensor
+
+                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            parameter.copy_(value)
+
+
+def merged_copy(model: Any) -> nn.Module:
+    """Full weights with the adapter folded in. A copy: unmerging in place would not restore every bit."""
+    merged = copy.deepcopy(model)
+    if START in merged.peft_config:
+        merged.delete_adapter(START)
+    return merged.merge_and_unload()
+
+
+@contextmanager
+def written_atomically(directory: str | Path) -> Iterator[Path]:
+    """A temporary sibling to write into; its files replace those in `directory` when the block succeeds."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
+        yield Path(scratch)
+        for source in sorted(p for p in Path(scratch).rglob("*") if p.is_file()):
+            target = directory / source.relative_to(scratch)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(source, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(source, target)
+
+
+def save_adapter_or_weights(model: Any, directory: Path, *, merged: bool, extras: list[Callable[[Path], Any]]) -> None:
+    """`model.save_pretrained` for an adapter, or full weights; then whatever `extras` add beside them."""
+    with written_atomically(directory) as scratch:
+        if is_adapted(model) and not merged:
+            model.save_pretrained(str(scratch), selected_adapters=["default"])
+        else:
+            (merged_copy(model) if is_adapted(model) else model).save_pretrained(str(scratch))
+        for save in extras:
+            save(scratch)

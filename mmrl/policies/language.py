@@ -1,0 +1,414 @@
+"""Language policies: a vision-language model that answers in tokens. `T` is the token axis.
+
+Both modalities of this family, images (`mmrl.policies.vision`) and clips (`mmrl.policies.video`), share this
+adapter. It encodes each prompt once, decodes groups from one prefill, and scores the same ids, pixels, grids and
+positions afterwards, under the same temperature and suppressed ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mmrl.errors import ConfigError, PolicyError
+from mmrl.policies import adapters
+from mmrl.policies.adapters import LoraConfig
+from mmrl.policies.base import Policy
+from mmrl.policies.encoding import Encoded, collate, encode, extended
+from mmrl.policies.families import Family, family_of
+from mmrl.policies.log_probs import Asked, Distribution
+from mmrl.policies.sampling import Decoded, decode
+from mmrl.policies.scoring import LOG_PROBS, ScoredLanguageModel
+from mmrl.policies.spectrum import visual_entropy
+from mmrl.policies.stopping import Stopping
+from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, corrupted, without_media
+from mmrl.randomness import Key
+from mmrl.record import FINISHED, TRUNCATED, Evaluation, Prompt, Request, Rollouts
+from mmrl.settings import Section
+from mmrl.stages import Need, View
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PROMPT_PROBES = frozenset({"visual_entropy"})
+"""Probes with one value per prompt, expanded to its rows."""
+
+
+class LanguagePolicyConfig(Section):
+    """Which model acts, how it is trained, and how it samples.
+
+    model                   checkpoint directory or hub name
+    adapter                 PEFT adapter to start from; it is also the reference then
+    dtype                   of the weights
+    autocast                dtype of matrix products over float32 weights; null follows the weights. Sampling and
+                            scoring use it alike, so leave accelerate's own mixed precision off
+    attention               transformers' attention backend
+    lora                    adapters, or null for full fine-tuning
+    train_vision            the vision tower too; null: yes in full fine-tuning, no with LoRA
+    gradient_checkpointing  less memory, about a third more time
+    max_new_tokens          responses are cut there and flagged as "length"
+    max_prompt_tokens       a longer prompt is an error: prompts are never cut
+    temperature             of sampling and of every log-prob
+    top_p, top_k            must stay 1 and 0: truncated sampling biases the importance ratios
+    min_pixels, max_pixels  area an image is resized into; null keeps the checkpoint's
+    stop, stop_tokens       strings and ids that end a response besides the checkpoint's own end tokens
+    thinking                `enable_thinking` of chat templates that know it
+    trust_remote_code       run code that comes with the checkpoint
+    shared_prompt           score a group's rows in one packed row: auto, on or off
+    decode_rows             responses written at once; lower it if the rollout runs out of memory
+    logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
+    reference_device        where the frozen reference of full fine-tuning lives: "same" or "cpu"
+    """
+
+    model: str
+    adapter: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    autocast: Literal["bfloat16", "float16"] | None = None
+    attention: str = "sdpa"
+    lora: LoraConfig | None = None
+    train_vision: bool | None = None
+    gradient_checkpointing: bool = False
+    max_new_tokens: int = Field(512, ge=1)
+    max_prompt_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = 1.0
+    top_k: int = 0
+    min_pixels: int | None = Field(None, ge=1)
+    max_pixels: int | None = Field(None, ge=1)
+    stop: list[str] = []
+    stop_tokens: list[int] = []
+    thinking: bool | None = None
+    trust_remote_code: bool = False
+    shared_prompt: Literal["auto", "on", "off"] = "auto"
+    decode_rows: int = Field(64, ge=1)
+    logit_rows: int = Field(1024, ge=1)
+    reference_device: Literal["same", "cpu"] = "same"
+
+
+class LanguagePolicy(Policy):
+    """What image and video policies share."""
+
+    probes = frozenset({"log_probs", "entropy"}) | PROMPT_PROBES
+    config: LanguagePolicyConfig
+
+    def __init__(self, model: Any, processor: Any, config: LanguagePolicyConfig, *, seed: int = 0):
+        """
+        model, processor  of `transformers`; adapters are attached here
+        seed              of adapter weights and of the views' randomness
+        """
+        if config.top_p != 1.0 or config.top_k != 0:
+            raise ConfigError(
+                f"top_p={config.top_p}, top_k={config.top_k}: expected 1 and 0. Truncated sampling biases the "
+                "importance ratios (a kept mass of .895 gives a mean ratio of .896); lower the temperature instead"
+            )
+        self.config, self.processor, self.seed = config, processor, seed
+        self.family: Family = family_of(model.config, processor.tokenizer)
+        self.stopping = Stopping.of(model, processor.tokenizer, config.stop, config.stop_tokens)
+        self._size_images()
+        self.pixel_scale = PixelScale.of(processor.image_processor)
+        self._source: str | None = None
+        distribution = Distribution(config.temperature, self.family.suppressed, self.family.soft_cap)
+        self.module = ScoredLanguageModel(
+            self._prepared(model), self.family, distribution, rows=config.logit_rows, autocast=self._autocast
+        )
+
+    @classmethod
+    def from_config(cls, config: LanguagePolicyConfig, *, seed: int = 0, **parts: Any) -> Any:
+        """Load the checkpoint that `config.model` names."""
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        trusted = {"trust_remote_code": config.trust_remote_code}
+        try:
+            processor = AutoProcessor.from_pretrained(config.model, **trusted)
+            model = _load(AutoModelForImageTextToText, config)
+        except OSError as error:
+            raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
+        policy = cls(model, processor, config, seed=seed, **parts)
+        policy._source = config.model
+        return policy
+
+    # -- what the model is ---------------------------------------------------------------------------------------
+
+    @property
+    def max_actions(self) -> int:
+        return self.config.max_new_tokens
+
+    @property
+    def _autocast(self) -> torch.dtype | None:
+        return None if self.config.autocast is None else DTYPES[self.config.autocast]
+
+    def _size_images(self) -> None:
+        size = self.processor.image_processor.size
+        low, high = self.config.min_pixels, self.config.max_pixels
+        if low is not None or high is not None:
+            self.processor.image_processor.size = {
+                "shortest_edge": low or size["shortest_edge"],
+                "longest_edge": high or size["longest_edge"],
+            }
+
+    def _prepared(self, model: Any) -> Any:
+        """Adapters on, frozen parts frozen, checkpointing as asked."""
+        config = self.config
+        adapted = config.lora is not None or config.adapter is not None
+        train_vision = config.train_vision if config.train_vision is not None else not adapted
+        if adapted:
+            exclude = None if train_vision else r".*visual.*"
+            model = adapters.attach_lora(model, config.lora, seed=self.seed, start=config.adapter, exclude=exclude)
+        elif not train_vision:
+            model.model.visual.requires_grad_(False)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
+
+    # -- prompts -------------------------------------------------------------------------------------------------
+
+    def _frames(self, prompt: Prompt) -> list[Any]:
+        """Sampled frames of the prompt's videos."""
+        if prompt.videos:
+            raise PolicyError(
+                f"prompt {prompt.id!r} has {len(prompt.videos)} video(s), the {self.modality} policy reads images "
+                "only; train it with the video policy"
+            )
+        return []
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """The prompt as the model reads it. The trainer never calls this twice for one rollout."""
+        template = {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
+        return encode(
+            prompt,
+            self.processor,
+            self.family,
+            self.inner.core.model.get_rope_index,
+            frames=self._frames(prompt),
+            template=template,
+            max_tokens=self.config.max_prompt_tokens,
+        )
+
+    def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
+        """The encodings of `rollouts.prompts`, as `view` shows them."""
+        for index, entry in enumerate(rollouts.encoded):
+            if entry is None:
+                rollouts.encoded[index] = self.encode(rollouts.prompts[index])
+        if view is None:
+            return rollouts.encoded
+        check_view(view, self.views)
+        if view.kind == REMOVE_MEDIA:
+            return [self.encode(without_media(p)) for p in rollouts.prompts]
+        return [
+            corrupted(entry, view, prompt.id, self.seed, self.family, self.pixel_scale)
+            for prompt, entry in zip(rollouts.prompts, rollouts.encoded, strict=True)
+        ]
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
+        """Write `count` responses per request. See `mmrl.policies.sampling` for what a draw depends on."""
+        prompts: dict[str, Prompt] = {}
+        for request in requests:
+            prompts.setdefault(request.prompt.id, request.prompt)
+        encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
+        places = {name: place for place, name in enumerate(prompts)}
+        parts = []
+        with self.acting():
+            for slice_ in _slices(requests, self.config.decode_rows):
+                parts.append(self._write(slice_, prompts, encoded, places, key, greedy))
+        return Rollouts.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _write(self, requests, prompts, encoded, places, key: Key, greedy: bool) -> Rollouts:
+        """One decode batch: rows in the order of the requests."""
+        contexts, prefixes, rows = self._contexts(requests, encoded)
+        limit = self.config.max_new_tokens
+        budget = torch.tensor([limit - len(prefixes[r]) for r, _ in rows])
+        uniforms = None
+        if not greedy:
+            uniforms = torch.stack([self._draws(requests[r], m, prefixes[r], key) for r, m in rows])
+        context = torch.tensor([r for r, _ in rows])
+        written = decode(self.inner, contexts, context, uniforms, budget, self.stopping)
+        return self._record(requests, rows, prefixes, written, prompts, encoded, places)
+
+    def _contexts(self, requests, encoded):
+        """Per request the encoded prompt it is sampled under, with its prefix; and the rows (request, member)."""
+        contexts, prefixes, rows = [], [], []
+        for index, request in enumerate(requests):
+            entry = encoded[request.prompt.id] if request.shown is None else self.encode(request.shown)
+            prefix = torch.zeros(0, dtype=torch.long) if request.prefix is None else request.prefix.cpu().long()
+            if len(prefix) >= self.config.max_new_tokens:
+                raise PolicyError(
+                    f"prompt {request.prompt.id!r}: a prefix of {len(prefix)} tokens leaves nothing to sample "
+                    f"under max_new_tokens={self.config.max_new_tokens}"
+                )
+            contexts.append(extended(entry, prefix))
+            prefixes.append(prefix)
+            rows += [(index, request.first_member + member) for member in range(request.count)]
+        return contexts, prefixes, rows
+
+    def _draws(self, request: Request, member: int, prefix: Tensor, key: Key) -> Tensor:
+        """(max_new_tokens,) uniforms of one row, the one of its first sampled token first."""
+        drawn = key.at(prompt=request.prompt.id, member=member, purpose="sample").uniform(self.config.max_new_tokens)
+        return drawn.roll(-len(prefix))
+
+    def _record(self, requests, rows, prefixes, written: Decoded, prompts, encoded, places) -> Rollouts:
+        device = written.tokens.device
+        before = torch.tensor([len(prefixes[r]) for r, _ in rows], device=device)
+        length = before + written.length
+        steps = int(length.max())
+        actions = torch.zeros(len(rows), steps, dtype=torch.long, device=device)
+        old = torch.zeros(len(rows), steps, device=device)
+        column = torch.arange(steps, device=device)
+        mask = (column >= before[:, None]) & (column < length[:, None])
+        fresh = torch.arange(written.tokens.shape[1], device=device) < written.length[:, None]
+        actions[mask], old[mask] = written.tokens[fresh], written.log_probs[fresh]
+        for row, (r, _) in enumerate(rows):
+            actions[row, : before[row]] = prefixes[r].to(device)
+        texts = [actions[row, : length[row]].tolist() for row in range(len(rows))]
+        shown = torch.tensor([requests[r].shown is not None for r, _ in rows], device=device)
+        return Rollouts(
+            prompts=list(prompts.values()),
+            encoded=[encoded[name] for name in prompts],
+            prompt=torch.tensor([places[requests[r].prompt.id] for r, _ in rows], device=device),
+            group=torch.tensor([requests[r].group for r, _ in rows], device=device),
+            member=torch.tensor([member for _, member in rows], device=device),
+            actions=actions,
+            mask=mask,
+            old_log_probs=old,
+            outputs=self.processor.tokenizer.batch_decode(texts, skip_special_tokens=True),
+            length=length,
+            finish=[FINISHED if stopped else TRUNCATED for stopped in written.stopped.tolist()],
+            replay={"shown": shown},
+        )
+
+    # -- scoring -------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        rollouts: Rollouts,
+        needs: Sequence[Need] = (),
+        *,
+        under: View | None = None,
+        weights: str = "current",
+    ) -> Evaluation:
+        """Score the rollouts' tokens under their own prompts, or under a view of them.
+
+        A pass that is asked for prompt-wise probes alone, such as `visual_entropy`, does not run the decoder;
+        its log-probs are the rollout's own.
+        """
+        shown = self._shown(rollouts, under)
+        by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
+        by_token = [need for need in needs if need.probe not in PROMPT_PROBES]
+        with self._weights(weights) as module:
+            unwrapped = self.inner if module is self.module else module
+            columns = {n.key: self._of_prompts(unwrapped, shown)[rollouts.prompt] for n in by_prompt}
+            if by_prompt and not by_token and weights == "old" and under is None:
+                return Evaluation(rollouts.old_log_probs, columns)
+            asked = LOG_PROBS + tuple((n.key, n.probe, n.options) for n in by_token if n.probe != "log_probs")
+            numbers = self._score(module, rollouts, shown, asked)
+        log_probs = numbers.pop("log_probs")
+        columns |= numbers | {n.key: log_probs for n in by_token if n.probe == "log_probs"}
+        return Evaluation(log_probs, columns)
+
+    def _score(self, module: Any, rollouts: Rollouts, shown: list[Encoded], asked: Asked) -> dict[str, Tensor]:
+        entries = [shown[p] for p in rollouts.prompt.tolist()]
+        device = next(module.parameters()).device
+        inputs = collate(entries, rollouts.actions, rollouts.length, device)
+        home = rollouts.mask.device
+        numbers = module(inputs, rollouts.actions.to(device), rollouts.mask.to(device), asked)
+        return {name: values.to(home) for name, values in numbers.items()}
+
+    def _of_prompts(self, module: Any, shown: list[Encoded]) -> Tensor:
+        """(P,) visual entropy of each prompt's media."""
+        return torch.tensor([visual_entropy(module, entry) for entry in shown], device=self.device)
+
+    @contextmanager
+    def _weights(self, weights: str) -> Iterator[Any]:
+        """The module to score with. Passes without gradient run in evaluation mode, on the unwrapped module."""
+        if weights == "current" and torch.is_grad_enabled():
+            yield self.module
+            return
+        if weights == "ema":
+            raise PolicyError(f"the {self.modality} policy keeps no moving average of its weights; use 'reference'")
+        with self.acting():
+            if weights in ("current", "old"):
+                yield self.inner
+            elif adapters.is_adapted(self.inner.model):
+                with adapters.reference_adapter(self.inner.model):
+                    yield self.inner
+            else:
+                yield self._frozen_reference
+
+    @cached_property
+    def _frozen_reference(self) -> ScoredLanguageModel:
+        """The model as training found it: loaded again from its checkpoint, or copied when first asked for."""
+        device = "cpu" if self.config.reference_device == "cpu" else self.device
+        if self._source is None:
+            return adapters.frozen_copy(self.inner, device)
+        from transformers import AutoModelForImageTextToText
+
+        model = _load(AutoModelForImageTextToText, self.config).requires_grad_(False).eval().to(device)
+        inner = self.inner
+        return ScoredLanguageModel(model, self.family, inner.distribution, rows=inner.rows, autocast=inner.autocast)
+
+    def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
+        """At most `size` rows each: rows of one prompt stay together, prompts of like length are neighbours."""
+        prompt, length = rollouts.prompt.cpu(), rollouts.length.cpu()
+        pieces: dict[int, list[int]] = {}
+        for row in sorted(rows.tolist(), key=lambda r: -int(length[r])):
+            pieces.setdefault(int(prompt[row]), []).append(row)
+
+        def tokens(p: int) -> tuple[int, int]:
+            return -len(rollouts.encoded[p] or ()), -int(length[pieces[p]].max())
+
+        batches: list[list[int]] = [[]]
+        for p in sorted(pieces, key=tokens):
+            for start in range(0, len(pieces[p]), size):
+                piece = pieces[p][start : start + size]
+                if batches[-1] and len(batches[-1]) + len(piece) > size:
+                    batches.append([])
+                batches[-1] += piece
+        return [torch.tensor(batch, device=rows.device) for batch in batches if batch]
+
+    # -- weights -------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
+        adapters.save_adapter_or_weights(
+            self.inner.model, Path(directory), merged=merged, extras=[self.processor.save_pretrained]
+        )
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        return adapters.trainable_state(self.inner)
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        if self._source is None and not adapters.is_adapted(self.inner.model):
+            _ = self._frozen_reference  # the weights about to be replaced are the reference
+        adapters.load_trainable_state(self.inner, state)
+
+
+def _load(auto: Any, config: LanguagePolicyConfig) -> Any:
+    return auto.from_pretrained(
+        config.model,
+        dtype=DTYPES[config.dtype],
+        attn_implementation=config.attention,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _slices(requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
+    """Requests cut into lists of at most `rows` rows, large requests split by members."""
+    current: list[Request] = []
+    room = rows
+    for request in requests:
+        start = 0
+        while start < request.count:
+            count = min(room, request.count - start)
+            current.append(replace(request, count=count, first_member=request.first_member + start))
+            start, room = start + count, room - count
+            if room == 0:
+                yield current
+                current, room = [], rows
+    if current:
+        yield current

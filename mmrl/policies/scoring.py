@@ -1,0 +1,108 @@
+"""The module that is trained: a multimodal model whose forward returns `(B, T)` numbers instead of logits."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.policies.families import Family
+from mmrl.policies.log_probs import Asked, Distribution, score_rows
+
+LOG_PROBS: Asked = (("log_probs", "log_probs", ()),)
+
+
+class ScoredLanguageModel(nn.Module):
+    """A Hugging Face vision-language model, possibly with PEFT adapters, that scores actions.
+
+    distribution  temperature, suppressed ids and soft cap: the same in sampling and in scoring
+    rows          of logits alive at once
+    autocast      dtype of matrix products on top of the weights' dtype, None to follow the weights
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        distribution: Distribution,
+        *,
+        rows: int = 1024,
+        autocast: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.model = model
+        self.family = family
+        self.distribution = distribution
+        self.rows = rows
+        self.autocast = autocast
+
+    @property
+    def core(self) -> Any:
+        """The Hugging Face model under any adapter wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def head(self) -> nn.Module:
+        return self.core.get_output_embeddings()
+
+    @property
+    def vision_trains(self) -> bool:
+        return any(p.requires_grad for p in self.core.model.visual.parameters())
+
+    def forward(self, inputs: dict[str, Tensor], actions: Tensor, mask: Tensor, asked: Asked = LOG_PROBS):
+        """Score `actions (B, T)` where `mask (B, T)`; `{name: (B, T) float32}`, 0 outside the mask.
+
+        inputs  of `encoding.collate`: prompts end at column `width`, action t stands at `width + t` and is
+                predicted by the hidden state before it
+        """
+        with self._precision():
+            hidden = self._hidden(inputs)
+            width = inputs["input_ids"].shape[1] - actions.shape[1]
+            row, step = mask.nonzero(as_tuple=True)
+            states = hidden[row, width - 1 + step]
+            numbers = score_rows(states, actions[row, step], self.head, self.distribution, asked, rows=self.rows)
+        blank = torch.zeros(mask.shape, device=mask.device)
+        return {name: blank.index_put((row, step), values) for name, values in numbers.items()}
+
+    def next_logits(self, inputs: dict[str, Tensor], cache: Any) -> Tensor:
+        """(B, V) float32 logits of the token after the last column, adding `inputs` to the key-value cache."""
+        with self._precision():
+            output = self.core.model(**inputs, past_key_values=cache, use_cache=True)
+            return self.distribution(self.head(output.last_hidden_state[:, -1]))
+
+    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        """(B, L, d) states before the output head."""
+        hidden = self.core.model(**inputs, use_cache=False).last_hidden_state
+        if torch.is_grad_enabled() and self.vision_trains and not has_media(inputs):
+            hidden = hidden + self._idle_vision(hidden)
+        return hidden
+
+    def _idle_vision(self, hidden: Tensor) -> Tensor:
+        """0, through the vision tower: a rank whose batch has no media still takes part in its gradients."""
+        family = self.family
+        channels = self.core.config.vision_config
+        channels = getattr(channels, "in_channels", None) or channels.in_chans
+        width = channels * family.temporal_patch * family.patch**2
+        grid = torch.tensor([[1, family.merge, family.merge]], device=hidden.device)
+        pixels = hidden.new_zeros(family.merge**2, width)
+        output = self.core.model.get_image_features(pixels, grid, return_dict=True)
+        features = [*output.pooler_output]
+        for level in getattr(output, "deepstack_features", None) or []:
+            features += [*level]
+        return 0.0 * sum(f.sum() for f in features).to(hidden.dtype)
+
+    def patch_features(self, pixels: Tensor, grid: Tensor) -> Tensor:
+        """(patches, d) of the vision encoder, before patches are merged into tokens."""
+        with self._precision():
+            return self.core.model.visual(pixels.type(self.core.model.visual.dtype), grid_thw=grid).last_hidden_state
+
+    def _precision(self) -> AbstractContextManager:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(next(self.parameters()).device.type, dtype=self.autocast)
+
+
+def has_media(inputs: dict[str, Tensor]) -> bool:
+    return "pixel_values" in inputs or "pixel_values_videos" in inputs

@@ -1,0 +1,191 @@
+"""Changed prompts: the same actions under media that are masked, blurred, shuffled or gone.
+
+A view is a value (kind, options), and its randomness is keyed by the prompt's id, so a pass can be repeated
+exactly. Pixel views act after the resize, on frames rebuilt from the processor's patch rows: token ids, grids and
+positions stay as they were. `remove_media` is another prompt: re-tokenised without placeholders, so of another
+length.
+
+Videos are corrupted as images are. (VPPO's released code corrupts images only, so a video keeps a clean input
+and a perception score of 0.)
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmrl.errors import ConfigError, unknown
+from mmrl.policies.encoding import Encoded
+from mmrl.policies.families import Family
+from mmrl.randomness import Key
+from mmrl.record import Prompt
+from mmrl.stages import View
+
+PixelView = Callable[..., Tensor]
+PIXEL_VIEWS: dict[str, PixelView] = {}
+VIDEO_VIEWS = frozenset({"shuffle_frames", "drop_frames"})
+REMOVE_MEDIA = "remove_media"
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """How the processor normalised pixels: value = (pixel / 255 - mean) / std. mean, std: (3,)"""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, image_processor: Any) -> PixelScale:
+        return cls(torch.tensor(image_processor.image_mean), torch.tensor(image_processor.image_std))
+
+    def unnormalise(self, values: Tensor) -> Tensor:
+        """(F, 3, H, W) model values -> 0 to 255."""
+        return (values * self.std[:, None, None] + self.mean[:, None, None]) * 255
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        return (pixels.clamp(0, 255) / 255 - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def pixel_view(function: PixelView) -> PixelView:
+    """Register `f(frames (F, 3, H, W) in 0..255, pair, rng, **options) -> frames`.
+
+    pair  frames that share one patch: an image stands there `pair` times, and must stay one image
+    """
+    PIXEL_VIEWS[function.__name__] = function
+    return function
+
+
+@pixel_view
+def patch_black(frames: Tensor, pair: int, rng: torch.Generator, *, share: float = 0.5, size: int = 14) -> Tensor:
+    """Each `size` x `size` square turns black with probability `share` (VPPO, arXiv 2510.09285)."""
+    count, _, height, width = frames.shape
+    cells = (count // pair, 1, -(-height // size), -(-width // size))
+    black = torch.rand(cells, generator=rng) < share
+    black = black.repeat_interleave(pair, 0).repeat_interleave(size, 2).repeat_interleave(size, 3)
+    return frames.masked_fill(black[:, :, :height, :width], 0.0)
+
+
+@pixel_view
+def noise(frames: Tensor, pair: int, rng: torch.Generator, *, std: float = 65.0) -> Tensor:
+    """Gaussian noise of `std` grey levels of 255 (Q-Hawkeye, arXiv 2601.22920, uses 65)."""
+    count, *rest = frames.shape
+    drawn = torch.randn(count // pair, *rest, generator=rng).repeat_interleave(pair, 0)
+    return frames + std * drawn
+
+
+@pixel_view
+def gray(frames: Tensor, pair: int, rng: torch.Generator) -> Tensor:
+    """Luminance in all three channels (ITU-R 601 weights)."""
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    return (frames * weights[:, None, None]).sum(1, keepdim=True).expand_as(frames)
+
+
+@pixel_view
+def blur(frames: Tensor, pair: int, rng: torch.Generator, *, radius: float = 4.0) -> Tensor:
+    """Gaussian blur with standard deviation `radius` pixels."""
+    reach = min(int(3 * radius) or 1, *(side - 1 for side in frames.shape[-2:]))
+    offsets = torch.arange(-reach, reach + 1, dtype=frames.dtype)
+    kernel = torch.exp(-0.5 * (offsets / radius) ** 2)
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+    padded = F.pad(frames, (reach, reach, reach, reach), mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+
+
+@pixel_view
+def darken(frames: Tensor, pair: int, rng: torch.Generator, *, factor: float = 0.5) -> Tensor:
+    """Brightness times `factor`."""
+    return frames * factor
+
+
+@pixel_view
+def jpeg(frames: Tensor, pair: int, rng: torch.Generator, *, quality: int = 5) -> Tensor:
+    """JPEG compression and back; quality 1 (worst) to 95."""
+    out = []
+    for frame in frames.round().clamp(0, 255).to(torch.uint8):
+        buffer = io.BytesIO()
+        Image.fromarray(frame.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=quality)
+        pixels = torch.frombuffer(bytearray(Image.open(buffer).convert("RGB").tobytes()), dtype=torch.uint8)
+        out.append(pixels.view(frame.shape[1], frame.shape[2], 3).permute(2, 0, 1))
+    return torch.stack(out).to(frames.dtype)
+
+
+@pixel_view
+def shuffle_frames(frames: Tensor, pair: int, rng: torch.Generator) -> Tensor:
+    """Frames in another order; the timestamps stay (T-GRPO of Video-R1, arXiv 2503.21776)."""
+    return frames[torch.randperm(len(frames), generator=rng)]
+
+
+@pixel_view
+def drop_frames(frames: Tensor, pair: int, rng: torch.Generator, *, share: float = 0.5) -> Tensor:
+    """Each frame turns black with probability `share`."""
+    black = torch.rand(len(frames), generator=rng) < share
+    return frames.masked_fill(black[:, None, None, None], 0.0)
+
+
+def check_view(view: View, offered: frozenset[str]) -> None:
+    """Unknown kinds and options are errors that name the nearest."""
+    if view.kind not in offered:
+        raise ConfigError(unknown("view", view.kind, offered))
+    if view.kind == REMOVE_MEDIA:
+        known: set[str] = set()
+    else:
+        parameters = inspect.signature(PIXEL_VIEWS[view.kind]).parameters.values()
+        known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    for option, _ in view.options:
+        if option not in known:
+            raise ConfigError(f"view {view.kind!r}: {unknown('option', option, known)}")
+
+
+def without_media(prompt: Prompt) -> Prompt:
+    """The prompt with every image and video part left out."""
+    messages = []
+    for message in prompt.messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [part for part in content if part.get("type") not in ("image", "video")]
+        messages.append({**message, "content": content})
+    return replace(prompt, messages=messages, images=[], videos=[])
+
+
+def corrupted(encoded: Encoded, view: View, prompt_id: str, seed: int, family: Family, scale: PixelScale) -> Encoded:
+    """`encoded` with the pixels a view shows. Each image and each video draws its own randomness."""
+    media = dict(encoded.media)
+    for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        if pixels not in media or (kind == "image" and view.kind in VIDEO_VIEWS):
+            continue
+        parts, start = [], 0
+        for index, grid in enumerate(media[f"{kind}_grid_thw"]):
+            rows = media[pixels][start : start + int(grid.prod())]
+            start += len(rows)
+            frames = scale.unnormalise(unpatchify(rows, grid, family))
+            pair = family.temporal_patch if kind == "image" or view.kind == "patch_black" else 1
+            rng = Key(seed, prompt=prompt_id, member=index, purpose=f"view {kind} {view}").generator()
+            frames = PIXEL_VIEWS[view.kind](frames, pair, rng, **dict(view.options))
+            parts.append(patchify(scale.normalise(frames), family))
+        media[pixels] = torch.cat(parts)
+    return replace(encoded, media=media)
+
+
+def unpatchify(rows: Tensor, grid: Tensor, family: Family) -> Tensor:
+    """(t*h*w patches, 3*k*p*p) processor rows -> (t*k, 3, h*p, w*p) frames."""
+    t, h, w = grid.tolist()
+    m, p, k = family.merge, family.patch, family.temporal_patch
+    cells = rows.view(t, h // m, w // m, m, m, 3, k, p, p)
+    return cells.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(t * k, 3, h * p, w * p)
+
+
+def patchify(frames: Tensor, family: Family) -> Tensor:
+    """The inverse of `unpatchify`: rows grouped by merged token, as Qwen-VL processors write them."""
+    m, p, k = family.merge, family.patch, family.temporal_patch
+    count, channels, height, width = frames.shape
+    t, h, w = count // k, height // p, width // p
+    cells = frames.reshape(t, k, channels, h // m, m, p, w // m, m, p)
+    return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(t * h * w, channels * k * p * p)

@@ -1,0 +1,14 @@
+"""Vision-language models on still images: one or several per prompt, of any sizes."""
+
+from __future__ import annotations
+
+from mmrl.policies.language import LanguagePolicy, LanguagePolicyConfig
+from mmrl.policies.views import PIXEL_VIEWS, REMOVE_MEDIA, VIDEO_VIEWS
+
+
+class VisionPolicy(LanguagePolicy):
+    """Answers about images. `from_config(config, seed=0)`, or `VisionPolicy(model, processor, config)`."""
+
+    modality = "vlm"
+    views = frozenset(PIXEL_VIEWS) - VIDEO_VIEWS | {REMOVE_MEDIA}
+    config: LanguagePolicyConfig
