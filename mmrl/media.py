@@ -44,6 +44,14 @@ class Clip:
     end: float | None = None
 
 
+@dataclass(frozen=True)
+class FrameList:
+    """A video given as frame images, shown at `fps` frames per second."""
+
+    paths: tuple[Path, ...]
+    fps: float = 2.0
+
+
 @dataclass
 class Frames:
     """Decoded, sampled and resized frames of one clip.
