@@ -1,0 +1,199 @@
+"""Clips to frames: the one way the toolkit reads video, through decoder processes and the cache.
+
+    frames = read_clip(Clip(path, start=2.0, end=7.5), VideoSampling(fps=2), cache=VideoCache())
+
+`counts` of this module says what happened in this process: clips decoded, fallbacks from one reader to
+another, failures; the metrics read it.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmrl.data.cache import VideoCache, clip_key, read_frames
+from mmrl.data.decoder_process import clip_request, decode_apart, header_request
+from mmrl.data.decoding import DecodeLimits, Header, backend_chain, check_container, decode, read_header, resize
+from mmrl.data.images import open_image
+from mmrl.data.sampling import choose_frames, frame_size
+from mmrl.errors import DataError
+from mmrl.media import Clip, FrameList, Frames, VideoSampling
+
+counts: Counter[str] = Counter()
+"""`decoded`, `failed`, and `fallback/decord->pyav` for each clip that one reader passed on to the next."""
+
+_log = logging.getLogger(__name__)
+_lock = threading.Lock()
+Source = Clip | FrameList | str | Path | Sequence[str | Path]
+
+
+def _count(what: str) -> None:
+    with _lock:
+        counts[what] += 1
+
+
+def as_clip(source: Source) -> Clip | FrameList:
+    """A path is a whole clip; a list of paths is a clip given as frame images."""
+    if isinstance(source, Clip | FrameList):
+        return source
+    if isinstance(source, str | Path):
+        return Clip(Path(source))
+    return FrameList(tuple(Path(p) for p in source))
+
+
+def read_clip(
+    clip: Source,
+    sampling: VideoSampling,
+    *,
+    cache: VideoCache | None = None,
+    limits: DecodeLimits | None = None,
+    isolate: bool = True,
+) -> Frames:
+    """Sampled, resized frames of a clip: (F, 3, H, W) uint8, memory-mapped when they come from the cache.
+
+    isolate  decode in a decoder process with time limit (default), or in this one: faster for a few trusted
+             files, but a hostile file can then crash or hang the run
+
+    Raises DataError naming the file and the cause.
+    """
+    limits = limits or DecodeLimits()
+    clip = as_clip(clip)
+    if isinstance(clip, FrameList):
+        return _read_frame_list(clip, sampling, cache)
+    check_container(clip.path, limits)
+    keys = _keys(clip, sampling, cache)
+    if cache is not None and (stored := cache.get(list(keys.values()))):
+        return stored
+    try:
+        frames = (_decode_apart if isolate else _decode_here)(clip, sampling, cache, limits, keys)
+    except DataError:
+        _count("failed")
+        raise
+    _count("decoded")
+    return frames
+
+
+def _keys(clip: Clip, sampling: VideoSampling, cache: VideoCache | None) -> dict[str, str]:
+    """Content address under each reader that may come to decode the clip, by the reader's identity."""
+    make = cache.key if cache is not None else clip_key
+    identities = [identity for _, identity in backend_chain(sampling.backend)]
+    return {i: make([clip.path], sampling, i, start=clip.start, end=clip.end) for i in identities}
+
+
+def _count_fallbacks(path: Path, refused: dict[str, str], backend: str) -> None:
+    for name, cause in refused.items():
+        passed = f"fallback/{name}->{backend.split()[0]}"
+        if not counts[passed]:
+            _log.warning("%s: %s cannot read it (%s); read by %s. Counted from here on", path, name, cause, backend)
+        _count(passed)
+
+
+def _decode_here(clip: Clip, sampling, cache: VideoCache | None, limits, keys: dict[str, str]) -> Frames:
+    made = decode(clip.path, sampling, clip.start, clip.end, limits)
+    _count_fallbacks(clip.path, made.refused, made.backend)
+    frames = Frames(made.pixels, made.indices, made.fps, made.total_frames, made.size, made.backend, keys[made.backend])
+    return frames if cache is None else cache.put(frames)
+
+
+def _decode_apart(clip: Clip, sampling, cache: VideoCache | None, limits, keys: dict[str, str]) -> Frames:
+    output = cache.temporary() if cache is not None else _shared_memory_file()
+    try:
+        request = clip_request(clip.path, sampling, clip.start, clip.end, limits, output, keys)
+        answer = decode_apart(request, limits.timeout)
+        _count_fallbacks(clip.path, answer["refused"], answer["backend"])
+        if cache is not None:
+            return cache.commit(output, answer["key"])
+        return read_frames(output, verify=False)  # the mapping outlives the name
+    finally:
+        output.unlink(missing_ok=True)
+
+
+def _shared_memory_file() -> Path:
+    memory = Path("/dev/shm")
+    folder = memory if memory.is_dir() else None
+    with tempfile.NamedTemporaryFile(prefix="mmrl-", suffix=".frames", dir=folder, delete=False) as file:
+        return Path(file.name)
+
+
+def _read_frame_list(clip: FrameList, sampling: VideoSampling, cache: VideoCache | None) -> Frames:
+    """Frame images in order, all of one size, sampled like the frames of a file at `clip.fps`."""
+    if not clip.paths:
+        raise DataError("a clip given as frame images has no image")
+    backend = "images"
+    make = cache.key if cache is not None else clip_key
+    key = make(clip.paths, sampling, backend, fps=clip.fps)
+    if cache is not None and (stored := cache.get([key])):
+        return stored
+    try:
+        indices, total = choose_frames(len(clip.paths), clip.fps, sampling)
+    except DataError as error:
+        raise DataError(f"{clip.paths[0]} and the frames after it: {error}") from None
+    images = [np.asarray(open_image(clip.paths[i])) for i in indices]
+    height, width = images[0].shape[:2]
+    for i, image in zip(indices, images, strict=True):
+        if image.shape != images[0].shape:
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            raise DataError(f"{clip.paths[i]}: is {size}, but the frame {clip.paths[indices[0]]} is {width}x{height}")
+    size = frame_size(height, width, len(indices), sampling)
+    pixels = resize(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), size, sampling.interpolation)
+    frames = Frames(pixels.contiguous(), indices, clip.fps, total, (height, width), backend, key)
+    _count("decoded")
+    return frames if cache is None else cache.put(frames)
+
+
+def read_video_header(path: Path, limits: DecodeLimits | None = None, *, isolate: bool = True) -> Header:
+    """Size, frames, seconds, rate and codec, checked against the limits."""
+    limits = limits or DecodeLimits()
+    if not isolate:
+        return read_header(path, limits)
+    check_container(path, limits)
+    return Header(**decode_apart(header_request(path, limits), limits.timeout)["header"])
+
+
+def prefetch(
+    clips: Iterable[Source],
+    sampling: VideoSampling,
+    workers: int = 2,
+    *,
+    cache: VideoCache | None = None,
+    limits: DecodeLimits | None = None,
+    isolate: bool = True,
+    ahead: int | None = None,
+) -> Iterator[tuple[Source, Frames | DataError]]:
+    """Decode ahead of the caller: yields each clip with its frames, or with why it has none, in order.
+
+    workers  decoder processes at work at once
+    ahead    clips decoded or waiting to be taken, at most; default 2 x workers. Frames of waiting clips take
+             memory unless a cache holds them
+    """
+    ahead = ahead or 2 * workers
+
+    def read(clip: Source) -> Frames | DataError:
+        try:
+            return read_clip(clip, sampling, cache=cache, limits=limits, isolate=isolate)
+        except DataError as error:
+            return error
+
+    pending: deque[tuple[Source, Future[Any]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
+        try:
+            for clip in clips:
+                pending.append((clip, threads.submit(read, clip)))
+                if len(pending) >= ahead:
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            while pending:
+                done, future = pending.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
