@@ -106,6 +106,7 @@ def encode(
     text = processor.apply_chat_template(
         prompt.messages, tokenize=False, add_generation_prompt=True, **(template or {})
     )
+    _check_text(prompt, text, processor)
     given: dict[str, Any] = {}
     if prompt.images:
         given["images"] = [open_image(image, prompt) for image in prompt.images]
@@ -150,6 +151,17 @@ def _video_options(frames: Sequence[Frames]) -> dict[str, Any]:
     return {"video_metadata": metadata, "do_sample_frames": False, "do_resize": False}
 
 
+def _check_text(prompt: Prompt, text: str, processor: Any) -> None:
+    """One placeholder per medium in the rendered text: none written by a user, none lost by the template."""
+    for kind, token in (("image", processor.image_token), ("video", processor.video_token)):
+        written, given = text.count(token), len(getattr(prompt, f"{kind}s"))
+        if written != given:
+            raise PolicyError(
+                f"prompt {prompt.id!r}: the chat template rendered {written} {token} for {given} {kind}(s); "
+                "the prompt's own text may hold a placeholder, or the template leaves out media parts"
+            )
+
+
 def _check_placeholders(prompt: Prompt, ids: Tensor, media: dict[str, Tensor], family: Family) -> None:
     """Placeholders in the text and features of the vision tower must agree, per prompt, before any forward."""
     for kind, token in (("image", family.image_token), ("video", family.video_token)):
@@ -158,8 +170,8 @@ def _check_placeholders(prompt: Prompt, ids: Tensor, media: dict[str, Tensor], f
         placeholders = int((ids == token).sum())
         if placeholders != features:
             raise PolicyError(
-                f"prompt {prompt.id!r}: {placeholders} {kind} placeholders in the text but {features} {kind} "
-                "features; the text itself may hold a placeholder, or the chat template drops a part"
+                f"prompt {prompt.id!r}: {placeholders} {kind} placeholders but {features} {kind} features; "
+                "processor and model do not belong together (patch or merge size)"
             )
 
 

@@ -110,13 +110,12 @@ def entropy(chunk: Chunk, *, top_p: float = 1.0) -> Tensor:
 
 def top_p_entropy(logits: Tensor, top_p: float) -> Tensor:
     """(rows, V) -> (rows,): tokens by falling probability until their mass reaches `top_p`, renormalised."""
-    log_p, _ = torch.log_softmax(logits, dim=-1).sort(dim=-1, descending=True)
-    p = log_p.exp()
-    before = p.cumsum(-1) - p
-    kept = before < top_p
-    p = p.masked_fill(~kept, 0.0)
-    mass = p.sum(-1)
-    return mass.log() - (p * log_p.masked_fill(~kept, 0.0)).sum(-1) / mass
+    ordered = logits.sort(dim=-1, descending=True).values
+    p = torch.softmax(ordered, dim=-1)
+    dropped = p.cumsum(-1) - p >= top_p
+    # Renormalising by a second softmax leaves exactly 0 where one token is kept: rank methods count such ties.
+    log_q = torch.log_softmax(ordered.masked_fill(dropped, torch.finfo(torch.float32).min), dim=-1)
+    return -(log_q.exp() * log_q.masked_fill(dropped, 0.0)).sum(-1)
 
 
 def score_rows(
