@@ -103,6 +103,10 @@ NEEDS: dict[str, Need] = {
     "reference_kl": Need("reference_kl", weights="current"),
     "step_rewards": Need("step_rewards"),
     "step_std": Need("step_std"),
+    "step_sizes": Need("step_sizes"),
+    "step_equalizer": Need("step_equalizer"),
+    "mean_shift": Need("mean_shift", weights="current"),
+    "branch": Need("branch"),
 }
 """Needs that carry no parameters, by the name a function reads them under: `batch["entropy"]`."""
 
