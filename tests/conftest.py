@@ -13,19 +13,18 @@ os.environ |= {
 import mmrl  # noqa: F401, I001  before any library that imports torchvision
 
 import random
-import shutil
 
 import hypothesis
 import numpy
 import pytest
 import torch
 
+from mmrl.pipelines.doctor import find_browser
+
 torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("mmrl", derandomize=True, max_examples=25, deadline=None, database=None)
 hypothesis.settings.load_profile("mmrl")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +37,6 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of an installed browser of the Chromium family."""
-    for name in BROWSERS:
-        if path := shutil.which(name):
-            return path
+    if path := find_browser():
+        return path
     pytest.skip("not run: Chromium not installed")
