@@ -61,9 +61,10 @@ def group_extreme(values: Tensor, group: Tensor, where: Tensor | None = None, la
     return torch.where(out.isinf(), torch.zeros_like(out), out)
 
 
-def group_rank(values: Tensor, group: Tensor) -> Tensor:
-    """(B,) long: 0 for the smallest value of the row's group, ties in row order."""
-    order = torch.argsort(values, stable=True)
+def group_rank(values: Tensor, group: Tensor, ties: Tensor | None = None) -> Tensor:
+    """(B,) long: 0 for the smallest value of the row's group; equal values by `ties`, then in row order."""
+    order = torch.arange(len(values), device=values.device) if ties is None else torch.argsort(ties, stable=True)
+    order = order[torch.argsort(values[order], stable=True)]
     order = order[torch.argsort(group[order], stable=True)]
     sorted_group = group[order]
     position = torch.arange(len(order), device=values.device)
@@ -73,6 +74,14 @@ def group_rank(values: Tensor, group: Tensor) -> Tensor:
     rank = torch.empty_like(position)
     rank[order] = position - first
     return rank
+
+
+def group_median(values: Tensor, group: Tensor, where: Tensor | None = None) -> Tensor:
+    """(B,) lower median over the counted members of the row's group; NaN values do not count."""
+    counted = _counted(values, where)
+    rank = group_rank(torch.where(counted, values, torch.full_like(values, torch.inf)), group)
+    middle = counted & (rank == (group_count(group, counted) - 1) // 2)
+    return group_sum(torch.where(middle, values, torch.zeros_like(values)), group)
 
 
 def degenerate(values: Tensor, group: Tensor, where: Tensor | None = None, tolerance: float = 1e-6) -> Tensor:

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
-from mmrl.objective.groups import degenerate, group_count, group_mean, representatives
+from mmrl.objective.groups import (
+    degenerate,
+    group_count,
+    group_mean,
+    group_median,
+    group_rank,
+    representatives,
+)
 from mmrl.record import Batch, Selection
 from mmrl.stages import LANGUAGE, stage
 
@@ -18,19 +25,21 @@ from mmrl.stages import LANGUAGE, stage
     method="dapo",
 )
 def dynamic_sampling(
-    batch: Batch, *, by: str | None = None, low: float | None = None, high: float | None = None
+    batch: Batch, *, by: str | None = None, flat: bool = True, low: float | None = None, high: float | None = None
 ) -> Selection:
     """Drop groups whose members all score alike, and ask for fresh prompts in their place.
 
     by         what must differ: "reward", "success" or a reward component; None: success where the group has
                any, else reward, so that length shaping does not keep a group that is all right or all wrong
+    flat       drop groups without spread; False leaves that to the bounds, as NGRPO does, which learns from the
+               all-wrong groups and drops the all-right ones
     low, high  keep only groups whose mean lies strictly between; None: no bound. VPPO uses .01 and .99
 
     A dropped group leaves baselines and loss. Source: arXiv 2503.14476, section 3.2; bounds from EasyR1.
     """
     values = _outcome(batch, by)
     mean = group_mean(values, batch.group, batch.counted)
-    drop = degenerate(values, batch.group, batch.counted)
+    drop = degenerate(values, batch.group, batch.counted) if flat else group_count(batch.group, batch.counted) == 0
     drop |= mean <= low if low is not None else False
     drop |= mean >= high if high is not None else False
     return _without(batch, drop)
@@ -69,3 +78,38 @@ def _without(batch: Batch, drop: Tensor) -> Selection:
     alive = group_count(batch.group, batch.counted) > 0
     fresh = int((drop & alive)[representatives(batch.group)].sum())
     return Selection(counted=batch.counted & ~drop, trained=batch.trained & ~drop, fresh=fresh)
+
+
+@stage(
+    "group",
+    paper="MC-GRPO: Median-Centered GRPO for small-rollout RL, arXiv 2601.22582",
+    formula="the row whose reward is the group's median leaves the loss, and stays in the baseline",
+    method="mc_grpo",
+)
+def mc_grpo_pivot(batch: Batch) -> Selection:
+    """Sample one rollout more than you train on: the median row, whose advantage is 0, leaves the loss.
+
+    Among rows tied at the median the lowest member goes. Use an odd `group_size`. Source: the authors' code.
+    """
+    where = batch.counted & ~torch.isnan(batch.reward)
+    at_median = where & (batch.reward == group_median(batch.reward, batch.group, where))
+    place = torch.where(at_median, batch.member, torch.iinfo(torch.long).max)
+    pivot = at_median & (group_rank(place, batch.group) == 0)
+    return Selection(trained=batch.trained & ~pivot)
+
+
+@stage(
+    "group",
+    paper="The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347",
+    formula="rows whose advantage is 0 leave the loss and its denominators",
+    method="psr_nsr_w_reinforce",
+)
+def drop_zero_advantage(batch: Batch) -> Selection:
+    """Rows without advantage leave the loss, so that the mean is over the rows that are left.
+
+    Source: the authors' code (RLVR-Decomposed) for PSR and NSR.
+    """
+    return Selection(trained=batch.trained & (batch.advantage != 0).any(1))
+
+
+drop_zero_advantage.after_advantage = True
