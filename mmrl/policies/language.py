@@ -111,7 +111,7 @@ class LanguagePolicy(Policy):
         self.family: Family = family_of(model.config, processor.tokenizer)
         self.stopping = Stopping.of(model, processor.tokenizer, config.stop, config.stop_tokens)
         self._size_images()
-        self.pixel_scale = PixelScale.of(processor.image_processor)
+        self.pixel_scales = PixelScale.of(processor)
         self._source: str | None = None
         distribution = Distribution(config.temperature, self.family.suppressed, self.family.soft_cap)
         self.module = ScoredLanguageModel(
@@ -201,7 +201,7 @@ class LanguagePolicy(Policy):
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
         return [
-            corrupted(entry, view, prompt.id, self.seed, self.family, self.pixel_scale)
+            corrupted(entry, view, prompt.id, self.seed, self.family, self.pixel_scales)
             for prompt, entry in zip(rollouts.prompts, rollouts.encoded, strict=True)
         ]
 

@@ -37,14 +37,19 @@ REMOVE_MEDIA = "remove_media"
 
 @dataclass(frozen=True)
 class PixelScale:
-    """How the processor normalised pixels: value = (pixel / 255 - mean) / std. mean, std: (3,)"""
+    """How pixels were normalised: value = (pixel / 255 - mean) / std. mean, std: (3,)
+
+    Images and videos may differ: Qwen3-VL's video processor has other constants than its image processor.
+    """
 
     mean: Tensor
     std: Tensor
 
     @classmethod
-    def of(cls, image_processor: Any) -> PixelScale:
-        return cls(torch.tensor(image_processor.image_mean), torch.tensor(image_processor.image_std))
+    def of(cls, processor: Any) -> dict[str, PixelScale]:
+        """The scales of a processor's images and videos."""
+        parts = {"image": processor.image_processor, "video": processor.video_processor}
+        return {k: cls(torch.tensor(p.image_mean), torch.tensor(p.image_std)) for k, p in parts.items()}
 
     def unnormalise(self, values: Tensor) -> Tensor:
         """(F, 3, H, W) model values -> 0 to 255."""
@@ -155,13 +160,15 @@ def without_media(prompt: Prompt) -> Prompt:
     return replace(prompt, messages=messages, images=[], videos=[])
 
 
-def corrupted(encoded: Encoded, view: View, prompt_id: str, seed: int, family: Family, scale: PixelScale) -> Encoded:
+def corrupted(
+    encoded: Encoded, view: View, prompt_id: str, seed: int, family: Family, scales: dict[str, PixelScale]
+) -> Encoded:
     """`encoded` with the pixels a view shows. Each image and each video draws its own randomness."""
     media = dict(encoded.media)
     for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if pixels not in media or (kind == "image" and view.kind in VIDEO_VIEWS):
             continue
-        parts, start = [], 0
+        parts, start, scale = [], 0, scales[kind]
         for index, grid in enumerate(media[f"{kind}_grid_thw"]):
             rows = media[pixels][start : start + int(grid.prod())]
             start += len(rows)
