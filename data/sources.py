@@ -1,0 +1,186 @@
+"""Where rows come from: JSONL, JSON, parquet, folders saved by `datasets`, and rows already in memory.
+
+JSON is read with the standard library, line by line: `datasets` would turn the solution "2024-01-05" into a
+date, 3 into 3.0 where another row has 2.5, and refuse the whole file for one bad line. Everything columnar is
+read with `datasets`, media undecoded.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmrl.errors import DataError
+
+FORMS = "a .jsonl, .json or .parquet file, a folder of parquet files or one saved by `datasets`, or world:NAME"
+
+
+class RowError(DataError):
+    """One row that cannot be used: in which column, and what it should be."""
+
+    def __init__(self, column: str, message: str, fix: str = ""):
+        super().__init__(f"column {column!r}: {message}" + (f"; {fix}" if fix else ""))
+        self.column, self.message, self.fix = column, message, fix
+
+
+class Rows(Protocol):
+    """Rows as they are stored. `file` and `folder`: where they lie, and where their media paths start."""
+
+    file: str
+    folder: Path
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Raises RowError for a row that is not a mapping of columns."""
+        ...
+
+    def where(self, index: int) -> str:
+        """`train.jsonl, line 18`"""
+        ...
+
+
+def _as_row(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RowError("*", f"expected a row {{column: value}}, got {type(value).__name__}")
+    return value
+
+
+class JsonLines:
+    """One JSON object a line, read where it lies; blank lines are skipped."""
+
+    def __init__(self, path: Path):
+        self.file, self.folder = str(path), path.parent
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: is empty")
+        with path.open("rb") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._spans = self._find_lines()
+
+    def _find_lines(self) -> list[tuple[int, int, int]]:
+        spans, start, number = [], 0, 0
+        while start < len(self._bytes):
+            end = self._bytes.find(b"\n", start)
+            end = len(self._bytes) if end < 0 else end
+            number += 1
+            if self._bytes[start:end].strip():
+                spans.append((start, end, number))
+            start = end + 1
+        return spans
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        start, end, _ = self._spans[index]
+        try:
+            return _as_row(json.loads(self._bytes[start:end]))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RowError("*", f"the line is not JSON: {error}") from None
+
+    def where(self, index: int) -> str:
+        return f"{self.file}, line {self._spans[index][2]}"
+
+
+class InMemory:
+    """A list of rows: a .json file, or the caller's own."""
+
+    def __init__(self, rows: Sequence[Any], file: str, folder: Path):
+        self._rows, self.file, self.folder = rows, file, folder
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return dict(_as_row(self._rows[index]))
+
+    def where(self, index: int) -> str:
+        return f"{self.file}, row {index}"
+
+
+class Columnar(InMemory):
+    """A `datasets.Dataset`, its images and videos left undecoded."""
+
+    def __init__(self, dataset: Any, file: str, folder: Path):
+        super().__init__(dataset.with_format("arrow"), file, folder)
+        self._features = _undecoded(dataset.features)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._features.decode_example(self._rows[index].to_pylist()[0])
+
+
+def _undecoded(feature: Any) -> Any:
+    """The same features with `decode=False` on every media column, however nested."""
+    import datasets
+
+    if isinstance(feature, datasets.Features):
+        return datasets.Features({k: _undecoded(v) for k, v in feature.items()})
+    if isinstance(feature, dict):
+        return {k: _undecoded(v) for k, v in feature.items()}
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return type(feature)(_undecoded(feature.feature))
+    if isinstance(feature, datasets.Image | datasets.Video | datasets.Audio):
+        return type(feature)(decode=False)
+    return feature
+
+
+def open_rows(source: Any) -> Rows:
+    """Rows of a path, a list of rows, or a `datasets.Dataset`; raises DataError with what was found instead."""
+    if hasattr(source, "features") and hasattr(source, "cast"):
+        return Columnar(source, "dataset", Path.cwd())
+    if isinstance(source, list | tuple):
+        return InMemory(source, "rows", Path.cwd())
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise DataError(f"data set {str(source)!r} does not exist; expected {FORMS}")
+    if path.suffix == ".jsonl":
+        return JsonLines(path)
+    if path.suffix == ".json":
+        return InMemory(_read_json(path), str(path), path.parent)
+    if path.suffix == ".parquet":
+        return Columnar(_read_parquet([path]), str(path), path.parent)
+    raise DataError(f"{path}: unknown kind of data set {path.suffix!r}; expected {FORMS}")
+
+
+def _read_json(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        hint = "; one object a line is JSONL: name it .jsonl" if "Extra data" in str(error) else ""
+        raise DataError(f"{path}: not JSON: {error}{hint}") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of rows, got {type(rows).__name__}")
+    return rows
+
+
+def _read_parquet(paths: list[Path]) -> Any:
+    import datasets
+
+    try:
+        return datasets.Dataset.from_parquet([str(p) for p in paths])
+    except Exception as error:  # pyarrow and datasets raise many kinds; the innermost says why
+        cause = error.__cause__ or error.__context__ or error
+        raise DataError(f"{', '.join(map(str, paths[:3]))}: cannot be read as parquet: {cause}") from None
+
+
+def _open_folder(folder: Path) -> Columnar:
+    import datasets
+
+    if (folder / "dataset_dict.json").exists():
+        splits = [str(folder / p.name) for p in sorted(folder.iterdir()) if p.is_dir()]
+        raise DataError(f"{folder}: holds several splits; name one of them: {', '.join(splits)}")
+    if (folder / "state.json").exists():
+        try:
+            return Columnar(datasets.load_from_disk(str(folder)), str(folder), folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{folder}: cannot be read by datasets.load_from_disk: {error}") from None
+    files = sorted(folder.glob("*.parquet"))
+    if files:
+        return Columnar(_read_parquet(files), str(folder), folder)
+    inside = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    raise DataError(f"{folder}: neither parquet files nor a folder saved by `datasets` (it holds: {inside})")
