@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError, unknown
+from mmrl.media import ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
 from mmrl.policies.flow_config import FlowPolicyConfig
@@ -48,6 +49,7 @@ class FlowPolicy(Policy):
     """An SD3-family pipeline of diffusers as a policy."""
 
     modality = "flow"
+    config_type = FlowPolicyConfig
     probes = FROM_FORWARD | FROM_ROLLOUT | {"step_rewards"}
 
     def __init__(self, pipeline: Any, config: FlowPolicyConfig, *, seed: int = 0):
@@ -69,7 +71,7 @@ class FlowPolicy(Policy):
         self.module = Denoiser(self._prepared(pipeline), chunk=config.transformer_batch, autocast=autocast)
 
     @classmethod
-    def from_config(cls, config: FlowPolicyConfig, *, seed: int = 0) -> FlowPolicy:
+    def from_config(cls, config: FlowPolicyConfig, *, seed: int = 0, read_clip: ReadClip | None = None) -> FlowPolicy:
         """Load the pipeline that `config.model` names."""
         from diffusers import DiffusionPipeline
 
