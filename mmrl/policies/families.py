@@ -42,13 +42,17 @@ class Family:
         return self.patch * self.merge
 
 
-def family_of(config: Any, tokenizer: Any) -> Family:
-    """Read a model configuration; families that were not tested are refused by name."""
-    if config.model_type not in FAMILIES:
+def check_family(model_type: str) -> None:
+    if model_type not in FAMILIES:
         raise ConfigError(
-            f"model type {config.model_type!r} is not supported: its positions and media inputs were not tested. "
+            f"model type {model_type!r} is not supported: its positions and media inputs were not tested. "
             f"Supported: {', '.join(FAMILIES)}"
         )
+
+
+def family_of(config: Any, tokenizer: Any) -> Family:
+    """Read a model configuration; families that were not tested are refused by name."""
+    check_family(config.model_type)
     text, vision = config.get_text_config(), config.vision_config
     known = tokenizer.get_vocab()
     named = {known[token] for token in VISION_TOKENS if token in known}

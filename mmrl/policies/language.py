@@ -23,7 +23,7 @@ from mmrl.policies import adapters
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.base import Policy
 from mmrl.policies.encoding import Encoded, collate, encode, extended
-from mmrl.policies.families import Family, family_of
+from mmrl.policies.families import Family, check_family, family_of
 from mmrl.policies.log_probs import Asked, Distribution
 from mmrl.policies.sampling import Decoded, decode
 from mmrl.policies.scoring import LOG_PROBS, ScoredLanguageModel
@@ -120,14 +120,15 @@ class LanguagePolicy(Policy):
 
     @classmethod
     def from_config(cls, config: LanguagePolicyConfig, *, seed: int = 0, **parts: Any) -> Any:
-        """Load the checkpoint that `config.model` names."""
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        """Load the checkpoint that `config.model` names; its family is checked before its weights are read."""
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
+            check_family(AutoConfig.from_pretrained(config.model, **trusted).model_type)
             processor = AutoProcessor.from_pretrained(config.model, **trusted)
             model = _load(AutoModelForImageTextToText, config)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
         policy = cls(model, processor, config, seed=seed, **parts)
         policy._source = config.model
