@@ -2,13 +2,12 @@
 
 import ast
 import re
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.house.source import ROOT, imported, repository_files, sources
+
 MAY_IMPORT = {
     "mmrl": {"core"},
     "rewards": {"core", "rewards"},
@@ -18,35 +17,6 @@ MAY_IMPORT = {
 FACADE = {"mmrl/__init__.py", "mmrl/__main__.py"}
 LONGEST_FILE = 600
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".ipynb", ".txt", ".cfg", ".html", ".j2", ".css", ".js", ""}
-
-
-def committed() -> list[Path]:
-    """Every file of the repository, symlinks and ignored files left out."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    )
-    if listing.returncode:
-        pytest.skip("not run: the files of the repository are known to git only, and this is no clone")
-    files = [ROOT / line for line in listing.stdout.splitlines()]
-    return [f for f in files if f.is_file() and not f.is_symlink()]
-
-
-def sources(folder: str) -> list[Path]:
-    return [f for f in committed() if f.suffix == ".py" and f.relative_to(ROOT).parts[0] == folder]
-
-
-def imported(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of all imports, lazy ones too, and of `import_module("...")` on a literal."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if not node.level)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in ("import_module", "__import__"):
-                yield str(node.args[0].value)
 
 
 def wing(module: str) -> str | None:
@@ -110,7 +80,7 @@ def test_the_facade_reaches_the_wings_only_when_asked():
 
 
 def test_no_file_is_too_long():
-    files = [f for folder in (*MAY_IMPORT, "tests", "benchmarks", "docs") for f in sources(folder)]
+    files = sources(*MAY_IMPORT, "tests", "benchmarks", "docs")
     long = {f.relative_to(ROOT).as_posix(): n for f in files if (n := len(f.read_text().splitlines())) > LONGEST_FILE}
     assert not long
 
@@ -118,7 +88,7 @@ def test_no_file_is_too_long():
 def test_nothing_unsafe_is_called():
     """No pickle, no `eval`, no unsafe YAML or torch file."""
     found = []
-    for file in (f for folder in MAY_IMPORT for f in sources(folder)):
+    for file in sources(*MAY_IMPORT):
         tree = ast.parse(file.read_text())
         found += [(file.name, m) for m in imported(tree) if m.partition(".")[0] in ("pickle", "dill", "shelve")]
         found += [(file.name, name) for name in unsafe_calls(tree)]
@@ -149,7 +119,7 @@ def private_places() -> re.Pattern:
 
 def test_no_file_names_a_machine():
     found = []
-    for file in committed():
+    for file in repository_files():
         if file.suffix in TEXT:
             for number, line in enumerate(file.read_text(errors="ignore").splitlines(), 1):
                 if private_places().search(line):

@@ -13,9 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.house.test_layers import ROOT, committed, imported
+from tests.house.source import ROOT, WINGS, imported, sources
 
-WINGS = ("rewards", "data", "pipelines", "configs")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -39,23 +38,11 @@ def build(source: Path, target: Path, hook: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    """A clone as a stranger has it, symlinks kept, with a sub-package and an asset nobody listed anywhere."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for file in committed():
-        target = copy / file.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, target)
-    for wing in WINGS:
-        (copy / "mmrl" / wing).symlink_to(Path("..") / wing)
-    for name in ("rewards/new/__init__.py", "rewards/new/deep/__init__.py", "data/assets/new/card.json"):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_text("")
-    return copy
-
-
-@pytest.fixture(scope="module")
 def wheel(checkout, tmp_path_factory) -> Path:
+    """Built from a clone that also has sub-packages and an asset nobody listed anywhere."""
+    for name in ("rewards/new/__init__.py", "rewards/new/deep/__init__.py", "data/assets/new/card.json"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("")
     return build(checkout, tmp_path_factory.mktemp("wheel"), "build_wheel")
 
 
@@ -117,9 +104,7 @@ def test_every_library_the_code_imports_is_declared():
     declared = {canonicalize_name(r.name) for r in requirements(*PROJECT["optional-dependencies"])}
     owners = metadata.packages_distributions()
     missing: dict[str, set[str]] = {}
-    for file in committed():
-        if file.suffix != ".py" or file.relative_to(ROOT).parts[0] not in ("mmrl", "rewards", "data", "pipelines"):
-            continue
+    for file in sources("mmrl", "rewards", "data", "pipelines"):
         for module in imported(ast.parse(file.read_text())):
             top = module.partition(".")[0]
             names = {canonicalize_name(name) for name in owners.get(top, [])}
