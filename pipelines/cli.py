@@ -168,6 +168,15 @@ def demo(
     run_demo(out, seed, [only.value] if only else None, console)
 
 
+@app.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
+def launch(context: typer.Context) -> None:
+    """`accelerate launch`, several processes: `mmrl launch --num_processes 8 -m mmrl train vlm CONFIG`."""
+    from accelerate.commands.accelerate_cli import main as accelerate
+
+    sys.argv = ["accelerate", "launch", *context.args]
+    accelerate()
+
+
 @app.command()
 def doctor() -> None:
     """What this machine has, what is missing, and how to mend it."""

@@ -73,8 +73,7 @@ class Pipeline:
         self, dataset: Dataset, rewards: Rewards = (), *, samples: int = 1, batch_size: int = 64, **sections: Any
     ) -> dict[str, float]:
         """Mean reward, components, success and, with several samples, pass@k."""
-        from accelerate import Accelerator
-
+        from mmrl.training.distributed import make_accelerator
         from mmrl.training.evaluation import evaluate
 
         config = self._config("grpo", None, sections)
@@ -82,7 +81,7 @@ class Pipeline:
         try:
             scores, _ = evaluate(
                 self.policy, self._prompts(dataset, config), panel.score, batch_size=batch_size,
-                accelerator=Accelerator(), samples=samples,
+                accelerator=make_accelerator(), samples=samples,
             )  # fmt: skip
         finally:
             panel.close()

@@ -161,14 +161,13 @@ def load_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> tupl
 
 def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Held-out scores of a checkpoint, as the training run computed them."""
-    from accelerate import Accelerator
-
+    from mmrl.training.distributed import make_accelerator
     from mmrl.training.evaluation import evaluate
 
     config, policy = load_run(checkpoint_path, overrides)
     if not config.data.eval:
         raise ConfigError("the run has no held-out data: name it with data.eval=...")
-    accelerator = Accelerator(mixed_precision=config.training.mixed_precision)
+    accelerator = make_accelerator(config.training.mixed_precision)
     policy.module = accelerator.prepare(policy.module)
     panel = reward_panel(config)
     try:

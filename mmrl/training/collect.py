@@ -64,7 +64,7 @@ class Collector:
                 batch, selections = self.objective.shape_and_select(batch)
             if refill == self.config.max_refills or not any(s.fresh or s.again for s in selections):
                 break
-            requests, fresh = self._refill(selections, rollouts, len(indices), key)
+            requests, fresh = self._refill(selections, batch, rollouts, len(indices), key)
             more = self._act(requests, key, causes)
             indices = indices + fresh
             rollouts = rollouts if more is None else Rollouts.concatenate([rollouts, more])
@@ -84,11 +84,15 @@ class Collector:
         return [Request(self.prompts[i], self.config.group_size, group=g) for g, i in groups]
 
     def _refill(
-        self, selections: list[Selection], rollouts: Rollouts, groups: int, key: Key
+        self, selections: list[Selection], batch: Batch, rollouts: Rollouts, groups: int, key: Key
     ) -> tuple[list[Request], list[int]]:
-        """Requests of this rank for new prompts, and for more members of groups it holds."""
+        """Requests of this rank for new prompts, and for more members of groups it holds.
+
+        New prompts fill the step up to `prompts_per_step` groups that count, rounded up to the world size.
+        """
         world = self.accelerator.num_processes
-        fresh = -(-sum(s.fresh for s in selections) // world) * world
+        missing = self.config.prompts_per_step - len(torch.unique(batch.group[batch.counted]))
+        fresh = -(-min(sum(s.fresh for s in selections), max(missing, 0)) // world) * world
         indices = self.sampler.select(fresh, len(self.prompts), key) if fresh else []
         requests = self._requests(indices, groups)
         held = rollouts.group.tolist()

@@ -12,6 +12,11 @@ from torch import Tensor
 from mmrl.record import Batch, Rollouts
 
 
+def make_accelerator(mixed_precision: str = "no") -> Accelerator:
+    """Accelerate's own choice of device; on a machine without one, ranks talk through gloo."""
+    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
+
+
 def my_share(items: list, accelerator: Accelerator) -> list:
     """Every world-size-th item, so that each rank holds whole groups and about the same number."""
     return items[accelerator.process_index :: accelerator.num_processes]
@@ -50,9 +55,10 @@ def gather_batch(rollouts: Rollouts, accelerator: Accelerator, **constants) -> t
     Returns it with `mine (rows of this rank,)`: where each local row stands in it.
     """
     local = Batch.of(rollouts)
-    names = (
-        "mask", "old_log_probs", "group", "member", "task", "reward", "success", "length", "truncated", "actions",
-    )  # fmt: skip
+    names = [
+        *("mask", "old_log_probs", "group", "member", "task", "prompt"),
+        *("reward", "success", "length", "truncated", "actions"),
+    ]
     tensors: dict[str, Tensor] = {n: v for n in names if isinstance(v := getattr(local, n), Tensor)}
     tensors |= {f"components/{k}": v for k, v in local.components.items()}
     tensors |= {f"columns/{k}": v for k, v in local.columns.items()}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective, signal
+from mmrl.objective.groups import group_extreme, representatives
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
@@ -28,7 +29,7 @@ from mmrl.selection.prompts import Shuffled
 from mmrl.training import checkpoint, run_log
 from mmrl.training.collect import Collected, Collector, even_micro_batches
 from mmrl.training.config import TrainingConfig
-from mmrl.training.distributed import gather_objects, sum_over_ranks
+from mmrl.training.distributed import gather_objects, make_accelerator, sum_over_ranks
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.passes import plan_passes
 from mmrl.training.self_check import SelfCheck, compare
@@ -64,7 +65,7 @@ class Trainer:
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("the training data set is empty")
-        self.accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
+        self.accelerator = accelerator or make_accelerator(config.mixed_precision)
         if config.prompts_per_step < self.accelerator.num_processes:
             raise ConfigError(
                 f"training.prompts_per_step={config.prompts_per_step} leaves some of the "
@@ -329,10 +330,8 @@ def _reward_metrics(batch: Batch) -> dict[str, float]:
     if batch.success is not None and not batch.success.isnan().all():
         success = batch.success.nan_to_num(0)
         metrics["success"] = success.double().mean().item()
-        solved = torch.zeros(int(batch.group.max()) + 1, device=success.device).index_reduce_(
-            0, batch.group, success.float(), "amax"
-        )
-        metrics["success/pass@group"] = solved[torch.unique(batch.group)].double().mean().item()
+        solved = group_extreme(success, batch.group)[representatives(batch.group)]
+        metrics["success/pass@group"] = solved.double().mean().item()
     return metrics
 
 

@@ -1,0 +1,74 @@
+"""Configurations: precedence, dotted overrides, and errors that name the key and the nearest choice."""
+
+import pytest
+
+from mmrl.errors import ConfigError
+from mmrl.pipelines.config import merge, read_config, set_dotted
+from mmrl.pipelines.run import check_config
+
+BASE = {"policy": {"model": "m"}, "data": {"train": "d.jsonl"}, "rewards": [{"name": "accuracy"}]}
+
+
+def test_precedence_is_recipe_then_file_then_override():
+    config = read_config({**BASE, "recipe": "dapo"}, [], "vlm")
+    assert config.objective.trust_region["high"] == 0.28
+    file = {**BASE, "recipe": "dapo", "objective": {"trust_region": {"high": 0.3}}}
+    config = read_config(file, [], "vlm")
+    assert config.objective.trust_region == {"name": "clip", "low": 0.2, "high": 0.3}
+    config = read_config(file, ["objective.trust_region.high=0.4", "training.steps=7"], "vlm")
+    assert config.objective.trust_region["high"] == 0.4
+    assert config.training.steps == 7
+
+
+def test_recipe_from_the_command_line_replaces_the_file_s():
+    assert read_config({**BASE, "recipe": "dapo"}, ["recipe=gspo"], "vlm").objective.ratio == "sequence"
+
+
+def test_another_stage_function_drops_the_old_parameters():
+    assert merge({"name": "clip", "low": 0.1}, {"name": "none"}) == {"name": "none"}
+    assert merge("clip", {"low": 0.1}) == {"name": "clip", "low": 0.1}
+    assert merge({"name": "clip", "low": 0.1}, {"high": 0.3}) == {"name": "clip", "low": 0.1, "high": 0.3}
+
+
+def test_lists_are_addressed_by_index_or_name():
+    values = {"objective": {"regularizers": [{"name": "kl", "coefficient": 0.1}, {"name": "x", "coefficient": 1}]}}
+    set_dotted(values, "objective.regularizers.kl.coefficient", 0.2)
+    set_dotted(values, "objective.regularizers.1.coefficient", 3)
+    assert [r["coefficient"] for r in values["objective"]["regularizers"]] == [0.2, 3]
+    with pytest.raises(ConfigError, match="did you mean 'kl'"):
+        set_dotted(values, "objective.regularizers.kll.coefficient", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.stepps=3"], "did you mean 'steps'"),
+        (["training.steps=many"], "training.steps"),
+        (["training.steps=0"], "greater than or equal to 1"),
+        (["recipe=grppo"], "did you mean 'grpo'"),
+        (["objective.trust_region=clpi"], "did you mean 'clip'"),
+        (["objective.trust_region.hihg=0.2"], "did you mean 'high'"),
+        (["objective.advantage=clip"], "is a trust_region"),
+        (["nonsense"], "expected key.sub=value"),
+        (["training.updates_per_step=99"], "more optimizer steps than there are groups"),
+        (["policy.modell=x"], "did you mean 'model'"),
+        (["recipe=flow_grpo"], "not for 'vlm'"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_loaded(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(read_config(BASE, overrides, "vlm"))
+
+
+def test_a_recipe_is_refused_where_the_policy_cannot_give_what_it_needs():
+    values = {**BASE, "objective": {"credit": [{"name": "vppo"}]}}
+    with pytest.raises(ConfigError, match=r"flow"):
+        check_config(read_config(values, [], "flow"))
+
+
+def test_the_resolved_configuration_reads_back_equal():
+    import yaml
+
+    config = read_config({**BASE, "recipe": "dapo"}, ["training.learning_rate=3e-5"], "vlm")
+    assert config.training.learning_rate == 3e-5
+    assert read_config(yaml.safe_load(config.to_yaml())) == config

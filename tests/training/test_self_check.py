@@ -1,0 +1,43 @@
+"""The first-update self-check: passes on equality, and reads the pattern of a gap."""
+
+import pytest
+import torch
+
+from mmrl.errors import SelfCheckError
+from mmrl.training.self_check import compare
+
+MASK = torch.ones(6, 8, dtype=torch.bool)
+
+
+def old():
+    return -torch.rand(6, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def test_equal_log_probs_pass_and_padding_is_ignored():
+    new, mask = old(), MASK.clone()
+    mask[:, 6:] = False
+    new[:, 6:] = 99
+    check = compare(old(), new, mask, 1e-4)
+    assert check.passed
+    assert check.actions == 36
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda lp: lp.index_fill(0, torch.tensor([2]), -3.0), "only 1 of 6 rollouts differ"),
+        (lambda lp: torch.cat([lp[:, :1] - 1, lp[:, 1:]], 1), "off by one"),
+        (lambda lp: lp * 2, "temperature"),
+        (
+            lambda lp: lp + 0.02 * torch.arange(8) ** 2 * torch.tensor([1, -1, 1, -1, 1, -1])[:, None] * 0.1,
+            "position ids",
+        ),
+        (lambda lp: lp + 0.01, "small gap everywhere"),
+        (lambda lp: lp.masked_fill(lp > -0.6, float("-inf")), "not finite"),
+    ],
+)
+def test_the_likely_cause_is_read_from_the_pattern(change, cause):
+    check = compare(old(), change(old()), MASK, 1e-4)
+    assert not check.passed
+    with pytest.raises(SelfCheckError, match=cause):
+        check.raise_if_failed()

@@ -1,0 +1,177 @@
+"""The loop: it learns, whatever the micro-batches; it resumes bit for bit; it reports what it did."""
+
+import json
+
+import pytest
+import torch
+
+from mmrl.errors import ConfigError, SelfCheckError
+from mmrl.objective import Objective
+from mmrl.recipes import load_recipe
+from mmrl.record import Scores
+from mmrl.training import checkpoint
+from mmrl.training.config import TrainingConfig
+from mmrl.training.tracking import JsonLines, read_metrics
+from mmrl.training.trainer import Trainer
+from tests.training.tiny import make_policy, make_prompts, score_vowels
+
+TIMING = ("seconds/", "rate/", "memory/")
+
+
+def make_trainer(run_dir, policy=None, recipe="grpo", score=score_vowels, keep_until=0, **changes):
+    settings = {"steps": 3, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-3, "save_every": 1}
+    config = TrainingConfig(**{**settings, **changes})
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return Trainer(
+        policy or make_policy(), Objective.of(load_recipe(recipe).objective), make_prompts(16), score, config, run_dir,
+        eval_prompts=make_prompts(4), trackers=[JsonLines(run_dir / "metrics.jsonl", keep_until)],
+    )  # fmt: skip
+
+
+def weights_of(trainer):
+    return {k: v.clone() for k, v in trainer.policy.inner.state_dict().items()}
+
+
+def timeless(run_dir):
+    return [{k: v for k, v in m.items() if not k.startswith(TIMING)} for m in read_metrics(run_dir / "metrics.jsonl")]
+
+
+def test_the_reward_rises(tmp_path):
+    trainer = make_trainer(tmp_path, steps=25, learning_rate=2e-3, save_every=0, prompts_per_step=4)
+    trainer.train()
+    rewards = [m["reward/mean"] for m in read_metrics(tmp_path / "metrics.jsonl")]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.15
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "dr_grpo", "gspo"])
+def test_micro_batches_do_not_change_the_update(tmp_path, recipe):
+    whole = make_trainer(tmp_path / "whole", recipe=recipe, steps=1, micro_batch_size=16)
+    split = make_trainer(tmp_path / "split", recipe=recipe, steps=1, micro_batch_size=3)
+    start = weights_of(whole)
+    whole.train()
+    split.train()
+    after = weights_of(split)
+    moved = 0.0
+    for name, value in weights_of(whole).items():
+        # Adam turns rounding of near-zero gradients into steps of the learning rate: compare in the mean
+        assert (value - after[name]).abs().mean() < 2e-5, name
+        moved += (value - start[name]).abs().sum().item()
+    assert moved > 1
+
+
+def test_updates_split_a_step_into_optimizer_steps(tmp_path):
+    trainer = make_trainer(tmp_path, steps=1, updates_per_step=2)
+    trainer.train()
+    (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert metrics["updates"] == 2
+    assert metrics["ratio/mean"] != 1.0
+
+
+def test_resume_equals_never_having_stopped(tmp_path):
+    straight = make_trainer(tmp_path / "straight", steps=4)
+    straight.train()
+    first = make_trainer(tmp_path / "resumed", steps=4)
+    first.config.steps = 4
+    for _ in range(2):
+        first.train_step()
+        first.step += 1
+    first.save()
+    second = make_trainer(tmp_path / "resumed", steps=4)
+    second.train(checkpoint.latest(tmp_path / "resumed"))
+    assert timeless(tmp_path / "resumed") == timeless(tmp_path / "straight")[2:]
+    for name, value in weights_of(straight).items():
+        assert torch.equal(value, weights_of(second)[name]), name
+
+
+def test_checkpoints_are_whole_and_only_the_last_are_kept(tmp_path):
+    trainer = make_trainer(tmp_path, steps=3, keep_checkpoints=2)
+    trainer.train()
+    assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [2, 3]
+    half = tmp_path / "checkpoints" / "step-000009"
+    half.mkdir()
+    assert checkpoint.latest(tmp_path).name == "step-000003"
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.bin"))
+
+
+def test_the_self_check_stops_a_policy_that_trains_on_other_probabilities(tmp_path):
+    policy = make_policy()
+    rollout = policy.rollout
+
+    def hotter(requests, key, greedy=False):
+        rollouts = rollout(requests, key, greedy=greedy)
+        rollouts.old_log_probs *= 1.3
+        return rollouts
+
+    policy.rollout = hotter
+    trainer = make_trainer(tmp_path, policy)
+    before = weights_of(trainer)
+    with pytest.raises(SelfCheckError, match="temperature"):
+        trainer.train()
+    for name, value in weights_of(trainer).items():
+        assert torch.equal(value, before[name])
+
+
+def test_unscored_rollouts_leave_the_loss_and_are_reported(tmp_path):
+    def flaky(outputs, prompts):
+        scores = score_vowels(outputs, prompts)
+        scores.reward[::4] = float("nan")
+        return Scores(scores.components, scores.reward, scores.success, {"vowels: timeout": len(scores.reward[::4])})
+
+    trainer = make_trainer(tmp_path, score=flaky, steps=1)
+    trainer.train()
+    (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert metrics["reward/unscored_fraction"] == 0.25
+    assert metrics["unscored"] == {"vowels: timeout": 4}
+    assert metrics["gradient_norm"] > 0
+
+
+def test_flat_groups_move_nothing(tmp_path):
+    def flat(outputs, prompts):
+        reward = torch.ones(len(outputs))
+        return Scores({"one": reward}, reward, reward)
+
+    trainer = make_trainer(tmp_path, score=flat, steps=1)
+    before = weights_of(trainer)
+    trainer.train()
+    assert all(torch.equal(v, before[k]) for k, v in weights_of(trainer).items())
+    (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert metrics["signal/zero_variance_fraction"] == 1.0
+
+
+def test_dynamic_sampling_asks_for_more_prompts_in_place_of_flat_groups(tmp_path):
+    def half_flat(outputs, prompts):
+        scores = score_vowels(outputs, prompts)
+        easy = torch.tensor([int(p.id[1:]) % 2 == 0 for p in prompts])
+        scores.reward[easy] = 1.0
+        scores.success[:] = float("nan")
+        return scores
+
+    trainer = make_trainer(tmp_path, recipe="dapo", score=half_flat, steps=1, max_refills=6)
+    trainer.train()
+    (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert metrics["rollouts"] > 16
+    assert metrics["signal/active_fraction"] * metrics["rollouts"] >= 16
+
+
+def test_rollouts_are_saved_with_their_credit(tmp_path):
+    make_trainer(tmp_path, steps=1).train()
+    lines = (tmp_path / "rollouts" / "step-000001" / "rows.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 8
+    assert {a["label"] for r in rows for a in r["actions"]}
+    assert any(a["credit"] for r in rows for a in r["actions"])
+    assert (tmp_path / "rollouts" / "step-000001" / rows[0]["media"][0]).exists()
+
+
+def test_a_group_of_one_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="group_size=1"):
+        make_trainer(tmp_path, group_size=1)
+
+
+def test_interrupting_saves_and_stops(tmp_path):
+    trainer = make_trainer(tmp_path, steps=50, save_every=0)
+    trainer.report = lambda step, metrics: trainer._interrupt() if step == 1 else None
+    result = trainer.train()
+    assert result.interrupted
+    assert result.steps == 1
+    assert checkpoint.latest(tmp_path).name == "step-000001"

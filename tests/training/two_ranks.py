@@ -1,0 +1,44 @@
+"""Run by `accelerate launch`: short trainings, their metrics and weights written by the main process."""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from mmrl.objective import Objective
+from mmrl.training.config import TrainingConfig
+from mmrl.training.distributed import make_accelerator
+from mmrl.training.tracking import JsonLines
+from mmrl.training.trainer import Trainer
+from tests.training.tiny import make_policy, make_prompts, score_vowels
+
+OBJECTIVES = {
+    "grpo": {},
+    "durian": {"advantage": "durian"},
+    "batch_quantile": {"credit": ["80_20_forking_tokens"]},
+    "vppo": {"credit": ["vppo"], "regularizers": [{"name": "kl", "coefficient": 0.1}]},
+}
+
+
+def main(out: Path, name: str) -> None:
+    torch.set_num_threads(1)
+    config = TrainingConfig(steps=2, prompts_per_step=4, group_size=4, learning_rate=1e-3, micro_batch_size=4)
+    accelerator = make_accelerator()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "world.txt").write_text(str(accelerator.num_processes))
+    trackers = [JsonLines(out / "metrics.jsonl")] if accelerator.is_main_process else []
+    trainer = Trainer(
+        make_policy(), Objective.of(OBJECTIVES[name]), make_prompts(8), score_vowels, config, out,
+        eval_prompts=make_prompts(5), accelerator=accelerator, trackers=trackers,
+    )  # fmt: skip
+    trainer.train()
+    if accelerator.is_main_process:
+        save_file({k: v.contiguous() for k, v in trainer.policy.trainable_state().items()}, out / "weights.safetensors")
+
+
+if __name__ == "__main__":
+    for objective in OBJECTIVES:
+        main(Path(sys.argv[1]) / objective, objective)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
