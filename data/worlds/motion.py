@@ -28,6 +28,7 @@ from mmrl.record import Prompt
 SIZE, GRID, SIDE = 64, 8, 16
 FPS = 4
 FRAMES = {1: 8, 2: 8, 3: 12, 4: 16, 5: 16}  # by difficulty: 2 to 4 seconds
+OBJECTS = {1: 1, 2: 2, 3: 3, 4: 3, 5: 4}  # in clips about a movement or an interval
 HALF_SECOND = FPS // 2
 SKILLS = ("direction", "order", "interval", "count")
 DIRECTIONS = {
@@ -153,7 +154,7 @@ def _standing(rng: random.Random, count: int) -> list[list[int]]:
 def _moving(rng: random.Random, level: int) -> dict[str, Any]:
     """One object crosses the picture; from level 2 others stand still, from 3 one of them moves too."""
     frames = FRAMES[level]
-    objects = _colored_shapes(rng, min(level, 3), level)
+    objects = _colored_shapes(rng, OBJECTS[level], level)
     ways = list(DIRECTIONS)[: 4 if level < 4 else 8]
     objects[0]["boxes"] = _path(rng, frames, rng.choice(ways))
     for number, each in enumerate(objects[1:], start=1):
@@ -194,7 +195,7 @@ def _appearing(rng: random.Random, level: int) -> dict[str, Any]:
 def _visible(rng: random.Random, level: int) -> dict[str, Any]:
     """One object is on screen for a while; others, from level 2, all the time or for another while."""
     frames = FRAMES[level]
-    objects = _colored_shapes(rng, min(level, 3), level)
+    objects = _colored_shapes(rng, OBJECTS[level], level)
     for number, (each, box) in enumerate(zip(objects, _standing(rng, len(objects)), strict=True)):
         start, end = 0, frames
         while number <= level // 3 and (start, end) == (0, frames):
@@ -206,7 +207,7 @@ def _visible(rng: random.Random, level: int) -> dict[str, Any]:
 def _counted(rng: random.Random, level: int) -> dict[str, Any]:
     """Objects of one shape, and from level 3 one of another, that come at different times."""
     frames = FRAMES[level]
-    count = rng.randint(1, 2 + min(level, 3))
+    count = rng.randint(1, 2 + min(level, 4))
     shape, other = rng.sample(SHAPES, 2)
     kinds = [shape] * count + [other] * (level > 2)
     objects = []
