@@ -133,6 +133,9 @@ class CacheReport:
     corrupt: int = 0
     removed: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.entries} entries, {self.bytes / 2**20:.1f} MiB; {self.corrupt} corrupt, {self.removed} removed"
+
 
 class VideoCache:
     """Frames of clips on disk, and the last ones used mapped in memory.
@@ -330,6 +333,10 @@ class BuildReport:
     written: int
     found: int
     failed: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.clips} clips: {self.written} decoded, {self.found} found, {len(self.failed)} failed"]
+        return "\n".join([*lines, *(f"  {cause}" for cause in self.failed.values())])
 
 
 def as_metrics(cache: VideoCache) -> dict[str, float]:

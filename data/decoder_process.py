@@ -61,6 +61,10 @@ class Decoder:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
         """Send a request and wait for its answer; raises DecoderDied when there is none in `timeout` seconds."""
         if not self._ready:
@@ -124,16 +128,22 @@ class DecoderPool:
         """A warm decoder, or a new one; it is given back unless it died or was interrupted."""
         if self._owner != os.getpid():  # forked: the parent's pipes are not ours
             self.__init__()
-        try:
-            decoder = self._idle.get_nowait()
-        except queue.Empty:
-            decoder = Decoder()
+        decoder = self._take()
         try:
             yield decoder
         except BaseException:
             decoder.close()
             raise
         self._idle.put(decoder)
+
+    def _take(self) -> Decoder:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                decoder = self._idle.get_nowait()
+                if decoder.alive:  # one that died while idle is no fault of the next file
+                    return decoder
+                decoder.close()
+        return Decoder()
 
     def close(self) -> None:
         """Stop the idle decoders."""
@@ -173,19 +183,12 @@ def clip_request(path: Path, sampling, start, end, limits, output: Path, key_of:
     }
 
 
-def header_request(path: Path, limits) -> dict[str, Any]:
-    """Only read the header of `path`."""
-    return {"path": str(path), "limits": asdict(limits)}
-
-
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from mmrl.data.cache import write_frames
-    from mmrl.data.decoding import DecodeLimits, decode, read_header
+    from mmrl.data.decoding import DecodeLimits, decode
     from mmrl.media import Frames, VideoSampling
 
     path, limits = Path(request["path"]), DecodeLimits(**request["limits"])
-    if "output" not in request:
-        return {"header": asdict(read_header(path, limits))}
     sampling = VideoSampling(**request["sampling"])
     made = decode(path, sampling, request["start"], request["end"], limits)
     frames = Frames(

@@ -112,7 +112,7 @@ def read_messages(prompt: Any) -> tuple[list[dict[str, Any]], dict[str, list[Any
     if messages[-1]["role"] not in ("user", "tool"):
         role = messages[-1]["role"]
         raise RowError(
-            "prompt", f"ends with a {role!r} message", "it must end with the user's; answers go in `solution`"
+            "prompt", f"the last message is by {role!r}", "it must end with the user's; answers go in `solution`"
         )
     if not any(p["type"] != "text" or p["text"].strip() for p in messages[-1]["content"]):
         raise RowError("prompt", "is empty")

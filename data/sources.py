@@ -18,11 +18,15 @@ from mmrl.errors import DataError
 FORMS = "a .jsonl, .json or .parquet file, a folder of parquet files or one saved by `datasets`, or world:NAME"
 
 
+WHOLE_ROW = "*"
+
+
 class RowError(DataError):
-    """One row that cannot be used: in which column, and what it should be."""
+    """One row that cannot be used: in which column (WHOLE_ROW: in none), and what it should be."""
 
     def __init__(self, column: str, message: str, fix: str = ""):
-        super().__init__(f"column {column!r}: {message}" + (f"; {fix}" if fix else ""))
+        place = "" if column == WHOLE_ROW else f"column {column!r}: "
+        super().__init__(place + message + (f"; {fix}" if fix else ""))
         self.column, self.message, self.fix = column, message, fix
 
 
@@ -45,7 +49,7 @@ class Rows(Protocol):
 
 def _as_row(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise RowError("*", f"expected a row {{column: value}}, got {type(value).__name__}")
+        raise RowError(WHOLE_ROW, f"expected a row {{column: value}}, got {type(value).__name__}")
     return value
 
 
@@ -79,7 +83,7 @@ class JsonLines:
         try:
             return _as_row(json.loads(self._bytes[start:end]))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise RowError("*", f"the line is not JSON: {error}") from None
+            raise RowError(WHOLE_ROW, f"the line is not JSON: {error}") from None
 
     def where(self, index: int) -> str:
         return f"{self.file}, line {self._spans[index][2]}"

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from mmrl.data.cache import VideoCache, clip_key, read_frames
-from mmrl.data.decoder_process import clip_request, decode_apart, header_request
-from mmrl.data.decoding import DecodeLimits, Header, backend_chain, check_container, decode, read_header, resize
+from mmrl.data.decoder_process import clip_request, decode_apart
+from mmrl.data.decoding import DecodeLimits, backend_chain, check_container, decode, resize
 from mmrl.data.images import open_image
 from mmrl.data.sampling import choose_frames, frame_size
 from mmrl.errors import DataError
@@ -148,15 +148,6 @@ def _read_frame_list(clip: FrameList, sampling: VideoSampling, cache: VideoCache
     frames = Frames(pixels.contiguous(), indices, clip.fps, total, (height, width), backend, key)
     _count("decoded")
     return frames if cache is None else cache.put(frames)
-
-
-def read_video_header(path: Path, limits: DecodeLimits | None = None, *, isolate: bool = True) -> Header:
-    """Size, frames, seconds, rate and codec, checked against the limits."""
-    limits = limits or DecodeLimits()
-    if not isolate:
-        return read_header(path, limits)
-    check_container(path, limits)
-    return Header(**decode_apart(header_request(path, limits), limits.timeout)["header"])
 
 
 def prefetch(

@@ -1,0 +1,237 @@
+"""`mmrl check`: read every row as training will, and say what is wrong with it and what it should be.
+
+No problem stops the scan: each is counted, the first are shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmrl.data.datasets import WORLD, media_access, open_world_spec
+from mmrl.data.images import MediaAccess, describe
+from mmrl.data.rows import (
+    RIGHT_FORM,
+    Row,
+    open_row_image,
+    open_row_video,
+    parse_row,
+    present,
+    rename,
+    take_verl_solution,
+)
+from mmrl.data.sources import RowError, Rows, open_rows
+from mmrl.data.video import read_clip
+from mmrl.errors import DataError, unknown
+from mmrl.media import Clip, FrameList, VideoSampling
+from mmrl.record import Prompt
+
+SHOWN = 20
+KEPT = 1000
+_PROBE = VideoSampling(fps=None, min_frames=2, max_frames=2, min_pixels=28 * 28, max_pixels=64 * 28 * 28)
+_NAMES = ("id", "task")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong: where it stands, what it is, what to write instead ("" where the message says it)."""
+
+    file: str
+    row: int
+    where: str
+    column: str
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}, {RowError(self.column, self.message, self.fix)}"
+
+
+@dataclass
+class Report:
+    """What a scan found.
+
+    problems  the first 1,000, in row order; `total` counts them all
+    counts    problems by column
+    tasks     rows by `task`
+    media     images and videos that open
+    preview   the first good row, as the policy will see it
+    """
+
+    source: str
+    rows: int = 0
+    bad_rows: int = 0
+    total: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    tasks: Counter[str] = field(default_factory=Counter)
+    media: Counter[str] = field(default_factory=Counter)
+    preview: str = ""
+
+    def add(self, problem: Problem) -> None:
+        self.total += 1
+        self.counts[problem.column] += 1
+        if len(self.problems) < KEPT:
+            self.problems.append(problem)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {self.rows} rows, {self.media['images']} images, {self.media['videos']} videos"]
+        if self.tasks:
+            lines.append("tasks: " + ", ".join(f"{task} {n}" for task, n in self.tasks.most_common()))
+        if self.total:
+            by_column = ", ".join(f"{column} {n}" for column, n in self.counts.most_common())
+            lines.append(f"{self.total} problems in {self.bad_rows} rows (by column: {by_column})")
+            lines += [f"  {problem}" for problem in self.problems[:SHOWN]]
+            if self.total > SHOWN:
+                lines.append(f"  ... and {self.total - SHOWN} more")
+            lines.append(f"a row reads: {RIGHT_FORM}")
+        else:
+            lines.append("no problems")
+        return "\n".join([*lines, self.preview] if self.preview else lines)
+
+
+def check_dataset(
+    spec: str | Path | Any,
+    tasks: Collection[str] | None = None,
+    rewards_columns: Sequence[str] = ("solution",),
+    *,
+    columns: Mapping[str, str] | None = None,
+    media_root: str | Path | None = None,
+    allow_outside: bool = False,
+    allow_urls: bool = False,
+    limit: int | None = None,
+    system: str | None = None,
+    template: str | None = None,
+) -> Report:
+    """Scan a data set; the options are those of `open_dataset`.
+
+    tasks            names a row's `task` may have; None: any
+    rewards_columns  columns the rewards read: every row must have them, and not null or blank
+
+    Raises DataError only where there are no rows to scan.
+    """
+    if isinstance(spec, str) and spec.startswith(WORLD):
+        return _check_world(spec, limit)
+    rows = open_rows(spec)
+    access = media_access(rows, media_root, allow_outside, allow_urls)
+    scan = _Scan(rows, access, columns or {}, tasks, rewards_columns, system, template)
+    return scan.run(len(rows) if limit is None else min(limit, len(rows)))
+
+
+def _check_world(spec: str, limit: int | None) -> Report:
+    world = open_world_spec(spec)
+    report = Report(spec, rows=min(limit or len(world), len(world)))
+    for index in range(report.rows):
+        prompt = world[index]
+        report.media.update(images=len(prompt.images), videos=len(prompt.videos))
+        report.tasks[str(prompt.columns.get("task", ""))] += 1
+        report.preview = report.preview or preview(prompt)
+    return report
+
+
+@dataclass
+class _Scan:
+    rows: Rows
+    access: MediaAccess
+    columns: Mapping[str, str]
+    tasks: Collection[str] | None
+    rewards_columns: Sequence[str]
+    system: str | None
+    template: str | None
+    seen: dict[str, int] = field(default_factory=dict)
+    clips: dict[Clip | FrameList, str] = field(default_factory=dict)
+
+    def run(self, size: int) -> Report:
+        report = Report(self.rows.file, rows=size)
+        if not size:
+            raise DataError(f"{self.rows.file}: holds no rows")
+        for index in range(size):
+            problems = list(self._row(index, report))
+            report.bad_rows += bool(problems)
+            for error in problems:
+                where = self.rows.where(index)
+                report.add(Problem(self.rows.file, index, where, error.column, error.message, error.fix))
+        return report
+
+    def _row(self, index: int, report: Report) -> Iterator[RowError]:
+        try:
+            values = rename(self.rows[index], self.columns)
+        except RowError as error:
+            yield error
+            return
+        yield from self._values(values, report)
+        try:
+            row = parse_row(values)
+            messages = present(row.messages, self.system, self.template)
+        except DataError as error:
+            yield _as_row_error(error, "prompt")
+            return
+        if row.id in self.seen:
+            again = self.rows.where(self.seen[row.id])
+            yield RowError("id", f"{row.id!r} again, first at {again}", "without an `id` column the row is repeated")
+        self.seen.setdefault(row.id, index)
+        media = list(self._media(row, report))
+        yield from media
+        if not media and not report.preview:
+            report.preview = preview(Prompt(row.id, messages, row.images, row.videos, row.columns))
+
+    def _values(self, values: dict[str, Any], report: Report) -> Iterator[RowError]:
+        values = dict(values)
+        take_verl_solution(values)
+        for name in self.rewards_columns:
+            value = values.get(name)
+            if value is None or (isinstance(value, str) and not value.strip()):
+                state = "missing" if name not in values else "null" if value is None else "blank"
+                yield RowError(name, f"is {state}, and a reward reads it", "give the right answer")
+        for name in _NAMES:
+            value = values.get(name)
+            if value is not None and not isinstance(value, str | int):
+                yield RowError(name, f"expected text, got {describe(value)}")
+        task = values.get("task")
+        if isinstance(task, str):
+            report.tasks[task] += 1
+            if self.tasks is not None and task not in self.tasks:
+                yield RowError("task", unknown("task", task, self.tasks))
+
+    def _media(self, row: Row, report: Report) -> Iterator[RowError]:
+        for value in row.images:
+            try:
+                open_row_image(value, self.access)
+                report.media["images"] += 1
+            except RowError as error:
+                yield error
+        for value in row.videos:
+            try:
+                self._watch(open_row_video(value, self.access))
+                report.media["videos"] += 1
+            except RowError as error:
+                yield error
+
+    def _watch(self, clip: Clip | FrameList) -> None:
+        """Decode two frames of a clip, once however many rows show it."""
+        if clip not in self.clips:
+            try:
+                read_clip(clip, _PROBE)
+                self.clips[clip] = ""
+            except DataError as error:
+                self.clips[clip] = str(error)
+        if self.clips[clip]:
+            raise RowError("video", self.clips[clip])
+
+
+def _as_row_error(error: DataError, column: str) -> RowError:
+    return error if isinstance(error, RowError) else RowError(column, str(error))
+
+
+def preview(prompt: Prompt) -> str:
+    """The prompt as a few lines of text, media as <image> and <video>."""
+    lines = [f"row {prompt.id}:"]
+    for message in prompt.messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = "".join(p["text"] if p["type"] == "text" else f"<{p['type']}>" for p in content)
+        lines.append(f"  {message['role']}: {content}")
+    return "\n".join([*lines, *(f"  {name}: {describe(value)}" for name, value in prompt.columns.items())])
