@@ -2,7 +2,7 @@
 #
 #   make demo [SEED=n]     train three tiny models of three modalities on this CPU, scores before and after
 #   make test [ARGS=...]   the test suite; ARGS go to pytest
-#   make lint              ruff and the type checker
+#   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench             the benchmarks, one after another
 #   make docs              write the generated pages of docs/ again
 #
@@ -37,6 +37,7 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python docs/generate.py --check
 
 bench: $(READY)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

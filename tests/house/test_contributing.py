@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmrl.rewards.panel import RewardSpec
 from tests.house.source import ROOT
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -62,6 +63,7 @@ def test_the_command_line_shows_the_method(followed):
 def test_the_reward_is_found_by_its_file_and_scores(followed):
     (block,) = re.findall(r"```yaml\n(rewards:.*?)```", PAGE, re.DOTALL)
     (spec,) = yaml.safe_load(block)["rewards"]
+    RewardSpec(**spec)
     code = (
         "import sys, json\n"
         "from mmrl.rewards.registry import resolve\n"

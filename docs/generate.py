@@ -1,0 +1,150 @@
+"""Write the generated pages of this folder: methods.md, rewards.md, configuration.md.
+
+python docs/generate.py            write them
+python docs/generate.py --check    exit 1 and name the pages that are not current
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmrl  # noqa: F401  before any library that imports torchvision
+from mmrl.pipelines.config import RunConfig
+from mmrl.policies.flow_config import FlowPolicyConfig
+from mmrl.policies.language import LanguagePolicyConfig
+from mmrl.recipes import Recipe, load_recipe, recipe_names
+from mmrl.rewards.registry import columns_of
+from mmrl.rewards.registry import registered as rewards_registered
+from mmrl.settings import Section
+from mmrl.stages import STAGES, StageFunction, registered
+
+FOLDER = Path(__file__).parent
+NOTICE = "<!-- Written by `make docs` from the code: change the docstrings, not this page. -->"
+
+
+def page(title: str, introduction: str, *blocks: str) -> str:
+    return "\n\n".join((f"# {title}", NOTICE, introduction, *blocks)) + "\n"
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    """A Markdown table; the first row is the head."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def methods() -> str:
+    recipes = [load_recipe(name) for name in recipe_names()]
+    functions = registered()
+    stages = [s for s in STAGES if any(f.stage == s for f in functions)]
+    return page(
+        "Methods",
+        "What `mmrl methods` lists: first the recipes, one published method each, then every stage function by the "
+        "stage it plays. Needs are the columns a function reads beyond the basics, and so the passes it costs.",
+        "## Recipes\n\n" + table(("recipe", "what it is", "modalities", "confidence", "paper"), *map(_recipe, recipes)),
+        *(_stage(stage, [f for f in functions if f.stage == stage]) for stage in stages),
+    )
+
+
+def _recipe(recipe: Recipe) -> tuple[str, ...]:
+    return (f"`{recipe.method}`", recipe.summary, ", ".join(recipe.modalities), recipe.confidence, recipe.paper)
+
+
+def _stage(stage: str, functions: list[StageFunction]) -> str:
+    return f"## {stage}\n\n" + "\n\n".join(map(_function, functions))
+
+
+def _function(function: StageFunction) -> str:
+    defaults = ", ".join(f"{name}={value!r}" for name, value in function.defaults.items())
+    needs = [*sorted(function.needs(**function.defaults)), *function.required]
+    facts = [
+        f"needs {', '.join(needs)}" if needs else "",
+        f"sees the whole {function.scope}" if function.scope != "group" else "",
+        f"{', '.join(function.modalities)} only" if len(function.modalities) < 3 else "",
+        function.confidence,
+    ]
+    formula = f"\n\n    {function.formula}" if function.formula else ""
+    source = f"{function.paper} ({'; '.join(filter(None, facts))})"
+    return f"### `{function.name}({defaults})`\n\n{function.summary}{formula}\n\n{source}"
+
+
+def rewards() -> str:
+    rows = []
+    for name, reward in sorted(rewards_registered().items()):
+        columns = columns_of(reward.function, {}, name)
+        summary = (inspect.getdoc(reward.function) or "").split("\n")[0]
+        reads = ", ".join((*columns.required, *(f"{c} (optional)" for c in columns.optional)))
+        rows.append((f"`{name}`", summary, reads, _options(reward.function)))
+    return page(
+        "Rewards",
+        "What `rewards:` in a configuration can name, besides your own as `path/to/file.py:function`. Columns are "
+        "those of the dataset; options go under `options:`.",
+        table(("reward", "what it is worth", "columns", "options"), *rows),
+    )
+
+
+def _options(function: typing.Callable) -> str:
+    parameters = inspect.signature(function).parameters.values()
+    return ", ".join(f"{p.name}={p.default!r}" for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def configuration() -> str:
+    sections = [("", RunConfig), ("policy (vlm, video)", LanguagePolicyConfig), ("policy (flow)", FlowPolicyConfig)]
+    return page(
+        "Configuration",
+        "One YAML; a recipe comes first, the file over it, `key=value` on the command line over both. Unknown keys "
+        "are errors. The resolved configuration is written into the run.",
+        *(block for name, kind in sections for block in _section(name, kind)),
+    )
+
+
+def _section(name: str, kind: type[Section]) -> Iterator[str]:
+    """This section, then those inside it."""
+    rows, inner = [], []
+    for key, info in kind.model_fields.items():
+        default = "required" if info.is_required() else f"`{_plain(info.get_default(call_default_factory=True))}`"
+        rows.append((f"`{key}`", f"`{_type(info.annotation)}`", default))
+        inner += [(f"{name}.{key}".strip("."), part) for part in _sections_in(info.annotation)]
+    text = inspect.cleandoc(kind.__doc__ or "")
+    yield f"## {name or 'top level'}\n\n```text\n{text}\n```\n\n{table(('key', 'type', 'default'), *rows)}"
+    for inner_name, part in inner:
+        yield from _section(inner_name, part)
+
+
+def _sections_in(annotation: typing.Any) -> list[type[Section]]:
+    if inspect.isclass(annotation) and issubclass(annotation, Section):
+        return [annotation]
+    return [s for part in typing.get_args(annotation) for s in _sections_in(part)]
+
+
+def _type(annotation: typing.Any) -> str:
+    text = annotation.__name__ if inspect.isclass(annotation) and not typing.get_args(annotation) else str(annotation)
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", text)
+
+
+def _plain(value: typing.Any) -> str:
+    return "see below" if isinstance(value, Section) else repr(value)
+
+
+PAGES = {"methods.md": methods, "rewards.md": rewards, "configuration.md": configuration}
+
+
+def main(check: bool) -> int:
+    texts = {FOLDER / name: write() for name, write in PAGES.items()}
+    stale = [path.name for path, text in texts.items() if not path.is_file() or path.read_text() != text]
+    if check:
+        if stale:
+            print(f"not current: {', '.join(stale)}; run `make docs` and commit")
+        return int(bool(stale))
+    for path, text in texts.items():
+        path.write_text(text)
+    print(f"written: {', '.join(stale) or 'nothing new'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

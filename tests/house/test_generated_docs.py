@@ -1,0 +1,51 @@
+"""The generated pages say everything the code registers, and a stale page is noticed."""
+
+import re
+
+import pytest
+
+from docs import generate
+from mmrl.recipes import recipe_names
+from mmrl.rewards.registry import registered as rewards_registered
+from mmrl.stages import registered
+from mmrl.training.config import TrainingConfig
+
+
+def test_every_method_and_recipe_is_on_the_page():
+    text = generate.methods()
+    headings = re.findall(r"^### `(\w+)\(", text, re.MULTILINE)
+    assert sorted(headings) == sorted(f.name for f in registered())
+    assert all(f"| `{name}` |" in text for name in recipe_names())
+
+
+def test_every_reward_is_on_the_page():
+    text = generate.rewards()
+    assert all(f"| `{name}` |" in text for name in rewards_registered())
+
+
+def test_every_key_is_on_the_page_with_its_default():
+    training = generate.configuration().split("\n## training\n")[1].split("\n## ")[0]
+    for key, info in TrainingConfig.model_fields.items():
+        assert re.search(rf"^\| `{key}` \| .* \| `{re.escape(repr(info.default))}` \|$", training, re.MULTILINE), key
+
+
+def test_tables_keep_their_columns():
+    """A bar or a line break inside a cell would shift every cell behind it."""
+    assert generate.table(("a", "b"), ("x | y", "two\nlines")).splitlines()[2] == "| x \\| y | two lines |"
+
+
+@pytest.mark.parametrize(("text", "code"), [("page\n", 0), ("older\n", 1), (None, 1)])
+def test_a_stale_page_is_noticed(tmp_path, monkeypatch, capsys, text, code):
+    monkeypatch.setattr(generate, "FOLDER", tmp_path)
+    monkeypatch.setattr(generate, "PAGES", {"page.md": lambda: "page\n"})
+    if text is not None:
+        (tmp_path / "page.md").write_text(text)
+    assert generate.main(check=True) == code
+    assert ("page.md" in capsys.readouterr().out) == bool(code)
+
+
+def test_writing_makes_pages_current(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "FOLDER", tmp_path)
+    monkeypatch.setattr(generate, "PAGES", {"page.md": lambda: "page\n"})
+    assert generate.main(check=False) == 0
+    assert generate.main(check=True) == 0
