@@ -13,6 +13,7 @@ policies. Outside the mask every `(B, T)` tensor is 0, never NaN.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Sequence
@@ -258,6 +259,7 @@ class Batch:
     group          (B,) long; ragged groups are welcome
     member         (B,) long: place in the group; with `group` it keys random choices, whatever the row order
     task           (B,) long: rows of the same task share a number
+    prompt         (B,) long: a number of the prompt's id, for what remembers prompts across steps
     reward         (B,) NaN where unscored
     components     {name: (B,)} reward components before they were combined
     success        (B,) 1, 0 or NaN
@@ -279,6 +281,7 @@ class Batch:
     group: Tensor | None = None
     member: Tensor | None = None
     task: Tensor | None = None
+    prompt: Tensor | None = None
     reward: Tensor | None = None
     components: dict[str, Tensor] = field(default_factory=dict)
     success: Tensor | None = None
@@ -352,6 +355,7 @@ class Batch:
             group=rollouts.group,
             member=rollouts.member,
             task=_tasks(rollouts),
+            prompt=_prompt_numbers(rollouts),
             reward=rollouts.reward,
             components=dict(rollouts.components),
             success=rollouts.success,
@@ -361,6 +365,13 @@ class Batch:
             columns=dict(rollouts.columns),
             **constants,
         )
+
+
+def _prompt_numbers(rollouts: Rollouts) -> Tensor:
+    """(B,) a 63-bit number of each row's prompt id, equal on every rank and in every run."""
+    digests = [hashlib.blake2b(p.id.encode(), digest_size=8).digest() for p in rollouts.prompts]
+    numbers = torch.tensor([int.from_bytes(d, "big") >> 1 for d in digests], dtype=torch.long)
+    return numbers.to(rollouts.prompt.device)[rollouts.prompt]
 
 
 def _tasks(rollouts: Rollouts) -> Tensor:

@@ -128,6 +128,7 @@ class StageFunction:
     modalities: tuple[str, ...]
     required: tuple[str, ...] = ()
     silent_at_zero: bool = True
+    prepared: Callable[..., Mapping[str, Any]] | None = None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -158,6 +159,7 @@ def stage(
     modalities: tuple[str, ...] = ALL_MODALITIES,
     required: tuple[str, ...] = (),
     silent_at_zero: bool = True,
+    prepared: Callable[..., Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
@@ -169,6 +171,8 @@ def stage(
     phase     "prepare" (no gradient) or, for a credit function that reads current log-probs, "update"
     required  batch fields that must be present beyond the basics, such as "success"
     silent_at_zero  of a trust region: a zero advantage gives a zero gradient, so such rows may skip the update
+    prepared  `(batch, **parameters) -> {column: tensor}`, computed once on whole groups of all ranks, for a
+              function of the update phase that reads what a micro-batch cannot see
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -186,7 +190,7 @@ def stage(
         resolve = needs if callable(needs) else lambda **_: {n: NEEDS[n] for n in needs}
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
-            modalities, required, silent_at_zero,
+            modalities, required, silent_at_zero, prepared,
         )  # fmt: skip
         return function
 
@@ -249,6 +253,15 @@ class Bound:
     @property
     def needs(self) -> dict[str, Need]:
         return dict(self.spec.needs(**{**self.spec.defaults, **self.parameters}))
+
+    def prepare(self, batch) -> dict[str, Any]:
+        """Columns this function reads of whole groups; nothing for most."""
+        if self.spec.prepared is None:
+            return {}
+        seen = batch.seen_by({name: need.key for name, need in self.needs.items()})
+        accepted = inspect.signature(self.spec.prepared).parameters
+        parameters = {**self.spec.defaults, **self.parameters}
+        return dict(self.spec.prepared(seen, **{k: v for k, v in parameters.items() if k in accepted}))
 
     def __call__(self, *arguments):
         """Call with the columns this function declared visible under the names it reads."""

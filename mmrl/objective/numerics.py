@@ -1,10 +1,12 @@
-"""Arithmetic shared by the stages: bounded exponentials, half precision, means along the action axis."""
+"""Arithmetic shared by the stages: bounded exponentials, half precision, reductions along the action axis."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from mmrl.errors import ConfigError
+from mmrl.randomness import Key
 from mmrl.record import Batch, Evaluation
 
 LOG_BOUND = 20.0
@@ -27,12 +29,87 @@ def log_ratio_to(evaluation: Evaluation, batch: Batch, other: Tensor | None = No
     return torch.where(batch.mask, difference, torch.zeros_like(difference))
 
 
+def current_log_probs(evaluation: Evaluation, batch: Batch) -> Tensor:
+    """(B, T) differentiable, at least float32, 0 outside the mask."""
+    log_probs = at_least_float32(evaluation.log_probs)
+    return torch.where(batch.mask, log_probs, torch.zeros_like(log_probs))
+
+
 def row_mean(values: Tensor, mask: Tensor) -> Tensor:
     """(B,) mean over the row's mask; 0 for an empty row."""
     weight = mask.to(values.dtype)
     return (values * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
+def row_advantage(batch: Batch) -> Tensor:
+    """(B,) the row's advantage: the mean over its actions."""
+    return row_mean(batch.advantage, batch.mask)
+
+
+def labels(batch: Batch) -> Tensor:
+    """(B,) 1 or 0: the success flag, else the reward where it is binary.
+
+    Raises ConfigError for rewards that are neither.
+    """
+    values = batch.reward if batch.success is None else batch.success
+    seen = values[batch.trained & ~torch.isnan(values)]
+    if not ((seen == 0) | (seen == 1)).all():
+        odd = seen[(seen != 0) & (seen != 1)][0]
+        raise ConfigError(
+            f"this method takes rewards as labels and needs them 0 or 1, got {float(odd):g}: give the batch "
+            "`success`, or use a verifiable reward"
+        )
+    return values.to(at_least_float32(batch.old_log_probs).dtype)
+
+
 def straight_through(value: Tensor, log_probs: Tensor) -> Tensor:
-    """`value` in the forward pass; in the backward pass, log-space gradient through this token's own log-prob."""
+    """`value` in the forward pass; in the backward pass, log-space gradient through this action's own log-prob."""
     return value.detach() + log_probs - log_probs.detach()
+
+
+def position(mask: Tensor) -> Tensor:
+    """(B, T) long: 1-based count of unmasked actions so far; interior gaps do not count."""
+    return mask.long().cumsum(1)
+
+
+def segment_ids(segment: Tensor, mask: Tensor) -> tuple[Tensor, int]:
+    """(B, T) one id for each (row, segment), 0 for everything outside the mask, and how many ids there are."""
+    width = int(segment.max()) + 1 if segment.numel() else 1
+    rows = torch.arange(segment.shape[0], device=segment.device)[:, None]
+    ids = rows * width + segment.clamp(min=0) + 1
+    return torch.where(mask & (segment >= 0), ids, torch.zeros_like(ids)), segment.shape[0] * width + 1
+
+
+def segment_sum(values: Tensor, segment: Tensor, mask: Tensor) -> Tensor:
+    """(B, T) on each action the sum over its segment `segment (B, T)` of the row; 0 outside the mask."""
+    ids, count = segment_ids(segment, mask)
+    inside = (ids > 0).to(values.dtype)
+    total = values.new_zeros(count).index_add(0, ids.flatten(), (values * inside).flatten())
+    return total[ids] * inside
+
+
+def segment_mean(values: Tensor, segment: Tensor, mask: Tensor) -> Tensor:
+    """(B, T) on each action the mean over its segment of the row; differentiable; 0 outside the mask."""
+    size = segment_sum(mask.to(values.dtype), segment, mask)
+    return segment_sum(values, segment, mask) / size.clamp(min=1)
+
+
+def sampler_log_probs(batch: Batch) -> Tensor:
+    """(B, T) what the sampling engine reported, else the trainer's old log-probs."""
+    if "sampler_log_probs" in batch:
+        return batch["sampler_log_probs"]
+    return batch.old_log_probs
+
+
+def row_uniform(batch: Batch, purpose: str) -> Tensor:
+    """(B, T) numbers in [0, 1), the same for a row in whatever micro-batch it stands.
+
+    `batch["uniform"]` where the caller brought one, else keyed by (seed, step, group, member).
+    """
+    if "uniform" in batch:
+        return batch["uniform"]
+    width = batch.mask.shape[1]
+    key = Key(batch.seed, batch.step, purpose=purpose)
+    rows = zip(batch.group.tolist(), batch.member.tolist(), strict=True)
+    draws = [key.at(prompt=str(group), member=member).uniform(width) for group, member in rows]
+    return torch.stack(draws).to(batch.old_log_probs.device) if draws else batch.old_log_probs

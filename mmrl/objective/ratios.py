@@ -1,16 +1,31 @@
 """Stage 7: at which granularity the new policy is compared with the one that sampled.
 
-Every function returns the differentiable log-ratio `(B, T)`; a whole-sequence ratio stands on each action of
-its row. Trust regions exponentiate (clamped to +-20).
+Every function returns the differentiable log-ratio `(B, T)`, 0 outside the mask; a ratio of a whole sequence or
+segment stands on each of its actions. Trust regions exponentiate (clamped to +-20).
 """
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
-from mmrl.objective.numerics import at_least_float32, log_ratio_to, row_mean, straight_through
+from mmrl.errors import ConfigError
+from mmrl.objective.numerics import (
+    LOG_BOUND,
+    current_log_probs,
+    log_ratio_to,
+    position,
+    row_mean,
+    segment_mean,
+    segment_sum,
+    straight_through,
+)
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import stage
+
+SCHEDULES = ("constant", "linear", "cosine", "sine", "quadratic", "cubic")
 
 
 @stage(
@@ -36,8 +51,7 @@ def sequence(evaluation: Evaluation, batch: Batch) -> Tensor:
     Ratios live very near 1: use clip bounds of about 3e-4 and 4e-4, and `sequence_mean`. Advantages that
     differ inside a row want `gspo_token`. Source: TRL (importance level "sequence").
     """
-    mean = row_mean(log_ratio_to(evaluation, batch), batch.mask)
-    return mean[:, None] * batch.mask
+    return row_mean(log_ratio_to(evaluation, batch), batch.mask)[:, None] * batch.mask
 
 
 @stage(
@@ -52,4 +66,156 @@ def gspo_token(evaluation: Evaluation, batch: Batch) -> Tensor:
     Returns (B, T). Equal to `sequence` in value and gradient while the advantage is constant inside a row.
     verl implements only this form, with the log clamped at 10.
     """
-    return straight_through(sequence(evaluation, batch), at_least_float32(evaluation.log_probs)) * batch.mask
+    return straight_through(sequence(evaluation, batch), current_log_probs(evaluation, batch))
+
+
+@stage(
+    "ratio",
+    method="rloo",
+    paper="importance sampling of whole sequences; TRL's RLOO and VESPO",
+    formula="log W_i = sum_t R_it on every action, gradient through the whole sum",
+)
+def full_sequence(evaluation: Evaluation, batch: Batch) -> Tensor:
+    """The ratio of the sequence's probabilities, not normalised by length. Returns (B, T), constant along a row."""
+    return log_ratio_to(evaluation, batch).sum(1, keepdim=True) * batch.mask
+
+
+@stage(
+    "ratio",
+    paper="CTPO: cumulative token ratio, arXiv 2605.07331",
+    formula="log rho_it = sg(sum_{u <= t} R_iu) + lp_new_it - sg(lp_new_it)",
+)
+def ctpo(evaluation: Evaluation, batch: Batch, *, mean: bool = False, bound: float = 10.0) -> Tensor:
+    """The product of the ratios of the prefix in value, each action's own log-prob in gradient. Returns (B, T).
+
+    mean   geometric mean over the prefix instead of the product (pair with trust region `ctpo`, power -0.5)
+    bound  upper clamp of the log-ratio
+
+    Pair it with trust region `ctpo`, whose bounds widen with the position. Source: horizon-llm/CTPO.
+    """
+    total = log_ratio_to(evaluation, batch).clamp(-LOG_BOUND, LOG_BOUND).cumsum(1)
+    if mean:
+        total = total / position(batch.mask).clamp(min=1)
+    return straight_through(total.clamp(max=bound), current_log_probs(evaluation, batch)) * batch.mask
+
+
+def annealed(start: float, end: float, progress: float, schedule: str = "linear") -> float:
+    """A value between `start` (progress 0) and `end` (progress 1)."""
+    if schedule not in SCHEDULES:
+        raise ConfigError(f"schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}")
+    x = min(max(progress, 0.0), 1.0)
+    share = {
+        "constant": 0.0,
+        "linear": x,
+        "cosine": (1 - math.cos(math.pi * x)) / 2,
+        "sine": math.sin(math.pi * x / 2),
+        "quadratic": x**2,
+        "cubic": x * x * (3 - 2 * x),
+    }[schedule]
+    return start + (end - start) * share
+
+
+def log_power_mean(log_ratio: Tensor, mask: Tensor, power: float) -> Tensor:
+    """(B,) log of `(mean_t r_t^p)^(1/p)` over the mask; the geometric mean for |p| < 1e-6; 0 for an empty row."""
+    if abs(power) < 1e-6:
+        return row_mean(log_ratio, mask)
+    count = mask.sum(1)
+    empty = (count == 0)[:, None]
+    scaled = (power * log_ratio).masked_fill(~mask & ~empty, -torch.inf)
+    total = torch.logsumexp(scaled, 1) - count.clamp(min=1).to(log_ratio.dtype).log()
+    return torch.where(empty[:, 0], torch.zeros_like(total), total / power)
+
+
+@stage(
+    "ratio",
+    method="holderpo",
+    paper="HolderPO: Holder mean of token ratios, arXiv 2605.12058",
+    formula="M_p = (mean_t r_it^p)^(1/p), M_0 = exp(mean_t R_it); p falls from start to end",
+)
+def holder(
+    evaluation: Evaluation,
+    batch: Batch,
+    *,
+    start: float = 2.0,
+    end: float = -2.0,
+    over: int | None = None,
+    schedule: str = "linear",
+    token_clip: float | None = None,
+) -> Tensor:
+    """The power mean of the token ratios of a sequence, gradient through all of them. Returns (B, T).
+
+    start, end  the power p: above 0 favours actions whose ratio is high, 0 is `sequence`, below 0 favours low ones.
+                2 to -2 for mathematics, 1 to -1 for agents; the best constant p is 3 for sparse and -1 for dense
+                rewards
+    over        steps of the schedule; None: the whole run
+    schedule    constant, linear, cosine, sine, quadratic or cubic
+    token_clip  clamp every log-ratio to +-log(1 + token_clip) before the mean (the authors' `sequence_w_clip`)
+
+    Clip with 0.2 on both sides whatever p. p = 1 unclipped is GRPO unclipped. Source: paper equations 1 to 3 and
+    YihangChen9/HolderPO, train_zero_math_holder.py.
+    """
+    log_ratio = log_ratio_to(evaluation, batch)
+    if token_clip is not None:
+        edge = math.log1p(token_clip)
+        log_ratio = log_ratio.clamp(-edge, edge)
+    power = annealed(start, end, batch.step / max((over or batch.steps) - 1, 1), schedule)
+    return log_power_mean(log_ratio, batch.mask, power)[:, None] * batch.mask
+
+
+def segments(batch: Batch, separators: tuple[int, ...] = (), shortest: int = 1) -> Tensor:
+    """(B, T) long segment of each action, -1 outside the mask.
+
+    The column `segment` where the rollouts carry one, else cut behind the action ids in `separators`. Segments
+    shorter than `shortest` actions join the one before.
+    """
+    if "segment" in batch:
+        return batch["segment"]
+    if not separators or batch.actions is None:
+        raise ConfigError(
+            "ratio 'segment' needs to know where segments end: give `separators` (token ids of . ? ! and newline) "
+            "and the batch its `actions`, or a column `segment (B, T)`"
+        )
+    ends = torch.isin(batch.actions, torch.tensor(separators, device=batch.actions.device)) & batch.mask
+    ids = torch.full_like(batch.actions, -1)
+    for row in range(len(batch)):
+        segment, size = 0, 0
+        for t in batch.mask[row].nonzero().squeeze(1).tolist():
+            ids[row, t] = segment
+            size += 1
+            if ends[row, t] and size >= shortest:
+                segment, size = segment + 1, 0
+        if segment and 0 < size < shortest:
+            ids[row][ids[row] == segment] = segment - 1
+    return ids
+
+
+@stage(
+    "ratio",
+    method="sspo",
+    paper="SSPO: Subsentence-level Policy Optimization, arXiv 2511.04256",
+    formula="log s_ik = mean over the segment k of R_it, on each of its actions",
+    confidence="partly",
+)
+def segment(
+    evaluation: Evaluation,
+    batch: Batch,
+    *,
+    separators: tuple[int, ...] = (),
+    shortest: int = 2,
+    normalize: bool = True,
+    through: bool = True,
+) -> Tensor:
+    """GSPO inside each segment: sentence, list item, turn or phase. Returns (B, T).
+
+    separators  action ids that end a segment: . ? ! newline for sentences, with , ; : for sub-sentences. Not read
+                where the rollouts carry a `segment (B, T)` column
+    shortest    segments with fewer actions join the one before
+    normalize   divide by the segment's length; a digest of the paper prints the ratio without it
+    through     gradient through the whole segment; False: straight through each action's own log-prob
+
+    One segment per row is GSPO, one action per segment is GRPO. Source: abstracts of both versions.
+    """
+    log_ratio, ids = log_ratio_to(evaluation, batch), segments(batch, tuple(separators), shortest)
+    reduce = segment_mean if normalize else segment_sum
+    value = reduce(log_ratio, ids, batch.mask)
+    return value if through else straight_through(value, current_log_probs(evaluation, batch)) * batch.mask

@@ -1,7 +1,7 @@
-"""Baselines from the group of a prompt: GRPO, Dr.GRPO, RLOO.
+"""Baselines from the group of a prompt: GRPO, Dr.GRPO, RLOO, GUI-Libra's scaling, REINFORCE++.
 
-All read `batch.reward (B,)`, `batch.group (B,)` and `batch.counted (B,)` and return `(B,)`. Unscored rows
-(NaN) never enter a statistic. A group of one has no baseline; `Objective.prepare` leaves it out of the loss.
+All read `batch.reward (B,)`, `batch.group (B,)` and `batch.counted (B,)`. Unscored rows (NaN) never enter a
+statistic and get 0. A group of one has no baseline; `Objective` leaves it out of the loss.
 """
 
 from __future__ import annotations
@@ -12,16 +12,10 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective.groups import group_count, group_mean, group_std
+from mmrl.objective.groups import group_centred, group_count, group_mean, group_normalized, group_std
+from mmrl.objective.numerics import at_least_float32
 from mmrl.record import Batch
-from mmrl.stages import stage
-
-Spread = Literal["group", "batch", "none"]
-
-
-def centred(batch: Batch) -> Tensor:
-    """(B,) reward minus the mean of its group."""
-    return batch.reward - group_mean(batch.reward, batch.group, batch.counted)
+from mmrl.stages import NEEDS, Need, stage
 
 
 @stage(
@@ -29,7 +23,7 @@ def centred(batch: Batch) -> Tensor:
     paper="DeepSeekMath (GRPO), arXiv 2402.03300",
     formula="A_i = (r_i - mean_g) / (std_g + eps)",
 )
-def grpo(batch: Batch, *, eps: float = 1e-6, std: Spread = "group", ddof: int = 1) -> Tensor:
+def grpo(batch: Batch, *, eps: float = 1e-6, std: Literal["group", "batch", "none"] = "group", ddof: int = 1) -> Tensor:
     """Group-standardised reward.
 
     eps   added to the deviation; TRL uses 1e-4, verl 1e-6
@@ -39,12 +33,14 @@ def grpo(batch: Batch, *, eps: float = 1e-6, std: Spread = "group", ddof: int = 
     Returns (B,). A group of equal rewards gets 0. Source: TRL and verl code.
     """
     if std not in ("group", "batch", "none"):
-        raise ConfigError(f"grpo: std is {std!r}; expected 'group', 'batch' or 'none'")
-    advantage = centred(batch)
+        raise ConfigError(f"advantage grpo: std is {std!r}; expected 'group', 'batch' or 'none'")
+    if std == "group":
+        return group_normalized(batch.reward, batch.group, batch.counted, eps, ddof)
+    advantage = group_centred(batch.reward, batch.group, batch.counted)
     if std == "none":
         return advantage
-    group = batch.group if std == "group" else torch.zeros_like(batch.group)
-    return advantage / (group_std(batch.reward, group, batch.counted, ddof) + eps)
+    everyone = torch.zeros_like(batch.group)
+    return advantage / (group_std(batch.reward, everyone, batch.counted, ddof) + eps)
 
 
 @stage(
@@ -57,7 +53,7 @@ def dr_grpo(batch: Batch) -> Tensor:
 
     Returns (B,). Pair it with the `constant` aggregation. Source: TRL and verl code.
     """
-    return centred(batch)
+    return group_centred(batch.reward, batch.group, batch.counted)
 
 
 @stage(
@@ -71,5 +67,95 @@ def rloo(batch: Batch) -> Tensor:
     Returns (B,); advantages of a group add up to 0. The classic method sums log-probs over the sequence and
     puts its KL into the reward: recipe `rloo`. Source: TRL `RLOOTrainer`, verl.
     """
-    count = group_count(batch.group, batch.counted).to(batch.reward.dtype)
-    return centred(batch) * count / (count - 1).clamp(min=1)
+    count = group_count(batch.group, batch.counted & ~torch.isnan(batch.reward))
+    return group_centred(batch.reward, batch.group, batch.counted) * count / (count - 1).clamp(min=1)
+
+
+@stage(
+    "advantage",
+    paper="GUI-Libra, 2026",
+    formula="GRPO, then for A < 0: A clip(base + slope mean_g(r), 0, 1)",
+)
+def gui_libra(batch: Batch, *, base: float = 0.5, slope: float = 1.5, eps: float = 1e-6) -> Tensor:
+    """GRPO whose negative advantages shrink on prompts with low success.
+
+    base, slope  the scale of a negative advantage is `base + slope * mean reward`, cut to [0, 1]; rewards in [0, 1].
+                 A lower base forgives more where a verifier rejects answers that may be right
+
+    Returns (B,). Source: seooyxx/GUI-Libra, EasyR1 fork, core_algos.py. Its KL to the SFT model is the
+    regularizer `kl`.
+    """
+    advantage = group_normalized(batch.reward, batch.group, batch.counted, eps)
+    scale = (base + slope * group_mean(batch.reward, batch.group, batch.counted)).clamp(0, 1)
+    return torch.where(advantage < 0, advantage * scale, advantage)
+
+
+def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """(B, T) zero mean and unit unbiased variance over all unmasked actions; 0 outside the mask."""
+    inside = mask.to(values.dtype)
+    count = inside.sum()
+    centred = (values - (values * inside).sum() / count.clamp(min=1)) * inside
+    return centred * torch.rsqrt((centred**2).sum() / (count - 1).clamp(min=1) + eps)
+
+
+def discounted_returns(rewards: Tensor, mask: Tensor, discount: float) -> Tensor:
+    """(B, T) sum of the later rewards of the row, discounted by each unmasked action in between."""
+    returns, running = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
+    for t in range(rewards.shape[1] - 1, -1, -1):
+        running = torch.where(mask[:, t], rewards[:, t] + discount * running, running)
+        returns[:, t] = running
+    return returns * mask
+
+
+def on_last_action(values: Tensor, mask: Tensor) -> Tensor:
+    """(B, T) the row's value on its last unmasked action, 0 elsewhere."""
+    after = mask.flip(1).long().cumsum(1).flip(1)
+    return torch.where(mask & (after == 1), values[:, None], torch.zeros_like(values[:, None]))
+
+
+def _kl_needs(*, kl: float = 0.0, **_) -> dict[str, Need]:
+    return {"ref_log_probs": NEEDS["ref_log_probs"]} if kl else {}
+
+
+def _token_returns(batch: Batch, reward: Tensor, discount: float, kl: float) -> tuple[Tensor, Tensor]:
+    """Returns (B, T) of outcome rewards with a per-action KL penalty, and which actions count (B, T)."""
+    counted = batch.mask & (batch.counted & ~torch.isnan(batch.reward))[:, None]
+    rewards = on_last_action(reward.nan_to_num(0).to(at_least_float32(batch.old_log_probs)), counted)
+    if kl:
+        rewards = rewards - kl * (batch.old_log_probs - batch["ref_log_probs"]) * counted
+    return discounted_returns(rewards, counted, discount), counted
+
+
+@stage(
+    "advantage",
+    paper="REINFORCE++, arXiv 2501.03262",
+    formula="ret_it = sum_{u >= t} gamma^(u - t) (reward_iu - kl k1_iu), whitened over all actions of the batch",
+    needs=_kl_needs,
+    scope="batch",
+)
+def reinforce_plus_plus(batch: Batch, *, discount: float = 1.0, kl: float = 0.0, eps: float = 1e-8) -> Tensor:
+    """Returns of each action, whitened over the whole batch: no group is needed.
+
+    discount  gamma; 1 spreads the outcome evenly, smaller favours late actions
+    kl        coefficient of the per-action KL (k1 to the reference) inside the reward
+
+    Returns (B, T). Source: verl. Ours: actions behind a gap of the mask (tool outputs) keep their return, where
+    verl restarts it.
+    """
+    returns, counted = _token_returns(batch, batch.reward, discount, kl)
+    return whiten(returns, counted, eps)
+
+
+@stage(
+    "advantage",
+    method="reinforce_plus_plus",
+    paper="REINFORCE++-baseline, arXiv 2501.03262",
+    formula="as reinforce_plus_plus with r_i - mean_g in place of r_i",
+    needs=_kl_needs,
+    scope="batch",
+)
+def reinforce_plus_plus_baseline(batch: Batch, *, discount: float = 1.0, kl: float = 0.0, eps: float = 1e-8) -> Tensor:
+    """REINFORCE++ on rewards that were centred in their group first. Returns (B, T). Parameters as there."""
+    centred = group_centred(batch.reward, batch.group, batch.counted)
+    returns, counted = _token_returns(batch, centred, discount, kl)
+    return whiten(returns, counted, eps)

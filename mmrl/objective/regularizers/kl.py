@@ -64,3 +64,19 @@ def kl(
     if value_bound is not None:
         penalty = penalty.clamp(-value_bound, value_bound)
     return torch.where(batch.mask, penalty, torch.zeros_like(penalty))
+
+
+@stage(
+    "shaping",
+    method="rloo",
+    paper="RLOO, arXiv 2402.14740; KL in the reward",
+    formula="r_i - beta sum_t (lp_old_it - lp_ref_it)",
+    needs=("ref_log_probs",),
+)
+def kl_in_reward(batch: Batch, *, beta: float = 0.05) -> Tensor:
+    """Subtracts the sequence's k1 estimate from the reward, where its gradient is the true KL gradient. (B,)
+
+    beta  strength; TRL's RLOO uses 0.05
+    """
+    apart = (at_least_float32(batch.old_log_probs) - at_least_float32(batch["ref_log_probs"])) * batch.mask
+    return batch.reward - beta * apart.sum(1).to(batch.reward)

@@ -1,0 +1,77 @@
+"""LaSeR: the log-prob of one reserved token after the answer becomes a self-score, fitted to the verifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrl.objective.groups import group_normalized, group_std
+from mmrl.objective.numerics import at_least_float32, labels
+from mmrl.record import Batch, Evaluation
+from mmrl.stages import LANGUAGE, Need, stage
+
+
+def _needs(weights: str):
+    def needs(*, token: int = 0, **_) -> dict[str, Need]:
+        return {"reserved_token": Need("final_token_log_prob", weights=weights, options=(("token", token),))}
+
+    return needs
+
+
+@stage(
+    "regularizer",
+    paper="LaSeR: last-token self-rewarding, arXiv 2510.14943",
+    formula="(b (lp_new(z | prompt, answer) - c) - y)^2",
+    needs=_needs("current"),
+    modalities=LANGUAGE,
+)
+def laser(
+    evaluation: Evaluation, batch: Batch, *, token: int = 0, scale: float = 0.1, constant: float = -23.0
+) -> Tensor:
+    """Squared error of the self-score against the verifier's label. Returns (B, T), constant along a row.
+
+    token     id of the reserved token z; its log-prob `reserved_token (B,)` is read after the answer's end
+    scale     b, constant  c: a self-score is scale * (log-prob - constant)
+
+    Usual coefficient 0.1, with `aggregation: class_balanced` (the paper's class weights, truncated answers out).
+    Source: RUCBM/LaSeR, dp_actor.py; its code multiplies the tempered log-prob by the temperature.
+    """
+    score = scale * (at_least_float32(evaluation["reserved_token"]) - constant)
+    return ((score - labels(batch).to(score)) ** 2)[:, None] * batch.mask
+
+
+@stage(
+    "credit",
+    "laser",
+    paper="LaSeR: last-token self-rewarding, arXiv 2510.14943",
+    formula="A <- (1 - k) A + k z_group(clip(s, 0, 1)), after a warm-up",
+    needs=_needs("old"),
+    modalities=LANGUAGE,
+)
+def laser_credit(
+    advantage: Tensor,
+    batch: Batch,
+    *,
+    token: int = 0,
+    scale: float = 0.1,
+    constant: float = -23.0,
+    share: float = 0.1,
+    warmup: int = 200,
+    spread: float = 0.1,
+) -> tuple[Tensor, Tensor]:
+    """Mixes the standardised self-score into the advantage. Returns (B, T) twice.
+
+    token, scale, constant  as in regularizer `laser`
+    share                   k, weight of the self-score
+    warmup                  steps before it counts
+    spread                  groups whose self-scores deviate by no more are left alone
+
+    Source: RUCBM/LaSeR, ray_trainer.py.
+    """
+    if batch.step < warmup:
+        return advantage, batch.loss_mask
+    score = (scale * (at_least_float32(batch["reserved_token"]) - constant)).clamp(0, 1)
+    own = group_normalized(score, batch.group, batch.counted)[:, None].to(advantage)
+    wide = (group_std(score, batch.group, batch.counted) > spread)[:, None]
+    mixed = (1 - share) * advantage + share * own
+    return torch.where(wide & batch.counted[:, None], mixed, advantage) * batch.mask, batch.loss_mask
