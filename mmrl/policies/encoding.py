@@ -216,6 +216,12 @@ def extended(entry: Encoded, prefix: Tensor) -> Encoded:
     )
 
 
+def predictors(width: int, count: int, steps: int, device: torch.device) -> Tensor:
+    """(B, T) flat index over plain rows of the hidden state before each action; prompts end at column `width`."""
+    step = torch.arange(steps, device=device)
+    return torch.arange(count, device=device)[:, None] * (width + steps) + width - 1 + step
+
+
 def collate_media(entries: Sequence[Encoded]) -> dict[str, Tensor]:
     """Pixel rows and grids of all entries, in row order. Entries without media contribute nothing."""
     names = sorted({name for e in entries for name in e.media} - POSITION_ONLY)

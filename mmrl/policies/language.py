@@ -19,10 +19,10 @@ from pydantic import Field
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies import adapters
+from mmrl.policies import adapters, shared_prompt
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.base import Policy
-from mmrl.policies.encoding import Encoded, collate, encode, extended
+from mmrl.policies.encoding import Encoded, collate, encode, extended, predictors
 from mmrl.policies.families import Family, check_family, family_of
 from mmrl.policies.log_probs import Asked, Distribution
 from mmrl.policies.sampling import Decoded, decode
@@ -113,10 +113,7 @@ class LanguagePolicy(Policy):
         self._size_images()
         self.pixel_scales = PixelScale.of(processor)
         self._source: str | None = None
-        distribution = Distribution(config.temperature, self.family.suppressed, self.family.soft_cap)
-        self.module = ScoredLanguageModel(
-            self._prepared(model), self.family, distribution, rows=config.logit_rows, autocast=self._autocast
-        )
+        self.module = self._scored(self._prepared(model))
 
     @classmethod
     def from_config(cls, config: LanguagePolicyConfig, *, seed: int = 0, **parts: Any) -> Any:
@@ -134,15 +131,26 @@ class LanguagePolicy(Policy):
         policy._source = config.model
         return policy
 
+    def _scored(self, model: Any) -> ScoredLanguageModel:
+        config = self.config
+        core = model.get_base_model() if adapters.is_adapted(model) else model
+        reason = shared_prompt.refusal(core, config.attention)
+        if config.shared_prompt == "on" and reason:
+            raise ConfigError(f"shared_prompt: on, but {reason}; set it to 'off' (or 'auto') for plain rows")
+        return ScoredLanguageModel(
+            model,
+            self.family,
+            Distribution(config.temperature, self.family.suppressed, self.family.soft_cap),
+            rows=config.logit_rows,
+            autocast=None if config.autocast is None else DTYPES[config.autocast],
+            shared=config.shared_prompt != "off" and reason is None,
+        )
+
     # -- what the model is ---------------------------------------------------------------------------------------
 
     @property
     def max_actions(self) -> int:
         return self.config.max_new_tokens
-
-    @property
-    def _autocast(self) -> torch.dtype | None:
-        return None if self.config.autocast is None else DTYPES[self.config.autocast]
 
     def _size_images(self) -> None:
         size = self.processor.image_processor.size
@@ -314,11 +322,16 @@ class LanguagePolicy(Policy):
         return Evaluation(log_probs, columns)
 
     def _score(self, module: Any, rollouts: Rollouts, shown: list[Encoded], asked: Asked) -> dict[str, Tensor]:
-        entries = [shown[p] for p in rollouts.prompt.tolist()]
-        device = next(module.parameters()).device
-        inputs = collate(entries, rollouts.actions, rollouts.length, device)
-        home = rollouts.mask.device
-        numbers = module(inputs, rollouts.actions.to(device), rollouts.mask.to(device), asked)
+        device, home = next(module.parameters()).device, rollouts.mask.device
+        actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
+        if self.inner.shared:
+            packed = shared_prompt.pack(shown, rollouts.prompt, rollouts.actions, rollouts.length, device)
+            numbers = module(packed.inputs, packed.where, actions, mask, asked, packed.layout)
+        else:
+            entries = [shown[p] for p in rollouts.prompt.tolist()]
+            inputs = collate(entries, rollouts.actions, rollouts.length, device)
+            where = predictors(max(map(len, entries)), *actions.shape, device)
+            numbers = module(inputs, where, actions, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
 
     def _of_prompts(self, module: Any, shown: list[Encoded]) -> Tensor:
@@ -351,8 +364,7 @@ class LanguagePolicy(Policy):
         from transformers import AutoModelForImageTextToText
 
         model = _load(AutoModelForImageTextToText, self.config).requires_grad_(False).eval().to(device)
-        inner = self.inner
-        return ScoredLanguageModel(model, self.family, inner.distribution, rows=inner.rows, autocast=inner.autocast)
+        return self._scored(model)
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
         """At most `size` rows each: rows of one prompt stay together, prompts of like length are neighbours."""

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmrl.policies import shared_prompt
 from mmrl.policies.families import Family
 from mmrl.policies.log_probs import Asked, Distribution, score_rows
+from mmrl.policies.shared_prompt import Layout
 
 LOG_PROBS: Asked = (("log_probs", "log_probs", ()),)
 
@@ -20,6 +22,7 @@ class ScoredLanguageModel(nn.Module):
     distribution  temperature, suppressed ids and soft cap: the same in sampling and in scoring
     rows          of logits alive at once
     autocast      dtype of matrix products on top of the weights' dtype, None to follow the weights
+    shared        understand packed rows (`mmrl.policies.shared_prompt`)
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class ScoredLanguageModel(nn.Module):
         *,
         rows: int = 1024,
         autocast: torch.dtype | None = None,
+        shared: bool = False,
     ):
         super().__init__()
         self.model = model
@@ -37,6 +41,9 @@ class ScoredLanguageModel(nn.Module):
         self.distribution = distribution
         self.rows = rows
         self.autocast = autocast
+        self.shared = shared
+        if shared:
+            shared_prompt.install(self.core)
 
     @property
     def core(self) -> Any:
@@ -51,20 +58,27 @@ class ScoredLanguageModel(nn.Module):
     def vision_trains(self) -> bool:
         return any(p.requires_grad for p in self.core.model.visual.parameters())
 
-    def forward(self, inputs: dict[str, Tensor], actions: Tensor, mask: Tensor, asked: Asked = LOG_PROBS):
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        where: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        asked: Asked = LOG_PROBS,
+        layout: Layout | None = None,
+    ) -> dict[str, Tensor]:
         """Score `actions (B, T)` where `mask (B, T)`; `{name: (B, T) float32}`, 0 outside the mask.
 
-        inputs  of `encoding.collate`: prompts end at column `width`, action t stands at `width + t` and is
-                predicted by the hidden state before it
+        inputs  of the multimodal model, from `encoding.collate` or `shared_prompt.pack`
+        where   (B, T) which hidden state predicts each action, counted over all rows of `inputs`
+        layout  of a packed row, None for plain rows
         """
         with self._precision():
-            hidden = self._hidden(inputs)
-            width = inputs["input_ids"].shape[1] - actions.shape[1]
-            row, step = mask.nonzero(as_tuple=True)
-            states = hidden[row, width - 1 + step]
-            numbers = score_rows(states, actions[row, step], self.head, self.distribution, asked, rows=self.rows)
+            states = self._hidden(inputs, layout).flatten(0, 1)[where[mask]]
+            numbers = score_rows(states, actions[mask], self.head, self.distribution, asked, rows=self.rows)
         blank = torch.zeros(mask.shape, device=mask.device)
-        return {name: blank.index_put((row, step), values) for name, values in numbers.items()}
+        place = mask.nonzero(as_tuple=True)
+        return {name: blank.index_put(place, values) for name, values in numbers.items()}
 
     def next_logits(self, inputs: dict[str, Tensor], cache: Any) -> Tensor:
         """(B, V) float32 logits of the token after the last column, adding `inputs` to the key-value cache."""
@@ -72,9 +86,10 @@ class ScoredLanguageModel(nn.Module):
             output = self.core.model(**inputs, past_key_values=cache, use_cache=True)
             return self.distribution(self.head(output.last_hidden_state[:, -1]))
 
-    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _hidden(self, inputs: dict[str, Tensor], layout: Layout | None) -> Tensor:
         """(B, L, d) states before the output head."""
-        hidden = self.core.model(**inputs, use_cache=False).last_hidden_state
+        packed = {} if layout is None else {"shared_prompt": layout}
+        hidden = self.core.model(**inputs, **packed, use_cache=False).last_hidden_state
         if torch.is_grad_enabled() and self.vision_trains and not has_media(inputs):
             hidden = hidden + self._idle_vision(hidden)
         return hidden
