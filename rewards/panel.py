@@ -1,0 +1,290 @@
+"""The reward stage: named components, weighted and added; what fails is unscored, counted, never a silent 0.
+
+panel = RewardPanel([{"name": "accuracy", "weight": 0.9}, {"name": "format", "weight": 0.1}])
+scores = panel.score(outputs, prompts)     # mmrl.record.Scores, one entry per output
+panel.close()
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mmrl.errors import RewardError
+from mmrl.record import Prompt, Scores
+from mmrl.rewards.calls import WHOLE, Callee, Inputs, Outcome, Style, prepare
+from mmrl.rewards.pool import CallFailed, IsolatedReward, WorkerPool
+from mmrl.rewards.registry import Columns, Reward, registered, resolve
+from mmrl.rewards.rows import (
+    Refused,
+    RowScores,
+    count_causes,
+    gather_inputs,
+    key_column,
+    keys_of,
+    problem_of,
+    row_values,
+    score_rows,
+)
+from mmrl.rewards.worker import describe
+from mmrl.settings import Section, read_section
+
+MAIN_KEYS = ("overall", "score")  # what EasyR1 and verl call the number that trains
+SUCCESS_KEYS = ("success", "accuracy", *MAIN_KEYS, WHOLE)
+NAN = float("nan")
+
+
+class RewardSpec(Section):
+    """One reward of the panel.
+
+    name      a registered name, path/to/file.py:function, package.module:function or a dotted name
+    label     its component name; the default is the name, or the function's name for your own
+    weight    its share of the sum; for a reward that returns dictionaries, one weight per key
+    options   keyword arguments the function is given
+    style     the signature it has: trl, trl_chat, verl, easyr1
+    timeout   seconds one call may take; None: the panel's default
+    success   its value >= 0.5 says the output is right; None: as the reward declares
+    none      what None means: "unscored" (the row is left out), or "skip" (the row is worth the sum of its other
+              rewards, as in TRL's multi-task training)
+    isolated  run in a worker process; None: as the reward declares
+    """
+
+    name: str = Field(min_length=1)
+    label: str | None = None
+    weight: float | dict[str, float] = 1.0
+    options: dict[str, Any] = {}
+    style: Style = "trl"
+    timeout: float | None = Field(None, gt=0)
+    success: bool | None = None
+    none: Literal["unscored", "skip"] = "unscored"
+    isolated: bool | None = None
+
+
+@dataclass
+class Member:
+    """A reward of the panel, ready to be called. `keys` are those seen in its answers so far."""
+
+    label: str
+    spec: RewardSpec
+    columns: Columns
+    call: Callable[[Inputs], list[Outcome]]
+    success: bool
+    isolated: bool
+    check: Callable[..., None] | None = None
+    keys: list[str] = field(default_factory=list)
+
+    def learn_keys(self, outcomes: Sequence[Outcome]) -> None:
+        self.keys += [key for key in keys_of(outcomes) if key not in self.keys]
+
+    @property
+    def all_keys(self) -> list[str]:
+        """Those seen and those weighted, so that components stay the same from call to call."""
+        weighted = self.spec.weight if isinstance(self.spec.weight, dict) else ()
+        return list(dict.fromkeys((*self.keys, *weighted))) or [WHOLE]
+
+    @property
+    def main(self) -> str | None:
+        return next((key for key in (WHOLE, *MAIN_KEYS) if key in self.all_keys), None)
+
+    def component(self, key: str) -> str:
+        return self.label if key == self.main else f"{self.label}/{key}"
+
+    def weight(self, key: str) -> float:
+        """Of a key of its answers: a mapping names them, a number goes to the main key, or else to each."""
+        if isinstance(self.spec.weight, dict):
+            return self.spec.weight.get(key, 0.0)
+        carries = key != "success" if self.main is None else key == self.main
+        return self.spec.weight if carries else 0.0
+
+
+class RewardPanel:
+    """Rewards, called apart from the trainer and combined.
+
+    specs             RewardSpecs, mappings, names, or functions with TRL's signature (which run in this process:
+                      a time limit needs a name)
+    workers           processes; rewards run side by side, one call each
+    default_timeout   seconds one call may take
+    unscored_ceiling  share of unscored outputs in one call past which RewardError stops the run
+    """
+
+    def __init__(
+        self,
+        specs: Iterable[RewardSpec | Mapping[str, Any] | str | Callable],
+        *,
+        workers: int = 2,
+        default_timeout: float = 30.0,
+        unscored_ceiling: float = 0.5,
+    ):
+        specs = list(specs)
+        if not specs:
+            raise RewardError("no rewards: name at least one, such as 'accuracy'")
+        self._ceiling = unscored_ceiling
+        self._pool = WorkerPool(max(1, min(workers, len(specs))))
+        self._threads = ThreadPoolExecutor(len(specs), thread_name_prefix="reward")
+        try:
+            self.members = [self._member(spec, default_timeout) for spec in specs]
+            labels = Counter(member.label for member in self.members)
+            if twice := [label for label, count in labels.items() if count > 1]:
+                raise RewardError(f"two rewards are called {twice[0]!r}: give one of them a `label`")
+            if all(not member.spec.weight for member in self.members):
+                raise RewardError("every reward has weight 0: nothing would be trained")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RewardPanel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
+
+    def check(self, prompts: Iterable[Prompt]) -> None:
+        """Raise RewardError for the first prompt that some reward could never score, before training starts."""
+        for prompt in prompts:
+            for member in self.members:
+                row_values(member.label, prompt, member.columns.required)
+                if member.check:
+                    try:
+                        member.check(prompt.columns, **member.spec.options)
+                    except RewardError as error:
+                        raise RewardError(f"prompt {prompt.id!r}: {error}") from None
+
+    def score(self, outputs: Sequence[Any], prompts: Sequence[Prompt]) -> Scores:
+        """What outputs are worth, one prompt per output. Raises RewardError past the ceiling."""
+        if len(outputs) != len(prompts):
+            raise RewardError(f"{len(outputs)} outputs for {len(prompts)} prompts; expected one prompt per output")
+        inputs = [gather_inputs(member.label, member.columns, outputs, prompts) for member in self.members]
+        most = int(self._ceiling * len(outputs)) + 1
+        futures = [
+            self._threads.submit(score_rows, member.call, rows, most) if member.isolated else None
+            for member, rows in zip(self.members, inputs, strict=True)
+        ]
+        results = []
+        for member, rows, future in zip(self.members, inputs, futures, strict=True):
+            try:
+                results.append(future.result() if future else score_rows(member.call, rows, most))
+            except Refused as refused:
+                raise RewardError(f"prompt {prompts[refused.row].id!r}: reward {member.label!r}: {refused}") from None
+        return self._assemble(results, len(outputs))
+
+    def _assemble(self, results: list[RowScores], count: int) -> Scores:
+        components: dict[str, Tensor] = {}
+        causes: Counter = Counter()
+        reward, applies = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+        for member, result in zip(self.members, results, strict=True):
+            member.learn_keys(result.outcomes)
+            for key in member.all_keys:
+                column = components[member.component(key)] = torch.tensor(key_column(result.outcomes, key))
+                problems = [problem_of(outcome, key) for outcome in result.outcomes]
+                skipped = torch.tensor([member.spec.none == "skip" and each == "None" for each in problems])
+                weight = member.weight(key)
+                if weight or len(member.all_keys) == 1:
+                    counted = ["" if skip else each for each, skip in zip(problems, skipped.tolist(), strict=True)]
+                    causes.update(count_causes(member.component(key), counted))
+                if weight:
+                    reward += torch.where(skipped, 0.0, weight * column)
+                    applies |= ~skipped
+        reward[~applies] = NAN
+        self._enforce_ceiling(reward, results, causes)
+        return Scores(components, reward, self._success(results, count), dict(causes))
+
+    def _success(self, results: list[RowScores], count: int) -> Tensor:
+        """(N,) 1 where every component that decides is >= 0.5, 0 where one is not, NaN where one is missing."""
+        pairs = list(zip(self.members, results, strict=True))
+        declared = [pair for pair in pairs if pair[0].success]
+        accurate = [pair for pair in pairs if pair[0].label == "accuracy" or "accuracy" in pair[0].keys]
+        deciding = [
+            key_column(result.outcomes, next((k for k in SUCCESS_KEYS if k in member.keys), WHOLE))
+            for member, result in declared or accurate
+        ]
+        if not deciding or not count:
+            return torch.full((count,), NAN)
+        worst = torch.tensor(deciding).amin(0)  # NaN wins
+        return torch.where(worst.isnan(), NAN, (worst >= 0.5).float())
+
+    def _enforce_ceiling(self, reward: Tensor, results: list[RowScores], causes: Counter) -> None:
+        unscored = int(reward.isnan().sum())
+        if unscored <= self._ceiling * len(reward):
+            return
+        why = "; ".join(f"{cause} ({times})" for cause, times in causes.most_common(5))
+        traceback = next((result.traceback for result in results if result.traceback), "")
+        raise RewardError(
+            f"{unscored} of {len(reward)} outputs are unscored, more than the ceiling of {self._ceiling:.0%}: "
+            f"{why or 'no reward applies to them'}" + (f"\n{traceback}" if traceback else "")
+        )
+
+    def _member(self, given: RewardSpec | Mapping[str, Any] | str | Callable, default_timeout: float) -> Member:
+        if callable(given) and not isinstance(given, RewardSpec):
+            name = getattr(given, "__name__", type(given).__name__)
+            declared = [each for each in registered().values() if each.function is given]
+            reward = declared[0] if declared else Reward(name, given)
+            return _local(RewardSpec(name=name, isolated=False), reward)
+        values = {"name": given} if isinstance(given, str) else given
+        spec = values if isinstance(values, RewardSpec) else read_section(RewardSpec, dict(values), "rewards")
+        known = registered().get(spec.name)
+        if spec.isolated is False or (spec.isolated is None and known and not known.isolated):
+            return _local(spec, _resolved(spec.name))
+        timeout = spec.timeout or default_timeout
+        isolated = IsolatedReward(self._pool, _absolute(spec.name), spec.options, spec.style, timeout)
+        try:
+            about = isolated.load()
+        except CallFailed as failed:
+            raise RewardError(f"reward {spec.name!r} cannot be loaded: {failed.cause}\n{failed.traceback}") from None
+        if spec.isolated is None and not about["isolated"]:
+            return _local(spec, _resolved(spec.name))
+        success = about["success"] if spec.success is None else spec.success
+        columns = Columns(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["columns"].items()})
+        check = known.check if known else None
+        return Member(_label(spec), spec, columns, isolated, success, True, check)
+
+
+def _local(spec: RewardSpec, reward: Reward) -> Member:
+    """A reward that runs in this process: guarded against what it raises, not against what it hangs on."""
+    callee = prepare(reward, spec.options, spec.style)
+    success = reward.success if spec.success is None else spec.success
+    return Member(_label(spec), spec, callee.columns, _guarded(callee), success, False, reward.check)
+
+
+def _guarded(callee: Callee) -> Callable[[Inputs], list[Outcome]]:
+    def call(inputs: Inputs) -> list[Outcome]:
+        try:
+            return callee(inputs)
+        except RewardError:
+            raise
+        except (Exception, SystemExit) as error:
+            about = describe(error)
+            raise CallFailed(about["error"], about["traceback"]) from None
+
+    return call
+
+
+def _resolved(name: str) -> Reward:
+    try:
+        return resolve(name)
+    except RewardError:
+        raise
+    except Exception as error:
+        raise RewardError(f"reward {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _label(spec: RewardSpec) -> str:
+    return spec.label or spec.name.rpartition(":")[2].rpartition(".")[2]
+
+
+def _absolute(name: str) -> str:
+    """A file path that means the same in every process."""
+    place, _, attribute = name.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}:{attribute}" if place.endswith(".py") else name

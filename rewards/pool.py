@@ -1,0 +1,201 @@
+"""Worker processes with a time limit: a reward that raises, hangs or dies takes nothing along.
+
+Each worker is a fresh interpreter (`mmrl.rewards.worker`) that loads rewards once and answers one call at a
+time. A call that overruns its limit is ended by killing the worker with everything it started; the next call gets
+a new one. A plain subprocess rather than multiprocessing: spawn runs the user's script again when it lacks the
+`__main__` guard, and forking a process that holds CUDA or threads is unsafe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mmrl.errors import RewardError
+from mmrl.rewards.calls import Inputs, Outcome
+from mmrl.rewards.wire import read_message, write_message
+
+LOAD_SECONDS = 180.0  # importing a user's reward may load large libraries; calls have their own limit
+
+
+class CallFailed(Exception):
+    """A call left no values: `cause` on one line, and the end of the traceback if there is one."""
+
+    def __init__(self, cause: str, traceback: str = ""):
+        super().__init__(cause)
+        self.cause, self.traceback = cause, traceback
+
+
+class Worker:
+    """One worker process. Not thread-safe: borrow it from a pool."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "OMP_NUM_THREADS": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mmrl.rewards.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is the trainer's to handle, and killing takes grandchildren along
+        )
+        self.loaded: set[str] = set()
+        self._lost = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        """Send a request and wait for its answer; CallFailed when there is none in `timeout` seconds."""
+        with _TimeLimit(timeout, self.kill) as limit:
+            with contextlib.suppress(BrokenPipeError):  # a dead worker shows in the answer
+                write_message(self._process.stdin, request)
+            reply = read_message(self._process.stdout)
+        if limit.overrun or reply is None:
+            self._lost = True
+            raise CallFailed("timeout" if limit.overrun else f"worker {_ending(self._process.wait())}")
+        if "refused" in reply:
+            raise RewardError(reply["refused"])
+        if "error" in reply:
+            raise CallFailed(reply["error"], reply["traceback"])
+        return reply
+
+    @property
+    def alive(self) -> bool:
+        return not self._lost and self._process.poll() is None
+
+    def kill(self) -> None:
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+
+    def close(self) -> None:
+        self.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+class _TimeLimit:
+    """Calls `stop` once `seconds` have passed inside the block; `overrun` says whether it did."""
+
+    def __init__(self, seconds: float, stop: Callable[[], None]):
+        self.overrun = self._done = False
+        self._stop, self._lock = stop, threading.Lock()
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+
+    def _expire(self) -> None:
+        with self._lock:  # either the block ended in time, or it overran: never a late kill
+            if not self._done:
+                self.overrun = True
+                self._stop()
+
+    def __enter__(self) -> _TimeLimit:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._done = True
+        self._timer.cancel()
+
+
+def _ending(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"died with exit code {code}"
+
+
+class WorkerPool:
+    """At most `size` workers, started when first borrowed and kept warm."""
+
+    def __init__(self, size: int) -> None:
+        self._places: queue.LifoQueue[Worker | None] = queue.LifoQueue()
+        self._alive: list[Worker] = []
+        for _ in range(size):
+            self._places.put(None)
+        self._finalizer = weakref.finalize(self, _close_all, self._alive, os.getpid())
+
+    @contextlib.contextmanager
+    def borrow(self) -> Iterator[Worker]:
+        """A warm worker, or a new one; a worker that died or was interrupted is not given back."""
+        worker = self._places.get()
+        try:
+            if worker is not None and not worker.alive:  # it died while idle
+                self._discard(worker)
+                worker = None
+            if worker is None:
+                worker = Worker()
+                self._alive.append(worker)
+            yield worker
+        except BaseException as error:
+            if worker and not (isinstance(error, CallFailed | RewardError) and worker.alive):
+                self._discard(worker)
+                worker = None
+            raise
+        finally:
+            self._places.put(worker)
+
+    def _discard(self, worker: Worker) -> None:
+        self._alive.remove(worker)
+        worker.close()
+
+    @property
+    def pids(self) -> list[int]:
+        return [worker.pid for worker in self._alive]
+
+    def close(self) -> None:
+        self._finalizer()
+
+
+def _close_all(workers: list[Worker], owner: int) -> None:
+    if os.getpid() == owner:  # a forked child must not stop its parent's workers
+        while workers:
+            workers.pop().close()
+
+
+class IsolatedReward:
+    """A reward as the pool runs it: `load` once for its description, then call with Inputs."""
+
+    def __init__(self, pool: WorkerPool, name: str, options: Mapping[str, Any], style: str, timeout: float):
+        self._pool, self._timeout = pool, timeout
+        self._key = f"{name} {dict(options)} {style}"
+        self._load = {"op": "load", "key": self._key, "name": name, "options": options, "style": style}
+
+    def load(self) -> dict[str, Any]:
+        """`{"columns", "success", "isolated"}`. RewardError when it cannot be used."""
+        with self._pool.borrow() as worker:
+            return self._load_in(worker)
+
+    def _load_in(self, worker: Worker) -> dict[str, Any]:
+        reply = worker.ask(self._load, LOAD_SECONDS)
+        worker.loaded.add(self._key)
+        return reply
+
+    def __call__(self, inputs: Inputs) -> list[Outcome]:
+        """One Outcome per row; CallFailed when the call as a whole left none."""
+        request = {
+            "op": "call",
+            "key": self._key,
+            "prompts": inputs.prompts,
+            "completions": inputs.completions,
+            "columns": inputs.columns,
+        }
+        with self._pool.borrow() as worker:
+            if self._key not in worker.loaded:
+                self._load_in(worker)
+            reply = worker.ask(request, self._timeout)
+        return [Outcome(values, problems) for values, problems in reply["rows"]]

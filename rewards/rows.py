@@ -1,0 +1,131 @@
+"""From what rewards returned to columns of numbers: rows that failed are NaN, and counted by cause."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmrl.errors import RewardError
+from mmrl.record import Prompt
+from mmrl.rewards.calls import WHOLE, Inputs, Outcome
+from mmrl.rewards.pool import CallFailed
+from mmrl.rewards.registry import Columns
+
+MOST_CAUSES = 8  # different messages kept apart for one reward; beyond them only the kind is kept
+LONGEST_CAUSE = 120
+
+
+class Refused(Exception):
+    """A reward said that row `row` can never be scored: a mistake in the dataset or configuration."""
+
+    def __init__(self, row: int, message: str):
+        super().__init__(message)
+        self.row = row
+
+
+@dataclass
+class RowScores:
+    """One Outcome per row, and the end of the last traceback seen."""
+
+    outcomes: list[Outcome]
+    traceback: str = ""
+
+
+def gather_inputs(label: str, columns: Columns, outputs: Sequence[Any], prompts: Sequence[Prompt]) -> Inputs:
+    """What a reward is called with: the columns it names, and prompts as messages, or as text for generators."""
+    names = [*columns.required, *(n for n in columns.optional if all(n in _offered(p) for p in prompts))]
+    if columns.everything and prompts:
+        shared = set.intersection(*(set(prompt.columns) for prompt in prompts))
+        names += sorted(shared - set(names))
+    rows = [row_values(label, prompt, names) for prompt in prompts]
+    text = all(isinstance(output, str) for output in outputs)
+    return Inputs(
+        prompts=[prompt.messages if text else prompt.text for prompt in prompts],
+        completions=list(outputs),
+        columns={name: [row[name] for row in rows] for name in names},
+    )
+
+
+def row_values(label: str, prompt: Prompt, names: Sequence[str]) -> dict[str, Any]:
+    """These columns of a prompt; RewardError names the prompt and the column it lacks."""
+    offered = _offered(prompt)
+    for name in names:
+        if name not in offered:
+            raise RewardError(
+                f"reward {label!r} reads the column {name!r}, which prompt {prompt.id!r} does not have; "
+                f"its columns: {', '.join(sorted(prompt.columns)) or 'none'}"
+            )
+    return {name: offered[name] for name in names}
+
+
+def _offered(prompt: Prompt) -> dict[str, Any]:
+    return {"images": prompt.images, "videos": prompt.videos, **prompt.columns}
+
+
+def score_rows(call: Callable[[Inputs], list[Outcome]], inputs: Inputs, most: int) -> RowScores:
+    """Call a reward on all rows; if that fails, row by row, so that only the rows at fault are lost.
+
+    most  failed rows after which the rest is given up: the run is about to stop, and a reward that hangs on every row
+          should not keep it waiting
+    """
+    if not len(inputs):
+        return RowScores([])
+    try:
+        return RowScores(call(inputs))
+    except RewardError as error:
+        if len(inputs) == 1:
+            raise Refused(0, str(error)) from None
+    except CallFailed as failed:
+        if len(inputs) == 1:
+            return RowScores([_failed(failed.cause)], failed.traceback)
+    scores = RowScores([])
+    lost = 0
+    for i in range(len(inputs)):
+        if lost >= most:
+            scores.outcomes.append(_failed("not tried after too many failures"))
+            continue
+        try:
+            scores.outcomes += call(inputs.row(i))
+        except RewardError as error:
+            raise Refused(i, str(error)) from None
+        except CallFailed as failed:
+            lost += 1
+            scores.outcomes.append(_failed(failed.cause))
+            scores.traceback = failed.traceback or scores.traceback
+    return scores
+
+
+def _failed(cause: str) -> Outcome:
+    return Outcome({}, {WHOLE: cause})
+
+
+def keys_of(outcomes: Sequence[Outcome]) -> list[str]:
+    """The keys of all answers, in order of appearance."""
+    return list(dict.fromkeys(key for outcome in outcomes for key in outcome.values))
+
+
+def key_column(outcomes: Sequence[Outcome], key: str) -> list[float]:
+    """One number a row, NaN where the reward gave none under this key."""
+    return [outcome.values.get(key, math.nan) for outcome in outcomes]
+
+
+def problem_of(outcome: Outcome, key: str) -> str:
+    """Why a row has no number under `key`; "" if it has one."""
+    if WHOLE in outcome.problems:
+        return outcome.problems[WHOLE]
+    return outcome.problems.get(key, "" if key in outcome.values else "missing")
+
+
+def count_causes(label: str, problems: Sequence[str]) -> Counter:
+    """`{"accuracy: timeout": 3}`; empty problems are rows that were scored."""
+    causes = Counter(f"{label}: {_shorten(problem)}" for problem in problems if problem)
+    if len(causes) <= MOST_CAUSES:
+        return causes
+    return Counter(f"{label}: {problem.partition(':')[0]}" for problem in problems if problem)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST_CAUSE else text[: LONGEST_CAUSE - 3] + "..."

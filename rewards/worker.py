@@ -1,0 +1,80 @@
+"""The process rewards run in: `python -m mmrl.rewards.worker`, started and killed by `mmrl.rewards.pool`.
+
+Requests arrive on standard input and answers leave on the original standard output; what rewards print goes
+to standard error. Requests:
+
+    {"op": "load", "key", "name", "options", "style"}          -> {"columns", "success", "isolated"}
+    {"op": "call", "key", "prompts", "completions", "columns"} -> {"rows": [[values, problems], ...]}
+
+Either may answer {"error", "traceback"} (the reward raised) or {"refused"} (a RewardError: a mistake in the
+configuration or the dataset, which stops the run). No torch is imported here, and the process ends with the trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from mmrl.errors import RewardError
+from mmrl.rewards.calls import Callee, Inputs, prepare
+from mmrl.rewards.registry import resolve
+from mmrl.rewards.wire import read_message, write_message
+
+TRACEBACK_LINES = 12
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """`ValueError: message` on one line, and the end of its traceback."""
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    message = " ".join(str(error).split())
+    name = type(error).__name__
+    return {
+        "error": f"{name}: {message}" if message else name,
+        "traceback": "\n".join(lines[-TRACEBACK_LINES:]),
+    }
+
+
+def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]:
+    """Load or call a reward; whatever it raises becomes part of the answer."""
+    try:
+        if request["op"] == "load":
+            reward = resolve(request["name"])
+            callee = loaded[request["key"]] = prepare(reward, request["options"], request["style"])
+            return {"columns": asdict(callee.columns), "success": reward.success, "isolated": reward.isolated}
+        inputs = Inputs(request["prompts"], request["completions"], request["columns"])
+        return {"rows": [[o.values, o.problems] for o in loaded[request["key"]](inputs)]}
+    except RewardError as error:
+        return {"refused": str(error)}
+    except BaseException as error:  # SystemExit too: a reward may call sys.exit()
+        return describe(error)
+
+
+def _read_all(stream: BinaryIO, requests: queue.SimpleQueue) -> None:
+    while (request := read_message(stream)) is not None:
+        requests.put(request)
+    os._exit(0)  # the trainer is gone: stop, even in the middle of a reward that hangs
+
+
+def serve() -> None:
+    requests_in, answers_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    requests: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_read_all, args=(requests_in, requests), daemon=True).start()
+    loaded: dict[str, Callee] = {}
+    while True:
+        reply = answer(requests.get(), loaded)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        write_message(answers_out, reply)
+
+
+if __name__ == "__main__":
+    serve()
