@@ -44,11 +44,16 @@ def count_of(share: float, total: int) -> int:
 
 def top_tokens(scores: Tensor, where: Tensor, share: float, ties: Tensor) -> Tensor:
     """(B, T) bool: exactly ceil(share * N) of the N tokens in `where`, the highest scores; `ties` decides equals."""
+    return top_count(scores, where, count_of(share, int(where.sum())), ties)
+
+
+def top_count(scores: Tensor, where: Tensor, count: int, ties: Tensor) -> Tensor:
+    """(B, T) bool: the `count` tokens of `where` with the highest scores (all of them if fewer)."""
     chosen = torch.zeros_like(where)
-    positions = where.flatten().nonzero().squeeze(1)
-    order = torch.argsort(ties.flatten()[positions])
-    order = order[torch.argsort(scores.flatten()[positions][order], descending=True, stable=True)]
-    chosen.view(-1)[positions[order[: count_of(share, len(positions))]]] = True
+    places = where.flatten().nonzero().squeeze(1)
+    order = torch.argsort(ties.flatten()[places])
+    order = order[torch.argsort(scores.flatten()[places][order], descending=True, stable=True)]
+    chosen.view(-1)[places[order[:count]]] = True
     return chosen
 
 
@@ -70,3 +75,29 @@ def quantile(values: Tensor, probability: float) -> Tensor:
     position = probability * (len(ordered) - 1)
     low = int(position)
     return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], position - low)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """(B, T) long: place of each sampled action among the row's sampled actions, from 0."""
+    return mask.long().cumsum(1) - 1
+
+
+def row_advantage(advantage: Tensor, mask: Tensor) -> Tensor:
+    """(B,) the rollout's advantage: the mean over its actions, which is the value itself where all share one."""
+    weight = mask.to(advantage.dtype)
+    return (advantage * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def discounted_future_sum(values: Tensor, gamma: float) -> Tensor:
+    """(B, T) F_t = v_t + gamma F_{t+1}."""
+    future = torch.empty_like(values)
+    running = torch.zeros_like(values[:, 0]) if values.shape[1] else values.new_zeros(len(values))
+    for t in range(values.shape[1] - 1, -1, -1):
+        running = values[:, t] + gamma * running
+        future[:, t] = running
+    return future
+
+
+def progress(batch: Batch) -> float:
+    """Share of the run that is done: 0 at the first step, 1 at the last."""
+    return min(batch.step / max(batch.steps - 1, 1), 1.0)
