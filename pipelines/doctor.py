@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,8 +48,8 @@ def doctor() -> list[Check]:
     """Run every check; one that raises becomes an error that carries its message."""
     checks = [_guarded("python", _python)]
     checks += [_guarded("torch", _torch), _guarded("accelerator", _accelerator), _guarded("torchvision", _torchvision)]
-    checks += [_guarded(name, lambda name=name: _library(name)) for name in LIBRARIES]
-    checks += [_guarded(f"video: {reader}", lambda reader=reader: _decoder(reader)) for reader in READERS]
+    checks += [_guarded(name, partial(_library, name)) for name in LIBRARIES]
+    checks += [_guarded(f"video: {reader}", partial(_decoder, reader)) for reader in READERS]
     checks += [_guarded("open_clip", _open_clip), _guarded("attention", _attention), _guarded("extras", _extras)]
     checks += [_guarded("disk", _disk), _guarded("browser", _browser), _guarded("hub", _hub)]
     return checks
