@@ -6,9 +6,8 @@ space are one token each, which keeps answers and their end token within a dozen
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -41,12 +40,11 @@ def words() -> list[str]:
     return sorted({*WORDS.split(), *CAPITALIZED.split(), *numbers, *tenths})
 
 
-def _train(texts: list[str], suffix: str | None = None, specials: Sequence[str] = ()):
+def _train(texts: list[str], specials: Sequence[str]):
     """Byte-pair merges until every text is one token."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-    options = {} if suffix is None else {"end_of_word_suffix": suffix}
-    tokenizer = Tokenizer(models.BPE(**options))
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_WORD), behavior="isolated"),
@@ -58,7 +56,6 @@ def _train(texts: list[str], suffix: str | None = None, specials: Sequence[str] 
         special_tokens=list(specials),
         vocab_size=8192,
         show_progress=False,
-        **options,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
@@ -84,16 +81,33 @@ def chat_tokenizer(template: str):
 
 
 def clip_tokenizer(max_length: int):
-    """A `CLIPTokenizer` over the same words, lower case; pads with its end token."""
+    """A `CLIPTokenizer` over the same words, lower case; pads with its end token.
+
+    The merges are spelled out word by word: training them would break ties in another order in each process.
+    """
     from transformers import CLIPTokenizer
 
-    tokenizer = _train([word.lower() for word in words() if word.isalpha()], suffix="</w>")
-    model = json.loads(tokenizer.to_str())["model"]
-    vocabulary = dict(model["vocab"])
+    lower = sorted({word.lower() for word in words() if word.isalpha()})
+    merges = _merges(lower)
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-"
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     for token in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[token] = len(vocabulary)
-    merges = [tuple(pair) for pair in model["merges"]]
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)
+
+
+def _merges(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges in order, such that each text with its end-of-word mark becomes one piece."""
+    ranks: dict[tuple[str, str], int] = {}
+    for text in texts:
+        pieces = [*text[:-1], f"{text[-1]}</w>"]
+        while len(pieces) > 1:
+            known = [(ranks[pair], place) for place, pair in enumerate(pairwise(pieces)) if pair in ranks]
+            place = min(known)[1] if known else 0
+            ranks.setdefault((pieces[place], pieces[place + 1]), len(ranks))
+            pieces[place : place + 2] = ["".join(pieces[place : place + 2])]
+    return list(ranks)
 
 
 def t5_tokenizer(max_length: int):
