@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import threading
 import time
@@ -24,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from mmrl.errors import DataError
@@ -106,19 +108,24 @@ def write_frames(path: Path, frames: Frames) -> None:
 
 
 def read_frames(path: Path, *, verify: bool) -> Frames:
-    """Map a frame file into memory; `verify` reads it all and compares checksums."""
-    from safetensors import SafetensorError, safe_open
+    """Map a frame file into memory; `verify` reads it all and compares checksums.
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            pixels = file.get_tensor("pixels")
-        fields = json.loads(metadata["frames"])
-        frames = Frames(**{**fields, "size": tuple(fields["size"])}, pixels=pixels)
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise CorruptEntry(f"{path}: {error}") from None
+    The file is opened once: `safetensors.safe_open` opens it twice, so that a rename in between mixes the
+    description of one file with the pixels of another.
+    """
+    with path.open("rb") as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            start = 8 + int.from_bytes(mapped[:8], "little")
+            header = json.loads(mapped[8:start])
+            stored, metadata = header["pixels"], header["__metadata__"]
+            if stored["dtype"] != "U8" or start + stored["data_offsets"][1] != len(mapped):
+                raise ValueError(f"{len(mapped)} bytes, the header describes others")
+            pixels = torch.frombuffer(mapped, dtype=torch.uint8, offset=start).view(stored["shape"])
+            fields = json.loads(metadata["frames"])
+            frames = Frames(**{**fields, "size": tuple(fields["size"])}, pixels=pixels)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CorruptEntry(f"{path}: {error}") from None
     if verify and _checksum(pixels, metadata["frames"]) != metadata.get("sha256"):
         raise CorruptEntry(f"{path}: checksum differs")
     return frames

@@ -120,7 +120,7 @@ class DecoderPool:
     """Decoders kept warm, as many as were ever borrowed at once; each serves one caller at a time."""
 
     def __init__(self) -> None:
-        self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        self._idle: queue.LifoQueue[Decoder] = queue.LifoQueue()
         self._owner = os.getpid()
 
     @contextlib.contextmanager
