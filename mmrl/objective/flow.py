@@ -36,7 +36,8 @@ def dense_grpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
     advantage = torch.zeros_like(values)
     for t in reversed(range(values.shape[1])):
         at = batch.mask[:, t]
-        advantage[:, t] = group_normalized(after - values[:, t], batch.group, at & batch.counted, eps, ddof)
+        gain = group_normalized(after - values[:, t], batch.group, at & batch.counted, eps, ddof)
+        advantage[:, t] = torch.where(at & batch.counted, gain, 0.0)
         after = torch.where(at, values[:, t], after)
     return advantage
 

@@ -133,17 +133,22 @@ class TestSharedPrefix:
         count = 10 if options["train_steps"]["select"] == "one" else 4
         return policy.rollout(flow_requests(count), KEY), sum(rows)
 
+    # window: each prompt pays its prefix once, each row the rest; one: a row of step k pays S - k calls, each
+    # prompt one trunk up to the last branching step
     @pytest.mark.parametrize(
-        ("steps", "with_sharing"), [(WINDOW, 2 * 2 + 8 * 4), ({"select": "one", "branches": 2}, None)]
+        ("steps", "calls_expected"),
+        [
+            (WINDOW, 2 * 2 + 8 * 4),
+            ({"select": "one", "branches": 2}, 2 * 4 + 2 * 2 * sum(6 - k for k in range(5))),
+        ],
     )
-    def test_equals_the_plain_path_with_fewer_calls(self, steps, with_sharing):
+    def test_equals_the_plain_path_with_fewer_calls(self, steps, calls_expected):
         shared, calls = self.counted(train_steps=steps)
         plain, plain_calls = self.counted(train_steps=steps, share_prefix=False)
         torch.testing.assert_close(shared.replay["latents"], plain.replay["latents"], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(shared.old_log_probs, plain.old_log_probs, rtol=0, atol=1e-5)
         assert plain_calls == len(plain) * 6
-        # one: row of step k pays S - k calls, each prompt one trunk up to the last branching step (4)
-        assert calls == (with_sharing or 2 * 2 * sum(6 - k for k in range(5)) + 2 * 4)
+        assert calls == calls_expected
 
     def test_branches_of_one_step_leave_the_same_state(self):
         rollouts, _ = self.counted(train_steps={"select": "one", "branches": 2})

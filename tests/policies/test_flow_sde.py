@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_deterministic_step_has_no_log_prob():
 def test_level_zero_is_the_ode(kind):
     x, v = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
     times = schedule(8, 3)
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in itertools.pairwise(times):
         step = sde_step(kind, v, x, t, t_next, 0.0, times[1])
         torch.testing.assert_close(step.mean, sde_step("ode", v, x, t, t_next, 0.0, times[1]).mean)
         assert transition_log_prob(x, step.mean, step.std) is None
