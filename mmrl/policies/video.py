@@ -11,6 +11,7 @@ from typing import Any
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip, VideoSampling
+from mmrl.policies.families import Family, family_of
 from mmrl.policies.language import LanguagePolicy, LanguagePolicyConfig
 from mmrl.policies.views import PIXEL_VIEWS, REMOVE_MEDIA
 from mmrl.record import Prompt
@@ -32,6 +33,7 @@ class VideoPolicy(LanguagePolicy):
     """
 
     modality = "video"
+    config_type = VideoPolicyConfig
     views = frozenset(PIXEL_VIEWS) | {REMOVE_MEDIA}
     config: VideoPolicyConfig
 
@@ -48,8 +50,16 @@ class VideoPolicy(LanguagePolicy):
             raise ConfigError("the video policy needs `read_clip`, such as mmrl.data.video.read_clip")
         super().__init__(model, processor, config, seed=seed)
         self.read_clip = read_clip
-        wanted = {"factor": self.family.factor, "frame_multiple": self.family.temporal_patch}
-        self.sampling = config.sampling.model_copy(update=wanted)
+        self.sampling = _sampling(config, self.family)
+
+    @staticmethod
+    def sampling_of(config: VideoPolicyConfig) -> VideoSampling:
+        """How the policy of `config` would read clips, from the checkpoint's configuration alone."""
+        from transformers import AutoConfig, AutoProcessor
+
+        trusted = {"trust_remote_code": config.trust_remote_code}
+        tokenizer = AutoProcessor.from_pretrained(config.model, **trusted).tokenizer
+        return _sampling(config, family_of(AutoConfig.from_pretrained(config.model, **trusted), tokenizer))
 
     def _frames(self, prompt: Prompt) -> list[Frames]:
         clips = []
@@ -64,3 +74,8 @@ class VideoPolicy(LanguagePolicy):
                 )
             clips.append(frames)
         return clips
+
+
+def _sampling(config: VideoPolicyConfig, family: Family) -> VideoSampling:
+    wanted = {"factor": family.factor, "frame_multiple": family.temporal_patch}
+    return config.sampling.model_copy(update=wanted)
