@@ -103,7 +103,10 @@ def sage_equalizer(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     formula="A <- clip(A, -limit, limit)",
 )
 def clip_advantage(advantage: Tensor, batch: Batch, *, limit: float = 5.0) -> tuple[Tensor, Tensor]:
-    """Bounds the advantage of an outlier; all published flow recipes use 5."""
+    """Bounds the advantage of an outlier. Returns (B, T) twice.
+
+    limit  all published flow recipes use 5
+    """
     return advantage.clamp(-limit, limit), batch.loss_mask
 
 

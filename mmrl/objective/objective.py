@@ -20,14 +20,18 @@ from mmrl.errors import ConfigError
 from mmrl.objective.groups import degenerate, group_count
 from mmrl.objective.numerics import at_least_float32
 from mmrl.record import Batch, Evaluation, Selection
-from mmrl.settings import Section
+from mmrl.settings import Section, read_section
 from mmrl.stages import Bound, Need
 
 Choice = str | dict[str, Any]
 
 
 class ObjectiveConfig(Section):
-    """Which function plays each stage: a name, or `{name: ..., parameter: ...}`."""
+    """Which function plays each stage: a name, or `{name: ..., parameter: ...}`.
+
+    A regularizer also takes `coefficient`, and `aggregation` where its mean is not the objective's.
+    `policy_weight` is the share of the policy gradient beside a `score_objective`, which has 1 minus it.
+    """
 
     shaping: list[Choice] = []
     group: list[Choice] = []
@@ -40,6 +44,30 @@ class ObjectiveConfig(Section):
     score: Choice | None = None
     score_objective: Choice | None = None
     matching_objective: Choice | None = None
+    policy_weight: float = 0.0
+
+
+@dataclass
+class Regularizer:
+    """A penalty, its coefficient, and its own aggregation where it has one.
+
+    place  where its weights stand among the batch's columns
+    """
+
+    bound: Bound
+    coefficient: float
+    aggregation: Bound | None
+    place: str
+
+    @classmethod
+    def of(cls, choice: Choice, index: int) -> Regularizer:
+        described = dict(choice) if isinstance(choice, dict) else {}
+        if "coefficient" not in described:
+            raise ConfigError(f"regularizer {choice!r}: give it a coefficient, as in {{name: kl, coefficient: 0.04}}")
+        own = described.pop("aggregation", None)
+        bound = Bound.of("regularizer", described)
+        aggregation = None if own is None else Bound.of("aggregation", own)
+        return cls(bound, float(described["coefficient"]), aggregation, f"weights of regularizer {index}")
 
 
 @dataclass
@@ -61,15 +89,17 @@ class Objective:
     ratio: Bound
     trust_region: Bound
     aggregation: Bound
-    regularizers: list[tuple[Bound, float]]
+    regularizers: list[Regularizer]
     score: Bound | None = None
     score_objective: Bound | None = None
     matching_objective: Bound | None = None
+    policy_weight: float = 0.0
+    diagnostics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: ObjectiveConfig | Mapping[str, Any]) -> Objective:
         if not isinstance(config, ObjectiveConfig):
-            config = ObjectiveConfig.model_validate(dict(config))
+            config = read_section(ObjectiveConfig, dict(config), "objective")
 
         def one(stage: str) -> Bound | None:
             choice = getattr(config, stage)
@@ -78,40 +108,61 @@ class Objective:
         def many(stage: str) -> list[Bound]:
             return [Bound.of(stage, choice) for choice in getattr(config, stage)]
 
-        regularizers = []
-        for choice in config.regularizers:
-            coefficient = choice.get("coefficient") if isinstance(choice, dict) else None
-            if coefficient is None:
-                raise ConfigError(
-                    f"regularizer {choice!r}: give it a coefficient, as in {{name: kl, coefficient: 0.04}}"
-                )
-            regularizers.append((Bound.of("regularizer", choice), float(coefficient)))
+        regularizers = [Regularizer.of(choice, i) for i, choice in enumerate(config.regularizers)]
         objective = cls(
             many("shaping"), many("group"), one("advantage"), many("credit"), one("ratio"), one("trust_region"),
             one("aggregation"), regularizers, one("score"), one("score_objective"), one("matching_objective"),
+            config.policy_weight,
         )  # fmt: skip
-        objective._check()
+        objective._check(config.model_fields_set)
         return objective
 
-    def _check(self) -> None:
+    def _check(self, chosen: set[str]) -> None:
+        """Refuse combinations in which a part would have no effect; `chosen` are the keys the recipe spelled out."""
         if (self.score is None) != (self.score_objective is None):
             raise ConfigError("a whole-sequence objective needs both `score` and `score_objective`")
-        if self.score_objective and self.credit:
-            raise ConfigError(
-                f"score_objective {self.score_objective.name!r} judges whole sequences, so token credit "
-                f"({', '.join(c.name for c in self.credit)}) would have no effect: remove one of them"
-            )
         if self.score_objective and self.matching_objective:
             raise ConfigError("choose score_objective or matching_objective, not both")
+        if not 0 <= self.policy_weight < 1 or (self.policy_weight and not self.score_objective):
+            raise ConfigError(
+                f"policy_weight is {self.policy_weight:g}; expected 0 <= policy_weight < 1, beside a score_objective"
+            )
+        replaced = {} if self.policy_weight else self._replaced()
+        for key in sorted(chosen & replaced.keys()):
+            if getattr(self, key):
+                raise ConfigError(f"{replaced[key]}, so {key} {self._names(key)} would have no effect: remove one")
+
+    def _replaced(self) -> dict[str, str]:
+        """Stages that a whole-sequence or matching objective takes the place of, and why."""
+        if self.score_objective:
+            why = f"score_objective {self.score_objective.name!r} judges whole sequences"
+            return dict.fromkeys(("credit", "ratio", "trust_region"), why)
+        if self.matching_objective:
+            why = f"matching_objective {self.matching_objective.name!r} compares predictions, not probabilities"
+            return dict.fromkeys(("ratio", "trust_region"), why)
+        return {}
+
+    def _names(self, key: str) -> str:
+        bounds = getattr(self, key)
+        return ", ".join(b.name for b in (bounds if isinstance(bounds, list) else [bounds]))
+
+    @property
+    def acting(self) -> list[Bound]:
+        """What the update calls for each micro-batch, regularizers included."""
+        if self.matching_objective:
+            policy = [self.matching_objective]
+        elif self.score_objective and not self.policy_weight:
+            policy = []
+        else:
+            policy = [self.ratio, self.trust_region]
+        whole = [b for b in (self.score, self.score_objective) if b]
+        return [*policy, *whole, *(r.bound for r in self.regularizers)]
 
     @property
     def stages(self) -> list[Bound]:
-        single = (self.advantage, self.ratio, self.trust_region, self.aggregation)
-        if self.score_objective:
-            single = (self.advantage, self.score, self.score_objective, self.aggregation)
-        elif self.matching_objective:
-            single = (self.advantage, self.matching_objective, self.aggregation)
-        return [*self.shaping, *self.group, *self.credit, *single, *(r for r, _ in self.regularizers)]
+        own = [r.aggregation for r in self.regularizers if r.aggregation]
+        prepared = [*self.shaping, *self.group, *self.credit, self.advantage, self.aggregation, *own]
+        return [*prepared, *self.acting]
 
     @property
     def needs(self) -> dict[Need, list[str]]:
@@ -131,6 +182,7 @@ class Objective:
         for bound in self.group:
             if getattr(bound.spec.function, "after_advantage", False) != after_advantage:
                 continue
+            _require(bound, batch)
             selection = bound(batch)
             changes = {n: getattr(selection, n) for n in ("counted", "trained", "update")}
             batch = replace(batch, **{n: v for n, v in changes.items() if v is not None})
@@ -141,6 +193,7 @@ class Objective:
     def shape_and_select(self, batch: Batch) -> tuple[Batch, list[Selection]]:
         """Stages 3 and 4. Unscored rows leave the baseline and the loss."""
         for bound in self.shaping:
+            _require(bound, batch)
             batch = replace(batch, reward=bound(batch))
         return self.select(_drop_unscored(batch))
 
@@ -149,32 +202,56 @@ class Objective:
         """Stages 5, 6 and 9: the batch with its advantage and loss mask, and `weights (B, T)`.
 
         Groups with a single counted member leave the loss when the advantage is relative to the group. An
-        advantage that is already set is kept.
+        advantage that is already set, `(B,)` or `(B, T)`, is kept.
         """
-        if batch.advantage is None:
+        if batch.advantage is not None:
+            batch = replace(batch, advantage=_per_action(batch.advantage, batch))
+        else:
             if self.advantage.spec.scope == "group":
                 alone = group_count(batch.group, batch.counted) < 2
                 batch = replace(batch, trained=batch.trained & ~alone)
-            batch = replace(batch, advantage=_per_action(self.advantage(batch), batch))
+            batch = replace(batch, advantage=_per_action(self._advantage(batch), batch))
         batch, _ = self.select(batch, after_advantage=True)
+        self.diagnostics = _selected(batch)
         for bound in self.credit:
             if bound.spec.phase == "prepare":
+                _require(bound, batch)
+                before = batch
                 advantage, loss_mask = bound(batch.advantage, batch)
                 batch = replace(batch, advantage=advantage * batch.mask, loss_mask=loss_mask * batch.mask)
-        return batch, self.weights(batch)
+                sums = _credited(bound.name, before.advantage, batch.advantage, batch)
+                self.diagnostics |= {name: float(a / b.clamp(min=1)) for name, (a, b) in sums.items()}
+        for bound in self.acting:
+            _require(bound, batch)
+            if columns := bound.prepare(batch):
+                batch = replace(batch, columns={**batch.columns, **columns})
+        own = {r.place: self.weights(batch, r.aggregation) for r in self.regularizers if r.aggregation}
+        return replace(batch, columns={**batch.columns, **own}), self.weights(batch)
+
+    def _advantage(self, batch: Batch) -> Tensor:
+        if batch.reward is None:
+            present = sorted({*batch.columns, *batch.components})
+            raise ConfigError(
+                f"advantage {self.advantage.name!r} reads `reward (B,)`, which this batch lacks; give it, or a "
+                f"precomputed `advantage`. Further columns: {', '.join(present) or 'none'}"
+            )
+        _require(self.advantage, batch)
+        return self.advantage(batch)
 
     def prepare(self, batch: Batch) -> tuple[Batch, Tensor]:
         """Stages 3 to 6 and 9 in one go, for a batch that is complete."""
         batch, _ = self.shape_and_select(batch)
         return self.credit_and_weigh(batch)
 
-    def weights(self, batch: Batch) -> Tensor:
+    def weights(self, batch: Batch, aggregation: Bound | None = None) -> Tensor:
         """(B, T) per-action weights, each optimizer step by itself; rows that are not trained weigh 0."""
+        aggregation = aggregation or self.aggregation
+        _require(aggregation, batch)
         weights = torch.zeros_like(at_least_float32(batch.old_log_probs))
         for update in torch.unique(batch.update).tolist():
             rows = ((batch.update == update) & batch.trained).nonzero().squeeze(1)
             if len(rows):
-                weights[rows] = self.aggregation(batch.index(rows)).to(weights.dtype)
+                weights[rows] = aggregation(batch.index(rows)).to(weights.dtype)
         return weights * batch.mask
 
     def has_signal(self, batch: Batch) -> Tensor:
@@ -193,7 +270,7 @@ class Objective:
         return self.score(evaluation, batch)
 
     def score_coefficients(self, scores: Tensor, batch: Batch) -> Tensor:
-        """(B,) dJ/ds of the whole update, so that micro-batches may add `coefficients * scores`."""
+        """dJ/ds of the whole update, shaped like `scores`, so that micro-batches may add `coefficients * scores`."""
         assert self.score_objective is not None
         with torch.enable_grad():
             leaf = scores.detach().clone().requires_grad_()
@@ -203,28 +280,32 @@ class Objective:
     def loss(self, evaluation: Evaluation, batch: Batch, weights: Tensor, coefficients: Tensor | None = None) -> Loss:
         """This micro-batch's share: `-(weights * objective).sum()` and the penalties with their coefficients."""
         sums: dict[str, tuple[Tensor, Tensor]] = {}
+        loss = weights.new_zeros(())
         if self.score_objective:
             assert coefficients is not None
-            loss = -(coefficients * self.scores(evaluation, batch)).sum()
-        elif self.matching_objective:
+            loss = -(1 - self.policy_weight) * (coefficients * self.scores(evaluation, batch)).sum()
+        if self.matching_objective:
             loss = -(weights * self.matching_objective(evaluation, batch)).sum()
-        else:
-            batch = self._update_credit(evaluation, batch)
+        elif self.policy_weight or not self.score_objective:
+            batch = self._update_credit(evaluation, batch, sums)
             log_ratio = self.ratio(evaluation, batch)
-            loss = -(weights * self.trust_region(log_ratio, evaluation, batch)).sum()
+            policy = -(weights * self.trust_region(log_ratio, evaluation, batch)).sum()
+            loss = loss + (self.policy_weight or 1.0) * policy
             sums |= self._diagnose(log_ratio, evaluation, batch)
-        for bound, coefficient in self.regularizers:
-            penalty = bound(evaluation, batch)
-            value = penalty if penalty.dim() == 0 else (weights * penalty).sum()
-            loss = loss + coefficient * value
-            sums[f"regularizer/{bound.name}"] = (value.detach(), torch.ones_like(value))
+        for regularizer in self.regularizers:
+            penalty = regularizer.bound(evaluation, batch)
+            own = batch.columns[regularizer.place] if regularizer.aggregation else weights
+            value = penalty if penalty.dim() == 0 else (own * penalty).sum()
+            loss = loss + regularizer.coefficient * value
+            sums[f"regularizer/{regularizer.bound.name}"] = (value.detach(), torch.ones_like(value))
         return Loss(loss, sums)
 
-    def _update_credit(self, evaluation: Evaluation, batch: Batch) -> Batch:
+    def _update_credit(self, evaluation: Evaluation, batch: Batch, sums: dict) -> Batch:
         for bound in self.credit:
             if bound.spec.phase == "update":
                 with torch.no_grad():
                     advantage, _ = bound(batch.advantage, evaluation, batch)
+                sums |= _credited(bound.name, batch.advantage, advantage, batch)
                 batch = replace(batch, advantage=advantage * batch.mask)
         return batch
 
@@ -266,6 +347,36 @@ def _drop_unscored(batch: Batch) -> Batch:
     return replace(batch, counted=batch.counted & scored, trained=batch.trained & scored)
 
 
+def _require(bound: Bound | None, batch: Batch) -> None:
+    """What a function reads beyond the basics must be there: a field, the components, or a column of the rollouts."""
+    for name in bound.spec.required if bound else ():
+        value = getattr(batch, name, None) if name in Batch.__dataclass_fields__ else None
+        if (value is None or (isinstance(value, dict) and not value)) and name not in batch:
+            present = sorted({*batch.columns, *batch.components})
+            raise ConfigError(
+                f"{bound.spec.stage} {bound.name!r} reads {name!r}, which these rollouts do not carry; "
+                f"they carry: {', '.join(present) or 'no further columns'}"
+            )
+
+
+def _selected(batch: Batch) -> dict[str, float]:
+    """What selection left."""
+    return {
+        "group/counted_fraction": batch.counted.float().mean().item(),
+        "group/trained_fraction": batch.trained.float().mean().item(),
+    }
+
+
+def _credited(name: str, before: Tensor, after: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    """How many of the actions with an advantage a credit function silenced, and how many it reweighted."""
+    active = batch.mask & batch.trained[:, None] & (before != 0)
+    silenced, changed = active & (after == 0), active & (after != 0) & (after != before)
+    return {
+        f"credit/{name}/silenced": (silenced.sum().float(), active.sum().float()),
+        f"credit/{name}/reweighted": (changed.sum().float(), active.sum().float()),
+    }
+
+
 def _per_action(advantage: Tensor, batch: Batch) -> Tensor:
     """(B,) or (B, T) -> (B, T), zero outside the mask and on rows that do not count."""
     if advantage.dim() == 1:
@@ -284,52 +395,3 @@ def signal(batch: Batch) -> dict[str, float]:
         "signal/trained_fraction": batch.trained.float().mean().item(),
         "signal/active_fraction": (batch.advantage != 0).any(1).float().mean().item(),
     }
-
-
-def compute(
-    recipe: str | Mapping[str, Any] | ObjectiveConfig | Objective,
-    batch: Batch | Mapping[str, Any],
-    evaluation: Evaluation | Mapping[str, Any] | Tensor,
-) -> Tensor:
-    """The loss of one optimizer step on plain tensors; no model needed.
-
-    recipe      a recipe's name ("dapo"), an `objective:` mapping, or an Objective
-    batch       Batch, or its fields by name; columns a function needs may be given by their plain names
-    evaluation  the current log-probs (B, T), or a mapping with `log_probs` and further columns
-
-        loss = mmrl.objective.compute("gspo", {"mask": m, "old_log_probs": old, "reward": r, "group": g}, new)
-        loss.backward()
-    """
-    objective = recipe if isinstance(recipe, Objective) else Objective.of(_objective_of(recipe))
-    batch = batch if isinstance(batch, Batch) else _from_fields(Batch, batch)
-    if isinstance(evaluation, Tensor):
-        evaluation = Evaluation(evaluation)
-    elif not isinstance(evaluation, Evaluation):
-        evaluation = _from_fields(Evaluation, evaluation)
-    batch, weights = objective.prepare(batch)
-    coefficients = None
-    if objective.score_objective:
-        coefficients = objective.score_coefficients(objective.scores(evaluation, batch), batch)
-    loss = objective.loss(evaluation, batch, weights, coefficients)
-    if objective.score_objective:
-        # the surrogate has the exact gradient; report the objective's own value
-        value = -objective.score_objective(objective.scores(evaluation, batch).detach(), batch)
-        surrogate = -(coefficients * objective.scores(evaluation, batch)).sum()
-        return loss.loss + (value - surrogate.detach())
-    return loss.loss
-
-
-def _objective_of(recipe: str | Mapping[str, Any] | ObjectiveConfig) -> ObjectiveConfig | Mapping[str, Any]:
-    if isinstance(recipe, str):
-        from mmrl.recipes import load_recipe
-
-        return load_recipe(recipe).objective
-    return recipe.get("objective", recipe) if isinstance(recipe, Mapping) else recipe
-
-
-def _from_fields(kind: type, values: Mapping[str, Any]) -> Any:
-    """Known fields to the constructor, every other tensor to the columns."""
-    known = {k: v for k, v in values.items() if k in kind.__dataclass_fields__}
-    extra = {k: v for k, v in values.items() if k not in known}
-    known["columns"] = {**known.get("columns", {}), **extra}
-    return kind(**known)

@@ -33,7 +33,10 @@ def _reduced(values: Tensor, mask: Tensor, reduce: Reduce) -> Tensor:
     formula="s_i = sum_t lp_new_it, or its mean",
 )
 def log_prob(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "mean") -> Tensor:
-    """Log-probability of the sequence. Returns (B,). "mean" is length-normalised."""
+    """Log-probability of the sequence. Returns (B,).
+
+    reduce  "mean" is length-normalised, "sum" is the likelihood itself and favours short answers
+    """
     return _reduced(current_log_probs(evaluation, batch), batch.mask, reduce)
 
 
@@ -44,7 +47,10 @@ def log_prob(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "mean") -
     formula="s_i = sum_t (lp_new_it - lp_old_it), or its mean",
 )
 def log_ratio(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "sum") -> Tensor:
-    """Log-ratio of the sequence to the policy that sampled it. Returns (B,)."""
+    """Log-ratio of the sequence to the policy that sampled it. Returns (B,).
+
+    reduce  "sum" or "mean" over the sequence, as the objective wants it
+    """
     return _reduced(log_ratio_to(evaluation, batch), batch.mask, reduce)
 
 
@@ -56,7 +62,10 @@ def log_ratio(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "sum") -
     needs=("ref_log_probs",),
 )
 def reference_log_ratio(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "sum") -> Tensor:
-    """Log-ratio of the sequence to the reference policy. Returns (B,)."""
+    """Log-ratio of the sequence to the reference policy. Returns (B,).
+
+    reduce  "sum" (DPO) or "mean" over the sequence
+    """
     return _reduced(log_ratio_to(evaluation, batch, batch["ref_log_probs"]), batch.mask, reduce)
 
 

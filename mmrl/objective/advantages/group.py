@@ -155,7 +155,10 @@ def reinforce_plus_plus(batch: Batch, *, discount: float = 1.0, kl: float = 0.0,
     scope="batch",
 )
 def reinforce_plus_plus_baseline(batch: Batch, *, discount: float = 1.0, kl: float = 0.0, eps: float = 1e-8) -> Tensor:
-    """REINFORCE++ on rewards that were centred in their group first. Returns (B, T). Parameters as there."""
+    """REINFORCE++ on rewards that were centred in their group first. Returns (B, T).
+
+    discount, kl  as in `reinforce_plus_plus`
+    """
     centred = group_centred(batch.reward, batch.group, batch.counted)
     returns, counted = _token_returns(batch, centred, discount, kl)
     return whiten(returns, counted, eps)

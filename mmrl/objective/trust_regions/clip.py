@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective.numerics import position, row_mean, safe_exp
+from mmrl.objective.numerics import current_log_probs, position, row_mean, safe_exp
 from mmrl.objective.ratios import gspo_token, log_power_mean
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import NEEDS, Need, stage
@@ -72,6 +72,17 @@ def clip(
 def none(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
     """No bound: the plain importance-weighted objective. Returns (B, T). For one update per rollout batch."""
     return safe_exp(log_ratio) * batch.advantage
+
+
+@stage(
+    "trust_region",
+    method="rloo",
+    paper="REINFORCE, Williams 1992",
+    formula="A lp_new",
+)
+def reinforce(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
+    """Advantage times log-prob, without any ratio. Returns (B, T). The loss value contains log-probs."""
+    return batch.advantage * current_log_probs(evaluation, batch)
 
 
 @stage(
@@ -175,10 +186,11 @@ def dhpo(
 ) -> Tensor:
     """Token and sequence surrogates, each clipped in its own region, then mixed. Returns (B, T).
 
-    mix      weight of the token branch: 1 is GRPO, 0 is GSPO-token, "entropy" the action's entropy over the row's
-             largest (uncertain actions use their own ratio)
-    low ...  bounds of the two branches
-    min_at   "branch": pessimism inside each branch; "mix": once, on the mixed ratios
+    mix                          weight of the token branch: 1 is GRPO, 0 is GSPO-token, "entropy" the action's
+                                 entropy over the row's largest (uncertain actions use their own ratio)
+    low, high                    of the token branch, as in `clip`
+    sequence_low, sequence_high  of the sequence branch, as with GSPO
+    min_at                       "branch": pessimism inside each branch; "mix": once, on the mixed ratios
 
     Pair it with ratio `token` and `sequence_mean`. Source: abstract and two digests of the full text; the entropy
     map and the bounds are ours.

@@ -70,7 +70,8 @@ def vespo(
 ) -> Tensor:
     """A gamma-shaped, detached weight of the ratio: 1 on policy, fading on both sides. Returns (B, T).
 
-    power, decay  k and l, by the sign of the advantage; the weight peaks at ratio k / l
+    positive_power, positive_decay  k and l where the advantage is not negative; the weight peaks at ratio k / l
+    negative_power, negative_decay  where it is
 
     Pair it with ratio `full_sequence` and `token_mean`. Source: TRL `get_gamma_weights`.
     """

@@ -1,0 +1,164 @@
+"""The objective on plain tensors: no model, no trainer. `compute` gives the loss, `explain` everything behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import ConfigError
+from mmrl.objective.numerics import at_least_float32
+from mmrl.objective.objective import Loss, Objective, ObjectiveConfig
+from mmrl.record import Batch, Evaluation
+
+Recipe = str | Mapping[str, Any] | ObjectiveConfig | Objective
+
+
+@dataclass
+class Explanation:
+    """The loss of one optimizer step and what it was made of.
+
+    loss     scalar with gradient
+    batch    with advantage, loss mask, and which rows counted and trained
+    weights  (B, T) every denominator of the step; rows and actions outside the loss weigh 0
+    sums     {name: (sum, count)} ratios, clip fractions, penalties, reweighted actions
+    """
+
+    loss: Tensor
+    batch: Batch
+    weights: Tensor
+    sums: dict[str, tuple[Tensor, Tensor]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {name: float(value / count.clamp(min=1)) for name, (value, count) in self.sums.items()}
+
+
+def compute(
+    recipe: Recipe, batch: Batch | Mapping[str, Any], evaluation: Evaluation | Mapping[str, Any] | Tensor
+) -> Tensor:
+    """The loss of one optimizer step on plain tensors, with its gradient.
+
+        loss = mmrl.objective.compute(
+            "gspo",
+            {"mask": mask, "old_log_probs": old, "reward": reward, "group": group},
+            new_log_probs,
+        )
+        loss.backward()
+
+    recipe      a recipe's name ("dapo"), an `objective:` mapping ({"advantage": "rloo", "trust_region": {"name":
+                "clip", "high": 0.28}}), or an `Objective`; keep an Objective where a function remembers across steps
+    batch       a `Batch` or its fields by name. Always: `mask (B, T)`, `old_log_probs (B, T)`; then `reward (B,)` and
+                `group (B,)` of any sizes, or a precomputed `advantage`, (B,) or (B, T). `max_length` where the
+                aggregation divides by it. Any other name becomes a column: `ref_log_probs`, `entropy`, ...
+    evaluation  the current log-probs (B, T) with gradient, or a mapping with `log_probs` and further columns
+
+    A NaN reward leaves its row out of baseline and loss. What stands outside the mask is never read. Everything
+    is computed in the precision it comes in, half precision in float32. The loss is summed over nothing else: do
+    not divide it by micro-batches.
+
+    Raises ConfigError for what is missing or cannot be combined, ValueError for shapes that do not fit.
+    """
+    return explain(recipe, batch, evaluation).loss
+
+
+def explain(
+    recipe: Recipe, batch: Batch | Mapping[str, Any], evaluation: Evaluation | Mapping[str, Any] | Tensor
+) -> Explanation:
+    """As `compute`, with the advantages, weights and diagnostics behind the loss."""
+    objective = recipe if isinstance(recipe, Objective) else Objective.of(_objective_of(recipe))
+    batch, evaluation = _tidy(_batch_of(batch), _evaluation_of(evaluation))
+    batch, weights = objective.prepare(batch)
+    if not objective.score_objective:
+        share = objective.loss(evaluation, batch, weights)
+        return Explanation(share.loss, batch, weights, share.sums)
+    share = _whole_sequence(objective, evaluation, batch, weights)
+    return Explanation(share.loss, batch, weights, share.sums)
+
+
+def _whole_sequence(objective: Objective, evaluation: Evaluation, batch: Batch, weights: Tensor) -> Loss:
+    """`sum c s` has the exact gradient; its value is replaced by the objective's own."""
+    rows = batch.trained.nonzero().squeeze(1)
+    few, scores = batch.index(rows), objective.scores(evaluation, batch)
+    coefficients = torch.zeros_like(scores)
+    coefficients[rows] = objective.score_coefficients(scores[rows], few)
+    share = objective.loss(evaluation, batch, weights, coefficients)
+    assert objective.score_objective is not None
+    value = objective.score_objective(scores[rows].detach(), few) - (coefficients * scores.detach()).sum()
+    return replace(share, loss=share.loss - (1 - objective.policy_weight) * value)
+
+
+def _objective_of(recipe: str | Mapping[str, Any] | ObjectiveConfig) -> ObjectiveConfig | Mapping[str, Any]:
+    if isinstance(recipe, str):
+        from mmrl.recipes import load_recipe
+
+        return load_recipe(recipe).objective
+    return recipe.get("objective", recipe) if isinstance(recipe, Mapping) else recipe
+
+
+def _batch_of(values: Batch | Mapping[str, Any]) -> Batch:
+    if isinstance(values, Batch):
+        return values
+    missing = [name for name in ("mask", "old_log_probs") if name not in values]
+    if missing:
+        raise ConfigError(f"the batch needs {' and '.join(missing)} (B, T); it has: {', '.join(sorted(values))}")
+    return _from_fields(Batch, values)
+
+
+def _evaluation_of(values: Evaluation | Mapping[str, Any] | Tensor) -> Evaluation:
+    if isinstance(values, Tensor):
+        return Evaluation(values)
+    if isinstance(values, Evaluation):
+        return values
+    if "log_probs" not in values:
+        raise ConfigError(f"the evaluation needs log_probs (B, T); it has: {', '.join(sorted(values))}")
+    return _from_fields(Evaluation, values)
+
+
+def _from_fields(kind: type, values: Mapping[str, Any]) -> Any:
+    """Known fields to the constructor, every other tensor to the columns."""
+    known = {k: v for k, v in values.items() if k in kind.__dataclass_fields__}
+    extra = {k: v for k, v in values.items() if k not in known}
+    known["columns"] = {**known.get("columns", {}), **extra}
+    return kind(**known)
+
+
+def _check_shapes(batch: Batch, evaluation: Evaluation) -> None:
+    shape = tuple(batch.mask.shape)
+    tensors = {"log_probs": evaluation.log_probs, "old_log_probs": batch.old_log_probs, "loss_mask": batch.loss_mask}
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected the mask's {shape}")
+    for name in ("group", "reward", "success", "counted", "trained", "update"):
+        tensor = getattr(batch, name)
+        if tensor is not None and tuple(tensor.shape) != shape[:1]:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected ({shape[0]},)")
+
+
+def _tidy(batch: Batch, evaluation: Evaluation) -> tuple[Batch, Evaluation]:
+    """Blank what stands outside the mask, promote half precision, and let both sides see each other's columns."""
+    _check_shapes(batch, evaluation)
+
+    def tidy(values: Any) -> Any:
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            return values
+        values = at_least_float32(values)
+        return torch.where(batch.mask, values, 0.0) if values.shape == batch.mask.shape else values
+
+    def every(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {k: tidy(v) for k, v in columns.items()}
+
+    plain = {n: tidy(getattr(batch, n)) for n in ("old_log_probs", "reward", "success", "advantage")}
+    ready = replace(
+        batch,
+        **plain,
+        components=every(batch.components),
+        columns=every({**evaluation.columns, **batch.columns}),
+        counted=batch.counted.bool(),
+        trained=batch.trained.bool(),
+    )
+    current = every({**batch.columns, **evaluation.columns})
+    return ready, replace(evaluation, log_probs=tidy(evaluation.log_probs), columns=current)
