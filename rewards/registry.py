@@ -26,7 +26,7 @@ from typing import Any
 
 from mmrl.errors import RewardError, unknown
 
-ROOMS = ("accuracy", "choice", "format", "grounding", "numeric", "temporal", "text")
+ROOMS = ("accuracy", "choice", "clip", "format", "grounding", "image", "numeric", "temporal", "text")
 INPUTS = ("prompts", "completions")
 
 
