@@ -185,18 +185,21 @@ class Trainer:
         """dJ/ds of a whole-sequence objective: scores of all ranks first, without gradient."""
         if not self.objective.score_objective:
             return None
-        scores = torch.zeros(len(batch), device=batch.mask.device)
+        scores = torch.zeros(0)
         with torch.no_grad():
             size = self.config.micro_batch_size
             for part in even_micro_batches(self.policy, rollouts, size, self.accelerator):
                 evaluation = self.policy.evaluate(rollouts.index(part), self.plan.update)
                 at = part.to(mine.device)
-                scores[mine[at]] = self.objective.scores(evaluation, local.index(at)).to(scores)
+                own = self.objective.scores(evaluation, local.index(at)).to(batch.mask.device)
+                scores = scores if len(scores) else own.new_zeros(len(batch), *own.shape[1:])
+                scores[mine[at]] = own
         if self.accelerator.num_processes > 1:
             scores = self.accelerator.reduce(scores, "sum")
         rows = (batch.trained & (batch.update == update)).nonzero().squeeze(1)
         coefficients = torch.zeros_like(scores)
-        coefficients[rows] = self.objective.score_coefficients(scores[rows], batch.index(rows))
+        if len(rows):
+            coefficients[rows] = self.objective.score_coefficients(scores[rows], batch.index(rows))
         return coefficients[mine]
 
     # ---- trust
@@ -270,6 +273,7 @@ class Trainer:
         metrics: dict[str, Any] = {
             **_reward_metrics(batch),
             **signal(batch),
+            **self.objective.diagnostics,
             "advantage/mean": advantage.mean().item(),
             "advantage/abs_mean": advantage.abs().mean().item(),
             "length/mean": length.mean().item(),

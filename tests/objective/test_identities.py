@@ -205,8 +205,8 @@ def test_opmd_on_policy_has_the_gradient_of_reinforce(batch):
 
 
 BASELINED = {
-    "grpo": {}, "dr_grpo": {}, "rloo": {}, "gui_libra": {"slope": 0.0}, "gdpo_decoupled": {"weights": {"accuracy": 1.0}},
-    "reinforce_plus_plus_baseline": {}, "vcpo": {}, "dcpo_smooth": {},
+    "grpo": {}, "dr_grpo": {}, "rloo": {}, "gui_libra": {"slope": 0.0}, "reinforce_plus_plus_baseline": {},
+    "gdpo_decoupled": {"weights": {"accuracy": 1.0}}, "vcpo": {}, "dcpo_smooth": {},
 }  # fmt: skip
 MOVED = ("reinforce_plus_plus", "spo_single_stream")
 
