@@ -103,13 +103,13 @@ class Pipeline:
         return reward_panel(config, rewards)
 
     def _prompts(self, dataset: Dataset | str, config: RunConfig) -> Sequence[Prompt]:
-        if isinstance(dataset, (str, Path)):
-            return open_prompts(str(dataset), config.data, config.data.limit)
-        if len(dataset) and not isinstance(dataset[0], Prompt) and isinstance(dataset[0], Mapping):
-            from mmrl.data.datasets import prompts_from_rows
-
-            return prompts_from_rows(dataset, template=config.data.template, system=config.data.system)
-        return dataset  # type: ignore[return-value]
+        if (
+            isinstance(dataset, Sequence)
+            and not isinstance(dataset, str)
+            and all(isinstance(p, Prompt) for p in dataset)
+        ):
+            return dataset
+        return open_prompts(dataset, config.data, config.data.limit)
 
     @staticmethod
     def _named(config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None) -> RunConfig:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
@@ -32,7 +33,7 @@ def check_config(config: RunConfig) -> Objective:
     return objective
 
 
-def open_prompts(spec: str, data: DataConfig, limit: int | None = None) -> Sequence[Prompt]:
+def open_prompts(spec: Any, data: DataConfig, limit: int | None = None) -> Sequence[Prompt]:
     from mmrl.data.datasets import open_dataset
 
     return open_dataset(
