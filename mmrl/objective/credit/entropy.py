@@ -10,8 +10,6 @@ from torch import Tensor
 from mmrl.objective.advantages.robust import successes
 from mmrl.objective.credit.tokens import (
     check_share,
-    keyed_uniform,
-    positions,
     progress,
     quantile,
     top_count,
@@ -19,6 +17,7 @@ from mmrl.objective.credit.tokens import (
     training_tokens,
 )
 from mmrl.objective.groups import group_centred, group_std
+from mmrl.objective.numerics import position, row_uniform
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, NEEDS, Need, stage
 
@@ -76,7 +75,7 @@ def erpo(
     gate = torch.sigmoid(gamma * _standardised(batch["entropy"], where, batch.group[:, None].expand_as(where)))
     count = batch.mask.sum(1, keepdim=True)
     parts = count.clamp(max=windows)
-    window = positions(batch.mask).clamp(min=0) * parts // count.clamp(min=1)
+    window = (position(batch.mask) - 1).clamp(min=0) * parts // count.clamp(min=1)
     _, group = torch.unique(batch.group, return_inverse=True)
     z = _standardised(gate * advantage.sign(), where, group[:, None] * windows + window).clamp(-bound, bound)
     return advantage + kappa * advantage.abs() * z.to(advantage.dtype), batch.loss_mask
@@ -142,7 +141,7 @@ def clip_v(advantage: Tensor, batch: Batch, *, mu: float = 2.0, max_share: float
     steep = where & (advantage < 0) & (excess > mu * excess[where].std(correction=0))
     most = int(max_share * int(where.sum()))
     ranked = torch.where(steep, excess, torch.full_like(excess, -torch.inf))
-    worst = top_count(ranked, steep, most, keyed_uniform(batch, "clip_v"))
+    worst = top_count(ranked, steep, most, row_uniform(batch, "clip_v"))
     return advantage * ~worst, batch.loss_mask * ~worst
 
 
@@ -175,7 +174,7 @@ def d3s_tokens(
     share = (1 - progress(batch)) * first + progress(batch) * last
     check_share("share", share)
     scores = advantage.abs() * batch["entropy"]
-    kept = top_tokens(scores, training_tokens(batch), share, keyed_uniform(batch, "d3s tokens"))
+    kept = top_tokens(scores, training_tokens(batch), share, row_uniform(batch, "d3s tokens"))
     return advantage * kept, batch.loss_mask * kept if renormalize else batch.loss_mask
 
 

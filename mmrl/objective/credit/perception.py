@@ -15,12 +15,12 @@ from torch import Tensor
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.credit.tokens import (
     check_share,
-    keyed_uniform,
     top_tokens,
     top_tokens_per_row,
     training_tokens,
 )
 from mmrl.objective.groups import group_extreme, group_mean, masked_mean
+from mmrl.objective.numerics import row_uniform
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, NEEDS, Need, View, stage
 
@@ -88,8 +88,8 @@ def tor(
     check_share("perception_share", perception_share)
     where = training_tokens(batch)
     dependence = visual_dependence(batch.old_log_probs, batch["media_free_log_probs"], batch.mask, "abs_log_ratio")
-    reasoning = top_tokens(batch["entropy"], where, reasoning_share, keyed_uniform(batch, "tor reasoning"))
-    perception = top_tokens(dependence, where, perception_share, keyed_uniform(batch, "tor perception"))
+    reasoning = top_tokens(batch["entropy"], where, reasoning_share, row_uniform(batch, "tor reasoning"))
+    perception = top_tokens(dependence, where, perception_share, row_uniform(batch, "tor perception"))
     weight = torch.where(reasoning, gamma_reasoning, torch.where(perception, gamma_perception, 0.0))
     return advantage * weight.to(advantage.dtype), batch.loss_mask
 
@@ -127,7 +127,7 @@ def vppo(
     check_share("share", share)
     where = training_tokens(batch)
     dependence = visual_dependence(batch.old_log_probs, batch["perturbed_log_probs"], batch.mask, metric)
-    chosen = top_tokens_per_row(dependence, where, share, keyed_uniform(batch, "vppo"))
+    chosen = top_tokens_per_row(dependence, where, share, row_uniform(batch, "vppo"))
     scale = trajectory_scale(masked_mean(dependence, batch.mask), batch.update, where.any(1), beta_min)
     return advantage * chosen * scale[:, None].to(advantage.dtype), batch.loss_mask
 

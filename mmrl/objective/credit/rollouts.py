@@ -11,8 +11,8 @@ from torch.nn.functional import softplus
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.advantages.robust import scored, successes
-from mmrl.objective.credit.tokens import keyed_uniform
 from mmrl.objective.groups import group_count, group_mean, group_std, masked_mean
+from mmrl.objective.numerics import row_uniform
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, stage
 
@@ -159,7 +159,7 @@ def microcoder_truncation(
     """
     if batch.actions is None:
         raise ConfigError("microcoder_truncation compares token ids, and this batch has no actions")
-    drawn = keyed_uniform(batch, "microcoder truncation")[:, 0] < share
+    drawn = row_uniform(batch, "microcoder truncation")[:, 0] < share
     masked = batch.truncated & successes(batch, "microcoder_truncation") & drawn
     for row in masked.nonzero().squeeze(1).tolist():
         ids = batch.actions[row][batch.mask[row]]

@@ -1,7 +1,8 @@
 """Choosing tokens: the helpers every token-credit function shares.
 
 A statistic over tokens covers the actions that train: sampled by the policy, in rows of the loss. Ties are
-broken by keyed noise, so a choice depends neither on the order of the rows nor on how ranks split them.
+broken by `row_uniform` noise, keyed by the rollout, so a choice depends neither on the order of the rows nor on
+how ranks split them.
 """
 
 from __future__ import annotations
@@ -12,24 +13,12 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.randomness import Key
 from mmrl.record import Batch
 
 
 def training_tokens(batch: Batch) -> Tensor:
     """(B, T) bool: sampled by the policy, in rows that train."""
     return batch.mask & batch.trained.bool()[:, None]
-
-
-def keyed_uniform(batch: Batch, purpose: str) -> Tensor:
-    """(B, T) float64 in [0, 1), keyed by (seed, step, group, member, purpose): padding and row order change nothing."""
-    key = Key(batch.seed, batch.step, purpose=purpose)
-    width = batch.mask.shape[1]
-    rows = [
-        key.at(prompt=str(g), member=m).uniform(width)
-        for g, m in zip(batch.group.tolist(), batch.member.tolist(), strict=True)
-    ]
-    return torch.stack(rows).to(batch.mask.device) if rows else torch.zeros(0, width, dtype=torch.float64)
 
 
 def check_share(name: str, share: float) -> None:
@@ -75,17 +64,6 @@ def quantile(values: Tensor, probability: float) -> Tensor:
     position = probability * (len(ordered) - 1)
     low = int(position)
     return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], position - low)
-
-
-def positions(mask: Tensor) -> Tensor:
-    """(B, T) long: place of each sampled action among the row's sampled actions, from 0."""
-    return mask.long().cumsum(1) - 1
-
-
-def row_advantage(advantage: Tensor, mask: Tensor) -> Tensor:
-    """(B,) the rollout's advantage: the mean over its actions, which is the value itself where all share one."""
-    weight = mask.to(advantage.dtype)
-    return (advantage * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def discounted_future_sum(values: Tensor, gamma: float) -> Tensor:
