@@ -114,11 +114,11 @@ class Objective:
             one("aggregation"), regularizers, one("score"), one("score_objective"), one("matching_objective"),
             config.policy_weight,
         )  # fmt: skip
-        objective._check(config.model_fields_set)
+        objective._check({k for k, f in ObjectiveConfig.model_fields.items() if getattr(config, k) != f.default})
         return objective
 
     def _check(self, chosen: set[str]) -> None:
-        """Refuse combinations in which a part would have no effect; `chosen` are the keys the recipe spelled out."""
+        """Refuse combinations in which a part would have no effect; `chosen` are the keys that are not at their defaults."""
         if (self.score is None) != (self.score_objective is None):
             raise ConfigError("a whole-sequence objective needs both `score` and `score_objective`")
         if self.score_objective and self.matching_objective:

@@ -44,7 +44,8 @@ CHAT_TEMPLATES = {
 def fan_in_init(module: nn.Module, seed: int) -> None:
     """Redraw every weight matrix with std 1/sqrt(fan in), embeddings with 0.02, from a keyed generator.
 
-    Norm weights (vectors) keep their ones, biases become zero.
+    The vision tower's position embeddings get std 1: they are added to patch features of that size, and
+    drowned in them a small model never learns where things are. Norms keep their ones, biases become zero.
     """
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     with torch.no_grad():
@@ -54,6 +55,7 @@ def fan_in_init(module: nn.Module, seed: int) -> None:
                     parameter.zero_()
                 continue
             std = 0.02 if id(parameter) in embeddings else parameter[0].numel() ** -0.5
+            std = 1.0 if name.endswith("visual.pos_embed.weight") else std
             parameter.copy_(Key(seed, purpose=f"init {name}").normal(*parameter.shape) * std)
 
 
@@ -201,17 +203,17 @@ def tiny_flow(seed: int = 0, *, hidden: int = 96, layers: int = 3, latent_channe
     )
 
 
-LATENT_SIZE = 8
+LATENT_SIZE = 12
 TEXT_HIDDEN = 48
 
 
 def build_tiny_sd3(*, hidden: int = 96, layers: int = 3, latent_channels: int = 8) -> Any:
-    """`SD3Transformer2DModel` on 8 x 8 latents, one token each."""
+    """`SD3Transformer2DModel` on 12 x 12 latents, 2 x 2 of them a token."""
     from diffusers import SD3Transformer2DModel
 
     return SD3Transformer2DModel(
         sample_size=LATENT_SIZE,
-        patch_size=1,
+        patch_size=2,
         in_channels=latent_channels,
         out_channels=latent_channels,
         num_layers=layers,
@@ -220,12 +222,12 @@ def build_tiny_sd3(*, hidden: int = 96, layers: int = 3, latent_channels: int = 
         caption_projection_dim=hidden,
         joint_attention_dim=2 * TEXT_HIDDEN,
         pooled_projection_dim=2 * TEXT_HIDDEN,
-        pos_embed_max_size=LATENT_SIZE,
+        pos_embed_max_size=LATENT_SIZE // 2,
     )
 
 
 def build_tiny_vae(latent_channels: int = 8) -> Any:
-    """`AutoencoderKL` from 3 x 16 x 16 pixels to `latent_channels` x 8 x 8."""
+    """`AutoencoderKL` from 3 x 24 x 24 pixels to `latent_channels` x 12 x 12."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective.groups import group_centred, group_count, group_mean, group_normalized, group_std
+from mmrl.objective.groups import group_centred, group_count, group_mean, group_normalized, group_std, group_sum
 from mmrl.objective.numerics import at_least_float32
 from mmrl.record import Batch
 from mmrl.stages import NEEDS, Need, stage
@@ -61,14 +61,27 @@ def dr_grpo(batch: Batch) -> Tensor:
     paper="Back to Basics (RLOO), arXiv 2402.14740",
     formula="A_i = r_i - mean of the other rewards of the group = n/(n-1) (r_i - mean_g)",
 )
-def rloo(batch: Batch) -> Tensor:
+def rloo(batch: Batch, *, std: Literal["none", "others"] = "none") -> Tensor:
     """Reward minus the mean reward of the other members of the group: an unbiased baseline.
 
+    std  "others" divides by the deviation of the other members where they differ, as NeMo RL does
+
     Returns (B,); advantages of a group add up to 0. The classic method sums log-probs over the sequence and
-    puts its KL into the reward: recipe `rloo`. Source: TRL `RLOOTrainer`, verl.
+    puts its KL into the reward: recipe `rloo`. Source: TRL `RLOOTrainer`, verl, NeMo RL `utils.py`.
     """
-    count = group_count(batch.group, batch.counted & ~torch.isnan(batch.reward))
-    return group_centred(batch.reward, batch.group, batch.counted) * count / (count - 1).clamp(min=1)
+    if std not in ("none", "others"):
+        raise ConfigError(f"advantage rloo: std is {std!r}; expected 'none' or 'others'")
+    counted = batch.counted & ~torch.isnan(batch.reward)
+    count = group_count(batch.group, counted).to(batch.reward)
+    centred = group_centred(batch.reward, batch.group, batch.counted)
+    advantage = centred * count / (count - 1).clamp(min=1)
+    if std == "none":
+        return advantage
+    # the sum of squares around the others' mean follows from the group's: no second pass over pairs
+    squares = group_sum(centred**2, batch.group, counted) - centred * advantage
+    spread = (squares.clamp(min=0) / (count - 2).clamp(min=1)).sqrt()
+    differ = (spread > 1e-6) & (count > 2)
+    return torch.where(differ, advantage / spread.clamp(min=1e-6), advantage)
 
 
 @stage(

@@ -1,0 +1,100 @@
+"""Supervised training of the tiny language bases: answers and their end token, on a world's training split."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mmrl.policies.encoding import Encoded, collate
+from mmrl.policies.language import LanguagePolicy
+from mmrl.randomness import Key
+from mmrl.record import Prompt, Request
+
+Report = Callable[[int, float], None]
+WARMUP = 50
+
+
+def fit(
+    policy: LanguagePolicy,
+    prompts: Sequence[Prompt],
+    *,
+    steps: int,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    report: Report = lambda step, loss: None,
+) -> None:
+    """Cross-entropy of each prompt's `solution` and end token, AdamW, warm-up, then the rate falls to 0.
+
+    At a constant rate, without warm-up or with the usual second beta, models this small learn the answers'
+    frequencies and never look at the picture.
+    """
+    model = policy.inner.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    model.train()
+    for step, batch in enumerate(_batches(policy, prompts, steps, batch_size, seed)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * schedule(step, steps)
+        loss = answer_loss(policy, *batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        report(step, loss.item())
+    model.eval()
+
+
+def schedule(step: int, steps: int) -> float:
+    """Linear warm-up, then a half cosine down to 0."""
+    warm = min(WARMUP, steps // 4)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+def answer_loss(policy: LanguagePolicy, entries: list[Encoded], answers: list[Tensor]) -> Tensor:
+    """Mean over answer tokens of -log p, under the prompts exactly as the policy samples from them."""
+    lengths = torch.tensor([len(answer) for answer in answers])
+    actions = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)
+    inputs = collate(entries, actions, lengths, policy.device)
+    width = actions.shape[1]
+    logits = policy.inner.model(**inputs, logits_to_keep=width + 1).logits[:, :-1].float()
+    real = torch.arange(width) < lengths[:, None]
+    return torch.nn.functional.cross_entropy(logits[real], actions[real])
+
+
+def _batches(
+    policy: LanguagePolicy, prompts: Sequence[Prompt], steps: int, size: int, seed: int
+) -> Iterator[tuple[list[Encoded], list[Tensor]]]:
+    tokenizer = policy.processor.tokenizer
+    encoded: dict[int, tuple[Encoded, Tensor]] = {}
+    order: list[int] = []
+    epoch = 0
+    for _ in range(steps):
+        if len(order) < size:
+            shuffle = Key(seed, epoch, purpose="shuffle").generator()
+            order, epoch = torch.randperm(len(prompts), generator=shuffle).tolist(), epoch + 1
+        chosen, order = order[:size], order[size:]
+        for index in chosen:
+            if index not in encoded:
+                prompt = prompts[index]
+                ids = tokenizer(prompt.columns["solution"] + tokenizer.eos_token)["input_ids"]
+                encoded[index] = policy.encode(prompt), torch.tensor(ids)
+        yield [encoded[i][0] for i in chosen], [encoded[i][1] for i in chosen]
+
+
+def exact_match(policy: LanguagePolicy, prompts: Sequence[Prompt], batch_size: int = 64) -> dict[str, float]:
+    """Share of greedy answers that equal the solution to the letter, over all prompts and by skill."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for start in range(0, len(prompts), batch_size):
+        chunk = [prompts[i] for i in range(start, min(start + batch_size, len(prompts)))]
+        rollouts = policy.rollout([Request(p, 1, i) for i, p in enumerate(chunk)], Key(0), greedy=True)
+        for prompt, answer in zip(chunk, rollouts.outputs, strict=True):
+            hit = answer.strip() == prompt.columns["solution"]
+            right["all"].append(hit)
+            right[prompt.columns["skill"]].append(hit)
+    return {skill: sum(hits) / len(hits) for skill, hits in right.items()}
