@@ -7,6 +7,9 @@ and open_clip down with it. Two operator declarations are all its Python code as
 
 `install()` adds a finder that declares the two at the moment torchvision is imported, and only for that pair of
 builds; neither torch nor torchvision is imported before the user asks for it.
+
+Programs that never import mmrl, such as the `accelerate` command, need it too where timm is installed:
+`mmrl doctor --repair` writes a start-up file into this environment, if the two builds do not fit.
 """
 
 from __future__ import annotations
@@ -77,3 +80,19 @@ def install() -> None:
     """Put the finder first, once."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def repair_environment() -> Path | None:
+    """Write `mmrl_torchvision.pth`, which calls `install()` whenever Python starts in this environment.
+
+    None, and nothing is written, where torchvision fits torch or is not there.
+    """
+    import sysconfig
+
+    import torch
+
+    if torch.version.cuda is not None or "+cu" not in (installed_build() or ""):
+        return None
+    path = Path(sysconfig.get_path("purelib")) / "mmrl_torchvision.pth"
+    path.write_text("import mmrl._torchvision\n", encoding="utf-8")
+    return path

@@ -30,6 +30,23 @@ console = Console()
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from mmrl import __version__
+
+        print(f"mmrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
+    ] = False,
+) -> None:
+    """Reinforcement learning for vision-language models, video LLMs and flow-matching generators."""
+
+
 class Modality(StrEnum):
     vlm = "vlm"
     video = "video"
@@ -178,11 +195,17 @@ def launch(context: typer.Context) -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    repair: Annotated[bool, typer.Option(help="Let every program here import a torchvision built for CUDA.")] = False,
+) -> None:
     """What this machine has, what is missing, and how to mend it."""
+    from mmrl import _torchvision
     from mmrl.pipelines.doctor import doctor as diagnose
     from mmrl.pipelines.doctor import render
 
+    if repair:
+        written = _torchvision.repair_environment()
+        console.print(f"written: {written}" if written else "torchvision needs no repair")
     console.print(render(diagnose()))
 
 

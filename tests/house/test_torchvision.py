@@ -38,7 +38,9 @@ def test_what_needs_torchvision_imports_after_mmrl(imports):
 
 @needs_mismatch
 def test_without_the_repair_torchvision_does_not_import():
-    done = python("import torchvision")
+    done = python(
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != '_Finder']; import torchvision"
+    )
     assert done.returncode != 0
     assert "operator torchvision::nms does not exist" in done.stderr
 
@@ -91,3 +93,21 @@ def test_a_missing_torchvision_stays_missing(monkeypatch):
     monkeypatch.setattr(_torchvision.PathFinder, "find_spec", lambda *_: None)
     assert _torchvision.installed_build() is None
     assert _torchvision._Finder().find_spec("torchvision") is None
+
+
+@needs_mismatch
+def test_the_environment_s_repair_serves_programs_that_never_import_mmrl(tmp_path, monkeypatch):
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    written = _torchvision.repair_environment()
+    assert written == tmp_path / "mmrl_torchvision.pth"
+    forget = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != '_Finder']; "
+    forget += "[sys.modules.pop(m) for m in list(sys.modules) if m.startswith('mmrl')]; "
+    done = python(f"{forget}import site; site.addsitedir({str(tmp_path)!r}); import timm")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_environment_whose_builds_fit_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(_torchvision, "installed_build", lambda spec=None: "0.28.0+cpu")
+    assert _torchvision.repair_environment() is None
+    assert not list(tmp_path.iterdir())
