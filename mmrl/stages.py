@@ -255,10 +255,13 @@ class Bound:
         return dict(self.spec.needs(**{**self.spec.defaults, **self.parameters}))
 
     def prepare(self, batch) -> dict[str, Any]:
-        """Columns this function reads of whole groups; nothing for most."""
-        if self.spec.prepared is None:
+        """Columns this function reads of whole groups; nothing for most. A class that remembers may have `prepare`."""
+        remembering = getattr(self.state, "prepare", None)
+        if self.spec.prepared is None and remembering is None:
             return {}
         seen = batch.seen_by({name: need.key for name, need in self.needs.items()})
+        if remembering is not None:
+            return dict(remembering(seen))
         accepted = inspect.signature(self.spec.prepared).parameters
         parameters = {**self.spec.defaults, **self.parameters}
         return dict(self.spec.prepared(seen, **{k: v for k, v in parameters.items() if k in accepted}))

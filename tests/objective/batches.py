@@ -112,6 +112,8 @@ def objective_with(function: StageFunction) -> Objective:
 PARAMETERS: dict[tuple[str, str], dict] = {
     ("ratio", "segment"): {"separators": [0, 3]},
     ("trust_region", "sspo"): {"separators": [0, 3]},
+    ("credit", "atlas_la_grpo"): {"tokens": [1, 3]},
+    ("credit", "dynframe_sd_grpo"): {"marker": [1]},
 }
 """Hyper-parameters without which a function refuses to run."""
 
