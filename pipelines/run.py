@@ -63,8 +63,8 @@ def clip_reader(cache: CacheConfig) -> Callable:
 def build_policy(config: RunConfig) -> Policy:
     kind = policy_class(config.modality)
     settings = read_section(kind.config_type, config.policy, "policy")
-    read_clip = clip_reader(config.cache) if config.modality == "video" else None
-    return kind.from_config(settings, seed=config.training.seed, read_clip=read_clip)
+    parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
+    return kind.from_config(settings, seed=config.training.seed, **parts)
 
 
 def reward_panel(config: RunConfig, rewards: Sequence = ()):
