@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 LETTERS = "ABCDEFGHIJ"
-MOST_SPANS = 64  # bracket pairs tried as JSON: degenerate outputs are all brackets
+MOST_STARTS = 1000  # brackets tried as the start of JSON: degenerate outputs are all brackets
 _BLANKS = re.compile(r"(?<![ \t])[ \t]+(?=[<>/])|(?<=[<>/])[ \t]+")
 
 
@@ -46,27 +46,17 @@ def tagged(text: str) -> str | None:
 
 def boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{...}` whose braces balance."""
-    starts = {match.end() for match in re.finditer(r"\\f?boxed\s*\{", text)}
-    spans = [(start, end) for start, end in balanced(text, "{", "}") if start + 1 in starts]
-    if not spans:
-        return None
-    start, end = max(spans)
-    return text[start + 1 : end].strip()
-
-
-def balanced(text: str, opening: str, closing: str) -> list[tuple[int, int]]:
-    """(start, end) of every bracket pair that balances, in order of `end`; one pass over the text."""
+    starts = {match.end() - 1 for match in re.finditer(r"\\f?boxed\s*\{", text)}
     stack: list[int] = []
-    spans = []
-    for i, character in enumerate(text):
-        if character in opening:
+    last: tuple[int, int] = (-1, -1)
+    for i, character in enumerate(text if starts else ""):
+        if character == "{":
             stack.append(i)
-        elif character in closing:
-            if stack and opening.index(text[stack[-1]]) == closing.index(character):
-                spans.append((stack.pop(), i))
-            else:
-                stack.clear()
-    return spans
+        elif character == "}" and stack:
+            start = stack.pop()
+            if start in starts and start > last[0]:
+                last = start, i
+    return text[last[0] + 1 : last[1]].strip() if last[0] >= 0 else None
 
 
 def extract(text: str, *, whole: bool = True) -> str:
@@ -220,16 +210,19 @@ def plain(text: str) -> str:
 
 
 def json_value(text: str) -> Any:
-    """The JSON in a text: all of it, the last fenced block, or the last balanced {...} or [...] that parses."""
+    """The JSON in a text: all of it, the last fenced block, or the last {...} or [...] that parses."""
     for candidate in (text, *reversed(re.findall(r"```(?:json)?(.*?)```", text, re.DOTALL))):
         value = _parse(candidate)
         if isinstance(value, dict | list):
             return value
-    for start, end in balanced(text, "{[", "}]")[: -MOST_SPANS - 1 : -1]:
-        value = _parse(text[start : end + 1])
-        if isinstance(value, dict | list):
-            return value
-    return None
+    last, end = None, 0
+    for start in [match.start() for match in re.finditer(r"[{\[]", text)][:MOST_STARTS]:
+        if start >= end:  # not inside the value found before
+            try:
+                last, end = json.JSONDecoder().raw_decode(text, start)
+            except (ValueError, RecursionError):
+                continue
+    return last
 
 
 def _parse(text: str) -> Any:

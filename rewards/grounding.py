@@ -30,8 +30,10 @@ Box = tuple[float, float, float, float]
 
 
 def boxes(text: str) -> list[Box]:
-    """All boxes of a text, in order: JSON under a known key or bare, or `[x1, y1, x2, y2]` anywhere."""
-    found = _from_json(answers.json_value(text))
+    """All boxes of a text: those of its JSON, where it has more than a bare box, or each `[x1, y1, x2, y2]`."""
+    value = answers.json_value(text)
+    bare = isinstance(value, list) and all(isinstance(each, int | float) for each in value)
+    found = [] if bare else _from_json(value)
     return found or [_box(match) for match in _BOX.findall(text)]
 
 
@@ -117,7 +119,7 @@ def where(
     box_format    the frame the model answers in; None: the frame of the truth, and nothing is converted
     truth_format  the frame of the `solution` column; None: that of the answers
     threshold     1 if the IoU reaches it, else 0, instead of the IoU
-    For a single true box the first box of the answer counts: a list of guesses is no answer.
+    For a single true box the first box of the answer counts: more guesses gain nothing.
     """
     right, predicted = true_boxes(solution), boxes(answers.extract(completion))
     if box_format and truth_format and box_format != truth_format:

@@ -22,7 +22,8 @@ from mmrl.errors import RewardError
 from mmrl.record import Prompt, Scores
 from mmrl.rewards.calls import WHOLE, Callee, Inputs, Outcome, Style, prepare
 from mmrl.rewards.pool import CallFailed, IsolatedReward, WorkerPool
-from mmrl.rewards.registry import Columns, Reward, registered, resolve
+from mmrl.rewards.presets import PRESETS
+from mmrl.rewards.registry import Columns, Reward, declared, registered, resolve
 from mmrl.rewards.rows import (
     Refused,
     RowScores,
@@ -123,7 +124,7 @@ class RewardPanel:
         default_timeout: float = 30.0,
         unscored_ceiling: float = 0.5,
     ):
-        specs = list(specs)
+        specs = [one for spec in specs for one in read_spec(spec)]
         if not specs:
             raise RewardError("no rewards: name at least one, such as 'accuracy'")
         self._ceiling = unscored_ceiling
@@ -187,9 +188,13 @@ class RewardPanel:
         for member, result in zip(self.members, results, strict=True):
             member.learn_keys(result.outcomes)
             for key in member.all_keys:
-                column = components[member.component(key)] = torch.tensor(key_column(result.outcomes, key))
+                column = components[member.component(key)] = torch.tensor(
+                    key_column(result.outcomes, key), dtype=torch.float32
+                )
                 problems = [problem_of(outcome, key) for outcome in result.outcomes]
-                skipped = torch.tensor([member.spec.none == "skip" and each == "None" for each in problems])
+                skipped = torch.tensor(
+                    [member.spec.none == "skip" and each == "None" for each in problems], dtype=torch.bool
+                )
                 weight = member.weight(key)
                 if weight or len(member.all_keys) == 1:
                     counted = ["" if skip else each for each, skip in zip(problems, skipped.tolist(), strict=True)]
@@ -226,14 +231,10 @@ class RewardPanel:
             f"{why or 'no reward applies to them'}" + (f"\n{traceback}" if traceback else "")
         )
 
-    def _member(self, given: RewardSpec | Mapping[str, Any] | str | Callable, default_timeout: float) -> Member:
-        if callable(given) and not isinstance(given, RewardSpec):
-            name = getattr(given, "__name__", type(given).__name__)
-            declared = [each for each in registered().values() if each.function is given]
-            reward = declared[0] if declared else Reward(name, given)
-            return _local(RewardSpec(name=name, isolated=False), reward)
-        values = {"name": given} if isinstance(given, str) else given
-        spec = values if isinstance(values, RewardSpec) else read_section(RewardSpec, dict(values), "rewards")
+    def _member(self, spec: RewardSpec | Callable, default_timeout: float) -> Member:
+        if not isinstance(spec, RewardSpec):
+            name = getattr(spec, "__name__", type(spec).__name__)
+            return _local(RewardSpec(name=name, isolated=False), declared(spec) or Reward(name, spec))
         known = registered().get(spec.name)
         if spec.isolated is False or (spec.isolated is None and known and not known.isolated):
             return _local(spec, _resolved(spec.name))
@@ -249,6 +250,20 @@ class RewardPanel:
         columns = Columns(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["columns"].items()})
         check = known.check if known else None
         return Member(_label(spec), spec, columns, isolated, success, True, check)
+
+
+def read_spec(given: RewardSpec | Mapping[str, Any] | str | Callable) -> list[RewardSpec | Callable]:
+    """What one entry of the list of rewards stands for: itself, or the rewards of a preset."""
+    if callable(given) and not isinstance(given, RewardSpec):
+        return [given]
+    values = {"name": given} if isinstance(given, str) else given
+    spec = values if isinstance(values, RewardSpec) else read_section(RewardSpec, dict(values), "rewards")
+    if spec.name not in PRESETS:
+        return [spec]
+    changed = spec.model_fields_set - {"name", "weight"}
+    if changed or isinstance(spec.weight, dict):
+        raise RewardError(f"preset {spec.name!r} takes only a number as weight; write its rewards out to change more")
+    return [RewardSpec(**{**each, "weight": spec.weight * each["weight"]}) for each in PRESETS[spec.name]]
 
 
 def _local(spec: RewardSpec, reward: Reward) -> Member:

@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from mmrl.errors import RewardError, unknown
+from mmrl.rewards.presets import PRESETS
 
 ROOMS = ("accuracy", "choice", "clip", "format", "grounding", "image", "numeric", "temporal", "text")
 INPUTS = ("prompts", "completions")
@@ -89,7 +90,7 @@ def resolve(name: str) -> Reward:
     if ":" not in name and "." not in name:
         known = registered()
         if name not in known:
-            raise RewardError(unknown("reward", name, known) + ". Yours: path/to/file.py:function")
+            raise RewardError(unknown("reward", name, [*known, *PRESETS]) + ". Yours: path/to/file.py:function")
         return known[name]
     place, attribute = name.rpartition(":")[::2] if ":" in name else name.rpartition(".")[::2]
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, name)
@@ -99,8 +100,12 @@ def resolve(name: str) -> Reward:
         raise RewardError(f"{place}: {unknown('function', attribute, offered)}")
     if inspect.isclass(function) or not callable(function):
         raise RewardError(f"reward {name!r} is a {type(function).__name__}; expected a function")
-    declared = [each for each in _REGISTRY.values() if each.function is function]
-    return declared[0] if declared else Reward(attribute, function)
+    return declared(function) or Reward(attribute, function)
+
+
+def declared(function: Callable) -> Reward | None:
+    """The reward this function was registered as, if it was."""
+    return next((each for each in _REGISTRY.values() if each.function is function), None)
 
 
 def columns_of(function: Callable, options: Mapping[str, Any], name: str) -> Columns:

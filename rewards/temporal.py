@@ -10,7 +10,7 @@ from mmrl.rewards import answers
 from mmrl.rewards.registry import reward
 
 _STAMP = r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)"
-_BETWEEN = r"\s*(?:s|sec|seconds?)?\s*(?:to|and|until|-|\u2013|,)\s*"
+_BETWEEN = r"\s*(?:s|sec|seconds?)?\s*(?:to|and|until|-|\u2013)\s*"
 _RANGE = re.compile(rf"(?<![\d.:])(?:{_STAMP}){_BETWEEN}(?:{_STAMP})(?![\d:])")
 _KEYS = (("start_time", "end_time"), ("start", "end"))
 

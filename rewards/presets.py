@@ -1,0 +1,24 @@
+"""Panels of published projects: a name in the list of rewards that stands for several, with their weights.
+
+`rewards: [{name: easyvideor1}]` is the same as writing the two entries out; a `weight` multiplies both. Bonuses that
+look at the whole group or at lengths (Video-R1's temporal and length terms) are shaping stages, not rewards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _spec(name: str, weight: float, **options: Any) -> dict[str, Any]:
+    return {"name": name, "weight": weight, "options": options}
+
+
+PRESETS: dict[str, list[dict[str, Any]]] = {
+    "easyvideor1": [_spec("accuracy", 0.9), _spec("format_graded", 0.1)],
+    "easyr1_math": [_spec("math", 0.9), _spec("format", 0.1, kind="boxed")],
+    "easyr1_r1v": [_spec("accuracy", 0.5), _spec("format", 0.5)],
+    "video_r1": [_spec("accuracy", 1.0), _spec("format", 1.0)],
+    "vlm_r1": [_spec("accuracy", 1.0), _spec("format", 1.0)],
+    "temporal_r1": [_spec("temporal_iou", 0.5), _spec("format", 0.5)],
+    "vppo": [_spec("accuracy", 1.0)],
+}
