@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmrl.errors import ConfigError, PolicyError
+from mmrl.policies.sharding import is_sharded, whole, writes_files
 from mmrl.settings import Section
 
 START = "start"
@@ -107,19 +108,15 @@ def reference_adapter(model: Any) -> Iterator[None]:
 
 def frozen_copy(model: nn.Module, device: str | torch.device | None = None) -> nn.Module:
     """A copy that never trains: the reference of full fine-tuning."""
+    if is_sharded(model):
+        raise PolicyError("sharded weights cannot be copied; build the policy with from_config, or use LoRA")
     copied = copy.deepcopy(model).requires_grad_(False).eval()
     return copied if device is None else copied.to(device)
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
     """`{parameter name: CPU tensor}` of everything with `requires_grad`; sharded tensors are gathered."""
-    state = {}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            value = parameter.detach()
-            value = value.full_tensor() if hasattr(value, "full_tensor") else value
-            state[name] = value.cpu().clone()
-    return state
+    return {n: whole(p.detach()).clone() for n, p in module.named_parameters() if p.requires_grad}
 
 
 def load_trainable_state(module: nn.Module, state: dict[str, Tensor]) -> None:
@@ -168,12 +165,24 @@ def written_atomically(directory: str | Path) -> Iterator[Path]:
             os.replace(source, target)
 
 
-def save_adapter_or_weights(model: Any, directory: Path, *, merged: bool, extras: list[Callable[[Path], Any]]) -> None:
-    """`model.save_pretrained` for an adapter, or full weights; then whatever `extras` add beside them."""
+def save_adapter_or_weights(
+    model: Any, directory: str | Path, *, merged: bool, extras: list[Callable[[Path], Any]]
+) -> None:
+    """`model.save_pretrained` for an adapter, or full weights; then whatever `extras` add beside them.
+
+    Every rank must call it; the first one writes.
+    """
+    options: dict[str, Any] = {}
+    if is_sharded(model):
+        if merged:
+            raise PolicyError("sharded weights cannot be merged; save the adapter, load it without FSDP and merge then")
+        options["state_dict"] = {n: whole(t) for n, t in model.state_dict().items()}
+    if not writes_files():
+        return
     with written_atomically(directory) as scratch:
         if is_adapted(model) and not merged:
-            model.save_pretrained(str(scratch), selected_adapters=["default"])
+            model.save_pretrained(str(scratch), selected_adapters=["default"], **options)
         else:
-            (merged_copy(model) if is_adapted(model) else model).save_pretrained(str(scratch))
+            (merged_copy(model) if is_adapted(model) else model).save_pretrained(str(scratch), **options)
         for save in extras:
             save(scratch)

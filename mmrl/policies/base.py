@@ -18,6 +18,7 @@ from torch import nn
 
 from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
+from mmrl.policies.sharding import whole_weights
 from mmrl.randomness import Key
 from mmrl.record import Evaluation, Request, Rollouts
 from mmrl.settings import Section
@@ -33,7 +34,8 @@ class Policy(ABC):
     config_type  the typed `policy:` section of a configuration
     probes     what `evaluate` can return per action or per rollout
     views      the changed prompts it can score actions under
-    module     the trainable module; the trainer replaces it by the one accelerate prepared
+    module     the trainable module; the trainer replaces it by the one accelerate prepared. Methods of it that
+               run parts of the model besides `forward` are named in its `partial_forwards`
     """
 
     modality: ClassVar[str]
@@ -103,6 +105,9 @@ class Policy(ABC):
     @abstractmethod
     def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None: ...
 
+    def after_update(self) -> None:
+        """Called after every optimizer step: a policy that keeps a moving average of its weights moves it here."""
+
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """B lists of T short texts for people: the token, or the denoising step."""
         return [[str(t) for t in range(rollouts.mask.shape[1])] for _ in range(len(rollouts))]
@@ -126,16 +131,11 @@ class Policy(ABC):
     def acting(self) -> Iterator[None]:
         """Evaluation mode without gradient, with FSDP2 shards gathered; restored afterwards."""
         training = self.module.training
-        sharded = [m for m in self.module.modules() if hasattr(m, "unshard") and hasattr(m, "reshard")]
         self.module.eval()
-        for module in sharded:
-            module.unshard()
         try:
-            with torch.no_grad():
+            with whole_weights(self.inner, getattr(self.inner, "partial_forwards", ())), torch.no_grad():
                 yield
         finally:
-            for module in sharded:
-                module.reshard()
             self.module.train(training)
 
     @classmethod

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies import adapters, shared_prompt
+from mmrl.policies import adapters, shared_prompt, token_probes
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.base import Policy
 from mmrl.policies.encoding import Encoded, collate, encode, extended, predictors
@@ -27,6 +27,7 @@ from mmrl.policies.families import Family, check_family, family_of
 from mmrl.policies.log_probs import Asked, Distribution
 from mmrl.policies.sampling import Decoded, decode
 from mmrl.policies.scoring import LOG_PROBS, ScoredLanguageModel
+from mmrl.policies.sharding import is_sharded
 from mmrl.policies.spectrum import visual_entropy
 from mmrl.policies.stopping import Stopping
 from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, corrupted, without_media
@@ -94,7 +95,7 @@ class LanguagePolicyConfig(Section):
 class LanguagePolicy(Policy):
     """What image and video policies share."""
 
-    probes = frozenset({"log_probs", "entropy"}) | PROMPT_PROBES
+    probes = frozenset(token_probes.PROBES) | PROMPT_PROBES
     config: LanguagePolicyConfig
 
     def __init__(self, model: Any, processor: Any, config: LanguagePolicyConfig, *, seed: int = 0):
@@ -292,6 +293,10 @@ class LanguagePolicy(Policy):
             replay={"shown": shown},
         )
 
+    def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
+        decode = self.processor.tokenizer.decode
+        return [[decode([token]) for token in row] for row in rollouts.actions.tolist()]
+
     # -- scoring -------------------------------------------------------------------------------------------------
 
     def evaluate(
@@ -389,14 +394,17 @@ class LanguagePolicy(Policy):
 
     def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
         adapters.save_adapter_or_weights(
-            self.inner.model, Path(directory), merged=merged, extras=[self.processor.save_pretrained]
+            self.inner.model,
+            directory,
+            merged=merged,
+            extras=[self.processor.save_pretrained],
         )
 
     def trainable_state(self) -> dict[str, Tensor]:
         return adapters.trainable_state(self.inner)
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        if self._source is None and not adapters.is_adapted(self.inner.model):
+        if self._source is None and not adapters.is_adapted(self.inner.model) and not is_sharded(self.inner):
             _ = self._frozen_reference  # the weights about to be replaced are the reference
         adapters.load_trainable_state(self.inner, state)
 

@@ -25,6 +25,8 @@ class ScoredLanguageModel(nn.Module):
     shared        understand packed rows (`mmrl.policies.shared_prompt`)
     """
 
+    partial_forwards = ("next_logits", "patch_features")
+
     def __init__(
         self,
         model: nn.Module,
@@ -89,24 +91,26 @@ class ScoredLanguageModel(nn.Module):
     def _hidden(self, inputs: dict[str, Tensor], layout: Layout | None) -> Tensor:
         """(B, L, d) states before the output head."""
         packed = {} if layout is None else {"shared_prompt": layout}
-        hidden = self.core.model(**inputs, **packed, use_cache=False).last_hidden_state
         if torch.is_grad_enabled() and self.vision_trains and not has_media(inputs):
-            hidden = hidden + self._idle_vision(hidden)
-        return hidden
+            inputs = dict(inputs)
+            embedded = self.core.get_input_embeddings()(inputs.pop("input_ids"))
+            inputs["inputs_embeds"] = embedded + self._idle_vision(embedded.device).to(embedded.dtype)
+        return self.core.model(**inputs, **packed, use_cache=False).last_hidden_state
 
-    def _idle_vision(self, hidden: Tensor) -> Tensor:
-        """0, through the vision tower: a rank whose batch has no media still takes part in its gradients."""
-        family = self.family
-        channels = self.core.config.vision_config
-        channels = getattr(channels, "in_channels", None) or channels.in_chans
-        width = channels * family.temporal_patch * family.patch**2
-        grid = torch.tensor([[1, family.merge, family.merge]], device=hidden.device)
-        pixels = hidden.new_zeros(family.merge**2, width)
+    def _idle_vision(self, device: torch.device) -> Tensor:
+        """0, through the vision tower: a rank whose batch has no media still takes part in its gradients.
+
+        It enters where features would, so that FSDP gathers and reduces in the order of the other ranks.
+        """
+        family, visual = self.family, self.core.model.visual
+        channels = getattr(visual.config, "in_channels", None) or visual.config.in_chans
+        grid = torch.tensor([[1, family.merge, family.merge]], device=device)
+        pixels = torch.zeros(family.merge**2, channels * family.temporal_patch * family.patch**2, device=device)
         output = self.core.model.get_image_features(pixels, grid, return_dict=True)
         features = [*output.pooler_output]
         for level in getattr(output, "deepstack_features", None) or []:
             features += [*level]
-        return 0.0 * sum(f.sum() for f in features).to(hidden.dtype)
+        return 0.0 * torch.stack([f.sum() for f in features]).sum()
 
     def patch_features(self, pixels: Tensor, grid: Tensor) -> Tensor:
         """(patches, d) of the vision encoder, before patches are merged into tokens."""
