@@ -141,7 +141,7 @@ def accuracy(
     truth_format: str | None = None,
     threshold: float | None = None,
 ) -> list[float]:
-    """`judge` on each row.
+    """Whether the answer is right, by the rule of the row's `task`: choice, numeric, math, box, temporal, ...
 
     decimals                  numeric: digits after the point that must agree
     strict                    multi_choice: all right options and no other

@@ -42,18 +42,18 @@ def yes_no(completion: str, solution: str) -> float:
 
 @reward("choice", success=True)
 def choice(completions, solution, options=None) -> list[float]:
-    """`single` on each row; the column `options` may hold the option texts."""
+    """1 if the chosen letter is the true one; `options`, the texts of A, B, ..., lets answers spell theirs out."""
     texts = options or [None] * len(completions)
     return [single(c, s, o) for c, s, o in zip(completions, solution, texts, strict=True)]
 
 
 @reward("multi_choice", success=True)
 def multi_choice(completions, solution, *, strict: bool = False) -> list[float]:
-    """`several` on each row."""
+    """Share of the right letters chosen, 0 if a wrong one is; `strict`: 1 for exactly the right ones."""
     return [several(c, s, strict=strict) for c, s in zip(completions, solution, strict=True)]
 
 
 @reward("boolean", success=True)
 def boolean(completions, solution) -> list[float]:
-    """`yes_no` on each row."""
+    """1 if answer and truth both say yes (true, 1), or both no (false, 0)."""
     return [yes_no(c, s) for c, s in zip(completions, solution, strict=True)]

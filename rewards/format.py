@@ -38,7 +38,7 @@ KINDS = {"think_answer": think_answer, "boxed": think_boxed, "answer": answer_on
 
 @reward("format")
 def format(completions, *, kind: str = "think_answer") -> list[float]:
-    """1 or 0; `kind` is think_answer, boxed or answer."""
+    """1 if the answer is where it was asked to be; `kind` is think_answer, boxed or answer."""
     if kind not in KINDS:
         raise RewardError(f"reward 'format': {unknown('kind', kind, KINDS)}")
     return [float(KINDS[kind](answers.normalise(completion))) for completion in completions]
@@ -55,5 +55,5 @@ def graded(completion: str, task: str) -> float:
 
 @reward("format_graded")
 def format_graded(completions, task) -> list[float]:
-    """`graded` on each row."""
+    """1 for an answer tag with content of the type its task asks for, .5 for a tag, 0 for none."""
     return [graded(c, t) for c, t in zip(completions, task, strict=True)]

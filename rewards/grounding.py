@@ -152,7 +152,7 @@ def box_iou(
     truth_format: str | None = None,
     threshold: float | None = None,
 ) -> list[float]:
-    """`where` on each row: plain IoU, or 1 and 0 around `threshold` (.5 is usual)."""
+    """IoU of the answered and the true box, or 1 and 0 around `threshold` (.5 is usual)."""
     options = {"box_format": box_format, "truth_format": truth_format, "threshold": threshold}
     return _rows(completions, solution, image_size, resized_size, **options)
 
@@ -167,6 +167,6 @@ def boxes_iou(
     box_format: str | None = None,
     truth_format: str | None = None,
 ) -> list[float]:
-    """`where` on each row with every box matched one to one, whatever their number."""
+    """IoU of the best one-to-one matching of boxes, summed, over the larger of the two counts."""
     options = {"box_format": box_format, "truth_format": truth_format, "every": True}
     return _rows(completions, solution, image_size, resized_size, **options)

@@ -228,5 +228,5 @@ def _count_score(asked: Sequence[Asked], found: Sequence[Found]) -> float:
 
 @reward("compositional", success=True, check=check_scene)
 def compositional(completions, scene) -> list[dict[str, float]]:
-    """`verify` on each row: the component is `overall`; the sub-scores are reported beside it."""
+    """Mean of color, shape, count and position, verified pixel by pixel against `scene`; each is reported, too."""
     return [verify(image, each) for image, each in zip(completions, scene, strict=True)]

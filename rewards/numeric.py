@@ -65,17 +65,17 @@ def mathematics(completion: str, solution: str) -> float:
 
 @reward("number", success=True)
 def number(completions, solution, *, decimals: int = 2) -> list[float]:
-    """`equal` on each row."""
+    """1 if answer and truth round to the same number of `decimals` digits."""
     return [equal(c, s, decimals=decimals) for c, s in zip(completions, solution, strict=True)]
 
 
 @reward("regression", success=True)
 def regression(completions, solution) -> list[float]:
-    """`mean_relative_accuracy` on each row."""
+    """Share of ten thresholds .50 ... .95 with relative error below 1 - threshold."""
     return [mean_relative_accuracy(c, s) for c, s in zip(completions, solution, strict=True)]
 
 
 @reward("math", success=True)
 def math(completions, solution) -> list[float]:
-    """`mathematics` on each row."""
+    """1 if the tagged or boxed answer and the truth are the same expression, by math-verify."""
     return [mathematics(c, s) for c, s in zip(completions, solution, strict=True)]

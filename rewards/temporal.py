@@ -81,5 +81,5 @@ def true_interval(solution: Any) -> Interval:
 
 @reward("temporal_iou", success=True)
 def temporal_iou(completions, solution) -> list[float]:
-    """`when` on each row."""
+    """Overlap of the answered and the true time interval over their union."""
     return [when(c, s) for c, s in zip(completions, solution, strict=True)]

@@ -15,5 +15,5 @@ def exact(completion: str, solution: str) -> float:
 
 @reward("exact_match", success=True)
 def exact_match(completions: Sequence[str], solution: Sequence[str]) -> list[float]:
-    """`exact` on each row."""
+    """1 if answer and truth are the same text up to case, spacing and final punctuation, else 0."""
     return [exact(c, s) for c, s in zip(completions, solution, strict=True)]
