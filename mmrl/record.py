@@ -376,8 +376,13 @@ def _prompt_numbers(rollouts: Rollouts) -> Tensor:
 
 def _tasks(rollouts: Rollouts) -> Tensor:
     """(B,) a number for each row's `task` column, equal on every rank."""
-    numbers = [zlib.crc32(str(p.columns.get("task", "")).encode()) for p in rollouts.prompts]
+    numbers = [task_number(p.columns.get("task", "")) for p in rollouts.prompts]
     return torch.tensor(numbers, device=rollouts.prompt.device)[rollouts.prompt]
+
+
+def task_number(task: Any) -> int:
+    """What `Batch.task` holds for rows of this task: equal on every rank and in every run."""
+    return zlib.crc32(str(task).encode())
 
 
 @dataclass

@@ -114,6 +114,11 @@ PARAMETERS: dict[tuple[str, str], dict] = {
     ("trust_region", "sspo"): {"separators": [0, 3]},
     ("credit", "atlas_la_grpo"): {"tokens": [1, 3]},
     ("credit", "dynframe_sd_grpo"): {"marker": [1]},
+    ("shaping", "searchllm"): {"gates": {"format": 0.5}, "objectives": {"accuracy": 1.0}},
+    ("shaping", "rubric_anchors"): {"weights": {"accuracy": 1.0, "coverage": 0.5}, "vetoes": {"format": 0.2}},
+    ("shaping", "progressive_stages"): {
+        "stages": [{"component": "format", "threshold": 0.5}, {"component": "accuracy"}],
+    },
 }
 """Hyper-parameters without which a function refuses to run."""
 
