@@ -169,7 +169,7 @@ DIFFERENTIABLE = [
     {"ratio": {"name": "holder", "start": 2.0, "end": 2.0}}, {"ratio": {"name": "segment", "separators": [0, 3]}},
     {"trust_region": "sapo"}, {"trust_region": "gmpo"}, {"trust_region": "holder_token"}, {"trust_region": "dcpo"},
     {"trust_region": "etr"}, {"trust_region": "nsr_rescue"}, {"trust_region": "reinforce"},
-    {"regularizers": [{"name": "opmd", "coefficient": 0.5}]}, {"regularizers": [{"name": "asymre", "coefficient": 0.5}]},
+    *({"regularizers": [{"name": n, "coefficient": 0.5}]} for n in ("opmd", "asymre")),
     *({"regularizers": [{"name": "kl", "coefficient": 0.5, "estimator": e}]} for e in ("k1", "k2", "k3")),
     {"regularizers": [{"name": "kl", "coefficient": 0.5, "importance": True}]},
 ]  # fmt: skip
@@ -189,3 +189,13 @@ def test_gradients_equal_central_differences(config):
             shifted[row, t] += step * batch.mask[row, t]
             moved.append(compute(config, batch, shifted))
         assert gradient[row, t].item() == pytest.approx(((moved[0] - moved[1]) / 2e-6).item(), abs=1e-7)
+
+
+def test_the_documented_example_runs():
+    import re
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "objective.md").read_text()
+    scope: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], scope)
+    assert torch.isfinite(scope["loss"]) and (scope["new"].grad != 0).any()
