@@ -5,7 +5,7 @@ import torch
 
 from mmrl.errors import ConfigError
 from mmrl.objective.credit.perception import trajectory_scale, view_of, visual_dependence
-from mmrl.record import Batch
+from mmrl.record import Batch, Evaluation
 from mmrl.stages import Bound, Need, View
 
 
@@ -131,3 +131,32 @@ def test_a_view_is_named_alone_or_with_options():
     assert view_of({"kind": "patch_black", "share": 0.6, "size": 14}) == View.of("patch_black", share=0.6, size=14)
     with pytest.raises(ConfigError, match="expected a kind"):
         view_of({"share": 0.6})
+
+
+class TestTrajectoryGuided:
+    def test_expert_tokens_that_see_the_image_weigh_more(self):
+        expert = torch.tensor([False, True])
+        batch = batch_of(
+            torch.cat([OLD, OLD]), perturbed_log_probs=torch.cat([MASKED, MASKED]), expert=expert
+        )  # fmt: skip
+        advantage, _ = Bound.of("credit", "tgrl")(torch.ones(2, 5).double(), batch)
+        assert torch.equal(advantage[0], torch.ones(5).double())
+        torch.testing.assert_close(advantage[1], tokens([1, 2, 1.004260, 1, 1.324028])[0], atol=1e-6, rtol=0)
+
+    def test_the_shaped_ratio_of_expert_rows(self):
+        probability = tokens([1.0], [0.1]).log().requires_grad_()
+        batch = batch_of(torch.zeros(2, 1).double(), expert=torch.tensor([True, True]))
+        batch.advantage = torch.ones(2, 1).double()
+        trust = Bound.of("trust_region", "expert_shaped")
+        objective = trust(torch.zeros(2, 1).double(), Evaluation(probability), batch)
+        assert objective[:, 0].tolist() == pytest.approx([1 / 1.1, 0.5])
+        objective.sum().backward()
+        # d/dlp p/(p + c) = c p / (p + c)^2
+        assert probability.grad[:, 0].tolist() == pytest.approx([0.1 / 1.21, 0.01 / 0.04])
+
+    def test_without_an_expert_it_is_the_plain_clip(self):
+        batch = batch_of(torch.zeros(2, 2).double(), expert=torch.tensor([False, False]))
+        batch.advantage = tokens([1, -1], [1, -1])
+        ratio = tokens([0.5, 0.5], [-0.5, -0.5])
+        plain = Bound.of("trust_region", "clip")(ratio, Evaluation(ratio), batch)
+        torch.testing.assert_close(Bound.of("trust_region", "expert_shaped")(ratio, Evaluation(ratio), batch), plain)

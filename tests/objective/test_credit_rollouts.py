@@ -110,3 +110,10 @@ class TestConditionalTruncation:
             for s in range(200)
         ]
         assert 0.2 < sum(silenced) / 200 < 0.4
+
+
+def test_vspo_smooths_prompts_that_were_sampled_again():
+    batch = batch_of([0.0] * 6, group=[0, 0, 1, 1, 2, 2], prompt=torch.tensor([5, 5, 5, 5, 9, 9]))
+    half = 2**-0.5
+    close(credit("vspo_smoothing", [1.0] * 6, batch)[:, 0], [half] * 4 + [1, 1])
+    close(credit("vspo_smoothing", [1.0] * 6, batch, smooth="copies", cap=0.4)[:, 0], [0.4] * 6)

@@ -58,7 +58,8 @@ class TestLowProbability:
     def test_under_the_papers_clip_a_negative_token_is_never_clipped(self):
         new = self.old + rows([3.0, -5.0, 0.5, 0.0])
         batch = {
-            "mask": torch.ones(1, 4, dtype=torch.bool), "old_log_probs": self.old, "advantage": -torch.ones(1, 4).double(),
+            "mask": torch.ones(1, 4, dtype=torch.bool), "old_log_probs": self.old,
+            "advantage": -torch.ones(1, 4).double(),
         }  # fmt: skip
         wide = compute({"trust_region": {"name": "clip", "low": 1.0, "high": 9.0}}, batch, new)
         torch.testing.assert_close(wide, compute({"trust_region": "none"}, batch, new))

@@ -143,3 +143,30 @@ def trajectory_scale(dependence: Tensor, update: Tensor, where: Tensor, beta_min
     share = ((dependence - low) / spread.masked_fill(flat, 1.0)).clamp(0, 1)
     beta_max = beta_min + (1 - beta_min) / (group_mean(share, update, where) + 1e-8)
     return torch.where(flat, torch.ones_like(share), beta_min + share * (beta_max - beta_min))
+
+
+@stage(
+    "credit",
+    paper="TGRL: trajectory-guided RL, arXiv 2603.26126",
+    formula="A_it (1 + lambda S'_it) on expert tokens, S' = visual dependence over its maximum in the trace",
+    confidence="reconstructed",
+    needs=lambda *, view, **_: {"perturbed_log_probs": Need("log_probs", under=view_of(view))},
+    required=("expert",),
+    modalities=LANGUAGE,
+)
+def tgrl(
+    advantage: Tensor, batch: Batch, *, strength: float = 1.0, view: str | Mapping[str, Any] = PATCH_BLACK
+) -> tuple[Tensor, Tensor]:
+    """Expert tokens that depend on the image weigh more: they show how evidence enters the reasoning. (B, T)
+
+    strength  lambda: how much more the most image-dependent token of an expert trace weighs
+    view      the corrupted prompt
+
+    Reads `expert (B,)`. Reconstructed from the abstract; pair it with group `expert_filter` and trust region
+    `expert_shaped`.
+    """
+    dependence = visual_dependence(batch.old_log_probs, batch["perturbed_log_probs"], batch.mask)
+    most = dependence.amax(1, keepdim=True)
+    weight = 1 + strength * dependence / torch.where(most > 0, most, torch.ones_like(most))
+    expert = batch["expert"].bool()[:, None]
+    return torch.where(expert, advantage * weight.to(advantage.dtype), advantage), batch.loss_mask

@@ -166,3 +166,28 @@ def microcoder_truncation(
         if len(ids) >= 2 * repeat and torch.equal(ids[-repeat:], ids[-2 * repeat : -repeat]):
             masked[row] = False
     return advantage.masked_fill(masked[:, None], 0.0), batch.loss_mask
+
+
+@stage(
+    "credit",
+    paper="PRS + VSPO: value-based sampling policy optimization, arXiv 2512.07478",
+    formula="A min(c, n^-1/2) or A / n, n = groups of the same prompt in the batch",
+    confidence="reconstructed",
+    method="prs_vspo",
+    scope="batch",
+)
+def vspo_smoothing(advantage: Tensor, batch: Batch, *, smooth: str = "sqrt", cap: float = 1.0) -> tuple[Tensor, Tensor]:
+    """A prompt that was sampled n times in place of worthless ones does not weigh n times. (B, T)
+
+    smooth  sqrt (n^-1/2) or copies (1/n)
+    cap     largest factor
+
+    Reconstructed from the abstract; the value-based resampling is a prompt sampler.
+    """
+    if smooth not in ("sqrt", "copies"):
+        raise ConfigError(f"vspo_smoothing: {unknown('smooth', smooth, ('sqrt', 'copies'))}")
+    pairs = torch.unique(torch.stack([batch.prompt, batch.group], 1), dim=0)
+    prompts, copies = torch.unique(pairs[:, 0], return_counts=True)
+    n = copies[torch.searchsorted(prompts, batch.prompt)].to(advantage.dtype)
+    factor = (n**-0.5 if smooth == "sqrt" else 1 / n).clamp(max=cap)
+    return advantage * factor[:, None], batch.loss_mask
