@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+
+from mmrl.errors import ConfigError
 
 
 class VideoSampling(BaseModel):
@@ -33,6 +35,14 @@ class VideoSampling(BaseModel):
     frame_multiple: int = 2
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
+
+    @model_validator(mode="after")
+    def _range_holds_something(self) -> VideoSampling:
+        if self.max_pixels < self.min_pixels:
+            raise ConfigError(
+                f"sampling.max_pixels={self.max_pixels} is below min_pixels={self.min_pixels}; lower min_pixels too"
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mmrl.policies.video import VideoPolicy, VideoPolicyConfig
 from mmrl.settings import read_section
 
 
-def build_cache(config: str, overrides: Sequence[str], workers: int) -> str:
+def build_cache(config: str, overrides: Sequence[str], workers: int | None = None) -> str:
     """Decode the clips of train and held-out data as the policy will read them."""
     settings = read_config(config, overrides, "video")
     sampling = VideoPolicy.sampling_of(read_section(VideoPolicyConfig, settings.policy, "policy"))
@@ -24,7 +24,7 @@ def build_cache(config: str, overrides: Sequence[str], workers: int) -> str:
         clips += [clip for i in range(len(prompts)) for clip in prompts[i].videos]
     if not clips:
         raise ConfigError(f"{config}: its data has no videos")
-    return str(cache.build(clips, sampling, workers=workers))
+    return str(cache.build(clips, sampling, workers=workers or settings.cache.workers))
 
 
 def verify_cache(root: Path | None) -> str:

@@ -107,8 +107,10 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
 ) -> None:
     """Held-out scores of a checkpoint, as JSON."""
+    from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.run import evaluate_run
 
+    quiet_libraries()
     print(json.dumps(evaluate_run(checkpoint, overrides_of(context.args)), indent=1))
 
 
@@ -121,8 +123,10 @@ def sample(
     count: Annotated[int, typer.Option(help="Samples of each prompt.")] = 1,
 ) -> None:
     """Let a checkpoint act on held-out prompts and save what it did."""
+    from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.sample import sample_run
 
+    quiet_libraries()
     folder = sample_run(checkpoint, out, prompts, count, overrides_of(context.args))
     console.print(f"samples in {folder}")
 
@@ -213,7 +217,7 @@ def doctor(
 def cache_build(
     context: typer.Context,
     config: Annotated[str, typer.Argument(help="A video configuration.")],
-    workers: Annotated[int, typer.Option(help="Decoder processes.")] = 2,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoder processes; default: cache.workers.")] = None,
 ) -> None:
     """Decode every clip of a configuration's data once, ahead of training."""
     from mmrl.pipelines.caching import build_cache

@@ -44,12 +44,12 @@ class DataConfig(Section):
 
 
 class CacheConfig(Section):
-    """Decoded video on disk: root (default: the user's cache folder), size, decode workers."""
+    """Decoded video on disk: root (default: the user's cache folder), size, decoder processes of `mmrl cache build`."""
 
     enabled: bool = True
     root: str | None = None
     budget_gb: float = Field(50.0, gt=0)
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=1)
 
 
 class RewardRunConfig(Section):

@@ -24,7 +24,7 @@ def methods_json() -> list[dict[str, Any]]:
     functions: dict[str, list[StageFunction]] = defaultdict(list)
     for function in registered():
         functions[function.method].append(function)
-    recipes = {load_recipe(n).method: load_recipe(n) for n in recipe_names()}
+    recipes = {name: load_recipe(name) for name in recipe_names()}
     for name in sorted({*functions, *recipes}):
         entries[name] = _entry(name, functions.get(name, []), recipes.get(name))
     return list(entries.values())

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, merge, read_config
-from mmrl.pipelines.run import build_policy, open_prompts, reward_panel
+from mmrl.pipelines.run import build_policy, check_prompts, open_prompts, reward_panel
 from mmrl.pipelines.run import train as train_run
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
@@ -52,6 +52,7 @@ class Pipeline:
         held_out = self._prompts(eval_dataset, config) if eval_dataset is not None else None
         panel = self._panel(rewards, config)
         try:
+            check_prompts(panel, prompts)
             return train_run(
                 self._named(config, dataset, eval_dataset), resume=resume, policy=self.policy, prompts=prompts,
                 eval_prompts=held_out, score=panel.score, report=report,

@@ -50,8 +50,12 @@ def _memory(config: RunConfig, reference: bool) -> list[str]:
     copy = weights if reference and not lora else 0
     parts = {"weights": weights, "gradients": gradients, "AdamW moments": moments, "reference copy": copy}
     lines = [f"  {total / 1e6:,.1f} M parameters" + (", LoRA trains about 2 % of that" if lora else ", all trained")]
-    lines += [f"  {name}: {size / 2**30:.2f} GiB" for name, size in parts.items() if size]
-    return [*lines, f"  sum {sum(parts.values()) / 2**30:.2f} GiB, plus activations of one micro-batch"]
+    lines += [f"  {name}: {_size(size)}" for name, size in parts.items() if size]
+    return [*lines, f"  sum {_size(sum(parts.values()))}, plus activations of one micro-batch"]
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"
 
 
 def _count_parameters(config: RunConfig) -> int | None:

@@ -16,9 +16,23 @@ from mmrl.training.trainer import Report
 LOW_SIGNAL = 0.25
 
 
+def quiet_libraries() -> None:
+    """transformers and diffusers draw no bars for loading and saving; downloads keep theirs."""
+    from diffusers.utils import logging as diffusers
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as transformers
+
+    downloads_shown = not are_progress_bars_disabled()
+    transformers.disable_progress_bar()
+    diffusers.disable_progress_bar()
+    if downloads_shown:
+        enable_progress_bars()
+
+
 @contextmanager
 def progress(config: RunConfig, console: Console) -> Iterator[Report]:
     """Yields the `report(step, metrics)` a trainer calls; silent on all ranks but the first."""
+    quiet_libraries()
     if os.environ.get("RANK", "0") != "0":
         yield lambda step, metrics: None
         return

@@ -19,6 +19,9 @@ from mmrl.training.passes import plan_passes
 from mmrl.training.tracking import environment, open_trackers, write_atomically
 from mmrl.training.trainer import Report, Result, Trainer
 
+CHECKED_PROMPTS = 32
+"""Prompts read through before a model is loaded; `mmrl check` reads them all."""
+
 
 def check_config(config: RunConfig) -> Objective:
     """Everything that can be refused before a model is loaded; returns the bound objective."""
@@ -83,6 +86,11 @@ def reward_panel(config: RunConfig, rewards: Sequence = ()):
     )
 
 
+def check_prompts(panel, prompts: Sequence[Prompt]) -> None:
+    """Refuse, before anything is spent, prompts that some reward could never score."""
+    panel.check(prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS)))
+
+
 def train(
     config: RunConfig,
     *,
@@ -110,6 +118,7 @@ def train(
             panel = reward_panel(config)
             stack.callback(panel.close)
             score = panel.score
+            check_prompts(panel, prompts)
         policy = policy or build_policy(config)
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts or (), report=report

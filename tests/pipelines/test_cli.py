@@ -1,0 +1,252 @@
+"""The command line: help, overrides, what can be asked before a run, and one line for every mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmrl.pipelines.cli import overrides_of
+from mmrl.pipelines.config import MODALITIES, read_config
+from mmrl.recipes import recipe_names
+from mmrl.stages import STAGES
+from tests.pipelines.runs import write_config, write_data, write_rows
+
+COMMANDS = (
+    "train", "evaluate", "sample", "methods", "check", "plan", "cache", "cache build", "cache verify", "cache prune",
+    "report", "demo", "doctor",
+)  # fmt: skip
+SHIPPED = [
+    (modality, path.stem)
+    for modality in MODALITIES
+    for path in sorted((Path(__file__).parents[2] / "configs" / modality).glob("*.yaml"))
+]
+
+
+def one_line(done) -> str:
+    """The single line a mistake is told in."""
+    assert done.code == 2, done
+    assert "Traceback" not in done.err
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    assert done.err.startswith("mmrl: ")
+    return done.err
+
+
+class TestHelp:
+    def test_every_command_is_listed(self, mmrl):
+        text = mmrl("--help").out
+        assert all(command.split()[0] in text for command in COMMANDS)
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_explains_itself(self, mmrl, command):
+        done = mmrl(*command.split(), "--help")
+        assert done.code == 0
+        assert f"mmrl {command}" in done.out
+
+    def test_an_unknown_command_is_refused(self, mmrl):
+        done = mmrl("trian")
+        assert done.code == 2
+        assert "trian" in done.err
+
+
+class TestOverrides:
+    def test_three_styles_mean_the_same(self):
+        assert overrides_of(["a.b=1", "--c.d=2", "--e.f", "3"]) == ["a.b=1", "c.d=2", "e.f=3"]
+        assert overrides_of(["--policy.model", "org/name=x"]) == ["policy.model=org/name=x"]
+
+    @pytest.mark.parametrize("wrong", [["steps"], ["--training.steps"]])
+    def test_anything_else_is_refused(self, mmrl, wrong):
+        done = mmrl("plan", "vlm", "grpo", *wrong)
+        assert done.code == 2
+        assert "expected" in done.err
+
+    def test_they_reach_the_run(self, mmrl, bases):
+        changes = ["training.steps=3", "--training.group_size=5", "--policy.model", bases.of("vlm")]
+        text = mmrl("plan", "vlm", "grpo", *changes).out
+        assert "3 steps" in text and "x 5 rollouts" in text and str(bases.of("vlm")) in text
+
+
+class TestMethods:
+    def test_the_json_list_is_complete(self, mmrl):
+        listed = {m["name"]: m for m in json.loads(mmrl("methods", "--json").out)}
+        assert set(recipe_names()) <= set(listed)
+        for name, method in listed.items():
+            assert method["stages"] and set(method["stages"]) <= set(STAGES), name
+            assert method["modalities"] and set(method["modalities"]) <= set(MODALITIES), name
+            assert method["paper"] and method["confidence"] in ("verified", "partly", "reconstructed", "ours"), name
+            assert isinstance(method["needs"], list), name
+
+    def test_one_method_shows_formula_and_defaults(self, mmrl):
+        text = mmrl("methods", "dapo").out
+        for part in ("paper:", "formula:", "recipe dapo:", "'high': 0.28"):
+            assert part in text
+
+    def test_the_table_names_every_recipe(self, mmrl):
+        text = mmrl("methods").out
+        assert "vppo" in text and "flow_grpo" in text
+
+    def test_an_unknown_method_gets_the_nearest(self, mmrl):
+        assert "did you mean 'vppo'" in one_line(mmrl("methods", "vpo"))
+
+
+class TestPlan:
+    @pytest.mark.parametrize(("modality", "name"), SHIPPED, ids=lambda value: value)
+    def test_shipped_configurations_can_run(self, mmrl, bases, modality, name):
+        done = mmrl("plan", modality, name, "--policy.model", bases.of(modality))
+        assert done.code == 0, done.err
+        for word in ("batch", "passes of a step", "memory", "parameters"):
+            assert word in done.out
+
+    def test_a_need_becomes_a_pass(self, mmrl, bases):
+        plain = mmrl("plan", "vlm", "grpo", "recipe=grpo", "--policy.model", bases.of("vlm")).out
+        perturbed = mmrl("plan", "vlm", "grpo", "recipe=vppo", "--policy.model", bases.of("vlm")).out
+        assert "prepare:" not in plain
+        assert "prepare:" in perturbed
+
+    def test_a_model_that_is_not_here_is_no_obstacle(self, mmrl):
+        done = mmrl("plan", "vlm", "grpo", "--policy.model", "nobody/nothing")
+        assert done.code == 0
+        assert "model not available here" in done.out
+
+
+class TestCheck:
+    @pytest.mark.parametrize("modality", ["vlm", "video"])
+    def test_a_sound_file(self, mmrl, tmp_path, modality):
+        done = mmrl("check", write_data(tmp_path, modality))
+        assert done.code == 0
+        assert "4 rows" in done.out and "no problems" in done.out
+
+    def test_a_bad_file_names_row_and_column(self, mmrl, tmp_path):
+        rows = [
+            {"prompt": "<image>What?", "image": "gone.png", "solution": "a"},
+            {"prompt": "no answer"},
+            {"question": "?"},
+        ]
+        done = mmrl("check", write_rows(tmp_path / "rows.jsonl", rows))
+        assert done.code == 1
+        assert "gone.png" in done.out and "solution" in done.out and "prompt" in done.out
+
+    def test_a_world(self, mmrl):
+        done = mmrl("check", "world:shapes?size=4")
+        assert done.code == 0
+        assert "4 rows" in done.out
+
+
+class TestCache:
+    def test_build_verify_prune(self, mmrl, tmp_path, bases):
+        config = write_config(tmp_path, "video", bases, "grpo")
+        built = mmrl("cache", "build", config, "--workers", "1")
+        assert built.code == 0, built.err
+        assert "4 decoded" in built.out and "0 failed" in built.out
+        assert "8 clips: 0 decoded" in mmrl("cache", "build", config, "--workers", "1").out
+        entries = sorted((tmp_path / "cache").rglob("*.safetensors"))
+        assert len(entries) == 4
+        entries[0].write_bytes(entries[0].read_bytes()[:-64])
+        assert "1" in mmrl("cache", "verify", tmp_path / "cache").out
+        assert not entries[0].exists()
+        assert mmrl("cache", "prune", "0", "--root", tmp_path / "cache").code == 0
+        assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+    def test_a_configuration_without_clips(self, mmrl, tmp_path, bases):
+        config = write_config(tmp_path, "video", bases, "grpo")
+        write_rows(tmp_path / "rows.jsonl", [{"prompt": "text alone", "solution": "a"}])
+        assert "no videos" in one_line(mmrl("cache", "build", config, "--workers", "1"))
+
+
+def test_doctor_reports_on_this_machine(mmrl):
+    done = mmrl("doctor")
+    assert done.code == 0
+    assert "torch" in done.out and "transformers" in done.out
+
+
+class TestMistakes:
+    """One clear line and exit status 2 for each; nothing is written."""
+
+    def train(self, mmrl, config, modality="vlm", *overrides):
+        return mmrl("train", modality, config, *overrides)
+
+    @pytest.fixture
+    def config(self, tmp_path, bases):
+        return write_config(tmp_path, "vlm", bases, "grpo")
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("training.stepps=3", "did you mean 'steps'"),
+            ("training.steps=many", "training.steps"),
+            ("recipe=grppo", "did you mean 'grpo'"),
+            ("recipe=flow_grpo", "not for 'vlm'"),
+            ("objective.trust_region=clpi", "did you mean 'clip'"),
+            ("policy.model=nobody/nothing", "cannot load 'nobody/nothing'"),
+            ("rewards=[{name: acuracy}]", "did you mean 'accuracy'"),
+            ("rewards=[]", "no rewards"),
+            ("rewards=[{name: 'gone.py:f'}]", "gone.py"),
+            ("data.train=gone.jsonl", "gone.jsonl"),
+            ("data.train=", "data.train"),
+            ("training.group_size=1", "group_size=1"),
+        ],
+    )
+    def test_configuration(self, mmrl, tmp_path, config, override, message):
+        assert message in one_line(self.train(mmrl, config, "vlm", override))
+        assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+    def test_a_file_that_is_not_there(self, mmrl):
+        assert "did you mean 'grpo'" in one_line(self.train(mmrl, "grp"))
+        assert "no such configuration file" in one_line(self.train(mmrl, "gone.yaml"))
+
+    def test_a_file_that_is_not_yaml(self, mmrl, tmp_path):
+        (tmp_path / "broken.yaml").write_text("policy: [1, 2")
+        assert "not valid YAML" in one_line(self.train(mmrl, tmp_path / "broken.yaml"))
+
+    def test_another_modality(self, mmrl, config):
+        config.write_text(yaml.safe_dump({"modality": "video", **yaml.safe_load(config.read_text())}))
+        assert "not for 'vlm'" in one_line(self.train(mmrl, config))
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ({"prompt": "<image>What?", "image": "gone.png", "solution": "a"}, "gone.png"),
+            ({"image": "red.png", "solution": "a"}, "prompt"),
+            ({"prompt": 3, "solution": "a"}, "prompt"),
+            ({"prompt": "<image><image>Two?", "image": "red.png", "solution": "a"}, "image"),
+        ],
+        ids=["missing media", "no prompt", "wrong type", "marks and media differ"],
+    )
+    def test_rows(self, mmrl, tmp_path, config, row, message):
+        write_rows(tmp_path / "rows.jsonl", [row])
+        line = one_line(self.train(mmrl, config))
+        assert message in line and "rows.jsonl" in line
+
+    def test_a_row_that_no_reward_could_score(self, mmrl, tmp_path, config):
+        write_rows(tmp_path / "rows.jsonl", [{"prompt": "How many?", "solution": "2"}])
+        assert "'task'" in one_line(self.train(mmrl, config, "vlm", "rewards=[{name: accuracy}]"))
+        assert not (tmp_path / "run").exists()
+
+    def test_rows_that_are_not_json(self, mmrl, tmp_path, config):
+        (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "solution": "b"}\n{"prompt": \n')
+        line = one_line(self.train(mmrl, config))
+        assert "rows.jsonl" in line and "2" in line
+
+    def test_an_unreadable_video(self, mmrl, tmp_path, bases):
+        config = write_config(tmp_path, "video", bases, "grpo")
+        (tmp_path / "red.mp4").write_bytes(b"not a video")
+        assert "red.mp4" in one_line(mmrl("train", "video", config))
+
+    @pytest.mark.parametrize("command", ["report", "evaluate", "sample"])
+    def test_a_missing_run(self, mmrl, tmp_path, command):
+        assert "gone" in one_line(mmrl(command, tmp_path / "gone"))
+
+    def test_resuming_nothing(self, mmrl, tmp_path, config):
+        assert "no complete checkpoint" in one_line(self.train(mmrl, config, "vlm", "--resume", str(tmp_path / "gone")))
+
+    def test_a_run_directory_that_holds_a_run(self, mmrl, tmp_path, config):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
+        assert "--resume" in one_line(self.train(mmrl, config))
+        assert (tmp_path / "run" / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_the_resolved_configuration_of_a_shipped_file_reads_back():
+    for modality, name in SHIPPED:
+        config = read_config(name, [], modality)
+        assert read_config(yaml.safe_load(config.to_yaml())) == config

@@ -1,0 +1,65 @@
+"""One short run of each modality through the command line, and everything one asks of it afterwards."""
+
+import json
+
+import pytest
+
+from mmrl.training.tracking import read_metrics
+from tests.pipelines.runs import write_config
+
+RECIPES = {"vlm": "vppo", "video": "tor", "flow": "flow_grpo"}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def trained(request, tmp_path_factory, bases):
+    """(modality, run directory, what was printed) of a run of two steps."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from mmrl.pipelines.cli import app
+
+    modality = request.param
+    folder = tmp_path_factory.mktemp(modality)
+    config = write_config(folder, modality, bases, RECIPES[modality], steps=2, save_rollouts_every=1, eval_every=1)
+    with redirect_stdout(StringIO()) as printed:
+        app(["train", modality, str(config)], standalone_mode=False)
+    return modality, folder / "run", printed.getvalue()
+
+
+def test_it_leaves_plain_files(trained):
+    modality, run, printed = trained
+    names = {p.relative_to(run).as_posix() for p in run.rglob("*")}
+    expected = {"config.yaml", "environment.json", "metrics.jsonl", "result.json", "checkpoints/step-000002/policy"}
+    assert expected <= names
+    assert {"rollouts/step-000001/rows.jsonl", "rollouts/eval-000002/rows.jsonl"} <= names
+    assert not any(n.endswith((".pt", ".pkl", ".bin", ".partial")) for n in names)
+    assert "held-out reward" in printed
+
+
+def test_every_step_moved_the_weights(trained):
+    _, run, _ = trained
+    steps = read_metrics(run / "metrics.jsonl")
+    assert [m["step"] for m in steps] == [1, 2]
+    assert all(m["gradient_norm"] > 0 and m["reward/std"] > 0 for m in steps)
+    assert steps[0]["self_check/worst_gap"] < 1e-4
+
+
+def test_evaluate_repeats_the_score_of_the_run(trained, mmrl):
+    _, run, _ = trained
+    done = mmrl("evaluate", run)
+    assert done.code == 0, done.err
+    scores, after = json.loads(done.out), json.loads((run / "result.json").read_text())["after"]
+    assert scores["reward"] == pytest.approx(after["reward"], abs=1e-6)
+
+
+def test_sample_shows_what_the_checkpoint_does(trained, mmrl, tmp_path):
+    modality, run, _ = trained
+    done = mmrl("sample", run, "--out", tmp_path / "out", "--prompts", "2", "--count", "2")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert all(row["reward"] is not None for row in rows)
+    if modality == "flow":
+        assert all((tmp_path / "out" / name).exists() for row in rows for name in row["images"])
+    else:
+        assert all(isinstance(row["output"], str) for row in rows)
