@@ -102,7 +102,8 @@ def _known(kind: str, value: Any, valid: Sequence[str | None]) -> None:
 def name_colors(image: Any) -> np.ndarray:
     """(H, W) index into NAMES of the nearest colour of each pixel, -1 where none is near."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    distances = np.stack([np.linalg.norm(pixels - np.float32(color), axis=-1) for color in PALETTE.values()])
+    palette = np.array(list(PALETTE.values()), dtype=np.float32)
+    distances = np.linalg.norm(pixels - palette[:, None, None], axis=-1)
     return np.where(distances.min(0) <= FARTHEST, distances.argmin(0), -1)
 
 

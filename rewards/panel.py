@@ -1,8 +1,10 @@
 """The reward stage: named components, weighted and added; what fails is unscored, counted, never a silent 0.
 
-panel = RewardPanel([{"name": "accuracy", "weight": 0.9}, {"name": "format", "weight": 0.1}])
-scores = panel.score(outputs, prompts)     # mmrl.record.Scores, one entry per output
-panel.close()
+    panel = RewardPanel([{"name": "accuracy", "weight": 0.9}, {"name": "format", "weight": 0.1}])
+    scores = panel.score(outputs, prompts)     # mmrl.record.Scores, one entry per output
+    panel.close()
+
+Each reward is called on the whole batch, then, if that fails, row by row (`rows`), in a worker process (`pool`).
 """
 
 from __future__ import annotations
@@ -124,14 +126,14 @@ class RewardPanel:
         default_timeout: float = 30.0,
         unscored_ceiling: float = 0.5,
     ):
-        specs = [one for spec in specs for one in read_spec(spec)]
-        if not specs:
+        given = [one for spec in specs for one in read_spec(spec)]
+        if not given:
             raise RewardError("no rewards: name at least one, such as 'accuracy'")
         self._ceiling = unscored_ceiling
-        self._pool = WorkerPool(max(1, min(workers, len(specs))))
-        self._threads = ThreadPoolExecutor(len(specs), thread_name_prefix="reward")
+        self._pool = WorkerPool(max(1, min(workers, len(given))))
+        self._threads = ThreadPoolExecutor(len(given), thread_name_prefix="reward")
         try:
-            self.members = [self._member(spec, default_timeout) for spec in specs]
+            self.members = [self._member(spec, default_timeout) for spec in given]
             labels = Counter(member.label for member in self.members)
             if twice := [label for label, count in labels.items() if count > 1]:
                 raise RewardError(f"two rewards are called {twice[0]!r}: give one of them a `label`")
@@ -247,7 +249,7 @@ class RewardPanel:
         if spec.isolated is None and not about["isolated"]:
             return _local(spec, _resolved(spec.name))
         success = about["success"] if spec.success is None else spec.success
-        columns = Columns(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["columns"].items()})
+        columns = Columns(tuple(about["required"]), tuple(about["optional"]), about["everything"])
         check = known.check if known else None
         return Member(_label(spec), spec, columns, isolated, success, True, check)
 

@@ -176,7 +176,7 @@ class IsolatedReward:
         self._load = {"op": "load", "key": self._key, "name": name, "options": options, "style": style}
 
     def load(self) -> dict[str, Any]:
-        """`{"columns", "success", "isolated"}`. RewardError when it cannot be used."""
+        """The columns it reads, `success` and `isolated`. RewardError when it cannot be used."""
         with self._pool.borrow() as worker:
             return self._load_in(worker)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from mmrl.errors import RewardError
 
 PLAIN_MODES = ("1", "L", "RGB", "RGBA", "I", "F")
 
 
-def write_message(stream: BinaryIO, message: Mapping[str, Any]) -> None:
+def write_message(stream: IO[bytes], message: Mapping[str, Any]) -> None:
     """Raises RewardError for a value that cannot travel."""
     blobs: list[bytes] = []
     body = _encode(message, blobs, "")
@@ -27,7 +27,7 @@ def write_message(stream: BinaryIO, message: Mapping[str, Any]) -> None:
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> dict[str, Any] | None:
+def read_message(stream: IO[bytes]) -> dict[str, Any] | None:
     """The next message, or None when the other side closed or died in the middle of one."""
     line = stream.readline()
     if not line.endswith(b"\n"):

@@ -3,7 +3,7 @@
 Requests arrive on standard input and answers leave on the original standard output; what rewards print goes
 to standard error. Requests:
 
-    {"op": "load", "key", "name", "options", "style"}          -> {"columns", "success", "isolated"}
+    {"op": "load", "key", "name", "options", "style"}          -> its columns, "success", "isolated"
     {"op": "call", "key", "prompts", "completions", "columns"} -> {"rows": [[values, problems], ...]}
 
 Either may answer {"error", "traceback"} (the reward raised) or {"refused"} (a RewardError: a mistake in the
@@ -19,7 +19,7 @@ import sys
 import threading
 import traceback
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from mmrl.errors import RewardError
 from mmrl.rewards.calls import Callee, Inputs, prepare
@@ -46,7 +46,7 @@ def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]
         if request["op"] == "load":
             reward = resolve(request["name"])
             callee = loaded[request["key"]] = prepare(reward, request["options"], request["style"])
-            return {"columns": asdict(callee.columns), "success": reward.success, "isolated": reward.isolated}
+            return {**asdict(callee.columns), "success": reward.success, "isolated": reward.isolated}
         inputs = Inputs(request["prompts"], request["completions"], request["columns"])
         return {"rows": [[o.values, o.problems] for o in loaded[request["key"]](inputs)]}
     except RewardError as error:
@@ -55,7 +55,7 @@ def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]
         return describe(error)
 
 
-def _read_all(stream: BinaryIO, requests: queue.SimpleQueue) -> None:
+def _read_all(stream: IO[bytes], requests: queue.SimpleQueue) -> None:
     while (request := read_message(stream)) is not None:
         requests.put(request)
     os._exit(0)  # the trainer is gone: stop, even in the middle of a reward that hangs

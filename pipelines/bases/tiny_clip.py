@@ -29,14 +29,27 @@ from mmrl.randomness import Key
 from mmrl.rewards.clip import load_scorer
 
 CONTEXT = 24
-MODEL = {
-    "embed_dim": 64,
-    "vision_cfg": {"image_size": 32, "layers": 3, "width": 64, "head_width": 16, "patch_size": 4},
-    "text_cfg": {"context_length": CONTEXT, "width": 64, "heads": 4, "layers": 2, "hf_tokenizer_name": "tiny"},
+EMBED_DIM = 64
+VISION: dict[str, Any] = {
+    "image_size": 32,
+    "layers": 3,
+    "width": 64,
+    "head_width": 16,
+    "patch_size": 4,
+    "pool_type": "avg",
+    "pos_embed_type": "sin_cos_2d",  # learned ones take five times as many steps to tell left from right
 }
+TEXT: dict[str, Any] = {
+    "context_length": CONTEXT, "width": 64, "heads": 4, "layers": 2, "hf_tokenizer_name": "tiny",
+}  # fmt: skip
 PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
 LEVELS = (1, 1, 2, 3)  # difficulties of the world, as often as they are drawn
-ATTRIBUTES = {"color": list(COLORS), "shape": list(SHAPES), "count": list(COUNTS), "position": list(POSITIONS)}
+ATTRIBUTES: dict[str, list] = {
+    "color": list(COLORS),
+    "shape": list(SHAPES),
+    "count": list(COUNTS),
+    "position": list(POSITIONS),
+}
 
 Scene = dict[str, Any]
 
@@ -56,7 +69,7 @@ def near_miss(scene: Scene, attribute: str, rng: random.Random) -> Scene:
     group = scene["objects"][which]
     values = [value for value in ATTRIBUTES[attribute] if value != group[attribute]]
     if attribute == "position" and len(scene["objects"]) > 1:  # the other group fills the opposite half
-        return {**scene, "objects": scene["objects"][::-1] and _swap_positions(scene["objects"])}
+        return {**scene, "objects": _swap_positions(scene["objects"])}
     objects = list(scene["objects"])
     objects[which] = {**group, attribute: rng.choice(values)}
     return {**scene, "objects": objects}
@@ -95,13 +108,17 @@ def draw_batch(rng: random.Random, families: int) -> list[Scene]:
     return list(scenes.values())
 
 
+def model_config(tokenizer: Any) -> dict[str, Any]:
+    text = {**TEXT, "vocab_size": len(tokenizer)}
+    return {"embed_dim": EMBED_DIM, "vision_cfg": VISION, "text_cfg": text}
+
+
 def build(seed: int, tokenizer: Any) -> Any:
     """The untrained model, of open_clip's own class."""
     import open_clip
 
     torch.manual_seed(seed)
-    text = MODEL["text_cfg"] | {"vocab_size": len(tokenizer)}
-    return open_clip.CLIP(embed_dim=MODEL["embed_dim"], vision_cfg=MODEL["vision_cfg"], text_cfg=text)
+    return open_clip.CLIP(**model_config(tokenizer))
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
@@ -144,8 +161,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
-    text = MODEL["text_cfg"] | {"vocab_size": len(tokenizer)}
-    config = {"model_cfg": MODEL | {"text_cfg": text}, "preprocess_cfg": PREPROCESS}
+    config = {"model_cfg": model_config(tokenizer), "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(folder)
 
@@ -205,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1200)
     arguments = parser.parse_args()
     start = time.perf_counter()
     model, tokenizer = train(arguments.seed, arguments.steps)
