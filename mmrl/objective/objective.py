@@ -191,7 +191,12 @@ class Objective:
 
     @torch.no_grad()
     def shape_and_select(self, batch: Batch) -> tuple[Batch, list[Selection]]:
-        """Stages 3 and 4. Unscored rows leave the baseline and the loss."""
+        """Stages 3 and 4. Unscored rows leave the baseline and the loss.
+
+        A batch that brings its advantage has these stages behind it: it is neither shaped nor selected again.
+        """
+        if batch.advantage is not None:
+            return _drop_unscored(batch), []
         for bound in self.shaping:
             _require(bound, batch)
             batch = replace(batch, reward=bound(batch))
