@@ -3,6 +3,7 @@
 import torch
 
 from mmrl.objective import Objective
+from mmrl.objective.credit.probability import extrapolated_log_probs
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import Bound
 
@@ -65,3 +66,9 @@ class TestFutureInfluence:
         plain.loss(Evaluation(again), prepared, weights).loss.backward()
         ratio = new.grad[0] / again.grad[0]
         close(ratio[None], self.weight()[0].tolist())
+
+
+def test_extrapolation_goes_further_along_the_direction_of_training():
+    base, tuned = rows(0.6, 0.3, 0.1).log(), rows(0.7, 0.25, 0.05).log()
+    close(extrapolated_log_probs(tuned, base, 0.5).exp()[None], [0.741509, 0.223818, 0.034674])
+    close(extrapolated_log_probs(tuned, base, 0.0).exp()[None], [0.7, 0.25, 0.05])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmrl.errors import ConfigError
+from mmrl.objective import Objective
 from mmrl.objective.shaping.gates import connected_share, rubric_choice
 from mmrl.objective.shaping.hints import hint_reward
 from mmrl.objective.shaping.length import length_budget, length_score
@@ -266,3 +267,25 @@ class TestHints:
         assert self.reward(1.0, 0.0) == 0 and self.reward(0.0, 0.0) == 0
         assert self.reward(0.5, 0.0, without=0.995) == 0
         assert self.reward(0.5, 3.0) == self.reward(0.5, 0.0), "less reliance than none is not rewarded"
+
+
+class TestLabelRow:
+    """ViSurf: the ground truth as a member of the group."""
+
+    def advantage(self, rewards):
+        expert = torch.tensor([False] * 4 + [True])
+        batch = batch_of([*rewards, 3.0], group=[0] * 5, columns={"expert": expert})
+        batch = replace(batch, reward=shape("visurf_label", batch))
+        return Bound.of("advantage", "grpo")(batch)
+
+    def test_worked_numbers(self):
+        close(self.advantage([0.0, 1, 1, 0]), [-0.8165, 0, 0, -0.8165, 1.6330], atol=1e-4)
+        assert self.advantage([3.0, 1, 3, 1])[4].item() == pytest.approx(0)
+
+
+def test_a_batch_that_brings_its_advantage_is_not_shaped_or_selected():
+    objective = Objective.of({"shaping": ["soft_overlong"], "group": ["dynamic_sampling"]})
+    batch = batch_of([1.0, 1.0], group=[0, 0], advantage=torch.tensor([1.0, -1.0]).double())
+    prepared, weights = objective.prepare(replace(batch, reward=None))
+    close(prepared.advantage[:, 0], [1.0, -1.0])
+    assert weights.sum() == pytest.approx(1)

@@ -115,19 +115,19 @@ def rebel(
 @stage(
     "credit",
     paper="RLVMR: verifiable meta-reasoning rewards, 2025",
-    formula="A_traj + a (r_step - mean)/std over the group's steps with the same tag",
-    confidence="reconstructed",
+    formula="A_traj + a (r_step - mean over the group's steps with the same tag)",
     required=("segment", "tag", "action_reward"),
     modalities=LANGUAGE,
 )
-def rlvmr(advantage: Tensor, batch: Batch, *, weight: float = 1.0, std: bool = True) -> tuple[Tensor, Tensor]:
+def rlvmr(advantage: Tensor, batch: Batch, *, weight: float = 1.0, std: bool = False) -> tuple[Tensor, Tensor]:
     """Rule rewards of tagged steps (plan, explore, reflect), normalised among steps of the same tag. (B, T)
 
     weight  of the tag advantage
     std     divide by the deviation of the tag
 
-    Reads `segment`, `tag`, `action_reward`. Reconstructed from the abstract: the key is the tag, the value the
-    step's own reward.
+    Reads `segment`, `tag` (untagged steps share a tag of their own), `action_reward`: planning pays where the
+    rollout succeeds, exploring where the action is new, reflecting where it changes after a failure. Source: the
+    authors' code (core_rlvmr.py); a tag met once adds 0 here and its own reward there.
     """
     pool, where = _pools(batch, "tag")
     rewards, _ = table(batch["action_reward"], batch["segment"], batch.mask)

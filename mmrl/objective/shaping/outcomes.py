@@ -11,7 +11,7 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.objective.advantages.robust import scored, successes
 from mmrl.objective.credit.rollouts import component
 from mmrl.objective.credit.tokens import progress
-from mmrl.objective.groups import group_count
+from mmrl.objective.groups import group_count, group_extreme, group_mean
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, stage
 
@@ -113,3 +113,25 @@ def s_grpo(batch: Batch, *, decay: float = 0.5) -> Tensor:
     nth[order] = running - start[inverse]
     factor = torch.as_tensor(decay, dtype=batch.reward.dtype) ** (nth - 1).clamp(min=0)
     return torch.where(right, batch.reward * factor, batch.reward)
+
+
+@stage(
+    "shaping",
+    "visurf_label",
+    paper="ViSurf, arXiv 2510.10606",
+    formula="reward of the label row = mean of the rollouts' rewards where their best reaches it",
+    method="visurf",
+    required=("expert",),
+)
+def visurf_label(batch: Batch) -> Tensor:
+    """The ground truth in the group stops teaching once a rollout is as good: its advantage becomes 0. (B,)
+
+    Reads `expert (B,)`: the row that holds the label, a member of the group like the others. Source: two
+    independent write-ups of the paper's third reward control; the first two (the label's format) belong to the
+    rewards.
+    """
+    label, where = batch["expert"].bool(), scored(batch)
+    rollouts = where & ~label
+    best = group_extreme(batch.reward, batch.group, rollouts)
+    reached = label & (group_count(batch.group, rollouts) > 0) & (best >= batch.reward)
+    return torch.where(reached, group_mean(batch.reward, batch.group, rollouts), batch.reward)
