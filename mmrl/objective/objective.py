@@ -118,7 +118,7 @@ class Objective:
         return objective
 
     def _check(self, chosen: set[str]) -> None:
-        """Refuse combinations in which a part would have no effect; `chosen` are the keys that are not at their defaults."""
+        """Refuse combinations in which a part would have no effect; `chosen`: keys not at their defaults."""
         if (self.score is None) != (self.score_objective is None):
             raise ConfigError("a whole-sequence objective needs both `score` and `score_objective`")
         if self.score_objective and self.matching_objective:
