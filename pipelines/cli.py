@@ -27,6 +27,7 @@ app = typer.Typer(
 cache_app = typer.Typer(no_args_is_help=True, help="The cache of decoded video: build, verify, prune.")
 app.add_typer(cache_app, name="cache")
 console = Console()
+INTERRUPTED = 130  # as a shell reports Ctrl-C
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -91,6 +92,8 @@ def train(
         result = run(settings, resume=resume, report=report)
     if os.environ.get("RANK", "0") == "0":
         _print_result(settings.directory, result)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 def _print_result(folder: Path, result) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmrl.pipelines import cli
-from mmrl.pipelines.bases.models import tiny_flow, tiny_vlm
-from tests.pipelines.runs import Bases
+from tests.pipelines.runs import Bases, save_bases
 
 
 @dataclass
@@ -25,12 +24,7 @@ class Done:
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory) -> Bases:
     """Random tiny models in the Hugging Face layout."""
-    root = tmp_path_factory.mktemp("bases")
-    model, processor = tiny_vlm("qwen3_vl", seed=0)
-    model.save_pretrained(root / "vlm")
-    processor.save_pretrained(root / "vlm")
-    tiny_flow(seed=0).save_pretrained(root / "flow")
-    return Bases(root)
+    return save_bases(tmp_path_factory.mktemp("bases"))
 
 
 @pytest.fixture

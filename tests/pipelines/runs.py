@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from mmrl.pipelines.bases.models import tiny_flow, tiny_vlm
 from mmrl.training.tracking import read_metrics
 from tests.data.clips import write_clip
 
@@ -18,14 +19,46 @@ TIMING = ("seconds/", "rate/", "memory/")
 SIZES = {"steps": 4, "prompts_per_step": 2, "group_size": 4, "micro_batch_size": 8, "learning_rate": 1e-3}
 
 REWARDS = '''
+import os
+import time
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+CALLS = 0
+
+
+def wait_if_told():
+    """Wait in the call whose number is in the file `hold`, until that file is gone."""
+    global CALLS
+    CALLS += 1
+    hold = FOLDER / "hold"
+    if hold.exists() and hold.read_text() == str(CALLS):
+        (FOLDER / "held").touch()
+        while hold.exists():
+            time.sleep(0.01)
+
+
 def vowels(completions):
     """Share of vowels: every group has a signal, whatever the model says."""
+    wait_if_told()
     return [sum(c in "aeiou" for c in text) / max(len(text), 1) for text in completions]
 
 
 def redness(completions):
     """Mean red of the generated images, 0 to 1."""
+    wait_if_told()
     return [sum(image.convert("RGB").resize((8, 8)).getdata(0)) / (64 * 255) for image in completions]
+
+
+def shaky(completions, solution):
+    """Hangs on one row of the data, dies on another, raises on a third."""
+    if "red" in solution:
+        time.sleep(600)
+    if "blue" in solution:
+        os._exit(3)
+    if "green" in solution:
+        raise ValueError("green is hard")
+    return [1.0] * len(completions)
 '''
 
 
@@ -35,6 +68,14 @@ class Bases:
 
     def of(self, modality: str) -> Path:
         return self.root / ("flow" if modality == "flow" else "vlm")
+
+
+def save_bases(root: Path) -> Bases:
+    model, processor = tiny_vlm("qwen3_vl", seed=0)
+    model.save_pretrained(root / "vlm")
+    processor.save_pretrained(root / "vlm")
+    tiny_flow(seed=0).save_pretrained(root / "flow")
+    return Bases(root)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

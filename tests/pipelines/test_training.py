@@ -27,7 +27,7 @@ def trained(request, tmp_path_factory, bases):
 
 
 def test_it_leaves_plain_files(trained):
-    modality, run, printed = trained
+    _, run, printed = trained
     names = {p.relative_to(run).as_posix() for p in run.rglob("*")}
     expected = {"config.yaml", "environment.json", "metrics.jsonl", "result.json", "checkpoints/step-000002/policy"}
     assert expected <= names

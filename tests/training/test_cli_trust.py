@@ -1,0 +1,153 @@
+"""What a month of GPU time rests on, through the real command line: kill -9, Ctrl-C, and rewards that misbehave.
+
+A reward can be told to wait in a certain call, so a run is killed or interrupted at a known moment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmrl.errors import RewardError
+from mmrl.pipelines.cli import app
+from mmrl.training.tracking import read_metrics
+from tests.pipelines.runs import save_bases, timeless, write_config
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {"vlm": "vppo", "video": "tor", "flow": "flow_grpo"}
+FILES = ("trainable.safetensors", "optimizer.safetensors", "state.json")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    return save_bases(tmp_path_factory.mktemp("bases"))
+
+
+def train_here(config: Path, modality: str, *arguments: str) -> None:
+    """`mmrl train` in this process."""
+    with redirect_stdout(StringIO()):
+        app(["train", modality, str(config), *arguments], standalone_mode=False)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, bases):
+    """`straight(modality)`: the run directory of four steps without interruption."""
+    made: dict[str, Path] = {}
+
+    def run(modality: str) -> Path:
+        if modality not in made:
+            folder = tmp_path_factory.mktemp(modality)
+            train_here(write_config(folder, modality, bases, RECIPES[modality], save_every=2), modality)
+            made[modality] = folder / "run"
+        return made[modality]
+
+    return run
+
+
+def start(config: Path, modality: str, hold_at_call: int) -> subprocess.Popen:
+    """`mmrl train` in its own process group, once its reward waits in that call."""
+    (config.parent / "hold").write_text(str(hold_at_call))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        [sys.executable, "-m", "mmrl", "train", modality, str(config)],
+        env=environment, cwd=config.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    limit = time.monotonic() + 120
+    while not (config.parent / "held").exists():
+        if run.poll() is not None or time.monotonic() > limit:
+            run.kill()
+            pytest.fail(f"the run did not get there: {run.communicate()[0][-2000:]}")
+        time.sleep(0.02)
+    return run
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Metrics equal but for times, weights, moments and state equal to the last bit."""
+    assert timeless(one) == timeless(other)
+    for name in FILES:
+        last = Path("checkpoints") / "step-000004" / name
+        assert (one / last).read_bytes() == (other / last).read_bytes(), name
+
+
+@pytest.mark.parametrize("modality", RECIPES)
+def test_killed_and_resumed_equals_never_killed(tmp_path, bases, straight, modality):
+    config = write_config(tmp_path, modality, bases, RECIPES[modality], save_every=2)
+    calls_before_step_4 = 1 + 3  # the evaluation before training, and three steps
+    run = start(config, modality, calls_before_step_4 + 1)
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    (tmp_path / "hold").unlink()
+    assert [m["step"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+    train_here(config, modality, "--resume", str(tmp_path / "run"))
+    assert_same_run(straight(modality), tmp_path / "run")
+
+
+def test_another_seed_is_another_run(tmp_path, bases, straight):
+    """The comparison above can fail."""
+    config = write_config(tmp_path, "vlm", bases, RECIPES["vlm"], save_every=2, seed=1)
+    train_here(config, "vlm")
+    with pytest.raises(AssertionError):
+        assert_same_run(straight("vlm"), tmp_path / "run")
+
+
+def test_ctrl_c_finishes_the_step_saves_and_can_be_continued(tmp_path, bases, straight):
+    config = write_config(tmp_path, "vlm", bases, RECIPES["vlm"], save_every=2)
+    run = start(config, "vlm", hold_at_call=1 + 3)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    (tmp_path / "hold").unlink()
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 130, printed
+    assert "interrupted after step 3, saved; continue with --resume" in " ".join(printed.split())
+    assert "Traceback" not in printed
+    assert (tmp_path / "run" / "checkpoints" / "step-000003" / "state.json").exists()
+    train_here(config, "vlm", "--resume", str(tmp_path / "run"))
+    assert_same_run(straight("vlm"), tmp_path / "run")
+
+
+def test_a_half_written_checkpoint_is_not_resumed(tmp_path, bases):
+    config = write_config(tmp_path, "vlm", bases, "grpo", steps=2, save_every=1)
+    train_here(config, "vlm")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / ".step-000003.partial").mkdir()
+    (checkpoints / "step-000002" / "state.json").unlink()
+    train_here(config, "vlm", "--resume", str(tmp_path / "run"))
+    assert [m["step"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    assert (checkpoints / "step-000002" / "state.json").exists()
+
+
+def test_a_reward_that_hangs_dies_or_raises_never_kills_the_run(tmp_path, bases):
+    """Every row but the yellow one is lost; the run goes on, learns from what is left, and says what was lost."""
+    config = write_config(tmp_path, "vlm", bases, "grpo", steps=2)
+    values = yaml.safe_load(config.read_text())
+    values["data"]["eval"] = None
+    shaky = {"name": values["rewards"][0]["name"].replace(":vowels", ":shaky"), "timeout": 0.3, "weight": 0.1}
+    values |= {"rewards": [*values["rewards"], shaky], "reward_run": {"unscored_ceiling": 1.0}}
+    config.write_text(yaml.safe_dump(values))
+    train_here(config, "vlm", "training.prompts_per_step=4", "training.group_size=2")
+    steps = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert len(steps) == 2
+    for metrics in steps:
+        assert metrics["reward/unscored_fraction"] == 0.75
+        assert metrics["unscored"] == {
+            "shaky: timeout": 2,
+            "shaky: worker died with exit code 3": 2,
+            "shaky: ValueError: green is hard": 2,
+        }
+
+
+def test_past_the_ceiling_the_run_stops_and_says_why(tmp_path, bases):
+    config = write_config(tmp_path, "vlm", bases, "grpo", steps=2)
+    (tmp_path / "my_rewards.py").write_text("def vowels(completions):\n    raise ValueError('no vowels today')\n")
+    with pytest.raises(RewardError, match=r"ceiling of 50%.*no vowels today"):
+        train_here(config, "vlm")
