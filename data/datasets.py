@@ -22,7 +22,21 @@ from mmrl.errors import ConfigError, DataError, unknown
 from mmrl.record import Prompt
 
 WORLD = "world:"
-_WORLD_OPTIONS = {"split": str, "size": int, "seed": int, "difficulty": None, "root": str}
+
+
+def _levels(text: str) -> int | tuple[int, int]:
+    low, dash, high = text.partition("-")
+    return (int(low), int(high)) if dash else int(low)
+
+
+_WORLD_OPTIONS = {
+    "split": str,
+    "size": int,
+    "seed": int,
+    "difficulty": _levels,
+    "skills": lambda text: tuple(text.split(",")),
+    "root": str,
+}
 
 
 class PromptDataset(Sequence[Prompt]):
@@ -155,12 +169,7 @@ def open_world_spec(spec: str) -> Any:
         if key not in _WORLD_OPTIONS:
             raise ConfigError(f"{spec}: {unknown('option', key, _WORLD_OPTIONS)}")
         try:
-            options[key] = _levels(text) if key == "difficulty" else _WORLD_OPTIONS[key](text)
+            options[key] = _WORLD_OPTIONS[key](text)
         except ValueError:
             raise ConfigError(f"{spec}: {key} must be a whole number, got {text!r}") from None
     return open_world(name, **options)
-
-
-def _levels(text: str) -> int | tuple[int, int]:
-    low, dash, high = text.partition("-")
-    return (int(low), int(high)) if dash else int(low)

@@ -43,12 +43,14 @@ def open_world(
     size: int | None = None,
     seed: int = 0,
     difficulty: int | tuple[int, int] = DIFFICULTY,
+    skills: Sequence[str] = (),
     root: str | Path | None = None,
 ) -> WorldDataset:
     """Prompts of a world.
 
     size        how many; by default 4,096 to train on and 256 held out
     difficulty  1 to 5, or a (lowest, highest) range drawn from prompt by prompt
+    skills      which questions are asked, such as ("count", "color"); default: all the world offers
     root        folder of the files a world writes, if it writes any; default: the user's cache
     """
     if name not in WORLDS:
@@ -60,7 +62,15 @@ def open_world(
     levels = range(check_level(lowest), check_level(highest) + 1)
     if not levels:
         raise DataError(f"world {name!r}: difficulty {difficulty}: expected (lowest, highest)")
-    return WorldDataset(WORLDS[name].open(root), split, size, seed, levels)
+    return WorldDataset(WORLDS[name].open(root, _skills(name, skills)), split, size, seed, levels, tuple(skills))
+
+
+def _skills(name: str, asked: Sequence[str]) -> tuple[str, ...]:
+    offers = WORLDS[name].offers
+    for skill in asked:
+        if skill not in offers:
+            raise DataError(f"world {name!r}: {unknown('skill', skill, offers)}")
+    return tuple(asked) or offers
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class WorldDataset(Sequence[Prompt]):
     size: int
     seed: int
     levels: range
+    skills: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.size
@@ -115,4 +126,5 @@ class WorldDataset(Sequence[Prompt]):
 
     def _id(self, index: int) -> str:
         levels = f"{self.levels[0]}" if len(self.levels) == 1 else f"{self.levels[0]}-{self.levels[-1]}"
-        return f"{self.world.name}-{levels}-{self.split}-{self.seed}-{index}"
+        asked = "".join(f"-{skill}" for skill in self.skills)
+        return f"{self.world.name}{asked}-{levels}-{self.split}-{self.seed}-{index}"

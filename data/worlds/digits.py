@@ -25,6 +25,7 @@ SKILLS = ("cell", "largest", "count")
 
 class Digits(Still):
     name = "digits"
+    offers = SKILLS
 
     def __init__(self, skills: tuple[str, ...] = SKILLS):
         self.skills = skills

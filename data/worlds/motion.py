@@ -47,14 +47,15 @@ class Motion(World):
     """`root` holds the clips; the default is a folder in the user's cache."""
 
     name = "motion"
+    offers = SKILLS
 
     def __init__(self, root: str | Path | None = None, skills: tuple[str, ...] = SKILLS):
         self.root = Path(root) if root is not None else cache_folder() / "worlds" / "motion"
         self.skills = skills
 
     @classmethod
-    def open(cls, root: str | Path | None) -> Motion:
-        return cls(root)
+    def open(cls, root: str | Path | None, skills: tuple[str, ...]) -> Motion:
+        return cls(root, skills)
 
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
         skill = rng.choice(self.skills)

@@ -28,11 +28,12 @@ class World:
     """A family of scenes. `scene` draws one, `prompt` asks about it; both are pure."""
 
     name: str
+    offers: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, root: str | Path | None) -> World:
-        """The world; one that writes files writes them under `root`."""
-        return cls()
+    def open(cls, root: str | Path | None, skills: tuple[str, ...]) -> World:
+        """The world, asking only for these of its `offers`; one that writes files writes them under `root`."""
+        return cls(skills) if cls.offers else cls()
 
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
         """A JSON-able scene; drawn again until its hash falls into `split`."""

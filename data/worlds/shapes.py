@@ -21,6 +21,7 @@ class Shapes(Still):
     """`skills`: which questions are asked, any of count, color, position and box."""
 
     name = "shapes"
+    offers = SKILLS
 
     def __init__(self, skills: tuple[str, ...] = SKILLS):
         self.skills = skills

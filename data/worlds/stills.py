@@ -14,8 +14,11 @@ from mmrl.record import Prompt
 class Stills(World):
     name = "stills"
 
-    def __init__(self) -> None:
-        self.worlds = {world.name: world for world in (Shapes(), Digits())}
+    offers = tuple(dict.fromkeys((*Shapes.offers, *Digits.offers)))
+
+    def __init__(self, skills: tuple[str, ...] = offers) -> None:
+        asked = {kind: tuple(skill for skill in kind.offers if skill in skills) for kind in (Shapes, Digits)}
+        self.worlds = {kind.name: kind(own) for kind, own in asked.items() if own}
 
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
         name = rng.choice(list(self.worlds))
