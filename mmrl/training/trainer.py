@@ -144,7 +144,8 @@ class Trainer:
         norms: list[float] = []
         local, local_weights = _local(batch, weights, mine, rollouts.mask.shape[1])
         signal_rows = self.objective.has_signal(local).cpu()
-        for update in range(self.config.updates_per_step):
+        # selection may have added optimizer steps of its own (RoRecomp)
+        for update in range(max(self.config.updates_per_step, int(batch.update.max()) + 1)):
             rows = (signal_rows & (local.update == update).cpu()).nonzero().squeeze(1)
             parts = even_micro_batches(self.policy, rollouts, self.config.micro_batch_size, self.accelerator, rows)
             own = len(self.policy.micro_batches(rollouts, rows, self.config.micro_batch_size)) if len(rows) else 0
