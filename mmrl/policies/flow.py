@@ -7,11 +7,9 @@ same text embeddings, times, guidance and noise level. Evaluation (`greedy`) is 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +22,29 @@ from mmrl.policies import adapters
 from mmrl.policies.base import Policy
 from mmrl.policies.flow_config import FlowPolicyConfig
 from mmrl.policies.flow_models import Denoiser, Scoring, Text, Transitions
+from mmrl.policies.flow_pipeline import (
+    DTYPES,
+    FrozenParts,
+    TextEncoding,
+    check_pipeline,
+    latent_shape,
+    load_pipeline,
+    load_transformer,
+)
 from mmrl.policies.flow_sampling import Group, Sampled, finish, sample
 from mmrl.policies.sde import KINDS, gradient_equalizer, noise, schedule, stochastic_steps
+from mmrl.policies.sharding import is_sharded, whole, whole_weights, writes_files
+from mmrl.policies.weight_average import WeightAverage
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, Evaluation, Prompt, Request, Rollouts
 from mmrl.rollout.flow_steps import StepPlan, check_group_size, ode_plan, plan_steps
 from mmrl.stages import Need, View
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FROM_ROLLOUT = frozenset({"step_std", "step_sizes", "step_equalizer", "branch"})
 """Probes that the rollout itself fills: no pass is needed."""
 FROM_FORWARD = frozenset({"log_probs", "reference_kl", "mean_shift"})
-
-
-@dataclass
-class TextEncoding:
-    """One prompt as the transformer reads it: embeds (L, D), pooled (Q,)."""
-
-    embeds: Tensor
-    pooled: Tensor
+AVERAGE = "average|"
+"""Marks the moving average's tensors among those of a checkpoint."""
 
 
 class FlowPolicy(Policy):
@@ -57,31 +59,24 @@ class FlowPolicy(Policy):
         pipeline  a `StableDiffusion3Pipeline`; adapters are attached to its transformer here
         seed      of adapter weights
         """
-        _check_pipeline(pipeline)
+        check_pipeline(pipeline)
         self.config, self.pipeline, self.seed = config, pipeline, seed
-        self.shape = _latent_shape(pipeline, config)
+        self.shape = latent_shape(pipeline, config)
         self.shift = config.shift if config.shift is not None else float(pipeline.scheduler.config.get("shift", 1.0))
         self.scoring = Scoring(
             config.sampler.kind, config.sampler.noise_level, config.guidance_scale,
             config.reduction, config.normalised, config.kl,
         )  # fmt: skip
+        self.average = None if config.ema is None else WeightAverage(config.ema)
         self._source: str | None = None
-        self._texts: OrderedDict[str, TextEncoding] = OrderedDict()
+        self.frozen = FrozenParts(pipeline, config)
         autocast = None if config.autocast is None else DTYPES[config.autocast]
         self.module = Denoiser(self._prepared(pipeline), chunk=config.transformer_batch, autocast=autocast)
 
     @classmethod
     def from_config(cls, config: FlowPolicyConfig, *, seed: int = 0, read_clip: ReadClip | None = None) -> FlowPolicy:
         """Load the pipeline that `config.model` names."""
-        from diffusers import DiffusionPipeline
-
-        dtype = DTYPES[config.dtype]
-        parts = {} if config.transformer is None else {"transformer": _load_transformer(config)}
-        try:
-            pipeline = DiffusionPipeline.from_pretrained(config.model, torch_dtype=dtype, **parts)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
-        policy = cls(pipeline, config, seed=seed)
+        policy = cls(load_pipeline(config), config, seed=seed)
         policy._source = config.model
         return policy
 
@@ -97,11 +92,8 @@ class FlowPolicy(Policy):
         return stochastic_steps(self.scoring.kind, schedule(self.config.steps, self.shift), self.scoring.level)
 
     def _prepared(self, pipeline: Any) -> Any:
-        """Adapters on, everything else frozen, checkpointing and attention as asked."""
+        """The transformer with adapters, checkpointing and attention as asked."""
         config, transformer = self.config, pipeline.transformer
-        for part in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3):
-            if part is not None:
-                part.requires_grad_(False).eval()
         if config.attention is not None:
             transformer.set_attention_backend(config.attention)
         if config.gradient_checkpointing:
@@ -110,38 +102,13 @@ class FlowPolicy(Policy):
             return transformer.requires_grad_(True)
         return adapters.attach_lora(transformer, config.lora, seed=self.seed, start=config.adapter)
 
-    def _settle(self) -> None:
-        """Bring the frozen parts to the device the trainer put the transformer on."""
-        for part in (
-            self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.text_encoder_2, self.pipeline.text_encoder_3
-        ):  # fmt: skip
-            if part is not None and part.device != self.device:
-                part.to(self.device)
-
     # -- prompts -------------------------------------------------------------------------------------------------
 
     def encode(self, prompt: Prompt) -> TextEncoding:
         """The prompt's text embeddings, computed once while the cache holds them."""
         if prompt.images or prompt.videos:
             raise PolicyError(f"prompt {prompt.id!r} has images or videos; the flow policy reads text only")
-        return self._encode(prompt.text)
-
-    def _encode(self, text: str) -> TextEncoding:
-        """One text at a time: embeddings must not depend on which prompts were encoded together."""
-        if text in self._texts:
-            self._texts.move_to_end(text)
-            return self._texts[text]
-        self._settle()
-        with torch.no_grad():
-            embeds, _, pooled, _ = self.pipeline.encode_prompt(
-                prompt=[text], prompt_2=None, prompt_3=None, device=self.device, do_classifier_free_guidance=False,
-                max_sequence_length=self.config.max_sequence_length,
-            )  # fmt: skip
-        encoding = TextEncoding(embeds[0].detach(), pooled[0].detach())
-        self._texts[text] = encoding
-        while len(self._texts) > self.config.text_cache:
-            self._texts.popitem(last=False)
-        return encoding
+        return self.frozen.encode(prompt.text, self.device)
 
     def _text(self, encodings: Sequence[TextEncoding], index: Tensor) -> Text:
         text = Text(
@@ -150,7 +117,7 @@ class FlowPolicy(Policy):
             index.to(self.device),
         )
         if self.scoring.guidance != 1:
-            negative = self._encode(self.config.negative_prompt)
+            negative = self.frozen.encode(self.config.negative_prompt, self.device)
             text.negative_embeds, text.negative_pooled = negative.embeds[None], negative.pooled[None]
         return text
 
@@ -176,7 +143,10 @@ class FlowPolicy(Policy):
             config = self.config
             plan = plan_steps(config.train_steps, self._possible, ids, members, key, config.same_initial_noise)
         shown = [self.encode(request.shown or request.prompt) for request in requests]
-        with self.acting():
+        if self.average is not None:
+            self.average.start(self.inner)
+        averaged = self._averaged() if greedy else nullcontext()
+        with averaged, self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
             denoiser = self.inner
             guidance = self.scoring.guidance
             sampled = sample(
@@ -185,7 +155,7 @@ class FlowPolicy(Policy):
                 times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
             )  # fmt: skip
-            outputs = self._decode(sampled.final)
+            outputs = self.frozen.decode(sampled.final)
         return self._record(requests, owner, members, plan, times, sampled, outputs)
 
     def _check_request(self, request: Request, greedy: bool) -> None:
@@ -243,21 +213,6 @@ class FlowPolicy(Policy):
         columns[Need("branch").key] = plan.branch
         return {name: value.to(self.device) for name, value in columns.items()}
 
-    @torch.no_grad()
-    def _decode(self, latents: Tensor) -> list[Any]:
-        """PIL images of `latents (N, C, H, W)`."""
-        from PIL import Image
-
-        self._settle()
-        vae, images = self.pipeline.vae, []
-        dtype = next(vae.parameters()).dtype
-        for chunk in latents.split(self.config.decode_batch):
-            scaled = chunk / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-            pixels = vae.decode(scaled.to(dtype), return_dict=False)[0].float()
-            pixels = (pixels.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-            images += [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-        return images
-
     def step_outputs(self, rollouts: Rollouts) -> tuple[list[Any], Tensor]:
         """The image the ODE leads to from the state before each trained step (DenseGRPO's look-ahead).
 
@@ -268,13 +223,13 @@ class FlowPolicy(Policy):
         rows, steps = rollouts.mask.nonzero(as_tuple=True)
         states = rollouts.replay["latents"][rows, steps - rollouts.replay["first"][rows]]
         text = self._text(self._encoded(rollouts), rollouts.prompt[rows])
-        with self.acting():
+        with self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
             denoiser, guidance = self.inner, self.scoring.guidance
             final = finish(
                 states, steps, text, lambda x, t, some: denoiser.velocity(x, t, some, guidance),
                 rollouts.replay["times"][0],
             )  # fmt: skip
-            return self._decode(final), torch.stack([rows, steps], 1)
+            return self.frozen.decode(final), torch.stack([rows, steps], 1)
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         times = rollouts.replay.get("times")
@@ -367,10 +322,11 @@ class FlowPolicy(Policy):
         if weights == "current" and torch.is_grad_enabled():
             yield self.module
             return
-        if weights == "ema":
-            raise PolicyError("the flow policy keeps no moving average of its weights; use 'reference'")
-        with self.acting():
-            if weights in ("current", "old"):
+        if weights == "ema" and self.average is None:
+            raise PolicyError("this policy keeps no moving average of its weights: set policy.ema, or use 'reference'")
+        averaged = self._averaged() if weights == "ema" else nullcontext()
+        with averaged, self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
+            if weights != "reference":
                 yield self.inner
             elif self._adapted:
                 with self.inner.reference_weights():
@@ -383,7 +339,7 @@ class FlowPolicy(Policy):
         """The transformer as training found it: loaded again, or copied when first asked for."""
         if self._source is None:
             return adapters.frozen_copy(self.inner.transformer, self.device)
-        return _load_transformer(self.config).requires_grad_(False).eval().to(self.device)
+        return load_transformer(self.config).requires_grad_(False).eval().to(self.device)
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
         """At most `size` rows each, those with equally many trained steps together."""
@@ -393,73 +349,69 @@ class FlowPolicy(Policy):
 
     # -- weights -------------------------------------------------------------------------------------------------
 
+    def after_update(self) -> None:
+        if self.average is not None:
+            self.average.update(self.inner)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The moving average of the weights, where one is kept."""
+        return nullcontext() if self.average is None else self.average.applied(self.inner)
+
     def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
         """An adapter for `PeftModel` and, beside it, for `pipeline.load_lora_weights`; transformer weights after
-        full fine-tuning; with `merged` a whole pipeline, adapters folded in."""
-        transformer = self.inner.transformer
-        if merged:
-            whole = adapters.merged_copy(transformer) if self._adapted else transformer
-            pipeline = type(self.pipeline)(**{**self.pipeline.components, "transformer": whole})
-            with adapters.written_atomically(directory) as scratch:
-                pipeline.save_pretrained(scratch)
-            return
-        extras = [self._save_diffusers_lora] if self._adapted else []
-        adapters.save_adapter_or_weights(transformer, Path(directory), merged=False, extras=extras)
+        full fine-tuning; with `merged` a whole pipeline, adapters folded in. The moving average where one is kept.
+        Every rank must call it."""
+        with self._averaged():
+            if merged:
+                self._save_pipeline(directory)
+                return
+            extras = [self._diffusers_lora()] if self._adapted else []
+            adapters.save_adapter_or_weights(self.inner.transformer, directory, merged=False, extras=extras)
 
-    def _save_diffusers_lora(self, directory: Path) -> None:
+    def _save_pipeline(self, directory: str | Path) -> None:
+        transformer = self.inner.transformer
+        if is_sharded(transformer):
+            raise PolicyError("sharded weights cannot be merged; save the adapter, load it without FSDP and merge then")
+        if not writes_files():
+            return
+        folded = adapters.merged_copy(transformer) if self._adapted else transformer
+        pipeline = type(self.pipeline)(**{**self.pipeline.components, "transformer": folded})
+        with adapters.written_atomically(directory) as scratch:
+            pipeline.save_pretrained(scratch)
+
+    def _diffusers_lora(self) -> Callable[[Path], Any]:
+        """What writes the adapter in the layout of diffusers."""
         import peft
 
         model: Any = self.inner.transformer
-        layers = peft.get_peft_model_state_dict(model, adapter_name="default")
-        settings = model.peft_config["default"]
-        metadata = settings.to_dict() | {
-            name: sorted(value) for name, value in settings.to_dict().items() if isinstance(value, set)
-        }
-        type(self.pipeline).save_lora_weights(
-            directory,
-            transformer_lora_layers={name.removeprefix("base_model.model."): value for name, value in layers.items()},
-            transformer_lora_adapter_metadata=metadata,
+        weights = peft.get_peft_model_state_dict(model, adapter_name="default")
+        settings = model.peft_config["default"].to_dict()
+        return partial(
+            type(self.pipeline).save_lora_weights,
+            transformer_lora_layers={n.removeprefix("base_model.model."): whole(w) for n, w in weights.items()},
+            transformer_lora_adapter_metadata={n: sorted(v) if isinstance(v, set) else v for n, v in settings.items()},
         )
 
     def trainable_state(self) -> dict[str, Tensor]:
-        return adapters.trainable_state(self.inner)
+        state = adapters.trainable_state(self.inner)
+        if self.average is not None:
+            state |= {AVERAGE + name: whole(value).clone() for name, value in self.average.values.items()}
+        return state
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        if self._source is None and not self._adapted:
+        if self._source is None and not self._adapted and not is_sharded(self.inner):
             _ = self._frozen_reference  # the weights about to be replaced are the reference
-        adapters.load_trainable_state(self.inner, state)
+        averages = {name.removeprefix(AVERAGE): v for name, v in state.items() if name.startswith(AVERAGE)}
+        if self.average is not None and averages:
+            # through the parameters, which know their device and their shards
+            adapters.load_trainable_state(self.inner, averages)
+            self.average.values = {}
+            self.average.start(self.inner)
+        adapters.load_trainable_state(self.inner, {n: v for n, v in state.items() if not n.startswith(AVERAGE)})
 
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.average is None else {"averaged_updates": self.average.updates}
 
-def _load_transformer(config: FlowPolicyConfig) -> Any:
-    """The transformer that `config` starts from."""
-    from diffusers import SD3Transformer2DModel
-
-    place = {} if config.transformer is not None else {"subfolder": "transformer"}
-    source = config.transformer or config.model
-    try:
-        return SD3Transformer2DModel.from_pretrained(source, torch_dtype=DTYPES[config.dtype], **place)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"transformer: cannot load {source!r}: {str(error).splitlines()[0]}") from None
-
-
-def _check_pipeline(pipeline: Any) -> None:
-    from diffusers import SD3Transformer2DModel
-
-    transformer = getattr(pipeline, "transformer", None)
-    if not isinstance(transformer, SD3Transformer2DModel):
-        raise ConfigError(
-            f"model: {type(pipeline).__name__} with a {type(transformer).__name__}; the flow policy trains pipelines "
-            "of the StableDiffusion3 family (SD3Transformer2DModel)"
-        )
-
-
-def _latent_shape(pipeline: Any, config: FlowPolicyConfig) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents."""
-    scale, patch = pipeline.vae_scale_factor, pipeline.patch_size
-    default = pipeline.default_sample_size * scale
-    sides = {"height": config.height or default, "width": config.width or default}
-    for name, side in sides.items():
-        if side % (scale * patch):
-            nearest = max(1, round(side / (scale * patch))) * scale * patch
-            raise ConfigError(f"{name}={side}: expected a multiple of {scale * patch}; the nearest is {nearest}")
-    return (pipeline.transformer.config.in_channels, sides["height"] // scale, sides["width"] // scale)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.average is not None:
+            self.average.updates = state["averaged_updates"]

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from mmrl.errors import ConfigError
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.sde import DEFAULT_LEVEL, KLKind, Reduction, SamplerKind
+from mmrl.policies.weight_average import AverageConfig
 from mmrl.rollout.flow_steps import TrainSteps
 from mmrl.settings import Section
 
@@ -76,6 +77,7 @@ class FlowPolicyConfig(Section):
     transformer_batch       latents in one call of the transformer
     decode_batch            images decoded at once
     text_cache              prompts whose embeddings are kept
+    ema                     moving average of the trained weights: what evaluation and export use; null for none
     """
 
     model: str
@@ -106,3 +108,4 @@ class FlowPolicyConfig(Section):
     transformer_batch: int = Field(16, ge=1)
     decode_batch: int = Field(8, ge=1)
     text_cache: int = Field(1024, ge=0)
+    ema: AverageConfig | None = None

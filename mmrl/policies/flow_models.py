@@ -60,8 +60,9 @@ class Transitions:
 
     def rows(self, rows: slice) -> Transitions:
         mean_old = None if self.mean_old is None else self.mean_old[rows]
-        states = (self.x, self.x_next, self.t, self.t_next, self.t_first)
-        return Transitions(*(state[rows] for state in states), mean_old)
+        return Transitions(
+            self.x[rows], self.x_next[rows], self.t[rows], self.t_next[rows], self.t_first[rows], mean_old
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Denoiser(nn.Module):
     chunk     latents in one call of the transformer
     autocast  dtype of matrix products on top of the weights' dtype, None to follow the weights
     """
+
+    partial_forwards = ("velocity",)
 
     def __init__(self, transformer: nn.Module, *, chunk: int = 16, autocast: torch.dtype | None = None):
         super().__init__()

@@ -41,10 +41,18 @@ def probe(policy: FlowPolicy) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 SCRIPT = """
     import json, sys
+
+    # An environment's start-up file may have imported mmrl's torchvision repair: forget it.
+    sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith("mmrl")]
+    for name in [n for n in sys.modules if n.partition(".")[0] == "mmrl"]:
+        del sys.modules[name]
     sys.modules["mmrl"] = None  # importing it raises
-    sys.path.insert(0, ".")
-    import no_operators
-    import peft, torch
+    import torch
+    if torch.version.cuda is None:  # a CUDA build of torchvision beside a CPU torch lacks two operators
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import peft
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
     from safetensors.torch import load_file
 
@@ -69,13 +77,6 @@ SCRIPT = """
         gaps[name] = (answer - expected).abs().max().item()
     print(json.dumps(gaps))
 """
-NO_OPERATORS = """
-    import torch
-    if torch.version.cuda is None:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-"""
 
 
 def test_everything_saved_loads_without_us(base, tmp_path):
@@ -87,7 +88,6 @@ def test_everything_saved_loads_without_us(base, tmp_path):
         policy.save_pretrained(tmp_path / name, merged=name == "merged")
         inputs, expected = probe(policy)
         save_file({**inputs, "expected": expected}, tmp_path / f"{name}.safetensors")
-    (tmp_path / "no_operators.py").write_text(textwrap.dedent(NO_OPERATORS))
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -129,7 +129,7 @@ class TestStartingAgain:
         policy.save_pretrained(tmp_path / "out", merged=True)
         assert torch.equal(probe(policy)[1], before)  # merging a copy leaves the policy as it was
         again = FlowPolicy.from_config(self.config(str(tmp_path / "out")))
-        torch.testing.assert_close(probe(again)[1], before, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(probe(again)[1], before, rtol=1e-4, atol=1e-4)
 
     def test_the_reference_of_a_resumed_run_is_where_it_began(self, base):
         policy = FlowPolicy.from_config(self.config(base, lora=None))
