@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
+from mmrl.media import ReadClip
 from mmrl.policies import adapters, shared_prompt, token_probes
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.base import Policy
@@ -98,17 +99,26 @@ class LanguagePolicy(Policy):
     probes = frozenset(token_probes.PROBES) | PROMPT_PROBES
     config: LanguagePolicyConfig
 
-    def __init__(self, model: Any, processor: Any, config: LanguagePolicyConfig, *, seed: int = 0):
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        config: LanguagePolicyConfig,
+        *,
+        seed: int = 0,
+        read_clip: ReadClip | None = None,
+    ):
         """
         model, processor  of `transformers`; adapters are attached here
         seed              of adapter weights and of the views' randomness
+        read_clip         decodes videos, `mmrl.data.video.read_clip` or anything like it; the video policy needs it
         """
         if config.top_p != 1.0 or config.top_k != 0:
             raise ConfigError(
                 f"top_p={config.top_p}, top_k={config.top_k}: expected 1 and 0. Truncated sampling biases the "
                 "importance ratios (a kept mass of .895 gives a mean ratio of .896); lower the temperature instead"
             )
-        self.config, self.processor, self.seed = config, processor, seed
+        self.config, self.processor, self.seed, self.read_clip = config, processor, seed, read_clip
         self.family: Family = family_of(model.config, processor.tokenizer)
         self.stopping = Stopping.of(model, processor.tokenizer, config.stop, config.stop_tokens)
         self._size_images()
@@ -117,7 +127,7 @@ class LanguagePolicy(Policy):
         self.module = self._scored(self._prepared(model))
 
     @classmethod
-    def from_config(cls, config: LanguagePolicyConfig, *, seed: int = 0, **parts: Any) -> Any:
+    def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
         """Load the checkpoint that `config.model` names; its family is checked before its weights are read."""
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -128,7 +138,7 @@ class LanguagePolicy(Policy):
             model = _load(AutoModelForImageTextToText, config)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
-        policy = cls(model, processor, config, seed=seed, **parts)
+        policy = cls(model, processor, config, seed=seed, read_clip=read_clip)
         policy._source = config.model
         return policy
 
@@ -199,6 +209,14 @@ class LanguagePolicy(Policy):
             template=template,
             max_tokens=self.config.max_prompt_tokens,
         )
+
+    def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
+        """The token at each place, as text; empty past a response's end."""
+        decode_one = self.processor.tokenizer.decode
+        labels = []
+        for ids, length in zip(rollouts.actions.tolist(), rollouts.length.tolist(), strict=True):
+            labels.append([decode_one([token]) if t < length else "" for t, token in enumerate(ids)])
+        return labels
 
     def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
         """The encodings of `rollouts.prompts`, as `view` shows them."""
@@ -292,10 +310,6 @@ class LanguagePolicy(Policy):
             finish=[FINISHED if stopped else TRUNCATED for stopped in written.stopped.tolist()],
             replay={"shown": shown},
         )
-
-    def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
-        decode = self.processor.tokenizer.decode
-        return [[decode([token]) for token in row] for row in rollouts.actions.tolist()]
 
     # -- scoring -------------------------------------------------------------------------------------------------
 

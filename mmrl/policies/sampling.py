@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmrl.policies.encoding import Encoded, collate
 from mmrl.policies.scoring import ScoredLanguageModel
+from mmrl.policies.shared_decode import SharedPrefix
 
 
 @dataclass
@@ -52,7 +54,7 @@ def decode(
     """Write one continuation per row.
 
     contexts  U distinct prompts (with any replayed prefix), prefilled once each
-    context   (B,) which of them a row continues
+    context   (B,) which of them a row continues, ascending
     uniforms  (B, N) float64 draws, or None for greedy decoding
     budget    (B,) tokens a row may write, at most N
     is_stop   (tokens written so far (b, n), newest included; rows (b,)) -> (b,) bool
@@ -64,7 +66,8 @@ def decode(
     length = torch.zeros(count, dtype=torch.long, device=device)
     stopped = torch.zeros(count, dtype=torch.bool, device=device)
     budget = budget.to(device)
-    state = _Prefilled.of(model, contexts, context.to(device))
+    kind = SharedCache if model.shares_prefixes else RepeatedCache
+    state = kind(model, contexts, context.to(device))
     uniforms = None if uniforms is None else uniforms.to(device)
     for step in range(steps):
         rows = state.rows
@@ -81,50 +84,77 @@ def decode(
         if 2 * int(alive.sum()) <= len(rows):
             state.keep(alive.nonzero().squeeze(-1))
             newest = newest[alive]
-        state.advance(model, newest)
+        state.advance(newest)
     return Decoded(tokens, log_probs, length, stopped)
 
 
-@dataclass
-class _Prefilled:
-    """Rows still being written: their cache, attention mask, next position and next-token logits."""
+class _Rows:
+    """Rows still being written: which they are, their next position, and their next-token logits."""
 
-    rows: Tensor
-    logits: Tensor
-    cache: object
-    attention: Tensor
-    position: Tensor
-
-    @classmethod
-    def of(cls, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor) -> _Prefilled:
+    def __init__(self, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor):
         from transformers import DynamicCache
 
+        self.model, self.device = model, context.device
+        self.config = model.core.config.get_text_config()
         inputs = collate(contexts, None, None, context.device)
-        cache = DynamicCache(config=model.core.config.get_text_config())
-        logits = model.next_logits(inputs, cache)
-        cache.batch_select_indices(context)
-        position = torch.tensor([c.next_position for c in contexts], device=context.device)
-        return cls(
-            rows=torch.arange(len(context), device=context.device),
-            logits=logits[context],
-            cache=cache,
-            attention=inputs["attention_mask"][context],
-            position=position[context],
-        )
+        self.prompts = DynamicCache(config=self.config)
+        self.real = inputs["attention_mask"].bool()
+        self.logits = model.next_logits(inputs, self.prompts)[context]
+        self.rows = torch.arange(len(context), device=context.device)
+        self.context = context
+        self.position = torch.tensor([c.next_position for c in contexts], device=context.device)[context]
 
     def keep(self, chosen: Tensor) -> None:
-        """Forget rows that have ended."""
-        self.cache.batch_select_indices(chosen)
-        self.rows, self.attention = self.rows[chosen], self.attention[chosen]
-        self.position = self.position[chosen]
+        """Forget the other rows."""
+        self.rows, self.context, self.position = self.rows[chosen], self.context[chosen], self.position[chosen]
 
-    def advance(self, model: ScoredLanguageModel, tokens: Tensor) -> None:
+    def advance(self, tokens: Tensor) -> None:
         """Append one token (b,) to every row."""
-        self.attention = torch.cat([self.attention, self.attention.new_ones(len(tokens), 1)], dim=1)
-        inputs = {
-            "input_ids": tokens[:, None],
-            "attention_mask": self.attention,
-            "position_ids": self.position[None, :, None].expand(3, -1, -1),
-        }
-        self.logits = model.next_logits(inputs, self.cache)
+        positions = self.position[None, :, None].expand(3, -1, -1)
+        inputs = {"input_ids": tokens[:, None], "position_ids": positions, **self.memory(len(tokens))}
+        self.logits = self.model.next_logits(inputs, self.cache)
         self.position = self.position + 1
+
+
+class RepeatedCache(_Rows):
+    """The prompt's keys and values repeated for every row of its group: any attention backend and layer type."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.cache = self.prompts
+        self.cache.batch_select_indices(self.context)
+        self.attention = self.real[self.context].long()
+
+    def keep(self, chosen: Tensor) -> None:
+        super().keep(chosen)
+        self.cache.batch_select_indices(chosen)
+        self.attention = self.attention[chosen]
+
+    def memory(self, count: int) -> dict[str, Tensor]:
+        self.attention = torch.cat([self.attention, self.attention.new_ones(count, 1)], dim=1)
+        return {"attention_mask": self.attention}
+
+
+class SharedCache(_Rows):
+    """One copy of each prompt's keys and values for its whole group; rows cache their own tokens."""
+
+    def __init__(self, *arguments):
+        from transformers import DynamicCache
+
+        super().__init__(*arguments)
+        self.cache = DynamicCache(config=self.config)
+        self.prefix = SharedPrefix.of(self.prompts, self.real, self.context)
+        # The attention needs no mask; one of four dimensions tells transformers not to make one.
+        self.no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
+
+    def keep(self, chosen: Tensor) -> None:
+        super().keep(chosen)
+        self.cache.batch_select_indices(chosen)
+        used, self.context = torch.unique(self.context, return_inverse=True)
+        if len(used) < len(self.real):
+            self.prompts.batch_select_indices(used)
+            self.real = self.real[used]
+        self.prefix = SharedPrefix.of(self.prompts, self.real, self.context)
+
+    def memory(self, count: int) -> dict[str, Any]:
+        return {"attention_mask": self.no_mask, "shared_prompt": self.prefix}

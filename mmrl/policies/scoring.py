@@ -82,11 +82,16 @@ class ScoredLanguageModel(nn.Module):
         place = mask.nonzero(as_tuple=True)
         return {name: blank.index_put(place, values) for name, values in numbers.items()}
 
-    def next_logits(self, inputs: dict[str, Tensor], cache: Any) -> Tensor:
+    def next_logits(self, inputs: dict[str, Any], cache: Any) -> Tensor:
         """(B, V) float32 logits of the token after the last column, adding `inputs` to the key-value cache."""
         with self._precision():
             output = self.core.model(**inputs, past_key_values=cache, use_cache=True)
             return self.distribution(self.head(output.last_hidden_state[:, -1]))
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether decoding can read one copy of the prompt's cache for the whole group."""
+        return self.shared and set(self.family.layer_types) == {"full_attention"}
 
     def _hidden(self, inputs: dict[str, Tensor], layout: Layout | None) -> Tensor:
         """(B, L, d) states before the output head."""

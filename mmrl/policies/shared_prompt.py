@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmrl.policies import shared_decode
 from mmrl.policies.encoding import Encoded, collate_media
+from mmrl.policies.shared_decode import SharedPrefix
 
 ATTENTION = "mmrl_shared_prompt"
 EXACT_LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -152,16 +154,21 @@ def attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    shared_prompt: Layout | None = None,
+    shared_prompt: Layout | SharedPrefix | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Registered with transformers. query (1, H, L, d), key and value (1, H_kv, L, d) -> (1, L, H, d)."""
+    """Registered with transformers. query (1, H, L, d), key and value (1, H_kv, L, d) -> (1, L, H, d).
+
+    With a `SharedPrefix` instead of a `Layout`: one step of decoding, see `mmrl.policies.shared_decode`.
+    """
     if shared_prompt is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    if isinstance(shared_prompt, SharedPrefix):
+        return shared_decode.attention(module, query, key, value, shared_prompt, scaling)
     parts = []
     for group in shared_prompt.groups:
         own = slice(group.start, group.start + group.prompt)

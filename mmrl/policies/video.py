@@ -27,10 +27,7 @@ class VideoPolicyConfig(LanguagePolicyConfig):
 
 
 class VideoPolicy(LanguagePolicy):
-    """Answers about clips, and about images between them.
-
-    read_clip  `mmrl.data.video.read_clip` or anything like it
-    """
+    """Answers about clips, and about images between them. Needs `read_clip`."""
 
     modality = "video"
     config_type = VideoPolicyConfig
@@ -48,8 +45,7 @@ class VideoPolicy(LanguagePolicy):
     ):
         if read_clip is None:
             raise ConfigError("the video policy needs `read_clip`, such as mmrl.data.video.read_clip")
-        super().__init__(model, processor, config, seed=seed)
-        self.read_clip = read_clip
+        super().__init__(model, processor, config, seed=seed, read_clip=read_clip)
         self.sampling = _sampling(config, self.family)
 
     @staticmethod

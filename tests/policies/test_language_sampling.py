@@ -7,7 +7,7 @@ import torch
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies.language import LanguagePolicyConfig
-from mmrl.policies.sampling import choose
+from mmrl.policies.sampling import SharedCache, choose
 from mmrl.randomness import Key
 from mmrl.record import Request, Rollouts
 from tests.policies.scenes import image_prompt, mixed_prompts, picture, requests
@@ -119,6 +119,32 @@ class TestSplits:
         assert whole.group.tolist() == [g for g in range(4) for _ in range(4)]
         assert whole.member.tolist() == [0, 1, 2, 3] * 4
         assert whole.prompt.tolist() == whole.group.tolist()
+
+
+class TestSharedCache:
+    """Decoding from one copy of the prompt's cache against decoding from a repeated one."""
+
+    @pytest.mark.parametrize("prompts", [mixed_prompts(), mixed_prompts()[:1]], ids=["four", "one"])
+    def test_writes_the_same(self, make_policy, family, prompts):
+        asked = [replace(r, count=1 + 3 * (r.group % 2)) for r in requests(prompts)]
+        ends = {"stop_tokens": list(range(100, 400))}
+        one, other = (make_policy(family, shared_prompt=path, **ends).rollout(asked, Key(2)) for path in ("on", "off"))
+        assert one.outputs == other.outputs and one.finish == other.finish
+        assert torch.allclose(one.old_log_probs, other.old_log_probs, atol=1e-5)
+
+    def test_is_used_where_every_layer_sees_everything(self, make_policy):
+        assert make_policy(shared_prompt="on").inner.shares_prefixes
+        assert not make_policy(shared_prompt="off").inner.shares_prefixes
+
+    def test_the_prompt_is_held_once(self, make_policy):
+        policy = make_policy()
+        contexts = [policy.encode(p) for p in mixed_prompts()[:2]]
+        with torch.no_grad():
+            state = SharedCache(policy.inner, contexts, torch.tensor([0] * 8 + [1] * 8))
+            for _ in range(3):
+                state.advance(torch.full((16,), 50))
+        assert state.prompts.layers[0].keys.shape[0] == 2
+        assert state.cache.layers[0].keys.shape[::2] == (16, 3)
 
 
 class TestSuppressed:
@@ -233,3 +259,11 @@ def test_truncated_sampling_is_refused(make_policy, truncated):
 def test_unknown_settings_name_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'temperature'"):
         LanguagePolicyConfig(model="m", temprature=1.0)
+
+
+def test_action_labels_spell_the_response(policies, rolled, family):
+    rollouts = rolled[family].index([0, 5])
+    rollouts.length[1] = 3
+    labels = policies[family].action_labels(rollouts)
+    assert [len(row) for row in labels] == [10, 10] and labels[1][3:] == [""] * 7
+    assert policies[family].processor.tokenizer.decode([rollouts.actions[0, 2]]) == labels[0][2]
