@@ -62,13 +62,17 @@ def token_mean(batch: Batch) -> Tensor:
     formula="w_it = m_it / (N L_i), N = number of non-empty sequences",
     scope="update",
 )
-def sequence_mean(batch: Batch, *, empty: Literal["exclude", "count"] = "exclude") -> Tensor:
+def sequence_mean(batch: Batch, *, empty: Literal["exclude", "count"] = "exclude", by_length: bool = False) -> Tensor:
     """Mean over the sequence, then over sequences. Returns (B, T).
 
-    empty  whether a fully masked sequence counts in N: TRL counts it, verl and we do not
+    empty      whether a fully masked sequence counts in N: TRL counts it, verl and we do not
+    by_length  divide once more by the sequence's length, for ratios of whole sequences that are not normalised
+               themselves (GDPO for diffusion language models)
     """
     weights = loss_weights(batch)
-    return weights / weights.sum(1, keepdim=True).clamp(min=1e-12) / sequence_count(batch, empty)
+    length = weights.sum(1, keepdim=True).clamp(min=1e-12)
+    mean = weights / length / sequence_count(batch, empty)
+    return mean / length if by_length else mean
 
 
 @stage(
@@ -228,6 +232,8 @@ def class_balanced(batch: Batch) -> Tensor:
 def row_filter(batch: Batch, rows: str) -> Tensor:
     """(B,) bool: successful rows, or demonstrations."""
     if rows == "expert":
+        if "expert" not in batch:
+            raise ConfigError("rows 'expert' reads the column `expert (B,)`, which marks demonstrations in a group")
         return batch["expert"].bool()
     if rows != "success":
         raise ConfigError(f"rows is {rows!r}; expected 'success' or 'expert'")

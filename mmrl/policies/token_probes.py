@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from mmrl.objective.surrogates.tokens import one_token_rollout
 from mmrl.policies.log_probs import PROBES as PROBES
 from mmrl.policies.log_probs import Chunk, entropy, probe
 
@@ -67,3 +68,21 @@ def min_p_log_probs(chunk: Chunk, *, kappa: float, fixed: bool = False) -> Tenso
     mass = torch.logsumexp(log_p.masked_fill(~kept, -torch.inf), dim=-1)
     sampled = kept.gather(-1, chunk.actions[:, None]).squeeze(-1)
     return torch.where(sampled, own - mass.masked_fill(~sampled, 0.0), torch.full_like(own, NEVER))
+
+
+@probe("token_log_prob")
+def token_log_prob(chunk: Chunk, *, token: int) -> Tensor:
+    """(rows,) log-probability of one given token in place of the sampled one (LaSeR)."""
+    return (chunk.logits[:, token] - chunk.normalizer).clamp(min=NEVER)
+
+
+@probe("one_token_rollout")
+def one_token(chunk: Chunk, *, samples: int, temperature: float, miss: float) -> Tensor:
+    """(rows,) mean reward-weighted log-prob of `samples` candidates for each token (OTR).
+
+    Candidates are drawn by systematic sampling, at the middle of equal shares of probability: the same in every
+    micro-batch, and with less variance than independent draws.
+    """
+    shares = (torch.arange(samples, device=chunk.logits.device) + 0.5) / samples
+    uniform = shares.expand(len(chunk.logits), samples)
+    return one_token_rollout(chunk.logits, chunk.actions, uniform, temperature=temperature, miss=miss)

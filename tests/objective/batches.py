@@ -112,6 +112,7 @@ def objective_with(function: StageFunction) -> Objective:
 PARAMETERS: dict[tuple[str, str], dict] = {
     ("ratio", "segment"): {"separators": [0, 3]},
     ("trust_region", "sspo"): {"separators": [0, 3]},
+    ("regularizer", "otr"): {"rows": "all"},
     ("credit", "atlas_la_grpo"): {"tokens": [1, 3]},
     ("credit", "dynframe_sd_grpo"): {"marker": [1]},
     ("shaping", "searchllm"): {"gates": {"format": 0.5}, "objectives": {"accuracy": 1.0}},

@@ -100,6 +100,12 @@ def test_laser_fits_the_self_score_to_the_verifier():
         assert close(laser(evaluation, batch), [[expected] * 2])
 
 
+def test_laser_reads_the_position_of_the_end_token():
+    batch, new = rows([[0.0, 0.0], [0.0]], [1.0, 1.0], success=torch.tensor([1.0, 1.0]).double())
+    at_positions = torch.tensor([[-99.0, -13.0], [-18.0, 0.0]]).double()
+    assert close(laser(Evaluation(new, {"reserved_token": at_positions}), batch), [[0, 0], [0.25, 0]])
+
+
 def test_laser_advantage_after_the_warm_up():
     batch, _ = rows([[0.0], [0.0]], [1.0, -1.0], step=300)
     batch.columns["reserved_token"] = torch.tensor([-23.0, -13.0]).double()

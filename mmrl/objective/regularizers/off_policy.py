@@ -11,7 +11,7 @@ from mmrl.objective.aggregation import row_filter
 from mmrl.objective.numerics import at_least_float32, current_log_probs, log_ratio_to
 from mmrl.objective.regularizers.kl import ESTIMATORS
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import stage
+from mmrl.stages import LANGUAGE, Need, stage
 
 
 @stage(
@@ -80,4 +80,39 @@ def nll(evaluation: Evaluation, batch: Batch, *, rows: Literal["all", "success",
     Give it `aggregation: rows_token_mean` for a mean over those rows alone. LightningRL: 0.1 on successes.
     """
     loss = -current_log_probs(evaluation, batch)
+    return loss if rows == "all" else loss * row_filter(batch, rows)[:, None]
+
+
+def _otr_needs(*, samples: int = 256, temperature: float = 1.3, miss: float = -0.1, **_) -> dict[str, Need]:
+    options = (("miss", miss), ("samples", samples), ("temperature", temperature))
+    return {"one_token_rollout": Need("one_token_rollout", weights="current", options=options)}
+
+
+@stage(
+    "regularizer",
+    paper="One-token rollout (OTR), arXiv 2509.26313",
+    formula="-(1/K) sum_k R(a_k) lp_new(a_k), a_k drawn at each position, R = 1 for the ground truth else `miss`",
+    confidence="partly",
+    needs=_otr_needs,
+    modalities=LANGUAGE,
+)
+def otr(
+    evaluation: Evaluation,
+    batch: Batch,
+    *,
+    samples: int = 256,
+    temperature: float = 1.3,
+    miss: float = -0.1,
+    rows: Literal["all", "success", "expert"] = "expert",
+) -> Tensor:
+    """Imitation as policy gradient: each token of a demonstration is a group of one-token rollouts. Returns (B, T).
+
+    samples      candidates at each position
+    temperature  of the candidates; higher explores
+    miss         reward of a wrong candidate
+    rows         as in `nll`
+
+    Source: abstract and a summary; defaults from memory. Ours: candidates by systematic sampling.
+    """
+    loss = -at_least_float32(evaluation["one_token_rollout"]) * batch.mask
     return loss if rows == "all" else loss * row_filter(batch, rows)[:, None]

@@ -13,9 +13,18 @@ from mmrl.stages import LANGUAGE, Need, stage
 
 def _needs(weights: str):
     def needs(*, token: int = 0, **_) -> dict[str, Need]:
-        return {"reserved_token": Need("final_token_log_prob", weights=weights, options=(("token", token),))}
+        return {"reserved_token": Need("token_log_prob", weights=weights, options=(("token", token),))}
 
     return needs
+
+
+def at_the_end(log_probs: Tensor, batch: Batch) -> Tensor:
+    """(B,) the log-prob where the last action was predicted; (B,) values, read by the caller, stay as they are."""
+    log_probs = at_least_float32(log_probs)
+    if log_probs.dim() == 1:
+        return log_probs
+    last = (batch.mask.flip(1).long().cumsum(1).flip(1) == 1) & batch.mask
+    return (log_probs * last).sum(1)
 
 
 @stage(
@@ -30,13 +39,14 @@ def laser(
 ) -> Tensor:
     """Squared error of the self-score against the verifier's label. Returns (B, T), constant along a row.
 
-    token     id of the reserved token z; its log-prob `reserved_token (B,)` is read after the answer's end
+    token     id of the reserved token z, one that never appears in answers
     scale     b, constant  c: a self-score is scale * (log-prob - constant)
 
     Usual coefficient 0.1, with `aggregation: class_balanced` (the paper's class weights, truncated answers out).
-    Source: RUCBM/LaSeR, dp_actor.py; its code multiplies the tempered log-prob by the temperature.
+    Source: RUCBM/LaSeR, dp_actor.py, which multiplies the tempered log-prob by the temperature. Ours: z is read
+    where the end token is predicted, not one position behind it, so that no position is added to the pass.
     """
-    score = scale * (at_least_float32(evaluation["reserved_token"]) - constant)
+    score = scale * (at_the_end(evaluation["reserved_token"], batch) - constant)
     return ((score - labels(batch).to(score)) ** 2)[:, None] * batch.mask
 
 
@@ -70,7 +80,7 @@ def laser_credit(
     """
     if batch.step < warmup:
         return advantage, batch.loss_mask
-    score = (scale * (at_least_float32(batch["reserved_token"]) - constant)).clamp(0, 1)
+    score = (scale * (at_the_end(batch["reserved_token"], batch) - constant)).clamp(0, 1)
     own = group_normalized(score, batch.group, batch.counted)[:, None].to(advantage)
     wide = (group_std(score, batch.group, batch.counted) > spread)[:, None]
     mixed = (1 - share) * advantage + share * own

@@ -1,0 +1,1 @@
+"""Likelihoods for models without one: masked diffusion, soft tokens, one-token rollouts."""
