@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,26 @@ import yaml
 
 from mmrl.errors import ConfigError
 from mmrl.media import VideoSampling
+from mmrl.pipelines.charts import line_chart
+from mmrl.recipes import load_recipe, recipe_names
 from mmrl.training.tracking import read_metrics, write_atomically
 
 CHARTS = (
-    ("Reward", ("reward/mean",), "reward of the rollouts, mean of a step"),
-    ("Held-out", ("eval/success", "eval/reward"), "scores on prompts never trained on"),
-    ("Components", ("reward/*/mean",), "named rewards, before they were weighed and combined"),
-    (
-        "Signal",
-        ("signal/active_fraction", "signal/zero_variance_fraction"),
-        "rollouts that teach; groups that all scored alike",
-    ),
-    (
-        "Trust region",
-        ("ratio/clip_fraction", "ratio/approx_kl"),
-        "actions whose gradient was clipped; distance from the rollout policy",
-    ),
+    ("Reward", ("reward/mean", "success"), "rollouts, mean of a step"),
+    ("Held-out", ("eval/reward", "eval/success"), "prompts never trained on; step 0 is before training"),
+    ("Components", ("reward/*/mean",), "named rewards, before they were weighed and added"),
+    ("Signal", ("signal/active_fraction", "signal/zero_variance_fraction"), "rollouts that teach; groups all alike"),
+    ("Trust region", ("ratio/clip_fraction", "ratio/approx_kl"), "actions clipped; distance from the rollout policy"),
     ("Regularizers", ("regularizer/*",), "before their coefficient"),
     ("Gradient norm", ("gradient_norm",), "before clipping, mean of a step"),
-    ("Length", ("length/mean", "length/truncated_fraction"), "actions of a rollout; share cut at the limit"),
+    ("Entropy", ("entropy/sampled",), "minus the mean log-prob of the sampled actions"),
+    ("Length", ("length/mean",), "actions of a rollout"),
+    ("Cut at the limit", ("length/truncated_fraction",), "share of rollouts that did not finish"),
+    ("Credit", ("credit/*",), "what the credit stage silenced or reweighted"),
     ("Seconds", ("seconds/*",), "of each stage of a step"),
+    ("Frame cache", ("cache/hit_rate",), "clips read from the cache"),
 )
 SHOWN_FRAMES = 4
-INK = ("#2456a5", "#c2571a", "#2f7d4f", "#8b3f8f", "#8a7a1d", "#356f7e", "#a03a4a", "#5b5b5b")
 
 
 @dataclass
@@ -54,11 +52,14 @@ def write_report(run: str | Path) -> Path:
     from jinja2 import Environment, PackageLoader
 
     page = Environment(loader=PackageLoader("mmrl.pipelines"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    config, result = _read(run / "config.yaml"), _read(run / "result.json")
     html = page.get_template("report.html").render(
-        title=run.name,
-        config=(run / "config.yaml").read_text() if (run / "config.yaml").exists() else "",
-        facts=_facts(run, metrics),
-        charts=[c for c in (_chart(*chart, metrics) for chart in CHARTS) if c],
+        title=run.name if run.name != config.get("modality") else f"{run.parent.name}/{run.name}",
+        method=_method(config),
+        config=(run / "config.yaml").read_text() if config else "",
+        scores=_scores(result),
+        facts=_facts(config, metrics),
+        charts=_charts(metrics, result),
         steps=[_rollouts(folder) for folder in _shown_folders(run)],
         unscored=_unscored(metrics),
     )
@@ -66,23 +67,34 @@ def write_report(run: str | Path) -> Path:
     return run / "report.html"
 
 
-def _facts(run: Path, metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML or JSON mapping, empty where there is no such file."""
+    return yaml.safe_load(path.read_text()) if path.exists() else {}
+
+
+def _method(config: dict[str, Any]) -> str:
+    """What was trained with, in one sentence."""
+    name = config.get("recipe")
+    if name not in recipe_names():
+        return ""
+    recipe = load_recipe(name)
+    return f"{recipe.title}. {recipe.summary} ({recipe.paper})"
+
+
+def _scores(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(name, before, after) of the held-out scores."""
+    before, after = result.get("before", {}), result.get("after", {})
+    names = [n for n in ("success", "reward") if n in after]
+    return [(f"held-out {n}", f"{before[n]:.3f}" if n in before else "", f"{after[n]:.3f}") for n in names]
+
+
+def _facts(config: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
     last = metrics[-1]
-    facts = [("steps", str(last["step"]))]
-    if (run / "config.yaml").exists():
-        config = yaml.safe_load((run / "config.yaml").read_text())
-        facts += [
-            ("modality", config["modality"]),
-            ("recipe", config["recipe"]),
-            ("model", str(config["policy"].get("model"))),
-        ]
-    if (run / "result.json").exists():
-        result = json.loads((run / "result.json").read_text())
-        for name in ("success", "reward"):
-            if name in result["before"] and name in result["after"]:
-                facts.append((f"held-out {name}", f"{result['before'][name]:.3f} → {result['after'][name]:.3f}"))
     seconds = sum(v for m in metrics for k, v in m.items() if k.startswith("seconds/"))
-    return [*facts, ("seconds", f"{seconds:.0f}"), ("peak memory", f"{last['memory/peak_bytes'] / 2**30:.2f} GiB")]
+    facts = [(k, config[k]) for k in ("modality", "recipe") if k in config]
+    facts += [("model", str(config["policy"].get("model")))] if config else []
+    facts += [("steps", str(last["step"])), ("rollouts", f"{sum(m['rollouts'] for m in metrics):,}")]
+    return [*facts, ("seconds", f"{seconds:,.0f}"), ("peak memory", f"{last['memory/peak_bytes'] / 2**30:.2f} GiB")]
 
 
 def _unscored(metrics: list[dict[str, Any]]) -> dict[str, int]:
@@ -93,40 +105,41 @@ def _unscored(metrics: list[dict[str, Any]]) -> dict[str, int]:
     return total
 
 
-def _series(pattern: str, metrics: list[dict[str, Any]]) -> list[str]:
-    """Metric names a pattern with one `*` matches."""
+# ---- curves
+
+
+def _charts(metrics: list[dict[str, Any]], result: dict[str, Any]) -> list[Chart]:
+    """Every chart the run has numbers for; a single component or a constant length says nothing new."""
+    before = {"step": 0, **{f"eval/{k}": v for k, v in result.get("before", {}).items()}}
+    charts = []
+    for title, patterns, note in CHARTS:
+        names = [n for p in patterns for n in _matching(p, metrics)]
+        series = {n: [(m["step"], m[n]) for m in (before, *metrics) if n in m] for n in names}
+        flat = len({y for points in series.values() for _, y in points}) < 2
+        if (title == "Components" and len(series) < 2) or (flat and title in ("Length", "Cut at the limit", "Credit")):
+            continue
+        if svg := line_chart({_short(name): points for name, points in series.items()}):
+            charts.append(Chart(title, note, svg))
+    return charts
+
+
+def _short(name: str) -> str:
+    """`reward/accuracy/mean` -> `accuracy`, `seconds/rollout` -> `rollout`."""
+    head, _, rest = name.partition("/")
+    rest = rest.removesuffix("/mean").replace("_fraction", "").replace("_", " ")
+    return rest if rest and rest != "mean" else head.replace("_", " ")
+
+
+def _matching(pattern: str, metrics: list[dict[str, Any]]) -> list[str]:
+    """Metric names a pattern with at most one `*` matches."""
+    known = {k for m in metrics for k in m}
     if "*" not in pattern:
-        return [pattern]
+        return [pattern] if pattern in known else []
     head, tail = pattern.split("*")
-    names = {
-        k for m in metrics for k in m if k.startswith(head) and k.endswith(tail) and len(k) > len(head) + len(tail)
-    }
-    return sorted(names)
+    return sorted(k for k in known if k.startswith(head) and k.endswith(tail) and len(k) > len(head) + len(tail))
 
 
-def _chart(title: str, patterns: tuple[str, ...], note: str, metrics: list[dict[str, Any]]) -> Chart | None:
-    """An SVG line chart of the named metrics over steps; None where the run has none of them."""
-    from matplotlib.figure import Figure
-
-    names = [n for p in patterns for n in _series(p, metrics) if any(n in m for m in metrics)]
-    if not names:
-        return None
-    figure = Figure(figsize=(4.6, 2.5))
-    axes = figure.subplots()
-    for name, ink in zip(names, INK * 4, strict=False):
-        points = [(m["step"], m[name]) for m in metrics if name in m]
-        marker = "o" if len(points) < 12 else ""
-        axes.plot(*zip(*points, strict=True), color=ink, linewidth=1.6, marker=marker, markersize=3, label=name)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e2da", linewidth=0.8)
-    axes.set_xlabel("step", fontsize=8)
-    axes.tick_params(labelsize=8)
-    if len(names) > 1:
-        axes.legend(fontsize=7, frameon=False)
-    figure.tight_layout()
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True)
-    return Chart(title, note, buffer.getvalue()[buffer.getvalue().index("<svg") :])
+# ---- what the model did
 
 
 def _shown_folders(run: Path) -> list[Path]:
@@ -138,15 +151,37 @@ def _shown_folders(run: Path) -> list[Path]:
 
 
 def _rollouts(folder: Path) -> dict[str, Any]:
+    """One section of the page: rows by group, the best first, credit on one scale."""
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    largest = max((abs(a.get("credit") or 0.0) for row in rows for a in row["actions"]), default=0.0)
     for row in rows:
-        row["media"] = [_embedded(folder / name) for name in row["media"]]
-        row["images"] = [_embedded(folder / name) for name in row.get("images", [])]
-        row["frames"] = [frame for path in row["videos"] for frame in _frames(path)]
-        _tint(row["actions"])
+        row["outputs"] = [_embedded(folder / name) for name in row.get("images", [])]
+        for action in row["actions"]:
+            _tint(action, largest)
+    groups = []
+    for _, members in groupby(sorted(rows, key=lambda r: r["group"]), key=lambda r: r["group"]):
+        ordered = sorted(members, key=lambda r: -(r["reward"] if r["reward"] is not None else float("inf")))
+        first = ordered[0]
+        groups.append(
+            {
+                "prompt": first["prompt"],
+                "solution": first["solution"],
+                "media": [_embedded(folder / name) for name in first["media"]],
+                "frames": [frame for path in first["videos"] for frame in _frames(path)],
+                "members": ordered,
+            }
+        )
     kind, _, number = folder.name.partition("-")
     title = f"{'Held-out prompts after' if kind == 'eval' else 'Rollouts of'} step {int(number)}"
-    return {"title": title, "rows": rows}
+    return {"title": title, "groups": groups, "credit": kind != "eval"}
+
+
+def _tint(action: dict[str, Any], largest: float) -> None:
+    """Colour and signed height of one action: blue is made likelier, red less likely; 1 is the section's largest."""
+    credit = action.get("credit") or 0.0
+    share = credit / largest if largest else 0.0
+    action["color"] = f"rgba({'36, 86, 165' if credit > 0 else '194, 58, 42'}, {0.6 * abs(share) ** 0.5:.2f})"
+    action["share"] = round(100 * share, 1)
 
 
 def _frames(path: str) -> list[str]:
@@ -166,16 +201,6 @@ def _data_uri(image: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _tint(actions: list[dict[str, Any]]) -> None:
-    """Colour each action by its credit: blue pushes up, red pushes down, strength relative to the row."""
-    largest = max((abs(a.get("credit") or 0.0) for a in actions), default=0.0)
-    for action in actions:
-        credit = action.get("credit") or 0.0
-        strength = abs(credit) / largest if largest else 0.0
-        action["color"] = f"rgba({'36, 86, 165' if credit > 0 else '194, 58, 42'}, {0.55 * strength:.2f})"
-        action["bar"] = round(100 * strength)
 
 
 def _embedded(path: Path) -> str:

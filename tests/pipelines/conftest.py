@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from mmrl.pipelines import cli
-from tests.pipelines.runs import Bases, save_bases
+from tests.pipelines.runs import Bases, save_bases, write_config
+
+RECIPES = {"vlm": "vppo", "video": "tor", "flow": "flow_grpo"}
 
 
 @dataclass
@@ -25,6 +29,17 @@ class Done:
 def bases(tmp_path_factory) -> Bases:
     """Random tiny models in the Hugging Face layout."""
     return save_bases(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.fixture(scope="session", params=RECIPES)
+def trained(request, tmp_path_factory, bases) -> tuple[str, Path, str]:
+    """(modality, run directory, what was printed) of a run of two steps."""
+    modality = request.param
+    folder = tmp_path_factory.mktemp(modality)
+    config = write_config(folder, modality, bases, RECIPES[modality], steps=2, save_rollouts_every=1, eval_every=1)
+    with redirect_stdout(StringIO()) as printed:
+        cli.app(["train", modality, str(config)], standalone_mode=False)
+    return modality, folder / "run", printed.getvalue()
 
 
 @pytest.fixture

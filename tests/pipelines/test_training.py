@@ -5,25 +5,6 @@ import json
 import pytest
 
 from mmrl.training.tracking import read_metrics
-from tests.pipelines.runs import write_config
-
-RECIPES = {"vlm": "vppo", "video": "tor", "flow": "flow_grpo"}
-
-
-@pytest.fixture(scope="module", params=RECIPES)
-def trained(request, tmp_path_factory, bases):
-    """(modality, run directory, what was printed) of a run of two steps."""
-    from contextlib import redirect_stdout
-    from io import StringIO
-
-    from mmrl.pipelines.cli import app
-
-    modality = request.param
-    folder = tmp_path_factory.mktemp(modality)
-    config = write_config(folder, modality, bases, RECIPES[modality], steps=2, save_rollouts_every=1, eval_every=1)
-    with redirect_stdout(StringIO()) as printed:
-        app(["train", modality, str(config)], standalone_mode=False)
-    return modality, folder / "run", printed.getvalue()
 
 
 def test_it_leaves_plain_files(trained):

@@ -1,0 +1,93 @@
+"""The report: one file, no network, opened in a real browser."""
+
+import re
+import subprocess
+
+import pytest
+from PIL import Image
+
+from mmrl.pipelines.charts import line_chart, ticks
+from mmrl.pipelines.report import write_report
+
+BROWSER = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
+
+
+@pytest.fixture(scope="module")
+def page(trained):
+    modality, run, _ = trained
+    return modality, write_report(run)
+
+
+def browse(chromium: str, *arguments: str) -> str:
+    done = subprocess.run([chromium, *BROWSER, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_it_is_self_contained(page):
+    _, path = page
+    text = path.read_text()
+    addresses = re.findall(r"""(?:src|href|srcset|action|data|poster)\s*=\s*["']([^"']*)""", text)
+    assert addresses
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert not re.search(r"url\(|@import|<script|<link|<iframe|fetch\(", text)
+
+
+def test_a_browser_shows_curves_rollouts_and_credit(page, chromium):
+    modality, path = page
+    dom = browse(chromium, "--dump-dom", path.as_uri())
+    assert dom.count("<svg") >= 6
+    assert dom.count("<polyline") >= dom.count("<svg")
+    assert "held-out reward" in dom and "Rollouts of step 1" in dom and "Held-out prompts after step 2" in dom
+    if modality == "flow":
+        assert dom.count('alt="generated image"') >= 8
+        bars = re.findall(r'<i style="background: var\(--(up|down)\); height: ([\d.]+)%', dom)
+        assert len(bars) == 2 * 8 * 3  # two steps shown, 8 rollouts, all but the last of 4 denoising steps
+        assert {direction for direction, _ in bars} == {"up", "down"}
+    else:
+        alt = "prompt image" if modality == "vlm" else "frame of the prompt's clip"
+        assert dom.count(f'alt="{alt}"') >= 4
+        tints = re.findall(r"rgba\((\d+), \d+, \d+, ([\d.]+)\)", dom.partition("Rollouts of step 1")[2])
+        assert {red for red, strength in tints if float(strength) > 0.1} == {"36", "194"}
+
+
+def test_the_page_is_painted(page, chromium, tmp_path):
+    _, path = page
+    shot = tmp_path / "page.png"
+    browse(chromium, "--window-size=1200,1600", f"--screenshot={shot}", path.as_uri())
+    with Image.open(shot) as image:
+        assert image.size == (1200, 1600)
+        assert len(image.convert("RGB").getcolors(2**24)) > 100
+
+
+def test_hostile_text_stays_text(trained, tmp_path):
+    """Prompts and outputs are data: markup in them is shown, never run."""
+    import json
+    import shutil
+
+    _, run, _ = trained
+    copy = shutil.copytree(run, tmp_path / "run")
+    rows = copy / "rollouts" / "step-000001" / "rows.jsonl"
+    changed = [json.loads(line) | {"prompt": "<script>alert(1)</script>"} for line in rows.read_text().splitlines()]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    text = write_report(copy).read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+class TestCharts:
+    def test_ticks_are_round_and_cover_the_range(self):
+        assert ticks(0.13, 0.87) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+        assert ticks(1, 12, whole=True) == [0, 5, 10, 15]
+        assert ticks(0, 0) == [0, 0.25, 0.5, 0.75, 1.0]
+
+    def test_points_that_are_not_finite_are_left_out(self):
+        svg = line_chart({"a": [(1, 0.5), (2, float("nan")), (3, 0.7)]})
+        assert svg.count("<circle") == 2
+        assert "nan" not in svg
+        assert line_chart({"a": [(1, float("nan"))]}) == ""
+
+    def test_names_are_escaped_and_listed(self):
+        svg = line_chart({"<b>": [(1, 1)], "c": [(1, 2)]})
+        assert "<b>" not in svg
+        assert 'class="legend"' in svg
