@@ -33,6 +33,7 @@ class Policy(ABC):
     modality   "vlm", "video" or "flow"
     config_type  the typed `policy:` section of a configuration
     probes     what `evaluate` can return per action or per rollout
+    group_probes  those of them that compare the members of a group: `evaluate` must then be given whole groups
     views      the changed prompts it can score actions under
     module     the trainable module; the trainer replaces it by the one accelerate prepared. Methods of it that
                run parts of the model besides `forward` are named in its `partial_forwards`
@@ -41,6 +42,7 @@ class Policy(ABC):
     modality: ClassVar[str]
     config_type: ClassVar[type[Section]]
     probes: ClassVar[frozenset[str]]
+    group_probes: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
 

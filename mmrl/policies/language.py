@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.base import Policy
 from mmrl.policies.encoding import Encoded, collate, encode, extended, predictors
 from mmrl.policies.families import Family, check_family, family_of
+from mmrl.policies.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.log_probs import Asked, Distribution
 from mmrl.policies.sampling import Decoded, decode
 from mmrl.policies.scoring import LOG_PROBS, ScoredLanguageModel
@@ -39,6 +40,8 @@ from mmrl.stages import Need, View
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROMPT_PROBES = frozenset({"visual_entropy"})
+PAIR_PROBES = frozenset({"hellinger"})
+STATES: Asked = (("states", "states", ()),)
 """Probes with one value per prompt, expanded to its rows."""
 
 
@@ -96,7 +99,8 @@ class LanguagePolicyConfig(Section):
 class LanguagePolicy(Policy):
     """What image and video policies share."""
 
-    probes = frozenset(token_probes.PROBES) | PROMPT_PROBES
+    probes = frozenset(token_probes.PROBES) - {"states"} | PROMPT_PROBES | frozenset(GROUP_PROBES) | PAIR_PROBES
+    group_probes = frozenset(GROUP_PROBES)
     config: LanguagePolicyConfig
 
     def __init__(
@@ -328,14 +332,21 @@ class LanguagePolicy(Policy):
         """
         shown = self._shown(rollouts, under)
         by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
-        by_token = [need for need in needs if need.probe not in PROMPT_PROBES]
+        by_group = [need for need in needs if need.probe in GROUP_PROBES]
+        by_pair = [need for need in needs if need.probe in PAIR_PROBES]
+        by_token = [need for need in needs if need.probe in token_probes.PROBES]
         with self._weights(weights) as module:
             unwrapped = self.inner if module is self.module else module
             columns = {n.key: self._of_prompts(unwrapped, shown)[rollouts.prompt] for n in by_prompt}
-            if by_prompt and not by_token and weights == "old" and under is None:
+            if by_prompt and len(by_prompt) == len(needs) and weights == "old" and under is None:
                 return Evaluation(rollouts.old_log_probs, columns)
             asked = LOG_PROBS + tuple((n.key, n.probe, n.options) for n in by_token if n.probe != "log_probs")
-            numbers = self._score(module, rollouts, shown, asked)
+            numbers = self._score(module, rollouts, shown, asked + (STATES if by_group else ()))
+            if by_group:
+                columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
+        if by_pair:
+            distance = self._hellinger(rollouts, shown)
+            columns |= {n.key: distance for n in by_pair}
         log_probs = numbers.pop("log_probs")
         columns |= numbers | {n.key: log_probs for n in by_token if n.probe == "log_probs"}
         return Evaluation(log_probs, columns)
@@ -352,6 +363,35 @@ class LanguagePolicy(Policy):
             where = predictors(max(map(len, entries)), *actions.shape, device)
             numbers = module(inputs, where, actions, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
+
+    @torch.no_grad()
+    def _of_groups(
+        self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]
+    ) -> dict[str, Tensor]:
+        """`{Need.key: (B, T)}` of probes that compare the members of a group; the rollouts must hold whole groups."""
+        columns = {need.key: torch.zeros_like(rollouts.old_log_probs) for need in needs}
+        for g in torch.unique(rollouts.group).tolist():
+            rows = (rollouts.group == g).nonzero().squeeze(1)
+            success = None if rollouts.success is None else rollouts.success[rows]
+            group = Group(states[rows], rollouts.actions[rows], rollouts.mask[rows], success, module.logits)
+            for need in needs:
+                columns[need.key][rows] = GROUP_PROBES[need.probe](group, **dict(need.options)).to(states.device)
+        return columns
+
+    @torch.no_grad()
+    def _hellinger(self, rollouts: Rollouts, shown: list[Encoded]) -> Tensor:
+        """(B, T) squared Hellinger distance of the next-token distributions of the policy and its reference."""
+        mask, states = rollouts.mask, {}
+        for weights in ("old", "reference"):
+            with self._weights(weights) as module:
+                states[weights] = self._score(module, rollouts, shown, STATES)["states"][mask]
+
+        def logits(weights: str, rows: slice) -> Tensor:
+            with self._weights(weights) as module:
+                return module.logits(states[weights][rows]).to(mask.device)
+
+        distance = hellinger(partial(logits, "old"), partial(logits, "reference"), int(mask.sum()))
+        return torch.zeros_like(rollouts.old_log_probs).masked_scatter(mask, distance)
 
     def _of_prompts(self, module: Any, shown: list[Encoded]) -> Tensor:
         """(P,) visual entropy of each prompt's media."""

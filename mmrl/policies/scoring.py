@@ -78,9 +78,18 @@ class ScoredLanguageModel(nn.Module):
         with self._precision():
             states = self._hidden(inputs, layout).flatten(0, 1)[where[mask]]
             numbers = score_rows(states, actions[mask], self.head, self.distribution, asked, rows=self.rows)
-        blank = torch.zeros(mask.shape, device=mask.device)
         place = mask.nonzero(as_tuple=True)
-        return {name: blank.index_put(place, values) for name, values in numbers.items()}
+        return {
+            name: values.new_zeros(*mask.shape, *values.shape[1:]).index_put(place, values)
+            for name, values in numbers.items()
+        }
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(n, d) states before the output head -> (n, V) float32 logits as sampled from."""
+        with self._precision():
+            head = self.head
+            device, dtype = next(head.parameters()).device, next(head.parameters()).dtype
+            return self.distribution(head(states.to(device, dtype)))
 
     def next_logits(self, inputs: dict[str, Any], cache: Any) -> Tensor:
         """(B, V) float32 logits of the token after the last column, adding `inputs` to the key-value cache."""

@@ -18,7 +18,7 @@ from mmrl.stages import NEEDS
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import gather_batch, gather_objects, my_share
 from mmrl.training.evaluation import Score
-from mmrl.training.passes import PassPlan
+from mmrl.training.passes import Pass, PassPlan
 from mmrl.training.timing import Clock
 
 
@@ -130,7 +130,7 @@ class Collector:
     def _fill_columns(self, rollouts: Rollouts, causes: Counter) -> None:
         with self.clock("passes"), torch.no_grad():
             for part in self.plan.prepare:
-                for rows in even_micro_batches(self.policy, rollouts, self.config.micro_batch_size, self.accelerator):
+                for rows in self._parts(rollouts, part):
                     piece = self.policy.evaluate(
                         rollouts.index(rows), part.needs, under=part.under, weights=part.weights
                     )
@@ -139,6 +139,12 @@ class Collector:
                         self._store(rollouts, need.key, rows, values.detach())
             if self.plan.step_rewards:
                 self._score_steps(rollouts, causes)
+
+    def _parts(self, rollouts: Rollouts, part: Pass) -> list[Tensor]:
+        """The rows of each forward of a pass: whole groups where a probe compares their members."""
+        if any(need.probe in self.policy.group_probes for need in part.needs):
+            return whole_groups(rollouts.group, self.accelerator)
+        return even_micro_batches(self.policy, rollouts, self.config.micro_batch_size, self.accelerator)
 
     @staticmethod
     def _store(rollouts: Rollouts, key: str, rows: Tensor, values: Tensor) -> None:
@@ -177,3 +183,9 @@ def even_micro_batches(
     parts = policy.micro_batches(rollouts, rows, size) if len(rows) else []
     most = max(gather_objects(len(parts), accelerator))
     return parts + [torch.zeros(1, dtype=torch.long)] * (most - len(parts))
+
+
+def whole_groups(group: Tensor, accelerator: Accelerator) -> list[Tensor]:
+    """The rows of each group, for probes that compare its members; short ranks repeat a group."""
+    parts = [(group == g).nonzero().squeeze(1).cpu() for g in torch.unique(group).tolist()]
+    return parts + parts[:1] * (max(gather_objects(len(parts), accelerator)) - len(parts))

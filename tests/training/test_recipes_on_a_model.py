@@ -50,6 +50,10 @@ def run(tmp_path, objective, **changes) -> list[dict]:
         ("papo", {"regularizer/papo": (-10, -1e-6)}),
         ("q_hawkeye", {"regularizer/q_hawkeye_perception": (-10, -1e-6)}),
         ("ace", {"credit/ace/reweighted": (0.1, 0.9)}),
+        ("tw_grpo", {"credit/tw_grpo/reweighted": (0.5, 1)}),
+        ("dgpo", {}),
+        ("thr", {"credit/thr/silenced": (0.2, 0.95)}),
+        ("resrl", {"credit/resrl/reweighted": (0.5, 1)}),
     ],
 )
 def test_recipe_trains(tmp_path, recipe, shares):

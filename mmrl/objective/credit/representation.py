@@ -1,7 +1,8 @@
 """Credit from hidden states: which tokens pull right and wrong rollouts the same way.
 
 The mathematics here works on the states of one group or batch, which never enter the record: a policy that
-offers the named probe computes them inside its forward passes and returns one number for each token.
+offers the named probe computes them inside its forward passes and returns one number for each token
+(`mmrl.policies.group_probes`). DelTA's centroids span the batch of all ranks, which no policy offers yet.
 """
 
 from __future__ import annotations
