@@ -19,6 +19,7 @@ Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.reco
     score              (evaluation, batch) -> scores (B,)          sequence statistic of a whole-sequence objective
     score_objective    (scores (B,), batch) -> scalar, to be maximised
     matching_objective (evaluation, batch) -> objective (B, T), to be maximised
+    learning_rate      (batch) -> share of the learning rate this optimizer step deserves, in (0, 1]
     prompts            class: select(history, key) / observe(outcomes)
     rollout            class: how a group is asked for (mmrl.rollout)
 
@@ -50,6 +51,7 @@ STAGES = (
     "score",
     "score_objective",
     "matching_objective",
+    "learning_rate",
 )
 LANGUAGE = ("vlm", "video")
 ALL_MODALITIES = ("vlm", "video", "flow")

@@ -46,12 +46,20 @@ def row_advantage(batch: Batch) -> Tensor:
     return row_mean(batch.advantage, batch.mask)
 
 
+def outcome(batch: Batch) -> Tensor:
+    """(B,) what a rollout was worth: its reward, else its success flag."""
+    values = batch.reward if batch.reward is not None else batch.success
+    if values is None:
+        raise ConfigError("this method reads `reward (B,)` or `success (B,)`, and the batch carries neither")
+    return values
+
+
 def labels(batch: Batch) -> Tensor:
     """(B,) 1 or 0: the success flag, else the reward where it is binary.
 
     Raises ConfigError for rewards that are neither.
     """
-    values = batch.reward if batch.success is None else batch.success
+    values = outcome(batch) if batch.success is None else batch.success
     seen = values[batch.trained & ~torch.isnan(values)]
     if not ((seen == 0) | (seen == 1)).all():
         odd = seen[(seen != 0) & (seen != 1)][0]

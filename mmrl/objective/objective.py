@@ -45,6 +45,7 @@ class ObjectiveConfig(Section):
     score_objective: Choice | None = None
     matching_objective: Choice | None = None
     policy_weight: float = 0.0
+    learning_rate: Choice | None = None
 
 
 @dataclass
@@ -94,6 +95,7 @@ class Objective:
     score_objective: Bound | None = None
     matching_objective: Bound | None = None
     policy_weight: float = 0.0
+    learning_rate: Bound | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -112,7 +114,7 @@ class Objective:
         objective = cls(
             many("shaping"), many("group"), one("advantage"), many("credit"), one("ratio"), one("trust_region"),
             one("aggregation"), regularizers, one("score"), one("score_objective"), one("matching_objective"),
-            config.policy_weight,
+            config.policy_weight, one("learning_rate"),
         )  # fmt: skip
         objective._check({k for k, f in ObjectiveConfig.model_fields.items() if getattr(config, k) != f.default})
         return objective
@@ -160,7 +162,7 @@ class Objective:
 
     @property
     def stages(self) -> list[Bound]:
-        own = [r.aggregation for r in self.regularizers if r.aggregation]
+        own = [b for b in (self.learning_rate, *(r.aggregation for r in self.regularizers)) if b]
         prepared = [*self.shaping, *self.group, *self.credit, self.advantage, self.aggregation, *own]
         return [*prepared, *self.acting]
 
@@ -258,6 +260,15 @@ class Objective:
             if len(rows):
                 weights[rows] = aggregation(batch.index(rows)).to(weights.dtype)
         return weights * batch.mask
+
+    @torch.no_grad()
+    def learning_rate_factor(self, batch: Batch, update: int) -> float:
+        """The share of the learning rate that this optimizer step deserves; 1 unless the recipe says otherwise."""
+        rows = (batch.trained & (batch.update == update)).nonzero().squeeze(1)
+        if self.learning_rate is None or not len(rows):
+            return 1.0
+        _require(self.learning_rate, batch)
+        return float(self.learning_rate(batch.index(rows)))
 
     def has_signal(self, batch: Batch) -> Tensor:
         """(B,) bool: rows that can move the weights. The others may skip the update: their place in the

@@ -141,10 +141,19 @@ def effective_share(weights: Tensor) -> Tensor:
     return weights.sum() ** 2 / (len(weights) * (weights**2).sum()).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def learning_rate_factor(weights: Tensor, target: float = 1.0, power: float = 0.5) -> Tensor:
-    """VCPO: how much to shrink the learning rate of a step whose sequence ratios are `weights (B,)`, unclipped.
+@stage(
+    "learning_rate",
+    paper="VCPO: stable asynchrony, arXiv 2602.17616",
+    formula="min(1, ESS / (B target))^power, ESS = (sum W)^2 / sum W^2 of the sequence ratios trainer / sampler",
+    scope="update",
+    required=("sampler_log_probs",),
+)
+def effective_samples(batch: Batch, *, target: float = 1.0, power: float = 0.5) -> Tensor:
+    """Shrinks the step when few sequences carry most of the importance weight. Returns a scalar in (0, 1].
 
     target  share of effective samples at which nothing is shrunk
     power   0.5 for Adam, 1 for SGD
+
+    Reads `sampler_log_probs`; the ratios are not clipped. Source: mit-han-lab/vcpo, staleness_utils.py.
     """
-    return (effective_share(weights) / target).clamp(max=1) ** power
+    return (effective_share(engine_ratio(batch, "sequence")[:, 0]) / target).clamp(max=1) ** power

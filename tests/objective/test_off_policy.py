@@ -10,10 +10,10 @@ import torch
 
 from mmrl.objective import Objective, explain
 from mmrl.objective.off_policy import (
+    effective_samples,
     effective_share,
     geometric_rejection,
     importance_correction,
-    learning_rate_factor,
     off_policy_mask,
     owpo,
 )
@@ -92,9 +92,20 @@ def test_owpo_speeds_up_behind_and_slows_down_ahead():
 def test_effective_sample_size():
     weights = torch.tensor([4.0, 1, 1, 2])
     assert effective_share(weights).item() == pytest.approx(0.727273, abs=1e-6)
-    assert learning_rate_factor(weights).item() == pytest.approx(0.852803, abs=1e-6)
-    assert learning_rate_factor(torch.full((5,), 3.0)).item() == 1
-    assert learning_rate_factor(weights, target=0.5).item() == 1
+    batch, _ = sampled([[w] for w in weights.log().tolist()], [1] * 4)
+    assert effective_samples(batch).item() == pytest.approx(0.852803, abs=1e-6)
+    assert effective_samples(batch, target=0.5).item() == 1
+    even, _ = sampled([[0.7]] * 3, [1] * 3)
+    assert effective_samples(even).item() == pytest.approx(1)
+
+
+def test_the_learning_rate_follows_the_rows_of_its_optimizer_step():
+    batch, _ = sampled([[w] for w in torch.tensor([4.0, 1, 1, 2, 9]).log().tolist()], [1] * 5)
+    batch = replace(batch, update=torch.tensor([0, 0, 0, 0, 1]))
+    objective = Objective.of({"learning_rate": "effective_samples"})
+    assert objective.learning_rate_factor(batch, 0) == pytest.approx(0.852803, abs=1e-6)
+    assert objective.learning_rate_factor(batch, 1) == 1
+    assert Objective.of({}).learning_rate_factor(batch, 0) == 1
 
 
 def routed(success: list[float], expert: list[bool], group: list[int]):

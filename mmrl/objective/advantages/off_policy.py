@@ -32,7 +32,7 @@ def vcpo(batch: Batch, *, cap: float = 8.0, std: bool = False, eps: float = 1e-6
 
     Reads `score_gradient_norm (B,)`, the norm of each trajectory's score gradient, and `sampler_log_probs` where
     the engine reports them. Returns (B,). Equal ratios and norms give the group mean. The learning-rate half is
-    `mmrl.objective.off_policy.learning_rate_factor`. Source: mit-han-lab/vcpo, megatron_actor.py.
+    `learning_rate: effective_samples`. Source: mit-han-lab/vcpo, megatron_actor.py.
     """
     counted = batch.counted & ~torch.isnan(batch.reward)
     weight = (sampler_ratio(batch).clamp(max=cap) * batch["score_gradient_norm"].to(batch.reward)) ** 2

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_count, group_mean, group_std, group_sum, representatives
-from mmrl.objective.numerics import labels, row_advantage
+from mmrl.objective.numerics import labels, outcome, row_advantage
 from mmrl.record import Batch
 from mmrl.stages import stage
 
@@ -93,7 +93,7 @@ def real(scores: Tensor, batch: Batch, *, tau: float = 0.5, skip_single_class: b
     Positive: reward above the group mean, or equal to the largest label 1. Pair it with score `log_ratio`, reduce
     "mean". Source: ms-swift docs and grpo_trainer.py.
     """
-    reward = batch.reward.to(scores)
+    reward = outcome(batch).to(scores)
     mean = group_mean(reward, batch.group)
     flat = (group_std(reward, batch.group) == 0) | (group_count(batch.group) < 2)
     good = torch.where(flat, reward > 0.5, reward > mean)
@@ -179,7 +179,7 @@ def grao(scores: Tensor, batch: Batch, *, beta: float = 0.5, contrast: float = 0
     in the group's statistics (population deviation). Groups without one train on the exploration term. Pair it
     with score `log_prob`, reduce "mean". Source: the paper's equations 3 and 4.
     """
-    reward, expert = batch.reward.to(scores), batch["expert"].bool()
+    reward, expert = outcome(batch).to(scores), batch["expert"].bool()
     std = group_std(reward, batch.group, ddof=0)
     advantage = torch.where(
         std > 1e-8, (reward - group_mean(reward, batch.group)) / std.clamp(min=1e-8), torch.zeros_like(std)

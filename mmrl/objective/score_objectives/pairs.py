@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_sum
-from mmrl.objective.numerics import labels
+from mmrl.objective.numerics import labels, outcome
 from mmrl.objective.score_objectives.labels import per_prompt, prompts
 from mmrl.record import Batch
 from mmrl.stages import stage
@@ -19,7 +19,8 @@ from mmrl.stages import stage
 def ordered_pairs(batch: Batch, margin: float = 0.0) -> tuple[Tensor, Tensor]:
     """(n,), (n,) rows of all pairs in which the first has a reward above the second's by more than `margin`."""
     together = batch.group[:, None] == batch.group[None, :]
-    better = batch.reward[:, None] - batch.reward[None, :] > margin
+    worth = outcome(batch)
+    better = worth[:, None] - worth[None, :] > margin
     winner, loser = (together & better).nonzero(as_tuple=True)
     return winner, loser
 
@@ -108,7 +109,8 @@ def copg(scores: Tensor, batch: Batch, *, beta: float = 0.1) -> Tensor:
     together = torch.triu(batch.group[:, None] == batch.group[None, :], diagonal=1)
     first, second = together.nonzero(as_tuple=True)
     apart = scores[first] - scores[second]
-    gain = (batch.reward[first] - batch.reward[second]).to(scores)
+    worth = outcome(batch).to(scores)
+    gain = worth[first] - worth[second]
     return mean_over_prompts(gain * apart - beta / 2 * apart**2, first, batch)
 
 
@@ -134,7 +136,8 @@ def dno(
     z = beta * (scores[winner] - scores[loser])
     if temperature is None:
         return mean_over_prompts(logsigmoid(z), winner, batch)
-    preference = torch.sigmoid((batch.reward[winner] - batch.reward[loser]) / temperature).to(z)
+    worth = outcome(batch).to(z)
+    preference = torch.sigmoid((worth[winner] - worth[loser]) / temperature)
     return mean_over_prompts(preference * logsigmoid(z) + (1 - preference) * logsigmoid(-z), winner, batch)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmrl.objective.groups import group_std
-from mmrl.objective.numerics import safe_exp, segment_mean, segment_sum
+from mmrl.objective.numerics import at_least_float32, outcome, safe_exp, segment_mean, segment_sum
 from mmrl.objective.ratios import segments
 from mmrl.objective.trust_regions.clip import ppo
 from mmrl.record import Batch, Evaluation
@@ -87,7 +87,8 @@ def entropy_factor(entropy: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
 
 def group_signal(batch: Batch) -> dict[str, Tensor]:
     """`group_signal (B,)` in [0, 1]: the group's reward variance over the largest; 4 p (1 - p) if binary."""
-    values = batch.reward if batch.success is None else batch.success.to(batch.old_log_probs)
+    values = outcome(batch) if batch.success is None else batch.success
+    values = values.to(at_least_float32(batch.old_log_probs))
     counted = batch.counted & ~torch.isnan(values)
     variance = group_std(values, batch.group, counted, ddof=0) ** 2
     seen = values[counted]
