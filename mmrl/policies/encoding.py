@@ -26,9 +26,9 @@ POSITION_ONLY = frozenset({"second_per_grid_ts"})
 """Processor outputs that only enter position ids; kept in the record, not passed to the forward."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Encoded:
-    """One prompt as the model reads it. CPU tensors.
+    """One prompt as the model reads it. CPU tensors; compared by identity.
 
     ids            (P,) token ids with expanded placeholders
     token_types    (P,) 0 text, 1 image, 2 video
@@ -36,6 +36,8 @@ class Encoded:
     next_position  of the first response token, equal on the three axes
     media          everything else the processor returned (pixel tensors, grids, seconds per grid), rows of all
                    images and videos in the order of their placeholders
+    features       what a frozen vision tower made of them. Set only on the copies a policy makes for its own
+                   passes, never in the record: they belong to one tower
     """
 
     ids: Tensor
@@ -43,6 +45,7 @@ class Encoded:
     positions: Tensor
     next_position: int
     media: dict[str, Tensor]
+    features: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -223,6 +226,14 @@ def predictors(width: int, count: int, steps: int, device: torch.device) -> Tens
 
 
 def collate_media(entries: Sequence[Encoded]) -> dict[str, Tensor]:
-    """Pixel rows and grids of all entries, in row order. Entries without media contribute nothing."""
-    names = sorted({name for e in entries for name in e.media} - POSITION_ONLY)
-    return {name: torch.cat([e.media[name] for e in entries if name in e.media]) for name in names}
+    """Pixel rows and grids of all entries in row order, or the features kept of them.
+
+    Entries without media contribute nothing.
+    """
+    given = [e for e in entries if e.media]
+    if given and all(e.features is not None for e in given):
+        parts = [e.features for e in given]
+        dims = {name: 1 if name.endswith("_levels") else 0 for part in parts for name in part}
+        return {name: torch.cat([p[name] for p in parts if name in p], dim) for name, dim in dims.items()}
+    names = sorted({name for e in given for name in e.media} - POSITION_ONLY)
+    return {name: torch.cat([e.media[name] for e in given if name in e.media]) for name in names}

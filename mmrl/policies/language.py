@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import Field
@@ -23,7 +24,7 @@ from mmrl.media import ReadClip
 from mmrl.policies import adapters, shared_prompt, token_probes
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.base import Policy
-from mmrl.policies.encoding import Encoded, collate, encode, extended, predictors
+from mmrl.policies.encoding import POSITION_ONLY, Encoded, collate, encode, extended, predictors
 from mmrl.policies.families import Family, check_family, family_of
 from mmrl.policies.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.log_probs import Asked, Distribution
@@ -66,6 +67,8 @@ class LanguagePolicyConfig(Section):
     thinking                `enable_thinking` of chat templates that know it
     trust_remote_code       run code that comes with the checkpoint
     shared_prompt           score a group's rows in one packed row: auto, on or off
+    reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
+                            (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory
     logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
     reference_device        where the frozen reference of full fine-tuning lives: "same" or "cpu"
@@ -91,6 +94,7 @@ class LanguagePolicyConfig(Section):
     thinking: bool | None = None
     trust_remote_code: bool = False
     shared_prompt: Literal["auto", "on", "off"] = "auto"
+    reuse_vision: bool = True
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
     reference_device: Literal["same", "cpu"] = "same"
@@ -128,6 +132,7 @@ class LanguagePolicy(Policy):
         self._size_images()
         self.pixel_scales = PixelScale.of(processor)
         self._source: str | None = None
+        self._features: WeakKeyDictionary[Encoded, dict[str, Tensor]] = WeakKeyDictionary()
         self.module = self._scored(self._prepared(model))
 
     @classmethod
@@ -214,6 +219,19 @@ class LanguagePolicy(Policy):
             max_tokens=self.config.max_prompt_tokens,
         )
 
+    def _with_features(self, entries: Sequence[Encoded]) -> list[Encoded]:
+        """`entries` with what a frozen vision tower makes of them: it runs once per prompt, for the rollout and
+        every pass after it. A tower that trains runs in every pass."""
+        if self.inner.vision_trains or not self.config.reuse_vision:
+            return list(entries)
+        new = [e for e in entries if e.media and e not in self._features]
+        if new:
+            with self.acting():
+                for entry in new:
+                    media = {k: v.to(self.device) for k, v in entry.media.items() if k not in POSITION_ONLY}
+                    self._features[entry] = self.inner.encode_media(media)
+        return [replace(e, features=self._features.get(e)) for e in entries]
+
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """The token at each place, as text; empty past a response's end."""
         decode_one = self.processor.tokenizer.decode
@@ -228,7 +246,7 @@ class LanguagePolicy(Policy):
             if entry is None:
                 rollouts.encoded[index] = self.encode(rollouts.prompts[index])
         if view is None:
-            return rollouts.encoded
+            return self._with_features(rollouts.encoded)
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
@@ -245,16 +263,17 @@ class LanguagePolicy(Policy):
         for request in requests:
             prompts.setdefault(request.prompt.id, request.prompt)
         encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
+        ready = dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
         places = {name: place for place, name in enumerate(prompts)}
         parts = []
         with self.acting():
             for slice_ in _slices(requests, self.config.decode_rows):
-                parts.append(self._write(slice_, prompts, encoded, places, key, greedy))
+                parts.append(self._write(slice_, prompts, encoded, ready, places, key, greedy))
         return Rollouts.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _write(self, requests, prompts, encoded, places, key: Key, greedy: bool) -> Rollouts:
+    def _write(self, requests, prompts, encoded, ready, places, key: Key, greedy: bool) -> Rollouts:
         """One decode batch: rows in the order of the requests."""
-        contexts, prefixes, rows = self._contexts(requests, encoded)
+        contexts, prefixes, rows = self._contexts(requests, ready)
         limit = self.config.max_new_tokens
         budget = torch.tensor([limit - len(prefixes[r]) for r, _ in rows])
         uniforms = None
@@ -264,11 +283,11 @@ class LanguagePolicy(Policy):
         written = decode(self.inner, contexts, context, uniforms, budget, self.stopping)
         return self._record(requests, rows, prefixes, written, prompts, encoded, places)
 
-    def _contexts(self, requests, encoded):
+    def _contexts(self, requests, ready):
         """Per request the encoded prompt it is sampled under, with its prefix; and the rows (request, member)."""
         contexts, prefixes, rows = [], [], []
         for index, request in enumerate(requests):
-            entry = encoded[request.prompt.id] if request.shown is None else self.encode(request.shown)
+            entry = ready[request.prompt.id] if request.shown is None else self.encode(request.shown)
             prefix = torch.zeros(0, dtype=torch.long) if request.prefix is None else request.prefix.cpu().long()
             if len(prefix) >= self.config.max_new_tokens:
                 raise PolicyError(
@@ -365,9 +384,7 @@ class LanguagePolicy(Policy):
         return {name: values.to(home) for name, values in numbers.items()}
 
     @torch.no_grad()
-    def _of_groups(
-        self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]
-    ) -> dict[str, Tensor]:
+    def _of_groups(self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]) -> dict[str, Tensor]:
         """`{Need.key: (B, T)}` of probes that compare the members of a group; the rollouts must hold whole groups."""
         columns = {need.key: torch.zeros_like(rollouts.old_log_probs) for need in needs}
         for g in torch.unique(rollouts.group).tolist():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class ScoredLanguageModel(nn.Module):
     shared        understand packed rows (`mmrl.policies.shared_prompt`)
     """
 
-    partial_forwards = ("next_logits", "patch_features")
+    partial_forwards = ("next_logits", "patch_features", "encode_media")
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class ScoredLanguageModel(nn.Module):
         self.rows = rows
         self.autocast = autocast
         self.shared = shared
+        self.vision_trains = any(p.requires_grad for p in self.core.model.visual.parameters())
         if shared:
             shared_prompt.install(self.core)
 
@@ -55,10 +57,6 @@ class ScoredLanguageModel(nn.Module):
     @property
     def head(self) -> nn.Module:
         return self.core.get_output_embeddings()
-
-    @property
-    def vision_trains(self) -> bool:
-        return any(p.requires_grad for p in self.core.model.visual.parameters())
 
     def forward(
         self,
@@ -94,7 +92,7 @@ class ScoredLanguageModel(nn.Module):
     def next_logits(self, inputs: dict[str, Any], cache: Any) -> Tensor:
         """(B, V) float32 logits of the token after the last column, adding `inputs` to the key-value cache."""
         with self._precision():
-            output = self.core.model(**inputs, past_key_values=cache, use_cache=True)
+            output = self.core.model(**_with_features(inputs), past_key_values=cache, use_cache=True)
             return self.distribution(self.head(output.last_hidden_state[:, -1]))
 
     @property
@@ -109,7 +107,7 @@ class ScoredLanguageModel(nn.Module):
             inputs = dict(inputs)
             embedded = self.core.get_input_embeddings()(inputs.pop("input_ids"))
             inputs["inputs_embeds"] = embedded + self._idle_vision(embedded.device).to(embedded.dtype)
-        return self.core.model(**inputs, **packed, use_cache=False).last_hidden_state
+        return self.core.model(**_with_features(inputs), **packed, use_cache=False).last_hidden_state
 
     def _idle_vision(self, device: torch.device) -> Tensor:
         """0, through the vision tower: a rank whose batch has no media still takes part in its gradients.
@@ -131,6 +129,21 @@ class ScoredLanguageModel(nn.Module):
         with self._precision():
             return self.core.model.visual(pixels.type(self.core.model.visual.dtype), grid_thw=grid).last_hidden_state
 
+    def encode_media(self, media: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the language model reads of images and videos: `{kind}_features (tokens, d)`, and where a family
+        feeds deeper layers too (DeepStack) `{kind}_levels (levels, tokens, d)`."""
+        features = {}
+        with self._precision():
+            for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+                if pixels not in media:
+                    continue
+                encode = getattr(self.core.model, f"get_{kind}_features")
+                output = encode(media[pixels], media[f"{kind}_grid_thw"], return_dict=True)
+                features[f"{kind}_features"] = torch.cat(tuple(output.pooler_output))
+                if levels := getattr(output, "deepstack_features", None):
+                    features[f"{kind}_levels"] = torch.stack([torch.cat(tuple(level)) for level in levels])
+        return features
+
     def _precision(self) -> AbstractContextManager:
         if self.autocast is None:
             return nullcontext()
@@ -138,4 +151,18 @@ class ScoredLanguageModel(nn.Module):
 
 
 def has_media(inputs: dict[str, Tensor]) -> bool:
-    return "pixel_values" in inputs or "pixel_values_videos" in inputs
+    return any(name.startswith(("pixel_values", "image_features", "video_features")) for name in inputs)
+
+
+def _with_features(inputs: dict[str, Any]) -> dict[str, Any]:
+    """`inputs` with features of `encode_media` in the form transformers takes them."""
+    if not any(name.endswith("_features") for name in inputs):
+        return inputs
+    plain = {k: v for k, v in inputs.items() if not k.endswith(("_features", "_levels"))}
+    outputs = {}
+    for kind in ("image", "video"):
+        if f"{kind}_features" in inputs:
+            levels = inputs.get(f"{kind}_levels")
+            deeper = None if levels is None else [(level,) for level in levels]
+            outputs[kind] = SimpleNamespace(pooler_output=(inputs[f"{kind}_features"],), deepstack_features=deeper)
+    return plain | {"mm_encoder_outputs": outputs}

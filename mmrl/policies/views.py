@@ -178,7 +178,7 @@ def corrupted(
             frames = PIXEL_VIEWS[view.kind](frames, pair, rng, **dict(view.options))
             parts.append(patchify(scale.normalise(frames), family))
         media[pixels] = torch.cat(parts)
-    return replace(encoded, media=media)
+    return replace(encoded, media=media, features=None)
 
 
 def unpatchify(rows: Tensor, grid: Tensor, family: Family) -> Tensor:
