@@ -1,4 +1,4 @@
-"""Write the generated pages of this folder: methods.md, rewards.md, configuration.md.
+"""Write the generated pages of this folder, methods.md, rewards.md, configuration.md, and the counts in README.md.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 and name the pages that are not current
@@ -130,7 +130,30 @@ def _plain(value: typing.Any) -> str:
     return "see below" if isinstance(value, Section) else repr(value)
 
 
-PAGES = {"methods.md": methods, "rewards.md": rewards, "configuration.md": configuration}
+def readme() -> str:
+    """README.md with its counts of methods current."""
+    text = (FOLDER.parent / "README.md").read_text()
+    recipes = [load_recipe(name) for name in recipe_names()]
+    every = sum(r.modalities == ["vlm", "video", "flow"] for r in recipes)
+    rows = [
+        (f"`{s}`", str(len(f)), _first_names(f)) for s in STAGES if (f := [x for x in registered() if x.stage == s])
+    ]
+    counts = (
+        f"{len(recipes)} recipes, {every} of them for all three modalities, composed of {len(registered())} stage "
+        f"functions, and {len(rewards_registered())} rewards.\n\n" + table(("stage", "functions", "for example"), *rows)
+    )
+    return re.sub(
+        r"(<!-- counts[^>]*-->\n).*?(<!-- /counts -->)", lambda m: f"{m[1]}{counts}\n{m[2]}", text, flags=re.S
+    )
+
+
+def _first_names(functions: list[StageFunction], most: int = 8) -> str:
+    names = sorted(f.name for f in functions)
+    step = max(1, len(names) // most)
+    return ", ".join(f"`{name}`" for name in names[::step][:most])
+
+
+PAGES = {"methods.md": methods, "rewards.md": rewards, "configuration.md": configuration, "../README.md": readme}
 
 
 def main(check: bool) -> int:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mmrl.errors import MMRLError
+from mmrl.errors import ConfigError, MMRLError
 
 app = typer.Typer(
     name="mmrl",
@@ -76,17 +76,24 @@ def overrides_of(arguments: list[str]) -> list[str]:
 def train(
     context: typer.Context,
     modality: Modality,
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one such as 'demo'.")],
-    resume: Annotated[Path | None, typer.Option(help="A run directory or checkpoint to continue.")] = None,
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a shipped one such as 'demo'.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A run directory or checkpoint to continue, with its own configuration.")
+    ] = None,
 ) -> None:
     """Train a policy. Further arguments override the configuration: `training.steps=200 --policy.model NAME`."""
     from mmrl.pipelines.config import read_config
     from mmrl.pipelines.progress import progress
     from mmrl.pipelines.run import train as run
 
-    settings = read_config(config, overrides_of(context.args), modality.value)
-    if resume is not None and not any(a.startswith(("run_dir", "--run_dir")) for a in context.args):
-        root = resume.parent.parent if (resume / "state.json").exists() else resume
+    config, changes = _config_and_overrides(config, context.args)
+    root = None if resume is None else resume.parent.parent if (resume / "state.json").exists() else resume
+    if config is None and root is None:
+        raise ConfigError("name a configuration file, or a run to continue with --resume RUN")
+    settings = read_config(config or root / "config.yaml", changes, modality.value)
+    if root is not None and not any(change.startswith("run_dir=") for change in changes):
         settings = settings.model_copy(update={"run_dir": str(root)})
     with progress(settings, console) as report:
         result = run(settings, resume=resume, report=report)
@@ -94,6 +101,13 @@ def train(
         _print_result(settings.directory, result)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _config_and_overrides(config: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
+    """Without a configuration the first override stands in its place."""
+    if config is not None and "=" in config:
+        return None, overrides_of([config, *rest])
+    return config, overrides_of(rest)
 
 
 def _print_result(folder: Path, result) -> None:

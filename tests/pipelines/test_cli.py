@@ -236,6 +236,10 @@ class TestMistakes:
     def test_a_missing_run(self, mmrl, tmp_path, command):
         assert "gone" in one_line(mmrl(command, tmp_path / "gone"))
 
+    def test_neither_configuration_nor_run(self, mmrl):
+        assert "--resume RUN" in one_line(mmrl("train", "vlm"))
+        assert "--resume RUN" in one_line(mmrl("train", "vlm", "training.steps=3"))
+
     def test_resuming_nothing(self, mmrl, tmp_path, config):
         assert "no complete checkpoint" in one_line(self.train(mmrl, config, "vlm", "--resume", str(tmp_path / "gone")))
 

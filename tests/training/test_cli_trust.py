@@ -111,7 +111,8 @@ def test_ctrl_c_finishes_the_step_saves_and_can_be_continued(tmp_path, bases, st
     assert "interrupted after step 3, saved; continue with --resume" in " ".join(printed.split())
     assert "Traceback" not in printed
     assert (tmp_path / "run" / "checkpoints" / "step-000003" / "state.json").exists()
-    train_here(config, "vlm", "--resume", str(tmp_path / "run"))
+    with redirect_stdout(StringIO()):  # without naming the configuration: the run has it
+        app(["train", "vlm", "--resume", str(tmp_path / "run")], standalone_mode=False)
     assert_same_run(straight("vlm"), tmp_path / "run")
 
 
