@@ -1,11 +1,14 @@
 """The recipes of credit, shaping, selection and perception methods run from end to end on plain tensors."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective, explain
 from mmrl.recipes import load_recipe, recipe_names
+from mmrl.stages import registered
 from tests.objective.batches import evaluation_of, fill, near, random_batch
 
 RECIPES = (
@@ -44,3 +47,20 @@ def test_a_recipe_that_waits_for_the_user_says_what_it_waits_for(name):
     batch, current = fill(random_batch(rows=26), objective.stages)
     with pytest.raises(ConfigError, match="give it"):
         explain(objective, batch, evaluation_of(near(batch), current))
+
+
+def test_the_guide_names_every_function_of_these_families():
+    guide = (Path(__file__).parents[2] / "docs" / "methods-credit.md").read_text()
+    families = (
+        "credit",
+        "shaping",
+        "advantages.robust",
+        "advantages.risk",
+        "advantages.difficulty",
+        "advantages.trees",
+    )
+    modules = [f"mmrl.objective.{f}" for f in families]
+    modules += ["mmrl.selection.groups", "mmrl.selection.recomposition", "mmrl.objective.regularizers.entropy"]
+    named = [f.name for f in registered() if f.function.__module__.startswith(tuple(modules))]
+    assert len(named) > 60
+    assert [name for name in named if f"`{name}`" not in guide] == []

@@ -21,6 +21,7 @@ from mmrl.stages import LANGUAGE, stage
     paper="TEMPO: prefix-tree values with branch-gated TD, arXiv 2509.18314",
     formula="[(r_i - mean r) + V(y_<=t) - V(y_<t)] / (std r + eps), V(prefix) = mean r of the rollouts sharing it",
     required=("actions",),
+    modalities=LANGUAGE,
 )
 def tempo(advantage: Tensor, batch: Batch, *, std: bool = True, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """The group advantage plus a TD term at tokens where the group branches; replaces the incoming advantage. (B, T)
