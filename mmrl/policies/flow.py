@@ -27,6 +27,7 @@ from mmrl.policies.flow_pipeline import (
     FrozenParts,
     TextEncoding,
     check_pipeline,
+    gathered,
     latent_shape,
     load_pipeline,
     load_transformer,
@@ -366,7 +367,10 @@ class FlowPolicy(Policy):
                 self._save_pipeline(directory)
                 return
             extras = [self._diffusers_lora()] if self._adapted else []
-            adapters.save_adapter_or_weights(self.inner.transformer, directory, merged=False, extras=extras)
+            transformer = self.inner.transformer
+            if is_sharded(transformer) and not self._adapted:
+                transformer = gathered(transformer)
+            adapters.save_adapter_or_weights(transformer, directory, merged=False, extras=extras)
 
     def _save_pipeline(self, directory: str | Path) -> None:
         transformer = self.inner.transformer

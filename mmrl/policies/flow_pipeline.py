@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.policies.flow_config import FlowPolicyConfig
+from mmrl.policies.sharding import whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -98,6 +99,17 @@ def load_transformer(config: FlowPolicyConfig) -> Any:
         return SD3Transformer2DModel.from_pretrained(source, torch_dtype=DTYPES[config.dtype], **place)
     except (OSError, ValueError) as error:
         raise ConfigError(f"transformer: cannot load {source!r}: {str(error).splitlines()[0]}") from None
+
+
+def gathered(transformer: Any) -> Any:
+    """A CPU copy of a transformer whose weights are held in shards. Every rank must call it."""
+    from diffusers import SD3Transformer2DModel
+
+    weights = {name: whole(value) for name, value in transformer.state_dict().items()}
+    with torch.device("meta"):
+        copy = SD3Transformer2DModel.from_config(transformer.config)
+    copy.load_state_dict(weights, assign=True)
+    return copy
 
 
 def check_pipeline(pipeline: Any) -> None:
