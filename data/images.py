@@ -87,8 +87,8 @@ def media_bytes(value: Any) -> bytes | None:
     """The bytes a media value carries itself, or None when it names a place."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    if isinstance(value, dict) and value.get("bytes") is not None:
-        return media_bytes(value["bytes"])
+    if isinstance(value, dict):
+        return media_bytes(value["bytes"] if value.get("bytes") is not None else value.get("path"))
     if isinstance(value, str) and value.startswith("data:"):
         return data_uri(value)
     return None

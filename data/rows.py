@@ -114,8 +114,6 @@ def read_messages(prompt: Any) -> tuple[list[dict[str, Any]], dict[str, list[Any
         raise RowError(
             "prompt", f"the last message is by {role!r}", "it must end with the user's; answers go in `solution`"
         )
-    if not any(p["type"] != "text" or p["text"].strip() for p in messages[-1]["content"]):
-        raise RowError("prompt", "is empty")
     return messages, found
 
 
@@ -199,6 +197,8 @@ def place_media(messages: list[dict[str, Any]], counts: Mapping[str, int]) -> li
     placed = []
     for i, message in enumerate(messages):
         content = leading + message["content"] if leading and i == users[-1] else message["content"]
+        if i == len(messages) - 1 and not any(p["type"] != "text" or p["text"].strip() for p in content):
+            raise RowError("prompt", "is empty")
         if all(p["type"] == "text" for p in content):
             content = "".join(p["text"] for p in content)
         placed.append({"role": message["role"], "content": content})
