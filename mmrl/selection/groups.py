@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,12 @@ from mmrl.objective.groups import (
 )
 from mmrl.record import Batch, Selection
 from mmrl.stages import LANGUAGE, stage
+
+
+def after_advantage(function: Any) -> Any:
+    """Marks a selection that reads advantages, so it runs behind stage 5."""
+    function.after_advantage = True
+    return function
 
 
 @stage(
@@ -104,12 +112,10 @@ def mc_grpo_pivot(batch: Batch) -> Selection:
     formula="rows whose advantage is 0 leave the loss and its denominators",
     method="psr_nsr_w_reinforce",
 )
+@after_advantage
 def drop_zero_advantage(batch: Batch) -> Selection:
     """Rows without advantage leave the loss, so that the mean is over the rows that are left.
 
     Source: the authors' code (RLVR-Decomposed) for PSR and NSR.
     """
     return Selection(trained=batch.trained & (batch.advantage != 0).any(1))
-
-
-drop_zero_advantage.after_advantage = True

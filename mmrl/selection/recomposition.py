@@ -13,6 +13,7 @@ from mmrl.objective.groups import group_count, group_rank
 from mmrl.objective.numerics import row_advantage, row_uniform
 from mmrl.randomness import Key
 from mmrl.record import Batch, Selection
+from mmrl.selection.groups import after_advantage
 from mmrl.stages import LANGUAGE, stage
 
 
@@ -50,6 +51,7 @@ def _row_ties(batch: Batch, purpose: str) -> Tensor:
     method="d3s",
     scope="batch",
 )
+@after_advantage
 def d3s(batch: Batch, *, first: float = 0.5, last: float = 1.0, group_share: float | None = 0.5) -> Selection:
     """The rollouts whose advantages differ most train, more of them as the run goes on. (B,)
 
@@ -75,9 +77,6 @@ def d3s(batch: Batch, *, first: float = 0.5, last: float = 1.0, group_share: flo
     return Selection(trained=kept)
 
 
-d3s.after_advantage = True
-
-
 @stage(
     "group",
     paper="RoRecomp: Rollout Response Recomposition, arXiv 2509.25958",
@@ -87,6 +86,7 @@ d3s.after_advantage = True
     required=("success",),
     modalities=LANGUAGE,
 )
+@after_advantage
 def rorecomp(batch: Batch, *, share: float = 0.5, compensation: float = 0.5) -> Selection:
     """Short right and long wrong answers train first; the others in a further optimizer step, ever more rarely. (B,)
 
@@ -109,9 +109,6 @@ def rorecomp(batch: Batch, *, share: float = 0.5, compensation: float = 0.5) -> 
     again = drawn < compensation * (1 - progress(batch))
     update = torch.where(priority, batch.update, batch.update + batch.update.max() + 1)
     return Selection(trained=where if again else priority, update=update)
-
-
-rorecomp.after_advantage = True
 
 
 @stage(

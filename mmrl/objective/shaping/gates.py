@@ -119,7 +119,8 @@ def carr_c_grpo(batch: Batch, *, share: float = 0.3, rubric: str = "rubric", nor
 
 def connected_share(items: Sequence[Collection[Any]], answer: Any) -> float:
     """Share of evidence items, each a set of entities, that a chain of shared entities connects to the answer."""
-    reached, entities = set(), {answer}
+    reached: set[int] = set()
+    entities = {answer}
     while True:
         more = {i for i, item in enumerate(items) if i not in reached and entities & set(item)}
         if not more:
