@@ -38,12 +38,12 @@ def top_tokens(scores: Tensor, where: Tensor, share: float, ties: Tensor) -> Ten
 
 def top_count(scores: Tensor, where: Tensor, count: int, ties: Tensor) -> Tensor:
     """(B, T) bool: the `count` tokens of `where` with the highest scores (all of them if fewer)."""
-    chosen = torch.zeros_like(where)
     places = where.flatten().nonzero().squeeze(1)
     order = torch.argsort(ties.flatten()[places])
     order = order[torch.argsort(scores.flatten()[places][order], descending=True, stable=True)]
-    chosen.view(-1)[places[order[:count]]] = True
-    return chosen
+    chosen = torch.zeros(where.numel(), dtype=torch.bool, device=where.device)
+    chosen[places[order[:count]]] = True
+    return chosen.view(where.shape)
 
 
 def top_tokens_per_row(scores: Tensor, where: Tensor, share: float, ties: Tensor) -> Tensor:
