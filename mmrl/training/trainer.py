@@ -177,6 +177,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.policy.after_update()
         self.updates += 1
         return float(norm)
 
