@@ -34,8 +34,9 @@ from mmrl.policies.sharding import is_sharded
 from mmrl.policies.spectrum import visual_entropy
 from mmrl.policies.stopping import Stopping
 from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, corrupted, without_media
+from mmrl.policies.writing import WritingPlan
 from mmrl.randomness import Key
-from mmrl.record import FINISHED, TRUNCATED, Evaluation, Prompt, Request, Rollouts
+from mmrl.record import Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
@@ -264,75 +265,19 @@ class LanguagePolicy(Policy):
             prompts.setdefault(request.prompt.id, request.prompt)
         encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
         ready = dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
-        places = {name: place for place, name in enumerate(prompts)}
-        parts = []
+        plan, parts = WritingPlan.of(requests, self.config.max_new_tokens), []
         with self.acting():
-            for slice_ in _slices(requests, self.config.decode_rows):
-                parts.append(self._write(slice_, prompts, encoded, ready, places, key, greedy))
-        return Rollouts.concatenate(parts) if len(parts) > 1 else parts[0]
+            for rows in torch.arange(len(plan.context)).split(self.config.decode_rows):
+                asked, context = torch.unique(plan.context[rows], return_inverse=True)
+                contexts = [self._context(requests[r], ready, plan.prefixes[r]) for r in asked.tolist()]
+                uniforms = None if greedy else plan.draws(key, rows)
+                parts.append(decode(self.inner, contexts, context, uniforms, plan.budget[rows], self.stopping))
+        return plan.record(Decoded.join(parts), prompts, encoded, self.processor.tokenizer)
 
-    def _write(self, requests, prompts, encoded, ready, places, key: Key, greedy: bool) -> Rollouts:
-        """One decode batch: rows in the order of the requests."""
-        contexts, prefixes, rows = self._contexts(requests, ready)
-        limit = self.config.max_new_tokens
-        budget = torch.tensor([limit - len(prefixes[r]) for r, _ in rows])
-        uniforms = None
-        if not greedy:
-            uniforms = torch.stack([self._draws(requests[r], m, prefixes[r], key) for r, m in rows])
-        context = torch.tensor([r for r, _ in rows])
-        written = decode(self.inner, contexts, context, uniforms, budget, self.stopping)
-        return self._record(requests, rows, prefixes, written, prompts, encoded, places)
-
-    def _contexts(self, requests, ready):
-        """Per request the encoded prompt it is sampled under, with its prefix; and the rows (request, member)."""
-        contexts, prefixes, rows = [], [], []
-        for index, request in enumerate(requests):
-            entry = ready[request.prompt.id] if request.shown is None else self.encode(request.shown)
-            prefix = torch.zeros(0, dtype=torch.long) if request.prefix is None else request.prefix.cpu().long()
-            if len(prefix) >= self.config.max_new_tokens:
-                raise PolicyError(
-                    f"prompt {request.prompt.id!r}: a prefix of {len(prefix)} tokens leaves nothing to sample "
-                    f"under max_new_tokens={self.config.max_new_tokens}"
-                )
-            contexts.append(extended(entry, prefix))
-            prefixes.append(prefix)
-            rows += [(index, request.first_member + member) for member in range(request.count)]
-        return contexts, prefixes, rows
-
-    def _draws(self, request: Request, member: int, prefix: Tensor, key: Key) -> Tensor:
-        """(max_new_tokens,) uniforms of one row, the one of its first sampled token first."""
-        drawn = key.at(prompt=request.prompt.id, member=member, purpose="sample").uniform(self.config.max_new_tokens)
-        return drawn.roll(-len(prefix))
-
-    def _record(self, requests, rows, prefixes, written: Decoded, prompts, encoded, places) -> Rollouts:
-        device = written.tokens.device
-        before = torch.tensor([len(prefixes[r]) for r, _ in rows], device=device)
-        length = before + written.length
-        steps = int(length.max())
-        actions = torch.zeros(len(rows), steps, dtype=torch.long, device=device)
-        old = torch.zeros(len(rows), steps, device=device)
-        column = torch.arange(steps, device=device)
-        mask = (column >= before[:, None]) & (column < length[:, None])
-        fresh = torch.arange(written.tokens.shape[1], device=device) < written.length[:, None]
-        actions[mask], old[mask] = written.tokens[fresh], written.log_probs[fresh]
-        for row, (r, _) in enumerate(rows):
-            actions[row, : before[row]] = prefixes[r].to(device)
-        texts = [actions[row, : length[row]].tolist() for row in range(len(rows))]
-        shown = torch.tensor([requests[r].shown is not None for r, _ in rows], device=device)
-        return Rollouts(
-            prompts=list(prompts.values()),
-            encoded=[encoded[name] for name in prompts],
-            prompt=torch.tensor([places[requests[r].prompt.id] for r, _ in rows], device=device),
-            group=torch.tensor([requests[r].group for r, _ in rows], device=device),
-            member=torch.tensor([member for _, member in rows], device=device),
-            actions=actions,
-            mask=mask,
-            old_log_probs=old,
-            outputs=self.processor.tokenizer.batch_decode(texts, skip_special_tokens=True),
-            length=length,
-            finish=[FINISHED if stopped else TRUNCATED for stopped in written.stopped.tolist()],
-            replay={"shown": shown},
-        )
+    def _context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded:
+        """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""
+        shown = ready[request.prompt.id] if request.shown is None else self.encode(request.shown)
+        return extended(shown, prefix)
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
@@ -360,7 +305,7 @@ class LanguagePolicy(Policy):
             if by_prompt and len(by_prompt) == len(needs) and weights == "old" and under is None:
                 return Evaluation(rollouts.old_log_probs, columns)
             asked = LOG_PROBS + tuple((n.key, n.probe, n.options) for n in by_token if n.probe != "log_probs")
-            numbers = self._score(module, rollouts, shown, asked + (STATES if by_group else ()))
+            numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())))
             if by_group:
                 columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
         if by_pair:
@@ -487,20 +432,3 @@ def _load(auto: Any, config: LanguagePolicyConfig) -> Any:
         attn_implementation=config.attention,
         trust_remote_code=config.trust_remote_code,
     )
-
-
-def _slices(requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
-    """Requests cut into lists of at most `rows` rows, large requests split by members."""
-    current: list[Request] = []
-    room = rows
-    for request in requests:
-        start = 0
-        while start < request.count:
-            count = min(room, request.count - start)
-            current.append(replace(request, count=count, first_member=request.first_member + start))
-            start, room = start + count, room - count
-            if room == 0:
-                yield current
-                current, room = [], rows
-    if current:
-        yield current

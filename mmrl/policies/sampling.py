@@ -17,6 +17,7 @@ from torch import Tensor
 from mmrl.policies.encoding import Encoded, collate
 from mmrl.policies.scoring import ScoredLanguageModel
 from mmrl.policies.shared_decode import SharedPrefix
+from mmrl.record import pad_columns
 
 
 @dataclass
@@ -27,6 +28,13 @@ class Decoded:
     log_probs: Tensor
     length: Tensor
     stopped: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Decoded]) -> Decoded:
+        """Rows of all parts, N padded to the widest."""
+        tokens = torch.cat(pad_columns([p.tokens for p in parts]))
+        log_probs = torch.cat(pad_columns([p.log_probs for p in parts]))
+        return cls(tokens, log_probs, torch.cat([p.length for p in parts]), torch.cat([p.stopped for p in parts]))
 
 
 def choose(logits: Tensor, uniform: Tensor | None) -> Tensor:

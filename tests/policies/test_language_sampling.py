@@ -105,9 +105,11 @@ class TestSplits:
         policy, whole = stopping
         policy.config.decode_rows = 5
         try:
-            self.same(whole, [policy.rollout(requests(mixed_prompts()), Key(7))])
+            pieces = policy.rollout(requests(mixed_prompts()), Key(7))
         finally:
             policy.config.decode_rows = 64
+        self.same(whole, [pieces])
+        assert len(pieces.prompts) == 4 and torch.equal(pieces.prompt, whole.prompt)
 
     def test_another_step_or_seed_draws_anew(self, stopping):
         policy, whole = stopping
