@@ -225,7 +225,7 @@ class VideoCache:
 
     @staticmethod
     def _touch(path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):  # evicted by another process; the mapping stays valid
+        with contextlib.suppress(OSError):  # evicted by another process (the mapping stays valid), or read-only
             os.utime(path)  # mtime of an entry = when it was last used
 
     def _count(self, what: str, number: int = 1) -> None:

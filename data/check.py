@@ -23,7 +23,7 @@ from mmrl.data.rows import (
     rename,
     take_verl_solution,
 )
-from mmrl.data.sources import RowError, Rows, open_rows
+from mmrl.data.sources import WHOLE_ROW, RowError, Rows, open_rows
 from mmrl.data.video import read_clip
 from mmrl.errors import DataError, unknown
 from mmrl.media import Clip, FrameList, VideoSampling
@@ -33,6 +33,7 @@ SHOWN = 20
 KEPT = 1000
 _PROBE = VideoSampling(fps=None, min_frames=2, max_frames=2, min_pixels=28 * 28, max_pixels=64 * 28 * 28)
 _NAMES = ("id", "task")
+_NAMED = {WHOLE_ROW: "the whole row"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Report:
         if self.tasks:
             lines.append("tasks: " + ", ".join(f"{task} {n}" for task, n in self.tasks.most_common()))
         if self.total:
-            by_column = ", ".join(f"{column} {n}" for column, n in self.counts.most_common())
+            by_column = ", ".join(f"{_NAMED.get(c, c)} {n}" for c, n in self.counts.most_common())
             lines.append(f"{self.total} problems in {self.bad_rows} rows (by column: {by_column})")
             lines += [f"  {problem}" for problem in self.problems[:SHOWN]]
             if self.total > SHOWN:

@@ -1,0 +1,37 @@
+"""Every row that docs/data.md shows opens, and its system of names is the code's."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmrl.data.check import check_dataset
+from mmrl.data.datasets import open_dataset
+from mmrl.media import VideoSampling
+
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_rows_on_the_page_open(tmp_path, clip, number):
+    blocks = re.findall(r"```jsonl\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for folder in ("photos", "clips"):
+        (tmp_path / folder).mkdir()
+    for i in (1, 2):
+        Image.new("RGB", (32, 24)).save(tmp_path / "photos" / f"{i}.jpg")
+        (tmp_path / "clips" / f"{i}.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "rows.jsonl").write_text(blocks[number])
+    data = open_dataset(tmp_path / "rows.jsonl")
+    assert [len(p.messages) for p in data] == [1] * len(blocks[number].splitlines())
+    report = check_dataset(tmp_path / "rows.jsonl", rewards_columns=())
+    assert report.total == 0, str(report)
+
+
+def test_the_page_names_every_sampling_field_and_its_default():
+    table = PAGE.read_text().split("| `VideoSampling` |")[1].split("\n\n")[0]
+    for name, field in VideoSampling.model_fields.items():
+        row = next(line for line in table.splitlines() if f"`{name}`" in line.split("|")[1])
+        if isinstance(field.default, int | float) and name not in ("factor", "frame_multiple"):
+            assert f"{field.default:,.0f}" in row, (name, row)
