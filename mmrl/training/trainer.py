@@ -167,12 +167,12 @@ class Trainer:
                     total = sums.get(name, (0.0, 0.0))
                     sums[name] = (total[0] + alive * float(value), total[1] + alive * float(count))
             if parts:
-                norms.append(self._optimizer_step())
+                norms.append(self._optimizer_step(self.objective.learning_rate_factor(batch, update)))
         return sum_over_ranks(sums, self.accelerator), norms
 
-    def _optimizer_step(self) -> float:
+    def _optimizer_step(self, share: float = 1.0) -> float:
         norm = self.accelerator.clip_grad_norm_(self.policy.module.parameters(), self.config.max_grad_norm)
-        rate = self.config.learning_rate_at(self.updates)
+        rate = share * self.config.learning_rate_at(self.updates)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
