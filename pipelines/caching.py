@@ -9,14 +9,13 @@ from mmrl.data.cache import VideoCache
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.run import open_prompts
-from mmrl.policies.video import VideoPolicy, VideoPolicyConfig
-from mmrl.settings import read_section
+from mmrl.policies.video import VideoPolicy
 
 
 def build_cache(config: str, overrides: Sequence[str], workers: int | None = None) -> str:
     """Decode the clips of train and held-out data as the policy will read them."""
     settings = read_config(config, overrides, "video")
-    sampling = VideoPolicy.sampling_of(read_section(VideoPolicyConfig, settings.policy, "policy"))
+    sampling = VideoPolicy.sampling_of(settings.policy_settings())
     cache = VideoCache(settings.cache.root, budget_bytes=int(settings.cache.budget_gb * 2**30))
     clips = []
     for spec in filter(None, (settings.data.train, settings.data.eval)):

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import ObjectiveConfig
+from mmrl.policies.base import policy_class
 from mmrl.recipes import load_recipe
 from mmrl.rewards.panel import RewardSpec
 from mmrl.settings import Section, read_section
@@ -19,7 +20,16 @@ from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
 
 MODALITIES = ("vlm", "video", "flow")
-STAGE_LISTS = ("shaping", "group", "credit", "regularizers")
+ASSET = "asset:"
+
+
+def shipped_asset(name: str) -> Path:
+    """The folder of a tiny checkpoint that ships with mmrl."""
+    folder = resources.files("mmrl") / "data" / "assets"
+    known = [f.name for f in folder.iterdir() if f.is_dir()]
+    if name not in known:
+        raise ConfigError(unknown("shipped checkpoint", name, known))
+    return Path(str(folder / name))
 
 
 class DataConfig(Section):
@@ -75,6 +85,14 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
     tracking: list[TrackerName] = []
+
+    def policy_settings(self) -> Any:
+        """The typed `policy:` section, with `asset:NAME` resolved to the checkpoint that ships as NAME."""
+        kind = policy_class(self.modality)
+        values = dict(self.policy)
+        if str(values.get("model", "")).startswith(ASSET):
+            values["model"] = str(shipped_asset(values["model"].removeprefix(ASSET)))
+        return read_section(kind.config_type, values, "policy")
 
     @property
     def directory(self) -> Path:

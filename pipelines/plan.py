@@ -7,7 +7,6 @@ import os
 from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.run import check_config
 from mmrl.policies.base import policy_class
-from mmrl.settings import read_section
 from mmrl.training.passes import plan_passes
 
 
@@ -39,7 +38,7 @@ def _batch(config: RunConfig) -> list[str]:
 
 
 def _memory(config: RunConfig, reference: bool) -> list[str]:
-    settings = read_section(policy_class(config.modality).config_type, config.policy, "policy")
+    settings = config.policy_settings()
     counted = _count_parameters(config)
     if counted is None:
         return ["  model not available here: parameters are counted once its configuration can be read"]
@@ -62,7 +61,7 @@ def _count_parameters(config: RunConfig) -> int | None:
     """Parameters of the trained model, counted on the meta device from its configuration alone."""
     import torch
 
-    model = config.policy.get("model")
+    model = config.policy_settings().model
     try:
         with torch.device("meta"):
             if config.modality == "flow":

@@ -13,7 +13,6 @@ from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
 from mmrl.policies.base import Policy, policy_class
 from mmrl.record import Prompt
-from mmrl.settings import read_section
 from mmrl.training import checkpoint
 from mmrl.training.passes import plan_passes
 from mmrl.training.tracking import environment, open_trackers, write_atomically
@@ -26,7 +25,7 @@ CHECKED_PROMPTS = 32
 def check_config(config: RunConfig) -> Objective:
     """Everything that can be refused before a model is loaded; returns the bound objective."""
     kind = policy_class(config.modality)
-    read_section(kind.config_type, config.policy, "policy")
+    config.policy_settings()
     objective = Objective.of(config.objective)
     for bound in objective.stages:
         if config.modality not in bound.spec.modalities:
@@ -65,7 +64,7 @@ def clip_reader(cache: CacheConfig) -> Callable:
 
 def build_policy(config: RunConfig) -> Policy:
     kind = policy_class(config.modality)
-    settings = read_section(kind.config_type, config.policy, "policy")
+    settings = config.policy_settings()
     parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
     return kind.from_config(settings, seed=config.training.seed, **parts)
 

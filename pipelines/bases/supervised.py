@@ -13,6 +13,7 @@ from mmrl.policies.encoding import Encoded, collate
 from mmrl.policies.language import LanguagePolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
+from mmrl.rewards.accuracy import judge
 
 Report = Callable[[int, float], None]
 WARMUP = 50
@@ -46,6 +47,19 @@ def fit(
         optimizer.step()
         report(step, loss.item())
     model.eval()
+
+
+def printed(steps: int, every: int = 100) -> Report:
+    """A report that prints the mean loss now and then."""
+    losses: list[float] = []
+
+    def report(step: int, loss: float) -> None:
+        losses.append(loss)
+        if len(losses) == every or step + 1 == steps:
+            print(f"step {step + 1}/{steps}: loss {sum(losses) / len(losses):.3f}", flush=True)
+            losses.clear()
+
+    return report
 
 
 def schedule(step: int, steps: int) -> float:
@@ -87,14 +101,15 @@ def _batches(
         yield [encoded[i][0] for i in chosen], [encoded[i][1] for i in chosen]
 
 
-def exact_match(policy: LanguagePolicy, prompts: Sequence[Prompt], batch_size: int = 64) -> dict[str, float]:
-    """Share of greedy answers that equal the solution to the letter, over all prompts and by skill."""
+def held_out_scores(policy: LanguagePolicy, prompts: Sequence[Prompt], batch_size: int = 64) -> dict[str, float]:
+    """Share of greedy answers that the accuracy reward calls right (0.5 or more), in all and by skill."""
     right: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, len(prompts), batch_size):
         chunk = [prompts[i] for i in range(start, min(start + batch_size, len(prompts)))]
         rollouts = policy.rollout([Request(p, 1, i) for i, p in enumerate(chunk)], Key(0), greedy=True)
         for prompt, answer in zip(chunk, rollouts.outputs, strict=True):
-            hit = answer.strip() == prompt.columns["solution"]
+            columns = prompt.columns
+            hit = judge(answer, columns["solution"], columns["task"]) >= 0.5
             right["all"].append(hit)
-            right[prompt.columns["skill"]].append(hit)
-    return {skill: sum(hits) / len(hits) for skill, hits in right.items()}
+            right[columns["skill"]].append(hit)
+    return {skill: sum(hits) / len(hits) for skill, hits in sorted(right.items())}
