@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -52,8 +52,9 @@ def compute(
     recipe      a recipe's name ("dapo"), an `objective:` mapping ({"advantage": "rloo", "trust_region": {"name":
                 "clip", "high": 0.28}}), or an `Objective`; keep an Objective where a function remembers across steps
     batch       a `Batch` or its fields by name. Always: `mask (B, T)`, `old_log_probs (B, T)`; then `reward (B,)` and
-                `group (B,)` of any sizes, or a precomputed `advantage`, (B,) or (B, T). `max_length` where the
-                aggregation divides by it. Any other name becomes a column: `ref_log_probs`, `entropy`, ...
+                `group (B,)` of any sizes, or `success (B,)`, or a precomputed `advantage`, (B,) or (B, T), which
+                nothing shapes or selects again. `max_length` where the aggregation divides by it. Any other name
+                becomes a column: `ref_log_probs`, `entropy`, ...
     evaluation  the current log-probs (B, T) with gradient, or a mapping with `log_probs` and further columns
 
     A NaN reward leaves its row out of baseline and loss. What stands outside the mask is never read. Everything
@@ -120,8 +121,9 @@ def _evaluation_of(values: Evaluation | Mapping[str, Any] | Tensor) -> Evaluatio
 
 def _from_fields(kind: type, values: Mapping[str, Any]) -> Any:
     """Known fields to the constructor, every other tensor to the columns."""
-    known = {k: v for k, v in values.items() if k in kind.__dataclass_fields__}
-    extra = {k: v for k, v in values.items() if k not in known}
+    names = {f.name for f in fields(kind)}
+    known = {k: v for k, v in values.items() if k in names}
+    extra = {k: v for k, v in values.items() if k not in names}
     known["columns"] = {**known.get("columns", {}), **extra}
     return kind(**known)
 
@@ -152,6 +154,8 @@ def _tidy(batch: Batch, evaluation: Evaluation) -> tuple[Batch, Evaluation]:
         return {k: tidy(v) for k, v in columns.items()}
 
     plain = {n: tidy(getattr(batch, n)) for n in ("old_log_probs", "reward", "success", "advantage")}
+    if plain["reward"] is None and plain["advantage"] is None:
+        plain["reward"] = plain["success"]
     ready = replace(
         batch,
         **plain,

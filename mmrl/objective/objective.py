@@ -102,6 +102,7 @@ class Objective:
     def of(cls, config: ObjectiveConfig | Mapping[str, Any]) -> Objective:
         if not isinstance(config, ObjectiveConfig):
             config = read_section(ObjectiveConfig, dict(config), "objective")
+        assert isinstance(config, ObjectiveConfig)
 
         def one(stage: str) -> Bound | None:
             choice = getattr(config, stage)

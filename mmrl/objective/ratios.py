@@ -176,17 +176,16 @@ def segments(batch: Batch, separators: tuple[int, ...] = (), shortest: int = 1) 
             "and the batch its `actions`, or a column `segment (B, T)`"
         )
     ends = torch.isin(batch.actions, torch.tensor(separators, device=batch.actions.device)) & batch.mask
+    segment, size = torch.zeros_like(batch.actions[:, 0]), torch.zeros_like(batch.actions[:, 0])
     ids = torch.full_like(batch.actions, -1)
-    for row in range(len(batch)):
-        segment, size = 0, 0
-        for t in batch.mask[row].nonzero().squeeze(1).tolist():
-            ids[row, t] = segment
-            size += 1
-            if ends[row, t] and size >= shortest:
-                segment, size = segment + 1, 0
-        if segment and 0 < size < shortest:
-            ids[row][ids[row] == segment] = segment - 1
-    return ids
+    for t in range(ids.shape[1]):
+        inside = batch.mask[:, t]
+        ids[:, t] = torch.where(inside, segment, -1)
+        size = size + inside
+        closes = inside & ends[:, t] & (size >= shortest)
+        segment, size = segment + closes, torch.where(closes, 0, size)
+    leftover = ((segment > 0) & (size > 0) & (size < shortest))[:, None] & (ids == segment[:, None])
+    return ids - leftover.long()
 
 
 @stage(

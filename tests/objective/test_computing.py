@@ -56,6 +56,14 @@ def test_precomputed_advantages_of_rows_or_of_actions():
         assert torch.allclose(compute("grpo", {**rows, "advantage": advantage}, new), compute("grpo", batch, new))
 
 
+def test_success_stands_in_for_a_reward():
+    batch = tensors(reward=torch.tensor([1.0, 0, 1, 0, 1]).double())
+    flags = {**{k: v for k, v in batch.items() if k != "reward"}, "success": batch["reward"]}
+    new = current(batch)
+    for recipe in ("grpo", "pacs", "real", "disco"):
+        assert torch.equal(compute(recipe, flags, new), compute(recipe, batch, new))
+
+
 def test_a_recipe_its_mapping_and_its_objective_are_the_same():
     from mmrl.recipes import load_recipe
 

@@ -38,7 +38,7 @@ class dcpo_smooth:
     Returns (B,). Source: lime-RL/DCPO, core_algos.py (unbiased group deviation, no eps).
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seen: dict[int, tuple[int, float, float]] = {}
 
     def __call__(self, batch: Batch) -> Tensor:
