@@ -91,7 +91,7 @@ class CorruptEntry(Exception):
 
 def _checksum(pixels: Tensor, described: str) -> str:
     digest = hashlib.sha256(described.encode())
-    digest.update(memoryview(pixels.numpy()).cast("B") if pixels.numel() else b"")
+    digest.update(pixels.numpy().data.cast("B") if pixels.numel() else b"")
     return digest.hexdigest()
 
 

@@ -81,7 +81,7 @@ class PromptDataset(Sequence[Prompt]):
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int) -> Prompt:
+    def __getitem__(self, index: int) -> Prompt:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not 0 <= index < self._size:
             raise IndexError(f"prompt {index} of {self._size}")
         try:
@@ -106,7 +106,7 @@ class PresentedWorld(Sequence[Prompt]):
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int) -> Prompt:
+    def __getitem__(self, index: int) -> Prompt:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not 0 <= index < self._size:
             raise IndexError(f"prompt {index} of {self._size}")
         prompt = self._world[index]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import bisect
 import importlib.util
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -68,12 +68,17 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class Header:
-    """What a container says of its first video stream. `frames`, `duration` and `fps` are 0 where it does not."""
+    """What a container says of its first video stream; 0 where it says nothing. Height and width are upright.
+
+    duration  seconds, of the video stream or, failing that, of the whole file
+    promised  seconds of the video stream itself
+    """
 
     height: int
     width: int
     frames: int
     duration: float
+    promised: float
     fps: float
     codec: str
     rotation: int
@@ -145,6 +150,7 @@ def check_container(path: Path, limits: DecodeLimits) -> None:
 def read_header(path: Path, limits: DecodeLimits) -> Header:
     """The header, checked against the limits; the first frame is decoded (for its rotation) only after that."""
     import av
+    from av.error import FFmpegError
 
     check_container(path, limits)
     try:
@@ -152,22 +158,25 @@ def read_header(path: Path, limits: DecodeLimits) -> Header:
             stream = video_stream(container)
             if stream is None:
                 raise DataError(f"{path}: has no video stream (it holds: {', '.join(map(_kind, container.streams))})")
+            promised = _stream_seconds(stream)
             header = Header(
                 height=stream.height,
                 width=stream.width,
                 frames=stream.frames,
-                duration=_duration(container, stream),
+                duration=promised or (container.duration or 0) / 1e6,
+                promised=promised,
                 fps=float(stream.average_rate or 0),
                 codec=stream.codec_context.codec.canonical_name,
                 rotation=0,
             )
             _check_budgets(path, header, limits)
             first = next(container.decode(stream), None)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise DataError(f"{path}: cannot be opened as video: {error.strerror}") from None
     if first is None:
         raise DataError(f"{path}: its video stream holds no frame")
-    return Header(**{**header.__dict__, "rotation": int(first.rotation)})
+    height, width = (first.height, first.width) if first.rotation % 180 == 0 else (first.width, first.height)
+    return replace(header, height=height, width=width, rotation=int(first.rotation))
 
 
 def video_stream(container: Any) -> Any:
@@ -181,14 +190,14 @@ def _kind(stream: Any) -> str:
     return f"{stream.type} {stream.codec_context.name if stream.codec_context else ''}".strip()
 
 
-def _duration(container: Any, stream: Any) -> float:
+def _stream_seconds(stream: Any) -> float:
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tag = stream.metadata.get("DURATION", "")  # matroska: 00:00:02.000000000
-    if tag.count(":") == 2:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    return (container.duration or 0) / 1e6
+    if tag.count(":") != 2:
+        return 0.0
+    hours, minutes, seconds = tag.split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
 def _check_budgets(path: Path, header: Header, limits: DecodeLimits) -> None:
@@ -216,18 +225,14 @@ class DecordReader:
             raise BackendError("no frame found")
         self.times = spans[:, 0].astype(np.float64) - float(spans[0, 0])
         self.fps = float(self._reader.get_avg_fps())
-        self._shape = (header.height, header.width, 3)
 
     def pixels(self, indices: list[int]) -> np.ndarray:
         import decord
 
         try:
-            frames = self._reader.get_batch(indices).asnumpy()
+            return self._reader.get_batch(indices).asnumpy()
         except (RuntimeError, IndexError, decord.DECORDError) as error:
             raise BackendError(_last_line(error)) from None
-        if frames.shape[1:] != self._shape:
-            raise BackendError(f"frames came as {frames.shape[1:]}, the header says {self._shape}")
-        return frames
 
 
 class PyAVReader:
@@ -240,6 +245,7 @@ class PyAVReader:
 
     def pixels(self, indices: list[int]) -> np.ndarray:
         import av
+    from av.error import FFmpegError
 
         wanted = sorted({self._stamp(i) for i in indices})
         try:
@@ -248,11 +254,13 @@ class PyAVReader:
             if self._stamps is not None and len(found) < len(wanted):  # a seek that landed too late
                 with av.open(str(self._path), options=_LOCAL_FILES) as container:
                     found = self._decode(container, wanted, seek=False)
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise BackendError(error.strerror) from None
         if len(found) < len(wanted):
             lost = next(i for i in indices if self._stamp(i) not in found)
             raise BackendError(f"frame {lost} of {len(self.times)} cannot be decoded")
+        if len({f.shape for f in found.values()}) > 1:
+            raise BackendError("frames change their size within the file")
         return np.stack([found[self._stamp(i)] for i in indices])
 
     def _stamp(self, index: int) -> int:
@@ -304,18 +312,20 @@ _READERS = {"decord": DecordReader, "pyav": PyAVReader, "torchcodec": TorchCodec
 def _scan_packets(path: Path, header: Header) -> tuple[np.ndarray, list[int] | None, list[int]]:
     """Seconds of each frame (N,), its timestamps in the stream's unit (None: it has none), and the keyframes'."""
     import av
+    from av.error import FFmpegError
 
     try:
         with av.open(str(path), options=_LOCAL_FILES) as container:
             stream = video_stream(container)
-            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+            shown = (p for p in container.demux(stream) if p.size and not p.is_discard)
+            packets = [(p.pts, p.is_keyframe) for p in shown]  # the packets themselves are the whole file
             unit = float(stream.time_base or 0)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise BackendError(error.strerror) from None
     if not packets:
         raise BackendError("no frame found")
-    stamps = sorted({p.pts for p in packets if p.pts is not None})
-    keys = sorted(p.pts for p in packets if p.pts is not None and p.is_keyframe)
+    stamps = sorted({pts for pts, _ in packets if pts is not None})
+    keys = sorted(pts for pts, is_key in packets if pts is not None and is_key)
     if len(stamps) == len(packets) and keys:
         return (np.asarray(stamps, np.float64) - stamps[0]) * unit, stamps, keys
     if not header.fps:
@@ -340,11 +350,11 @@ def _last_line(error: Exception) -> str:
 def open_reader(path: Path, header: Header, backend: str) -> Reader:
     """Open, and compare the frames found with those the header promises."""
     reader = _READERS[backend](path, header)
-    found, promised = len(reader.times), header.frames
-    if found + 2 < promised:
-        raise BackendError(f"holds {found} of the {promised} frames its header promises: cut short?")
-    if not promised and reader.times[-1] + 0.5 < 0.95 * header.duration:
-        raise BackendError(f"ends at {reader.times[-1]:.2f} s of the {header.duration:.2f} s promised: cut short?")
+    found, last = len(reader.times), reader.times[-1]
+    if found + 2 < header.frames:
+        raise BackendError(f"holds {found} of the {header.frames} frames its header promises: cut short?")
+    if not header.frames and last + 0.5 < 0.95 * header.promised:
+        raise BackendError(f"ends at {last:.2f} s of the {header.promised:.2f} s its header promises: cut short?")
     return reader
 
 
@@ -374,25 +384,34 @@ def resize(frames: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     return out.clamp_(0, 255).round_().to(torch.uint8)
 
 
-def _decode_with(
-    reader: Reader, sampling: VideoSampling, start: float | None, end: float | None, limits: DecodeLimits
+def _read(
+    reader: Reader,
+    header: Header,
+    sampling: VideoSampling,
+    start: float | None,
+    end: float | None,
+    limits: DecodeLimits,
 ) -> Decoded:
+    if len(reader.times) > limits.max_frames:
+        raise DataError(f"{len(reader.times):,} frames, the limit is {limits.max_frames:,}")
     fps, shown = timeline(reader.times, reader.fps)
     indices, total = choose_frames(len(reader.times), fps, sampling, start, end)
     picked = indices if shown is None else shown[indices].tolist()
-    first = reader.pixels(picked[:1])
-    height, width = first.shape[1:3]
-    size = frame_size(height, width, len(indices), sampling)
+    size = frame_size(header.height, header.width, len(indices), sampling)
     needed = len(indices) * 3 * size[0] * size[1]
     if needed > limits.max_output_bytes:
         raise DataError(f"{needed:,} bytes of frames, the limit is {limits.max_output_bytes:,}")
-    step = max(1, _CHUNK_BYTES // first.nbytes)
+    shape = (header.height, header.width, 3)
+    step = max(1, _CHUNK_BYTES // math.prod(shape))
     parts = []
     for at in range(0, len(picked), step):
-        chunk = torch.from_numpy(np.ascontiguousarray(reader.pixels(picked[at : at + step])))
-        parts.append(resize(chunk.permute(0, 3, 1, 2), size, sampling.interpolation))
+        chunk = reader.pixels(picked[at : at + step])
+        if chunk.shape[1:] != shape:
+            raise BackendError(f"frames came as {chunk.shape[1:]}, the first is {shape}")
+        upright_chw = torch.from_numpy(np.ascontiguousarray(chunk)).permute(0, 3, 1, 2)
+        parts.append(resize(upright_chw, size, sampling.interpolation))
     pixels = torch.cat(parts).contiguous()
-    return Decoded(pixels, indices, fps, total, (height, width), backend="")
+    return Decoded(pixels, indices, fps, total, (header.height, header.width), backend="")
 
 
 def decode(
@@ -411,7 +430,7 @@ def decode(
     refused: dict[str, str] = {}
     for name, identity in backend_chain(sampling.backend):
         try:
-            decoded = _decode_with(open_reader(path, header, name), sampling, start, end, limits)
+            decoded = _read(open_reader(path, header, name), header, sampling, start, end, limits)
         except BackendError as error:
             refused[name] = str(error)
             continue

@@ -273,7 +273,10 @@ def _open_video(value: Any, access: MediaAccess) -> Clip | FrameList:
         return FrameList(tuple(access.resolve(media_place(v)) for v in value))
     if isinstance(value, Mapping) and value.get("frames"):
         frames = tuple(access.resolve(media_place(v)) for v in value["frames"])
-        return FrameList(frames, **({"fps": _seconds(value, "fps")} if value.get("fps") is not None else {}))
+        fps = _seconds(value, "fps")
+        if fps == 0:
+            raise RowError("video", "fps: expected frames per second above 0, got 0")
+        return FrameList(frames, fps or FrameList.fps)
     start, end = (_seconds(value, k) if isinstance(value, Mapping) else None for k in ("start", "end"))
     if start is not None and end is not None and not start < end:
         raise RowError("video", f"start={start:g} is not before end={end:g}")

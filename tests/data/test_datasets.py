@@ -315,6 +315,7 @@ def test_malformed_rows_are_refused_on_opening(opened, row, message):
     [
         ({"path": "a.mp4", "start": 2, "end": 1}, "start=2 is not before end=1"),
         ({"path": "a.mp4", "start": "1"}, "start: expected a number of at least 0, got str '1'"),
+        ({"frames": ["red.png", "blue.png"], "fps": 0}, "fps: expected frames per second above 0"),
         ("http://example.com/a.mp4", "is an address; download it"),
         ("b.mp4", "'b.mp4' does not exist"),
     ],

@@ -19,7 +19,7 @@ from mmrl.data.decoding import (
 )
 from mmrl.errors import ConfigError, DataError
 from mmrl.media import VideoSampling
-from tests.data.clips import cut_short, numbers, write_audio, write_clip, write_rotated
+from tests.data.clips import cut_short, frame, numbers, write_audio, write_clip, write_rotated
 
 CODECS = [("libx264", "a.mp4"), ("libx264", "a.mkv"), ("libvpx-vp9", "a.webm"), ("mpeg4", "a.mp4"), ("mpeg4", "a.avi")]
 
@@ -197,3 +197,30 @@ def test_chunks_give_the_same_frames_as_one_piece(clip, monkeypatch):
     whole = decode(clip, every_frame()).pixels
     monkeypatch.setattr("mmrl.data.decoding._CHUNK_BYTES", 5 * 48 * 96 * 3)
     assert torch.equal(decode(clip, every_frame()).pixels, whole)
+
+
+def test_longer_sound_does_not_make_a_video_look_cut_short(tmp_path):
+    """Matroska without frame counts: only the video stream's own duration is compared."""
+    import av
+
+    path = tmp_path / "s.mkv"
+    with av.open(str(path), "w") as container:
+        picture, sound = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=16000)
+        picture.width, picture.height, picture.pix_fmt = 96, 48, "yuv420p"
+        for number in range(10):
+            image = av.VideoFrame.from_ndarray(frame(number, 48, 96), format="rgb24")
+            container.mux(picture.encode(image))
+        container.mux(picture.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000 * 8), np.float32), format="fltp", layout="mono")
+        silence.rate = 16000
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    assert read_header(path, DecodeLimits()).duration < 2
+    assert decode(path, every_frame()).total_frames == 10
+
+
+def test_frames_counted_only_while_reading_have_a_limit_too(tmp_path):
+    path = write_clip(tmp_path / "a.webm", codec="libvpx-vp9")
+    assert read_header(path, DecodeLimits()).frames == 0
+    with pytest.raises(DataError, match="60 frames, the limit is 59"):
+        decode(path, every_frame(), limits=DecodeLimits(max_frames=59))
