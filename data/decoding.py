@@ -245,7 +245,7 @@ class PyAVReader:
 
     def pixels(self, indices: list[int]) -> np.ndarray:
         import av
-    from av.error import FFmpegError
+        from av.error import FFmpegError
 
         wanted = sorted({self._stamp(i) for i in indices})
         try:
