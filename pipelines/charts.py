@@ -9,6 +9,7 @@ from html import escape
 INK = ("#2456a5", "#c2571a", "#2f7d4f", "#8b3f8f", "#8a7a1d", "#356f7e", "#a03a4a", "#5b5b5b")
 WIDTH, HEIGHT = 340, 170
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 22
+LABEL = 'font-size="10" fill="#69707d"'
 MARKED = 16
 """Series with at most so many points get dots."""
 
@@ -30,12 +31,12 @@ def line_chart(series: Mapping[str, Sequence[Point]]) -> str:
     y_at = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(", ".join(finite))} over steps">']
     for y in y_ticks:
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_at(y):.1f}" y2="{y_at(y):.1f}"/>')
-        parts.append(f'<text class="y" x="{LEFT - 6}" y="{y_at(y) + 3.5:.1f}">{y:.4g}</text>')
-    parts += [f'<text class="x" x="{x_at(x):.1f}" y="{HEIGHT - 6}">{x:.4g}</text>' for x in x_ticks]
+        parts.append(f'<path stroke="#e1e4e9" d="M{LEFT} {y_at(y):.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text text-anchor="end" x="{LEFT - 6}" y="{y_at(y) + 3.5:.1f}" {LABEL}>{y:.4g}</text>')
+    parts += [f'<text text-anchor="middle" x="{x_at(x):.1f}" y="{HEIGHT - 6}" {LABEL}>{x:.4g}</text>' for x in x_ticks]
     for ink, (name, points) in zip(INK * 9, finite.items(), strict=False):
         line = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in points)
-        parts.append(f'<polyline points="{line}" stroke="{ink}"/>')
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{ink}" stroke-width="1.7"/>')
         for x, y in points:
             shown = "" if len(points) <= MARKED else ' opacity="0"'
             where = f'cx="{x_at(x):.1f}" cy="{y_at(y):.1f}"'

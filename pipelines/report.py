@@ -60,7 +60,7 @@ def write_report(run: str | Path) -> Path:
         scores=_scores(result),
         facts=_facts(config, metrics),
         charts=_charts(metrics, result),
-        steps=[_rollouts(folder) for folder in _shown_folders(run)],
+        steps=[rollout_section(folder) for folder in _shown_folders(run)],
         unscored=_unscored(metrics),
     )
     write_atomically(run / "report.html", html)
@@ -150,7 +150,7 @@ def _shown_folders(run: Path) -> list[Path]:
     return [*chosen, *evaluations[-1:]]
 
 
-def _rollouts(folder: Path) -> dict[str, Any]:
+def rollout_section(folder: Path) -> dict[str, Any]:
     """One section of the page: rows by group, the best first, credit on one scale."""
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     largest = max((abs(a.get("credit") or 0.0) for row in rows for a in row["actions"]), default=0.0)
@@ -167,7 +167,7 @@ def _rollouts(folder: Path) -> dict[str, Any]:
                 "prompt": first["prompt"],
                 "solution": first["solution"],
                 "media": [_embedded(folder / name) for name in first["media"]],
-                "frames": [frame for path in first["videos"] for frame in _frames(path)],
+                "frames": [data_uri(frame) for path in first["videos"] for frame in clip_frames(path)],
                 "members": ordered,
             }
         )
@@ -184,20 +184,20 @@ def _tint(action: dict[str, Any], largest: float) -> None:
     action["share"] = round(100 * share, 1)
 
 
-def _frames(path: str) -> list[str]:
-    """A few evenly spread frames of a clip, embedded; none when the file is gone."""
-    if not Path(path).exists():
+def clip_frames(clip: Any, count: int = SHOWN_FRAMES) -> list[Any]:
+    """`count` evenly spread frames of a clip, as PIL images; none when the file is gone."""
+    if not Path(getattr(clip, "path", clip)).exists():
         return []
     from PIL import Image
 
     from mmrl.data.video import read_clip
 
-    sampling = VideoSampling(fps=None, min_frames=SHOWN_FRAMES, max_frames=SHOWN_FRAMES, factor=4, min_pixels=16)
-    frames = read_clip(path, sampling).pixels.permute(0, 2, 3, 1).numpy()
-    return [_data_uri(Image.fromarray(frame)) for frame in frames]
+    sampling = VideoSampling(fps=None, min_frames=count, max_frames=count, factor=4, min_pixels=16)
+    return [Image.fromarray(frame) for frame in read_clip(clip, sampling).pixels.permute(0, 2, 3, 1).numpy()]
 
 
-def _data_uri(image: Any) -> str:
+def data_uri(image: Any) -> str:
+    """A PIL image as PNG inside an address."""
     buffer = io.BytesIO()
     image.save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
