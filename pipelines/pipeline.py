@@ -63,10 +63,11 @@ class Pipeline:
     def generate(
         self, prompts: Dataset | str, *, count: int = 1, seed: int = 0, greedy: bool | None = None
     ) -> list[list[Any]]:
-        """`count` outputs of each prompt: texts, or PIL images. One is greedy unless asked otherwise."""
+        """`count` outputs of each prompt: texts, or PIL images. One is greedy unless asked otherwise; generators
+        always use their ODE sampler, from another initial noise each."""
         rows = self._prompts(prompts, self._config("grpo", None, {}))
         requests = [Request(p, count, group=i) for i, p in enumerate(rows)]
-        greedy = count == 1 if greedy is None else greedy
+        greedy = (count == 1 or self.policy.varied_when_greedy) if greedy is None else greedy
         outputs = self.policy.rollout(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
         return [outputs[i * count : (i + 1) * count] for i in range(len(rows))]
 

@@ -16,7 +16,8 @@ def sample_run(checkpoint: str | Path, out: Path, prompts: int, count: int, over
     config, policy = load_run(checkpoint, overrides)
     data = open_prompts(config.data.eval or config.data.train, config.data, prompts)
     requests = [Request(data[i], count, group=i) for i in range(min(prompts, len(data)))]
-    rollouts = policy.rollout(requests, Key(config.training.seed, purpose="sample"), greedy=count == 1)
+    greedy = count == 1 or policy.varied_when_greedy
+    rollouts = policy.rollout(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
     panel = reward_panel(config)
     try:
         scores = panel.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])

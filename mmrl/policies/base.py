@@ -35,6 +35,7 @@ class Policy(ABC):
     probes     what `evaluate` can return per action or per rollout
     group_probes  those of them that compare the members of a group: `evaluate` must then be given whole groups
     views      the changed prompts it can score actions under
+    varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
     module     the trainable module; the trainer replaces it by the one accelerate prepared. Methods of it that
                run parts of the model besides `forward` are named in its `partial_forwards`
     """
@@ -44,6 +45,7 @@ class Policy(ABC):
     probes: ClassVar[frozenset[str]]
     group_probes: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[frozenset[str]] = frozenset()
+    varied_when_greedy: ClassVar[bool] = False
     module: nn.Module
 
     @classmethod

@@ -52,6 +52,7 @@ class FlowPolicy(Policy):
     """An SD3-family pipeline of diffusers as a policy."""
 
     modality = "flow"
+    varied_when_greedy = True
     config_type = FlowPolicyConfig
     probes = FROM_FORWARD | FROM_ROLLOUT | {"step_rewards"}
 

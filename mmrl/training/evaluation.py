@@ -33,15 +33,17 @@ def evaluate(
 ) -> tuple[dict[str, float], Rollouts | None]:  # fmt: skip
     """Mean reward, components and success over `prompts`; with `samples > 1` also pass@k.
 
-    One sample is greedy (argmax, or the ODE sampler); several are drawn, keyed by prompt and member, so the
-    score does not depend on batch size or world size. Returns the first `keep` rollouts of this rank as well.
+    One sample is greedy (argmax, or the ODE sampler); several are drawn where argmax would only repeat itself.
+    Draws are keyed by prompt and member, so the score does not depend on batch size or world size.
+    Returns the first `keep` rollouts of this rank as well.
     """
     mine = my_share(list(range(len(prompts))), accelerator)
     lines, kept = [], []
+    greedy = samples == 1 or policy.varied_when_greedy
     for start in range(0, len(mine), batch_size):
         chunk = mine[start : start + batch_size]
         requests = [Request(prompts[i], samples, group=i) for i in chunk]
-        rollouts = policy.rollout(requests, Key(EVALUATION_SEED, purpose="evaluate"), greedy=samples == 1)
+        rollouts = policy.rollout(requests, Key(EVALUATION_SEED, purpose="evaluate"), greedy=greedy)
         scores = score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
         rollouts.components, rollouts.reward, rollouts.success = scores.components, scores.reward, scores.success
         lines += _rows(rollouts)
