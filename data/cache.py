@@ -325,7 +325,7 @@ class VideoCache:
         from mmrl.data.video import prefetch
 
         clips, before, failed = list(clips), Counter(self.counts), {}
-        for clip, result in prefetch(clips, sampling, workers, cache=self, **options):
+        for clip, result in prefetch(clips, sampling, workers, **{**options, "cache": self}):
             if isinstance(result, DataError):
                 failed[str(getattr(clip, "path", clip))] = str(result)
         new = self.counts - before
