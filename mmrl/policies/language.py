@@ -185,6 +185,8 @@ class LanguagePolicy(Policy):
     def _prepared(self, model: Any) -> Any:
         """Adapters on, frozen parts frozen, checkpointing as asked."""
         config = self.config
+        if model.config._attn_implementation != config.attention:
+            model.set_attn_implementation(config.attention)
         adapted = config.lora is not None or config.adapter is not None
         train_vision = config.train_vision if config.train_vision is not None else not adapted
         if adapted:

@@ -8,6 +8,7 @@ from mmrl.policies.language import LanguagePolicyConfig
 from mmrl.policies.video import VideoPolicy, VideoPolicyConfig
 from mmrl.policies.vision import VisionPolicy
 from mmrl.randomness import Key
+from tests.policies.qwen2_vl import tiny_qwen2_vl
 from tests.policies.scenes import FAMILIES, clip_prompts, mixed_prompts, read_made_clip, requests
 
 
@@ -16,7 +17,10 @@ def tiny():
     """`tiny(family)` -> a fresh (model, processor)."""
     from mmrl.pipelines.bases.models import tiny_vlm
 
-    return lambda family="qwen3_vl", seed=0: tiny_vlm(family, seed)
+    def build(family: str = "qwen3_vl", seed: int = 0):
+        return tiny_qwen2_vl(seed) if family == "qwen2_vl" else tiny_vlm(family, seed)
+
+    return build
 
 
 @pytest.fixture(scope="session")

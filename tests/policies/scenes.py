@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from mmrl.media import Frames, VideoSampling
 from mmrl.record import Prompt, Request
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def picture(color: str, size: tuple[int, int] = (64, 64), spots: int = 2) -> Image.Image:

@@ -61,8 +61,10 @@ class TestEqualsPlainRows:
         (packed, got), (plain, wanted) = both(make_video_policy, family, ragged(watched[family]))
         assert (packed - plain).abs().max() < 1e-5 and relative_error(got, wanted) < 1e-5
 
-    def test_gradient_checkpointing(self, make_policy, rolled, family):
-        results = both(make_policy, family, ragged(rolled[family]), train=True, gradient_checkpointing=True)
+    @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+    def test_gradient_checkpointing(self, make_policy, rolled, family, lora):
+        options = {"gradient_checkpointing": True, "lora": lora}
+        results = both(make_policy, family, ragged(rolled[family]), train=True, **options)
         (packed, got), (plain, wanted) = results
         assert (packed - plain).abs().max() < 1e-5 and relative_error(got, wanted) < 1e-5
 
@@ -203,7 +205,11 @@ class TestWhereItIsNotExact:
         assert "layers of type linear_attention carry state" in refusal(model, "sdpa")
 
     def test_other_attention_backends_take_plain_rows(self, make_policy, rolled):
-        assert make_policy(attention="eager").inner.shared is False
+        eager = make_policy(attention="eager")
+        assert eager.inner.shared is False and eager.inner.core.config._attn_implementation == "eager"
+        assert (
+            eager.evaluate(rolled["qwen3_vl"], weights="old").log_probs - rolled["qwen3_vl"].old_log_probs
+        ).abs().max() < 1e-5
         with pytest.raises(ConfigError, match="shared_prompt: on, but attention is 'eager'"):
             make_policy(attention="eager", shared_prompt="on")
 
