@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,23 @@ def open_prompts(spec: Any, data: DataConfig, limit: int | None = None) -> Seque
 
 def clip_reader(cache: CacheConfig) -> Callable:
     """`read_clip` bound to the cache of this run."""
-    from functools import partial
-
     from mmrl.data.cache import VideoCache
     from mmrl.data.video import read_clip
 
     if not cache.enabled:
         return read_clip
     return partial(read_clip, cache=VideoCache(cache.root, budget_bytes=int(cache.budget_gb * 2**30)))
+
+
+def cache_counters(policy: Policy) -> dict[str, float]:
+    """Hits, misses and damage of the frame cache since this process started; empty without one."""
+    reader = getattr(policy, "read_clip", None)
+    cache = reader.keywords.get("cache") if isinstance(reader, partial) else None
+    if cache is None:
+        return {}
+    from mmrl.data.cache import as_metrics
+
+    return as_metrics(cache)
 
 
 def build_policy(config: RunConfig) -> Policy:
@@ -120,8 +130,9 @@ def train(
             check_prompts(panel, prompts)
         policy = policy or build_policy(config)
         trainer = Trainer(
-            policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts or (), report=report
-        )
+            policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts or (), report=report,
+            counters=partial(cache_counters, policy),
+        )  # fmt: skip
         if trainer.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "config.yaml", config.to_yaml())

@@ -56,12 +56,14 @@ class Trainer:
 
     score   `(outputs, prompts) -> Scores`, such as `RewardPanel.score`
     report  called with (step, metrics) on the main process
+    counters  further numbers of this process for each step's metrics
     """
 
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,
         run_dir: str | Path, *, eval_prompts: Sequence[Prompt] = (), accelerator: Accelerator | None = None,
         sampler: Any = None, trackers: Sequence[Tracker] = (), report: Report = lambda step, metrics: None,
+        counters: Callable[[], dict[str, float]] = dict,
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("the training data set is empty")
@@ -79,6 +81,8 @@ class Trainer:
         self.policy, self.objective, self.config, self.score = policy, objective, config, score
         self.run_dir, self.eval_prompts, self.trackers, self.report = Path(run_dir), eval_prompts, trackers, report
         self.clock, self.step, self.updates, self.interrupted = Clock(), 0, 0, False
+        self.before: dict[str, float] = {}
+        self.counters = counters
         trained = [p for p in policy.module.parameters() if p.requires_grad]
         if not trained:
             raise ConfigError("the policy has no trainable parameter; give it a LoRA section or unfreeze something")
@@ -103,8 +107,8 @@ class Trainer:
         if _in_main_thread():
             signals.signal(signals.SIGINT, self._interrupt)
         try:
-            before = self.evaluate() if self.step == 0 else {}
-            after = before
+            self.before = self.evaluate() if self.step == 0 else self.before
+            after = self.before
             while self.step < self.config.steps and not self.interrupted:
                 faulthandler.dump_traceback_later(self.config.watchdog_seconds)
                 metrics = self.train_step()
@@ -119,7 +123,7 @@ class Trainer:
             faulthandler.cancel_dump_traceback_later()
             if _in_main_thread():
                 signals.signal(signals.SIGINT, previous)
-        return Result(self.step, before, after, self.interrupted)
+        return Result(self.step, self.before, after, self.interrupted)
 
     def train_step(self) -> dict[str, Any]:
         """One rollout batch: collect, prepare, update."""
@@ -240,6 +244,7 @@ class Trainer:
     def save(self) -> Path:
         state = {
             "updates": self.updates,
+            "before": self.before,
             "sampler": self.sampler.state_dict(),
             "objective": self.objective.state_dict(),
         }
@@ -251,7 +256,7 @@ class Trainer:
 
     def _resume(self, path: Path) -> None:
         state = checkpoint.load(path, self.policy, self.optimizer)
-        self.step, self.updates = state["step"], state["updates"]
+        self.step, self.updates, self.before = state["step"], state["updates"], state["before"]
         self.sampler.load_state_dict(state["sampler"])
         self.objective.load_state_dict(state["objective"])
 
@@ -289,6 +294,7 @@ class Trainer:
             "unscored": dict(collected.causes),
             **{f"seconds/{k}": round(v, 4) for k, v in seconds.items()},
             "memory/peak_bytes": peak_memory_bytes(),
+            **self.counters(),
         }
         if acting := seconds.get("rollout"):
             metrics["rate/actions_per_second"] = round(batch.mask.sum().item() / acting, 2)

@@ -15,7 +15,7 @@ from mmrl.training.tracking import read_metrics
 from tests.data.clips import write_clip
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (20, 180, 60), "yellow": (230, 210, 40)}
-TIMING = ("seconds/", "rate/", "memory/")
+TIMING = ("seconds/", "rate/", "memory/", "cache/")  # of this process: a resumed run reads clips again
 SIZES = {"steps": 4, "prompts_per_step": 2, "group_size": 4, "micro_batch_size": 8, "learning_rate": 1e-3}
 
 REWARDS = '''

@@ -25,6 +25,14 @@ def test_every_step_moved_the_weights(trained):
     assert steps[0]["self_check/worst_gap"] < 1e-4
 
 
+def test_the_frame_cache_is_counted(trained):
+    modality, run, _ = trained
+    last = read_metrics(run / "metrics.jsonl")[-1]
+    assert (modality == "video") == ("cache/hits" in last or "cache/misses" in last)
+    if modality == "video":
+        assert last["cache/written"] == 4  # four clips, decoded once
+
+
 def test_evaluate_repeats_the_score_of_the_run(trained, mmrl):
     _, run, _ = trained
     done = mmrl("evaluate", run)
