@@ -32,7 +32,7 @@ RUNS = Path(mkdtemp())
 questions = "difficulty=1&skills=count,color,largest"
 train_data = f"world:stills?size=4096&{questions}"
 held_out = open_dataset(f"world:stills?split=test&size=128&{questions}")
-shown = [held_out[i] for i in range(4)]
+shown = [held_out[i] for i in range(8)]
 display(HTML(gallery_html([(p.images, f"{p.text}\n→ {p.columns['solution']}") for p in shown])))
 
 # %% [markdown]

@@ -118,6 +118,8 @@ def train(
     folder = config.directory
     start = _checkpoint_of(resume) if resume else None
     _refuse_overwrite(folder, resume)
+    if start:
+        _refuse_another_run(config, start)
     with ExitStack() as stack:
         if prompts is None:
             prompts = open_prompts(config.data.train, config.data, config.data.limit)
@@ -158,6 +160,22 @@ def _refuse_overwrite(folder: Path, resume: str | Path | None) -> None:
         raise ConfigError(
             f"{folder} already holds a run: continue it with --resume {folder}, or choose another run_dir=..."
         )
+
+
+def _refuse_another_run(config: RunConfig, start: Path) -> None:
+    """What the checkpoint's weights and states belong to must not have changed."""
+    saved = start.parent.parent / "config.yaml"
+    if not saved.exists():
+        return
+    then = read_config(saved)
+    for key in ("modality", "recipe", "policy.model", "policy.lora"):
+        section, _, name = key.partition(".")
+        old, new = (getattr(c, section).get(name) if name else getattr(c, section) for c in (then, config))
+        if old != new:
+            raise ConfigError(
+                f"{start} belongs to a run with {key}={old!r}, not {new!r}; to start a new run from its weights, name "
+                f"them in policy.adapter or policy.model: {start / 'policy'}"
+            )
 
 
 def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmrl.errors import RewardError
+from mmrl.errors import ConfigError, RewardError
 from mmrl.pipelines.cli import app
 from mmrl.training.tracking import read_metrics
 from tests.pipelines.runs import save_bases, timeless, write_config
@@ -115,6 +115,15 @@ def test_ctrl_c_finishes_the_step_saves_and_can_be_continued(tmp_path, bases, st
     with redirect_stdout(StringIO()):  # without naming the configuration: the run has it
         app(["train", "vlm", "--resume", str(tmp_path / "run")], standalone_mode=False)
     assert_same_run(straight("vlm"), tmp_path / "run")
+
+
+def test_a_checkpoint_is_not_resumed_as_another_run(straight):
+    run = straight("vlm")
+    metrics = (run / "metrics.jsonl").read_text()
+    for change, named in (("recipe=gspo", "recipe='vppo'"), ("policy.lora={rank: 4}", "policy.lora=None")):
+        with pytest.raises(ConfigError, match=named):
+            train_here(run / "config.yaml", "vlm", change, "--resume", str(run))
+    assert (run / "metrics.jsonl").read_text() == metrics
 
 
 def test_a_half_written_checkpoint_is_not_resumed(tmp_path, bases):
