@@ -105,11 +105,8 @@ class Pipeline:
         return reward_panel(config, rewards)
 
     def _prompts(self, dataset: Dataset | str, config: RunConfig) -> Sequence[Prompt]:
-        if (
-            isinstance(dataset, Sequence)
-            and not isinstance(dataset, str)
-            and all(isinstance(p, Prompt) for p in dataset)
-        ):
+        opened = isinstance(dataset, Sequence) and not isinstance(dataset, str) and len(dataset) > 0
+        if opened and isinstance(dataset[0], Prompt):  # the first tells: opening all would read every image
             return dataset
         return open_prompts(dataset, config.data, config.data.limit)
 
