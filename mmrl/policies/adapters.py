@@ -15,14 +15,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies.sharding import is_sharded, whole, writes_files
+from mmrl.policies.sharding import is_sharded, is_sharded_tensor, whole, writes_files
 from mmrl.settings import Section
 
 START = "start"
@@ -41,7 +41,7 @@ class LoraConfig(Section):
     """
 
     rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
+    alpha: int = Field(32, ge=1)
     targets: str | list[str] = "all-linear"
     dropout: float = Field(0.0, ge=0, lt=1)
     dora: bool = False
@@ -106,7 +106,7 @@ def reference_adapter(model: Any) -> Iterator[None]:
         model.base_model.set_adapter("default")
 
 
-def frozen_copy(model: nn.Module, device: str | torch.device | None = None) -> nn.Module:
+def frozen_copy(model: nn.Module, device: str | torch.device | None = None) -> Any:
     """A copy that never trains: the reference of full fine-tuning."""
     if is_sharded(model):
         raise PolicyError("sharded weights cannot be copied; build the policy with from_config, or use LoRA")
@@ -135,14 +135,15 @@ def load_trainable_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             value = state[name].to(parameter.device, parameter.dtype)
-            if hasattr(parameter, "device_mesh"):
-                from torch.distributed.tensor import distribute_tensor
+            if is_sharded_tensor(parameter):
+                from torch.distributed.tensor import DTensor, distribute_tensor
 
-                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+                shards = cast(DTensor, parameter)
+                value = distribute_tensor(value, shards.device_mesh, shards.placements)
             parameter.copy_(value)
 
 
-def merged_copy(model: Any) -> nn.Module:
+def merged_copy(model: Any) -> Any:
     """Full weights with the adapter folded in. A copy: unmerging in place would not restore every bit."""
     merged = copy.deepcopy(model)
     if START in merged.peft_config:

@@ -197,7 +197,7 @@ def collate(
         ids[row, prompt], types[row, prompt], attention[row, prompt] = entry.ids, entry.token_types, 1
         positions[:, row, prompt] = entry.positions
         positions[:, row, width:] = entry.next_position + torch.arange(steps)
-    if actions is not None:
+    if actions is not None and lengths is not None:
         real = torch.arange(steps) < lengths.cpu()[:, None]
         ids[:, width:] = actions.cpu() * real
         attention[:, width:] = real
@@ -219,10 +219,11 @@ def extended(entry: Encoded, prefix: Tensor) -> Encoded:
     )
 
 
-def predictors(width: int, count: int, steps: int, device: torch.device) -> Tensor:
+def predictors(width: int, actions: Tensor) -> Tensor:
     """(B, T) flat index over plain rows of the hidden state before each action; prompts end at column `width`."""
-    step = torch.arange(steps, device=device)
-    return torch.arange(count, device=device)[:, None] * (width + steps) + width - 1 + step
+    count, steps = actions.shape
+    step = torch.arange(steps, device=actions.device)
+    return torch.arange(count, device=actions.device)[:, None] * (width + steps) + width - 1 + step
 
 
 def collate_media(entries: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -231,8 +232,8 @@ def collate_media(entries: Sequence[Encoded]) -> dict[str, Tensor]:
     Entries without media contribute nothing.
     """
     given = [e for e in entries if e.media]
-    if given and all(e.features is not None for e in given):
-        parts = [e.features for e in given]
+    parts = [e.features for e in given if e.features is not None]
+    if given and len(parts) == len(given):
         dims = {name: 1 if name.endswith("_levels") else 0 for part in parts for name in part}
         return {name: torch.cat([p[name] for p in parts if name in p], dim) for name, dim in dims.items()}
     names = sorted({name for e in given for name in e.media} - POSITION_ONLY)

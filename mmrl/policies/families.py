@@ -57,7 +57,7 @@ def family_of(config: Any, tokenizer: Any) -> Family:
     known = tokenizer.get_vocab()
     named = {known[token] for token in VISION_TOKENS if token in known}
     configured = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    ids = named | {getattr(config, name, None) for name in configured} - {None}
+    ids = named | {config_id for name in configured if (config_id := getattr(config, name, None)) is not None}
     return Family(
         model_type=config.model_type,
         image_token=config.image_token_id,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -106,7 +106,7 @@ class LanguagePolicy(Policy):
 
     probes = frozenset(token_probes.PROBES) - {"states"} | PROMPT_PROBES | frozenset(GROUP_PROBES) | PAIR_PROBES
     group_probes = frozenset(GROUP_PROBES)
-    config: LanguagePolicyConfig
+    config: Any
 
     def __init__(
         self,
@@ -166,6 +166,10 @@ class LanguagePolicy(Policy):
             autocast=None if config.autocast is None else DTYPES[config.autocast],
             shared=config.shared_prompt != "off" and reason is None,
         )
+
+    @property
+    def inner(self) -> ScoredLanguageModel:
+        return cast(ScoredLanguageModel, super().inner)
 
     # -- what the model is ---------------------------------------------------------------------------------------
 
@@ -326,7 +330,7 @@ class LanguagePolicy(Policy):
         else:
             entries = [shown[p] for p in rollouts.prompt.tolist()]
             inputs = collate(entries, rollouts.actions, rollouts.length, device)
-            where = predictors(max(map(len, entries)), *actions.shape, device)
+            where = predictors(max(map(len, entries)), actions)
             numbers = module(inputs, where, actions, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
 

@@ -17,7 +17,7 @@ and asks for it with `Need("margin")`: a function of one chunk's logits, hidden 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,7 +77,7 @@ class Chunk:
 
 Probe = Callable[..., Tensor]
 PROBES: dict[str, Probe] = {}
-Asked = Sequence[tuple[str, str, tuple[tuple[str, Any], ...]]]
+Asked = tuple[tuple[str, str, tuple[tuple[str, Any], ...]], ...]
 """(name of the result, probe, its options) for each number wanted of every row."""
 
 

@@ -99,6 +99,8 @@ def decode(
 class _Rows:
     """Rows still being written: which they are, their next position, and their next-token logits."""
 
+    cache: Any
+
     def __init__(self, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor):
         from transformers import DynamicCache
 
@@ -115,6 +117,10 @@ class _Rows:
     def keep(self, chosen: Tensor) -> None:
         """Forget the other rows."""
         self.rows, self.context, self.position = self.rows[chosen], self.context[chosen], self.position[chosen]
+
+    def memory(self, count: int) -> dict[str, Any]:
+        """What the model needs beside `cache` to see the past of `count` rows."""
+        raise NotImplementedError
 
     def advance(self, tokens: Tensor) -> None:
         """Append one token (b,) to every row."""
@@ -138,7 +144,7 @@ class RepeatedCache(_Rows):
         self.cache.batch_select_indices(chosen)
         self.attention = self.attention[chosen]
 
-    def memory(self, count: int) -> dict[str, Tensor]:
+    def memory(self, count: int) -> dict[str, Any]:
         self.attention = torch.cat([self.attention, self.attention.new_ones(count, 1)], dim=1)
         return {"attention_mask": self.attention}
 

@@ -26,6 +26,7 @@ class ScoredLanguageModel(nn.Module):
     shared        understand packed rows (`mmrl.policies.shared_prompt`)
     """
 
+    model: Any
     partial_forwards = ("next_logits", "patch_features", "encode_media")
 
     def __init__(

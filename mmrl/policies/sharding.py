@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether any weight is held in shards."""
-    return any(hasattr(p, "full_tensor") for p in module.parameters())
+    return any(is_sharded_tensor(p) for p in module.parameters())
+
+
+def is_sharded_tensor(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
 
 
 @contextmanager
@@ -45,7 +49,8 @@ def whole_weights(module: nn.Module, methods: tuple[str, ...] = ()) -> Iterator[
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor on the CPU, its shards gathered. Every rank must call it."""
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).cpu()
+    gather = getattr(tensor, "full_tensor", None)
+    return (tensor if gather is None else gather()).cpu()
 
 
 def writes_files() -> bool:

@@ -155,7 +155,7 @@ def attention(
     attention_mask: Tensor | None,
     *,
     shared_prompt: Layout | SharedPrefix | None = None,
-    scaling: float | None = None,
+    scaling: float,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -172,15 +172,15 @@ def attention(
     parts = []
     for group in shared_prompt.groups:
         own = slice(group.start, group.start + group.prompt)
-        prompt = [t[:, :, own] for t in (query, key, value)]
-        parts.append(_prompt_attention(*prompt, scaling, sliding_window))
+        k_prompt, v_prompt = key[:, :, own], value[:, :, own]
+        parts.append(_prompt_attention(query[:, :, own], k_prompt, v_prompt, scaling, sliding_window))
         if sum(group.lengths):
-            later = [t[0, :, group.responses] for t in (query, key, value)]
-            parts.append(_response_attention(group, *later, *prompt[1:], scaling, sliding_window))
+            q, k, v = (t[0, :, group.responses] for t in (query, key, value))
+            parts.append(_response_attention(group, q, k, v, k_prompt, v_prompt, scaling, sliding_window))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _prompt_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
+def _prompt_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None) -> Tensor:
     """Causal attention of one prompt: (1, H, P, d)."""
     if window is None or window >= q.shape[2]:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
@@ -190,7 +190,14 @@ def _prompt_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, wi
 
 
 def _response_attention(
-    group: Group, q: Tensor, k: Tensor, v: Tensor, k_prompt: Tensor, v_prompt: Tensor, scaling, window
+    group: Group,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_prompt: Tensor,
+    v_prompt: Tensor,
+    scaling: float,
+    window: int | None,
 ) -> Tensor:
     """Each response over `[prompt | itself]`: q (H, S, d) with S = sum of lengths -> (1, H, S, d).
 

@@ -23,7 +23,7 @@ class VideoPolicyConfig(LanguagePolicyConfig):
     sampling  which frames, at which size; `factor` and `frame_multiple` are set from the model
     """
 
-    sampling: VideoSampling = VideoSampling()
+    sampling: VideoSampling = VideoSampling.model_validate({})
 
 
 class VideoPolicy(LanguagePolicy):
@@ -32,7 +32,7 @@ class VideoPolicy(LanguagePolicy):
     modality = "video"
     config_type = VideoPolicyConfig
     views = frozenset(PIXEL_VIEWS) | {REMOVE_MEDIA}
-    config: VideoPolicyConfig
+    read_clip: ReadClip
 
     def __init__(
         self,

@@ -12,4 +12,3 @@ class VisionPolicy(LanguagePolicy):
     modality = "vlm"
     config_type = LanguagePolicyConfig
     views = frozenset(PIXEL_VIEWS) - VIDEO_VIEWS | {REMOVE_MEDIA}
-    config: LanguagePolicyConfig

@@ -129,7 +129,9 @@ class TestAttention:
 
         total = 6 + sum(lengths)
         query, key, value = torch.randn(1, 4, total, 8), torch.randn(1, 2, total, 8), torch.randn(1, 2, total, 8)
-        packed, _ = attention(None, query, key, value, None, shared_prompt=Layout([Group(0, 6, lengths)]))
+        packed, _ = attention(
+            None, query, key, value, None, scaling=8**-0.5, shared_prompt=Layout([Group(0, 6, lengths)])
+        )
         assert torch.allclose(packed, self.reference(query, key, value, 6, lengths), atol=1e-6)
 
     def test_groups_do_not_see_each_other(self):
@@ -141,7 +143,7 @@ class TestAttention:
         changed = [t.clone() for t in states]
         for t in changed:
             t[:, :, 9:] += 1
-        one, other = (attention(None, *s, None, shared_prompt=layout)[0] for s in (states, changed))
+        one, other = (attention(None, *s, None, scaling=8**-0.5, shared_prompt=layout)[0] for s in (states, changed))
         assert torch.equal(one[:, :9], other[:, :9]) and not torch.equal(one[:, 9:], other[:, 9:])
 
     def test_members_do_not_see_each_other(self):
@@ -152,7 +154,7 @@ class TestAttention:
         changed = [t.clone() for t in states]
         for t in changed:
             t[:, :, 7:] += 1
-        one, other = (attention(None, *s, None, shared_prompt=layout)[0] for s in (states, changed))
+        one, other = (attention(None, *s, None, scaling=8**-0.5, shared_prompt=layout)[0] for s in (states, changed))
         assert torch.equal(one[:, :7], other[:, :7])
 
 
