@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import random
 import signal as signals
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -110,7 +111,8 @@ class Trainer:
             self.before = self.evaluate() if self.step == 0 else self.before
             after = self.before
             while self.step < self.config.steps and not self.interrupted:
-                faulthandler.dump_traceback_later(self.config.watchdog_seconds)
+                # notebooks replace sys.stderr by something without a file descriptor
+                faulthandler.dump_traceback_later(self.config.watchdog_seconds, file=sys.__stderr__)
                 metrics = self.train_step()
                 self.step += 1
                 if self._due(self.config.eval_every):

@@ -1,5 +1,6 @@
 """The loop: it learns, whatever the micro-batches; it resumes bit for bit; it reports what it did."""
 
+import io
 import json
 
 import pytest
@@ -166,6 +167,11 @@ def test_rollouts_are_saved_with_their_credit(tmp_path):
 def test_a_group_of_one_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="group_size=1"):
         make_trainer(tmp_path, group_size=1)
+
+
+def test_a_notebook_s_stderr_is_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())  # has no file descriptor, and the watchdog wants one
+    assert make_trainer(tmp_path, steps=1).train().steps == 1
 
 
 def test_interrupting_saves_and_stops(tmp_path):
