@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, merge, read_config
@@ -105,9 +105,8 @@ class Pipeline:
         return reward_panel(config, rewards)
 
     def _prompts(self, dataset: Dataset | str, config: RunConfig) -> Sequence[Prompt]:
-        opened = isinstance(dataset, Sequence) and not isinstance(dataset, str) and len(dataset) > 0
-        if opened and isinstance(dataset[0], Prompt):  # the first tells: opening all would read every image
-            return dataset
+        if not isinstance(dataset, (str, Path)) and len(dataset) and isinstance(dataset[0], Prompt):
+            return cast(Sequence[Prompt], dataset)  # the first tells: opening all would read every image
         return open_prompts(dataset, config.data, config.data.limit)
 
     @staticmethod

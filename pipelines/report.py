@@ -91,7 +91,7 @@ def _scores(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 def _facts(config: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
     last = metrics[-1]
     seconds = sum(v for m in metrics for k, v in m.items() if k.startswith("seconds/"))
-    facts = [(k, config[k]) for k in ("modality", "recipe") if k in config]
+    facts: list[tuple[str, str]] = [(k, config[k]) for k in ("modality", "recipe") if k in config]
     facts += [("model", str(config["policy"].get("model")))] if config else []
     facts += [("steps", str(last["step"])), ("rollouts", f"{sum(m['rollouts'] for m in metrics):,}")]
     return [*facts, ("seconds", f"{seconds:,.0f}"), ("peak memory", f"{last['memory/peak_bytes'] / 2**30:.2f} GiB")]
