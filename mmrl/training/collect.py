@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -47,7 +48,7 @@ class Collector:
     plan: PassPlan
     prompts: Sequence[Prompt]
     score: Score
-    sampler: object
+    sampler: Any  # of mmrl.selection.prompts
     config: TrainingConfig
     accelerator: Accelerator
     clock: Clock

@@ -38,7 +38,8 @@ def evaluate(
     Returns the first `keep` rollouts of this rank as well.
     """
     mine = my_share(list(range(len(prompts))), accelerator)
-    lines, kept = [], []
+    lines: list[dict] = []
+    kept: list[Rollouts] = []
     greedy = samples == 1 or policy.varied_when_greedy
     for start in range(0, len(mine), batch_size):
         chunk = mine[start : start + batch_size]
