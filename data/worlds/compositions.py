@@ -14,7 +14,7 @@ import random
 from typing import Any
 
 from mmrl.data.worlds.questions import World
-from mmrl.data.worlds.scenes import BACKGROUNDS, COLORS, SHAPES, draw_objects, free_boxes, plural
+from mmrl.data.worlds.scenes import BACKGROUNDS, COLORS, SHAPES, draw_objects, plural
 from mmrl.record import Prompt
 
 SIZE, SIDE = 24, 7
@@ -40,11 +40,11 @@ class Compositions(World):
         return Prompt(id=id, messages=[{"role": "user", "content": text}], columns=columns)
 
     def render(self, scene: dict[str, Any], rng: random.Random | None = None) -> Any:
-        """One picture of this scene; where its objects lie inside their half is drawn from `rng`."""
+        """One picture of this scene; which cells along their side the objects take is drawn from `rng`."""
         rng = rng or random.Random(0)
         objects = []
         for group in scene["objects"]:
-            boxes = _boxes_in_half(rng, scene["size"], group["position"], group["count"])
+            boxes = _slots(rng, scene["size"], group["position"], group["count"])
             objects += [{"shape": group["shape"], "color": group["color"], "box": box} for box in boxes]
         return draw_objects(scene["size"], scene["background"], objects)
 
@@ -70,19 +70,11 @@ def _group(rng: random.Random, position: str, most: int) -> dict[str, Any]:
     }
 
 
-def _boxes_in_half(rng: random.Random, size: int, position: str, count: int) -> list[list[int]]:
-    """Boxes that lie wholly in one half of the picture and do not touch each other."""
-    axis, far = (0 if position in ("left", "right") else 1), position in ("right", "bottom")
-    while True:
-        boxes: list[list[int]] = []
-        for _ in range(count):
-            free = [b for b in free_boxes(size, SIDE, 1, boxes) if _in_half(b, size, axis, far)]
-            if not free:
-                break
-            boxes.append(rng.choice(free))
-        if len(boxes) == count:
-            return boxes
-
-
-def _in_half(box: list[int], size: int, axis: int, far: bool) -> bool:
-    return box[axis] > size // 2 if far else box[axis + 2] < size // 2
+def _slots(rng: random.Random, size: int, position: str, count: int) -> list[list[int]]:
+    """Boxes in `count` of the three cells along one side of a 3 x 3 grid."""
+    cell, edge = size // 3, (0 if position in ("left", "top") else 2)
+    boxes = []
+    for along in sorted(rng.sample(range(3), count)):
+        column, row = (edge, along) if position in ("left", "right") else (along, edge)
+        boxes.append([column * cell, row * cell, column * cell + SIDE, row * cell + SIDE])
+    return boxes

@@ -24,8 +24,8 @@ change changed happen happens happened visible start starts started end ends end
 a an the of in on at to from by with and or not no yes true false none
 how many much what which where when who why that this these those it its there here
 than then before after during between while for as up down
-image picture frame video clip box number color colour position direction place order event time seconds interval
-largest smallest sum total each every all both only more less most same different big small word
+image picture background frame video clip box number color colour position direction place order event time seconds
+interval largest smallest sum total each every all both only more less most same different big small word
 please system user assistant you helpful
 """
 CAPITALIZED = "How Which What Where When Who Is Are Does Do Did Count Find Give Name Answer In The A You"
