@@ -1,8 +1,8 @@
 """A training step of a vision-language model: TRL's GRPOTrainer beside ours, then each of our features on and off.
 
 Same model (4 M parameters), same pictures, 2 prompts x 8 responses of 64 tokens, end tokens suppressed, one update
-on the samples just drawn, no KL, the same learning rate. TRL keeps its defaults apart from that and float32
-(gradient checkpointing included; a second row shows it switched off).
+on the samples just drawn, no KL, the same learning rate. TRL keeps its defaults apart from that and float32;
+gradient checkpointing, its default, is measured off and on, on both sides.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ WANTED = {
 
 def run_trl(spec: dict[str, Any], channel: Channel) -> None:
     """TRL's trainer, held at the beginning of each step until it is asked for."""
-    import time
-
     from benchmarks import models  # before trl: it declares what torchvision needs
 
     import datasets
@@ -44,10 +42,10 @@ def run_trl(spec: dict[str, Any], channel: Channel) -> None:
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             if channel.wait() is None:
                 raise SystemExit
-            self.start = time.perf_counter()
+            self.timed = measuring.timer()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            channel.reply(seconds=time.perf_counter() - self.start)
+            channel.reply(**self.timed())
 
     model = AutoModelForImageTextToText.from_pretrained(spec["model"])
     if not spec["train_vision"]:
@@ -138,43 +136,45 @@ def equality(spec: dict[str, Any]) -> dict[str, Any]:
 # -- what is compared -------------------------------------------------------------------------------------------
 
 
+CHECKPOINTING = ", gradient checkpointing"
+
+
 def beside_trl(report: Report, setting: dict[str, Any], side: int, train_vision: bool, steps: int) -> None:
     specs = {
-        "ours": {"kind": "ours", "checkpointing": False},
-        "TRL": {"kind": "trl", "checkpointing": True},
-        "TRL, no checkpointing": {"kind": "trl", "checkpointing": False},
+        f"{who}{with_or_without}": {"kind": who, "checkpointing": bool(with_or_without), "train_vision": train_vision}
+        for with_or_without in ("", CHECKPOINTING)
+        for who in ("ours", "TRL")
     }
-    specs = {name: setting | spec | {"train_vision": train_vision} for name, spec in specs.items()}
-    with workers(MODULE, specs, report.options.threads) as running:
+    with workers(MODULE, {name: setting | spec for name, spec in specs.items()}, report.options.threads) as running:
         replies = alternate(running, steps)
         flops = running["ours"].ask("flops")
         ready = {name: worker.ready for name, worker in running.items()}
-    rows = []
-    for name, steps_of in replies.items():
-        row = {"trainer": name, **summary(steps_of, ready[name])}
-        if name != "ours":
-            compared = ratio(steps_of, replies["ours"])
-            row |= {"times ours": compared["median"], "times ours, range": compared["range"]}
-        rows.append(row)
-    ours, trl = rows[0], rows[1]
-    ours["seconds of stages"] = {k: v for k, v in replies["ours"][-1].items() if k.startswith("seconds/")}
     title = f"{SIDES.get(side, f'{side} pixels')}, vision {'trained' if train_vision else 'frozen'}"
-    report.table(title, rows)
-    floor_row(report, title, flops, ours["seconds"])
-    if (side, train_vision) in WANTED:
-        faster, share = WANTED[side, train_vision]
-        report.targets([target(f"{title}: times faster than TRL", faster, trl["times ours"])])
+    rows = {name: {"trainer": name, **summary(taken, ready[name])} for name, taken in replies.items()}
+    for given in ("", CHECKPOINTING):
+        ours, trl = rows[f"ours{given}"], rows[f"TRL{given}"]
+        taken = [replies[f"{who}{given}"] for who in ("TRL", "ours")]
+        ours["seconds of stages"] = {k: v for k, v in replies[f"ours{given}"][-1].items() if k.startswith("seconds/")}
+        trl["times ours"], trl["of processor time"] = (ratio(*taken, of)["median"] for of in ("seconds", "cpu_seconds"))
+        trl["times ours, range"] = ratio(*taken)["range"]
+        ours["share of TRL's peak"] = round(ours["peak_mib"] / trl["peak_mib"], 3)
+        faster, share = WANTED.get((side, train_vision), (None, None))
+        if faster is not None:
+            report.targets([target(f"{title}{given}: times faster than TRL", faster, trl["times ours"])])
         if share is not None:
-            measured = round(ours["peak_mib"] / trl["peak_mib"], 3)
-            report.targets([target(f"{title}: share of TRL's peak memory", share, measured, at_most=True)])
+            what = f"{title}{given}: share of TRL's peak memory"
+            report.targets([target(what, share, ours["share of TRL's peak"], at_most=True)])
+    report.table(title, list(rows.values()))
+    floor_row(report, title, flops, rows["ours"])
 
 
-def floor_row(report: Report, title: str, flops: dict[str, Any], seconds: float) -> None:
+def floor_row(report: Report, title: str, flops: dict[str, Any], ours: dict[str, Any]) -> None:
     floor, rate = flops["floor"], flops["rate"]
     row = {f"floor {part}, GFLOP": round(value / 1e9, 2) for part, value in floor.items()}
     row |= {"done, GFLOP": round(flops["done"] / 1e9, 2), "done / floor": round(flops["done"] / floor["total"], 3)}
     row |= {"matrix products, GFLOP/s": round(rate / 1e9, 1)}
-    row |= {"seconds / seconds at the floor": round(seconds / (floor["total"] / rate), 2)}
+    row |= {"seconds / seconds at the floor": round(ours["seconds"] / (floor["total"] / rate), 2)}
+    row |= {"of processor time": round(ours["cpu_seconds"] / (floor["total"] / rate), 2)}
     report.table(f"{title}: distance from the floor", [row])
 
 
@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.worker:
         spec = json.loads(options.worker)
-        kinds = {"ours": run_ours, "trl": run_trl, "rows": run_rows, "prefill": run_prefill}
+        kinds = {"ours": run_ours, "TRL": run_trl, "rows": run_rows, "prefill": run_prefill}
         kinds[spec["kind"]](spec, Channel())
         return
     measure(options)
