@@ -69,6 +69,8 @@ def run_trl(spec: dict[str, Any], channel: Channel) -> None:
 
 
 def make_trainer(spec: dict[str, Any]) -> Any:
+    """Our trainer with TRL's objective. `spec`: model, folder, pictures, members, new, train_vision, checkpointing;
+    where they differ from the default, prompts a step and options of the policy."""
     from benchmarks import models
     from mmrl.objective import Objective
     from mmrl.recipes import load_recipe
@@ -79,9 +81,10 @@ def make_trainer(spec: dict[str, Any]) -> Any:
         spec["model"], spec["new"], train_vision=spec["train_vision"], gradient_checkpointing=spec["checkpointing"],
         **spec.get("options", {}),
     )  # fmt: skip
-    rows = PROMPTS * spec["members"]
+    count = spec.get("prompts", PROMPTS)
+    rows = count * spec["members"]
     config = TrainingConfig(
-        steps=1000, prompts_per_step=PROMPTS, group_size=spec["members"], micro_batch_size=rows,
+        steps=1000, prompts_per_step=count, group_size=spec["members"], micro_batch_size=rows,
         learning_rate=LEARNING_RATE, save_rollouts=0,
     )  # fmt: skip
     objective = Objective.of(load_recipe("trl").objective)

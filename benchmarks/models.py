@@ -59,9 +59,14 @@ def write_pictures(folder: Path, side: int, count: int) -> list[str]:
     return names
 
 
-def prompts(pictures: Sequence[str]) -> list[Prompt]:
-    content: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-    return [Prompt(f"p{i}", [{"role": "user", "content": content}], [p], [], {}) for i, p in enumerate(pictures)]
+def prompts(pictures: Sequence[str | None]) -> list[Prompt]:
+    """One question for each picture; None asks without one."""
+    asked = []
+    for index, picture in enumerate(pictures):
+        media = [] if picture is None else [picture]
+        content: list[dict[str, Any]] = [{"type": "image"} for _ in media] + [{"type": "text", "text": QUESTION}]
+        asked.append(Prompt(f"p{index}", [{"role": "user", "content": content}], media, [], {}))
+    return asked
 
 
 def early_letters(completions: Sequence[str]) -> list[float]:
