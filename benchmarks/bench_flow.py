@@ -1,0 +1,217 @@
+"""An iteration of a flow-matching generator: rollout and update, beside a plain loop (`benchmarks.plain_flow`).
+
+    exact   the same method, recipe flow_grpo, through our policy and trainer: texts encoded once, the reference is
+            the adapters switched off, the unconditional branch without gradient
+    fast    recipe flow_grpo_fast: 3 of 10 steps trained, no guidance, no KL, the ODE prefix shared by a group
+
+Tiny Stable Diffusion 3 pipeline, 2 prompts x 8 images, one optimizer step an iteration. The reward is how much redder
+than blue the picture is. Reward is then given against seconds, for all three from the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from typing import Any
+
+from benchmarks import measuring
+from benchmarks.measuring import Channel, Report, alternate, ratio, summary, workers
+
+MODULE = "benchmarks.bench_flow"
+CAPTIONS = ("a red circle", "two blue squares on the left")
+LEARNING_RATE, LORA = 3e-4, {"rank": 32, "alpha": 64}
+
+
+def redness(images: list[Any]) -> list[float]:
+    """Mean of red minus mean of blue, from -1 to 1."""
+    import numpy as np
+
+    pixels = [np.asarray(image, dtype=np.float32) / 255 for image in images]
+    return [float(p[..., 0].mean() - p[..., 2].mean()) for p in pixels]
+
+
+# -- workers ----------------------------------------------------------------------------------------------------
+
+
+def pipeline(spec: dict[str, Any]) -> Any:
+    """`--model`, or the tiny pipeline with fan-in weights."""
+    import torch
+
+    import mmrl  # noqa: F401  (before diffusers)
+
+    torch.manual_seed(0)
+    if spec["model"] is None:
+        from mmrl.pipelines.bases.models import tiny_flow
+
+        return tiny_flow(0)
+    from diffusers import StableDiffusion3Pipeline
+
+    return StableDiffusion3Pipeline.from_pretrained(spec["model"], torch_dtype=torch.float32)
+
+
+def make_plain(spec: dict[str, Any]) -> Any:
+    from benchmarks.plain_flow import PlainLoop
+    from mmrl.pipelines.bases.models import CAPTION_LENGTH
+    from mmrl.policies.adapters import attach_lora
+    from mmrl.policies.flow_config import FlowLoraConfig
+
+    parts = pipeline(spec)
+    parts.transformer = attach_lora(parts.transformer, FlowLoraConfig(**LORA), seed=0)
+    return PlainLoop(parts, LEARNING_RATE, CAPTION_LENGTH)
+
+
+def make_trainer(spec: dict[str, Any]) -> Any:
+    import torch
+
+    from mmrl.objective import Objective
+    from mmrl.pipelines.bases.models import CAPTION_LENGTH
+    from mmrl.policies.flow import FlowPolicy, FlowPolicyConfig
+    from mmrl.recipes import load_recipe
+    from mmrl.record import Prompt, Scores
+    from mmrl.training.config import TrainingConfig
+    from mmrl.training.trainer import Trainer
+
+    recipe = load_recipe({"exact": "flow_grpo", "fast": "flow_grpo_fast"}[spec["kind"]])
+    settings = recipe.policy | {"model": "tiny", "max_sequence_length": CAPTION_LENGTH, "ema": None, "lora": LORA}
+    rows = len(CAPTIONS) * spec["members"]
+    policy = FlowPolicy(pipeline(spec), FlowPolicyConfig(**settings, transformer_batch=rows))
+    sizes = {"steps": 100_000, "prompts_per_step": len(CAPTIONS), "group_size": spec["members"]}
+    training = TrainingConfig(
+        **sizes, micro_batch_size=rows, learning_rate=LEARNING_RATE, weight_decay=1e-4, save_rollouts=0, self_check=1e-4
+    )
+    prompts = [Prompt(f"p{i}", [{"role": "user", "content": text}]) for i, text in enumerate(CAPTIONS)]
+
+    def score(outputs: list[Any], _: Any) -> Scores:
+        reward = torch.tensor(redness(outputs))
+        return Scores({"redness": reward}, reward, (reward > 0).float())
+
+    return Trainer(policy, Objective.of(recipe.objective), prompts, score, training, spec["folder"])
+
+
+def run(spec: dict[str, Any], channel: Channel) -> None:
+    if spec["kind"] == "plain":
+        import torch
+
+        loop = make_plain(spec)
+
+        def step() -> dict[str, Any]:
+            return {"reward": loop.iterate(CAPTIONS, spec["members"], lambda images: torch.tensor(redness(images)))}
+
+    else:
+        trainer = make_trainer(spec)
+
+        def step() -> dict[str, Any]:
+            metrics = trainer.train_step()
+            trainer.step += 1
+            return {"reward": metrics["reward/mean"], **{k: v for k, v in metrics.items() if k.startswith("seconds/")}}
+
+    channel.serve({"step": step, "equal": lambda: equality(spec)})
+
+
+def equality(spec: dict[str, Any]) -> dict[str, Any]:
+    """Our rollout scored by the plain loop: log-probs, and the gradient of their weighted sum, the unconditional
+    branch with gradient as in the plain loop, and without as in ours."""
+    import torch
+
+    from mmrl.randomness import Key
+    from mmrl.record import Request
+
+    loop, trainer = make_plain(spec), make_trainer({**spec, "kind": "exact"})
+    prompts = trainer.collector.prompts
+    rollouts = trainer.policy.rollout([Request(p, spec["members"], group=g) for g, p in enumerate(prompts)], Key(0))
+    ours = trainer.policy.evaluate(rollouts).log_probs
+    weight = torch.sin(torch.arange(ours.numel()).view(ours.shape).float()) * rollouts.mask
+    (weight * ours).sum().backward()
+    conditions = loop.encode([caption for caption in CAPTIONS for _ in range(spec["members"])])
+    found = {"log_probs": float((_plain_log_probs(loop, rollouts, conditions) - ours).abs().max())}
+    for name, stopped in (("gradient", True), ("gradient, both branches", False)):
+        plain = _plain_log_probs(loop, rollouts, conditions, stopped)
+        grads = torch.autograd.grad((weight * plain).sum(), loop.trained)
+        wanted = torch.cat([g.flatten() for g in grads])
+        got = torch.cat([p.grad.flatten() for p in trainer.policy.module.parameters() if p.requires_grad])
+        found[name] = float((got - wanted).norm() / wanted.norm())
+    return found
+
+
+def _plain_log_probs(loop: Any, rollouts: Any, conditions: Any, stopped: bool = False) -> Any:
+    """(B, S) by the plain loop; `stopped`: no gradient through the unconditional branch."""
+    import torch
+
+    from benchmarks.plain_flow import GUIDANCE, log_prob
+
+    columns = torch.zeros(rollouts.mask.shape)
+    latents = rollouts.replay["latents"]
+    for i in rollouts.mask[0].nonzero().squeeze(1).tolist():
+        x = latents[:, i]
+        if stopped:
+            embeds, pooled = (c.chunk(2) for c in conditions)
+            time = (1000 * loop.times[i]).expand(len(x))
+            with torch.no_grad():
+                without = loop.model(x, embeds[0], pooled[0], time, return_dict=False)[0]
+            v = without + GUIDANCE * (loop.model(x, embeds[1], pooled[1], time, return_dict=False)[0] - without)
+        else:
+            v = loop.velocity(loop.model, x, loop.times[i], conditions)
+        mean, std = loop.transition(i, x, v)
+        columns = columns.index_put((torch.arange(len(x)), torch.tensor(i)), log_prob(latents[:, i + 1], mean, std))
+    return columns
+
+
+# -- what is compared -------------------------------------------------------------------------------------------
+
+
+def measure(options: argparse.Namespace) -> None:
+    small = options.quick or options.tiny
+    steps = options.steps or (2 if small else 7)
+    budget = options.seconds if options.seconds is not None else (1.0 if options.tiny else 5.0 if small else 40.0)
+    report = Report("bench_flow", options)
+    with tempfile.TemporaryDirectory() as folder:
+        base = {"folder": folder, "model": options.model, "members": 2 if options.tiny else 8}
+        specs = {kind: base | {"kind": kind} for kind in ("plain", "exact", "fast")}
+        with workers(MODULE, specs, options.threads) as running:
+            replies = alternate(running, steps)
+            ready = {kind: worker.ready for kind, worker in running.items()}
+            equal = running["exact"].ask("equal")
+        rows = [{"loop": kind, **summary(taken, ready[kind])} for kind, taken in replies.items()]
+        for row in rows:
+            row["faster than plain"] = ratio(replies["plain"], replies[row["loop"]])["median"]
+            row["of processor time"] = ratio(replies["plain"], replies[row["loop"]], "cpu_seconds")["median"]
+            row["range"] = ratio(replies["plain"], replies[row["loop"]])["range"]
+        report.table("an iteration", rows)
+        report.table("exact beside plain: differences", [equal])
+        with workers(MODULE, specs, options.threads) as running:
+            report.table("reward after seconds of processor time", curves(running, budget))
+    report.write()
+
+
+def curves(running: dict[str, Any], budget: float, points: int = 8) -> list[dict[str, Any]]:
+    """Mean reward of the iterations up to each point in time, since the point before."""
+    rows: list[dict[str, Any]] = [{"seconds": round(budget * (n + 1) / points, 2)} for n in range(points)]
+    for kind, worker in running.items():
+        spent, history = 0.0, []
+        while spent < budget:
+            reply = worker.ask("step")
+            spent += reply["cpu_seconds"]
+            history.append((spent, reply["reward"]))
+        for n, row in enumerate(rows):
+            start = 0.0 if not n else rows[n - 1]["seconds"]
+            inside = [r for at, r in history if start < at <= row["seconds"]]
+            row[kind] = round(sum(inside) / len(inside), 4) if inside else None
+            row[f"{kind}, iterations"] = sum(at <= row["seconds"] for at, _ in history)
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = measuring.parser("bench_flow", __doc__)
+    parser.add_argument("--model", help="folder of a StableDiffusion3Pipeline; default: a tiny one, made here")
+    parser.add_argument("--seconds", type=float, help="processor seconds of each reward curve; default 40")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
+    options = parser.parse_args(arguments)
+    if options.worker:
+        run(json.loads(options.worker), Channel())
+    else:
+        measure(options)
+
+
+if __name__ == "__main__":
+    main()
