@@ -3,7 +3,7 @@
 #   make demo [SEED=n]     train three tiny models of three modalities on this CPU, scores before and after
 #   make test [ARGS=...]   the test suite; ARGS go to pytest
 #   make lint              ruff, the type checker, and whether the generated pages are current
-#   make bench             the benchmarks, one after another
+#   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
 #   make docs              write the generated pages of docs/ again
 #
 # pip's own settings are honoured. The index may offer a CUDA build of torch; to take a CPU build, point pip at an
@@ -40,7 +40,7 @@ lint: $(READY)
 	@$(BIN)/python docs/generate.py --check
 
 bench: $(READY)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for name in vlm group video flow; do echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name $(ARGS); done
 
 docs: $(READY)
 	@$(BIN)/python docs/generate.py

@@ -32,11 +32,11 @@ WANTED = {
 
 def run_trl(spec: dict[str, Any], channel: Channel) -> None:
     """TRL's trainer, held at the beginning of each step until it is asked for."""
-    from benchmarks import models  # before trl: it declares what torchvision needs
-
     import datasets
     from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
+
+    from benchmarks import models  # before trl: it declares what torchvision needs
 
     class Turns(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -143,9 +143,10 @@ CHECKPOINTING = ", gradient checkpointing"
 
 
 def beside_trl(report: Report, setting: dict[str, Any], side: int, train_vision: bool, steps: int) -> None:
+    ways = [""] if report.options.tiny else ["", CHECKPOINTING]
     specs = {
         f"{who}{with_or_without}": {"kind": who, "checkpointing": bool(with_or_without), "train_vision": train_vision}
-        for with_or_without in ("", CHECKPOINTING)
+        for with_or_without in ways
         for who in ("ours", "TRL")
     }
     with workers(MODULE, {name: setting | spec for name, spec in specs.items()}, report.options.threads) as running:
@@ -154,7 +155,7 @@ def beside_trl(report: Report, setting: dict[str, Any], side: int, train_vision:
         ready = {name: worker.ready for name, worker in running.items()}
     title = f"{SIDES.get(side, f'{side} pixels')}, vision {'trained' if train_vision else 'frozen'}"
     rows = {name: {"trainer": name, **summary(taken, ready[name])} for name, taken in replies.items()}
-    for given in ("", CHECKPOINTING):
+    for given in ways:
         ours, trl = rows[f"ours{given}"], rows[f"TRL{given}"]
         taken = [replies[f"{who}{given}"] for who in ("TRL", "ours")]
         ours["seconds of stages"] = {k: v for k, v in replies[f"ours{given}"][-1].items() if k.startswith("seconds/")}
@@ -189,7 +190,8 @@ FEATURES = {
 
 def features(report: Report, setting: dict[str, Any], steps: int) -> None:
     rows = []
-    for name, (on, off, train_vision) in FEATURES.items():
+    tiny = report.options.tiny  # one feature of each kind
+    for name, (on, off, train_vision) in list(FEATURES.items())[: 1 if tiny else None]:
         base = setting | {"kind": "ours", "checkpointing": False, "train_vision": train_vision}
         specs = {"on": base | {"options": on, "other": off}, "off": base | {"options": off, "other": on}}
         with workers(MODULE, specs, report.options.threads) as running:
@@ -197,7 +199,7 @@ def features(report: Report, setting: dict[str, Any], steps: int) -> None:
             ready = {key: worker.ready for key, worker in running.items()}
             equal = running["on"].ask("equal")
         rows.append(feature_row(name, replies, ready, equal, "a step"))
-    for name, kind in {"chunked log-softmax": "rows", "prefill once": "prefill"}.items():
+    for name, kind in list({"chunked log-softmax": "rows", "prefill once": "prefill"}.items())[: 1 if tiny else None]:
         specs = {key: setting | {"kind": kind, "on": key == "on"} for key in ("on", "off")}
         with workers(MODULE, specs, report.options.threads) as running:
             replies = alternate(running, steps)
@@ -210,8 +212,10 @@ def features(report: Report, setting: dict[str, Any], steps: int) -> None:
 def feature_row(name: str, replies: dict, ready: dict, equal: dict[str, Any], of: str) -> dict[str, Any]:
     on, off = (summary(replies[key], ready[key]) for key in ("on", "off"))
     compared = ratio(replies["off"], replies["on"])
-    row = {"feature": name, "of": of, "on, s": on["seconds"], "off, s": off["seconds"], "faster": compared["median"]}
-    row |= {"range": compared["range"], "on, MiB": on["peak_mib_after_loading"], "off, MiB": off["peak_mib_after_loading"]}
+    row = {"feature": name, "of": of, "on, s": on["seconds"], "off, s": off["seconds"]}
+    row |= {"faster": compared["median"], "range": compared["range"]}
+    row["of processor time"] = ratio(replies["off"], replies["on"], "cpu_seconds")["median"]
+    row |= {f"{key}, MiB": of_key["peak_mib_after_loading"] for key, of_key in (("on", on), ("off", off))}
     return row | {"log-probs differ by": equal["log_probs"], "gradients by": equal.get("gradient", 0.0)}
 
 

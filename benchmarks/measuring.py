@@ -82,7 +82,7 @@ class Worker:
         command = [sys.executable, "-m", module, "--worker", json.dumps(spec)]
         quiet = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment = {**os.environ, **quiet, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self.spec, self.errors = spec, tempfile.TemporaryFile("w+")
+        self.spec, self.errors = spec, tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment
         )
@@ -146,9 +146,7 @@ def summary(replies: Sequence[Mapping[str, Any]], ready: Mapping[str, Any]) -> d
     }
 
 
-def ratio(
-    slow: Sequence[Mapping[str, Any]], fast: Sequence[Mapping[str, Any]], of: str = "seconds"
-) -> dict[str, Any]:
+def ratio(slow: Sequence[Mapping[str, Any]], fast: Sequence[Mapping[str, Any]], of: str = "seconds") -> dict[str, Any]:
     """Of neighbouring steps: median and range of slow / fast."""
     ratios = [s[of] / f[of] for s, f in zip(slow, fast, strict=True)]
     return {"median": round(median(ratios), 3), "range": [round(min(ratios), 3), round(max(ratios), 3)]}
@@ -195,13 +193,20 @@ class Report:
         for row in shown:
             print("  ".join(row.get(n, "").ljust(widths[n]) for n in names))
         sys.stdout.flush()
+        self._save()
 
     def targets(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.content["targets"] += rows
 
     def write(self) -> None:
+        """The end: how the targets fared."""
         if self.content["targets"]:
             self.table("targets", self.content["targets"])
+        else:
+            self._save()
+
+    def _save(self) -> None:
+        """Atomically, after every table: a benchmark that is stopped leaves what it had measured."""
         self.content["machine"]["load_at_end"] = load()
         self.options.out.mkdir(parents=True, exist_ok=True)
         path = self.options.out / f"{self.name}.json"

@@ -1,0 +1,103 @@
+"""Every benchmark runs at its smallest, its equality checks hold, and its arithmetic is right. No timing assertions."""
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from benchmarks import measuring, models
+from benchmarks.bench_group import line
+from benchmarks.flops import Sizes, counted, step_floor, vision_forward
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """`measured(name, *arguments)` -> the result file of the benchmark at its smallest."""
+
+    def run(name: str, *arguments: str) -> dict:
+        module = importlib.import_module(f"benchmarks.{name}")
+        module.main(["--tiny", "--threads", "1", "--steps", "1", "--out", str(tmp_path), *arguments])
+        return json.loads((tmp_path / f"{name}.json").read_text())
+
+    return run
+
+
+class TestTheyRun:
+    def test_vlm_beside_trl(self, measured):
+        content = measured("bench_vlm", "--only", "trl")
+        rows = content["56 pixels, vision trained"]
+        assert [r["trainer"] for r in rows] == ["ours", "TRL"]
+        assert all(r["seconds"] > 0 and r["peak_mib"] > r["peak_mib_after_loading"] for r in rows)
+
+    def test_vlm_features_change_nothing(self, measured):
+        rows = measured("bench_vlm", "--only", "features")["features on and off"]
+        assert [r["feature"] for r in rows] == ["shared prompt", "chunked log-softmax"]
+        for row in rows:
+            assert row["log-probs differ by"] < 1e-4 and row["gradients by"] < 1e-4, row["feature"]
+
+    def test_group(self, measured):
+        content = measured("bench_group")
+        assert [r["G"] for r in content["seconds a step"]] == [2, 4] * 3
+        fits = {r["variant"]: r for r in content["seconds = a + b G"]}
+        assert fits["no picture"]["b / b without picture"] == 1
+        assert fits["shared prompt"]["prompt tokens"] > fits["no picture"]["prompt tokens"]
+
+    def test_video_frames_from_the_cache_are_those_decoded(self, measured):
+        content = measured("bench_video")
+        assert content["setting"][0]["cached frames equal"] is True
+        assert {r["reading"] for r in content["a step"]} == {"cache", "decode", "ahead"}
+
+    def test_flow_scores_as_the_plain_loop(self, measured):
+        content = measured("bench_flow", "--seconds", "0.1")
+        differences = content["exact beside plain: differences"][0]
+        assert differences["log_probs"] < 1e-5 and differences["gradient"] < 1e-4
+        assert {r["loop"] for r in content["an iteration"]} == {"plain", "exact", "fast"}
+
+
+class TestArithmetic:
+    def test_a_line_through_points_on_it(self):
+        a, b, explained = line([4, 8, 16], [5.0, 7.0, 11.0])
+        assert (a, b, explained) == pytest.approx((3.0, 0.5, 1.0))
+
+    def test_ratios_are_of_neighbouring_steps(self):
+        slow, fast = [{"seconds": s} for s in (2.0, 8.0, 6.0)], [{"seconds": s} for s in (1.0, 2.0, 2.0)]
+        assert measuring.ratio(slow, fast) == {"median": 3.0, "range": [2.0, 4.0]}
+
+    def test_a_worker_that_fails_says_why(self):
+        with pytest.raises(RuntimeError, match="no_such_kind"):
+            with measuring.workers("benchmarks.bench_vlm", {"a": {"kind": "no_such_kind"}}, 1):
+                pass
+
+    @pytest.fixture(scope="class")
+    def model(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("model")
+        models.build_vlm(folder)
+        return models.vlm_policy(folder, 4).inner.core
+
+    @pytest.mark.parametrize("merged", [8, 12])
+    def test_vision_flops_are_those_counted(self, model, merged):
+        """Pictures of several windows; attention inside windows and over the whole picture."""
+        side = models.MERGE * merged
+        grid = torch.tensor([[1, side, side]])
+        pixels = torch.zeros(side**2, 3 * 2 * models.PATCH**2)
+        with torch.no_grad():
+            seen = counted(lambda: model.model.visual(pixels, grid_thw=grid))
+        assert seen == pytest.approx(vision_forward(model.config.vision_config, side**2), rel=1e-3)
+
+    def test_decoder_flops_are_those_counted(self, model):
+        """A forward pass over a text, apart from attention, which the counter takes as if nothing were masked."""
+        from benchmarks.flops import prompt_forward
+
+        text, length = model.config.get_text_config(), 64
+        with torch.no_grad():
+            seen = counted(lambda: model.model.language_model(torch.ones(1, length, dtype=torch.long), use_cache=False))
+        masked = 4.0 * length * (length / 2) * text.hidden_size * text.num_hidden_layers
+        assert seen == pytest.approx(prompt_forward(text, length) + masked, rel=1e-3)
+
+    def test_the_floor_grows_with_the_group_by_responses_alone(self, model):
+        sizes = [Sizes(2, members, 1050, 64, 4096) for members in (4, 8)]
+        four, eight = (step_floor(model.config, s, True) for s in sizes)
+        assert four["vision"] == eight["vision"] and four["prompt"] == eight["prompt"]
+        assert eight["response"] == 2 * four["response"]
+        assert step_floor(model.config, sizes[0], False)["vision"] == pytest.approx(four["vision"] / 3)
