@@ -36,9 +36,8 @@ class PlainLoop:
         latents, old = self.roll_out(conditions)
         reward = score(self.images(latents[-1]))
         grouped = reward.view(len(captions), members)
-        advantage = (
-            ((grouped - grouped.mean(1, keepdim=True)) / (reward.std(correction=0) + 1e-4)).flatten().clamp(-5, 5)
-        )
+        advantage = (grouped - grouped.mean(1, keepdim=True)) / (reward.std(correction=0) + 1e-4)
+        advantage = advantage.flatten().clamp(-5, 5)
         for i in range(STEPS - 1):
             self.loss(i, latents, conditions, old[i], advantage).backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)

@@ -65,9 +65,9 @@ class TestArithmetic:
         assert measuring.ratio(slow, fast) == {"median": 3.0, "range": [2.0, 4.0]}
 
     def test_a_worker_that_fails_says_why(self):
-        with pytest.raises(RuntimeError, match="no_such_kind"):
-            with measuring.workers("benchmarks.bench_vlm", {"a": {"kind": "no_such_kind"}}, 1):
-                pass
+        wrong = measuring.workers("benchmarks.bench_vlm", {"a": {"kind": "no_such_kind"}}, 1)
+        with pytest.raises(RuntimeError, match="no_such_kind"), wrong:
+            pass
 
     @pytest.fixture(scope="class")
     def model(self, tmp_path_factory):
