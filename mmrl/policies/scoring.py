@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmrl.policies import shared_prompt
 from mmrl.policies.families import Family
 from mmrl.policies.log_probs import Asked, Distribution, score_rows
+from mmrl.policies.patch_projection import project_patches
 from mmrl.policies.shared_prompt import Layout
 
 LOG_PROBS: Asked = (("log_probs", "log_probs", ()),)
@@ -47,6 +48,7 @@ class ScoredLanguageModel(nn.Module):
         self.autocast = autocast
         self.shared = shared
         self.vision_trains = any(p.requires_grad for p in self.core.model.visual.parameters())
+        project_patches(self.core.model.visual)
         if shared:
             shared_prompt.install(self.core)
 
