@@ -19,25 +19,28 @@ from torch import Tensor
 class SharedPrefix:
     """Passed through the model to `attention` while decoding.
 
-    cache  keys and values of U left-padded prompts
-    real   (U, P) bool: not padding
-    index  (U, G) rows that answer each prompt, ascending
-    there  (U, G) bool: places of `index` that hold a row
+    cache    keys and values of U left-padded prompts
+    padding  (B, 1, 1, P) bool: where the prompt of a row is padding; None where no prompt is padded
+    index    (U, G) rows that answer each prompt, ascending
+    there    (U, G) bool: places of `index` that hold a row
+    even     every place does: rows can be regrouped without gathering them
     """
 
     cache: Any
-    real: Tensor
+    padding: Tensor | None
     index: Tensor
     there: Tensor
+    even: bool
 
     @classmethod
     def of(cls, cache: Any, real: Tensor, context: Tensor) -> SharedPrefix:
-        """context (B,) ascending: the prompt of each row. Every prompt has a row."""
+        """real (U, P) bool: not padding; context (B,) ascending: the prompt of each row. Every prompt has a row."""
         counts = torch.bincount(context, minlength=real.shape[0])
         there = torch.arange(int(counts.max()), device=context.device) < counts[:, None]
         index = torch.zeros(there.shape, dtype=torch.long, device=context.device)
         index[there] = torch.arange(len(context), device=context.device)
-        return cls(cache, real, index, there)
+        padding = None if bool(real.all()) else ~real[context][:, None, None]
+        return cls(cache, padding, index, there, bool(there.all()))
 
 
 def attention(
@@ -52,7 +55,8 @@ def attention(
     kv_heads = key.shape[1]
     query = query.view(rows, kv_heads, heads // kv_heads, size)
     of_prompt = _to_rows(_to_prompts(query, prefix) @ layer.keys.transpose(2, 3), prefix)
-    of_prompt = of_prompt.masked_fill(~prefix.real[_prompt_of_rows(prefix)][:, None, None], -torch.inf)
+    if prefix.padding is not None:
+        of_prompt = of_prompt.masked_fill(prefix.padding, -torch.inf)
     scores = torch.cat([of_prompt, query @ key.transpose(2, 3)], dim=-1).float() * scaling
     weights = torch.softmax(scores, dim=-1).to(value.dtype)
     on_prompt, on_own = weights.split([layer.keys.shape[2], key.shape[2]], dim=-1)
@@ -62,17 +66,13 @@ def attention(
 
 def _to_prompts(rows: Tensor, prefix: SharedPrefix) -> Tensor:
     """(B, H_kv, r, x) -> (U, H_kv, G r, x): the rows of each prompt side by side."""
-    grouped = rows[prefix.index].transpose(1, 2)
-    return grouped.reshape(*grouped.shape[:2], -1, rows.shape[-1])
+    grouped = rows.view(*prefix.index.shape, *rows.shape[1:]) if prefix.even else rows[prefix.index]
+    return grouped.transpose(1, 2).reshape(len(grouped), rows.shape[1], -1, rows.shape[-1])
 
 
 def _to_rows(grouped: Tensor, prefix: SharedPrefix) -> Tensor:
     """(U, H_kv, G r, x) -> (B, H_kv, r, x)"""
     prompts, kv_heads, _, width = grouped.shape
     members = prefix.index.shape[1]
-    return grouped.view(prompts, kv_heads, members, -1, width).transpose(1, 2)[prefix.there]
-
-
-def _prompt_of_rows(prefix: SharedPrefix) -> Tensor:
-    """(B,) the prompt of each row."""
-    return prefix.there.nonzero()[:, 0]
+    rows = grouped.view(prompts, kv_heads, members, -1, width).transpose(1, 2)
+    return rows.flatten(0, 1) if prefix.even else rows[prefix.there]
