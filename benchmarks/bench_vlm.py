@@ -289,7 +289,7 @@ def run_prefill(spec: dict[str, Any], channel: Channel) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = measuring.parser("bench_vlm", __doc__)
-    parser.add_argument("--only", choices=["trl", "features"], help="one half of it")
+    parser.add_argument("--only", choices=["trl", "features"], help="one half: each writes a result of its own")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
     options = parser.parse_args(arguments)
     if options.worker:
@@ -305,16 +305,18 @@ def measure(options: argparse.Namespace) -> None:
     steps = options.steps or (1 if small else 3)
     members, new, words = (2, 4, 997) if options.tiny else (MEMBERS, NEW, 151_936)
     settings = [(56, True)] if options.tiny else [(448, True)] if options.quick else list(WANTED)
-    report = Report("bench_vlm", options)
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(Path(folder), sorted({side for side, _ in settings}))
         base = {"folder": folder, "model": f"{folder}/model", "members": members, "new": new, "words": words}
         if options.only != "features":
+            report = Report("bench_vlm", options)
             for side, train_vision in settings:
                 beside_trl(report, base | {"pictures": prepared[side]}, side, train_vision, steps)
+            report.write()
         if options.only != "trl":
+            report = Report("bench_vlm", options, "bench_vlm_features")
             features(report, base | {"pictures": prepared[settings[-1][0]]}, steps)
-    report.write()
+            report.write()
 
 
 def prepare(folder: Path, sides: list[int]) -> dict[int, list[str]]:

@@ -91,7 +91,7 @@ def counted(work: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
-def matmul_rate(size: int = 1024, repeats: int = 5) -> float:
+def matmul_rate(size: int = 1024, repeats: int = 40) -> float:
     """FLOPs a second of a square float32 matrix product, the best of `repeats`."""
     import time
 

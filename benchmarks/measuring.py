@@ -168,10 +168,10 @@ def parser(name: str, about: str) -> argparse.ArgumentParser:
 
 
 class Report:
-    """Collects what a benchmark measured; prints tables and writes `NAME.json`."""
+    """Collects what a benchmark measured; prints tables and writes `FILE.json`, by default named like it."""
 
-    def __init__(self, name: str, options: argparse.Namespace):
-        self.name, self.options = name, options
+    def __init__(self, name: str, options: argparse.Namespace, file: str | None = None):
+        self.file, self.options = file or name, options
         given = [a for a in sys.argv[1:] if not a.startswith("--out")]
         self.content: dict[str, Any] = {
             "benchmark": name,
@@ -209,7 +209,7 @@ class Report:
         """Atomically, after every table: a benchmark that is stopped leaves what it had measured."""
         self.content["machine"]["load_at_end"] = load()
         self.options.out.mkdir(parents=True, exist_ok=True)
-        path = self.options.out / f"{self.name}.json"
+        path = self.options.out / f"{self.file}.json"
         temporary = path.with_suffix(".tmp")
         with temporary.open("w") as file:
             file.write(json.dumps(self.content, indent=1) + "\n")
