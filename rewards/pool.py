@@ -23,6 +23,7 @@ from mmrl.errors import RewardError
 from mmrl.rewards.calls import Inputs, Outcome
 from mmrl.rewards.wire import read_message, write_message
 
+PING_SECONDS = 10.0
 LOAD_SECONDS = 180.0  # importing a user's reward may load large libraries; calls have their own limit
 
 
@@ -74,6 +75,13 @@ class Worker:
     @property
     def alive(self) -> bool:
         return not self._lost and self._process.poll() is None
+
+    def answers(self) -> bool:
+        """Whether it still does as it is asked. A process being killed counts as running until its last thread
+        has ended, so an idle one is asked rather than looked up."""
+        with contextlib.suppress(CallFailed):
+            return self.alive and "error" not in self.ask({"op": "ping"}, PING_SECONDS)
+        return False
 
     def kill(self) -> None:
         if hasattr(os, "killpg"):
@@ -134,7 +142,7 @@ class WorkerPool:
         """A warm worker, or a new one; a worker that died or was interrupted is not given back."""
         worker = self._places.get()
         try:
-            if worker is not None and not worker.alive:  # it died while idle
+            if worker is not None and not worker.answers():  # it died while idle
                 self._discard(worker)
                 worker = None
             if worker is None:

@@ -5,8 +5,9 @@ to standard error. Requests:
 
     {"op": "load", "key", "name", "options", "style"}          -> its columns, "success", "isolated"
     {"op": "call", "key", "prompts", "completions", "columns"} -> {"rows": [[values, problems], ...]}
+    {"op": "ping"}                                             -> {}
 
-Either may answer {"error", "traceback"} (the reward raised) or {"refused"} (a RewardError: a mistake in the
+Any but the last may answer {"error", "traceback"} (the reward raised) or {"refused"} (a RewardError: a mistake in the
 configuration or the dataset, which stops the run). No torch is imported here, and the process ends with the trainer.
 """
 
@@ -43,6 +44,8 @@ def describe(error: BaseException) -> dict[str, str]:
 def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]:
     """Load or call a reward; whatever it raises becomes part of the answer."""
     try:
+        if request["op"] == "ping":
+            return {}
         if request["op"] == "load":
             reward = resolve(request["name"])
             callee = loaded[request["key"]] = prepare(reward, request["options"], request["style"])

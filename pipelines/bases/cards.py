@@ -25,7 +25,7 @@ CARD = """# {title}
 Held-out score, measured with `{measure}`:
 
 | {head} |
-|{rule}|
+|{rule}
 | {values} |
 """
 

@@ -174,7 +174,7 @@ def _with_generation_defaults(model: Any, tokenizer: Any) -> Any:
 CAPTION_LENGTH = 16
 
 
-def tiny_flow(seed: int = 0, *, hidden: int = 96, layers: int = 3, latent_channels: int = 8) -> Any:
+def tiny_flow(seed: int = 0, *, hidden: int = 96, layers: int = 3, latent_channels: int = 4) -> Any:
     """A `StableDiffusion3Pipeline` with fan-in weights and all its parts: diffusers reloads no other kind.
 
     Ask for `max_sequence_length=CAPTION_LENGTH` when prompts are encoded; the pipeline's default of 256 pads
@@ -207,7 +207,7 @@ LATENT_SIZE = 12
 TEXT_HIDDEN = 48
 
 
-def build_tiny_sd3(*, hidden: int = 96, layers: int = 3, latent_channels: int = 8) -> Any:
+def build_tiny_sd3(*, hidden: int = 96, layers: int = 3, latent_channels: int = 4) -> Any:
     """`SD3Transformer2DModel` on 12 x 12 latents, 2 x 2 of them a token."""
     from diffusers import SD3Transformer2DModel
 
@@ -226,7 +226,7 @@ def build_tiny_sd3(*, hidden: int = 96, layers: int = 3, latent_channels: int = 
     )
 
 
-def build_tiny_vae(latent_channels: int = 8) -> Any:
+def build_tiny_vae(latent_channels: int = 4) -> Any:
     """`AutoencoderKL` from 3 x 24 x 24 pixels to `latent_channels` x 12 x 12."""
     from diffusers import AutoencoderKL
 
