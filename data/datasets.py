@@ -9,13 +9,14 @@ images are opened when a prompt is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from mmrl.data.images import MediaAccess
+from mmrl.data.prompts import Prompts
 from mmrl.data.rows import open_row, parse_row, present
 from mmrl.data.sources import Rows, open_rows
 from mmrl.errors import ConfigError, DataError, unknown
@@ -29,7 +30,7 @@ def _levels(text: str) -> int | tuple[int, int]:
     return (int(low), int(high)) if dash else int(low)
 
 
-_WORLD_OPTIONS = {
+_WORLD_OPTIONS: dict[str, Callable[[str], Any]] = {
     "split": str,
     "size": int,
     "seed": int,
@@ -39,7 +40,7 @@ _WORLD_OPTIONS = {
 }
 
 
-class PromptDataset(Sequence[Prompt]):
+class PromptDataset(Prompts):
     """Prompts read from rows. `source` says where from."""
 
     def __init__(
@@ -81,9 +82,7 @@ class PromptDataset(Sequence[Prompt]):
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int) -> Prompt:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if not 0 <= index < self._size:
-            raise IndexError(f"prompt {index} of {self._size}")
+    def prompt(self, index: int) -> Prompt:
         try:
             row = parse_row(self._rows[index], self._columns)
             return open_row(row, self._access, self._system, self._template)
@@ -91,11 +90,10 @@ class PromptDataset(Sequence[Prompt]):
             raise self._located(index, error) from None
 
     def ids(self) -> list[str]:
-        """The ids of all prompts, in order; no media is opened."""
         return list(self._ids)
 
 
-class PresentedWorld(Sequence[Prompt]):
+class PresentedWorld(Prompts):
     """The first `limit` prompts of a world, under a system prompt and a template."""
 
     def __init__(self, world: Any, source: str, limit: int | None, system: str | None, template: str | None):
@@ -106,9 +104,7 @@ class PresentedWorld(Sequence[Prompt]):
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int) -> Prompt:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if not 0 <= index < self._size:
-            raise IndexError(f"prompt {index} of {self._size}")
+    def prompt(self, index: int) -> Prompt:
         prompt = self._world[index]
         return replace(prompt, messages=present(prompt.messages, self._system, self._template))
 

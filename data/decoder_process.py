@@ -120,6 +120,9 @@ class DecoderPool:
     """Decoders kept warm, as many as were ever borrowed at once; each serves one caller at a time."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._idle: queue.LifoQueue[Decoder] = queue.LifoQueue()
         self._owner = os.getpid()
 
@@ -127,7 +130,7 @@ class DecoderPool:
     def borrow(self) -> Iterator[Decoder]:
         """A warm decoder, or a new one; it is given back unless it died or was interrupted."""
         if self._owner != os.getpid():  # forked: the parent's pipes are not ours
-            self.__init__()
+            self._start()
         decoder = self._take()
         try:
             yield decoder

@@ -16,6 +16,7 @@ from __future__ import annotations
 import bisect
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -306,7 +307,11 @@ class TorchCodecReader:
             raise BackendError(_last_line(error)) from None
 
 
-_READERS = {"decord": DecordReader, "pyav": PyAVReader, "torchcodec": TorchCodecReader}
+_READERS: dict[str, Callable[[Path, Header], Reader]] = {
+    "decord": DecordReader,
+    "pyav": PyAVReader,
+    "torchcodec": TorchCodecReader,
+}
 
 
 def _scan_packets(path: Path, header: Header) -> tuple[np.ndarray, list[int] | None, list[int]]:

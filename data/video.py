@@ -141,8 +141,8 @@ def _read_frame_list(clip: FrameList, sampling: VideoSampling, cache: VideoCache
     height, width = images[0].shape[:2]
     for i, image in zip(indices, images, strict=True):
         if image.shape != images[0].shape:
-            size = f"{image.shape[1]}x{image.shape[0]}"
-            raise DataError(f"{clip.paths[i]}: is {size}, but the frame {clip.paths[indices[0]]} is {width}x{height}")
+            found = f"{image.shape[1]}x{image.shape[0]}"
+            raise DataError(f"{clip.paths[i]}: is {found}, but the frame {clip.paths[indices[0]]} is {width}x{height}")
     size = frame_size(height, width, len(indices), sampling)
     pixels = resize(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), size, sampling.interpolation)
     frames = Frames(pixels.contiguous(), indices, clip.fps, total, (height, width), backend, key)

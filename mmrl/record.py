@@ -205,16 +205,18 @@ class Rollouts:
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors, texts = {}, {}
+        tensors: dict[str, Tensor] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
                 tensors[f.name] = value.detach().cpu().contiguous()
             elif isinstance(value, dict):
                 tensors |= {f"{f.name}/{k}": v.detach().cpu().contiguous() for k, v in value.items()}
-        texts["outputs"] = [o if isinstance(o, str) else None for o in self.outputs]
-        texts["finish"] = self.finish
-        texts["prompts"] = [{"id": p.id, "messages": p.messages, "columns": p.columns} for p in self.prompts]
+        texts = {
+            "outputs": [o if isinstance(o, str) else None for o in self.outputs],
+            "finish": self.finish,
+            "prompts": [{"id": p.id, "messages": p.messages, "columns": p.columns} for p in self.prompts],
+        }
         save_file(tensors, path.with_suffix(".safetensors"))
         path.with_suffix(".json").write_text(json.dumps(texts, default=str))
 

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmrl.data.prompts import Prompts
 from mmrl.data.worlds.compositions import Compositions
 from mmrl.data.worlds.digits import Digits
 from mmrl.data.worlds.motion import Motion
@@ -74,7 +75,7 @@ def _skills(name: str, asked: Sequence[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class WorldDataset(Sequence[Prompt]):
+class WorldDataset(Prompts):
     """`size` prompts of a world, each made when it is asked for."""
 
     world: World
@@ -87,19 +88,17 @@ class WorldDataset(Sequence[Prompt]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Prompt:
+    def prompt(self, index: int) -> Prompt:
         level, scene = self.scene(index)
         columns = {"world": self.world.name, "split": self.split, "difficulty": level, "scene": scene}
         return self.world.prompt(scene, self._id(index), columns)
 
     def ids(self) -> list[str]:
-        """The ids of all prompts, without making them."""
         return [self._id(index) for index in range(self.size)]
 
     def scene(self, index: int) -> tuple[int, dict[str, Any]]:
         """Difficulty and scene of a prompt. A held-out split shows no picture twice."""
-        if not 0 <= index < self.size:
-            raise IndexError(f"prompt {index} of {self.size}")
+        index = self.position(index)
         return self._distinct[index] if self.split == "test" else self._draw(index, ())
 
     @cached_property

@@ -27,9 +27,6 @@ class Digits(Still):
     name = "digits"
     offers = SKILLS
 
-    def __init__(self, skills: tuple[str, ...] = SKILLS):
-        self.skills = skills
-
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
         side, cells = SIDES[level], [EMPTY] * SIDES[level] ** 2
         filled = sorted(rng.sample(range(len(cells)), FILLED[level]))

@@ -49,9 +49,9 @@ class Motion(World):
     name = "motion"
     offers = SKILLS
 
-    def __init__(self, root: str | Path | None = None, skills: tuple[str, ...] = SKILLS):
+    def __init__(self, root: str | Path | None = None, skills: tuple[str, ...] = ()) -> None:
+        super().__init__(skills)
         self.root = Path(root) if root is not None else cache_folder() / "worlds" / "motion"
-        self.skills = skills
 
     @classmethod
     def open(cls, root: str | Path | None, skills: tuple[str, ...]) -> Motion:
@@ -119,7 +119,8 @@ def write_clip(path: Path, frames: list[Any], fps: int) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     with av.open(str(temporary), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))

@@ -30,10 +30,13 @@ class World:
     name: str
     offers: tuple[str, ...] = ()
 
+    def __init__(self, skills: tuple[str, ...] = ()) -> None:
+        self.skills = skills or self.offers
+
     @classmethod
     def open(cls, root: str | Path | None, skills: tuple[str, ...]) -> World:
         """The world, asking only for these of its `offers`; one that writes files writes them under `root`."""
-        return cls(skills) if cls.offers else cls()
+        return cls(skills)
 
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
         """A JSON-able scene; drawn again until its hash falls into `split`."""

@@ -23,9 +23,6 @@ class Shapes(Still):
     name = "shapes"
     offers = SKILLS
 
-    def __init__(self, skills: tuple[str, ...] = SKILLS):
-        self.skills = skills
-
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
         skill = rng.choice(self.skills)
         objects = _count_objects(rng, level) if skill == "count" else _named_objects(rng, level)

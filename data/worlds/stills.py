@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from mmrl.data.worlds.digits import Digits
-from mmrl.data.worlds.questions import World
+from mmrl.data.worlds.questions import Still, World
 from mmrl.data.worlds.shapes import Shapes
 from mmrl.record import Prompt
 
@@ -16,9 +16,10 @@ class Stills(World):
 
     offers = tuple(dict.fromkeys((*Shapes.offers, *Digits.offers)))
 
-    def __init__(self, skills: tuple[str, ...] = offers) -> None:
-        asked = {kind: tuple(skill for skill in kind.offers if skill in skills) for kind in (Shapes, Digits)}
-        self.worlds = {kind.name: kind(own) for kind, own in asked.items() if own}
+    def __init__(self, skills: tuple[str, ...] = ()) -> None:
+        super().__init__(skills)
+        asked = {kind: tuple(skill for skill in kind.offers if skill in self.skills) for kind in (Shapes, Digits)}
+        self.worlds: dict[str, Still] = {kind.name: kind(own) for kind, own in asked.items() if own}
 
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
         name = rng.choice(list(self.worlds))

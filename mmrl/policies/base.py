@@ -109,7 +109,7 @@ class Policy(ABC):
     @abstractmethod
     def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None: ...
 
-    def after_update(self) -> None:
+    def after_update(self) -> None:  # noqa: B027 (most policies keep no average)
         """Called after every optimizer step: a policy that keeps a moving average of its weights moves it here."""
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:

@@ -23,7 +23,7 @@ class FlowLoraConfig(LoraConfig):
     """Adapters on the attention layers, with the rank and alpha of Flow-GRPO."""
 
     rank: int = Field(32, ge=1)
-    alpha: float = Field(64.0, gt=0)
+    alpha: int = Field(64, ge=1)
     targets: str | list[str] = ATTENTION_LAYERS
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -155,9 +155,7 @@ def score_rows_at_once(
 
 
 def _functions(asked: Asked) -> list[Callable[[Chunk], Tensor]]:
-    functions = []
-    for _, name, options in asked:
+    for _, name, _ in asked:
         if name not in PROBES:
             raise ConfigError(unknown("probe", name, PROBES))
-        functions.append(lambda chunk, function=PROBES[name], chosen=dict(options): function(chunk, **chosen))
-    return functions
+    return [partial(PROBES[name], **dict(options)) for _, name, options in asked]

@@ -34,7 +34,9 @@ class WritingPlan:
 
     @classmethod
     def of(cls, requests: Sequence[Request], limit: int) -> WritingPlan:
-        prefixes, context, member = [], [], []
+        prefixes: list[Tensor] = []
+        context: list[int] = []
+        member: list[int] = []
         for index, request in enumerate(requests):
             prefix = torch.zeros(0, dtype=torch.long) if request.prefix is None else request.prefix.cpu().long()
             if len(prefix) >= limit:

@@ -20,7 +20,7 @@ class Shuffled:
 
     def select(self, count: int, size: int, key: Key) -> list[int]:
         """The next `count` dataset indices out of `size`."""
-        indices = []
+        indices: list[int] = []
         while len(indices) < count:
             epoch, place = divmod(self.taken, size)
             order = torch.randperm(size, generator=Key(key.seed, epoch, purpose="shuffle").generator())

@@ -178,8 +178,8 @@ def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEP
         title="Tiny flow model",
         about="A Stable Diffusion 3 pipeline of 24 x 24 pictures, for demonstrations and tests. It draws the captions\n"
         f"of the `compositions` world at difficulty {DIFFICULTY}. The captions it learned from named another\n"
-        f"colour in {WRONG['color']:.0%} of the pictures, and another shape, count or side in some. Encode prompts with\n"
-        f"`max_sequence_length={CAPTION_LENGTH}`.",
+        f"colour in {WRONG['color']:.0%} of the pictures, and another shape, count or side in some. "
+        f"Encode prompts with\n`max_sequence_length={CAPTION_LENGTH}`.",
         classes="`StableDiffusion3Pipeline`: `SD3Transformer2DModel`, `AutoencoderKL`, two "
         "`CLIPTextModelWithProjection`, `T5EncoderModel`",
         parameters=sum(p.numel() for part in parts for p in part.parameters()),

@@ -159,9 +159,13 @@ def _vision_config(hidden: int, vision_hidden: int) -> dict[str, Any]:
 
 
 def _token_ids(tokenizer: Any) -> dict[str, Any]:
-    names = ("image_token_id", "<|image_pad|>"), ("video_token_id", "<|video_pad|>")
-    names += ("vision_start_token_id", "<|vision_start|>"), ("vision_end_token_id", "<|vision_end|>")
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names}
+    tokens = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
     return ids | {"tie_word_embeddings": False}
 
 

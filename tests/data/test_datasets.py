@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmrl.data.datasets import open_dataset
+from mmrl.data.worlds import open_world
 from mmrl.errors import ConfigError, DataError
 from mmrl.media import Clip, FrameList
 
@@ -246,6 +247,16 @@ def test_limit_takes_the_first_rows(opened):
         opened(*rows, limit=0)
     with pytest.raises(IndexError):
         opened(*rows)[5]
+
+
+def test_data_sets_and_worlds_index_like_any_sequence(opened):
+    world = open_dataset("world:compositions?split=test&size=5")
+    for prompts in (opened(*({"prompt": f"q{i}"} for i in range(5))), world, open_world("shapes", size=5)):
+        assert [p.id for p in prompts[1:3]] == prompts.ids()[1:3]
+        assert prompts[-1].id == prompts[4].id == prompts.ids()[4]
+        assert [p.id for p in prompts[::-2]] == prompts.ids()[::-2]
+        with pytest.raises(IndexError, match="prompt -6 of 5"):
+            prompts[-6]
 
 
 # ---- ids ---------------------------------------------------------------------------------------------------
