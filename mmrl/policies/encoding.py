@@ -202,7 +202,22 @@ def collate(
         ids[:, width:] = actions.cpu() * real
         attention[:, width:] = real
     rows = {"input_ids": ids, "attention_mask": attention, "position_ids": positions, "mm_token_type_ids": types}
-    return {k: v.to(device, non_blocking=True) for k, v in (rows | collate_media(entries)).items()}
+    return to_device(rows | collate_media(entries), device)
+
+
+def to_device(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The same tensors on `device`; what is there already is not copied.
+
+    To a CUDA device they go from page-locked memory, so that pixels travel while the CPU prepares what comes next.
+    PyTorch keeps that memory until the copy is done.
+    """
+    cuda = device.type == "cuda"
+
+    def moved(tensor: Tensor) -> Tensor:
+        locked = tensor.pin_memory() if cuda and tensor.device.type == "cpu" else tensor
+        return locked.to(device, non_blocking=cuda)
+
+    return {name: moved(tensor) for name, tensor in tensors.items()}
 
 
 def extended(entry: Encoded, prefix: Tensor) -> Encoded:

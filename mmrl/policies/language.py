@@ -24,7 +24,7 @@ from mmrl.media import ReadClip
 from mmrl.policies import adapters, shared_prompt, token_probes
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.base import Policy
-from mmrl.policies.encoding import POSITION_ONLY, Encoded, collate, encode, extended, predictors
+from mmrl.policies.encoding import POSITION_ONLY, Encoded, collate, encode, extended, predictors, to_device
 from mmrl.policies.families import Family, check_family, family_of
 from mmrl.policies.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.log_probs import Asked, Distribution
@@ -235,8 +235,8 @@ class LanguagePolicy(Policy):
         if new:
             with self.acting():
                 for entry in new:
-                    media = {k: v.to(self.device) for k, v in entry.media.items() if k not in POSITION_ONLY}
-                    self._features[entry] = self.inner.encode_media(media)
+                    media = {k: v for k, v in entry.media.items() if k not in POSITION_ONLY}
+                    self._features[entry] = self.inner.encode_media(to_device(media, self.device))
         return [replace(e, features=self._features.get(e)) for e in entries]
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmrl.policies import shared_decode
-from mmrl.policies.encoding import Encoded, collate_media
+from mmrl.policies.encoding import Encoded, collate_media, to_device
 from mmrl.policies.shared_decode import SharedPrefix
 
 ATTENTION = "mmrl_shared_prompt"
@@ -143,8 +143,7 @@ def pack(entries: Sequence[Encoded], prompt: Tensor, actions: Tensor, lengths: T
         "position_ids": torch.cat(positions, dim=1)[:, None],
         "mm_token_type_ids": torch.cat(types)[None],
     }
-    inputs = {k: v.to(device, non_blocking=True) for k, v in (packed | collate_media(used)).items()}
-    return Packed(inputs, Layout(groups), where.to(device))
+    return Packed(to_device(packed | collate_media(used), device), Layout(groups), where.to(device))
 
 
 def attention(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.policies.encoding import Encoded
+from mmrl.policies.encoding import Encoded, to_device
 
 
 def spectral_entropy(features: Tensor) -> Tensor:
@@ -37,6 +37,7 @@ def visual_entropy(model: Any, entry: Encoded) -> float:
     features = []
     for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if pixels in entry.media:
-            grid = entry.media[f"{kind}_grid_thw"].to(device)
-            features.append(model.patch_features(entry.media[pixels].to(device), grid).float())
+            names = (pixels, f"{kind}_grid_thw")
+            media = to_device({name: entry.media[name] for name in names}, device)
+            features.append(model.patch_features(*media.values()).float())
     return float(spectral_entropy(torch.cat(features))) if features else 0.0

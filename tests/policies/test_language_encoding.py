@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmrl.errors import ConfigError, DataError, PolicyError
+from mmrl.policies.encoding import to_device
 from mmrl.policies.families import family_of
 from mmrl.policies.language import LanguagePolicyConfig
 from mmrl.policies.vision import VisionPolicy
@@ -112,3 +113,10 @@ def test_thinking_reaches_the_chat_template(tiny):
     for thinking, text in ((True, "slow"), (False, "fast")):
         policy = VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny", thinking=thinking))
         assert processor.tokenizer.decode(policy.encode(prompt).ids) == text
+
+
+def test_moving_to_the_device_where_tensors_are_copies_nothing(policies):
+    media = policies["qwen3_vl"].encode(image_prompt("p", picture("red"))).media
+    moved = to_device(media, torch.device("cpu"))
+    assert moved.keys() == media.keys()
+    assert all(moved[name] is tensor for name, tensor in media.items())
