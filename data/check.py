@@ -6,7 +6,7 @@ No problem stops the scan: each is counted, the first are shown.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from mmrl.data.rows import (
 )
 from mmrl.data.sources import WHOLE_ROW, RowError, Rows, open_rows
 from mmrl.data.video import read_clip
-from mmrl.errors import DataError, unknown
+from mmrl.errors import DataError
 from mmrl.media import Clip, FrameList, VideoSampling
 from mmrl.record import Prompt
+
+Judge = Callable[[Mapping[str, Any]], Iterable[RowError]]
 
 SHOWN = 20
 KEPT = 1000
@@ -96,8 +98,8 @@ class Report:
 
 def check_dataset(
     spec: str | Path | Any,
-    tasks: Collection[str] | None = None,
-    rewards_columns: Sequence[str] = ("solution",),
+    rewards_columns: Sequence[str] | None = None,
+    judge: Judge | None = None,
     *,
     columns: Mapping[str, str] | None = None,
     media_root: str | Path | None = None,
@@ -109,20 +111,25 @@ def check_dataset(
 ) -> Report:
     """Scan a data set; the options are those of `open_dataset`.
 
-    tasks            names a row's `task` may have; None: any
-    rewards_columns  columns the rewards read: every row must have them, and not null or blank
+    rewards_columns  columns the rewards read: every row must have them, and not null or blank; None: `solution`,
+                     if any row has one or names a `task`
+    judge            from the columns of a row to what keeps rewards from scoring it
 
     Raises DataError only where there are no rows to scan.
     """
     if isinstance(spec, str) and spec.startswith(WORLD):
-        return _check_world(spec, limit)
+        return _check_world(spec, limit, rewards_columns or (), judge or _no_judge)
     rows = open_rows(spec)
     access = media_access(rows, media_root, allow_outside, allow_urls)
-    scan = _Scan(rows, access, columns or {}, tasks, rewards_columns, system, template)
+    scan = _Scan(rows, access, columns or {}, rewards_columns, judge or _no_judge, system, template)
     return scan.run(len(rows) if limit is None else min(limit, len(rows)))
 
 
-def _check_world(spec: str, limit: int | None) -> Report:
+def _no_judge(columns: Mapping[str, Any]) -> Iterable[RowError]:
+    return ()
+
+
+def _check_world(spec: str, limit: int | None, needed: Sequence[str], judge: Judge) -> Report:
     world = open_world_spec(spec)
     report = Report(spec, rows=min(limit or len(world), len(world)))
     for index in range(report.rows):
@@ -130,7 +137,24 @@ def _check_world(spec: str, limit: int | None) -> Report:
         report.media.update(images=len(prompt.images), videos=len(prompt.videos))
         report.tasks[str(prompt.columns.get("task", ""))] += 1
         report.preview = report.preview or preview(prompt)
+        problems = list(_scorable(prompt.columns, needed, judge))
+        report.bad_rows += bool(problems)
+        for error in problems:
+            report.add(Problem(spec, index, prompt.id, error.column, error.message, error.fix))
     return report
+
+
+def _scorable(columns: Mapping[str, Any], needed: Sequence[str], judge: Judge) -> Iterator[RowError]:
+    """What keeps rewards from scoring a row with these columns."""
+    lacking = [name for name in needed if _is_empty(columns.get(name))]
+    for name in lacking:
+        state = "missing" if name not in columns else "null" if columns[name] is None else "blank"
+        yield RowError(name, f"is {state}, and a reward reads it", "give the right answer")
+    yield from (error for error in judge(columns) if error.column not in lacking)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 @dataclass
@@ -138,8 +162,8 @@ class _Scan:
     rows: Rows
     access: MediaAccess
     columns: Mapping[str, str]
-    tasks: Collection[str] | None
-    rewards_columns: Sequence[str]
+    rewards_columns: Sequence[str] | None
+    judge: Judge
     system: str | None
     template: str | None
     seen: dict[str, int] = field(default_factory=dict)
@@ -149,6 +173,8 @@ class _Scan:
         report = Report(self.rows.file, rows=size)
         if not size:
             raise DataError(f"{self.rows.file}: holds no rows")
+        if self.rewards_columns is None:
+            self.rewards_columns = ("solution",) if any(map(self._answered, range(size))) else ()
         for index in range(size):
             problems = list(self._row(index, report))
             report.bad_rows += bool(problems)
@@ -156,6 +182,15 @@ class _Scan:
                 where = self.rows.where(index)
                 report.add(Problem(self.rows.file, index, where, error.column, error.message, error.fix))
         return report
+
+    def _answered(self, index: int) -> bool:
+        """Whether a row is of the kind that has one right answer; a caption for a generator is not."""
+        try:
+            values = rename(self.rows[index], self.columns)
+        except RowError:  # told when its turn comes
+            return False
+        take_verl_solution(values)
+        return any(values.get(name) is not None for name in ("solution", "task"))
 
     def _row(self, index: int, report: Report) -> Iterator[RowError]:
         try:
@@ -182,20 +217,13 @@ class _Scan:
     def _values(self, values: dict[str, Any], report: Report) -> Iterator[RowError]:
         values = dict(values)
         take_verl_solution(values)
-        for name in self.rewards_columns:
-            value = values.get(name)
-            if value is None or (isinstance(value, str) and not value.strip()):
-                state = "missing" if name not in values else "null" if value is None else "blank"
-                yield RowError(name, f"is {state}, and a reward reads it", "give the right answer")
-        for name in _NAMES:
-            value = values.get(name)
-            if value is not None and not isinstance(value, str | int):
-                yield RowError(name, f"expected text, got {describe(value)}")
-        task = values.get("task")
-        if isinstance(task, str):
-            report.tasks[task] += 1
-            if self.tasks is not None and task not in self.tasks:
-                yield RowError("task", unknown("task", task, self.tasks))
+        mistyped = [n for n in _NAMES if values.get(n) is not None and not isinstance(values[n], str | int)]
+        for name in mistyped:
+            yield RowError(name, f"expected text, got {describe(values[name])}")
+        if isinstance(values.get("task"), str):
+            report.tasks[values["task"]] += 1
+        if "task" not in mistyped:
+            yield from _scorable(values, self.rewards_columns or (), self.judge)
 
     def _media(self, row: Row, report: Report) -> Iterator[RowError]:
         for value in row.images:

@@ -19,7 +19,14 @@ class DataError(MMRLError):
 
 
 class RewardError(MMRLError):
-    """A reward that is unknown, mis-declared, or left too many rollouts unscored."""
+    """A reward that is unknown, mis-declared, or left too many rollouts unscored.
+
+    column  of the data set, where one is at fault
+    """
+
+    def __init__(self, message: str, column: str = ""):
+        super().__init__(message)
+        self.column = column
 
 
 class PolicyError(MMRLError):
@@ -30,9 +37,9 @@ class SelfCheckError(MMRLError):
     """The first update does not see the probabilities the rollout was sampled with."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """`unknown trust region 'clp'; did you mean 'clip'? Known: cispo, clip, ...`"""
+def unknown(kind: str, name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str:
+    """`unknown trust region 'clp'; did you mean 'clip'? Known: cispo, clip, ...`; aliases are only suggested."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), [*known, *aliases], n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}"

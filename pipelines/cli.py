@@ -173,16 +173,33 @@ def plan(context: typer.Context, modality: Modality, config: str) -> None:
     console.print(plan_run(read_config(config, overrides_of(context.args), modality.value)), highlight=False)
 
 
-@app.command()
+@app.command(context_settings=OVERRIDES)
 def check(
-    data: Annotated[str, typer.Argument(help="A JSONL or parquet file, a datasets directory, or world:NAME.")],
+    data: Annotated[
+        str, typer.Argument(help="A JSONL or parquet file, a datasets directory, world:NAME; or a modality.")
+    ],
+    rest: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG] [KEY=VALUE]...",
+            help="After a modality, the configuration whose data and rewards are meant. Then overrides, such as "
+            "data.media_root=photos data.columns.prompt=question.",
+        ),
+    ] = None,
 ) -> None:
-    """Read every row of a data set and say what is wrong with it, row by row."""
-    from mmrl.data.check import check_dataset
+    """Read every row of a data set, or of a configuration's data, and say what is wrong with it, row by row."""
+    from mmrl.pipelines.checking import check_configured, check_file
 
-    report = check_dataset(data)
-    console.print(str(report), highlight=False, markup=False)
-    if report.problems:
+    if data in list(Modality):
+        if not rest or "=" in rest[0]:
+            raise ConfigError(f"mmrl check {data}: which configuration? A file, or a shipped one such as 'demo'")
+        reports, rewards = check_configured(data, rest[0], overrides_of(rest[1:]))
+    else:
+        reports, rewards = check_file(data, overrides_of(rest or []))
+    for report in reports:
+        console.print(str(report), highlight=False, markup=False, soft_wrap=True)
+    console.print(rewards, highlight=False, markup=False, soft_wrap=True)
+    if any(report.problems for report in reports):
         raise typer.Exit(1)
 
 

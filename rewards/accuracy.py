@@ -104,7 +104,7 @@ def find_task(name: Any) -> Task:
     """The task of a name or alias, whatever its case and separators. Raises RewardError."""
     key = str(name).strip().lower().replace("-", "_").replace(" ", "_")
     if key not in _NAMES:
-        raise RewardError(unknown("task", str(name), TASKS))
+        raise RewardError(unknown("task", str(name), TASKS, _NAMES), column="task")
     return TASKS[_NAMES[key]]
 
 
@@ -112,7 +112,10 @@ def check_row(row: Mapping[str, Any], **settings: Any) -> None:
     """Raise RewardError if no answer to this row could be judged."""
     task = find_task(row.get("task"))
     if task.check:
-        task.check(row.get("solution"))
+        try:
+            task.check(row.get("solution"))
+        except RewardError as error:
+            raise RewardError(str(error), column="solution") from None
     frames = settings.get("box_format"), settings.get("truth_format")
     if "box_format" in task.reads and all(frames) and frames[0] != frames[1]:
         for frame in frames:

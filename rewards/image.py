@@ -73,13 +73,16 @@ class Found:
 
 def check_scene(row: Mapping[str, Any], **_: Any) -> None:
     """Raise RewardError if the column `scene` asks for something this verifier cannot see."""
-    asked_objects(row.get("scene"))
+    try:
+        asked_objects(row.get("scene"))
+    except RewardError as error:
+        raise RewardError(str(error), column="scene") from None
 
 
 def asked_objects(scene: Any) -> list[Asked]:
     """Every object of a scene, once per count. RewardError names the entry that makes no sense."""
     objects = scene.get("objects") if isinstance(scene, Mapping) else None
-    if not objects:
+    if not isinstance(objects, Sequence) or not objects or not all(isinstance(each, Mapping) for each in objects):
         raise RewardError(f"scene {scene!r} has no objects; expected {{'objects': [{{'shape', 'color', ...}}]}}")
     _known("background", scene.get("background"), (None, *NAMES))
     asked = []

@@ -10,7 +10,7 @@ Each reward is called on the whole batch, then, if that fails, row by row (`rows
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from mmrl.rewards.pool import CallFailed, IsolatedReward, WorkerPool
 from mmrl.rewards.presets import PRESETS
 from mmrl.rewards.registry import Columns, Reward, declared, registered, resolve
 from mmrl.rewards.rows import (
+    MEDIA,
     Refused,
     RowScores,
     count_causes,
@@ -159,11 +160,23 @@ class RewardPanel:
         for prompt in prompts:
             for member in self.members:
                 row_values(member.label, prompt, member.columns.required)
-                if member.check:
-                    try:
-                        member.check(prompt.columns, **member.spec.options)
-                    except RewardError as error:
-                        raise RewardError(f"prompt {prompt.id!r}: {error}") from None
+            for error in self.refusals(prompt.columns):
+                raise RewardError(f"prompt {prompt.id!r}: {error}", error.column)
+
+    @property
+    def required_columns(self) -> list[str]:
+        """The data set's columns that every row must have; what every prompt has, `images`, is not among them."""
+        named = dict.fromkeys(name for member in self.members for name in member.columns.required)
+        return [name for name in named if name not in MEDIA]
+
+    def refusals(self, row: Mapping[str, Any]) -> Iterator[RewardError]:
+        """Why rewards could never score this row, whatever the answer: one error for each that could not."""
+        for member in self.members:
+            if member.check:
+                try:
+                    member.check(row, **member.spec.options)
+                except RewardError as error:
+                    yield error
 
     def score(self, outputs: Sequence[Any], prompts: Sequence[Prompt]) -> Scores:
         """What outputs are worth, one prompt per output. Raises RewardError past the ceiling."""

@@ -16,6 +16,7 @@ from mmrl.rewards.registry import Columns
 
 MOST_CAUSES = 8  # different messages kept apart for one reward; beyond them only the kind is kept
 LONGEST_CAUSE = 120
+MEDIA = ("images", "videos")  # what rewards may read of every prompt besides its columns
 
 
 class Refused(Exception):
@@ -62,7 +63,7 @@ def row_values(label: str, prompt: Prompt, names: Sequence[str]) -> dict[str, An
 
 
 def _offered(prompt: Prompt) -> dict[str, Any]:
-    return {"images": prompt.images, "videos": prompt.videos, **prompt.columns}
+    return {**{name: getattr(prompt, name) for name in MEDIA}, **prompt.columns}
 
 
 def score_rows(call: Callable[[Inputs], list[Outcome]], inputs: Inputs, most: int) -> RowScores:

@@ -132,6 +132,48 @@ class TestCheck:
         assert done.code == 0
         assert "4 rows" in done.out
 
+    def test_tasks_and_solutions_are_those_accuracy_reads(self, mmrl, tmp_path):
+        rows = [
+            {"prompt": "How many?", "solution": "2", "task": "Multiple-Choice"},
+            {"prompt": "How many then?", "solution": "2", "task": "cuont"},
+            {"prompt": "How many now?", "solution": "a few", "task": "numeric"},
+            {"prompt": "How many at last?", "task": "numeric"},
+        ]
+        done = mmrl("check", write_rows(tmp_path / "rows.jsonl", rows))
+        assert done.code == 1
+        assert "3 problems in 3 rows (by column: solution 2, task 1)" in done.out
+        assert "line 2, column 'task': unknown task 'cuont'; did you mean 'count'" in done.out
+        assert "line 3, column 'solution': " in done.out and "line 4, column 'solution': is missing" in done.out
+
+    def test_captions_for_a_generator_need_no_answer(self, mmrl, tmp_path):
+        data = write_data(tmp_path, "flow")
+        assert mmrl("check", data).code == 0
+        done = mmrl("check", data, "--rewards", "[{name: compositional}]")
+        assert done.code == 1
+        assert "by column: scene 4" in done.out and "read for the rewards compositional" in done.out
+
+    def test_a_configuration_is_checked_for_its_own_rewards_and_data(self, mmrl, tmp_path, bases):
+        config = write_config(tmp_path, "vlm", bases, "grpo")
+        assert mmrl("check", "vlm", config).code == 0
+        done = mmrl(
+            "check", "vlm", config, f"rewards.0.name={tmp_path / 'my_rewards.py'}:shaky", "data.columns.prompt=q"
+        )
+        assert done.code == 1
+        assert "no such column" in done.out and "read for the rewards shaky" in done.out
+        world = mmrl("check", "flow", "demo", "data.train=world:compositions?size=3", "data.eval=world:digits?size=2")
+        assert "world:compositions?size=3: 3 rows" in world.out and "by column: scene 2" in world.out
+
+    def test_media_options_reach_the_checker(self, mmrl, tmp_path):
+        (tmp_path / "rows").mkdir()
+        data = write_data(tmp_path, "vlm").rename(tmp_path / "rows" / "rows.jsonl")
+        assert mmrl("check", data).code == 1
+        assert mmrl("check", data, f"data.media_root={tmp_path}").code == 0
+        assert mmrl("check", data, "--data.media_root", tmp_path).code == 0
+
+    def test_a_modality_without_configuration_is_refused(self, mmrl, tmp_path):
+        assert "which configuration?" in one_line(mmrl("check", "vlm"))
+        assert "expected key.sub=value" in mmrl("check", "rows.jsonl", "demo").err
+
 
 class TestCache:
     def test_build_verify_prune(self, mmrl, tmp_path, bases):
