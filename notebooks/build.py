@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
-NAMES = ("vlm",)
+NAMES = ("vlm", "video", "flow")
 TIMEOUT = 300  # seconds a cell may take
 
 

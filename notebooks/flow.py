@@ -54,7 +54,7 @@ display(HTML(credit_html(rows, groups=2)))
 
 # %%
 rewards = []
-settings = {**sizes, "steps": 20, "learning_rate": demo.training.learning_rate, "schedule": "linear"}
+settings = {**sizes, "steps": 50, "learning_rate": demo.training.learning_rate, "schedule": "linear"}
 result = pipe.train(
     train_data, demo.rewards, recipe=demo.recipe, eval_dataset=held_out, run_dir=RUNS / "train",
     training=settings, report=lambda step, metrics: rewards.append((step, metrics["reward/mean"])),

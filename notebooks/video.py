@@ -29,7 +29,7 @@ RUNS = Path(mkdtemp())
 # Your own rows: `{"prompt": "<video>What happens first?", "video": "clip.mp4", "solution": "B", "task": "choice"}`.
 
 # %%
-train_data = open_dataset(demo.data.train, limit=256)
+train_data = open_dataset(demo.data.train, limit=1024)
 held_out = open_dataset(demo.data.eval, limit=96)
 shown = [held_out[i] for i in range(3)]
 display(HTML(gallery_html([(clip_frames(p.videos[0]), f"{p.text}\n→ {p.columns['solution']}") for p in shown])))
@@ -41,7 +41,7 @@ display(HTML(gallery_html([(clip_frames(p.videos[0]), f"{p.text}\n→ {p.columns
 
 # %%
 pipe = VideoPipeline.from_pretrained(**demo.policy)
-sizes = {"prompts_per_step": 16, "group_size": 8, "micro_batch_size": 64}
+sizes = {"prompts_per_step": 24, "group_size": 8, "micro_batch_size": 64}
 still = {**sizes, "steps": 1, "learning_rate": 0, "save_rollouts": 32}
 pipe.train(train_data, ["accuracy"], recipe="tor", run_dir=RUNS / "look", training=still)
 rows = read_rollouts(RUNS / "look", step=1)
@@ -52,7 +52,7 @@ display(HTML(credit_html(rows, groups=2)))
 
 # %%
 rewards = []
-settings = {**sizes, "steps": 40, "learning_rate": demo.training.learning_rate, "schedule": "linear"}
+settings = {**sizes, "steps": 100, "learning_rate": demo.training.learning_rate, "betas": [0.9, 0.99]}
 before = [answers[0] for answers in pipe.generate(shown)]
 result = pipe.train(
     train_data, ["accuracy"], recipe="tor", eval_dataset=held_out, run_dir=RUNS / "train", training=settings,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -280,6 +281,8 @@ def cache_prune(
 
 def main() -> None:
     """Errors the user can mend come out as one line; anything else keeps its traceback."""
+    # before torch loads OpenMP: threads that spin for a core another process holds made a step ten times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except MMRLError as error:
