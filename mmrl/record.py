@@ -129,7 +129,8 @@ class Rollouts:
     reward         (B,) combined reward, NaN where unscored
     success        (B,) 1, 0 or NaN
     columns        declared needs {Need.key: (B,) or (B, T)}
-    replay         what the policy stores to score the same actions again {name: (B, ...)}
+    replay         what the policy stores to score the same actions again {name: (B, ...)}; `shown` (B,) says
+                   which rows were sampled under another prompt (`Request.shown`)
     """
 
     prompts: list[Prompt]

@@ -183,6 +183,7 @@ class FlowPolicy(Policy):
         rows, steps = plan.trained.shape
         device = self.device
         replay = {"latents": sampled.latents, "first": sampled.first, "times": times.expand(rows, -1)}
+        replay["shown"] = torch.tensor([requests[r].shown is not None for r in owner.tolist()])
         replay |= {name: torch.full((rows,), value) for name, value in self._settings().items()}
         if sampled.means is not None:
             replay["means"] = sampled.means

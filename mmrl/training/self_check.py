@@ -1,7 +1,8 @@
 """Before the first update, training must see the probabilities the rollout was sampled with.
 
 A gap here means that template, mask, position ids, temperature, guidance or dtype differ between the two:
-training would go on silently and learn from noise.
+training would go on silently and learn from noise. Rows sampled under a hint (`Request.shown`) have other
+probabilities under the prompt they are trained on: they are counted, not compared.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from mmrl.errors import SelfCheckError
 
 @dataclass
 class SelfCheck:
-    """worst  largest |new - old| over comparable actions; rows and actions that were compared"""
+    """worst     largest |new - old| over comparable actions; rows and actions that were compared
+    excluded  rows sampled under another prompt than they are trained on
+    """
 
     worst: float
     mean: float
@@ -25,6 +28,7 @@ class SelfCheck:
     tolerance: float
     table: str
     cause: str
+    excluded: int = 0
 
     @property
     def passed(self) -> bool:
@@ -32,9 +36,11 @@ class SelfCheck:
 
     def __str__(self) -> str:
         verdict = "equal" if self.passed else "DIFFERENT"
+        hinted = f"; {self.excluded} sampled under a hint were not compared" if self.excluded else ""
         return (
             f"first-update self-check: rollout and training log-probs are {verdict}: worst gap {self.worst:.2e}, "
-            f"mean {self.mean:.2e} over {self.actions} actions of {self.rows} rollouts (tolerance {self.tolerance:.0e})"
+            f"mean {self.mean:.2e} over {self.actions} actions of {self.rows} rollouts "
+            f"(tolerance {self.tolerance:.0e}){hinted}"
         )
 
     def raise_if_failed(self) -> None:
@@ -42,8 +48,15 @@ class SelfCheck:
             raise SelfCheckError(f"{self}\n{self.table}\nLikely cause: {self.cause}")
 
 
-def compare(old: Tensor, new: Tensor, mask: Tensor, tolerance: float, worst_rows: int = 4) -> SelfCheck:
-    """old, new, mask (B, T): a verdict, the worst rows action by action, and the likely cause."""
+def compare(
+    old: Tensor, new: Tensor, mask: Tensor, tolerance: float, *, shown: Tensor | None = None, worst_rows: int = 4
+) -> SelfCheck:
+    """old, new, mask (B, T): a verdict, the worst rows action by action, and the likely cause.
+
+    shown  (B,) rows that were sampled under another prompt: left out
+    """
+    hinted = mask.new_zeros(len(mask)) if shown is None else shown.to(mask.device)
+    mask = mask & ~hinted[:, None]
     gap = torch.where(mask, (new - old).abs(), torch.zeros_like(old))
     gap = torch.nan_to_num(gap, nan=float("inf"))
     actions = int(mask.sum())
@@ -62,6 +75,7 @@ def compare(old: Tensor, new: Tensor, mask: Tensor, tolerance: float, worst_rows
         tolerance=tolerance,
         table="\n".join(lines),
         cause=_likely_cause(old, new, gap, mask, tolerance),
+        excluded=int(hinted.sum()),
     )
 
 

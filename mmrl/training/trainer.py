@@ -222,7 +222,8 @@ class Trainer:
         low_precision = next(self.policy.module.parameters()).dtype != torch.float32
         low_precision = low_precision or self.config.mixed_precision != "no"
         tolerance = self.config.self_check or (1e-1 if low_precision else 1e-4)
-        check = compare(rollouts.old_log_probs, new, rollouts.mask, tolerance)
+        shown = rollouts.replay.get("shown")
+        check = compare(rollouts.old_log_probs, new, rollouts.mask, tolerance, shown=shown)
         failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
         check.raise_if_failed()
         if failed:
@@ -303,6 +304,7 @@ class Trainer:
             metrics["rate/rollouts_per_second"] = round(len(batch) / acting, 2)
         if self.checked and self.step == 0:
             metrics["self_check/worst_gap"] = self.checked.worst
+            metrics["self_check/not_compared"] = self.checked.excluded
         return metrics
 
     def _log(self, metrics: dict[str, Any]) -> None:

@@ -216,6 +216,7 @@ class TestSampling:
     def test_hints_are_sampled_under_and_scored_without(self, policy):
         prompt, other = captions(2)
         hinted = policy.rollout([Request(prompt, 2, 0, shown=other)], KEY)
+        assert hinted.replay["shown"].all() and not policy.rollout([Request(prompt, 2, 0)], KEY).replay["shown"].any()
         assert gap(policy, hinted) > 1e-4
         assert hinted.prompts[0].id == prompt.id
 

@@ -22,6 +22,17 @@ def test_equal_log_probs_pass_and_padding_is_ignored():
     assert check.actions == 36
 
 
+def test_rows_sampled_under_a_hint_are_counted_and_not_compared():
+    new = old()
+    new[1] -= 1
+    hinted = torch.tensor([False, True, False, True, False, False])
+    check = compare(old(), new, MASK, 1e-4, shown=hinted)
+    assert check.passed and (check.rows, check.actions, check.excluded) == (4, 32, 2)
+    assert "2 sampled under a hint were not compared" in str(check)
+    assert not compare(old(), new, MASK, 1e-4, shown=~hinted).passed
+    assert not compare(old(), new, MASK, 1e-4).passed
+
+
 @pytest.mark.parametrize(
     ("change", "cause"),
     [

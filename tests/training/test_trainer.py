@@ -112,6 +112,23 @@ def test_the_self_check_stops_a_policy_that_trains_on_other_probabilities(tmp_pa
         assert torch.equal(value, before[name])
 
 
+def test_the_self_check_leaves_out_what_was_sampled_under_a_hint(tmp_path):
+    policy = make_policy()
+    rollout = policy.rollout
+
+    def hinting(requests, key, greedy=False):
+        rollouts = rollout(requests, key, greedy=greedy)
+        rollouts.replay["shown"] = rollouts.member == 0
+        rollouts.old_log_probs[rollouts.member == 0] *= 1.3
+        return rollouts
+
+    policy.rollout = hinting
+    make_trainer(tmp_path, policy, steps=1).train()
+    (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert metrics["self_check/not_compared"] > 0
+    assert metrics["self_check/worst_gap"] < 1e-4
+
+
 def test_unscored_rollouts_leave_the_loss_and_are_reported(tmp_path):
     def flaky(outputs, prompts):
         scores = score_vowels(outputs, prompts)
