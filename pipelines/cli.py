@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
