@@ -20,7 +20,7 @@ Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.reco
     score_objective    (scores (B,), batch) -> scalar, to be maximised
     matching_objective (evaluation, batch) -> objective (B, T), to be maximised
     learning_rate      (batch) -> share of the learning rate this optimizer step deserves, in (0, 1]
-    prompts            class: select(history, key) / observe(outcomes)
+    prompts            class: select(count, size, key) -> indices, then observe(indices, batch) (mmrl.selection.prompts)
     rollout            class: how a group is asked for (mmrl.rollout)
 
 Hyper-parameters are keyword-only. A function that must remember is a class with `state_dict`.
