@@ -15,7 +15,7 @@ from mmrl.settings import Section, read_section
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides."""
+    configuration overrides; `prompts` is the sampler, where the method brings its own."""
 
     method: str
     title: str
@@ -23,6 +23,7 @@ class Recipe(Section):
     confidence: str = "verified"
     modalities: list[str] = ["vlm", "video", "flow"]
     summary: str = ""
+    prompts: str | dict[str, Any] = "shuffled"
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}
     training: dict[str, Any] = {}

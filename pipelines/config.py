@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import ObjectiveConfig
+from mmrl.objective.objective import Choice
 from mmrl.policies.base import policy_class
 from mmrl.recipes import load_recipe
 from mmrl.rewards.panel import RewardSpec
@@ -35,6 +36,8 @@ def shipped_asset(name: str) -> Path:
 class DataConfig(Section):
     """Where prompts come from: a file, a `datasets` directory, or `world:NAME`.
 
+    workers     prompts of the next step made ready while one trains: so many at a time have their images opened and
+                their clips decoded, each in a process of its own; 0: all is read when it is needed
     eval        held-out prompts; without it nothing is evaluated
     template    wraps a string prompt, as in "{prompt}\\nAnswer inside <answer></answer>."
     system      a system message put before every prompt
@@ -51,10 +54,14 @@ class DataConfig(Section):
     system: str | None = None
     allow_outside: bool = False
     allow_urls: bool = False
+    workers: int = Field(2, ge=0)
 
 
 class CacheConfig(Section):
-    """Decoded video on disk: root (default: the user's cache folder), size, decoder processes of `mmrl cache build`."""
+    """Decoded video on disk: root (default: the user's cache folder), size, decoder processes of `mmrl cache build`.
+
+    Without it every step decodes its clips anew, and none ahead of it.
+    """
 
     enabled: bool = True
     root: str | None = None
@@ -72,7 +79,10 @@ class RewardRunConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything a run is made of; written into the run directory as it was resolved."""
+    """Everything a run is made of; written into the run directory as it was resolved.
+
+    prompts  which prompts a step takes: "shuffled", or another sampler by name or as {name: ..., parameter: ...}
+    """
 
     modality: Literal["vlm", "video", "flow"]
     recipe: str = "grpo"
@@ -81,6 +91,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     rewards: list[RewardSpec] = []
     reward_run: RewardRunConfig = RewardRunConfig()
+    prompts: Choice = "shuffled"
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
@@ -111,7 +122,7 @@ def read_config(
     if modality is not None and values.setdefault("modality", modality) != modality:
         raise ConfigError(f"{source} is a configuration for {values['modality']!r}, not for {modality!r}")
     recipe = load_recipe(changes.get("recipe", values.get("recipe", "grpo")))
-    base = {"recipe": recipe.method, "objective": {}, "policy": recipe.policy, "training": recipe.training}
+    base: dict[str, Any] = {"prompts": recipe.prompts, "policy": recipe.policy, "training": recipe.training}
     base["objective"] = ObjectiveConfig.model_validate(recipe.objective).model_dump()
     merged = merge(base, values)
     for key, value in changes.items():

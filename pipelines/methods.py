@@ -87,6 +87,7 @@ def describe(name: str) -> str:
         ]
     if name in recipe_names():
         lines.append(f"recipe {name}:")
-        for stage, choice in load_recipe(name).objective.items():
-            lines.append(f"  {stage}: {choice}")
+        recipe = load_recipe(name)
+        chosen = {"prompts": recipe.prompts, **recipe.objective}
+        lines += [f"  {stage}: {choice}" for stage, choice in chosen.items() if choice != "shuffled"]
     return "\n".join(lines)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, merge, read_config
-from mmrl.pipelines.run import build_policy, check_prompts, open_prompts, reward_panel
+from mmrl.pipelines.run import build_policy, check_prompts, made_ready, open_prompts, reward_panel
 from mmrl.pipelines.run import train as train_run
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
@@ -79,14 +80,14 @@ class Pipeline:
         from mmrl.training.evaluation import evaluate
 
         config = self._config("grpo", None, sections)
-        panel = self._panel(rewards, config)
-        try:
+        with ExitStack() as stack:
+            panel = self._panel(rewards, config)
+            stack.callback(panel.close)
+            prompts = made_ready(self._prompts(dataset, config), self.policy, config.data.workers, stack)
             scores, _ = evaluate(
-                self.policy, self._prompts(dataset, config), panel.score, batch_size=batch_size,
-                accelerator=make_accelerator(), samples=samples,
+                self.policy, prompts, panel.score, batch_size=batch_size, accelerator=make_accelerator(),
+                samples=samples,
             )  # fmt: skip
-        finally:
-            panel.close()
         return scores
 
     def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:

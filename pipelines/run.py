@@ -7,17 +7,22 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
 from mmrl.policies.base import Policy, policy_class
 from mmrl.record import Prompt
+from mmrl.selection.prompts import Sampler
+from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.passes import plan_passes
 from mmrl.training.tracking import environment, open_trackers, write_atomically
 from mmrl.training.trainer import Report, Result, Trainer
+
+if TYPE_CHECKING:
+    from mmrl.data.cache import VideoCache
 
 CHECKED_PROMPTS = 32
 """Prompts read through before a model is loaded; `mmrl check` reads them all."""
@@ -28,7 +33,7 @@ def check_config(config: RunConfig) -> Objective:
     kind = policy_class(config.modality)
     config.policy_settings()
     objective = Objective.of(config.objective)
-    for bound in objective.stages:
+    for bound in (Bound.of("prompts", config.prompts), *objective.stages):
         if config.modality not in bound.spec.modalities:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
@@ -61,15 +66,35 @@ def clip_reader(cache: CacheConfig) -> Callable:
     return partial(read_clip, cache=VideoCache(cache.root, budget_bytes=int(cache.budget_gb * 2**30)))
 
 
+def cache_of(policy: Policy) -> VideoCache | None:
+    """The cache that the policy reads clips through, if it reads clips and has one."""
+    reader = getattr(policy, "read_clip", None)
+    return reader.keywords.get("cache") if isinstance(reader, partial) else None
+
+
 def cache_counters(policy: Policy) -> dict[str, float]:
     """Hits, misses and damage of the frame cache since this process started; empty without one."""
-    reader = getattr(policy, "read_clip", None)
-    cache = reader.keywords.get("cache") if isinstance(reader, partial) else None
-    if cache is None:
-        return {}
     from mmrl.data.cache import as_metrics
 
-    return as_metrics(cache)
+    cache = cache_of(policy)
+    return {} if cache is None else as_metrics(cache)
+
+
+def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: ExitStack) -> Sequence[Prompt]:
+    """`prompts`, those announced opened and their clips decoded ahead until `stack` closes.
+
+    A sequence of the caller's own class is left as it is: what it gives may depend on when it is asked. It may have a
+    `prefetch` of its own, or come as an `mmrl.data.ahead.Ahead`.
+    """
+    from mmrl.data.ahead import Ahead
+    from mmrl.data.datasets import PresentedWorld, PromptDataset
+    from mmrl.policies.video import VideoPolicy
+
+    if not workers or not isinstance(prompts, list | tuple | PromptDataset | PresentedWorld):
+        return prompts
+    if not isinstance(policy, VideoPolicy) or cache_of(policy) is None:  # no cache: no place to leave frames
+        return stack.enter_context(Ahead(prompts, workers))
+    return stack.enter_context(Ahead(prompts, workers, lambda clip: policy.read_clip(clip, policy.sampling)))
 
 
 def build_policy(config: RunConfig) -> Policy:
@@ -131,9 +156,13 @@ def train(
             score = panel.score
             check_prompts(panel, prompts)
         policy = policy or build_policy(config)
+        prompts, eval_prompts = (
+            made_ready(p, policy, config.data.workers, stack) for p in (prompts, eval_prompts or ())
+        )
+        sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
-            policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts or (), report=report,
-            counters=partial(cache_counters, policy),
+            policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts, report=report,
+            counters=partial(cache_counters, policy), sampler=sampler,
         )  # fmt: skip
         if trainer.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
@@ -168,14 +197,22 @@ def _refuse_another_run(config: RunConfig, start: Path) -> None:
     if not saved.exists():
         return
     then = read_config(saved)
-    for key in ("modality", "recipe", "policy.model", "policy.lora"):
-        section, _, name = key.partition(".")
-        old, new = (getattr(c, section).get(name) if name else getattr(c, section) for c in (then, config))
+    for key in ("modality", "recipe", "prompts.name", "policy.model", "policy.lora"):
+        old, new = (_looked_up(c, key) for c in (then, config))
         if old != new:
             raise ConfigError(
                 f"{start} belongs to a run with {key}={old!r}, not {new!r}; to start a new run from its weights, name "
                 f"them in policy.adapter or policy.model: {start / 'policy'}"
             )
+
+
+def _looked_up(config: RunConfig, key: str) -> Any:
+    """`prompts.name` is the same for `shuffled` and `{name: shuffled}`."""
+    section, _, name = key.partition(".")
+    value = getattr(config, section)
+    if isinstance(value, str) or not name:
+        return value
+    return value.get(name)
 
 
 def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
@@ -207,16 +244,16 @@ def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> 
         raise ConfigError("the run has no held-out data: name it with data.eval=...")
     accelerator = make_accelerator(config.training.mixed_precision)
     policy.module = accelerator.prepare(policy.module)
-    panel = reward_panel(config)
-    try:
+    prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit)
+    with ExitStack() as stack:
+        panel = reward_panel(config)
+        stack.callback(panel.close)
         scores, _ = evaluate(
             policy,
-            open_prompts(config.data.eval, config.data, config.data.eval_limit),
+            made_ready(prompts, policy, config.data.workers, stack),
             panel.score,
             batch_size=config.training.eval_batch_size,
             accelerator=accelerator,
             samples=config.training.eval_samples,
         )
-    finally:
-        panel.close()
     return scores

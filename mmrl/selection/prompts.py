@@ -1,8 +1,9 @@
-"""Which prompts now: the default sampler, a keyed shuffle of the whole data set every epoch."""
+"""Which prompts now: what a sampler is, the default one, and how a data set learns what comes next."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -11,7 +12,36 @@ from mmrl.record import Batch
 from mmrl.stages import stage
 
 
-@stage("prompts", paper="-", confidence="ours", formula="a new permutation of all prompts each epoch")
+class Sampler(Protocol):
+    """Stage 1. Every rank asks its own copy, with the same key and outcomes, and gets the same answer.
+
+    A sampler may have `coming(count, size, key)` too: what `select` would return, without taking it. Then clips of
+    the next step are decoded while this one trains. It may guess before the outcomes of this step are observed.
+    """
+
+    def select(self, count: int, size: int, key: Key) -> list[int]:
+        """`count` dataset indices out of `size`."""
+        ...
+
+    def observe(self, indices: list[int], batch: Batch) -> None:
+        """What became of them: group g of the batch answers dataset row `indices[g]`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Prefetching(Protocol):
+    """Prompts that can be made ready before they are asked for, such as `mmrl.data.ahead.Ahead`."""
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """These are asked for soon, in this order; what was announced before and is not among them is not."""
+        ...
+
+
+@stage("prompts", "shuffled", paper="-", confidence="ours", formula="a new permutation of all prompts each epoch")
 class Shuffled:
     """Every prompt once an epoch, in an order keyed by (seed, epoch). Remembers how many were taken."""
 
@@ -20,13 +50,16 @@ class Shuffled:
 
     def select(self, count: int, size: int, key: Key) -> list[int]:
         """The next `count` dataset indices out of `size`."""
+        indices = self.coming(count, size, key)
+        self.taken += count
+        return indices
+
+    def coming(self, count: int, size: int, key: Key) -> list[int]:
         indices: list[int] = []
         while len(indices) < count:
-            epoch, place = divmod(self.taken, size)
+            epoch, place = divmod(self.taken + len(indices), size)
             order = torch.randperm(size, generator=Key(key.seed, epoch, purpose="shuffle").generator())
-            fresh = order[place : place + count - len(indices)].tolist()
-            indices += fresh
-            self.taken += len(fresh)
+            indices += order[place : place + count - len(indices)].tolist()
         return indices
 
     def observe(self, indices: list[int], batch: Batch) -> None:

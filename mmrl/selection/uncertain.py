@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mmrl.errors import ConfigError
 from mmrl.objective.advantages.remembered import initial_beta, sampling_weight
 from mmrl.objective.groups import group_mean
 from mmrl.objective.numerics import outcome
@@ -43,9 +44,17 @@ class Uncertain:
             chosen += torch.multinomial(weights, few, generator=generator).tolist()
         return chosen
 
+    coming = select  # nothing is taken: the next draw depends on the key and on outcomes alone
+
     def observe(self, indices: list[int], batch: Batch) -> None:
         """Group g of the batch belongs to dataset row `indices[g]`."""
         worth = outcome(batch).double()
+        scored = worth[batch.counted & ~torch.isnan(worth)]
+        if len(scored) and not (scored.min() >= 0 and scored.max() <= 1):
+            raise ConfigError(
+                f"prompts 'spo_single_stream' tracks a success rate: rewards must lie in [0, 1], got "
+                f"[{scored.min():g}, {scored.max():g}]"
+            )
         mean = group_mean(worth, batch.group, batch.counted)
         for group in torch.unique(batch.group[batch.counted & ~torch.isnan(worth)]).tolist():
             success = float(mean[batch.group == group][0])

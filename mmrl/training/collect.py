@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +14,7 @@ from mmrl.objective import Objective
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Request, Rollouts, Selection
+from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import NEEDS
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import gather_batch, gather_objects, my_share
@@ -48,7 +48,7 @@ class Collector:
     plan: PassPlan
     prompts: Sequence[Prompt]
     score: Score
-    sampler: Any  # of mmrl.selection.prompts
+    sampler: Sampler
     config: TrainingConfig
     accelerator: Accelerator
     clock: Clock
@@ -56,6 +56,7 @@ class Collector:
     def collect(self, step: int) -> Collected:
         key = Key(self.config.seed, step)
         indices = self.sampler.select(self.config.prompts_per_step, len(self.prompts), key)
+        self.announce(indices, step + 1)
         causes: Counter = Counter()
         rollouts = self._act(self._requests(indices, 0), key, causes)
         assert rollouts is not None
@@ -80,9 +81,19 @@ class Collector:
             causes.update(other)
         return Collected(rollouts, batch, mine, indices, causes)
 
+    def announce(self, now: list[int], step: int) -> None:
+        """Tell prompts that can be made ready which are asked for now and, as far as one knows, by `step`."""
+        if not isinstance(self.prompts, Prefetching):
+            return
+        foresee, coming = getattr(self.sampler, "coming", None), []
+        if foresee is not None and step < self.config.steps:
+            coming = foresee(self.config.prompts_per_step, len(self.prompts), Key(self.config.seed, step))
+        self.prompts.prefetch(my_share(now, self.accelerator) + my_share(coming, self.accelerator))
+
     def _requests(self, indices: list[int], first_group: int) -> list[Request]:
         groups = my_share(list(enumerate(indices, first_group)), self.accelerator)
-        return [Request(self.prompts[i], self.config.group_size, group=g) for g, i in groups]
+        with self.clock("data"):
+            return [Request(self.prompts[i], self.config.group_size, group=g) for g, i in groups]
 
     def _refill(
         self, selections: list[Selection], batch: Batch, rollouts: Rollouts, groups: int, key: Key

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request, Rollouts, Scores
+from mmrl.selection.prompts import Prefetching
 from mmrl.training.distributed import gather_objects, my_share
 
 Score = Callable[[list, list[Prompt]], Scores]
@@ -43,6 +44,8 @@ def evaluate(
     greedy = samples == 1 or policy.varied_when_greedy
     for start in range(0, len(mine), batch_size):
         chunk = mine[start : start + batch_size]
+        if isinstance(prompts, Prefetching):
+            prompts.prefetch(mine[start : start + 2 * batch_size])
         requests = [Request(prompts[i], samples, group=i) for i in chunk]
         rollouts = policy.rollout(requests, Key(EVALUATION_SEED, purpose="evaluate"), greedy=greedy)
         scores = score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])

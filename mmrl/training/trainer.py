@@ -26,7 +26,7 @@ from mmrl.objective.groups import group_extreme, representatives
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
-from mmrl.selection.prompts import Shuffled
+from mmrl.selection.prompts import Sampler, Shuffled
 from mmrl.training import checkpoint, run_log
 from mmrl.training.collect import Collected, Collector, even_micro_batches
 from mmrl.training.config import TrainingConfig
@@ -55,15 +55,17 @@ class Trainer:
 
         Trainer(policy, objective, prompts, score, TrainingConfig(steps=100), run_dir).train()
 
-    score   `(outputs, prompts) -> Scores`, such as `RewardPanel.score`
-    report  called with (step, metrics) on the main process
+    prompts  any sequence; one with `prefetch(indices)`, such as `mmrl.data.ahead.Ahead`, is told what comes next
+    score    `(outputs, prompts) -> Scores`, such as `RewardPanel.score`
+    sampler  which prompts come next; every prompt once an epoch if not given
+    report   called with (step, metrics) on the main process
     counters  further numbers of this process for each step's metrics
     """
 
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,
         run_dir: str | Path, *, eval_prompts: Sequence[Prompt] = (), accelerator: Accelerator | None = None,
-        sampler: Any = None, trackers: Sequence[Tracker] = (), report: Report = lambda step, metrics: None,
+        sampler: Sampler | None = None, trackers: Sequence[Tracker] = (), report: Report = lambda step, metrics: None,
         counters: Callable[[], dict[str, float]] = dict,
     ):  # fmt: skip
         if not len(prompts):
@@ -91,7 +93,7 @@ class Trainer:
             trained, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, weight_decay=config.weight_decay
         )
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, adamw)
-        self.sampler = sampler or Shuffled()
+        self.sampler: Sampler = sampler or Shuffled()
         self.plan = plan_passes(objective, type(policy))
         self.collector = Collector(
             policy, objective, self.plan, prompts, score, self.sampler, config, self.accelerator, self.clock
@@ -134,6 +136,7 @@ class Trainer:
         with self.clock("prepare"):
             batch, weights = self.objective.credit_and_weigh(collected.batch)
             self.sampler.observe(collected.indices, batch)
+            self.collector.announce([], self.step + 1)
         if self.checked is None:
             self.checked = self.self_check(collected.rollouts)
         with self.clock("update"):

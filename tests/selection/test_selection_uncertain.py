@@ -1,10 +1,12 @@
-"""SPO's sampler prefers prompts of intermediate success, repeats itself under a key, and survives a save."""
+"""Samplers: SPO's prefers prompts of intermediate success; both repeat themselves under a key and survive a save."""
 
 import pytest
 import torch
 
+from mmrl.errors import ConfigError
 from mmrl.randomness import Key
 from mmrl.record import Batch
+from mmrl.selection.prompts import Shuffled
 from mmrl.selection.uncertain import Uncertain
 
 
@@ -53,3 +55,25 @@ def test_it_survives_a_save():
     sampler, again = trained(), Uncertain()
     again.load_state_dict(sampler.state_dict())
     assert again.beta == sampler.beta
+
+
+def test_rewards_that_are_no_success_rate_are_refused():
+    with pytest.raises(ConfigError, match=r"must lie in \[0, 1\], got \[-1, 1\]"):
+        Uncertain().observe([0, 1], outcomes([-1.0, 1.0]))
+
+
+@pytest.mark.parametrize("sampler", [trained(), Shuffled()], ids=["uncertain", "shuffled"])
+def test_what_comes_is_what_is_selected(sampler):
+    for step in range(5):
+        key = Key(3, step)
+        coming = sampler.coming(5, 8, key)
+        assert coming == sampler.coming(5, 8, key), "looking takes nothing"
+        assert sampler.select(5, 8, key) == coming
+
+
+def test_a_shuffle_takes_every_prompt_once_an_epoch():
+    sampler, taken = Shuffled(), []
+    for step in range(8):
+        taken += sampler.select(3, 8, Key(0, step))
+    assert all(sorted(taken[i : i + 8]) == list(range(8)) for i in (0, 8, 16))
+    assert taken[:8] != taken[8:16]

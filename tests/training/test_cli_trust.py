@@ -6,6 +6,7 @@ A reward can be told to wait in a certain call, so a run is killed or interrupte
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmrl.errors import ConfigError, RewardError
+from mmrl.errors import ConfigError, DataError, RewardError
 from mmrl.pipelines.cli import app
 from mmrl.training.tracking import read_metrics
+from tests.data.clips import cut_short
 from tests.pipelines.runs import save_bases, timeless, write_config
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +94,41 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, bases, straight, modal
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
     train_here(config, modality, "--resume", str(tmp_path / "run"))
     assert_same_run(straight(modality), tmp_path / "run")
+
+
+def test_decoding_ahead_changes_nothing(tmp_path, bases, straight):
+    config = write_config(tmp_path, "video", bases, RECIPES["video"], save_every=2)
+    train_here(config, "video", "data.workers=0")
+    assert_same_run(straight("video"), tmp_path / "run")
+
+
+def test_a_sampler_that_remembers_is_resumed(tmp_path, bases, straight):
+    run = tmp_path / "run"
+    config = write_config(tmp_path, "vlm", bases, RECIPES["vlm"], save_every=2)
+    sampler = ("prompts=spo_single_stream", "prompts.keep=0.5")
+    train_here(config, "vlm", *sampler)
+    shutil.copytree(run, tmp_path / "once")
+    train_here(config, "vlm", *sampler, "--resume", f"{run}/checkpoints/step-000002")
+    assert_same_run(tmp_path / "once", run)
+    assert timeless(run) != timeless(straight("vlm"))
+    with pytest.raises(ConfigError, match=r"prompts\.name='spo_single_stream', not 'shuffled'"):
+        train_here(config, "vlm", "--resume", str(run))
+
+
+def test_a_clip_that_cannot_be_decoded_stops_the_step_that_needs_it(tmp_path, bases):
+    """The same error at the same step, decoded ahead or not."""
+    stops = {}
+    for workers in (0, 2):
+        config = write_config(tmp_path / str(workers), "video", bases, RECIPES["video"])
+        cut_short(config.parent / "green.mp4", config.parent / "green.mp4")
+        with pytest.raises(DataError) as error:
+            train_here(config, "video", f"data.workers={workers}", "data.eval=null", "training.prompts_per_step=1")
+        metrics = config.parent / "run" / "metrics.jsonl"
+        steps = [m["step"] for m in read_metrics(metrics)] if metrics.exists() else []
+        stops[workers] = steps, str(error.value).replace(str(config.parent), "")
+    assert stops[0] == stops[2]
+    steps, message = stops[0]
+    assert steps and "green.mp4" in message
 
 
 def test_another_seed_is_another_run(tmp_path, bases, straight):

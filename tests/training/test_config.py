@@ -20,6 +20,13 @@ def test_precedence_is_recipe_then_file_then_override():
     assert config.training.steps == 7
 
 
+def test_a_recipe_brings_its_sampler_and_another_may_be_named():
+    assert read_config(BASE, [], "vlm").prompts == "shuffled"
+    spo = read_config({**BASE, "recipe": "spo_single_stream"}, ["prompts.keep=0.9"], "vlm")
+    assert spo.prompts == {"name": "spo_single_stream", "keep": 0.9}
+    assert read_config({**BASE, "recipe": "spo_single_stream", "prompts": "shuffled"}, [], "vlm").prompts == "shuffled"
+
+
 def test_recipe_from_the_command_line_replaces_the_file_s():
     assert read_config({**BASE, "recipe": "dapo"}, ["recipe=gspo"], "vlm").objective.ratio == "sequence"
 
@@ -49,6 +56,10 @@ def test_lists_are_addressed_by_index_or_name():
         (["objective.trust_region=clpi"], "did you mean 'clip'"),
         (["objective.trust_region.hihg=0.2"], "did you mean 'high'"),
         (["objective.advantage=clip"], "is a trust_region"),
+        (["prompts=shufled"], "did you mean 'shuffled'"),
+        (["prompts=clip"], "is a trust_region"),
+        (["prompts=spo_single_stream", "prompts.kep=0.9"], "did you mean 'keep'"),
+        (["data.workers=-1"], "greater than or equal to 0"),
         (["nonsense"], "expected key.sub=value"),
         (["training.updates_per_step=99"], "more optimizer steps than there are groups"),
         (["policy.modell=x"], "did you mean 'model'"),

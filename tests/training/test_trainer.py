@@ -6,10 +6,12 @@ import json
 import pytest
 import torch
 
+from mmrl.data.ahead import Ahead
 from mmrl.errors import ConfigError, SelfCheckError
 from mmrl.objective import Objective
 from mmrl.recipes import load_recipe
 from mmrl.record import Scores
+from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import JsonLines, read_metrics
@@ -19,13 +21,16 @@ from tests.training.tiny import make_policy, make_prompts, score_vowels
 TIMING = ("seconds/", "rate/", "memory/")
 
 
-def make_trainer(run_dir, policy=None, recipe="grpo", score=score_vowels, keep_until=0, **changes):
+def make_trainer(
+    run_dir, policy=None, recipe="grpo", score=score_vowels, keep_until=0, prompts=None, sampler=None, **changes
+):
     settings = {"steps": 3, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-3, "save_every": 1}
     config = TrainingConfig(**{**settings, **changes})
     run_dir.mkdir(parents=True, exist_ok=True)
     return Trainer(
-        policy or make_policy(), Objective.of(load_recipe(recipe).objective), make_prompts(16), score, config, run_dir,
-        eval_prompts=make_prompts(4), trackers=[JsonLines(run_dir / "metrics.jsonl", keep_until)],
+        policy or make_policy(), Objective.of(load_recipe(recipe).objective), prompts or make_prompts(16), score,
+        config, run_dir, eval_prompts=make_prompts(4), sampler=sampler,
+        trackers=[JsonLines(run_dir / "metrics.jsonl", keep_until)],
     )  # fmt: skip
 
 
@@ -82,6 +87,61 @@ def test_resume_equals_never_having_stopped(tmp_path):
     assert timeless(tmp_path / "resumed") == timeless(tmp_path / "straight")[2:]
     for name, value in weights_of(straight).items():
         assert torch.equal(value, weights_of(second)[name]), name
+
+
+class Announced(list):
+    """Prompts that remember, by step, what was announced after the step's own were, and what was asked for."""
+
+    def __init__(self, prompts):
+        super().__init__(prompts)
+        self.announced, self.asked = [], []
+
+    def prefetch(self, indices):
+        self.announced.append(list(indices))
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("name", ["shuffled", "spo_single_stream"])
+def test_the_prompts_of_the_next_step_are_announced_while_this_one_trains(tmp_path, name):
+    prompts = Announced(make_prompts(16))
+    trainer = make_trainer(tmp_path, prompts=prompts, sampler=Bound.of("prompts", name).state)
+    for step in range(3):
+        trainer.train_step()
+        trainer.step += 1
+        *_, known, first, coming = [[], *prompts.announced]
+        assert first[:4] == prompts.asked[-4:], "what a step asks for comes first"
+        assert known == (prompts.asked[-4:] if step else []), "and was known before it began"
+    assert coming == [], "after the last step comes nothing"
+
+
+def test_preparing_prompts_ahead_changes_nothing(tmp_path):
+    plain, ahead = make_trainer(tmp_path / "plain"), Ahead(make_prompts(16), workers=2)
+    plain.train()
+    with ahead:
+        prepared = make_trainer(tmp_path / "ahead", prompts=ahead)
+        prepared.train()
+    assert timeless(tmp_path / "plain") == timeless(tmp_path / "ahead")
+    for name, value in weights_of(plain).items():
+        assert torch.equal(value, weights_of(prepared)[name]), name
+
+
+def test_a_sampler_from_the_registry_prefers_prompts_of_uncertain_success(tmp_path):
+    def even_ones_are_easy(outputs, prompts):
+        reward = torch.tensor([float(int(p.id[1:]) % 2 == 0 or i % 2 == 0) for i, p in enumerate(prompts)])
+        return Scores({"right": reward}, reward, reward)
+
+    prompts = Announced(make_prompts(16))
+    sampler = Bound.of("prompts", {"name": "spo_single_stream", "keep": 0.5}).state
+    trainer = make_trainer(
+        tmp_path, prompts=prompts, sampler=sampler, score=even_ones_are_easy, steps=24, group_size=2, save_every=0,
+    )  # fmt: skip
+    trainer.train()
+    late = prompts.asked[-48:]
+    assert sum(i % 2 for i in late) > 32
+    assert json.loads((checkpoint.latest(tmp_path) / "state.json").read_text())["sampler"] == sampler.state_dict()
 
 
 def test_checkpoints_are_whole_and_only_the_last_are_kept(tmp_path):

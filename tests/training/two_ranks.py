@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from mmrl.data.ahead import Ahead
 from mmrl.objective import Objective
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import make_accelerator
@@ -28,8 +29,11 @@ def main(out: Path, name: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "world.txt").write_text(str(accelerator.num_processes))
     trackers = [JsonLines(out / "metrics.jsonl")] if accelerator.is_main_process else []
+    prompts = make_prompts(8)
+    if accelerator.num_processes > 1:  # each rank prepares its share ahead, which changes nothing either
+        prompts = Ahead(prompts, workers=1)
     trainer = Trainer(
-        make_policy(), Objective.of(OBJECTIVES[name]), make_prompts(8), score_vowels, config, out,
+        make_policy(), Objective.of(OBJECTIVES[name]), prompts, score_vowels, config, out,
         eval_prompts=make_prompts(5), accelerator=accelerator, trackers=trackers,
     )  # fmt: skip
     trainer.train()
