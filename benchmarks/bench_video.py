@@ -55,6 +55,7 @@ def make_trainer(spec: dict[str, Any], cache: Any) -> Any:
     from functools import partial
 
     from benchmarks import models
+    from mmrl.data.ahead import Ahead
     from mmrl.data.video import read_clip
     from mmrl.media import VideoSampling
     from mmrl.objective import Objective
@@ -71,7 +72,10 @@ def make_trainer(spec: dict[str, Any], cache: Any) -> Any:
         steps=1000, prompts_per_step=PROMPTS, group_size=spec["members"], micro_batch_size=rows, save_rollouts=0
     )
     objective = Objective.of(load_recipe("trl").objective)
-    return Trainer(policy, objective, _prompts(spec["clips"]), models.score, training, spec["folder"])
+    prompts: Any = _prompts(spec["clips"])
+    if spec["reading"] == "ahead":
+        prompts = Ahead(prompts, 1, lambda clip: policy.read_clip(clip, policy.sampling))
+    return Trainer(policy, objective, prompts, models.score, training, spec["folder"])
 
 
 def _prompts(clips: list[str]) -> list[Any]:
@@ -84,7 +88,7 @@ def _prompts(clips: list[str]) -> list[Any]:
 def run_step(spec: dict[str, Any], channel: Channel) -> None:
     """Steps that read from a full cache, decode anew, or find what the step before had decoded ahead."""
     from mmrl.data.cache import VideoCache
-    from mmrl.data.video import prefetch, read_clip
+    from mmrl.data.video import read_clip
 
     cache = None if spec["reading"] == "decode" else VideoCache(f"{spec['folder']}/cache-{spec['reading']}")
     trainer = make_trainer(spec, cache)
@@ -93,20 +97,9 @@ def run_step(spec: dict[str, Any], channel: Channel) -> None:
         cache.build(spec["clips"], policy.sampling, workers=1)
 
     def step() -> dict[str, Any]:
-        if spec["reading"] != "ahead":
-            return one_step(trainer)
-        from copy import deepcopy
-        from threading import Thread
-
-        from mmrl.randomness import Key
-
-        coming = deepcopy(trainer.sampler)
-        coming.select(PROMPTS, len(spec["clips"]), Key(0))
-        later = [spec["clips"][i] for i in coming.select(PROMPTS, len(spec["clips"]), Key(0))]
-        decoding = Thread(target=lambda: list(prefetch(later, policy.sampling, workers=1, cache=cache)))
-        decoding.start()
         metrics = one_step(trainer)
-        decoding.join()
+        if spec["reading"] == "ahead":
+            trainer.collector.prompts.wait()  # its time is this step's, not that of whoever is timed next
         return metrics
 
     def decode() -> dict[str, Any]:
