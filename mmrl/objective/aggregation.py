@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_count, group_sum
-from mmrl.objective.numerics import at_least_float32, labels, row_advantage
+from mmrl.objective.numerics import at_least_float32, labels, row_advantage, segment_sum
 from mmrl.record import Batch
 from mmrl.stages import stage
 
@@ -89,6 +89,27 @@ def constant(batch: Batch, *, length: int | None = None, empty: Literal["exclude
     empty   as in `sequence_mean`
     """
     return loss_weights(batch) / (sequence_count(batch, empty) * length_limit(batch, length))
+
+
+@stage(
+    "aggregation",
+    "segment_mean",
+    method="f_grpo",
+    paper="F-GRPO (factorized), arXiv 2605.12995",
+    formula="w_it = m_it / (N |segment of t in i|)",
+    scope="update",
+    required=("segment",),
+)
+def by_segment(batch: Batch, *, empty: Literal["exclude", "count"] = "exclude") -> Tensor:
+    """Mean inside each segment, added over the segments of a sequence, mean over sequences. Returns (B, T).
+
+    empty  as in `sequence_mean`
+
+    Reads `segment (B, T)`; each phase, turn or sentence weighs the same, however long. One segment is `sequence_mean`.
+    """
+    weights, segment = loss_weights(batch), batch["segment"]
+    size = segment_sum(weights, segment, batch.mask)
+    return weights * (segment >= 0) / size.clamp(min=1e-12) / sequence_count(batch, empty)
 
 
 @stage(

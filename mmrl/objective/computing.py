@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
+from mmrl.objective.groups import group_count
 from mmrl.objective.numerics import at_least_float32
 from mmrl.objective.objective import Loss, Objective, ObjectiveConfig
 from mmrl.record import Batch, Evaluation
+from mmrl.stages import Need
 
 Recipe = str | Mapping[str, Any] | ObjectiveConfig | Objective
 
@@ -51,15 +53,20 @@ def compute(
 
     recipe      a recipe's name ("dapo"), an `objective:` mapping ({"advantage": "rloo", "trust_region": {"name":
                 "clip", "high": 0.28}}), or an `Objective`; keep an Objective where a function remembers across steps
-    batch       a `Batch` or its fields by name. Always: `mask (B, T)`, `old_log_probs (B, T)`; then `reward (B,)` and
-                `group (B,)` of any sizes, or `success (B,)`, or a precomputed `advantage`, (B,) or (B, T), which
-                nothing shapes or selects again. `max_length` where the aggregation divides by it. Any other name
-                becomes a column: `ref_log_probs`, `entropy`, ...
+                (a name or a mapping lives for one call: every prompt is at its first visit)
+    batch       a `Batch` or its fields by name. For "grpo" these four and no more:
+                    mask           (B, T) 1 where the policy acted: padding, prompts and tool outputs are 0
+                    old_log_probs  (B, T) of the policy that sampled
+                    reward         (B,)   NaN where unscored: the row leaves baseline and loss
+                    group          (B,)   integers, equal for the rollouts of one prompt; any order, any sizes
+                Instead of `reward`: `success (B,)` of 1 and 0, or a precomputed `advantage`, (B,) or (B, T), which
+                nothing shapes or selects again. Rewards of 0 and 1 stand for `success` where it is not given.
+                `max_length` for what divides by the limit on T (dr_grpo, siren) or shapes by it (dapo). Any other
+                name becomes a column: `ref_log_probs`, `entropy`, `segment`, ... (`Objective.of(recipe).needs`)
     evaluation  the current log-probs (B, T) with gradient, or a mapping with `log_probs` and further columns
 
-    A NaN reward leaves its row out of baseline and loss. What stands outside the mask is never read. Everything
-    is computed in the precision it comes in, half precision in float32. The loss is summed over nothing else: do
-    not divide it by micro-batches.
+    What stands outside the mask is never read. Everything is computed in the precision it comes in, half precision
+    in float32. The loss is summed over nothing else: do not divide it by micro-batches.
 
     Raises ConfigError for what is missing or cannot be combined, ValueError for shapes that do not fit.
     """
@@ -72,6 +79,10 @@ def explain(
     """As `compute`, with the advantages, weights and diagnostics behind the loss."""
     objective = recipe if isinstance(recipe, Objective) else Objective.of(_objective_of(recipe))
     batch, evaluation = _tidy(_batch_of(batch), _evaluation_of(evaluation))
+    _check_needs(objective, batch, evaluation)
+    if batch.prompt is None and objective is not recipe:
+        batch = replace(batch, prompt=batch.group)
+    _check_groups(objective, batch)
     batch, weights = objective.prepare(batch)
     if not objective.score_objective:
         share = objective.loss(evaluation, batch, weights)
@@ -122,6 +133,9 @@ def _evaluation_of(values: Evaluation | Mapping[str, Any] | Tensor) -> Evaluatio
 def _from_fields(kind: type, values: Mapping[str, Any]) -> Any:
     """Known fields to the constructor, every other tensor to the columns."""
     names = {f.name for f in fields(kind)}
+    for name, value in values.items():
+        if not isinstance(value, Tensor | Mapping | int | None):
+            raise ConfigError(f"{name} is a {type(value).__name__}; expected a tensor")
     known = {k: v for k, v in values.items() if k in names}
     extra = {k: v for k, v in values.items() if k not in names}
     known["columns"] = {**known.get("columns", {}), **extra}
@@ -140,6 +154,35 @@ def _check_shapes(batch: Batch, evaluation: Evaluation) -> None:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected ({shape[0]},)")
 
 
+def _check_needs(objective: Objective, batch: Batch, evaluation: Evaluation) -> None:
+    """Every column a function declares must be there, on either side, by its plain name or by `Need.key`."""
+    for bound in objective.stages:
+        for name, need in bound.needs.items():
+            sampled = need == Need("log_probs")
+            if sampled or {name, need.key} & {*batch.columns, *evaluation.columns}:
+                continue
+            side = "evaluation, with gradient" if need.weights == "current" else "batch"
+            present = ", ".join(sorted({*batch.columns, *evaluation.columns})) or "none"
+            raise ConfigError(
+                f"{bound.spec.stage} {bound.name!r} reads the column {name!r} ({need.key}): add it to the {side}. "
+                f"Columns given: {present}"
+            )
+
+
+def _check_groups(objective: Objective, batch: Batch) -> None:
+    alone = bool((group_count(batch.group) < 2).all())
+    if alone and batch.advantage is None and objective.advantage.spec.scope == "group":
+        raise ConfigError(
+            f"advantage {objective.advantage.name!r} compares the rollouts of one prompt, and every group of this "
+            "batch has one: give `group (B,)`, equal for the rollouts of a prompt, or a precomputed `advantage`"
+        )
+
+
+def _binary(values: Tensor | None) -> bool:
+    """Whether all known values are 0 or 1."""
+    return values is not None and bool(((values == 0) | (values == 1) | values.isnan()).all())
+
+
 def _tidy(batch: Batch, evaluation: Evaluation) -> tuple[Batch, Evaluation]:
     """Blank what stands outside the mask, promote half precision, and let both sides see each other's columns."""
     _check_shapes(batch, evaluation)
@@ -156,6 +199,8 @@ def _tidy(batch: Batch, evaluation: Evaluation) -> tuple[Batch, Evaluation]:
     plain = {n: tidy(getattr(batch, n)) for n in ("old_log_probs", "reward", "success", "advantage")}
     if plain["reward"] is None and plain["advantage"] is None:
         plain["reward"] = plain["success"]
+    if plain["success"] is None and _binary(plain["reward"]):
+        plain["success"] = plain["reward"]
     ready = replace(
         batch,
         **plain,

@@ -35,6 +35,11 @@ def current_log_probs(evaluation: Evaluation, batch: Batch) -> Tensor:
     return torch.where(batch.mask, log_probs, torch.zeros_like(log_probs))
 
 
+def either(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
+    """One of two numbers by `condition`, in the precision of `like` (torch.where would make them float32)."""
+    return torch.where(condition, like.new_tensor(yes), like.new_tensor(no))
+
+
 def row_mean(values: Tensor, mask: Tensor) -> Tensor:
     """(B,) mean over the row's mask; 0 for an empty row."""
     weight = mask.to(values.dtype)

@@ -81,7 +81,7 @@ def test_columns_may_come_with_either_side():
     with_batch = compute(config, {**batch, "ref_log_probs": reference}, new)
     with_evaluation = compute(config, batch, {"log_probs": new, "ref_log_probs": reference})
     assert torch.equal(with_batch, with_evaluation)
-    with pytest.raises(KeyError, match="ref_log_probs"):
+    with pytest.raises(ConfigError, match="regularizer 'kl' reads the column 'ref_log_probs'"):
         compute(config, batch, new)
 
 
@@ -116,6 +116,53 @@ def test_missing_or_misshapen_input_is_named():
         compute("dr_grpo", batch, new)
     with pytest.raises(ConfigError, match="did you mean 'grpo'"):
         compute("grop", batch, new)
+
+
+def test_a_group_of_one_is_refused_with_a_reason():
+    batch = tensors()
+    new = current(batch)
+    ungrouped = {k: v for k, v in batch.items() if k != "group"}
+    for recipe in ("grpo", "rloo", "gspo", "pacs"):
+        with pytest.raises(ConfigError, match="every group of this batch has one: give `group"):
+            compute(recipe, ungrouped, new)
+    for recipe in ("reinforce_plus_plus", "ngrpo", {"advantage": "none"}):
+        assert torch.isfinite(compute(recipe, ungrouped, new)), "no group is needed"
+
+
+def test_binary_rewards_are_their_own_success_flag():
+    binary = torch.tensor([1.0, 0, 1, NAN, 0]).double()
+    batch, new = tensors(reward=binary), current(tensors())
+    flagged = {**batch, "success": binary}
+    for recipe in ("psr_nsr_w_reinforce", "pacs", "disco", "xrpo"):
+        assert torch.equal(compute(recipe, batch, new), compute(recipe, flagged, new))
+    with pytest.raises(ConfigError, match="'psr_nsr_w_reinforce' reads 'success'"):
+        compute("psr_nsr_w_reinforce", tensors(), new)
+    with pytest.raises(ConfigError, match=r"needs them 0 or 1, got 0\.5"):
+        compute("pacs", tensors(), new)
+
+
+def test_a_recipe_by_name_meets_every_prompt_for_the_first_time():
+    batch, new = tensors(), current(tensors())
+    assert torch.equal(
+        compute("dcpo_clipping", batch, new), compute("dcpo_clipping", {**batch, "prompt": batch["group"]}, new)
+    )
+    with pytest.raises(ConfigError, match="remembers prompts"):
+        compute(Objective.of({"advantage": "dcpo_smooth"}), batch, new)
+
+
+def test_what_is_no_tensor_is_named():
+    with pytest.raises(ConfigError, match="reward is a list; expected a tensor"):
+        compute("grpo", {**tensors(), "reward": [1.0, 0, 0, 1, 1]}, current(tensors()))
+
+
+def test_raw_rewards_have_no_baseline():
+    batch, new = tensors(), current(tensors())
+    advantage = explain({"advantage": "none"}, batch, new).batch.advantage
+    assert torch.equal(advantage[:, 0], batch["reward"].nan_to_num(0))
+    corrected = {"shaping": ["noisy_verifiers"], "advantage": "none"}
+    assert compute(corrected, batch, new) != compute({"advantage": "none"}, batch, new)
+    standard = {"shaping": ["noisy_verifiers"], "advantage": {"name": "grpo", "eps": 0.0}}
+    assert torch.allclose(compute(standard, batch, new), compute({"advantage": standard["advantage"]}, batch, new))
 
 
 def test_what_a_function_requires_is_named():

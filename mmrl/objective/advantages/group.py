@@ -58,6 +58,23 @@ def dr_grpo(batch: Batch) -> Tensor:
 
 @stage(
     "advantage",
+    "none",
+    method="reinforce",
+    paper="REINFORCE, Williams 1992",
+    formula="A_i = r_i",
+    scope="batch",
+)
+def raw(batch: Batch) -> Tensor:
+    """The reward itself, without a baseline: no group is needed. Returns (B,).
+
+    For rewards that carry their own zero, such as those `noisy_verifiers` corrects: any baseline or deviation of the
+    group undoes an affine correction.
+    """
+    return torch.where(batch.counted, batch.reward, torch.zeros_like(batch.reward)).nan_to_num(0)
+
+
+@stage(
+    "advantage",
     paper="Back to Basics (RLOO), arXiv 2402.14740",
     formula="A_i = r_i - mean of the other rewards of the group = n/(n-1) (r_i - mean_g)",
 )

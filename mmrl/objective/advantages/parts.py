@@ -117,8 +117,9 @@ def f_grpo(
     rewards  the reward component of phase 0, 1, ...
     std      divide by the group's deviation; the paper follows Dr.GRPO and does not
 
-    Reads `segment` (phases). Returns (B, T). Pair it with ratio `segment` and `constant`. Source: abstract and a
-    digest of the full text (mean-only advantages, phases weighing the same); the ratio's form is ours.
+    Reads `segment` (phases). Returns (B, T). Pair it with ratio `segment` and aggregation `segment_mean`, under
+    which phases weigh the same. Source: abstract and a digest of the full text (mean-only advantages, phases weighing
+    the same); the ratio's form is ours.
     """
     columns = []
     for name in rewards:

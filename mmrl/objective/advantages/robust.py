@@ -20,6 +20,7 @@ from mmrl.objective.groups import (
     group_std,
     group_sum,
 )
+from mmrl.objective.numerics import at_least_float32, either
 from mmrl.record import Batch
 from mmrl.stages import stage
 
@@ -163,7 +164,7 @@ def psr_nsr(batch: Batch, *, mode: str = "w_reinforce", positive: float = 0.1) -
     if mode not in weights:
         raise ConfigError(f"psr_nsr_w_reinforce: {unknown('mode', mode, weights)}")
     right, wrong = weights[mode]
-    values = torch.where(successes(batch, "psr_nsr_w_reinforce"), right, wrong).to(batch.old_log_probs.dtype)
+    values = either(successes(batch, "psr_nsr_w_reinforce"), right, wrong, at_least_float32(batch.old_log_probs))
     return values.masked_fill(~scored(batch) | torch.isnan(batch.success), 0.0)
 
 

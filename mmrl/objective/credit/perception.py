@@ -20,7 +20,7 @@ from mmrl.objective.credit.tokens import (
     training_tokens,
 )
 from mmrl.objective.groups import group_extreme, group_mean, masked_mean
-from mmrl.objective.numerics import row_uniform
+from mmrl.objective.numerics import either, row_uniform
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, NEEDS, Need, View, stage
 
@@ -90,8 +90,10 @@ def tor(
     dependence = visual_dependence(batch.old_log_probs, batch["media_free_log_probs"], batch.mask, "abs_log_ratio")
     reasoning = top_tokens(batch["entropy"], where, reasoning_share, row_uniform(batch, "tor reasoning"))
     perception = top_tokens(dependence, where, perception_share, row_uniform(batch, "tor perception"))
-    weight = torch.where(reasoning, gamma_reasoning, torch.where(perception, gamma_perception, 0.0))
-    return advantage * weight.to(advantage.dtype), batch.loss_mask
+    weight = torch.where(
+        reasoning, advantage.new_tensor(gamma_reasoning), either(perception, gamma_perception, 0.0, advantage)
+    )
+    return advantage * weight, batch.loss_mask
 
 
 @stage(

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmrl.objective.advantages.robust import scored, successes
 from mmrl.objective.credit.tokens import quantile, training_tokens
 from mmrl.objective.groups import group_count, group_extreme, group_mean, group_sum, masked_mean
-from mmrl.objective.numerics import log_ratio_to, row_mean, safe_exp
+from mmrl.objective.numerics import either, log_ratio_to, row_mean, safe_exp
 from mmrl.objective.shaping.diversity import diversity_of
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import LANGUAGE, Need, stage
@@ -77,7 +77,7 @@ def entropy_band(evaluation: Evaluation, batch: Batch, *, low: float = 0.1, high
     paper's task-level dynamic bounds are in a figure; ours are constants.
     """
     side = batch["entropy_side"][:, None]
-    bound = torch.where(side > 0, high, low)
+    bound = either(side > 0, high, low, side)
     return side * (evaluation["current_entropy"] - bound) * batch.mask
 
 

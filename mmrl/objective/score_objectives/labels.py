@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from mmrl.errors import ConfigError
-from mmrl.objective.groups import group_count, group_mean, group_std, group_sum, representatives
+from mmrl.objective.groups import degenerate, group_count, group_mean, group_std, group_sum, representatives
 from mmrl.objective.numerics import labels, outcome, row_advantage
 from mmrl.record import Batch
 from mmrl.stages import stage
@@ -95,7 +95,7 @@ def real(scores: Tensor, batch: Batch, *, tau: float = 0.5, skip_single_class: b
     """
     reward = outcome(batch).to(scores)
     mean = group_mean(reward, batch.group)
-    flat = (group_std(reward, batch.group) == 0) | (group_count(batch.group) < 2)
+    flat = degenerate(reward, batch.group)
     good = torch.where(flat, reward > 0.5, reward > mean)
     logits = torch.where(good, -scores, scores) / tau
     total = torch.zeros_like(scores)
@@ -152,15 +152,17 @@ def reg_grpo(
     centred_only  regress onto `beta (rho - mean)` instead, which has no such singularity
     beta          of that form
 
-    Pair it with score `log_ratio` and advantage `grpo`; add regularizer `kl`. The augmentation half of the paper
-    is a matter of data. Source: a note with the equations, agreeing with the paper's text.
+    Groups of equal rewards have nothing to regress onto and add 0. Pair it with score `log_ratio` and advantage
+    `grpo`; add regularizer `kl`. The augmentation half of the paper is a matter of data. Source: a note with the
+    equations, agreeing with the paper's text.
     """
     target = row_advantage(batch).to(scores)
     if centred_only:
         predicted = beta * (scores - group_mean(scores, batch.group))
     else:
         predicted = standardised(scores, batch.group, eps)
-    return -((target - predicted) ** 2).mean()
+    alive = ~degenerate(target, batch.group)
+    return -(alive * (target - predicted) ** 2).mean()
 
 
 @stage(

@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_sum
-from mmrl.objective.numerics import labels, outcome
+from mmrl.objective.numerics import either, labels, outcome
 from mmrl.objective.score_objectives.labels import per_prompt, prompts
 from mmrl.record import Batch
 from mmrl.stages import stage
@@ -88,7 +88,7 @@ def kto(scores: Tensor, batch: Batch, *, beta: float = 0.1, desirable: float = 1
     good = labels(batch) > 0.5
     point = scores.detach().mean().clamp(min=0)
     gain = torch.sigmoid(beta * torch.where(good, scores - point, point - scores))
-    weight = torch.where(good, desirable, undesirable).to(scores)
+    weight = either(good, desirable, undesirable, scores)
     return -(weight * (1 - gain)).mean()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -27,17 +28,19 @@ def soft_overlong(
 ) -> Tensor:
     """Reward minus a penalty that grows over the last stretch before the length limit. (B,)
 
-    max_length    of a response; None: the limit the policy samples with
+    max_length    of a response; None: the limit the policy samples with. In your own loop a batch without
+                  `max_length` has no limit: nothing is overlong, and a warning says so
     buffer_share  of `max_length` over which the penalty grows: .2 is the paper's 4,096 of 20,480
     penalty       at the limit and beyond, in reward units
 
     Source: arXiv 2503.14476, equation 13.
     """
     limit = max_length or batch.max_length
-    if not limit:
-        raise ConfigError("soft_overlong: give it max_length, since the batch does not say its length limit")
     if not 0 < buffer_share <= 1:
         raise ConfigError(f"soft_overlong: buffer_share={buffer_share}: expected a share above 0 and up to 1")
+    if not limit:
+        warnings.warn("soft_overlong: the batch has no max_length, so no answer counts as overlong", stacklevel=2)
+        return batch.reward
     buffer = buffer_share * limit
     overlong = (batch.length.to(batch.reward.dtype) - (limit - buffer)) / buffer
     return batch.reward - penalty * overlong.clamp(0, 1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective.numerics import current_log_probs, position, row_mean, safe_exp
+from mmrl.objective.numerics import current_log_probs, position, row_mean, safe_exp, straight_through
 from mmrl.objective.ratios import gspo_token, log_power_mean
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import NEEDS, Need, stage
@@ -83,6 +83,17 @@ def none(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
 def reinforce(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
     """Advantage times log-prob, without any ratio. Returns (B, T). The loss value contains log-probs."""
     return batch.advantage * current_log_probs(evaluation, batch)
+
+
+@stage(
+    "trust_region",
+    method="gtpo",
+    paper="GTPO, arXiv 2508.03772; JustGRPO, arXiv 2601.15165",
+    formula="A exp(lp_new - sg(lp_new))",
+)
+def unit_ratio(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
+    """A ratio of 1 whichever policy sampled: `reinforce`, but its value is the advantage. Returns (B, T)."""
+    return straight_through(torch.zeros_like(log_ratio), current_log_probs(evaluation, batch)).exp() * batch.advantage
 
 
 @stage(

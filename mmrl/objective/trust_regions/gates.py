@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective.numerics import LOG_BOUND, current_log_probs, row_uniform, safe_exp
+from mmrl.objective.numerics import LOG_BOUND, current_log_probs, either, row_uniform, safe_exp
 from mmrl.objective.trust_regions.clip import check_dual, ppo
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import stage
@@ -49,7 +49,7 @@ def sapo(
     TRL, ms-swift.
     """
     ratio = safe_exp(log_ratio)
-    tau = torch.where(batch.advantage > 0, positive, negative).to(ratio)
+    tau = either(batch.advantage > 0, positive, negative, ratio)
     return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * batch.advantage
 
 
@@ -77,8 +77,8 @@ def vespo(
     """
     log_weight = log_ratio.detach().clamp(math.log(1e-8), LOG_BOUND)
     good = batch.advantage >= 0
-    power = torch.where(good, positive_power, negative_power).to(log_weight)
-    decay = torch.where(good, positive_decay, negative_decay).to(log_weight)
+    power = either(good, positive_power, negative_power, log_weight)
+    decay = either(good, positive_decay, negative_decay, log_weight)
     gate = torch.exp(decay + power * log_weight - decay * log_weight.exp())
     return gate * batch.advantage * current_log_probs(evaluation, batch)
 
@@ -111,7 +111,7 @@ def gppo(
     check_dual(dual, high)
     ratio, advantage = safe_exp(log_ratio), batch.advantage
     value = ppo(ratio, advantage, 1 - low, 1 + high, dual)
-    push = torch.where(advantage >= 0, high_push, low_push).to(ratio)
+    push = either(advantage >= 0, high_push, low_push, ratio)
     clipped = torch.where(advantage >= 0, ratio > 1 + high, ratio < 1 - low)
     unit = ratio / ratio.detach()
     return torch.where(clipped, value.detach() + value.detach() * push * (unit - 1), value)
