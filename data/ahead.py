@@ -13,10 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import Any, Self
 
+from mmrl.data.prompts import Prompts
 from mmrl.record import Prompt
 
 
-class Ahead(Sequence[Prompt]):
+class Ahead(Prompts):
     """`prompts`, of which those announced are prepared in the background.
 
         with Ahead(prompts, workers=2, read=lambda clip: read_clip(clip, sampling, cache=cache)) as prompts:
@@ -39,7 +40,11 @@ class Ahead(Sequence[Prompt]):
     def __len__(self) -> int:
         return len(self._prompts)
 
-    def __getitem__(self, index: int) -> Prompt:  # type: ignore[override]
+    def ids(self) -> list[str]:
+        return self._prompts.ids() if isinstance(self._prompts, Prompts) else [p.id for p in self._prompts]
+
+    def prompt(self, index: int) -> Prompt:
+        """The prompt as it was made ready, or opened now; raises what went wrong with it."""
         prepared = self._coming.pop(index, None)
         return self._open(index) if prepared is None else prepared.result()
 

@@ -36,12 +36,12 @@ def shipped_asset(name: str) -> Path:
 class DataConfig(Section):
     """Where prompts come from: a file, a `datasets` directory, or `world:NAME`.
 
-    workers     prompts of the next step made ready while one trains: so many at a time have their images opened and
-                their clips decoded, each in a process of its own; 0: all is read when it is needed
     eval        held-out prompts; without it nothing is evaluated
     template    wraps a string prompt, as in "{prompt}\\nAnswer inside <answer></answer>."
     system      a system message put before every prompt
     allow_outside, allow_urls  media may leave the dataset's folder, or be fetched; off for safety
+    workers     prompts of the next step made ready while one trains: so many at a time have their images opened and
+                their clips decoded, each in a process of its own; 0: all is read when it is needed
     """
 
     train: str = ""

@@ -14,7 +14,7 @@ from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
 from mmrl.policies.base import Policy, policy_class
 from mmrl.record import Prompt
-from mmrl.selection.prompts import Sampler
+from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.passes import plan_passes
@@ -87,10 +87,10 @@ def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: E
     `prefetch` of its own, or come as an `mmrl.data.ahead.Ahead`.
     """
     from mmrl.data.ahead import Ahead
-    from mmrl.data.datasets import PresentedWorld, PromptDataset
+    from mmrl.data.prompts import Prompts
     from mmrl.policies.video import VideoPolicy
 
-    if not workers or not isinstance(prompts, list | tuple | PromptDataset | PresentedWorld):
+    if not workers or not isinstance(prompts, list | tuple | Prompts) or isinstance(prompts, Prefetching):
         return prompts
     if not isinstance(policy, VideoPolicy) or cache_of(policy) is None:  # no cache: no place to leave frames
         return stack.enter_context(Ahead(prompts, workers))

@@ -39,7 +39,7 @@ def test_announced_prompts_are_opened_and_read_once_before_they_are_asked_for():
         ahead.wait()
         assert sorted(prompts.opened) == [2, 5, 7]
         assert sorted(read) == ["clip 2", "clip 5", "clip 7"]
-        assert [ahead[i].id for i in (5, 2, 7)] == ["p5", "p2", "p7"]
+        assert [ahead[i].id for i in (5, 2, -1)] == ["p5", "p2", "p7"]
         assert len(prompts.opened) == len(read) == 3
         assert ahead[0].id == "p0", "what nobody announced is opened as ever"
         assert ahead[5].id == "p5", "a second time too"
@@ -116,6 +116,7 @@ def test_clips_wait_in_the_cache_and_a_bad_one_says_what_it_says_without_decodin
         for index in (0, 1):
             prompt = ahead[index]
             assert prompt == dataset[index]
+            assert ahead.ids() == dataset.ids()
             stored = read_clip(prompt.videos[0], sampling, cache=cache)
             assert (stored.pixels == read_clip(prompt.videos[0], sampling).pixels).all()
         assert cache.counts["hits"] == 2 and cache.counts["written"] == 2
