@@ -242,7 +242,7 @@ def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> 
     config, policy = load_run(checkpoint_path, overrides)
     if not config.data.eval:
         raise ConfigError("the run has no held-out data: name it with data.eval=...")
-    accelerator = make_accelerator(config.training.mixed_precision)
+    accelerator = make_accelerator()
     policy.module = accelerator.prepare(policy.module)
     prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit)
     with ExitStack() as stack:

@@ -64,6 +64,11 @@ class Policy(ABC):
             module = wrapped
 
     @property
+    def precision(self) -> torch.dtype:
+        """Of matrix products: autocast's, or that of the weights."""
+        return getattr(self.inner, "autocast", None) or next(self.inner.parameters()).dtype
+
+    @property
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 

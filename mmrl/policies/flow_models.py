@@ -97,6 +97,11 @@ class Denoiser(nn.Module):
         self.chunk = chunk
         self.autocast = autocast
 
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of the blocks that accelerate shards one by one."""
+        return list(self.transformer._no_split_modules)
+
     def forward(
         self,
         steps: Transitions,

@@ -58,6 +58,12 @@ class ScoredLanguageModel(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of the blocks that accelerate shards one by one. The vision tower stays with the root, which every
+        rank gathers: ranks whose rows have no media do not run it."""
+        return sorted({type(layer).__name__ for layer in self.core.model.language_model.layers})
+
+    @property
     def head(self) -> nn.Module:
         return self.core.get_output_embeddings()
 

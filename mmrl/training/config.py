@@ -22,7 +22,7 @@ class TrainingConfig(Section):
     schedule            after `warmup_steps`: constant, or decay to 0 (safest for short runs)
     max_refills         how often a step may ask for more prompts in place of dropped groups
     self_check          largest allowed gap between rollout and training log-probs before the first update;
-                        null takes 1e-4 in float32 and 0.1 below
+                        null takes 1e-4 in float32; below it 1, and 0.03 for the mean
     eval_every, save_every  in steps; 0 means only at the end
     """
 
@@ -38,7 +38,6 @@ class TrainingConfig(Section):
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
     max_refills: int = Field(4, ge=0)
     self_check: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,36 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from mmrl.errors import ConfigError
 from mmrl.record import Batch, Rollouts
 
+PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU")  # one process, or DDP
 
-def make_accelerator(mixed_precision: str = "no") -> Accelerator:
-    """Accelerate's own choice of device; on a machine without one, ranks talk through gloo."""
-    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
+
+def make_accelerator() -> Accelerator:
+    """Accelerate's own choice of device; on a machine without one, ranks talk through gloo.
+
+    Raises ConfigError for accelerate's mixed precision, which would round training and not the rollout, and for
+    engines that do more in their backward pass than add gradients.
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision != "no":
+        raise ConfigError(
+            f"accelerate is set to mixed_precision={precision}, which rollouts would not see; set it to 'no', and "
+            "policy.dtype=bfloat16 or policy.autocast=bfloat16 instead"
+        )
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ConfigError(
+            "DeepSpeed takes an optimizer step of its own in each backward pass, so a step of several micro-batches "
+            "would come out wrong; shard with FSDP2 instead (configs/accelerate/fsdp2.yaml)"
+        )
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    if accelerator.distributed_type.value not in PLAIN and not accelerator.is_fsdp2:
+        raise ConfigError(
+            f"accelerate is set to {accelerator.distributed_type.value}; expected one process, DDP, or FSDP with "
+            "fsdp_version: 2 (configs/accelerate)"
+        )
+    return accelerator
 
 
 def my_share(items: list, accelerator: Accelerator) -> list:

@@ -33,7 +33,7 @@ from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import gather_objects, make_accelerator, sum_over_ranks
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.passes import plan_passes
-from mmrl.training.self_check import SelfCheck, compare
+from mmrl.training.self_check import SelfCheck, Tolerance, compare
 from mmrl.training.timing import Clock, peak_memory_bytes
 from mmrl.training.tracking import Tracker
 
@@ -70,7 +70,7 @@ class Trainer:
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("the training data set is empty")
-        self.accelerator = accelerator or make_accelerator(config.mixed_precision)
+        self.accelerator = accelerator or make_accelerator()
         if config.prompts_per_step < self.accelerator.num_processes:
             raise ConfigError(
                 f"training.prompts_per_step={config.prompts_per_step} leaves some of the "
@@ -222,11 +222,8 @@ class Trainer:
         with torch.no_grad():
             for part in even_micro_batches(self.policy, rollouts, size, self.accelerator):
                 new[part.to(new.device)] = self.policy.evaluate(rollouts.index(part), ()).log_probs
-        low_precision = next(self.policy.module.parameters()).dtype != torch.float32
-        low_precision = low_precision or self.config.mixed_precision != "no"
-        tolerance = self.config.self_check or (1e-1 if low_precision else 1e-4)
-        shown = rollouts.replay.get("shown")
-        check = compare(rollouts.old_log_probs, new, rollouts.mask, tolerance, shown=shown)
+        allowed = Tolerance.of(self.policy.precision, self.config.self_check)
+        check = compare(rollouts.old_log_probs, new, rollouts.mask, allowed, shown=rollouts.replay.get("shown"))
         failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
         check.raise_if_failed()
         if failed:
