@@ -12,6 +12,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from mmrl.data.cache import default_root
 from mmrl.data.worlds.questions import Question, World, question_columns
 from mmrl.data.worlds.scenes import (
     BACKGROUNDS,
@@ -51,7 +52,7 @@ class Motion(World):
 
     def __init__(self, root: str | Path | None = None, skills: tuple[str, ...] = ()) -> None:
         super().__init__(skills)
-        self.root = Path(root) if root is not None else cache_folder() / "worlds" / "motion"
+        self.root = Path(root) if root is not None else default_root() / "worlds" / "motion"
 
     @classmethod
     def open(cls, root: str | Path | None, skills: tuple[str, ...]) -> Motion:
@@ -104,11 +105,6 @@ class Motion(World):
         if not path.exists():
             write_clip(path, self.render(scene), scene["fps"])
         return path
-
-
-def cache_folder() -> Path:
-    """Where generated files of this user live: `$XDG_CACHE_HOME/mmrl`, usually `~/.cache/mmrl`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrl"
 
 
 def write_clip(path: Path, frames: list[Any], fps: int) -> None:

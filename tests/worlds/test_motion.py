@@ -110,10 +110,12 @@ def test_a_clip_whose_writing_fails_leaves_no_file(tmp_path):
     assert not list(tmp_path.glob("*.mp4"))
 
 
-def test_the_default_folder_is_the_users_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@pytest.mark.parametrize(("variable", "folder"), [("MMRL_CACHE", "."), ("XDG_CACHE_HOME", "mmrl")])
+def test_the_default_folder_is_the_users_cache(tmp_path, monkeypatch, variable, folder):
+    monkeypatch.delenv("MMRL_CACHE", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
     path = open_world("motion", size=1)[0].videos[0].path
-    assert path.is_relative_to(tmp_path / "mmrl") and path.exists()
+    assert path.is_relative_to(tmp_path / folder / "worlds" / "motion") and path.exists()
 
 
 def test_backgrounds_are_not_colors():
