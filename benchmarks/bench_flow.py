@@ -48,7 +48,7 @@ def pipeline(spec: dict[str, Any]) -> Any:
         return tiny_flow(0)
     from diffusers import StableDiffusion3Pipeline
 
-    return StableDiffusion3Pipeline.from_pretrained(spec["model"], torch_dtype=torch.float32)
+    return StableDiffusion3Pipeline.from_pretrained(spec["model"], dtype=torch.float32)
 
 
 def make_plain(spec: dict[str, Any]) -> Any:

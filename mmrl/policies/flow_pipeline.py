@@ -84,7 +84,7 @@ def load_pipeline(config: FlowPolicyConfig) -> Any:
 
     parts = {} if config.transformer is None else {"transformer": load_transformer(config)}
     try:
-        return DiffusionPipeline.from_pretrained(config.model, torch_dtype=DTYPES[config.dtype], **parts)
+        return DiffusionPipeline.from_pretrained(config.model, dtype=DTYPES[config.dtype], **parts)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
 
@@ -96,7 +96,7 @@ def load_transformer(config: FlowPolicyConfig) -> Any:
     place = {} if config.transformer is not None else {"subfolder": "transformer"}
     source = config.transformer or config.model
     try:
-        return SD3Transformer2DModel.from_pretrained(source, torch_dtype=DTYPES[config.dtype], **place)
+        return SD3Transformer2DModel.from_pretrained(source, dtype=DTYPES[config.dtype], **place)
     except (OSError, ValueError) as error:
         raise ConfigError(f"transformer: cannot load {source!r}: {str(error).splitlines()[0]}") from None
 

@@ -186,7 +186,7 @@ def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEP
         train=f"python -m {MODULE} --out {folder} --seed {seed}",
         seed=seed,
         steps=f"{vae_steps} steps of 32 for the autoencoder, {steps} of 32 for the rest",
-        load="StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32)",
+        load="StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32)",
         measure=f"python -m {MODULE} --score {folder}",
     )
 
@@ -195,7 +195,7 @@ def score(folder: Path, size: int = 256) -> dict[str, float]:
     """The compositional reward and its parts, over one picture for each held-out prompt."""
     from diffusers import StableDiffusion3Pipeline
 
-    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32)
     return pipeline_scores(pipeline, open_world("compositions", split="test", size=size, difficulty=DIFFICULTY))
 
 

@@ -40,7 +40,7 @@ def test_language_bases_load_with_plain_transformers(name):
 def test_the_flow_base_loads_with_plain_diffusers_and_draws():
     from diffusers import StableDiffusion3Pipeline
 
-    pipeline = StableDiffusion3Pipeline.from_pretrained(shipped_asset(FLOW), torch_dtype=torch.float32)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(shipped_asset(FLOW), dtype=torch.float32)
     assert all(part is not None for name, part in pipeline.components.items() if "encoder" in name[:12])
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
