@@ -111,3 +111,13 @@ def test_every_library_the_code_imports_is_declared():
             if names and not names & (declared | {"mmrl"}):
                 missing.setdefault(top, set()).add(file.relative_to(ROOT).as_posix())
     assert not missing
+
+
+def test_every_declared_library_is_imported():
+    """One is not: frames are compared with those of qwen-vl-utils, whose arithmetic they follow."""
+    owners = metadata.packages_distributions()
+    files = sources("mmrl", "rewards", "data", "pipelines")
+    tops = {module.partition(".")[0] for file in files for module in imported(ast.parse(file.read_text()))}
+    used = {canonicalize_name(name) for top in tops for name in owners.get(top, [])}
+    declared = {canonicalize_name(r.name) for r in requirements()}
+    assert declared - used == {"qwen-vl-utils"}
