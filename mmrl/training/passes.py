@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.policies.base import Policy
 from mmrl.stages import Need, View
@@ -54,6 +55,7 @@ def plan_passes(objective: Objective, policy: type[Policy]) -> PassPlan:
     """
     needs = objective.needs
     for need, asked_by in needs.items():
+        _check_view(need, " and ".join(asked_by))
         policy.check_need(need, " and ".join(asked_by))
     passes: dict[tuple, Pass] = {}
     for need in needs:
@@ -64,3 +66,12 @@ def plan_passes(objective: Objective, policy: type[Policy]) -> PassPlan:
     early = any(b.needs for b in (*objective.shaping, *objective.group))
     update = [n for n in needs if n.weights == "current"]
     return PassPlan(list(passes.values()), early, update, any(n.probe == STEP_REWARDS for n in needs))
+
+
+def _check_view(need: Need, asked_by: str) -> None:
+    """The update has one forward pass, and it shows each prompt as it is trained."""
+    if need.weights == "current" and need.under is not None:
+        raise ConfigError(
+            f"{asked_by} needs {need.probe!r} with current weights under {need.under}; the update's own forward pass "
+            "shows no other view of a prompt: read it with weights 'old' or 'reference', without gradient"
+        )
