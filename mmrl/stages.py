@@ -131,6 +131,8 @@ class StageFunction:
     required: tuple[str, ...] = ()
     silent_at_zero: bool = True
     prepared: Callable[..., Mapping[str, Any]] | None = None
+    relative: bool = False
+    grain: str = "action"
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -141,6 +143,9 @@ class StageFunction:
     def summary(self) -> str:
         return (inspect.getdoc(self.function) or "").strip().split("\n")[0]
 
+
+GRAINS = {"advantage": "row", "credit": "action", "ratio": "action", "trust_region": "ratio"}
+"""What a function of the stage tells apart unless it says otherwise."""
 
 _REGISTRY: dict[tuple[str, str], StageFunction] = {}
 _ROOMS = ("mmrl.objective", "mmrl.selection", "mmrl.rollout")
@@ -162,6 +167,8 @@ def stage(
     required: tuple[str, ...] = (),
     silent_at_zero: bool = True,
     prepared: Callable[..., Mapping[str, Any]] | None = None,
+    relative: bool | None = None,
+    grain: str | None = None,
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
@@ -175,6 +182,11 @@ def stage(
     silent_at_zero  of a trust region: a zero advantage gives a zero gradient, so such rows may skip the update
     prepared  `(batch, **parameters) -> {column: tensor}`, computed once on whole groups of all ranks, for a
               function of the update phase that reads what a micro-batch cannot see
+    relative  of an advantage: it compares the rollouts of one prompt, so a group of one teaches nothing; what is of
+              scope "group" is, unless it says otherwise
+    grain     what it tells apart: an advantage or credit, "row" or "action"; a ratio, "row" if all actions of a row
+              share one gradient; a trust region, "ratio" (as the ratio), "row", or "action" (through each
+              action's own log-prob, whatever the ratio)
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -190,9 +202,10 @@ def stage(
                 if need not in NEEDS:
                     raise ConfigError(unknown("need", need, NEEDS))
         resolve = needs if callable(needs) else lambda **_: {n: NEEDS[n] for n in needs}
+        compares = scope == "group" if relative is None else relative
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
-            modalities, required, silent_at_zero, prepared,
+            modalities, required, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"),
         )  # fmt: skip
         return function
 

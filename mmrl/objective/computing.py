@@ -171,7 +171,7 @@ def _check_needs(objective: Objective, batch: Batch, evaluation: Evaluation) -> 
 
 def _check_groups(objective: Objective, batch: Batch) -> None:
     alone = bool((group_count(batch.group) < 2).all())
-    if alone and batch.advantage is None and objective.advantage.spec.scope == "group":
+    if alone and batch.advantage is None and objective.advantage.spec.relative:
         raise ConfigError(
             f"advantage {objective.advantage.name!r} compares the rollouts of one prompt, and every group of this "
             "batch has one: give `group (B,)`, equal for the rollouts of a prompt, or a precomputed `advantage`"

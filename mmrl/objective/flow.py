@@ -24,6 +24,7 @@ FLOW = ("flow",)
     needs=("step_rewards",),
     modalities=FLOW,
     required=("reward",),
+    grain="action",
 )
 def dense_grpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
     """Each step is credited with the reward it gains, compared with the group's gain at the same step. (B, T)
@@ -101,6 +102,7 @@ def sage_equalizer(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     method="flow_grpo",
     paper="Flow-GRPO, arXiv 2505.05470, published code",
     formula="A <- clip(A, -limit, limit)",
+    grain="row",
 )
 def clip_advantage(advantage: Tensor, batch: Batch, *, limit: float = 5.0) -> tuple[Tensor, Tensor]:
     """Bounds the advantage of an outlier. Returns (B, T) twice.

@@ -130,10 +130,25 @@ class Objective:
             raise ConfigError(
                 f"policy_weight is {self.policy_weight:g}; expected 0 <= policy_weight < 1, beside a score_objective"
             )
+        self._check_grain()
         replaced = {} if self.policy_weight else self._replaced()
         for key in sorted(chosen & replaced.keys()):
             if getattr(self, key):
                 raise ConfigError(f"{replaced[key]}, so {key} {self._names(key)} would have no effect: remove one")
+
+    def _check_grain(self) -> None:
+        """Where all actions of a row share one gradient, credit that tells them apart would be averaged away."""
+        region = self.trust_region.spec
+        owner = self.ratio if region.grain == "ratio" else self.trust_region
+        if owner.spec.grain != "row" or self.score_objective or self.matching_objective:
+            return
+        for bound in (self.advantage, *self.credit):
+            if bound.spec.grain == "action":
+                shared = f"{owner.spec.stage.replace('_', ' ')} {owner.name!r}"
+                raise ConfigError(
+                    f"{shared} gives every action of a row the same gradient, so {bound.spec.stage} {bound.name!r}, "
+                    "which tells actions apart, would be averaged away: use ratio 'token' or 'gspo_token'"
+                )
 
     def _replaced(self) -> dict[str, str]:
         """Stages that a whole-sequence or matching objective takes the place of, and why."""
@@ -209,13 +224,13 @@ class Objective:
     def credit_and_weigh(self, batch: Batch) -> tuple[Batch, Tensor]:
         """Stages 5, 6 and 9: the batch with its advantage and loss mask, and `weights (B, T)`.
 
-        Groups with a single counted member leave the loss when the advantage is relative to the group. An
+        Groups with a single counted member leave the loss where the advantage compares rollouts of a prompt. An
         advantage that is already set, `(B,)` or `(B, T)`, is kept.
         """
         if batch.advantage is not None:
             batch = replace(batch, advantage=_per_action(batch.advantage, batch))
         else:
-            if self.advantage.spec.scope == "group":
+            if self.advantage.spec.relative:
                 alone = group_count(batch.group, batch.counted) < 2
                 batch = replace(batch, trained=batch.trained & ~alone)
             batch = replace(batch, advantage=_per_action(self._advantage(batch), batch))

@@ -35,6 +35,7 @@ def engine_ratio(batch: Batch, level: Level) -> Tensor:
     paper="TIS / MIS: train-inference mismatch; TRL, verl rollout_corr_helper",
     formula="A <- c A, c = exp(lp_old - lp_sampler), truncated at `high` or dropped outside [low, high]",
     required=("sampler_log_probs",),
+    grain="row",
 )
 def importance_correction(
     advantage: Tensor,
@@ -74,6 +75,7 @@ def importance_correction(
     paper="geometric rejection: verl; Dr. Kernel, arXiv 2602.05885",
     formula="A <- 0 where exp(mean_t(lp_old - lp_sampler)) leaves [low, high], or one action's ratio is below `veto`",
     required=("sampler_log_probs",),
+    grain="row",
 )
 def geometric_rejection(
     advantage: Tensor, batch: Batch, *, low: float = 0.999, high: float = 1.001, veto: float = 1e-4
@@ -94,6 +96,7 @@ def geometric_rejection(
     paper="OPSM: DeepSeek-V3.2, arXiv 2512.02556",
     formula="A_i <- 0 where A_i < 0 and mean_t(lp_sampler_or_old - lp_new) > delta",
     phase="update",
+    grain="row",
 )
 def off_policy_mask(
     advantage: Tensor, evaluation: Evaluation, batch: Batch, *, delta: float = 0.1

@@ -44,6 +44,7 @@ def token(evaluation: Evaluation, batch: Batch) -> Tensor:
     method="gspo",
     paper="Group Sequence Policy Optimization (GSPO), arXiv 2507.18071",
     formula="log s_i = mean_t R_it on every action, gradient through the whole mean",
+    grain="row",
 )
 def sequence(evaluation: Evaluation, batch: Batch) -> Tensor:
     """Length-normalised ratio of the whole sequence. Returns (B, T), constant along a row.
@@ -74,6 +75,7 @@ def gspo_token(evaluation: Evaluation, batch: Batch) -> Tensor:
     method="rloo",
     paper="importance sampling of whole sequences; TRL's RLOO and VESPO",
     formula="log W_i = sum_t R_it on every action, gradient through the whole sum",
+    grain="row",
 )
 def full_sequence(evaluation: Evaluation, batch: Batch) -> Tensor:
     """The ratio of the sequence's probabilities, not normalised by length. Returns (B, T), constant along a row."""
@@ -131,6 +133,7 @@ def log_power_mean(log_ratio: Tensor, mask: Tensor, power: float) -> Tensor:
     method="holderpo",
     paper="HolderPO: Holder mean of token ratios, arXiv 2605.12058",
     formula="M_p = (mean_t r_it^p)^(1/p), M_0 = exp(mean_t R_it); p falls from start to end",
+    grain="row",
 )
 def holder(
     evaluation: Evaluation,

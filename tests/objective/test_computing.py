@@ -189,6 +189,33 @@ def test_meaningless_combinations_are_refused_with_a_reason():
     Objective.of({**whole, "policy_weight": 0.5, "ratio": "sequence"})
 
 
+def test_credit_that_would_be_averaged_away_is_refused():
+    """A ratio of the whole row has one gradient for all its actions."""
+    reason = "tells actions apart, would be averaged away: use ratio 'token' or 'gspo_token'"
+    for part in (
+        {"ratio": "sequence", "credit": ["delta_log_p"]},
+        {"ratio": "holder", "credit": ["ace", "fipo"]},
+        {"trust_region": "gmpo", "advantage": "reinforce_plus_plus"},
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            Objective.of(part)
+    for part in (
+        {"ratio": "sequence", "credit": ["ace"]},
+        {"ratio": "gspo_token", "credit": ["delta_log_p"]},
+        {"ratio": "full_sequence", "trust_region": "vespo", "credit": ["delta_log_p"]},
+    ):
+        Objective.of(part)
+
+
+def test_advantages_of_a_group_leave_lone_rows_out_whatever_they_see_else():
+    """These look at the whole batch, and yet compare the rollouts of one prompt."""
+    batch = random_batch()
+    lone = int((batch.group == 2).nonzero())
+    for advantage in ("reinforce_plus_plus_baseline", "gdpo_decoupled", "grpo"):
+        assert not explain({"advantage": advantage}, batch, near(batch)).batch.trained[lone]
+    assert explain({"advantage": "reinforce_plus_plus"}, batch, near(batch)).batch.trained[lone]
+
+
 def test_explain_shows_what_the_loss_was_made_of():
     batch = tensors()
     new = current(batch)

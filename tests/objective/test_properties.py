@@ -143,6 +143,26 @@ def test_it_says_what_it_is(function):
         assert name in described, f"{function.stage} {function.name}: say how to choose {name!r}"
 
 
+def constant_in_rows(values: Tensor, mask: Tensor) -> bool:
+    """Whether all actions of each row have the value of its first."""
+    first = values.gather(1, mask.long().argmax(1, keepdim=True))
+    return bool(((values - first).abs() * mask < 1e-9).all())
+
+
+@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f.grain == "row"], ids=lambda f: f"{f.stage}-{f.name}")
+def test_what_says_it_treats_rows_as_one_does(function):
+    objective, batch, new, current = prepared(function)
+    ready, _ = objective.prepare(batch)
+    evaluation = evaluation_of(new, current)
+    if function.stage in ("advantage", "credit"):
+        ready = objective._update_credit(evaluation, ready, {})
+        values = ready.advantage
+    else:
+        values = objective.ratio(evaluation, ready)
+        values = objective.trust_region(values, evaluation, ready) if function.stage == "trust_region" else values
+    assert constant_in_rows(values, ready.mask)
+
+
 def _registered(stage_name: str, name: str, function) -> StageFunction:
     from mmrl import stages
 

@@ -25,6 +25,7 @@ from mmrl.stages import LANGUAGE, stage
     formula="a_o A_GRPO + a_p (r - mean_prompt)/std(perception level) + a_r (r - mean_prompt)/std(confidence bin)",
     needs=("visual_entropy",),
     scope="batch",
+    relative=True,
     modalities=LANGUAGE,
 )
 def durian(

@@ -162,6 +162,7 @@ def _token_returns(batch: Batch, reward: Tensor, discount: float, kl: float) -> 
     formula="ret_it = sum_{u >= t} gamma^(u - t) (reward_iu - kl k1_iu), whitened over all actions of the batch",
     needs=_kl_needs,
     scope="batch",
+    grain="action",
 )
 def reinforce_plus_plus(batch: Batch, *, discount: float = 1.0, kl: float = 0.0, eps: float = 1e-8) -> Tensor:
     """Returns of each action, whitened over the whole batch: no group is needed.
@@ -183,6 +184,8 @@ def reinforce_plus_plus(batch: Batch, *, discount: float = 1.0, kl: float = 0.0,
     formula="as reinforce_plus_plus with r_i - mean_g in place of r_i",
     needs=_kl_needs,
     scope="batch",
+    relative=True,
+    grain="action",
 )
 def reinforce_plus_plus_baseline(batch: Batch, *, discount: float = 1.0, kl: float = 0.0, eps: float = 1e-8) -> Tensor:
     """REINFORCE++ on rewards that were centred in their group first. Returns (B, T).

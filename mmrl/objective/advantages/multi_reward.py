@@ -16,6 +16,7 @@ from mmrl.stages import stage
     paper="GDPO: group reward-decoupled normalization, arXiv 2601.05242",
     formula="P = sum_k w_k (R_k - mean_g) / (std_g + eps); A = (P - mean_batch P) / (std_batch P + eps)",
     scope="batch",
+    relative=True,
     required=("components",),
 )
 def gdpo_decoupled(
@@ -69,6 +70,7 @@ def _conditioned(batch: Batch, easy: str, hard: str | None, threshold: float) ->
     paper="LightningRL, arXiv 2603.13319",
     formula="R = z_g(accuracy) + z_g(speed), population deviation, 0 if constant; A = z_batch(R - mean_g)",
     scope="batch",
+    relative=True,
     required=("components",),
 )
 def lightningrl(batch: Batch, *, accuracy: str = "accuracy", speed: str = "tokens_per_forward") -> Tensor:

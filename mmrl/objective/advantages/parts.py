@@ -52,6 +52,7 @@ def _same_part(batch: Batch, parts: int) -> Tensor:
     formula="A_ik = n/(n-1) (G_ik - mean over rollouts at (prompt, turn k)), G_ik = sum_{u >= k} gamma^(u-k) rew_iu",
     required=("segment", "action_reward"),
     modalities=LANGUAGE,
+    grain="action",
 )
 def trloo(batch: Batch, *, discount: float = 1.0) -> Tensor:
     """Turn-level leave-one-out: a turn is compared with the same turn of the other rollouts.
@@ -77,6 +78,7 @@ def trloo(batch: Batch, *, discount: float = 1.0) -> Tensor:
     formula="A_ik = (rel_ik - mean) / (std + eps) over (prompt, rank k), rel_ik = sum_{j >= k} hit_ij / log2(j + 2)",
     required=("segment", "action_reward"),
     modalities=LANGUAGE,
+    grain="action",
 )
 def rank_grpo(
     batch: Batch, *, causal: bool = True, items: int | None = None, overflow: float = -1.0, eps: float = 1e-4
@@ -108,6 +110,7 @@ def rank_grpo(
     confidence="partly",
     required=("segment", "components"),
     modalities=LANGUAGE,
+    grain="action",
 )
 def f_grpo(
     batch: Batch, *, rewards: tuple[str, ...] = ("coverage", "ranking"), std: bool = False, eps: float = 1e-6
@@ -152,6 +155,7 @@ def macro_actions(mask: Tensor, size: int) -> Tensor:
     scope="batch",
     required=("values",),
     modalities=LANGUAGE,
+    grain="action",
 )
 def ma_rlhf(batch: Batch, *, size: int = 5, discount: float = 1.0, trace: float = 0.95) -> Tensor:
     """Generalised advantage estimation whose unit is a run of actions.

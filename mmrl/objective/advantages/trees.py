@@ -19,6 +19,7 @@ from mmrl.stages import LANGUAGE, stage
     formula="mean over depths d (weighted by |g_d| or not) of r_i - mean r over the leaves below i's ancestor at d; "
     "whitened over tokens",
     scope="batch",
+    relative=True,
     required=("actions",),
     modalities=LANGUAGE,
 )

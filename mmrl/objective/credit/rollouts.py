@@ -30,6 +30,7 @@ def component(batch: Batch, name: str, asked_by: str) -> Tensor:
     formula="A_i (1 + alpha softplus(c_i)) where A_i < 0; c_i = mean_t (lp_old - lp_ref)",
     confidence="partly",
     needs=("ref_log_probs",),
+    grain="row",
 )
 def ace(
     advantage: Tensor, batch: Batch, *, alpha: float = 1.0, gate: str = "softplus", length_norm: bool = True
@@ -59,6 +60,7 @@ def ace(
     "eta_i = exp(s_i - mean_j s_j), s_i = mean_t lp_old",
     confidence="partly",
     required=("success",),
+    grain="row",
 )
 def xrpo(advantage: Tensor, batch: Batch, *, strength: float = 1.0, cap: float = 0.5) -> tuple[Tensor, Tensor]:
     """Novelty sharpening: right rollouts less likely than their group's average earn a bounded bonus. (B, T)
@@ -83,6 +85,7 @@ def xrpo(advantage: Tensor, batch: Batch, *, strength: float = 1.0, cap: float =
     formula="A_i exp(-alpha u), u = clip(var(scores of the group) / (.25 (max - min)^2), 0, 1)",
     method="q_hawkeye",
     modalities=LANGUAGE,
+    grain="row",
 )
 def q_hawkeye_uncertainty(
     advantage: Tensor,
@@ -113,6 +116,7 @@ def q_hawkeye_uncertainty(
     formula="A_i aD_i aM_j; aD = sigmoid(delta_i)/sigmoid(mean_j delta), aM = sigmoid(mean kept gap) / "
     "sigmoid(mean gap), kept: (gap - mean gap)^2 <= tau",
     scope="batch",
+    grain="row",
 )
 def dr_irl_grpo_s(
     advantage: Tensor, batch: Batch, *, hardness: str = "hardness", gap: str = "gap", tau: float | None = None
@@ -146,6 +150,7 @@ def dr_irl_grpo_s(
     method="microcoder_grpo",
     required=("success", "actions"),
     modalities=LANGUAGE,
+    grain="row",
 )
 def microcoder_truncation(
     advantage: Tensor, batch: Batch, *, share: float = 0.3, repeat: int = 128
@@ -175,6 +180,7 @@ def microcoder_truncation(
     confidence="reconstructed",
     method="prs_vspo",
     scope="batch",
+    grain="row",
 )
 def vspo_smoothing(advantage: Tensor, batch: Batch, *, smooth: str = "sqrt", cap: float = 1.0) -> tuple[Tensor, Tensor]:
     """A prompt that was sampled n times in place of worthless ones does not weigh n times. (B, T)

@@ -57,6 +57,7 @@ def laser(
     formula="A <- (1 - k) A + k z_group(clip(s, 0, 1)), after a warm-up",
     needs=_needs("old"),
     modalities=LANGUAGE,
+    grain="row",
 )
 def laser_credit(
     advantage: Tensor,

@@ -79,6 +79,7 @@ def none(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
     method="rloo",
     paper="REINFORCE, Williams 1992",
     formula="A lp_new",
+    grain="action",
 )
 def reinforce(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
     """Advantage times log-prob, without any ratio. Returns (B, T). The loss value contains log-probs."""
@@ -90,6 +91,7 @@ def reinforce(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor
     method="gtpo",
     paper="GTPO, arXiv 2508.03772; JustGRPO, arXiv 2601.15165",
     formula="A exp(lp_new - sg(lp_new))",
+    grain="action",
 )
 def unit_ratio(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
     """A ratio of 1 whichever policy sampled: `reinforce`, but its value is the advantage. Returns (B, T)."""
@@ -133,6 +135,7 @@ def pessimistic(log_ratio: Tensor, advantage: Tensor, low: float, high: float) -
     "trust_region",
     paper="GMPO: Geometric-Mean Policy Optimization, arXiv 2507.20673",
     formula="A exp(mean_t Rc_it), Rc = sgn(A) min(sgn(A) R, sgn(A) clip(R, -low, high))",
+    grain="row",
 )
 def gmpo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, low: float = 0.4, high: float = 0.4) -> Tensor:
     """Clip each log-ratio, then take the geometric mean of the sequence. Returns (B, T), constant along a row.
@@ -150,6 +153,7 @@ def gmpo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, low: float 
     method="holderpo",
     paper="HolderPO (holder_token ablation), arXiv 2605.12058",
     formula="A M_p of the token ratios, each clipped by the advantage's sign first",
+    grain="row",
 )
 def holder_token(
     log_ratio: Tensor,

@@ -19,6 +19,7 @@ from mmrl.stages import stage
     "trust_region",
     paper="CISPO: MiniMax-M1, arXiv 2506.13585; ScaleRL, arXiv 2510.13786",
     formula="sg(clip(r, low, high)) A lp_new",
+    grain="action",
 )
 def cispo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, low: float = 0.0, high: float = 5.0) -> Tensor:
     """Clip and detach the importance weight, never the gradient. Returns (B, T).
@@ -57,6 +58,7 @@ def sapo(
     "trust_region",
     paper="VESPO, 2026",
     formula="sg(exp(l + k log W - l W)) A lp_new, (k, l) by the sign of A, W the full sequence ratio",
+    grain="action",
 )
 def vespo(
     log_ratio: Tensor,

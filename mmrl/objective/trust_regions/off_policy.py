@@ -38,6 +38,7 @@ def in_region(
     method="rec_opmd_asymre",
     paper="Group-relative REINFORCE is secretly off-policy (REC), arXiv 2509.24203",
     formula="[r in region] w A lp_new, w = 1, sg(r) or exp(A / temperature)",
+    grain="action",
 )
 def rec(
     log_ratio: Tensor,
@@ -82,6 +83,7 @@ def rec(
     paper="Stabilizing RL with LLMs (MiniRL), arXiv 2512.01374",
     formula="[PPO mask of r] sg(exp(lp_new - lp_sampler)) A lp_new",
     confidence="partly",
+    grain="action",
 )
 def minirl(
     log_ratio: Tensor,
@@ -117,6 +119,7 @@ def _a_lol_needs(*, variant: str = "sequence", **_) -> dict[str, Need]:
     paper="Advantage-Leftover Lunch (A-LoL), arXiv 2305.14718",
     formula="A sg(clip(exp(sum_t(lp_new - lp_ref)), 1 - e, 1 + e)) lp_new",
     needs=_a_lol_needs,
+    grain="action",
 )
 def a_lol(
     log_ratio: Tensor,
