@@ -76,7 +76,7 @@ class Trainer:
                 f"training.prompts_per_step={config.prompts_per_step} leaves some of the "
                 f"{self.accelerator.num_processes} processes without a group; choose at least as many"
             )
-        if config.group_size < 2 and objective.advantage.spec.scope == "group":
+        if config.group_size < 2 and objective.advantage.spec.relative:
             raise ConfigError(
                 f"training.group_size=1 leaves nothing to compare within a group, and advantage "
                 f"{objective.advantage.name!r} is relative to the group; choose at least 2"
