@@ -8,7 +8,7 @@ import yaml
 
 from mmrl.pipelines.cli import overrides_of
 from mmrl.pipelines.config import MODALITIES, read_config
-from mmrl.recipes import recipe_names
+from mmrl.recipes import load_recipe, recipe_names
 from mmrl.stages import STAGES
 from tests.pipelines.runs import write_config, write_data, write_rows
 
@@ -97,6 +97,12 @@ class TestPlan:
         assert done.code == 0, done.err
         for word in ("batch", "passes of a step", "memory", "parameters"):
             assert word in done.out
+
+    def test_a_shipped_configuration_is_named_after_its_recipe(self):
+        wrong = {(m, name): recipe for m, name in SHIPPED if (recipe := read_config(name, (), m).recipe) != name}
+        assert {name for _, name in wrong} <= {"demo"}
+        for name in recipe_names():
+            assert load_recipe(name).method == name
 
     def test_a_need_becomes_a_pass(self, mmrl, bases):
         plain = mmrl("plan", "vlm", "grpo", "recipe=grpo", "--policy.model", bases.of("vlm")).out
