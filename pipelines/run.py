@@ -18,7 +18,7 @@ from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.passes import plan_passes
-from mmrl.training.tracking import environment, open_trackers, write_atomically
+from mmrl.training.tracking import Tracker, environment, open_trackers, write_atomically
 from mmrl.training.trainer import Report, Result, Trainer
 
 if TYPE_CHECKING:
@@ -140,11 +140,7 @@ def train(
     resume  a run directory or a checkpoint; metrics after it are written again
     """
     objective = check_config(config)
-    folder = config.directory
-    start = _checkpoint_of(resume) if resume else None
-    _refuse_overwrite(folder, resume)
-    if start:
-        _refuse_another_run(config, start)
+    folder, start = config.directory, _start_of(config, resume)
     with ExitStack() as stack:
         if prompts is None:
             prompts = open_prompts(config.data.train, config.data, config.data.limit)
@@ -165,13 +161,7 @@ def train(
             counters=partial(cache_counters, policy), sampler=sampler,
         )  # fmt: skip
         if trainer.accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "config.yaml", config.to_yaml())
-            write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
-            step = checkpoint.step_of(start) if start else 0
-            trainer.trackers = open_trackers(config.tracking, folder, config.model_dump(mode="json"), step)
-            for tracker in trainer.trackers:
-                stack.callback(tracker.close)
+            trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack)
         result = trainer.train(start)
         if trainer.accelerator.is_main_process and result.after:
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
@@ -179,16 +169,35 @@ def train(
     return result
 
 
+def _open_folder(config: RunConfig, step: int, stack: ExitStack) -> list[Tracker]:
+    """Write down what this run is, and go on with its metrics after `step`."""
+    folder = config.directory
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.yaml", config.to_yaml())
+    write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
+    trackers = open_trackers(config.tracking, folder, config.model_dump(mode="json"), step)
+    for tracker in trackers:
+        stack.callback(tracker.close)
+    return trackers
+
+
 def _checkpoint_of(path: str | Path) -> Path:
     path = Path(path)
     return path if (path / "state.json").exists() else checkpoint.latest(path)
 
 
-def _refuse_overwrite(folder: Path, resume: str | Path | None) -> None:
-    if resume is None and (folder / "metrics.jsonl").exists():
+def _start_of(config: RunConfig, resume: str | Path | None) -> Path | None:
+    """The checkpoint to go on from; None for a new run, which must not write over another."""
+    if resume:
+        start = _checkpoint_of(resume)
+        _refuse_another_run(config, start)
+        return start
+    folder = config.directory
+    if (folder / "metrics.jsonl").exists():
         raise ConfigError(
             f"{folder} already holds a run: continue it with --resume {folder}, or choose another run_dir=..."
         )
+    return None
 
 
 def _refuse_another_run(config: RunConfig, start: Path) -> None:

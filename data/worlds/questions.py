@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class Question:
     skill: str
 
 
-class World:
+class World(ABC):
     """A family of scenes. `scene` draws one, `prompt` asks about it; both are pure."""
 
     name: str
@@ -38,22 +39,25 @@ class World:
         """The world, asking only for these of its `offers`; one that writes files writes them under `root`."""
         return cls(skills)
 
+    @abstractmethod
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
         """A JSON-able scene; drawn again until its hash falls into `split`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prompt(self, scene: dict[str, Any], id: str, columns: dict[str, Any]) -> Prompt:
-        raise NotImplementedError
+        """The prompt that asks about a scene; `columns` go with it."""
 
 
 class Still(World):
     """A world of one picture and one question."""
 
+    @abstractmethod
     def ask(self, scene: dict[str, Any]) -> Question:
-        raise NotImplementedError
+        """The question of a scene, with its answer."""
 
+    @abstractmethod
     def render(self, scene: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        """The scene as a PIL image."""
 
     def prompt(self, scene: dict[str, Any], id: str, columns: dict[str, Any]) -> Prompt:
         question = self.ask(scene)

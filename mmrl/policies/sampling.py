@@ -7,6 +7,7 @@ neither on how the batch was split, nor on which other rows are still being writ
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,7 @@ def decode(
     return Decoded(tokens, log_probs, length, stopped)
 
 
-class _Rows:
+class _Rows(ABC):
     """Rows still being written: which they are, their next position, and their next-token logits."""
 
     cache: Any
@@ -118,9 +119,9 @@ class _Rows:
         """Forget the other rows."""
         self.rows, self.context, self.position = self.rows[chosen], self.context[chosen], self.position[chosen]
 
+    @abstractmethod
     def memory(self, count: int) -> dict[str, Any]:
         """What the model needs beside `cache` to see the past of `count` rows."""
-        raise NotImplementedError
 
     def advance(self, tokens: Tensor) -> None:
         """Append one token (b,) to every row."""

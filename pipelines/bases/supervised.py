@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmrl.pipelines.bases.cards import write_card
 from mmrl.policies.encoding import Encoded, collate
 from mmrl.policies.language import LanguagePolicy
 from mmrl.randomness import Key
@@ -17,6 +20,7 @@ from mmrl.rewards.accuracy import judge
 
 Report = Callable[[int, float], None]
 WARMUP = 50
+BATCH = 32
 
 
 def fit(
@@ -24,7 +28,7 @@ def fit(
     prompts: Sequence[Prompt],
     *,
     steps: int,
-    batch_size: int = 32,
+    batch_size: int = BATCH,
     learning_rate: float = 1e-3,
     seed: int = 0,
     report: Report = lambda step, loss: None,
@@ -60,6 +64,28 @@ def printed(steps: int, every: int = 100) -> Report:
             losses.clear()
 
     return report
+
+
+def save_base(
+    folder: Path, model: Any, processor: Any, score: Callable[[Path], dict[str, float]], *,
+    title: str, about: str, module: str, seed: int, steps: int,
+) -> None:  # fmt: skip
+    """The trained base as it ships, float16, with its card and the scores of what was saved."""
+    model.half().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_card(
+        folder,
+        score(folder),
+        title=title,
+        about=about,
+        classes="`Qwen3VLForConditionalGeneration`, `Qwen3VLProcessor`",
+        parameters=model.num_parameters(),
+        train=f"python -m {module} --out {folder} --seed {seed}",
+        seed=seed,
+        steps=f"{steps} steps of {BATCH} answers",
+        load="AutoModelForImageTextToText.from_pretrained",
+        measure=f"python -m {module} --score {folder}",
+    )
 
 
 def schedule(step: int, steps: int) -> float:

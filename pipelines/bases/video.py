@@ -12,9 +12,9 @@ from pathlib import Path
 from mmrl.data.video import read_clip
 from mmrl.data.worlds import open_world
 from mmrl.media import VideoSampling
-from mmrl.pipelines.bases.cards import command_line, write_card
+from mmrl.pipelines.bases.cards import command_line
 from mmrl.pipelines.bases.models import IMAGE_SIZE, tiny_vlm
-from mmrl.pipelines.bases.supervised import fit, held_out_scores, printed
+from mmrl.pipelines.bases.supervised import fit, held_out_scores, printed, save_base
 from mmrl.policies.video import VideoPolicy, VideoPolicyConfig
 
 MODULE = "mmrl.pipelines.bases.video"
@@ -32,21 +32,17 @@ def train(folder: Path, seed: int, steps: int = STEPS) -> None:
     with tempfile.TemporaryDirectory() as clips:
         prompts = open_world("motion", size=TRAIN_SIZE, difficulty=DIFFICULTY, skills=SKILLS, seed=seed, root=clips)
         fit(policy, prompts, steps=steps, seed=seed, report=printed(steps))
-    model.half().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_card(
+    save_base(
         folder,
-        score(folder),
+        model,
+        processor,
+        score,
         title="Tiny video LLM",
         about="A Qwen3-VL model of clips of 64 x 64 pixels at 4 frames a second, for demonstrations and tests. It\n"
         f"half knows the questions of the `motion` world at difficulty {DIFFICULTY} ({', '.join(SKILLS)}).",
-        classes="`Qwen3VLForConditionalGeneration`, `Qwen3VLProcessor`",
-        parameters=model.num_parameters(),
-        train=f"python -m {MODULE} --out {folder} --seed {seed}",
+        module=MODULE,
         seed=seed,
-        steps=f"{steps} steps of 32 answers",
-        load="AutoModelForImageTextToText.from_pretrained",
-        measure=f"python -m {MODULE} --score {folder}",
+        steps=steps,
     )
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmrl.data.worlds import open_world
-from mmrl.pipelines.bases.cards import command_line, write_card
+from mmrl.pipelines.bases.cards import command_line
 from mmrl.pipelines.bases.models import tiny_vlm
-from mmrl.pipelines.bases.supervised import fit, held_out_scores, printed
+from mmrl.pipelines.bases.supervised import fit, held_out_scores, printed, save_base
 from mmrl.policies.language import LanguagePolicyConfig
 from mmrl.policies.vision import VisionPolicy
 
@@ -27,21 +27,17 @@ def train(folder: Path, seed: int, steps: int = STEPS) -> None:
     policy = VisionPolicy(model, processor, LanguagePolicyConfig(model=MODULE, max_new_tokens=MAX_NEW_TOKENS))
     prompts = open_world("stills", size=TRAIN_SIZE, difficulty=DIFFICULTY, skills=SKILLS, seed=seed)
     fit(policy, prompts, steps=steps, seed=seed, report=printed(steps))
-    model.half().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_card(
+    save_base(
         folder,
-        score(folder),
+        model,
+        processor,
+        score,
         title="Tiny VLM",
         about="A Qwen3-VL model of 64 x 64 pictures, for demonstrations and tests. It half knows the questions of the\n"
         f"`stills` world at difficulty {DIFFICULTY} ({', '.join(SKILLS)}) and nothing else.",
-        classes="`Qwen3VLForConditionalGeneration`, `Qwen3VLProcessor`",
-        parameters=model.num_parameters(),
-        train=f"python -m {MODULE} --out {folder} --seed {seed}",
+        module=MODULE,
         seed=seed,
-        steps=f"{steps} steps of 32 answers",
-        load="AutoModelForImageTextToText.from_pretrained",
-        measure=f"python -m {MODULE} --score {folder}",
+        steps=steps,
     )
 
 

@@ -6,6 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from mmrl.media import Frames, VideoSampling
+from mmrl.policies.encoding import Encoded
 from mmrl.record import Prompt, Request
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -64,6 +65,20 @@ def read_made_clip(clip: int, sampling: VideoSampling) -> Frames:
 
 def requests(prompts: list[Prompt], count: int = 4) -> list[Request]:
     return [Request(prompt, count, group) for group, prompt in enumerate(prompts)]
+
+
+def generated(policy, entry: Encoded, limit: int) -> list[int]:
+    """What transformers writes greedily."""
+    tokens = policy.inner.core.generate(
+        input_ids=entry.ids[None],
+        mm_token_type_ids=entry.token_types[None],
+        attention_mask=torch.ones_like(entry.ids)[None],
+        **entry.media,
+        max_new_tokens=limit,
+        do_sample=False,
+        suppress_tokens=list(policy.family.suppressed),
+    )
+    return tokens[0, len(entry) :].tolist()
 
 
 def gradients(policy) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from mmrl.policies.language import LanguagePolicyConfig
 from mmrl.policies.sampling import SharedCache, choose
 from mmrl.randomness import Key
 from mmrl.record import Request, Rollouts
-from tests.policies.scenes import image_prompt, mixed_prompts, picture, requests
+from tests.policies.scenes import generated, image_prompt, mixed_prompts, picture, requests
 
 
 def push(policy, token: int, amount: float):
@@ -50,17 +50,7 @@ def test_greedy_equals_transformers_generate(policies, family):
     policy = policies[family]
     for prompt in mixed_prompts():
         rollouts = policy.rollout([Request(prompt, 1, 0)], Key(0), greedy=True)
-        entry = rollouts.encoded[0]
-        wanted = policy.inner.core.generate(
-            input_ids=entry.ids[None],
-            mm_token_type_ids=entry.token_types[None],
-            attention_mask=torch.ones_like(entry.ids)[None],
-            **entry.media,
-            max_new_tokens=10,
-            do_sample=False,
-            suppress_tokens=list(policy.family.suppressed),
-        )[0, len(entry) :]
-        assert rollouts.actions[0].tolist() == wanted.tolist()
+        assert rollouts.actions[0].tolist() == generated(policy, rollouts.encoded[0], 10)
 
 
 def test_sampled_log_probs_agree_with_scoring(policies, rolled, family):

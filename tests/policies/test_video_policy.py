@@ -13,6 +13,7 @@ from mmrl.record import Request
 from mmrl.stages import Need, View
 from tests.policies.scenes import (
     clip_prompts,
+    generated,
     gradients,
     read_made_clip,
     relative_error,
@@ -75,17 +76,7 @@ def test_greedy_equals_transformers_generate(video_policies, family):
     policy = video_policies[family]
     for prompt in clip_prompts():
         rollouts = policy.rollout([Request(prompt, 1, 0)], Key(0), greedy=True)
-        entry = rollouts.encoded[0]
-        wanted = policy.inner.core.generate(
-            input_ids=entry.ids[None],
-            mm_token_type_ids=entry.token_types[None],
-            attention_mask=torch.ones_like(entry.ids)[None],
-            **entry.media,
-            max_new_tokens=8,
-            do_sample=False,
-            suppress_tokens=list(policy.family.suppressed),
-        )[0, len(entry) :]
-        assert rollouts.actions[0].tolist() == wanted.tolist()
+        assert rollouts.actions[0].tolist() == generated(policy, rollouts.encoded[0], 8)
 
 
 def test_sampled_log_probs_agree_with_scoring(video_policies, watched, family):
