@@ -221,20 +221,23 @@ class Objective:
         return self.select(_drop_unscored(batch))
 
     @torch.no_grad()
-    def credit_and_weigh(self, batch: Batch) -> tuple[Batch, Tensor]:
-        """Stages 5, 6 and 9: the batch with its advantage and loss mask, and `weights (B, T)`.
+    def assess(self, batch: Batch) -> Batch:
+        """Stage 5, and the selections that read advantages.
 
         Groups with a single counted member leave the loss where the advantage compares rollouts of a prompt. An
         advantage that is already set, `(B,)` or `(B, T)`, is kept.
         """
-        if batch.advantage is not None:
-            batch = replace(batch, advantage=_per_action(batch.advantage, batch))
-        else:
+        if batch.advantage is None:
             if self.advantage.spec.relative:
                 alone = group_count(batch.group, batch.counted) < 2
                 batch = replace(batch, trained=batch.trained & ~alone)
-            batch = replace(batch, advantage=_per_action(self._advantage(batch), batch))
-        batch, _ = self.select(batch, after_advantage=True)
+            batch = replace(batch, advantage=self._advantage(batch))
+        batch = replace(batch, advantage=_per_action(batch.advantage, batch))
+        return self.select(batch, after_advantage=True)[0]
+
+    @torch.no_grad()
+    def credit_and_weigh(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """Stages 6 and 9: the batch with the advantage and loss mask of each action, and `weights (B, T)`."""
         self.diagnostics = _selected(batch)
         for bound in self.credit:
             if bound.spec.phase == "prepare":
@@ -264,7 +267,7 @@ class Objective:
     def prepare(self, batch: Batch) -> tuple[Batch, Tensor]:
         """Stages 3 to 6 and 9 in one go, for a batch that is complete."""
         batch, _ = self.shape_and_select(batch)
-        return self.credit_and_weigh(batch)
+        return self.credit_and_weigh(self.assess(batch))
 
     def weights(self, batch: Batch, aggregation: Bound | None = None) -> Tensor:
         """(B, T) per-action weights, each optimizer step by itself; rows that are not trained weigh 0."""

@@ -34,6 +34,7 @@ class Policy(ABC):
     config_type  the typed `policy:` section of a configuration
     probes     what `evaluate` can return per action or per rollout
     group_probes  those of them that compare the members of a group: `evaluate` must then be given whole groups
+    batch_probes  those that compare all rollouts of a step, of all ranks (`mmrl.policies.batch_probes`)
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
     module     the trainable module; the trainer replaces it by the one accelerate prepared. Methods of it that
@@ -44,6 +45,7 @@ class Policy(ABC):
     config_type: ClassVar[type[Section]]
     probes: ClassVar[frozenset[str]]
     group_probes: ClassVar[frozenset[str]] = frozenset()
+    batch_probes: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[frozenset[str]] = frozenset()
     varied_when_greedy: ClassVar[bool] = False
     module: nn.Module

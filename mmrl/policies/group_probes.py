@@ -15,7 +15,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError
 from mmrl.objective.credit.divergence import position_divergence
 from mmrl.objective.credit.representation import residual_weights, token_hidden_reward
-from mmrl.policies.log_probs import Chunk, probe
+from mmrl.policies.log_probs import Chunk, log_probs, probe
 
 ROWS = 1024
 """Rows of logits alive at once."""
@@ -25,6 +25,12 @@ ROWS = 1024
 def states(chunk: Chunk) -> Tensor:
     """(rows, d) float32 hidden states before the output head."""
     return chunk.hidden.float()
+
+
+@probe("gradient_proxy")
+def gradient_proxy(chunk: Chunk) -> Tensor:
+    """(rows, d) float32 (1 - p) h: the direction in which the sampled token pulls the output head (DelTA)."""
+    return (1 - log_probs(chunk).exp())[:, None] * chunk.hidden.float()
 
 
 @dataclass

@@ -24,6 +24,7 @@ from mmrl.media import ReadClip
 from mmrl.policies import adapters, shared_prompt, token_probes
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.base import Policy
+from mmrl.policies.batch_probes import BATCH_PROBES
 from mmrl.policies.encoding import POSITION_ONLY, Encoded, collate, encode, extended, predictors, to_device
 from mmrl.policies.families import Family, check_family, family_of
 from mmrl.policies.group_probes import GROUP_PROBES, Group, hellinger
@@ -43,6 +44,8 @@ from mmrl.stages import Need, View
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROMPT_PROBES = frozenset({"visual_entropy"})
 PAIR_PROBES = frozenset({"hellinger"})
+VECTORS = frozenset({"states", "gradient_proxy"})
+"""Probes of a vector for each token, too wide for a column."""
 STATES: Asked = (("states", "states", ()),)
 """Probes with one value per prompt, expanded to its rows."""
 
@@ -104,8 +107,9 @@ class LanguagePolicyConfig(Section):
 class LanguagePolicy(Policy):
     """What image and video policies share."""
 
-    probes = frozenset(token_probes.PROBES) - {"states"} | PROMPT_PROBES | frozenset(GROUP_PROBES) | PAIR_PROBES
+    batch_probes = frozenset(BATCH_PROBES)
     group_probes = frozenset(GROUP_PROBES)
+    probes = frozenset(token_probes.PROBES) - VECTORS | PROMPT_PROBES | PAIR_PROBES | group_probes | batch_probes
     config: Any
 
     def __init__(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from mmrl.objective import Objective
 from mmrl.policies.base import Policy
+from mmrl.policies.batch_probes import BATCH_PROBES
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Request, Rollouts, Selection
 from mmrl.selection.prompts import Prefetching, Sampler
-from mmrl.stages import NEEDS
+from mmrl.stages import NEEDS, Need
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import gather_batch, gather_objects, my_share
 from mmrl.training.evaluation import Score
@@ -80,6 +82,40 @@ class Collector:
         for other in gather_objects(dict(causes), self.accelerator)[1:] if self.accelerator.num_processes > 1 else ():
             causes.update(other)
         return Collected(rollouts, batch, mine, indices, causes)
+
+    @torch.no_grad()
+    def compare(self, collected: Collected, batch: Batch) -> Batch:
+        """The batch with columns of probes that compare all rollouts of the step, whose advantages are known now."""
+        if not self.plan.compare:
+            return batch
+        rollouts, local = collected.rollouts, batch.index(collected.mine)
+        where = rollouts.mask & local.trained[:, None].to(rollouts.mask.device)
+        advantage = local.advantage[:, : where.shape[1]].to(where.device)[where]
+        with self.clock("passes"):
+            for need in self.plan.compare:
+                probe = BATCH_PROBES[need.probe]
+                pieces = partial(self._pieces, Need(probe.reads), rollouts, where)
+                values = probe.function(pieces, advantage, total=self._total, **dict(need.options))
+                column = torch.zeros_like(rollouts.old_log_probs)
+                rollouts.columns[need.key] = column.masked_scatter(where, values.to(column))
+        gathered, _ = self._gather(rollouts, batch.step)
+        return replace(batch, columns=batch.columns | {n.key: gathered.columns[n.key] for n in self.plan.compare})
+
+    def _pieces(self, need: Need, rollouts: Rollouts, where: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """A pass over the tokens in `where`: their places among them, and a vector each."""
+        place = torch.zeros_like(where, dtype=torch.long).masked_scatter(
+            where, torch.arange(int(where.sum())).to(where.device)
+        )
+        size = self.config.micro_batch_size
+        own = len(self.policy.micro_batches(rollouts, torch.arange(len(rollouts)), size))
+        for i, part in enumerate(even_micro_batches(self.policy, rollouts, size, self.accelerator)):
+            evaluation = self.policy.evaluate(rollouts.index(part), [need], weights="old")
+            inside = where[part.to(where.device)]
+            if i < own:  # a short rank repeats a row, so that all ranks run as many passes
+                yield place[part.to(where.device)][inside], evaluation.columns[need.key][inside]
+
+    def _total(self, values: Tensor) -> Tensor:
+        return values if self.accelerator.num_processes == 1 else self.accelerator.reduce(values, "sum")
 
     def announce(self, now: list[int], step: int) -> None:
         """Tell prompts that can be made ready which are asked for now and, as far as one knows, by `step`."""

@@ -33,17 +33,20 @@ class PassPlan:
     early         whether they must run before groups are selected, since selection reads them
     update        what the update's own forward pass returns besides log-probs
     step_rewards  whether intermediate outputs are scored too
+    compare       needs that compare all rollouts of the step once advantages are known
     """
 
     prepare: list[Pass]
     early: bool
     update: list[Need]
     step_rewards: bool
+    compare: list[Need]
 
     def describe(self) -> list[str]:
         lines = ["rollout: sample and keep log-probs"]
         lines += [f"prepare: {p}" for p in self.prepare]
         lines += ["prepare: score the outputs of intermediate steps"] if self.step_rewards else []
+        lines += [f"prepare: {n.probe}, in passes that compare all rollouts of the step" for n in self.compare]
         extra = f" with {', '.join(n.probe for n in self.update)}" if self.update else ""
         return [*lines, f"update: log-probs and gradient{extra}"]
 
@@ -60,12 +63,15 @@ def plan_passes(objective: Objective, policy: type[Policy]) -> PassPlan:
     passes: dict[tuple, Pass] = {}
     for need in needs:
         sampled = need.probe == "log_probs" and need.under is None and need.weights == "old"
-        if need.weights == "current" or need.probe == STEP_REWARDS or sampled:
+        elsewhere = need.probe == STEP_REWARDS or need.probe in policy.batch_probes
+        if need.weights == "current" or elsewhere or sampled:
             continue
         passes.setdefault((need.under, need.weights), Pass(need.under, need.weights)).needs.append(need)
     early = any(b.needs for b in (*objective.shaping, *objective.group))
     update = [n for n in needs if n.weights == "current"]
-    return PassPlan(list(passes.values()), early, update, any(n.probe == STEP_REWARDS for n in needs))
+    steps = any(n.probe == STEP_REWARDS for n in needs)
+    compare = [n for n in needs if n.probe in policy.batch_probes]
+    return PassPlan(list(passes.values()), early, update, steps, compare)
 
 
 def _check_view(need: Need, asked_by: str) -> None:

@@ -134,7 +134,8 @@ class Trainer:
         _seed_everything(Key(self.config.seed, self.step, purpose="global").number)
         collected = self.collector.collect(self.step)
         with self.clock("prepare"):
-            batch, weights = self.objective.credit_and_weigh(collected.batch)
+            batch = self.collector.compare(collected, self.objective.assess(collected.batch))
+            batch, weights = self.objective.credit_and_weigh(batch)
             self.sampler.observe(collected.indices, batch)
             self.collector.announce([], self.step + 1)
         if self.checked is None:

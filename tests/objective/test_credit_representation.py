@@ -50,16 +50,51 @@ class TestTokenHiddenReward:
         close(self.credit([0.2, 0.1], [0, 0], [-1, -1], mode="nthr"), [1, 1])
 
 
+def weights(proxies, advantage, size=2, **parameters):
+    """DelTA's weights of tokens whose vectors come `size` at a time."""
+    places = torch.arange(len(proxies)).split(size)
+    return discriminative_weights(lambda: [(p, proxies[p]) for p in places], rows(*advantage), **parameters)
+
+
 class TestDiscriminative:
     def test_worked_numbers(self):
         proxies = rows([1.0, 0], [0, 1], [-1, 0], [0, 1])
-        weight = discriminative_weights(proxies, torch.tensor([1.0, 1, -1, -1]).double())
-        close(weight, [1.078796, 0.921204, 1.078796, 0.921204])
+        for size in (1, 3, 4):
+            close(weights(proxies, [1.0, 1, -1, -1], size), [1.078796, 0.921204, 1.078796, 0.921204])
+
+    def test_every_step_of_the_worked_example(self):
+        """Margins 2 and 0, deviation 1, gates .880797 and .5, refined centroid (.637890, .362110), margin 2.551561."""
+        proxies = rows([1.0, 0], [0, 1], [-1, 0], [0, 1])
+        gate = torch.sigmoid(torch.tensor([2.0, 0.0]).double())
+        close(gate, [0.880797, 0.5])
+        centre = (gate[:, None] * proxies[:2]).sum(0) / gate.sum()
+        close(centre, [0.637890, 0.362110])
+        other = centre * torch.tensor([-1.0, 1.0])
+        margin = ((proxies[0] - other) ** 2).sum() - ((proxies[0] - centre) ** 2).sum()
+        assert margin.item() == pytest.approx(2.551561, abs=1e-6)
+        raw = 0.8 + 0.4 * torch.sigmoid(margin)
+        assert raw.item() == pytest.approx(1.171071, abs=1e-6)
+        close(weights(proxies, [1.0, 1, -1, -1])[:1], [2 * raw.item() / (raw.item() + 1.0)])
+
+    def test_ranks_that_add_up_agree_with_one(self):
+        """Two halves of the tokens, each with the sums of both: what a rank sees of the others."""
+        g = torch.Generator().manual_seed(3)
+        proxies, advantage = torch.randn(12, 5, generator=g).double(), torch.randn(12, generator=g).double()
+        whole = discriminative_weights(lambda: [(torch.arange(12), proxies)], advantage, rounds=2)
+        asked: list[torch.Tensor] = []
+        discriminative_weights(
+            lambda: [(torch.arange(12), proxies)], advantage, rounds=2, total=lambda v: (asked.append(v), v)[1]
+        )
+        answers = iter(asked)
+        half = discriminative_weights(
+            lambda: [(torch.arange(6), proxies[:6])], advantage[:6], rounds=2, total=lambda v: next(answers)
+        )
+        close(half, whole[:6].tolist())
 
     def test_one_side_only_weighs_one_and_zero_advantage_is_lowest(self):
         proxies = rows([1.0, 0], [0, 1], [-1, 0], [0, 1], [0.3, 0.3])
-        close(discriminative_weights(proxies[:2], torch.ones(2).double()), [1, 1])
-        weight = discriminative_weights(proxies, torch.tensor([1.0, 1, -1, -1, 0]).double())
+        close(weights(proxies[:2], [1.0, 1]), [1, 1])
+        weight = weights(proxies, [1.0, 1, -1, -1, 0])
         assert weight.argmin() == 4 and weight.mean().item() == pytest.approx(1)
 
 

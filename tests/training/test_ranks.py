@@ -14,7 +14,7 @@ LAUNCH = [sys.executable, "-m", "mmrl", "launch", "--config_file", str(ROOT / "c
 TIMING = ("seconds/", "rate/", "memory/", "self_check/")
 
 
-NAMES = ("grpo", "durian", "batch_quantile", "vppo")
+NAMES = ("grpo", "durian", "batch_quantile", "delta", "vppo")
 
 
 def run(command: list[str], out: Path) -> Path:
@@ -52,4 +52,4 @@ def test_one_rank_equals_two(runs, name):
                 assert both[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
     weights = load_file(two / "weights.safetensors")
     for key, value in load_file(one / "weights.safetensors").items():
-        assert (value - weights[key]).abs().max() < 5e-5, key
+        assert (value - weights[key]).abs().max() < 1e-4, key  # an optimizer step moves a weight by 1e-3

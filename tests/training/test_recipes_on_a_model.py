@@ -54,6 +54,7 @@ def run(tmp_path, objective, **changes) -> list[dict]:
         ("dgpo", {}),
         ("thr", {"credit/thr/silenced": (0.2, 0.95)}),
         ("resrl", {"credit/resrl/reweighted": (0.5, 1)}),
+        ("delta", {"credit/delta/reweighted": (0.9, 1)}),
     ],
 )
 def test_recipe_trains(tmp_path, recipe, shares):

@@ -18,6 +18,7 @@ OBJECTIVES = {
     "grpo": {},
     "durian": {"advantage": "durian"},
     "batch_quantile": {"credit": ["80_20_forking_tokens"]},
+    "delta": {"credit": ["delta"]},
     "vppo": {"credit": ["vppo"], "regularizers": [{"name": "kl", "coefficient": 0.1}]},
 }
 

@@ -2,10 +2,12 @@
 
 The mathematics here works on the states of one group or batch, which never enter the record: a policy that
 offers the named probe computes them inside its forward passes and returns one number for each token
-(`mmrl.policies.group_probes`). DelTA's centroids span the batch of all ranks, which no policy offers yet.
+(`mmrl.policies.group_probes`, and `batch_probes` for DelTA, whose centroids span the batch of all ranks).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -78,43 +80,67 @@ def thr(
     return advantage * weight.to(advantage.dtype), batch.loss_mask
 
 
+Pieces = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Another pass over the tokens: (their places (n,), their vectors (n, d)), some at a time."""
+Total = Callable[[Tensor], Tensor]
+"""Adds a tensor up over ranks."""
+
+
 def discriminative_weights(
-    proxies: Tensor, advantage: Tensor, *, low: float = 0.8, high: float = 1.2, rounds: int = 1
+    pieces: Pieces,
+    advantage: Tensor,
+    *,
+    low: float = 0.8,
+    high: float = 1.2,
+    rounds: int = 1,
+    total: Total = lambda values: values,
 ) -> Tensor:
     """(N,) mean 1: tokens typical of one side of the advantage weigh more, tokens both sides share less.
 
-    proxies    (N, d) (1 - p_old(y)) h, h before the output head
-    advantage  (N,) of each token's rollout
+    pieces     vectors (1 - p_old(y)) h, h before the output head; 2 (rounds + 1) passes
+    advantage  (N,) of each token
     rounds     refinements of the two centroids
     """
-    right, wrong = advantage > 0, advantage < 0
-    if not (right.any() and wrong.any()):
+    sides = advantage > 0, advantage < 0
+    if not total(torch.stack([side.sum() for side in sides])).all():
         return torch.ones_like(advantage)
-    margin = _margin(proxies, advantage, advantage.abs())
-    for _ in range(rounds):
-        scale = _spread(margin, right, wrong)
+    margin = _margin(pieces, advantage, advantage.abs(), total)
+    scale = _spread(margin, sides, total)
+    for left in reversed(range(rounds)):
         gate = torch.sigmoid(margin / scale)
-        margin = _margin(proxies, advantage, advantage.abs() * gate)
-    scale = _spread(margin, right, wrong) if rounds == 0 else scale
-    weight = torch.where(right | wrong, low + (high - low) * torch.sigmoid(margin / scale), low)
-    return weight * len(weight) / weight.sum()
+        margin = _margin(pieces, advantage, advantage.abs() * gate, total)
+        scale = _spread(margin, sides, total) if left else scale
+    weight = torch.where(sides[0] | sides[1], low + (high - low) * torch.sigmoid(margin / scale), low)
+    count, added = total(torch.stack([torch.ones_like(weight).sum(), weight.sum()]))
+    return weight * count / added
 
 
-def _margin(proxies: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
+def _margin(pieces: Pieces, advantage: Tensor, weight: Tensor, total: Total) -> Tensor:
     """(N,) squared distance to the other side's weighted centroid minus that to the own side's."""
-    distance = []
-    for side in (advantage > 0, advantage < 0):
-        share = torch.where(side, weight, torch.zeros_like(weight))
-        centroid = (proxies * share[:, None]).sum(0) / share.sum().clamp(min=1e-12)
-        distance.append(((proxies - centroid) ** 2).sum(1))
-    return advantage.sign() * (distance[1] - distance[0])
+    sums: Tensor | None = None
+    for place, vectors in pieces():
+        shares = torch.stack([weight[place] * (advantage[place] > 0), weight[place] * (advantage[place] < 0)])
+        part = shares.to(vectors) @ torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1)
+        sums = part if sums is None else sums + part
+    assert sums is not None
+    sums = total(sums)
+    right, wrong = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)
+    margin = torch.zeros_like(advantage)
+    for place, vectors in pieces():
+        # |v - wrong|^2 - |v - right|^2, in which |v|^2 cancels
+        apart = 2 * vectors @ (right - wrong) + (wrong**2).sum() - (right**2).sum()
+        margin[place] = advantage[place].sign() * apart.to(margin)
+    return margin
 
 
-def _spread(margin: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
+def _spread(margin: Tensor, sides: tuple[Tensor, Tensor], total: Total) -> Tensor:
     """(N,) population standard deviation of the margins of the token's side, at least 1e-4."""
     scale = torch.ones_like(margin)
-    for side in (right, wrong):
-        scale[side] = margin[side].std(correction=0).clamp(min=1e-4)
+    for side in sides:
+        values = margin[side]
+        count, added = total(torch.stack([torch.ones_like(values).sum(), values.sum()]))
+        variance = total(((values - added / count) ** 2).sum()) / count
+        scale[side] = variance.sqrt().clamp(min=1e-4)
     return scale
 
 
