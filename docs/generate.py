@@ -15,9 +15,10 @@ from pathlib import Path
 
 import mmrl  # noqa: F401  before any library that imports torchvision
 from mmrl.pipelines.config import RunConfig
+from mmrl.pipelines.methods import methods_json
 from mmrl.policies.flow_config import FlowPolicyConfig
 from mmrl.policies.language import LanguagePolicyConfig
-from mmrl.recipes import Recipe, load_recipe, recipe_names
+from mmrl.recipes import load_recipe, recipe_names
 from mmrl.rewards.registry import columns_of
 from mmrl.rewards.registry import registered as rewards_registered
 from mmrl.settings import Section
@@ -38,20 +39,25 @@ def table(*rows: tuple[str, ...]) -> str:
 
 
 def methods() -> str:
-    recipes = [load_recipe(name) for name in recipe_names()]
     functions = registered()
     stages = [s for s in STAGES if any(f.stage == s for f in functions)]
+    head = ("method", "what it is", "stages", "formula", "needs", "modalities", "confidence", "source")
     return page(
         "Methods",
-        "What `mmrl methods` lists: first the recipes, one published method each, then every stage function by the "
-        "stage it plays. Needs are the columns a function reads beyond the basics, and so the passes it costs.",
-        "## Recipes\n\n" + table(("recipe", "what it is", "modalities", "confidence", "paper"), *map(_recipe, recipes)),
+        "What `mmrl methods` lists: first every method, then every stage function by the stage it plays. A method in "
+        "bold has a recipe of its name. Needs are the columns a function reads beyond the basics, and so the passes "
+        "it costs. Confidence: `verified`, the formula was read in the paper or its code; `partly`, some of it; "
+        "`reconstructed`, it is ours after the abstract; `ours`, it is no published method.",
+        "## All methods\n\n" + table(head, *map(_method, methods_json())),
         *(_stage(stage, [f for f in functions if f.stage == stage]) for stage in stages),
     )
 
 
-def _recipe(recipe: Recipe) -> tuple[str, ...]:
-    return (f"`{recipe.method}`", recipe.summary, ", ".join(recipe.modalities), recipe.confidence, recipe.paper)
+def _method(method: dict[str, typing.Any]) -> tuple[str, ...]:
+    name = f"**`{method['name']}`**" if method["recipe"] else f"`{method['name']}`"
+    lists = [", ".join(method[key]) for key in ("stages", "needs", "modalities")]
+    formula = f"`{method['formula']}`" if method["formula"] else ""
+    return (name, method["summary"], lists[0], formula, *lists[1:], method["confidence"], method["paper"])
 
 
 def _stage(stage: str, functions: list[StageFunction]) -> str:

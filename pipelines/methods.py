@@ -12,6 +12,9 @@ from mmrl.objective import Objective
 from mmrl.recipes import Recipe, load_recipe, recipe_names
 from mmrl.stages import STAGES, StageFunction, registered
 
+DEFAULTS = {"grpo", "token", "clip", "token_mean"}
+"""What a recipe takes unless it says otherwise: it says nothing of the method."""
+
 
 def _needs(function: StageFunction) -> list[str]:
     required = {k: v for k, v in function.defaults.items()}
@@ -34,13 +37,17 @@ def _entry(name: str, functions: list[StageFunction], recipe: Recipe | None) -> 
     stages = {f.stage for f in functions}
     needs = {n for f in functions for n in _needs(f)}
     modalities = [m for m in ("vlm", "video", "flow") if all(m in f.modalities for f in functions)]
+    formulas = [f.formula for f in functions]
     if recipe:
         bound = Objective.of(recipe.objective).stages
+        own = [b for b in bound if b.spec.method == name] or [b for b in bound if b.name not in DEFAULTS] or bound
+        formulas = [b.spec.formula for b in own]
         stages |= {b.spec.stage for b in bound if b.spec.method == name or not functions}
-        needs |= {n for b in bound for n in b.needs}
+        needs |= {n for b in bound for n in (*b.needs, *b.spec.required)}
         modalities = list(recipe.modalities)
     return {
         "name": name,
+        "formula": "; ".join(dict.fromkeys(formulas)),
         "stages": [s for s in STAGES if s in stages],
         "needs": sorted(needs),
         "modalities": modalities,
@@ -90,4 +97,7 @@ def describe(name: str) -> str:
         recipe = load_recipe(name)
         chosen = {"prompts": recipe.prompts, **recipe.objective}
         lines += [f"  {stage}: {choice}" for stage, choice in chosen.items() if choice != "shuffled"]
+        lines.append("formulas of its stages:")
+        for bound in Objective.of(recipe.objective).stages:
+            lines.append(f"  {bound.spec.stage} {bound.name}: {bound.spec.formula} (source: {bound.spec.paper})")
     return "\n".join(lines)

@@ -191,7 +191,9 @@ def _tidy(batch: Batch, evaluation: Evaluation) -> tuple[Batch, Evaluation]:
         if not isinstance(values, Tensor) or not values.is_floating_point():
             return values
         values = at_least_float32(values)
-        return torch.where(batch.mask, values, 0.0) if values.shape == batch.mask.shape else values
+        if values.shape[:2] != batch.mask.shape:
+            return values
+        return torch.where(batch.mask.view(*batch.mask.shape, *[1] * (values.dim() - 2)), values, 0.0)
 
     def every(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {k: tidy(v) for k, v in columns.items()}

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from docs import generate
+from mmrl.pipelines.methods import methods_json
 from mmrl.recipes import recipe_names
 from mmrl.rewards.registry import registered as rewards_registered
 from mmrl.stages import registered
@@ -15,7 +16,9 @@ def test_every_method_and_recipe_is_on_the_page():
     text = generate.methods()
     headings = re.findall(r"^### `(\w+)\(", text, re.MULTILINE)
     assert sorted(headings) == sorted(f.name for f in registered())
-    assert all(f"| `{name}` |" in text for name in recipe_names())
+    assert all(f"| **`{name}`** |" in text for name in recipe_names())
+    for method in methods_json():
+        assert all(method[key] for key in ("summary", "formula", "stages", "modalities", "confidence", "paper")), method
 
 
 def test_every_reward_is_on_the_page():

@@ -63,6 +63,8 @@ def column(name: str, batch: Batch, seed: int) -> Tensor:
         return torch.arange(rows) % 4 == 3
     if name == "branch":
         return torch.arange(rows) % 2
+    if name in ("kept_log_probs", "gumbels"):
+        return -torch.rand(rows, width, 3, generator=g, dtype=torch.float64).to(dtype) - 0.5
     if name in PER_ROW:
         return noise[:, 0] + 0.5
     if "log_prob" in name:

@@ -64,6 +64,7 @@ def make_world(seed: int = 0) -> World:
     old = -2.5 * uniform(rows, width) - 0.02
     tables["ref_log_probs"] = old + 0.4 * (uniform(rows, width) - 0.5)
     tables["sampler_log_probs"] = old + 0.2 * (uniform(rows, width) - 0.5)
+    tables["gumbels"] = -2 * uniform(rows, width, 2)
     success = [1, 0, 1, 0, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0]
     return World(
         group=group,
@@ -350,6 +351,21 @@ def f_grpo(world: World, new: Tensor) -> Tensor:
                 s = torch.exp(torch.stack([new[i, t] - world.old[i, t] for t in tokens]).mean())
                 loss = loss - ppo(s, a, 0.8, 1.2)
     return loss / len(world.rows)
+
+
+def soft_grpo(world: World, new: Tensor) -> Tensor:
+    """Every second token is soft and mixes two ids: the first as likely as the token, the second at log-prob -1.2."""
+
+    def f(i: int, t: int) -> Tensor:
+        if t % 2:
+            return ppo(ratio(world, new, i, t), standard(world, i), 0.8, 1.2)
+        p = torch.stack([torch.exp(new[i, t]), torch.tensor(math.exp(-1.2), dtype=torch.float64)]) + 1e-6
+        u = torch.clamp(world.table["gumbels"][i, t] - torch.log(p / p.sum()), -1.5, 3)
+        likely = [k for k in range(2) if torch.log(p / p.sum())[k] > -3]
+        density = sum(-u[k] - torch.exp(-u[k]) for k in likely) / len(likely)
+        return ppo(torch.exp(density - world.old[i, t]), standard(world, i), 0.8, 1.2)
+
+    return sequence_mean(world, f)
 
 
 # ---- trust regions

@@ -43,7 +43,7 @@ def widened(values: Tensor, mask: Tensor, by: int, garbage: float) -> Tensor:
     if values.dim() < 2 or values.shape[1] != mask.shape[1]:
         return values
     filler = -1 if values.dtype == torch.long and (values < 0).any() else garbage
-    tail = torch.full((values.shape[0], by), filler, dtype=torch.float64)
+    tail = torch.full((values.shape[0], by, *values.shape[2:]), filler, dtype=torch.float64)
     return torch.cat([values, tail.to(values.dtype)], dim=1)
 
 

@@ -98,6 +98,16 @@ def unshared(w: World) -> dict:
     return {"actions": ids, "entropy": w.table["entropy"]}
 
 
+def soft_tokens(w: World) -> dict:
+    even = (torch.arange(w.old.shape[1]) % 2 == 0).expand(w.old.shape)
+    return {"soft": even.double(), "gumbels": w.table["gumbels"]}
+
+
+def kept_ids(new: Tensor) -> Tensor:
+    """(B, T, 2) the log-probs of the two ids a soft token mixes."""
+    return torch.stack([new, torch.full_like(new, -1.2)], dim=2)
+
+
 def nothing(w: World) -> dict:
     return {}
 
@@ -154,6 +164,7 @@ CASES: dict[str, tuple] = {
     ),
     "rank_grpo": ("rank_grpo", parts, r.rank_grpo),
     "f_grpo": ("f_grpo", lambda w: {"segment": segments(w, 1), **components(w)}, r.f_grpo),
+    "soft_grpo": ("soft_grpo", soft_tokens, r.soft_grpo),
     "sapo": ("sapo", nothing, r.sapo),
     "dcpo_clipping": ("dcpo_clipping", nothing, r.dcpo),
     "klear_gppo": ("klear_gppo", nothing, r.gppo, 0.8),
@@ -262,7 +273,8 @@ def both(name: str, world: World) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, 
     results = []
     for ours in (True, False):
         new = (world.old + step).detach().requires_grad_()
-        loss = compute(recipe, {**fields_of(world), **extra(world)}, new) if ours else reference(world, new)
+        evaluation = {"log_probs": new, "kept_log_probs": kept_ids(new)} if recipe == "soft_grpo" else new
+        loss = compute(recipe, {**fields_of(world), **extra(world)}, evaluation) if ours else reference(world, new)
         results.append((loss.detach(), torch.autograd.grad(loss, new)[0]))
     return results[0], results[1]
 

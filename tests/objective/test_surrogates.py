@@ -187,3 +187,13 @@ def test_wrong_candidates_are_pushed_down():
     uniform = torch.tensor([[0.1, 0.9]], dtype=torch.float64)
     (gradient,) = torch.autograd.grad(one_token_rollout(logits, torch.tensor([0]), uniform).sum(), logits)
     assert gradient[0, 0] > 0 > gradient[0, 2]
+
+
+def test_training_with_soft_tokens_is_refused_because_no_policy_samples_them():
+    from mmrl.policies.base import policy_class
+    from mmrl.recipes import load_recipe
+    from mmrl.training.passes import plan_passes
+
+    objective = Objective.of(load_recipe("soft_grpo").objective)
+    with pytest.raises(ConfigError, match="'soft_token' needs 'kept_log_probs', which the vlm policy does not offer"):
+        plan_passes(objective, policy_class("vlm"))
