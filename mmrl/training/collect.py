@@ -19,7 +19,7 @@ from mmrl.record import Batch, Prompt, Request, Rollouts, Selection
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import NEEDS, Need
 from mmrl.training.config import TrainingConfig
-from mmrl.training.distributed import gather_batch, gather_objects, my_share
+from mmrl.training.distributed import gather_batch, gather_objects, my_share, together
 from mmrl.training.evaluation import Score
 from mmrl.training.passes import Pass, PassPlan
 from mmrl.training.timing import Clock
@@ -60,7 +60,8 @@ class Collector:
         indices = self.sampler.select(self.config.prompts_per_step, len(self.prompts), key)
         self.announce(indices, step + 1)
         causes: Counter = Counter()
-        rollouts = self._act(self._requests(indices, 0), key, causes)
+        requests = spare = self._requests(indices, 0)
+        rollouts = self._act(requests, spare, key, causes)
         assert rollouts is not None
         for refill in range(self.config.max_refills + 1):
             with self.clock("group"):
@@ -69,7 +70,7 @@ class Collector:
             if refill == self.config.max_refills or not any(s.fresh or s.again for s in selections):
                 break
             requests, fresh = self._refill(selections, batch, rollouts, len(indices), key)
-            more = self._act(requests, key, causes)
+            more = self._act(requests, spare, key, causes)
             indices = indices + fresh
             rollouts = rollouts if more is None else Rollouts.concatenate([rollouts, more])
         if not self.plan.early:
@@ -128,19 +129,22 @@ class Collector:
 
     def _requests(self, indices: list[int], first_group: int) -> list[Request]:
         groups = my_share(list(enumerate(indices, first_group)), self.accelerator)
-        with self.clock("data"):
+
+        def opened() -> list[Request]:
             return [Request(self.prompts[i], self.config.group_size, group=g) for g, i in groups]
+
+        with self.clock("data"):
+            return together(opened, self.accelerator)
 
     def _refill(
         self, selections: list[Selection], batch: Batch, rollouts: Rollouts, groups: int, key: Key
     ) -> tuple[list[Request], list[int]]:
         """Requests of this rank for new prompts, and for more members of groups it holds.
 
-        New prompts fill the step up to `prompts_per_step` groups that count, rounded up to the world size.
+        New prompts fill the step up to `prompts_per_step` groups that count, fewer than there are ranks if need be.
         """
-        world = self.accelerator.num_processes
         missing = self.config.prompts_per_step - len(torch.unique(batch.group[batch.counted]))
-        fresh = -(-min(sum(s.fresh for s in selections), max(missing, 0)) // world) * world
+        fresh = min(sum(s.fresh for s in selections), max(missing, 0))
         indices = self.sampler.select(fresh, len(self.prompts), key) if fresh else []
         requests = self._requests(indices, groups)
         held = rollouts.group.tolist()
@@ -150,20 +154,25 @@ class Collector:
                 requests.append(Request(prompt, count, group, first_member=held.count(group)))
         return requests, indices
 
-    def _act(self, requests: list[Request], key: Key, causes: Counter) -> Rollouts | None:
-        if not requests:
+    def _act(self, requests: list[Request], spare: list[Request], key: Key, causes: Counter) -> Rollouts | None:
+        """Act and score. Ranks pass the model together, so one that is asked for nothing while others are acts on
+        a request of `spare` and drops what came out."""
+        if not any(gather_objects(len(requests), self.accelerator)):
             return None
         with self.clock("rollout"):
-            rollouts = self.policy.rollout(requests, key)
+            rollouts = together(lambda: self.policy.rollout(requests or spare[:1], key), self.accelerator)
         with self.clock("reward"):
-            scores = self.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
-            device = rollouts.mask.device
-            rollouts.components = {k: v.to(device) for k, v in scores.components.items()}
-            rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
-            causes.update(scores.causes)
+            together(lambda: self._score(rollouts, causes if requests else Counter()), self.accelerator)
         if self.plan.early:
-            self._fill_columns(rollouts, causes)
-        return rollouts
+            self._fill_columns(rollouts, causes if requests else Counter())
+        return rollouts if requests else None
+
+    def _score(self, rollouts: Rollouts, causes: Counter) -> None:
+        scores = self.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
+        device = rollouts.mask.device
+        rollouts.components = {k: v.to(device) for k, v in scores.components.items()}
+        rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
+        causes.update(scores.causes)
 
     def _gather(self, rollouts: Rollouts, step: int) -> tuple[Batch, Tensor]:
         constants = {

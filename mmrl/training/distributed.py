@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, MMRLError
 from mmrl.record import Batch, Rollouts
 
+T = TypeVar("T")
 PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU")  # one process, or DDP
 
 
@@ -54,6 +56,23 @@ def gather_objects(value: Any, accelerator: Accelerator) -> list[Any]:
     out: list[Any] = [None] * accelerator.num_processes
     torch.distributed.all_gather_object(out, value)
     return out
+
+
+def together(call: Callable[[], T], accelerator: Accelerator) -> T:
+    """The result of `call`. Where it fails on some ranks, all raise, and none waits for another in vain.
+
+    Errors of ours only: what nobody foresaw ends its process, and the launcher ends the others.
+    """
+    try:
+        result, failure = call(), None
+    except MMRLError as error:
+        result, failure = None, error
+    failures = gather_objects(None if failure is None else str(failure), accelerator)
+    if failure is not None:
+        raise failure
+    for message in filter(None, failures):
+        raise MMRLError(message)
+    return cast(T, result)
 
 
 def gather_rows(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, MMRLError
 from mmrl.objective import Objective, signal
 from mmrl.objective.groups import group_extreme, representatives
 from mmrl.policies.base import Policy
@@ -42,12 +42,20 @@ Report = Callable[[int, dict[str, Any]], None]
 
 @dataclass
 class Result:
-    """steps done, held-out metrics before and after, and whether the run was interrupted"""
+    """What a run came to.
+
+    steps        done, those before a resume included
+    before       held-out metrics of step 0
+    after        of the last evaluation since; empty where there was none
+    interrupted  whether Ctrl-C stopped it before its last step
+    start        the step it went on from
+    """
 
     steps: int
     before: dict[str, float]
     after: dict[str, float]
     interrupted: bool = False
+    start: int = 0
 
 
 class Trainer:
@@ -85,6 +93,8 @@ class Trainer:
         self.run_dir, self.eval_prompts, self.trackers, self.report = Path(run_dir), eval_prompts, trackers, report
         self.clock, self.step, self.updates, self.interrupted = Clock(), 0, 0, False
         self.before: dict[str, float] = {}
+        self.after: dict[str, float] = {}
+        self.saved = 0
         self.counters = counters
         trained = [p for p in policy.module.parameters() if p.requires_grad]
         if not trained:
@@ -106,20 +116,20 @@ class Trainer:
         """Run to `config.steps`. Ctrl-C finishes the step, saves and stops; a second one stops at once."""
         if resume:
             self._resume(resume)
+        start = self.step
         previous = signals.getsignal(signals.SIGINT)
         if _in_main_thread():
             signals.signal(signals.SIGINT, self._interrupt)
         try:
             self.before = self.evaluate() if self.step == 0 else self.before
-            after = self.before
             while self.step < self.config.steps and not self.interrupted:
                 # notebooks replace sys.stderr by something without a file descriptor
                 faulthandler.dump_traceback_later(self.config.watchdog_seconds, file=sys.__stderr__)
-                metrics = self.train_step()
+                metrics = self._step_or_save()
                 self.step += 1
                 if self._due(self.config.eval_every):
-                    after = self.evaluate()
-                    metrics |= {f"eval/{k}": v for k, v in after.items()}
+                    self.after = self.evaluate()
+                    metrics |= {f"eval/{k}": v for k, v in self.after.items()}
                 self._log(metrics)
                 if self._due(self.config.save_every) or self.interrupted:
                     self.save()
@@ -127,7 +137,21 @@ class Trainer:
             faulthandler.cancel_dump_traceback_later()
             if _in_main_thread():
                 signals.signal(signals.SIGINT, previous)
-        return Result(self.step, self.before, after, self.interrupted)
+        return Result(self.step, self.before, self.after, self.interrupted, start)
+
+    def _step_or_save(self) -> dict[str, Any]:
+        """A step. If it fails before it moved the weights, what was trained so far is saved first."""
+        state, updates = self._state(), self.updates
+        try:
+            return self.train_step()
+        except Exception as error:
+            # an error of ours is raised by all ranks together; after another, the others do not come to save
+            together = isinstance(error, MMRLError) or self.accelerator.num_processes == 1
+            if together and self.step > self.saved and self.updates == updates:
+                self.save(state)
+            if self.saved:
+                error.add_note(f"step {self.saved} is saved: continue with --resume {self.run_dir}")
+            raise
 
     def train_step(self) -> dict[str, Any]:
         """One rollout batch: collect, prepare, update."""
@@ -245,22 +269,29 @@ class Trainer:
             run_log.save_rollouts(folder, kept, self.policy.action_labels(kept), None, None)
         return scores
 
-    def save(self) -> Path:
-        state = {
-            "updates": self.updates,
-            "before": self.before,
-            "sampler": self.sampler.state_dict(),
-            "objective": self.objective.state_dict(),
-        }
+    def save(self, state: dict[str, Any] | None = None) -> Path:
+        """state  what `_state` gave at the end of the step; default: as of now"""
         with self.clock("save"):
+            self.saved = self.step
             return checkpoint.save(
-                self.run_dir, self.step, self.policy, self.optimizer, state, self.accelerator,
+                self.run_dir, self.step, self.policy, self.optimizer, state or self._state(), self.accelerator,
                 self.config.keep_checkpoints,
             )  # fmt: skip
 
+    def _state(self) -> dict[str, Any]:
+        """All that a checkpoint holds besides the policy and its optimizer."""
+        return {
+            "updates": self.updates,
+            "before": self.before,
+            "after": self.after,
+            "sampler": self.sampler.state_dict(),
+            "objective": self.objective.state_dict(),
+        }
+
     def _resume(self, path: Path) -> None:
         state = checkpoint.load(path, self.policy, self.optimizer)
-        self.step, self.updates, self.before = state["step"], state["updates"], state["before"]
+        self.step, self.updates, self.saved = state["step"], state["updates"], state["step"]
+        self.before, self.after = state["before"], state.get("after", {})
         self.sampler.load_state_dict(state["sampler"])
         self.objective.load_state_dict(state["objective"])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmrl.data.ahead import Ahead
-from mmrl.errors import ConfigError, SelfCheckError
+from mmrl.errors import ConfigError, DataError, SelfCheckError
 from mmrl.objective import Objective
 from mmrl.recipes import load_recipe
 from mmrl.record import Scores
@@ -258,3 +258,55 @@ def test_interrupting_saves_and_stops(tmp_path):
     assert result.interrupted
     assert result.steps == 1
     assert checkpoint.latest(tmp_path).name == "step-000001"
+
+
+class OneBroken(list):
+    """Prompts of which one cannot be read."""
+
+    def __init__(self, prompts, broken):
+        super().__init__(prompts)
+        self.broken = broken
+
+    def __getitem__(self, index):
+        if index == self.broken:
+            raise DataError(f"clips.jsonl, line {index + 1}: cut short")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("sampler", ["shuffled", "spo_single_stream"])
+def test_what_was_trained_is_saved_when_a_step_fails(tmp_path, sampler):
+    def make(folder, **changes):
+        sample = Bound.of("prompts", sampler).state
+        return make_trainer(tmp_path / folder, steps=4, save_every=0, sampler=sample, recipe="durian", **changes)
+
+    straight = make("straight")
+    asked = []
+    straight.sampler.select = lambda *a, select=straight.sampler.select: asked.append(select(*a)) or asked[-1]
+    straight.train()
+    third = next(i for i in asked[2] if i not in asked[0] + asked[1])
+    with pytest.raises(DataError, match="cut short") as raised:
+        make("broken", prompts=OneBroken(make_prompts(16), third)).train()
+    assert raised.value.__notes__ == [f"step 2 is saved: continue with --resume {tmp_path / 'broken'}"]
+    mended = make("broken", keep_until=2)
+    assert mended.train(checkpoint.latest(tmp_path / "broken")).start == 2
+    assert timeless(tmp_path / "broken") == timeless(tmp_path / "straight")
+    for name, value in weights_of(straight).items():
+        assert torch.equal(value, weights_of(mended)[name]), name
+
+
+def test_a_first_step_that_fails_leaves_nothing_behind(tmp_path):
+    with pytest.raises(DataError, match="cut short") as raised:
+        make_trainer(tmp_path, prompts=OneBroken(make_prompts(4), 2)).train()
+    assert not hasattr(raised.value, "__notes__")
+    assert checkpoint.checkpoints(tmp_path) == []
+
+
+def test_scores_after_are_those_of_the_last_evaluation(tmp_path):
+    trainer = make_trainer(tmp_path, steps=3)
+    done = trainer.train()
+    assert done.after == trainer.evaluate() != done.before
+    again = make_trainer(tmp_path, steps=3).train(checkpoint.latest(tmp_path))
+    assert (again.start, again.steps, again.before, again.after) == (3, 3, done.before, done.after)
+    stopped = make_trainer(tmp_path / "stopped", steps=3)
+    stopped.report = lambda step, metrics: stopped._interrupt()
+    assert stopped.train().after == {}

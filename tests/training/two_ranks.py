@@ -1,6 +1,7 @@
 """Run by `accelerate launch`: short trainings, their metrics and weights written by the main process."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import save_file
 
 from mmrl.data.ahead import Ahead
 from mmrl.objective import Objective
+from mmrl.record import Scores
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import make_accelerator
 from mmrl.training.tracking import JsonLines
@@ -19,8 +21,17 @@ OBJECTIVES = {
     "durian": {"advantage": "durian"},
     "batch_quantile": {"credit": ["80_20_forking_tokens"]},
     "delta": {"credit": ["delta"]},
+    "refills": {"group": ["dynamic_sampling"]},
+    "refills_early": {"group": ["dynamic_sampling"], "shaping": ["kl_in_reward"]},
     "vppo": {"credit": ["vppo"], "regularizers": [{"name": "kl", "coefficient": 0.1}]},
 }
+
+
+def score_some(outputs, prompts) -> Scores:
+    """A third of the prompts has groups that are all alike, so that a step asks for one more, or for two."""
+    scores = score_vowels(outputs, prompts)
+    scores.reward[torch.tensor([int(p.id[1:]) % 3 == 0 for p in prompts])] = 1.0
+    return replace(scores, success=torch.full_like(scores.reward, float("nan")))
 
 
 def main(out: Path, name: str) -> None:
@@ -34,7 +45,7 @@ def main(out: Path, name: str) -> None:
     if accelerator.num_processes > 1:  # each rank prepares its share ahead, which changes nothing either
         prompts = Ahead(prompts, workers=1)
     trainer = Trainer(
-        make_policy(), Objective.of(OBJECTIVES[name]), prompts, score_vowels, config, out,
+        make_policy(), Objective.of(OBJECTIVES[name]), prompts, score_some if name.startswith("refills") else score_vowels, config, out,
         eval_prompts=make_prompts(5), accelerator=accelerator, trackers=trackers,
     )  # fmt: skip
     trainer.train()
