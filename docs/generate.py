@@ -82,9 +82,8 @@ def rewards() -> str:
     rows = []
     for name, reward in sorted(rewards_registered().items()):
         columns = columns_of(reward.function, {}, name)
-        summary = (inspect.getdoc(reward.function) or "").split("\n")[0]
         reads = ", ".join((*columns.required, *(f"{c} (optional)" for c in columns.optional)))
-        rows.append((f"`{name}`", summary, reads, _options(reward.function)))
+        rows.append((f"`{name}`", reward.summary, reads, _options(reward.function)))
     return page(
         "Rewards",
         "What `rewards:` in a configuration can name, besides your own as `path/to/file.py:function`. Columns are "

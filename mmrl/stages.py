@@ -109,6 +109,7 @@ NEEDS: dict[str, Need] = {
     "step_equalizer": Need("step_equalizer"),
     "mean_shift": Need("mean_shift", weights="current"),
     "branch": Need("branch"),
+    "greedy_success": Need("greedy_success"),
 }
 """Needs that carry no parameters, by the name a function reads them under: `batch["entropy"]`."""
 

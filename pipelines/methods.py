@@ -10,7 +10,9 @@ from rich.table import Table
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
 from mmrl.recipes import Recipe, load_recipe, recipe_names
-from mmrl.stages import STAGES, StageFunction, registered
+from mmrl.rewards.registry import Reward, columns_of
+from mmrl.rewards.registry import registered as registered_rewards
+from mmrl.stages import ALL_MODALITIES, STAGES, StageFunction, registered
 
 DEFAULTS = {"grpo", "token", "clip", "token_mean"}
 """What a recipe takes unless it says otherwise: it says nothing of the method."""
@@ -22,40 +24,50 @@ def _needs(function: StageFunction) -> list[str]:
 
 
 def methods_json() -> list[dict[str, Any]]:
-    """One entry a method: its stage functions and its recipe together, by name."""
-    entries: dict[str, dict[str, Any]] = {}
+    """One entry a method: its stage functions, its rewards and its recipe together, by name."""
     functions: dict[str, list[StageFunction]] = defaultdict(list)
     for function in registered():
         functions[function.method].append(function)
+    rewards: dict[str, list[Reward]] = defaultdict(list)
+    for reward in published():
+        rewards[reward.method].append(reward)
     recipes = {name: load_recipe(name) for name in recipe_names()}
-    for name in sorted({*functions, *recipes}):
-        entries[name] = _entry(name, functions.get(name, []), recipes.get(name))
-    return list(entries.values())
+    names = sorted({*functions, *rewards, *recipes})
+    return [_entry(name, functions[name], rewards[name], recipes.get(name)) for name in names]
 
 
-def _entry(name: str, functions: list[StageFunction], recipe: Recipe | None) -> dict[str, Any]:
-    stages = {f.stage for f in functions}
+def published() -> list[Reward]:
+    """The rewards that are methods of a paper."""
+    return [reward for _, reward in sorted(registered_rewards().items()) if reward.method]
+
+
+def _entry(
+    name: str, functions: list[StageFunction], rewards: list[Reward], recipe: Recipe | None
+) -> dict[str, Any]:  # fmt: skip
+    stages = {f.stage for f in functions} | ({"reward"} if rewards else set())
     needs = {n for f in functions for n in _needs(f)}
-    modalities = [m for m in ("vlm", "video", "flow") if all(m in f.modalities for f in functions)]
-    formulas = [f.formula for f in functions]
+    needs |= {c for r in rewards for c in columns_of(r.function, {}, r.name).required}
+    modalities = [m for m in ALL_MODALITIES if all(m in f.modalities for f in functions)]
+    formulas = [f.formula for f in functions] + [r.formula for r in rewards]
     if recipe:
         bound = Objective.of(recipe.objective).stages
         own = [b for b in bound if b.spec.method == name] or [b for b in bound if b.name not in DEFAULTS] or bound
-        formulas = [b.spec.formula for b in own]
+        formulas = [b.spec.formula for b in own] + [r.formula for r in rewards]
         stages |= {b.spec.stage for b in bound if b.spec.method == name or not functions}
         needs |= {n for b in bound for n in (*b.needs, *b.spec.required)}
         modalities = list(recipe.modalities)
+    source = recipe or (functions[0] if functions else rewards[0])
     return {
         "name": name,
         "formula": "; ".join(dict.fromkeys(formulas)),
-        "stages": [s for s in STAGES if s in stages],
+        "stages": [s for s in (*STAGES[:2], "reward", *STAGES[2:]) if s in stages],
         "needs": sorted(needs),
         "modalities": modalities,
-        "paper": recipe.paper if recipe else functions[0].paper,
-        "confidence": recipe.confidence if recipe else functions[0].confidence,
-        "functions": [f"{f.stage}: {f.name}" for f in functions],
+        "paper": source.paper,
+        "confidence": source.confidence,
+        "functions": [*(f"{f.stage}: {f.name}" for f in functions), *(f"reward: {r.name}" for r in rewards)],
         "recipe": recipe is not None,
-        "summary": (recipe.summary if recipe else functions[0].summary),
+        "summary": source.summary,
     }
 
 
@@ -77,8 +89,11 @@ def describe(name: str) -> str:
     """Formula, defaults, needs and source of one method or stage function."""
     known = {m["name"]: m for m in methods_json()}
     functions = [f for f in registered() if name in (f.name, f.method)]
-    if name not in known and not functions:
-        raise ConfigError(unknown("method", name, {*known, *(f.name for f in registered())}))
+    rewards = [r for r in published() if name in (r.name, r.method)]
+    if name not in known and not functions and not rewards:
+        raise ConfigError(
+            unknown("method", name, {*known, *(f.name for f in registered()), *(r.name for r in published())})
+        )
     lines = []
     if method := known.get(name):
         lines += [f"{name}: {method['summary']}", f"  paper: {method['paper']} ({method['confidence']})"]
@@ -92,6 +107,10 @@ def describe(name: str) -> str:
         lines += [
             f"  needs: {', '.join(_needs(f)) or 'nothing extra'}; scope: {f.scope}; source: {f.paper} ({f.confidence})"
         ]
+    for r in rewards:
+        columns = ", ".join(columns_of(r.function, {}, r.name).required)
+        lines += [f"reward {r.name}", f"  {r.summary}", f"  formula: {r.formula}"]
+        lines += [f"  columns: {columns or 'none'}; source: {r.paper} ({r.confidence})"]
     if name in recipe_names():
         lines.append(f"recipe {name}:")
         recipe = load_recipe(name)

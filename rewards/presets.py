@@ -14,6 +14,7 @@ def _spec(name: str, weight: float, **options: Any) -> dict[str, Any]:
 
 
 PRESETS: dict[str, list[dict[str, Any]]] = {
+    "multirole_r1": [_spec("accuracy", 0.9), _spec("text_diversity", 0.1)],
     "easyvideor1": [_spec("accuracy", 0.9), _spec("format_graded", 0.1)],
     "easyr1_math": [_spec("math", 0.9), _spec("format", 0.1, kind="boxed")],
     "easyr1_r1v": [_spec("accuracy", 0.5), _spec("format", 0.5)],

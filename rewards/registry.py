@@ -27,7 +27,10 @@ from typing import Any
 from mmrl.errors import RewardError, unknown
 from mmrl.rewards.presets import PRESETS
 
-ROOMS = ("accuracy", "choice", "clip", "format", "grounding", "image", "numeric", "temporal", "text")
+ROOMS = (
+    "accuracy", "choice", "clip", "exercises", "format", "grounding", "image", "numeric", "structure", "temporal",
+    "text", "wording",
+)  # fmt: skip
 INPUTS = ("prompts", "completions")
 
 
@@ -38,6 +41,7 @@ class Reward:
     success   its value says whether an output is right: read by pass@k and difficulty statistics
     isolated  runs in a worker process with a time limit; models that share the trainer's device do not
     check     `check(row, **options)` raises RewardError for a dataset row it could never score
+    method    the published method it is, with its paper and formula, as in `mmrl methods`; most are none
     """
 
     name: str
@@ -45,6 +49,14 @@ class Reward:
     success: bool = False
     isolated: bool = True
     check: Callable[..., None] | None = None
+    method: str = ""
+    paper: str = ""
+    formula: str = ""
+    confidence: str = "verified"
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.function) or "").split("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,15 @@ _loaded = False
 
 
 def reward(
-    name: str, *, success: bool = False, isolated: bool = True, check: Callable[..., None] | None = None
+    name: str,
+    *,
+    success: bool = False,
+    isolated: bool = True,
+    check: Callable[..., None] | None = None,
+    method: str | None = None,
+    paper: str = "",
+    formula: str = "",
+    confidence: str = "verified",
 ) -> Callable[[Callable], Callable]:
     """Register a reward function under `name`; see `Reward` for the flags."""
 
@@ -69,7 +89,8 @@ def reward(
         held = _REGISTRY.get(name)
         if held and _place(held.function) != _place(function):
             raise RewardError(f"reward {name!r} is registered twice: {_place(held.function)} and {_place(function)}")
-        _REGISTRY[name] = Reward(name, function, success, isolated, check)
+        published = (method or name) if paper else ""
+        _REGISTRY[name] = Reward(name, function, success, isolated, check, published, paper, formula, confidence)
         return function
 
     return register

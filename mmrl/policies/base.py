@@ -25,6 +25,8 @@ from mmrl.settings import Section
 from mmrl.stages import Need, View
 
 WEIGHTS = ("current", "old", "reference", "ema")
+ANY_POLICY = frozenset({"greedy_success"})
+"""What the trainer finds out of any policy, by letting it act."""
 
 
 class Policy(ABC):
@@ -153,7 +155,7 @@ class Policy(ABC):
     def check_need(cls, need: Need, asked_by: str) -> None:
         """Refuse, before anything is loaded, what this policy cannot give."""
         offers = {p.modality: p for p in policy_classes()}
-        if need.probe not in cls.probes:
+        if need.probe not in cls.probes | ANY_POLICY:
             others = [m for m, p in offers.items() if need.probe in p.probes]
             raise ConfigError(
                 f"{asked_by} needs {need.probe!r}, which the {cls.modality} policy does not offer"

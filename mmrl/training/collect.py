@@ -196,6 +196,8 @@ class Collector:
                         self._store(rollouts, need.key, rows, values.detach())
             if self.plan.step_rewards:
                 self._score_steps(rollouts, causes)
+            if self.plan.greedy:
+                self._answer_greedily(rollouts, causes)
 
     def _parts(self, rollouts: Rollouts, part: Pass) -> list[Tensor]:
         """The rows of each forward of a pass: whole groups where a probe compares their members."""
@@ -208,6 +210,19 @@ class Collector:
         if key not in rollouts.columns:
             rollouts.columns[key] = values.new_zeros(len(rollouts), *values.shape[1:])
         rollouts.columns[key][rows.to(values.device)] = values
+
+    def _answer_greedily(self, rollouts: Rollouts, causes: Counter) -> None:
+        """Column `greedy_success (B,)`: what the deterministic answer to a rollout's prompt is worth, NaN unscored.
+
+        The same answer at every visit, as long as the weights are the same: its key is that of no step.
+        """
+        requests = [Request(prompt, 1, group=i) for i, prompt in enumerate(rollouts.prompts)]
+        key = Key(self.config.seed, purpose="greedy")
+        answers = together(lambda: self.policy.rollout(requests, key, greedy=True), self.accelerator)
+        scores = self.score(answers.outputs, rollouts.prompts)
+        causes.update({f"greedy {k}": v for k, v in scores.causes.items()})
+        worth = torch.where(scores.success.isnan(), scores.reward, scores.success).to(rollouts.old_log_probs)
+        rollouts.columns[NEEDS["greedy_success"].key] = worth[rollouts.prompt]
 
     def _score_steps(self, rollouts: Rollouts, causes: Counter) -> None:
         """What each state before an action would lead to is worth: column `step_rewards (B, T)`."""

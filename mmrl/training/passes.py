@@ -9,7 +9,7 @@ from mmrl.objective import Objective
 from mmrl.policies.base import Policy
 from mmrl.stages import Need, View
 
-STEP_REWARDS = "step_rewards"
+STEP_REWARDS, GREEDY = "step_rewards", "greedy_success"
 
 
 @dataclass
@@ -34,6 +34,7 @@ class PassPlan:
     update        what the update's own forward pass returns besides log-probs
     step_rewards  whether intermediate outputs are scored too
     compare       needs that compare all rollouts of the step once advantages are known
+    greedy        whether each prompt is answered once more, in the deterministic mode
     """
 
     prepare: list[Pass]
@@ -41,10 +42,12 @@ class PassPlan:
     update: list[Need]
     step_rewards: bool
     compare: list[Need]
+    greedy: bool
 
     def describe(self) -> list[str]:
         lines = ["rollout: sample and keep log-probs"]
         lines += [f"prepare: {p}" for p in self.prepare]
+        lines += ["prepare: answer each prompt once more, greedily"] if self.greedy else []
         lines += ["prepare: score the outputs of intermediate steps"] if self.step_rewards else []
         lines += [f"prepare: {n.probe}, in passes that compare all rollouts of the step" for n in self.compare]
         extra = f" with {', '.join(n.probe for n in self.update)}" if self.update else ""
@@ -63,7 +66,7 @@ def plan_passes(objective: Objective, policy: type[Policy]) -> PassPlan:
     passes: dict[tuple, Pass] = {}
     for need in needs:
         sampled = need.probe == "log_probs" and need.under is None and need.weights == "old"
-        elsewhere = need.probe == STEP_REWARDS or need.probe in policy.batch_probes
+        elsewhere = need.probe in (STEP_REWARDS, GREEDY) or need.probe in policy.batch_probes
         if need.weights == "current" or elsewhere or sampled:
             continue
         passes.setdefault((need.under, need.weights), Pass(need.under, need.weights)).needs.append(need)
@@ -71,7 +74,7 @@ def plan_passes(objective: Objective, policy: type[Policy]) -> PassPlan:
     update = [n for n in needs if n.weights == "current"]
     steps = any(n.probe == STEP_REWARDS for n in needs)
     compare = [n for n in needs if n.probe in policy.batch_probes]
-    return PassPlan(list(passes.values()), early, update, steps, compare)
+    return PassPlan(list(passes.values()), early, update, steps, compare, any(n.probe == GREEDY for n in needs))
 
 
 def _check_view(need: Need, asked_by: str) -> None:

@@ -13,7 +13,13 @@ ROWS, WIDTH = 13, 7
 GROUPS = [4, 4, 4, 7, 7, 7, 7, 9, 9, 9, 9, 9, 2]
 """Ragged groups in no order, one of a single member."""
 
-PER_ROW = {"visual_entropy", "reference_value", "score_gradient_norm", "final_token_log_prob", "policy_drift"}
+PER_ROW = {
+    "visual_entropy",
+    "reference_value",
+    "score_gradient_norm",
+    "final_token_log_prob",
+    "policy_drift",
+}
 COMPONENTS = ("accuracy", "coverage", "ranking", "format")
 
 
@@ -61,7 +67,9 @@ def column(name: str, batch: Batch, seed: int) -> Tensor:
         return torch.where(batch.mask, (batch.mask.long().cumsum(1) - 1) // 2, -1)
     if name == "expert":
         return torch.arange(rows) % 4 == 3
-    if name == "branch":
+    if name == "greedy_success":
+        return (batch.group % 2).to(dtype)
+    if name in ("branch", "hint"):
         return torch.arange(rows) % 2
     if name in ("kept_log_probs", "gumbels"):
         return -torch.rand(rows, width, 3, generator=g, dtype=torch.float64).to(dtype) - 0.5

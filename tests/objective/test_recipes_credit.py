@@ -14,10 +14,10 @@ from tests.objective.batches import evaluation_of, fill, near, random_batch
 RECIPES = (
     "80_20_forking_tokens", "ace", "arm_ada_grpo", "atlas_la_grpo", "calibrl", "carr_c_grpo", "d3s",
     "dcpo_distribution", "delta", "delta_log_p", "dgpo", "dr_irl_grpo_s", "dsdr", "durian", "dynframe_sd_grpo",
-    "entropy_dynamics", "erpo", "fipo", "gigpo", "graph_grpo", "grpo_lambda", "gtpo", "lp_reg", "mc_grpo",
+    "entropy_dynamics", "erpo", "fipo", "gigpo", "graph_grpo", "grpo_lambda", "gtpo", "hill", "lp_reg", "mc_grpo",
     "microcoder_grpo", "multi_objective_grpo", "ngrpo", "noisy_verifiers", "openvlthinkerv2_g2rpo", "pairing_wgrpo",
     "papo", "perceval", "prs_vspo", "psr_nsr_w_reinforce", "q_hawkeye", "rebel", "resrl", "riskpo", "rlvmr",
-    "rorecomp", "rubric_anchors", "s_grpo", "salt", "searchllm", "siren", "spo_segment", "tempo", "tgrl", "thr",
+    "rorecomp", "rubric_anchors", "s_grpo", "salt", "searchllm", "self", "siren", "spo_segment", "tempo", "tgrl", "thr",
     "tor", "train_long_think_short", "treepo", "tw_grpo", "unlikeliness_reward", "vppo", "xrpo",
 )  # fmt: skip
 UNFINISHED = {

@@ -104,3 +104,8 @@ def easyr1_length(reward_inputs):
 @reward("declared_by_user", success=True, isolated=False)
 def declared(completions):
     return [float(os.getpid())] * len(completions)
+
+
+def shared_letters(prompts, references, candidates):
+    """Stands for a reward model that compares with a reference."""
+    return [len(set(c) & set(r)) for c, r in zip(candidates, references, strict=True)]

@@ -55,6 +55,7 @@ def run(tmp_path, objective, **changes) -> list[dict]:
         ("thr", {"credit/thr/silenced": (0.2, 0.95)}),
         ("resrl", {"credit/resrl/reweighted": (0.5, 1)}),
         ("delta", {"credit/delta/reweighted": (0.9, 1)}),
+        ("self", {"group/trained_fraction": (0.25, 0.75)}),
     ],
 )
 def test_recipe_trains(tmp_path, recipe, shares):
@@ -68,6 +69,12 @@ def test_clip_v_reads_the_whole_distribution(tmp_path):
     credit = {"name": "entropy_dynamics_clip_v", "mu": 0.0, "max_share": 0.05}
     first, _ = run(tmp_path, {"advantage": "grpo", "credit": [credit]})
     assert 0 < first["credit/entropy_dynamics_clip_v/silenced"] <= 0.05 / 0.5
+
+
+def test_xrpo_gives_more_rollouts_where_the_mean_reward_is_least_known(tmp_path):
+    allocator = {"name": "xrpo_allocator", "average": 6, "explore": 0.1}
+    first, _ = run(tmp_path, {"group": [allocator], "advantage": "grpo", "credit": ["xrpo"]})
+    assert first["rollouts"] == 4 * 6 and math.isfinite(first["gradient_norm"])
 
 
 def test_rorecomp_adds_an_optimizer_step_for_the_rest(tmp_path):

@@ -68,7 +68,8 @@ def xrpo(advantage: Tensor, batch: Batch, *, strength: float = 1.0, cap: float =
     strength  lambda; larger rewards novelty more
     cap       kappa: the bonus is at most this share of the advantage
 
-    Source: abstract and a third-party implementation; defaults ours. The rollout allocator is a rollout strategy.
+    Source: abstract and a third-party implementation; defaults ours. The rollout allocator is
+    group function `xrpo_allocator`.
     """
     where = scored(batch)
     likelihood = masked_mean(batch.old_log_probs, batch.mask)

@@ -1,0 +1,136 @@
+"""Who is asked again, and which answers to which prompt train: XRPO's allocator, HiLL's best hint, SELF's curation."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from mmrl.objective.groups import group_count, group_std, masked_mean, representatives
+from mmrl.objective.numerics import labels
+from mmrl.objective.shaping.hints import hint_reward
+from mmrl.record import Batch, Selection
+from mmrl.stages import LANGUAGE, stage
+
+
+@cache
+def _quantile(freedom: int, level: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(1 - level / 2, freedom))
+
+
+def half_width(std: float, count: int, level: float = 0.05) -> float:
+    """Of the confidence interval of a group's mean reward: t_{1 - level/2, n - 1} std / sqrt(n), n at least 2."""
+    return _quantile(count - 1, level) * std / math.sqrt(count)
+
+
+def allocate(counts: list[int], stds: list[float], extra: int, level: float = 0.05, explore: float = 1.0) -> list[int]:
+    """How many of `extra` rollouts each prompt gets: one at a time, where it narrows most or where few were made."""
+    made, total = [max(n, 2) for n in counts], sum(counts)
+    given = [0] * len(counts)
+
+    def narrower(i: int) -> float:
+        return half_width(stds[i], made[i], level) - half_width(stds[i], made[i] + 1, level)
+
+    gains = [narrower(i) for i in range(len(counts))]
+    for _ in range(extra if counts else 0):
+        bonus = explore * math.sqrt(math.log1p(total))
+        best = max(range(len(counts)), key=lambda i: gains[i] + bonus / math.sqrt(made[i]))
+        given[best], made[best], total = given[best] + 1, made[best] + 1, total + 1
+        gains[best] = narrower(best)
+    return given
+
+
+@stage(
+    "group",
+    method="xrpo",
+    paper="XRPO, arXiv 2510.06672",
+    formula="the next rollout to argmax h(n) - h(n+1) + lambda sqrt(log(1+T)/n), h(n) = t_{1-a/2,n-1} std / sqrt(n)",
+    confidence="partly",
+    scope="batch",
+)
+def xrpo_allocator(batch: Batch, *, average: int = 16, level: float = 0.05, explore: float = 1.0) -> Selection:
+    """More rollouts for prompts whose mean reward is least known; groups become unequal.
+
+    average  rollouts of a prompt in the mean, once all are given: `group_size` is what each starts with
+    level    of the confidence interval
+    explore  lambda: keeps prompts alive whose rollouts all scored the same
+
+    Asks once for all that are missing. Source: abstract and a third-party implementation; level and lambda are ours.
+    In-context seeding of unsolved prompts is left out.
+    """
+    scored = batch.counted & ~torch.isnan(batch.reward)
+    rows = representatives(batch.group)
+    counts = group_count(batch.group)[rows].tolist()
+    missing = average * len(rows) - len(batch)
+    stds = group_std(batch.reward, batch.group, scored)[rows].tolist()
+    given = allocate(counts, stds, max(missing, 0), level, explore)
+    return Selection(again={g: n for g, n in zip(batch.group[rows].tolist(), given, strict=True) if n})
+
+
+@stage(
+    "group",
+    paper="HiLL: hints that transfer, 2026; code Andree-9/HiLL, hinter_utils.py",
+    formula="of each prompt the hint of the largest R = b exp(min(D, 0)/T), b = 1 - p^n - (1 - p)^n; none, if R is 0",
+    required=("success", "prompt", "hint", "bare_log_probs"),
+    modalities=LANGUAGE,
+)
+def hill(batch: Batch, *, temperature: float = 0.3, form: str = "group") -> Selection:
+    """Of several hints for a prompt, the one that makes answers right which stay likely without it trains.
+
+    temperature  T: how much relying on the hint costs
+    form         "group" or "variance", see `hint_reward`
+
+    Every hint's rollouts are a group; `prompt (B,)` says which belong together, `hint (B,)` numbers the hint, 0 for
+    none, and `bare_log_probs (B, T)` are those of the same answers without the hint. Rollouts train with the hint
+    they were sampled under. The hinter itself is not trained here: `hint_reward` is its reward.
+    """
+    keep = torch.zeros_like(batch.counted)
+    assert batch.prompt is not None
+    for prompt in torch.unique(batch.prompt).tolist():
+        keep |= batch.group == best_hint(batch, batch.prompt == prompt, temperature, form)
+    return Selection(counted=batch.counted & keep, trained=batch.trained & keep)
+
+
+def best_hint(batch: Batch, rows: Tensor, temperature: float, form: str) -> int:
+    """The group of this prompt whose hint is worth most; the group without a hint, or the first, if none is."""
+    hint, right = batch["hint"], labels(batch)
+    groups = torch.unique(batch.group[rows]).tolist()
+    plain = [g for g in groups if (hint[batch.group == g] == 0).all()]
+    without, best, value = None, (plain or groups)[0], 0.0
+    bare, shown = (masked_mean(v, batch.mask) for v in (batch["bare_log_probs"], batch.old_log_probs))
+    for g in plain + [g for g in groups if g not in plain]:
+        mine = (batch.group == g) & batch.counted & ~torch.isnan(right)
+        if not mine.any():
+            continue
+        reward = hint_reward(
+            right[mine], bare[mine], shown[mine], temperature=temperature, form=form, without=without
+        )  # fmt: skip
+        if g in plain:
+            without = reward
+        elif reward > value:
+            best, value = g, reward
+    return best
+
+
+@stage(
+    "group",
+    "self",
+    paper="The reasoning boundary paradox (SELF), arXiv 2510.02230",
+    formula="keep a prompt iff its greedy answer is wrong",
+    needs=("greedy_success",),
+)
+def self_curation(batch: Batch, *, solved: float = 0.5) -> Selection:
+    """Prompts the policy already solves greedily do not train: they only sharpen it.
+
+    solved  a greedy answer of at least this success (or reward, where no reward is a verifier) counts as right
+
+    Reads `greedy_success (B,)`: the trainer lets the policy answer each prompt once more in its deterministic mode
+    (argmax, or the ODE from a fixed noise). Nothing is asked in the place of what is dropped. Source:
+    mail-research/SELF-llm-interference, ray_trainer.py.
+    """
+    keep = ~(batch["greedy_success"] >= solved)
+    return Selection(counted=batch.counted & keep, trained=batch.trained & keep)
