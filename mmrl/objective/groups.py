@@ -44,12 +44,14 @@ def group_mean(values: Tensor, group: Tensor, where: Tensor | None = None) -> Te
 
 
 def group_std(values: Tensor, group: Tensor, where: Tensor | None = None, ddof: int = 1) -> Tensor:
-    """(B,) standard deviation over the row's group; 0 where no more than `ddof` members count."""
+    """(B,) standard deviation over the row's group; 0, without gradient, where all are equal or only `ddof` count."""
     counted = _counted(values, where)
     centred = torch.where(counted, values - group_mean(values, group, counted), torch.zeros_like(values))
     freedom = group_count(group, counted) - ddof
     variance = group_sum(centred**2, group, counted) / freedom.clamp(min=1)
-    return torch.where(freedom > 0, variance.sqrt(), torch.zeros_like(variance))
+    varies = (freedom > 0) & (variance > 0)
+    root = torch.where(varies, variance, torch.ones_like(variance)).sqrt()
+    return torch.where(varies, root, torch.zeros_like(variance))
 
 
 def group_extreme(values: Tensor, group: Tensor, where: Tensor | None = None, largest: bool = True) -> Tensor:

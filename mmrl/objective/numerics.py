@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
+from mmrl.objective.groups import masked_mean
 from mmrl.randomness import Key
 from mmrl.record import Batch, Evaluation
 
@@ -40,15 +41,9 @@ def either(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
     return torch.where(condition, like.new_tensor(yes), like.new_tensor(no))
 
 
-def row_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """(B,) mean over the row's mask; 0 for an empty row."""
-    weight = mask.to(values.dtype)
-    return (values * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
 def row_advantage(batch: Batch) -> Tensor:
     """(B,) the row's advantage: the mean over its actions."""
-    return row_mean(batch.advantage, batch.mask)
+    return masked_mean(batch.advantage, batch.mask)
 
 
 def outcome(batch: Batch) -> Tensor:
@@ -83,6 +78,16 @@ def straight_through(value: Tensor, log_probs: Tensor) -> Tensor:
 def position(mask: Tensor) -> Tensor:
     """(B, T) long: 1-based count of unmasked actions so far; interior gaps do not count."""
     return mask.long().cumsum(1)
+
+
+def later_sum(values: Tensor, discount: float) -> Tensor:
+    """(B, T) discounted sum of this and the later values: F_t = v_t + discount F_{t+1}."""
+    sums = torch.empty_like(values)
+    running = torch.zeros_like(values[:, 0]) if values.shape[1] else values.new_zeros(len(values))
+    for t in range(values.shape[1] - 1, -1, -1):
+        running = values[:, t] + discount * running
+        sums[:, t] = running
+    return sums
 
 
 def segment_ids(segment: Tensor, mask: Tensor) -> tuple[Tensor, int]:

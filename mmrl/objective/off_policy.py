@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective.numerics import log_ratio_to, row_mean, safe_exp, sampler_log_probs
+from mmrl.objective.groups import masked_mean
+from mmrl.objective.numerics import log_ratio_to, safe_exp, sampler_log_probs
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import stage
 
@@ -26,7 +27,7 @@ def engine_ratio(batch: Batch, level: Level) -> Tensor:
         return safe_exp(apart)
     if level not in ("sequence", "geometric"):
         raise ConfigError(f"level is {level!r}; expected token, sequence or geometric")
-    row = apart.sum(1) if level == "sequence" else row_mean(apart, batch.mask)
+    row = apart.sum(1) if level == "sequence" else masked_mean(apart, batch.mask)
     return safe_exp(row)[:, None].expand(batch.mask.shape)
 
 
@@ -107,7 +108,7 @@ def off_policy_mask(
 
     Positives are never dropped; on policy nothing is. Source: TRL `get_off_policy_mask`.
     """
-    lost = -row_mean(log_ratio_to(evaluation, batch, sampler_log_probs(batch)), batch.mask)
+    lost = -masked_mean(log_ratio_to(evaluation, batch, sampler_log_probs(batch)), batch.mask)
     keep = (advantage >= 0) | (lost <= delta)[:, None]
     return advantage * keep, batch.loss_mask
 

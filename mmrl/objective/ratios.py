@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
+from mmrl.objective.groups import masked_mean
 from mmrl.objective.numerics import (
     LOG_BOUND,
     current_log_probs,
     log_ratio_to,
     position,
-    row_mean,
     segment_mean,
     segment_sum,
     straight_through,
@@ -52,7 +52,7 @@ def sequence(evaluation: Evaluation, batch: Batch) -> Tensor:
     Ratios live very near 1: use clip bounds of about 3e-4 and 4e-4, and `sequence_mean`. Advantages that
     differ inside a row want `gspo_token`. Source: TRL (importance level "sequence").
     """
-    return row_mean(log_ratio_to(evaluation, batch), batch.mask)[:, None] * batch.mask
+    return masked_mean(log_ratio_to(evaluation, batch), batch.mask)[:, None] * batch.mask
 
 
 @stage(
@@ -120,7 +120,7 @@ def annealed(start: float, end: float, progress: float, schedule: str = "linear"
 def log_power_mean(log_ratio: Tensor, mask: Tensor, power: float) -> Tensor:
     """(B,) log of `(mean_t r_t^p)^(1/p)` over the mask; the geometric mean for |p| < 1e-6; 0 for an empty row."""
     if abs(power) < 1e-6:
-        return row_mean(log_ratio, mask)
+        return masked_mean(log_ratio, mask)
     count = mask.sum(1)
     empty = (count == 0)[:, None]
     scaled = (power * log_ratio).masked_fill(~mask & ~empty, -torch.inf)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective.numerics import current_log_probs, log_ratio_to, row_mean, safe_exp
+from mmrl.objective.groups import masked_mean
+from mmrl.objective.numerics import current_log_probs, log_ratio_to, safe_exp
 from mmrl.objective.regularizers.kl import k3
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import stage
@@ -23,7 +24,7 @@ Reduce = Literal["sum", "mean"]
 def _reduced(values: Tensor, mask: Tensor, reduce: Reduce) -> Tensor:
     if reduce not in ("sum", "mean"):
         raise ConfigError(f"reduce is {reduce!r}; expected 'sum' or 'mean'")
-    return values.sum(1) if reduce == "sum" else row_mean(values, mask)
+    return values.sum(1) if reduce == "sum" else masked_mean(values, mask)
 
 
 @stage(
@@ -87,4 +88,4 @@ def disco_score(evaluation: Evaluation, batch: Batch, *, kind: Literal["log_prob
         raise ConfigError(f"score disco: kind is {kind!r}; expected 'log_prob' or 'ratio'")
     values = current_log_probs(evaluation, batch) if kind == "log_prob" else safe_exp(apart)
     drift = (k3(-apart) * batch.mask).sum(1)
-    return torch.stack([row_mean(values, batch.mask), drift, batch.mask.sum(1).to(drift)], dim=1)
+    return torch.stack([masked_mean(values, batch.mask), drift, batch.mask.sum(1).to(drift)], dim=1)

@@ -128,7 +128,7 @@ class TestTreePO:
 
     def test_whitening_counts_tokens(self):
         batch = batch_of([[0, 0, 0], [1]], [1, 0])
-        white = Bound.of("advantage", {"name": "treepo", "segment": 5})(batch)
+        white = Bound.of("advantage", {"name": "treepo", "segment": 5})(batch)[:, 0]
         tokens = torch.tensor([0.5, 0.5, 0.5, -0.5]).double()
         close(white, ((tokens - tokens.mean()) / tokens.std())[[0, 3]].tolist(), atol=1e-5)
 

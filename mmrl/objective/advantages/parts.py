@@ -12,7 +12,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.advantages.group import on_last_action
 from mmrl.objective.groups import group_centred, group_count, group_normalized
-from mmrl.objective.numerics import position
+from mmrl.objective.numerics import later_sum, position
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, stage
 
@@ -29,15 +29,6 @@ def table(values: Tensor, segment: Tensor, mask: Tensor) -> tuple[Tensor, Tensor
 def spread_out(parts: Tensor, segment: Tensor, mask: Tensor) -> Tensor:
     """(B, K) -> (B, T): each action takes its part's value, 0 outside."""
     return parts.gather(1, segment.clamp(min=0)) * (mask & (segment >= 0))
-
-
-def later_sum(rewards: Tensor, discount: float) -> Tensor:
-    """(B, K) discounted sum of this and the later parts."""
-    sums, running = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
-    for k in range(rewards.shape[1] - 1, -1, -1):
-        running = rewards[:, k] + discount * running
-        sums[:, k] = running
-    return sums
 
 
 def _same_part(batch: Batch, parts: int) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
+from mmrl.objective.advantages.group import whiten as over_tokens
 from mmrl.objective.advantages.robust import scored
-from mmrl.objective.groups import group_centred, group_count, masked_mean
+from mmrl.objective.groups import group_centred, group_count
 from mmrl.objective.prefixes import prefix_nodes
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, stage
@@ -26,14 +27,14 @@ from mmrl.stages import LANGUAGE, stage
 def treepo(
     batch: Batch, *, segment: int = 512, weighting: str = "average", whiten: bool = True, eps: float = 1e-8
 ) -> Tensor:
-    """Reward minus the mean of its sub-tree, averaged over the depths of a tree of fixed-length segments. (B,)
+    """Reward minus the mean of its sub-tree, averaged over the depths of a tree of fixed-length segments.
 
     segment    actions in a segment of the tree
     weighting  average of the depths, or size (by the leaves of each sub-tree)
-    whiten     standardise over the tokens of the batch
+    whiten     standardise over the tokens of the batch, so that a long rollout counts once for each of its tokens
 
-    Depth 0 (the prompt's group) always counts, deeper ones where more than one leaf shares them. The tree is
-    read from the action ids. Source: the authors' code.
+    Returns (B,), or (B, T) constant along a row where whitened. Depth 0 (the prompt's group) always counts, deeper
+    ones where more than one leaf shares them. The tree is read from the action ids. Source: the authors' code.
     """
     if weighting not in ("average", "size"):
         raise ConfigError(f"treepo: {unknown('weighting', weighting, ('average', 'size'))}")
@@ -46,13 +47,7 @@ def treepo(
         total = total + share * group_centred(batch.reward, nodes[:, d], where)
         weights = weights + share
     advantage = torch.where(where, total / weights.clamp(min=1), torch.zeros_like(total))
-    return _whitened(advantage, batch, where, eps) if whiten else advantage
-
-
-def _whitened(advantage: Tensor, batch: Batch, where: Tensor, eps: float) -> Tensor:
-    """(B,) minus the mean, over the deviation of all tokens: a long rollout counts once for each of its tokens."""
-    tokens = (batch.mask & where[:, None]).to(advantage.dtype)
-    full = advantage[:, None].expand_as(tokens)
-    mean = masked_mean(full, tokens, None)
-    variance = masked_mean((full - mean) ** 2, tokens, None) * tokens.sum() / (tokens.sum() - 1).clamp(min=1)
-    return torch.where(where, (advantage - mean) / (variance + eps).sqrt(), torch.zeros_like(advantage))
+    if not whiten:
+        return advantage
+    tokens = batch.mask & where[:, None]
+    return over_tokens(advantage[:, None].expand(tokens.shape), tokens, eps)

@@ -11,7 +11,6 @@ from torch import Tensor
 from mmrl.errors import ConfigError
 from mmrl.objective.credit.tokens import training_tokens
 from mmrl.objective.groups import masked_mean
-from mmrl.objective.numerics import row_mean
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, NEEDS, stage
 
@@ -48,7 +47,7 @@ class gtpo:
     def __call__(self, advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.actions is None:
             raise ConfigError("gtpo compares token ids, and this batch has no actions")
-        sign = row_mean(advantage, batch.mask).sign() * batch.trained
+        sign = masked_mean(advantage, batch.mask).sign() * batch.trained
         lam = torch.ones_like(advantage)
         for side in ("start", "end"):
             shared = shared_run(batch.actions, batch.mask, batch.group, sign, side)

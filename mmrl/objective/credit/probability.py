@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrl.objective.credit.tokens import discounted_future_sum
-from mmrl.objective.numerics import log_ratio_to, safe_exp
+from mmrl.objective.numerics import later_sum, log_ratio_to, safe_exp
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import stage
 
@@ -59,7 +58,7 @@ def fipo(
     ratio = safe_exp(shift)
     if drop_above is not None:
         shift = shift.masked_fill(ratio > drop_above, 0.0)
-    future = discounted_future_sum(shift, 2 ** (-1 / half_life))
+    future = later_sum(shift, 2 ** (-1 / half_life))
     weight = safe_exp(future).clamp(1.0 if high_only else 1 - eps, 1 + eps)
     if safety is not None:
         weight = torch.where((advantage < 0) & (ratio > safety), weight.clamp(0.8, 1.0), weight)

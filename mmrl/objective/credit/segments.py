@@ -13,12 +13,20 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective.advantages.parts import later_sum, spread_out, table
+from mmrl.objective.advantages.parts import spread_out, table
 from mmrl.objective.advantages.robust import scored
 from mmrl.objective.credit.rollouts import component
 from mmrl.objective.credit.tokens import training_tokens
-from mmrl.objective.groups import group_centred, group_count, group_mean, group_normalized, group_std, group_sum
-from mmrl.objective.numerics import row_mean
+from mmrl.objective.groups import (
+    group_centred,
+    group_count,
+    group_mean,
+    group_normalized,
+    group_std,
+    group_sum,
+    masked_mean,
+)
+from mmrl.objective.numerics import later_sum
 from mmrl.objective.prefixes import action_ids
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, stage
@@ -180,7 +188,7 @@ def salt(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     Reads `segment` and `state`. The sum of the group's step advantages stays. Source: abstract and surveys (one
     graph for each prompt, equal states merged, no extra rollouts); the merge and the averaging rule are ours.
     """
-    ids, rows = action_ids(batch, "salt").tolist(), row_mean(advantage, batch.mask).tolist()
+    ids, rows = action_ids(batch, "salt").tolist(), masked_mean(advantage, batch.mask).tolist()
     states, segments = batch["state"].tolist(), batch["segment"].tolist()
     edges: dict[tuple, list[tuple[int, int]]] = defaultdict(list)
     for i in (batch.trained & batch.counted.bool()).nonzero().squeeze(1).tolist():

@@ -66,16 +66,6 @@ def quantile(values: Tensor, probability: float) -> Tensor:
     return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], position - low)
 
 
-def discounted_future_sum(values: Tensor, gamma: float) -> Tensor:
-    """(B, T) F_t = v_t + gamma F_{t+1}."""
-    future = torch.empty_like(values)
-    running = torch.zeros_like(values[:, 0]) if values.shape[1] else values.new_zeros(len(values))
-    for t in range(values.shape[1] - 1, -1, -1):
-        running = values[:, t] + gamma * running
-        future[:, t] = running
-    return future
-
-
 def progress(batch: Batch) -> float:
     """Share of the run that is done: 0 at the first step, 1 at the last."""
     return min(batch.step / max(batch.steps - 1, 1), 1.0)

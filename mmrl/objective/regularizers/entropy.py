@@ -10,7 +10,7 @@ from torch import Tensor
 from mmrl.objective.advantages.robust import scored, successes
 from mmrl.objective.credit.tokens import quantile, training_tokens
 from mmrl.objective.groups import group_count, group_extreme, group_mean, group_sum, masked_mean
-from mmrl.objective.numerics import either, log_ratio_to, row_mean, safe_exp
+from mmrl.objective.numerics import either, log_ratio_to, safe_exp
 from mmrl.objective.shaping.diversity import diversity_of
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import LANGUAGE, Need, stage
@@ -214,4 +214,4 @@ def dsdr_local(evaluation: Evaluation, batch: Batch, *, diversity: str | None = 
     detached ratio off-policy. Source: abstract and a digest of the full paper for the structure.
     """
     ratio = safe_exp(log_ratio_to(evaluation, batch)).detach()
-    return -(batch["dsdr_weight"] * row_mean(ratio * evaluation["current_entropy"], batch.mask)).sum()
+    return -(batch["dsdr_weight"] * masked_mean(ratio * evaluation["current_entropy"], batch.mask)).sum()

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mmrl.objective.advantages.robust import successes
 from mmrl.objective.credit.tokens import top_count, training_tokens
-from mmrl.objective.numerics import current_log_probs, log_ratio_to, row_mean, row_uniform
+from mmrl.objective.groups import masked_mean
+from mmrl.objective.numerics import current_log_probs, log_ratio_to, row_uniform
 from mmrl.objective.regularizers.kl import k3
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import LANGUAGE, Need, stage
@@ -67,7 +68,7 @@ def sequence_unlikelihood(evaluation: Evaluation, batch: Batch) -> Tensor:
 
     The mean log-prob l is clamped to -1e-4. Usual coefficient .1, with `aggregation: sequence_mean`.
     """
-    likelihood = row_mean(current_log_probs(evaluation, batch), batch.mask).clamp(max=-1e-4)
+    likelihood = masked_mean(current_log_probs(evaluation, batch), batch.mask).clamp(max=-1e-4)
     penalty = -torch.log(-torch.expm1(likelihood))
     wrong = ~successes(batch, "sequence_unlikelihood") & ~torch.isnan(batch.success)
     return (penalty * wrong)[:, None] * batch.mask

@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from mmrl.errors import ConfigError
-from mmrl.objective.groups import degenerate, group_count, group_mean, group_std, group_sum, representatives
+from mmrl.objective.groups import (
+    degenerate,
+    group_count,
+    group_mean,
+    group_normalized,
+    group_std,
+    group_sum,
+    representatives,
+)
 from mmrl.objective.numerics import labels, outcome, row_advantage
 from mmrl.record import Batch
 from mmrl.stages import stage
@@ -56,7 +64,7 @@ def pacs(
         count = group_count(batch.group).to(q)
         logits = (q - group_mean(q, batch.group)) * count / (count - 1).clamp(min=1)
     elif baseline == "standardised":
-        logits = standardised(q, batch.group, 1e-6)
+        logits = group_normalized(q, batch.group)
     elif baseline == "none":
         logits = q
     else:
@@ -66,16 +74,6 @@ def pacs(
         size, good = group_count(batch.group).to(q), group_sum(target, batch.group)
         weight = size / (2 * torch.where(target > 0.5, good, size - good).clamp(min=1))
     return -binary_cross_entropy_with_logits(logits, target, weight)
-
-
-def standardised(values: Tensor, group: Tensor, eps: float) -> Tensor:
-    """(B,) group z-score with gradient through mean and deviation; safe where all values are equal."""
-    centred = values - group_mean(values, group)
-    freedom = (group_count(group) - 1).clamp(min=1)
-    variance = group_sum(centred**2, group) / freedom
-    tiny = torch.finfo(values.dtype).tiny
-    std = torch.where(variance > 0, variance.clamp(min=tiny).sqrt(), torch.zeros_like(variance))
-    return centred / (std + eps)
 
 
 @stage(
@@ -160,7 +158,7 @@ def reg_grpo(
     if centred_only:
         predicted = beta * (scores - group_mean(scores, batch.group))
     else:
-        predicted = standardised(scores, batch.group, eps)
+        predicted = group_normalized(scores, batch.group, eps=eps)
     alive = ~degenerate(target, batch.group)
     return -(alive * (target - predicted) ** 2).mean()
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective.numerics import current_log_probs, position, row_mean, safe_exp, straight_through
+from mmrl.objective.groups import masked_mean
+from mmrl.objective.numerics import current_log_probs, position, safe_exp, straight_through
 from mmrl.objective.ratios import gspo_token, log_power_mean
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import NEEDS, Need, stage
@@ -145,7 +146,7 @@ def gmpo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, low: float 
     Pair it with ratio `token` and `sequence_mean`. Source: verl `geo_mean`.
     """
     clipped = pessimistic(log_ratio, batch.advantage, low, high)
-    return safe_exp(row_mean(clipped, batch.mask))[:, None] * batch.advantage
+    return safe_exp(masked_mean(clipped, batch.mask))[:, None] * batch.advantage
 
 
 @stage(
