@@ -20,6 +20,7 @@ from tests.objective.batches import near, random_batch
 
 pytest.importorskip("trl")
 from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.rloo_trainer import RLOOTrainer
 
 CAP = 11
 
@@ -134,6 +135,46 @@ def test_the_correction_for_the_sampling_engine_equals_trl(level, mode, batch):
     sampled = replace(batch, columns={"sampler_log_probs": engine})
     correction = {"name": "importance_correction", "level": level, "mode": mode, "high": 1.3}
     compare({"trust_region": HIGHER, "credit": [correction]}, sampled, "dapo", ratio=ratio)
+
+
+def test_rloo_equals_trl(batch):
+    """KL in the reward, leave-one-out baseline, PPO on the ratio of the whole sequence."""
+    anchored = replace(batch, columns={"ref_log_probs": near(batch, seed=9).detach()})
+    config = {
+        "shaping": [{"name": "kl_in_reward", "beta": 0.05}], "advantage": "rloo", "ratio": "full_sequence",
+        "trust_region": HIGHER, "aggregation": "sequence_mean",
+    }  # fmt: skip
+    new = near(batch, spread=0.1)
+    ours = explain(config, anchored, new)
+    (gradient,) = torch.autograd.grad(ours.loss, new)
+    mask = batch.mask.to(new.dtype)
+    paid = batch.reward - 0.05 * ((batch.old_log_probs - anchored["ref_log_probs"]) * mask).sum(1)
+    others = [paid[(batch.group == g) & (torch.arange(len(paid)) != i)].mean() for i, g in enumerate(batch.group)]
+    trainer = SimpleNamespace(
+        aux_loss_enabled=False, epsilon_low=0.2, epsilon_high=0.28, model=SimpleNamespace(training=True),
+        accelerator=Together(), _metrics={"train": defaultdict(list)},
+        _get_per_token_logps_and_entropies=lambda *a, **k: (new, torch.zeros_like(new), None),
+    )  # fmt: skip
+    inputs = {
+        "prompt_ids": torch.zeros(len(batch), 1, dtype=torch.long), "prompt_mask": torch.ones(len(batch), 1),
+        "completion_ids": torch.zeros_like(batch.actions), "completion_mask": mask,
+        "old_logps": (batch.old_log_probs * mask).sum(1), "advantages": paid - torch.stack(others),
+    }  # fmt: skip
+    theirs = RLOOTrainer._compute_loss(trainer, None, inputs)
+    (expected,) = torch.autograd.grad(theirs, new)
+    assert torch.allclose(ours.loss, theirs, atol=1e-10) and torch.allclose(gradient, expected, atol=1e-10)
+    assert expected.abs().max() > 1e-4
+
+
+def test_the_high_entropy_mask_equals_trl(batch):
+    g = torch.Generator().manual_seed(2)
+    entropy = torch.rand(batch.mask.shape, generator=g, dtype=torch.float64).float() * batch.mask
+    accelerator = SimpleNamespace(pad_across_processes=lambda v, **k: v, gather=lambda v: v)
+    theirs = GRPOTrainer.get_high_entropy_mask(SimpleNamespace(accelerator=accelerator), entropy, batch.mask, 0.7)
+    chosen = {"name": "80_20_forking_tokens", "share": 0.3}
+    certain = replace(batch, columns={"entropy": entropy})
+    ours = explain({"advantage": {"name": "ngrpo", "r_max": 2.0}, "credit": [chosen]}, certain, batch.old_log_probs)
+    assert torch.equal(ours.batch.advantage != 0, theirs)
 
 
 def test_the_preset_is_what_trl_does_by_default(batch):

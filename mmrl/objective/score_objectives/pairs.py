@@ -96,15 +96,14 @@ def kto(scores: Tensor, batch: Batch, *, beta: float = 0.1, desirable: float = 1
     "score_objective",
     paper="CoPG: contrastive policy gradient, arXiv 2406.19185",
     formula="mean over pairs of (r_i - r_j)(d_i - d_j) - (beta/2)(d_i - d_j)^2",
-    confidence="partly",
 )
 def copg(scores: Tensor, batch: Batch, *, beta: float = 0.1) -> Tensor:
     """Off-policy pairwise policy gradient: the other sample is the baseline, no importance weights. A scalar.
 
     beta  strength of the pull to the reference
 
-    Pair it with score `reference_log_ratio`. With rewards in {0, 1} it is IPO up to a constant. Source: abstract and
-    the optimum of the KL-regularised objective.
+    Pair it with score `reference_log_ratio`. With rewards in {0, 1} it is IPO up to a constant. Source: a review of
+    the paper and notes on Command A, whose `((r_i - r_j) - beta (d_i - d_j))^2` has this gradient up to a factor.
     """
     together = torch.triu(batch.group[:, None] == batch.group[None, :], diagonal=1)
     first, second = together.nonzero(as_tuple=True)
