@@ -71,7 +71,7 @@ class TestMethods:
         listed = {m["name"]: m for m in json.loads(mmrl("methods", "--json").out)}
         assert set(recipe_names()) <= set(listed)
         for name, method in listed.items():
-            assert method["stages"] and set(method["stages"]) <= set(STAGES), name
+            assert method["stages"] and set(method["stages"]) <= {*STAGES, "reward"}, name
             # masked diffusion language models train from Python only
             assert method["modalities"] and set(method["modalities"]) <= {*MODALITIES, "masked_diffusion"}, name
             assert method["paper"] and method["confidence"] in ("verified", "partly", "reconstructed", "ours"), name
