@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from mmrl.errors import ConfigError
+from mmrl.settings import Section
 
 
-class VideoSampling(BaseModel):
+class VideoSampling(Section):
     """Which frames of a clip are read, and at which size. Part of the cache key, so it is immutable.
 
     fps          frames per second asked for; None: exactly `max_frames`, evenly spread

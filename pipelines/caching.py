@@ -18,8 +18,9 @@ def build_cache(config: str, overrides: Sequence[str], workers: int | None = Non
     sampling = VideoPolicy.sampling_of(settings.policy_settings())
     cache = VideoCache(settings.cache.root, budget_bytes=int(settings.cache.budget_gb * 2**30))
     clips = []
-    for spec in filter(None, (settings.data.train, settings.data.eval)):
-        prompts = open_prompts(spec, settings.data, settings.data.limit)
+    data = settings.data
+    for spec, limit in ((data.train, data.limit), (data.eval, data.eval_limit)):
+        prompts = open_prompts(spec, data, limit) if spec else ()
         clips += [clip for i in range(len(prompts)) for clip in prompts[i].videos]
     if not clips:
         raise ConfigError(f"{config}: its data has no videos")
@@ -27,8 +28,14 @@ def build_cache(config: str, overrides: Sequence[str], workers: int | None = Non
 
 
 def verify_cache(root: Path | None) -> str:
-    return str(VideoCache(root).verify())
+    return str(_existing(root).verify())
 
 
 def prune_cache(budget_gb: float, root: Path | None) -> str:
-    return str(VideoCache(root).prune(int(budget_gb * 2**30)))
+    return str(_existing(root).prune(int(budget_gb * 2**30)))
+
+
+def _existing(root: Path | None) -> VideoCache:
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"{root}: no such cache folder")
+    return VideoCache(root)

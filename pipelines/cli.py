@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from mmrl.errors import ConfigError, MMRLError
+from mmrl.errors import ConfigError, MMRLError, unknown
+
+if TYPE_CHECKING:
+    from mmrl.training.trainer import Result
 
 app = typer.Typer(
     name="mmrl",
@@ -48,10 +50,14 @@ def options(
     """Reinforcement learning for vision-language models, video LLMs and flow-matching generators."""
 
 
-class Modality(StrEnum):
-    vlm = "vlm"
-    video = "video"
-    flow = "flow"
+def _known(modality: str | None) -> str | None:
+    if modality is not None and modality not in MODALITIES:
+        raise ConfigError(unknown("modality", modality, MODALITIES))
+    return modality
+
+
+MODALITIES = ("vlm", "video", "flow")
+Modality = Annotated[str, typer.Argument(metavar="|".join(MODALITIES), callback=_known)]
 
 
 def overrides_of(arguments: list[str]) -> list[str]:
@@ -66,9 +72,9 @@ def overrides_of(arguments: list[str]) -> list[str]:
         elif argument.startswith("--"):
             waiting = argument[2:]
         else:
-            raise typer.BadParameter(f"{argument!r}: expected key.sub=value, such as training.steps=200")
+            raise ConfigError(f"{argument!r}: expected key.sub=value, such as training.steps=200")
     if waiting is not None:
-        raise typer.BadParameter(f"--{waiting}: expected a value after it")
+        raise ConfigError(f"--{waiting}: expected a value after it")
     return out
 
 
@@ -85,19 +91,23 @@ def train(
 ) -> None:
     """Train a policy. Further arguments override the configuration: `training.steps=200 --policy.model NAME`."""
     from mmrl.pipelines.config import read_config
-    from mmrl.pipelines.progress import progress
+    from mmrl.pipelines.progress import progress, quiet_libraries
     from mmrl.pipelines.run import train as run
 
     config, changes = _config_and_overrides(config, context.args)
     root = None if resume is None else resume.parent.parent if (resume / "state.json").exists() else resume
     if config is None and root is None:
         raise ConfigError("name a configuration file, or a run to continue with --resume RUN")
-    settings = read_config(config or root / "config.yaml", changes, modality.value)
+    settings = read_config(config or root / "config.yaml", changes, modality)
     if root is not None and not any(change.startswith("run_dir=") for change in changes):
         settings = settings.model_copy(update={"run_dir": str(root)})
+    main = os.environ.get("RANK", "0") == "0"
+    if main and config is not None:
+        _print_overruled(config, changes, modality)
+    quiet_libraries()
     with progress(settings, console) as report:
         result = run(settings, resume=resume, report=report)
-    if os.environ.get("RANK", "0") == "0":
+    if main:
         _print_result(settings.directory, result)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -110,7 +120,17 @@ def _config_and_overrides(config: str | None, rest: list[str]) -> tuple[str | No
     return config, overrides_of(rest)
 
 
-def _print_result(folder: Path, result) -> None:
+def _print_overruled(config: str, changes: list[str], modality: str) -> None:
+    from mmrl.pipelines.config import overruled
+
+    if note := overruled(config, changes, modality):
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_result(folder: Path, result: Result) -> None:
+    if result.start == result.steps:
+        console.print(f"{folder} is at step {result.steps} already; give it more with training.steps=...")
+        return
     for name in ("success", "reward"):
         if name in result.before and name in result.after:
             console.print(f"held-out {name}: {result.before[name]:.3f} -> {result.after[name]:.3f}")
@@ -149,6 +169,22 @@ def sample(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
+    folder: Annotated[Path, typer.Argument(help="Where the weights go.")],
+) -> None:
+    """Whole weights with adapters folded in, for programs that know neither mmrl nor peft."""
+    from mmrl.pipelines.progress import quiet_libraries
+    from mmrl.pipelines.run import load_run
+
+    quiet_libraries()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not empty; name a new folder")
+    load_run(checkpoint)[1].save_pretrained(folder, merged=True)
+    console.print(f"weights in {folder}")
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show one method: formula, defaults, needs, source.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All methods as a JSON list.")] = False,
@@ -159,9 +195,9 @@ def methods(
     if as_json:
         print(json.dumps(methods_json(), indent=1))
     elif name:
-        console.print(describe(name), highlight=False)
+        console.print(describe(name), highlight=False, soft_wrap=True)
     else:
-        console.print(method_table())
+        console.print(method_table(console.width))
 
 
 @app.command(context_settings=OVERRIDES)
@@ -170,7 +206,9 @@ def plan(context: typer.Context, modality: Modality, config: str) -> None:
     from mmrl.pipelines.config import read_config
     from mmrl.pipelines.plan import plan_run
 
-    console.print(plan_run(read_config(config, overrides_of(context.args), modality.value)), highlight=False)
+    changes = overrides_of(context.args)
+    _print_overruled(config, changes, modality)
+    console.print(plan_run(read_config(config, changes, modality)), highlight=False, soft_wrap=True)
 
 
 @app.command(context_settings=OVERRIDES)
@@ -190,7 +228,7 @@ def check(
     """Read every row of a data set, or of a configuration's data, and say what is wrong with it, row by row."""
     from mmrl.pipelines.checking import check_configured, check_file
 
-    if data in list(Modality):
+    if data in MODALITIES:
         if not rest or "=" in rest[0]:
             raise ConfigError(f"mmrl check {data}: which configuration? A file, or a shipped one such as 'demo'")
         reports, rewards = check_configured(data, rest[0], overrides_of(rest[1:]))
@@ -215,12 +253,14 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
 def demo(
     seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the three runs go.")] = Path("runs/demo"),
-    only: Annotated[Modality | None, typer.Option(help="Train one modality only.")] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="|".join(MODALITIES), callback=_known, help="Train one modality only.")
+    ] = None,
 ) -> None:
     """Train three tiny models of three modalities for real, and print held-out scores before and after."""
     from mmrl.pipelines.demo import run_demo
 
-    run_demo(out, seed, [only.value] if only else None, console)
+    run_demo(out, seed, [only] if only else None, console)
 
 
 @app.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
@@ -285,7 +325,7 @@ def main() -> None:
     try:
         app()
     except MMRLError as error:
-        print(f"mmrl: {error}", file=sys.stderr)
+        print(f"mmrl: {'; '.join([str(error), *getattr(error, '__notes__', ())])}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -22,6 +22,8 @@ from mmrl.training.tracking import TrackerName
 
 MODALITIES = ("vlm", "video", "flow")
 ASSET = "asset:"
+METHOD_KEYS = ("updates_per_step", "max_refills", "self_check")
+"""Training settings that belong to a method; the others to the machine and the data."""
 
 
 def shipped_asset(name: str) -> Path:
@@ -134,6 +136,28 @@ def read_config(
     if config.modality not in supported:
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
     return config
+
+
+def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> str:
+    """What a recipe named among the overrides suggests, and a file written for another recipe sets otherwise: one
+    sentence, "" if nothing."""
+    values, changes = _read_file(source, modality), dict(_override(o) for o in overrides)
+    written_for = values.get("recipe", "grpo")
+    if changes.get("recipe", written_for) == written_for:
+        return ""
+    recipe = load_recipe(changes["recipe"])
+    suggested = {f"policy.{k}": v for k, v in recipe.policy.items()}
+    suggested |= {f"training.{k}": v for k, v in recipe.training.items() if k in METHOD_KEYS}
+    suggested |= {f"objective.{k}": v for k, v in recipe.objective.items()}
+    lost = []
+    for key, value in suggested.items():
+        section, _, name = key.partition(".")
+        given = (values.get(section) or {}).get(name, value)
+        if merge(value, given) != value and not any(c == key or c.startswith(f"{key}.") for c in changes):
+            lost.append(f"{key}={given} in place of {value}")
+    if not lost:
+        return ""
+    return f"{source} was written for {written_for} and overrules what {recipe.method} suggests: {'; '.join(lost)}"
 
 
 def _read_file(source: str | Path | None, modality: str | None) -> dict[str, Any]:

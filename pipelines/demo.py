@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmrl.pipelines.config import MODALITIES, read_config
-from mmrl.pipelines.progress import progress
+from mmrl.pipelines.progress import progress, quiet_libraries
 from mmrl.pipelines.report import write_report
 from mmrl.pipelines.run import train
 from mmrl.training.tracking import write_atomically
@@ -21,6 +21,7 @@ METRICS = {"vlm": "success", "video": "success", "flow": "reward"}
 
 def run_demo(out: Path, seed: int, modalities: list[str] | None, console: Console) -> dict[str, dict]:
     """Train each tiny base with its shipped `demo` configuration; runs and `summary.json` land in `out`."""
+    quiet_libraries()
     summary = {}
     for modality in modalities or MODALITIES:
         folder = out / modality

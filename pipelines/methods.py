@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
@@ -21,6 +21,9 @@ DEFAULTS = {"grpo", "token", "clip", "token_mean"}
 def _needs(function: StageFunction) -> list[str]:
     required = {k: v for k, v in function.defaults.items()}
     return [*sorted(function.needs(**required)), *function.required]
+
+
+WIDE = 140  # columns of a terminal that holds every field of the table
 
 
 def methods_json() -> list[dict[str, Any]]:
@@ -71,17 +74,15 @@ def _entry(
     }
 
 
-def method_table() -> Table:
-    table = Table("method", "stages", "needs", "modalities", "confidence", "paper")
-    for m in methods_json():
-        table.add_row(
-            m["name"],
-            ", ".join(m["stages"]),
-            ", ".join(m["needs"]),
-            ", ".join(m["modalities"]),
-            m["confidence"],
-            m["paper"],
-        )
+def method_table(width: int = WIDE) -> Table:
+    """All methods; what they need and where they come from only where there is room."""
+    entries = methods_json()
+    widest = max(len(m["name"]) for m in entries)
+    fields = ["stages", "needs", "modalities", "confidence", "paper"]
+    fields = fields if width >= WIDE else ["stages", "modalities", "confidence"]
+    table = Table(Column("method", no_wrap=True, min_width=widest), *fields)  # a name is there to be copied
+    for m in entries:
+        table.add_row(m["name"], *(v if isinstance(v := m[f], str) else ", ".join(v) for f in fields))
     return table
 
 

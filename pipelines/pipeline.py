@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
+from rich.console import Console
+
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, merge, read_config
-from mmrl.pipelines.run import build_policy, check_prompts, made_ready, open_prompts, reward_panel
+from mmrl.pipelines.progress import progress
+from mmrl.pipelines.run import build_policy, check_prompts, clip_reader, made_ready, open_prompts, reward_panel
 from mmrl.pipelines.run import train as train_run
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
+from mmrl.rewards.panel import RewardSpec
 from mmrl.training.trainer import Report, Result
 
 Dataset = str | Path | Sequence[Prompt] | Sequence[Mapping[str, Any]]
@@ -25,9 +29,12 @@ class Pipeline:
 
     modality: ClassVar[str]
 
-    def __init__(self, policy: Policy, settings: Mapping[str, Any]):
+    def __init__(self, policy: Policy, settings: Mapping[str, Any], seed: int = 0):
         self.policy = policy
-        self.settings = dict(settings)
+        self.settings = dict(settings)  # what the policy has
+        self.asked = dict(settings)  # what was asked for here, which no recipe changes
+        self.seed = seed
+        self.trained = False
 
     @classmethod
     def from_pretrained(cls, model: str | Path, *, seed: int = 0, **policy: Any) -> Self:
@@ -35,17 +42,19 @@ class Pipeline:
         `lora={"rank": 32}`, `dtype="bfloat16"`, `adapter="path/to/adapter"`."""
         settings = {"model": str(model), **policy}
         config = RunConfig(modality=cls.modality, policy=settings, training={"seed": seed})
-        return cls(build_policy(config), settings)
+        return cls(build_policy(config), settings, seed)
 
     def train(
         self, dataset: Dataset, rewards: Rewards = (), *, recipe: str = "grpo", eval_dataset: Dataset | None = None,
         run_dir: str | Path | None = None, resume: str | Path | None = None,
-        report: Report = lambda step, metrics: None, **sections: Any,
+        report: Report | None = None, **sections: Any,
     ) -> Result:  # fmt: skip
-        """Fine-tune in place.
+        """Fine-tune in place. What the recipe says of the policy (sampler, guidance, adapters) holds where
+        `from_pretrained` was not told otherwise; the model is loaded again for it, if need be.
 
         dataset   a path, "world:NAME", rows as dicts, or Prompts
         rewards   names, {name, weight, options}, or functions with TRL's signature
+        report    called with (step, metrics) after every step; default: a progress bar
         sections  further parts of the configuration: `training={"steps": 200}`, `objective={...}`, `data={...}`
         """
         config = self._config(recipe, run_dir, sections)
@@ -54,10 +63,14 @@ class Pipeline:
         panel = self._panel(rewards, config)
         try:
             check_prompts(panel, prompts)
-            return train_run(
-                self._named(config, dataset, eval_dataset), resume=resume, policy=self.policy, prompts=prompts,
-                eval_prompts=held_out, score=panel.score, report=report,
-            )  # fmt: skip
+            config = self._named(config, dataset, eval_dataset, rewards)
+            self._settle(config)
+            with progress(config, Console()) if report is None else nullcontext(report) as shown:
+                self.trained = True
+                return train_run(
+                    config, resume=resume, policy=self.policy, prompts=prompts, eval_prompts=held_out,
+                    score=panel.score, report=shown,
+                )  # fmt: skip
         finally:
             panel.close()
 
@@ -95,10 +108,28 @@ class Pipeline:
         self.policy.save_pretrained(directory, merged=merged)
 
     def _config(self, recipe: str, run_dir: str | Path | None, sections: Mapping[str, Any]) -> RunConfig:
-        values = merge({"policy": self.settings, "recipe": recipe}, dict(sections))
+        values = merge({"policy": self.asked, "recipe": recipe}, dict(sections))
         if run_dir is not None:
             values["run_dir"] = str(run_dir)
         return read_config(values, modality=self.modality)
+
+    def _settle(self, config: RunConfig) -> None:
+        """Have the policy that `config` describes, and read clips through its cache."""
+        wanted, loaded = config.policy_settings(), self.policy.config
+        changed = [k for k in type(wanted).model_fields if getattr(wanted, k) != getattr(loaded, k)]
+        if changed and self.trained:
+            asked = ", ".join(f"{k}={getattr(wanted, k)!r}, not {getattr(loaded, k)!r}" for k in changed)
+            raise ConfigError(
+                f"recipe {config.recipe!r} and this configuration ask for {asked}, with which this pipeline was "
+                "trained; save it and load it as the model or adapter of another, or pass the old values"
+            )
+        if changed:
+            seeded = config.training.model_copy(update={"seed": self.seed})
+            del self.policy  # two may not fit into memory
+            self.policy = build_policy(config.model_copy(update={"training": seeded}))
+        elif hasattr(self.policy, "read_clip"):
+            self.policy.read_clip = clip_reader(config.cache)
+        self.settings = dict(config.policy)
 
     def _panel(self, rewards: Rewards, config: RunConfig):
         if not rewards:
@@ -111,8 +142,11 @@ class Pipeline:
         return open_prompts(dataset, config.data, config.data.limit)
 
     @staticmethod
-    def _named(config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None) -> RunConfig:
-        """Keep the names of data sets that have one in the run's configuration."""
-        names = {"train": dataset, "eval": eval_dataset}
-        kept = {k: str(v) for k, v in names.items() if isinstance(v, (str, Path))}
-        return config.model_copy(update={"data": config.data.model_copy(update=kept)})
+    def _named(config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None, rewards: Rewards) -> RunConfig:
+        """The run's configuration with what has a name: data sets, and rewards unless one is a function."""
+        paths = {"train": dataset, "eval": eval_dataset}
+        kept = {k: str(v) for k, v in paths.items() if isinstance(v, (str, Path))}
+        specs = [{"name": r} if isinstance(r, str) else r for r in rewards if not callable(r)]
+        named = [RewardSpec.model_validate(spec) for spec in specs] if len(specs) == len(rewards) else []
+        data = config.data.model_copy(update=kept)
+        return config.model_copy(update={"data": data, "rewards": named})

@@ -18,7 +18,7 @@ from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.passes import plan_passes
-from mmrl.training.tracking import Tracker, environment, open_trackers, write_atomically
+from mmrl.training.tracking import Tracker, environment, open_trackers, read_metrics, write_atomically
 from mmrl.training.trainer import Report, Result, Trainer
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _start_of(config: RunConfig, resume: str | Path | None) -> Path | None:
         _refuse_another_run(config, start)
         return start
     folder = config.directory
-    if (folder / "metrics.jsonl").exists():
+    if read_metrics(folder / "metrics.jsonl"):  # a start that failed before its first step may be repeated
         raise ConfigError(
             f"{folder} already holds a run: continue it with --resume {folder}, or choose another run_dir=..."
         )

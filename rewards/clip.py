@@ -58,6 +58,8 @@ def load_scorer(model: str = TINY, pretrained: str | None = None, device: str | 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     import open_clip
 
+    if model == TINY and pretrained is not None:
+        raise RewardError(f"the tiny CLIP ships with its weights; for pretrained={pretrained!r} name its `model` too")
     name = f"local-dir:{tiny_folder()}" if model == TINY else model
     if ":" not in name:
         _check_weights(open_clip, name, pretrained)

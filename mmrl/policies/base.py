@@ -34,6 +34,7 @@ class Policy(ABC):
 
     modality   "vlm", "video" or "flow"
     config_type  the typed `policy:` section of a configuration
+    config       the section this policy was made from
     probes     what `evaluate` can return per action or per rollout
     group_probes  those of them that compare the members of a group: `evaluate` must then be given whole groups
     batch_probes  those that compare all rollouts of a step, of all ranks (`mmrl.policies.batch_probes`)
@@ -45,6 +46,7 @@ class Policy(ABC):
 
     modality: ClassVar[str]
     config_type: ClassVar[type[Section]]
+    config: Any
     probes: ClassVar[frozenset[str]]
     group_probes: ClassVar[frozenset[str]] = frozenset()
     batch_probes: ClassVar[frozenset[str]] = frozenset()

@@ -150,7 +150,7 @@ class LanguagePolicy(Policy):
             check_family(AutoConfig.from_pretrained(config.model, **trusted).model_type)
             processor = AutoProcessor.from_pretrained(config.model, **trusted)
             model = _load(AutoModelForImageTextToText, config)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:  # the last for an attention backend that is not installed
             raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
         policy = cls(model, processor, config, seed=seed, read_clip=read_clip)
         policy._source = config.model

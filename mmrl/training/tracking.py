@@ -39,10 +39,12 @@ class JsonLines:
 
 
 class Tensorboard:
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, resumed_step: int = 0):
+        """Steps past `resumed_step` are hidden: a resumed run writes them again."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        purge = resumed_step + 1 if resumed_step else None
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         for name, value in metrics.items():
@@ -54,10 +56,18 @@ class Tensorboard:
 
 
 class Wandb:
-    def __init__(self, folder: Path, config: dict[str, Any]):
+    """A run of the project that WANDB_PROJECT names, or `mmrl`; wandb reads its other variables itself."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], resumed_step: int = 0):
         import wandb
 
-        self.run = wandb.init(project="mmrl", name=folder.name, dir=str(folder), config=config, resume="allow")
+        known = folder / "wandb" / "run_id"
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "mmrl"), name=os.environ.get("WANDB_NAME", folder.name),
+            id=known.read_text() if resumed_step and known.exists() else None, resume="allow",
+            dir=str(folder), config=config,
+        )  # fmt: skip
+        write_atomically(known, self.run.id)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         self.run.log(metrics, step=step)
@@ -70,7 +80,8 @@ def open_trackers(names: list[TrackerName], folder: Path, config: dict[str, Any]
     trackers: list[Tracker] = [JsonLines(folder / "metrics.jsonl", resumed_step)]
     for name in names:
         try:
-            trackers.append(Tensorboard(folder) if name == "tensorboard" else Wandb(folder, config))
+            tensorboard = name == "tensorboard"
+            trackers.append(Tensorboard(folder, resumed_step) if tensorboard else Wandb(folder, config, resumed_step))
         except ImportError as error:
             raise ConfigError(f"tracking: {name} is not installed; pip install 'mmrl[tracking]'") from error
     return trackers

@@ -7,14 +7,14 @@ import pytest
 import yaml
 
 from mmrl.pipelines.cli import overrides_of
-from mmrl.pipelines.config import MODALITIES, read_config
+from mmrl.pipelines.config import MODALITIES, overruled, read_config
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.stages import STAGES
 from tests.pipelines.runs import write_config, write_data, write_rows
 
 COMMANDS = (
     "train", "evaluate", "sample", "methods", "check", "plan", "cache", "cache build", "cache verify", "cache prune",
-    "report", "demo", "doctor",
+    "export", "report", "demo", "doctor",
 )  # fmt: skip
 SHIPPED = [
     (modality, path.stem)
@@ -56,9 +56,7 @@ class TestOverrides:
 
     @pytest.mark.parametrize("wrong", [["steps"], ["--training.steps"]])
     def test_anything_else_is_refused(self, mmrl, wrong):
-        done = mmrl("plan", "vlm", "grpo", *wrong)
-        assert done.code == 2
-        assert "expected" in done.err
+        assert "expected" in one_line(mmrl("plan", "vlm", "grpo", *wrong))
 
     def test_they_reach_the_run(self, mmrl, bases):
         changes = ["training.steps=3", "--training.group_size=5", "--policy.model", bases.of("vlm")]
@@ -196,6 +194,10 @@ class TestCache:
         assert mmrl("cache", "prune", "0", "--root", tmp_path / "cache").code == 0
         assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
+    def test_a_folder_that_is_not_there(self, mmrl, tmp_path):
+        assert "no such cache folder" in one_line(mmrl("cache", "verify", tmp_path / "gone"))
+        assert "no such cache folder" in one_line(mmrl("cache", "prune", "1", "--root", tmp_path / "gone"))
+
     def test_a_configuration_without_clips(self, mmrl, tmp_path, bases):
         config = write_config(tmp_path, "video", bases, "grpo")
         write_rows(tmp_path / "rows.jsonl", [{"prompt": "text alone", "solution": "a"}])
@@ -233,11 +235,26 @@ class TestMistakes:
             ("data.train=gone.jsonl", "gone.jsonl"),
             ("data.train=", "data.train"),
             ("training.group_size=1", "group_size=1"),
+            ("policy.attention=flash_attention_2", "cannot load"),  # not installed here
+            ("policy.dtype=float61", "'float32'"),
         ],
     )
     def test_configuration(self, mmrl, tmp_path, config, override, message):
         assert message in one_line(self.train(mmrl, config, "vlm", override))
         assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+    def test_a_modality_that_is_none(self, mmrl, tmp_path):
+        for command in (["train", "vln", "grpo"], ["plan", "vln", "grpo"], ["demo", "--only", "vln"]):
+            assert "unknown modality 'vln'; did you mean 'vlm'" in one_line(mmrl(*command))
+
+    def test_sampling_of_clips(self, mmrl, tmp_path, bases):
+        config = write_config(tmp_path, "video", bases, "grpo")
+        assert "did you mean 'fps'" in one_line(mmrl("train", "video", config, "policy.sampling.fsp=3"))
+
+    def test_a_start_that_failed_may_be_repeated(self, mmrl, tmp_path, config):
+        assert "max_prompt_tokens" in one_line(self.train(mmrl, config, "vlm", "policy.max_prompt_tokens=3"))
+        assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
+        assert "max_prompt_tokens" in one_line(self.train(mmrl, config, "vlm", "policy.max_prompt_tokens=4"))
 
     def test_a_file_that_is_not_there(self, mmrl):
         assert "did you mean 'grpo'" in one_line(self.train(mmrl, "grp"))
@@ -281,9 +298,10 @@ class TestMistakes:
         (tmp_path / "red.mp4").write_bytes(b"not a video")
         assert "red.mp4" in one_line(mmrl("train", "video", config))
 
-    @pytest.mark.parametrize("command", ["report", "evaluate", "sample"])
+    @pytest.mark.parametrize("command", ["report", "evaluate", "sample", "export"])
     def test_a_missing_run(self, mmrl, tmp_path, command):
-        assert "gone" in one_line(mmrl(command, tmp_path / "gone"))
+        folder = [tmp_path / "new"] if command == "export" else []
+        assert "gone" in one_line(mmrl(command, tmp_path / "gone", *folder))
 
     def test_neither_configuration_nor_run(self, mmrl):
         assert "--resume RUN" in one_line(mmrl("train", "vlm"))
@@ -303,3 +321,27 @@ def test_the_resolved_configuration_of_a_shipped_file_reads_back():
     for modality, name in SHIPPED:
         config = read_config(name, [], modality)
         assert read_config(yaml.safe_load(config.to_yaml())) == config
+
+
+class TestOverruled:
+    """A recipe named on the command line, under a file that was written for another."""
+
+    def test_what_the_file_sets_otherwise_is_said(self):
+        note = overruled("demo", ["recipe=tempflow_grpo"], "flow")
+        assert note.startswith("demo was written for flow_grpo_fast and overrules what tempflow_grpo suggests: ")
+        assert "policy.train_steps={'select': 'window', 'size': 3" in note and "'branches': 6}" in note
+        assert "training.learning_rate" not in note
+
+    def test_what_the_command_line_sets_itself_is_not(self):
+        changes = ["recipe=tempflow_grpo", "policy.train_steps.select=one"]
+        assert "train_steps" not in overruled("demo", changes, "flow")
+
+    @pytest.mark.parametrize("changes", [[], ["recipe=flow_grpo_fast"], ["training.steps=2"]])
+    def test_nothing_is_said_of_the_file_s_own_recipe(self, changes):
+        assert overruled("demo", changes, "flow") == ""
+
+    def test_nor_where_nothing_is_lost(self):
+        assert overruled("grpo", ["recipe=vppo"], "vlm") == ""
+
+    def test_the_command_line_tells(self, mmrl):
+        assert "overrules what tempflow_grpo suggests" in mmrl("plan", "flow", "demo", "recipe=tempflow_grpo").out

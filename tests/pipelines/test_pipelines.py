@@ -1,5 +1,6 @@
 """The three pipeline objects, in the order of their use: load, train, generate, evaluate, save, load elsewhere."""
 
+import json
 import subprocess
 import sys
 
@@ -139,14 +140,61 @@ def test_what_it_saves_loads_where_mmrl_is_absent(trained, tmp_path, bases):
     assert "loaded" in done.stdout
 
 
-def test_a_saved_adapter_is_a_start(trained, tmp_path, bases):
+def test_a_saved_adapter_is_a_start(trained, tmp_path):
     modality, pipe, data, _ = trained
     pipe.save_pretrained(tmp_path / "adapter")
-    again = PIPELINES[modality].from_pretrained(
-        bases.of(modality), adapter=str(tmp_path / "adapter"), lora=pipe.settings["lora"], **policy_of(modality)
-    )
+    again = PIPELINES[modality].from_pretrained(**{**pipe.settings, "adapter": str(tmp_path / "adapter")})
     first, second = pipe.generate(data), again.generate(data)
     if modality == "flow":
         assert [i.tobytes() for o in first for i in o] == [i.tobytes() for o in second for i in o]
     else:
         assert first == second
+
+
+class TestRecipesOfGenerators:
+    """What a recipe says of sampler, guidance and adapters reaches the policy, and the run's configuration."""
+
+    TRAINING = {"steps": 1, "prompts_per_step": 2, "group_size": 18, "updates_per_step": 1, "micro_batch_size": 36}
+
+    @pytest.fixture(scope="class")
+    def branched(self, tmp_path_factory, bases):
+        folder = tmp_path_factory.mktemp("branched")
+        pipe = FlowPipeline.from_pretrained(bases.of("flow"), max_sequence_length=16, eval_steps=4, steps=4)
+        data = write_data(folder, "flow")
+        result = pipe.train(
+            data, ["clip_score"], recipe="tempflow_grpo", eval_dataset=data, run_dir=folder / "run",
+            training=self.TRAINING,
+        )  # fmt: skip
+        return pipe, data, folder / "run", result
+
+    def test_the_policy_has_them(self, branched):
+        settings = branched[0].policy.config
+        assert (settings.train_steps.select, settings.train_steps.branches) == ("one", 6)
+        assert (settings.guidance_scale, settings.lora.rank) == (4.5, 32)
+        assert settings.steps == 4, "what from_pretrained was told stays"
+
+    def test_the_command_line_reads_the_run(self, branched, mmrl):
+        *_, run, result = branched
+        done = mmrl("evaluate", run)
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["reward"] == pytest.approx(result.after["reward"], abs=1e-6)
+
+    def test_another_recipe_cannot_follow(self, branched):
+        pipe, data, run, _ = branched
+        with pytest.raises(ConfigError, match=r"train_steps=.*with which this pipeline was trained"):
+            pipe.train(data, ["clip_score"], recipe="flow_grpo", run_dir=run.with_name("other"))
+
+
+def test_the_cache_of_a_training_is_the_one_it_names(tmp_path, bases):
+    pipe = VideoPipeline.from_pretrained(bases.of("video"), **policy_of("video"))
+    pipe.train(
+        write_data(tmp_path, "video"), [mine], run_dir=tmp_path / "run", training={**SIZES, "steps": 1},
+        cache={"root": str(tmp_path / "frames")},
+    )  # fmt: skip
+    assert list((tmp_path / "frames").rglob("*.safetensors"))
+
+
+def test_training_shows_how_it_goes(tmp_path, bases, capsys):
+    pipe = VLMPipeline.from_pretrained(bases.of("vlm"), **policy_of("vlm"))
+    pipe.train(write_data(tmp_path, "vlm"), [mine], run_dir=tmp_path / "run", training={**SIZES, "steps": 1})
+    assert "1/1" in capsys.readouterr().out

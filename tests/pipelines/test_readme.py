@@ -66,7 +66,7 @@ def test_pipelines_run_as_written(tmp_path, monkeypatch, bases, page):
 
 def tiny(code: str, modality: str, bases) -> str:
     """The same code on a model that is here: name, sizes and the published CLIP are replaced."""
-    small = '"max_sequence_length": 16, "steps": 4, "eval_steps": 4' if modality == "flow" else '"max_new_tokens": 4'
+    small = '"max_sequence_length": 16, "steps": 8, "eval_steps": 4' if modality == "flow" else '"max_new_tokens": 4'
     code = re.sub(rf'"{REAL_MODEL}"', lambda _: f"{str(bases.of(modality))!r}, **{{{small}}}", code)
     code = code.replace('dtype="bfloat16"', 'dtype="float32"')
     code = code.replace('"max_frames": 64', '"max_frames": 4, "min_pixels": 1024, "max_pixels": 4096')

@@ -52,3 +52,27 @@ def test_sample_shows_what_the_checkpoint_does(trained, mmrl, tmp_path):
         assert all((tmp_path / "out" / name).exists() for row in rows for name in row["images"])
     else:
         assert all(isinstance(row["output"], str) for row in rows)
+
+
+def test_export_writes_whole_weights(trained, mmrl, tmp_path):
+    modality, run, _ = trained
+    done = mmrl("export", run, tmp_path / "whole")
+    assert done.code == 0, done.err
+    assert (tmp_path / "whole" / ("model_index.json" if modality == "flow" else "config.json")).exists()
+    assert not list((tmp_path / "whole").rglob("adapter_config.json"))
+    again = mmrl("export", run, tmp_path / "whole")
+    assert again.code == 2 and "not empty" in again.err
+
+
+def test_a_finished_run_says_so(trained, mmrl):
+    modality, run, _ = trained
+    before = {name: (run / name).read_text() for name in ("metrics.jsonl", "result.json")}
+    done = mmrl("train", modality, "--resume", run)
+    assert done.code == 0, done.err
+    assert "is at step 2 already; give it more with training.steps=" in done.out
+    assert before == {name: (run / name).read_text() for name in before}
+
+
+def test_held_out_scores_are_told_as_they_come(trained):
+    _, _, printed = trained
+    assert "step 1: held-out reward 0." in printed

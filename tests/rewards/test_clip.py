@@ -89,6 +89,7 @@ def test_the_shipped_weights_are_small():
         ({"model": "ViT-B-32"}, "needs `pretrained`"),
         ({"model": "ViT-B-32", "pretrained": "opnai"}, "did you mean 'openai'"),
         ({"model": "local-dir:nowhere"}, "nowhere"),
+        ({"pretrained": "openai"}, "name its `model` too"),
     ],
 )
 def test_a_model_that_is_not_there_says_what_is(options, message):
