@@ -7,10 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmrl.errors import ConfigError, unknown
-from mmrl.settings import Section, read_section
+from mmrl.settings import Section, read_section, read_yaml
 
 
 class Recipe(Section):
@@ -39,7 +37,7 @@ def _read(name: str) -> Recipe:
     if name not in recipe_names():
         raise ConfigError(unknown("recipe", name, recipe_names()))
     text = (resources.files("mmrl") / "configs" / "recipes" / f"{name}.yaml").read_text()
-    return read_section(Recipe, yaml.safe_load(text), f"recipes/{name}.yaml")
+    return read_section(Recipe, read_yaml(text), f"recipes/{name}.yaml")
 
 
 def load_recipe(name: str) -> Recipe:

@@ -33,7 +33,9 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from mmrl.errors import ConfigError, unknown
 
@@ -239,6 +241,18 @@ def registered(stage: str | None = None) -> list[StageFunction]:
     return [f for (s, _), f in sorted(_REGISTRY.items()) if stage in (None, s)]
 
 
+def _typed(spec: StageFunction, parameter: str, value: Any) -> Any:
+    """`value` as the function's annotation of `parameter` wants it; raises ConfigError where it cannot be."""
+    hints = get_type_hints(spec.function.__init__ if inspect.isclass(spec.function) else spec.function)
+    if parameter not in hints:
+        return value
+    try:
+        return TypeAdapter(hints[parameter]).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: {problem}, got {value!r}") from None
+
+
 @dataclass
 class Bound:
     """A stage function with its hyper-parameters, as a recipe names it: `{name: clip, low: 0.2}`."""
@@ -254,9 +268,10 @@ class Bound:
             raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {description}")
         spec = find(stage, description.pop("name"))
         description.pop("coefficient", None) if stage == "regularizer" else None
-        for parameter in description:
+        for parameter, value in description.items():
             if parameter not in spec.defaults:
                 raise ConfigError(f"{stage} {spec.name!r}: {unknown('parameter', parameter, spec.defaults)}")
+            description[parameter] = _typed(spec, parameter, value)
         bound = cls(spec, description)
         if inspect.isclass(spec.function):
             bound.state = spec.function(**description)

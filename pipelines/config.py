@@ -16,7 +16,7 @@ from mmrl.objective.objective import Choice
 from mmrl.policies.base import policy_class
 from mmrl.recipes import load_recipe
 from mmrl.rewards.panel import RewardSpec
-from mmrl.settings import Section, read_section
+from mmrl.settings import Section, read_section, read_yaml
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
 
@@ -175,7 +175,7 @@ def _read_file(source: str | Path | None, modality: str | None) -> dict[str, Any
     if not path.exists():
         raise ConfigError(f"{source}: no such configuration file")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = read_yaml(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}".replace("\n", " ")) from None
     if not isinstance(values, dict):
@@ -188,7 +188,7 @@ def _override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(f"override {text!r}: expected key.sub=value, such as objective.trust_region.low=0.2")
     try:
-        return key, yaml.safe_load(value)
+        return key, read_yaml(value)
     except yaml.YAMLError:
         return key, value
 

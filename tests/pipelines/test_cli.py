@@ -58,6 +58,14 @@ class TestOverrides:
     def test_anything_else_is_refused(self, mmrl, wrong):
         assert "expected" in one_line(mmrl("plan", "vlm", "grpo", *wrong))
 
+    def test_numbers_and_words_are_what_they_look_like(self):
+        changes = ["objective.trust_region.low=1e-4", "policy.shared_prompt=off", "data.template=yes"]
+        config = read_config("grpo", changes, "vlm")
+        assert config.objective.trust_region["low"] == 1e-4
+        assert config.policy["shared_prompt"] == "off" and config.data.template == "yes"
+        assert config.policy_settings().shared_prompt == "off"
+        assert read_config("grpo", ["data.allow_urls=yes"], "vlm").data.allow_urls is True
+
     def test_they_reach_the_run(self, mmrl, bases):
         changes = ["training.steps=3", "--training.group_size=5", "--policy.model", bases.of("vlm")]
         text = mmrl("plan", "vlm", "grpo", *changes).out
@@ -228,6 +236,8 @@ class TestMistakes:
             ("recipe=grppo", "did you mean 'grpo'"),
             ("recipe=flow_grpo", "not for 'vlm'"),
             ("objective.trust_region=clpi", "did you mean 'clip'"),
+            ("objective.trust_region.low=little", "trust_region 'clip': low: Input should be a valid number"),
+            ("objective.trust_region.lwo=0.1", "did you mean 'low'"),
             ("policy.model=nobody/nothing", "cannot load 'nobody/nothing'"),
             ("rewards=[{name: acuracy}]", "did you mean 'accuracy'"),
             ("rewards=[]", "no rewards"),
