@@ -26,6 +26,7 @@ from mmrl.errors import ConfigError, DataError
 from mmrl.policies.base import Policy
 
 _NAME = re.compile(r"step-(\d+)$")
+_OURS = re.compile(r"\.?step-\d+(\.partial)?$")
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -49,7 +50,8 @@ def save(
     folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any],
     accelerator: Accelerator, keep: int,
 ) -> Path:  # fmt: skip
-    """Write `checkpoints/step-N` and drop all but the newest `keep`. Every rank must call it."""
+    """Write `checkpoints/step-N` and keep the last `keep` up to it. Later ones are of a run that went on from an
+    earlier step since, and what it wrote then goes. Every rank must call it."""
     final = folder / "checkpoints" / f"step-{step:06d}"
     beside = final.with_name(f".{final.name}.partial")
     trainable = {k: _whole(v) for k, v in policy.trainable_state().items()}
@@ -64,10 +66,16 @@ def save(
         shutil.rmtree(final, ignore_errors=True)
         os.replace(beside, final)
         _sync(final.parent)
-        for _, old in checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+        _drop_all_but([path for found, path in checkpoints(folder) if found <= step][-keep:], final.parent)
     accelerator.wait_for_everyone()
     return final
+
+
+def _drop_all_but(kept: list[Path], root: Path) -> None:
+    """Delete other checkpoints, and what is left of those that a killed process was writing or deleting."""
+    for path in root.iterdir():
+        if path not in kept and _OURS.match(path.name):
+            shutil.rmtree(path)
 
 
 def step_of(path: Path) -> int:

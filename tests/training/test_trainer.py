@@ -151,7 +151,20 @@ def test_checkpoints_are_whole_and_only_the_last_are_kept(tmp_path):
     half = tmp_path / "checkpoints" / "step-000009"
     half.mkdir()
     assert checkpoint.latest(tmp_path).name == "step-000003"
+    (tmp_path / "checkpoints" / ".step-000008.partial").mkdir()
+    (tmp_path / "checkpoints" / "best").mkdir()
+    trainer.step = 4
+    trainer.save()
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["best", "step-000003", "step-000004"], "remains of killed processes go, a user's own stays"
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.bin"))
+
+
+def test_going_on_from_an_earlier_step_drops_the_later_ones(tmp_path):
+    make_trainer(tmp_path, steps=4, keep_checkpoints=3).train()
+    again = make_trainer(tmp_path, steps=3, keep_checkpoints=2)
+    again.train(tmp_path / "checkpoints" / "step-000002")
+    assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [2, 3]
 
 
 def test_the_self_check_stops_a_policy_that_trains_on_other_probabilities(tmp_path):
