@@ -59,6 +59,13 @@ class Prompt:
                 parts += [p["text"] for p in content if p.get("type") == "text"]
         return "\n".join(parts)
 
+    @property
+    def marked(self) -> str:
+        """The text of all messages, with `<image>` and `<video>` where media stand."""
+        contents = [m["content"] for m in self.messages]
+        joined = [c if isinstance(c, str) else "".join(p.get("text", f"<{p['type']}>") for p in c) for c in contents]
+        return "\n".join(joined)
+
 
 @dataclass
 class Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -34,6 +35,7 @@ CHARTS = (
     ("Frame cache", ("cache/hit_rate",), "clips read from the cache"),
 )
 SHOWN_FRAMES = 4
+SHOWN_CAUSES = 20
 
 
 @dataclass
@@ -94,15 +96,21 @@ def _facts(config: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[
     facts: list[tuple[str, str]] = [(k, config[k]) for k in ("modality", "recipe") if k in config]
     facts += [("model", str(config["policy"].get("model")))] if config else []
     facts += [("steps", str(last["step"])), ("rollouts", f"{sum(m['rollouts'] for m in metrics):,}")]
-    return [*facts, ("seconds", f"{seconds:,.0f}"), ("peak memory", f"{last['memory/peak_bytes'] / 2**30:.2f} GiB")]
+    return [
+        *facts,
+        ("seconds", f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}"),
+        ("peak memory", f"{last['memory/peak_bytes'] / 2**30:.2f} GiB"),
+    ]
 
 
 def _unscored(metrics: list[dict[str, Any]]) -> dict[str, int]:
-    total: dict[str, int] = {}
+    """Rollouts by cause, the most frequent first; those past the table's end as one row."""
+    total: Counter[str] = Counter()
     for m in metrics:
-        for cause, count in m.get("unscored", {}).items():
-            total[cause] = total.get(cause, 0) + count
-    return total
+        total.update(m.get("unscored", {}))
+    shown = dict(total.most_common(SHOWN_CAUSES))
+    rest = {f"{len(total) - SHOWN_CAUSES} further causes": total.total() - sum(shown.values())}
+    return shown | (rest if len(total) > SHOWN_CAUSES else {})
 
 
 # ---- curves
@@ -118,7 +126,8 @@ def _charts(metrics: list[dict[str, Any]], result: dict[str, Any]) -> list[Chart
         flat = len({y for points in series.values() for _, y in points}) < 2
         if (title == "Components" and len(series) < 2) or (flat and title in ("Length", "Cut at the limit", "Credit")):
             continue
-        if svg := line_chart({_short(name): points for name, points in series.items()}):
+        named = unprefixed({_short(name): points for name, points in series.items()})
+        if svg := line_chart(named):
             charts.append(Chart(title, note, svg))
     return charts
 
@@ -128,6 +137,15 @@ def _short(name: str) -> str:
     head, _, rest = name.partition("/")
     rest = rest.removesuffix("/mean").replace("_fraction", "").replace("_", " ")
     return rest if rest and rest != "mean" else head.replace("_", " ")
+
+
+def unprefixed(named: dict[str, Any]) -> dict[str, Any]:
+    """`{"compositional/color": 1, "compositional/count": 0}` -> `{"color": 1, "count": 0}`, where all share a head.
+    The reward of that name is their sum and stays under it."""
+    heads = {name.partition("/")[0] for name in named}
+    if len(named) < 2 or len(heads) > 1:
+        return named
+    return {name.partition("/")[2] or name: value for name, value in named.items()}
 
 
 def _matching(pattern: str, metrics: list[dict[str, Any]]) -> list[str]:
@@ -155,6 +173,7 @@ def rollout_section(folder: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     largest = max((abs(a.get("credit") or 0.0) for row in rows for a in row["actions"]), default=0.0)
     for row in rows:
+        row["components"] = unprefixed(row["components"])
         row["outputs"] = [_embedded(folder / name) for name in row.get("images", [])]
         for action in row["actions"]:
             _tint(action, largest)
@@ -173,7 +192,8 @@ def rollout_section(folder: Path) -> dict[str, Any]:
         )
     kind, _, number = folder.name.partition("-")
     title = f"{'Held-out prompts after' if kind == 'eval' else 'Rollouts of'} step {int(number)}"
-    return {"title": title, "groups": groups, "credit": kind != "eval"}
+    pictured = any(row["outputs"] for row in rows)
+    return {"title": title, "groups": groups, "credit": kind != "eval", "pictured": pictured}
 
 
 def _tint(action: dict[str, Any], largest: float) -> None:

@@ -30,7 +30,7 @@ def save_rollouts(
     for i in range(len(rollouts)):
         prompt = rollouts.prompts[int(rollouts.prompt[i])]
         row: dict[str, Any] = {
-            "prompt": prompt.text,
+            "prompt": prompt.marked,
             "prompt_id": prompt.id,
             "group": int(rollouts.group[i]),
             "member": int(rollouts.member[i]),

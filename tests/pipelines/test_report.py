@@ -1,13 +1,15 @@
 """The report: one file, no network, opened in a real browser."""
 
+import json
 import re
+import shutil
 import subprocess
 
 import pytest
 from PIL import Image
 
 from mmrl.pipelines.charts import line_chart, ticks
-from mmrl.pipelines.report import write_report
+from mmrl.pipelines.report import unprefixed, write_report
 
 BROWSER = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
 
@@ -44,7 +46,10 @@ def test_a_browser_shows_curves_rollouts_and_credit(page, chromium):
         bars = re.findall(r'<i style="background: var\(--(up|down)\); height: ([\d.]+)%', dom)
         assert len(bars) == 2 * 8 * 3  # two steps shown, 8 rollouts, all but the last of 4 denoising steps
         assert {direction for direction, _ in bars} == {"up", "down"}
+        assert dom.count("<span>t=1.000</span>") == 2 * 8, "where the bars of a rollout begin"
     else:
+        mark = "&lt;image&gt;" if modality == "vlm" else "&lt;video&gt;"
+        assert f"{mark}What" in dom
         alt = "prompt image" if modality == "vlm" else "frame of the prompt's clip"
         assert dom.count(f'alt="{alt}"') >= 4
         tints = re.findall(r"rgba\((\d+), \d+, \d+, ([\d.]+)\)", dom.partition("Rollouts of step 1")[2])
@@ -62,9 +67,6 @@ def test_the_page_is_painted(page, chromium, tmp_path):
 
 def test_hostile_text_stays_text(trained, tmp_path):
     """Prompts and outputs are data: markup in them is shown, never run."""
-    import json
-    import shutil
-
     _, run, _ = trained
     copy = shutil.copytree(run, tmp_path / "run")
     rows = copy / "rollouts" / "step-000001" / "rows.jsonl"
@@ -73,6 +75,24 @@ def test_hostile_text_stays_text(trained, tmp_path):
     text = write_report(copy).read_text()
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+def test_the_most_frequent_causes_come_first(trained, tmp_path):
+    _, run, _ = trained
+    copy = shutil.copytree(run, tmp_path / "run")
+    first, second = (json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines())
+    first["unscored"], second["unscored"] = {f"cause {i}": 1 for i in range(30)}, {"timeout": 4, "cause 7": 2}
+    (copy / "metrics.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    table = re.findall(r"<td>(.*?)</td><td>(\d+)</td>", write_report(copy).read_text())
+    assert table[:2] == [("timeout", "4"), ("cause 7", "3")]
+    assert table[-1] == ("11 further causes", "11") and len(table) == 21
+
+
+def test_a_head_that_all_components_share_is_left_out():
+    parts = {"compositional/color": 1.0, "compositional": 0.5}
+    assert unprefixed(parts) == {"color": 1.0, "compositional": 0.5}
+    assert unprefixed({"a/b": 1.0}) == {"a/b": 1.0}
+    assert unprefixed({"a/b": 1.0, "c": 2.0}) == {"a/b": 1.0, "c": 2.0}
 
 
 class TestCharts:
