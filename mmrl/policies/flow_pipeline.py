@@ -84,6 +84,9 @@ def load_pipeline(config: FlowPolicyConfig) -> Any:
 
     parts = {} if config.transformer is None else {"transformer": load_transformer(config)}
     try:
+        # diffusers takes a part saved as absent, such as an SD3 without its T5, only if told again that it is
+        listed = DiffusionPipeline.load_config(config.model)
+        parts |= {name: None for name, kind in listed.items() if isinstance(kind, list | tuple) and kind[0] is None}
         return DiffusionPipeline.from_pretrained(config.model, dtype=DTYPES[config.dtype], **parts)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None

@@ -37,6 +37,7 @@ def test_evaluate_repeats_the_score_of_the_run(trained, mmrl):
     _, run, _ = trained
     done = mmrl("evaluate", run)
     assert done.code == 0, done.err
+    assert "Loading" not in done.err and "Warning" not in done.err, "libraries are quiet"
     scores, after = json.loads(done.out), json.loads((run / "result.json").read_text())["after"]
     assert scores["reward"] == pytest.approx(after["reward"], abs=1e-6)
 

@@ -146,3 +146,17 @@ class TestStartingAgain:
             FlowPolicy.from_config(self.config(str(tmp_path / "nowhere")))
         with pytest.raises(ConfigError, match="adapter"):
             FlowPolicy.from_config(self.config(base, adapter=str(tmp_path)))
+
+
+def test_a_pipeline_without_its_largest_text_encoder_trains_and_is_saved(tmp_path):
+    """Stable Diffusion 3 is often loaded without its T5; diffusers reloads only what names every absent part."""
+    whole = flow_pipeline()
+    parts = {**whole.components, "text_encoder_3": None, "tokenizer_3": None}
+    type(whole)(**parts).save_pretrained(tmp_path / "base")
+    policy = FlowPolicy.from_config(FlowPolicyConfig(model=str(tmp_path / "base"), max_sequence_length=16, steps=4))
+    rollouts = policy.rollout(flow_requests(2, 1), KEY)
+    with torch.no_grad():
+        assert torch.allclose(policy.evaluate(rollouts).log_probs, rollouts.old_log_probs, atol=1e-5)
+    policy.save_pretrained(tmp_path / "merged", merged=True)
+    again = FlowPolicy.from_config(FlowPolicyConfig(model=str(tmp_path / "merged"), max_sequence_length=16, steps=4))
+    assert again.pipeline.text_encoder_3 is None

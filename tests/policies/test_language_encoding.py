@@ -120,3 +120,11 @@ def test_moving_to_the_device_where_tensors_are_copies_nothing(policies):
     moved = to_device(media, torch.device("cpu"))
     assert moved.keys() == media.keys()
     assert all(moved[name] is tensor for name, tensor in media.items())
+
+
+def test_a_processor_of_another_model_is_noticed_before_any_forward(tiny):
+    model, processor = tiny()
+    processor.image_processor.merge_size = 1  # of a model whose tower does not merge
+    policy = VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny"))
+    with pytest.raises(PolicyError, match=r"placeholders but .* features; processor and model do not belong together"):
+        policy.encode(image_prompt("p", picture("red")))

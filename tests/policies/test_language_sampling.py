@@ -8,6 +8,7 @@ import torch
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies.language import LanguagePolicyConfig
 from mmrl.policies.sampling import SharedCache, choose
+from mmrl.policies.vision import VisionPolicy
 from mmrl.randomness import Key
 from mmrl.record import Request, Rollouts
 from tests.policies.scenes import generated, image_prompt, mixed_prompts, picture, requests
@@ -236,10 +237,37 @@ def test_temperature_is_the_same_in_sampling_and_scoring(make_policy):
     rollouts = policy.rollout(requests(mixed_prompts()), Key(0))
     with torch.no_grad():
         cold = policy.evaluate(rollouts).log_probs
+        reference = policy.evaluate(rollouts, weights="reference").log_probs
         policy.inner.distribution = replace(policy.inner.distribution, temperature=1.0)
         warm = policy.evaluate(rollouts).log_probs
+    assert (reference - cold).abs().max() < 1e-5, "in every pass"
     assert (cold - rollouts.old_log_probs).abs().max() < 1e-5
     assert (warm - rollouts.old_log_probs).abs().max() > 0.1
+
+
+def test_the_checkpoint_s_generation_settings_change_nothing(tiny):
+    """Qwen2.5-VL ships temperature 1e-6 and a repetition penalty: sampled under them, ratios would mean nothing."""
+    config = LanguagePolicyConfig(model="tiny", max_new_tokens=6)
+    plain, (model, processor) = VisionPolicy(*tiny(), config), tiny()
+    model.generation_config.update(
+        do_sample=True, temperature=1e-6, top_k=1, top_p=0.001, repetition_penalty=1.5, max_new_tokens=2, min_p=0.9
+    )
+    theirs = VisionPolicy(model, processor, config)
+    one, two = (policy.rollout(requests(mixed_prompts()[:2]), Key(1)) for policy in (plain, theirs))
+    assert torch.equal(one.actions, two.actions)
+    assert torch.equal(one.old_log_probs, two.old_log_probs)
+
+
+def test_tags_of_the_tokenizer_stay_in_the_text(tiny):
+    """`<think>` is a token of its own in some tokenizers, and what format rewards look for."""
+    model, processor = tiny()
+    processor.tokenizer.add_tokens(["<think>"])
+    model.resize_token_embeddings(len(processor.tokenizer))
+    policy = VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny", max_new_tokens=3))
+    handle = push(policy, processor.tokenizer.convert_tokens_to_ids("<think>"), 100.0)
+    rollouts = policy.rollout(requests(mixed_prompts()[:1], 2), Key(0))
+    handle.remove()
+    assert rollouts.outputs == ["<think><think><think>"] * 2
 
 
 @pytest.mark.parametrize("truncated", [{"top_p": 0.9}, {"top_k": 20}])
