@@ -92,6 +92,9 @@ class PromptDataset(Prompts):
     def ids(self) -> list[str]:
         return list(self._ids)
 
+    def where(self, index: int) -> str:
+        return self._rows.where(index)
+
 
 class PresentedWorld(Prompts):
     """The first `limit` prompts of a world, under a system prompt and a template."""

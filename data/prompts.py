@@ -20,6 +20,10 @@ class Prompts(Sequence[Prompt]):
     def ids(self) -> list[str]:
         """The ids of all prompts, in order; no media is made or opened."""
 
+    def where(self, index: int) -> str:
+        """Where the prompt at `index` comes from, as a person would look it up; "" where there is no such place."""
+        return ""
+
     @overload
     def __getitem__(self, index: int) -> Prompt: ...
 

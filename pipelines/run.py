@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
-from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.pipelines.config import MODALITIES, CacheConfig, DataConfig, RunConfig, read_config
 from mmrl.policies.base import Policy, policy_class
 from mmrl.record import Prompt
 from mmrl.selection.prompts import Prefetching, Sampler
@@ -120,9 +121,33 @@ def reward_panel(config: RunConfig, rewards: Sequence = ()):
     )
 
 
-def check_prompts(panel, prompts: Sequence[Prompt]) -> None:
-    """Refuse, before anything is spent, prompts that some reward could never score."""
-    panel.check(prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS)))
+def check_prompts(panel, prompts: Sequence[Prompt], reads: frozenset[str]) -> None:
+    """Refuse, before anything is spent, prompts that some reward could never score or the policy never read."""
+    for index in range(min(len(prompts), CHECKED_PROMPTS)):
+        prompt = prompts[index]
+        with told_where(prompts):
+            panel.check([prompt])
+            unread = {"image": prompt.images, "video": prompt.videos}
+            for kind in (k for k, media in unread.items() if media and k not in reads):
+                readers = " or ".join(m for m in MODALITIES if kind in policy_class(m).reads)
+                raise DataError(f"prompt {prompt.id!r} has {kind}s, which this policy does not read; {readers} would")
+
+
+@contextmanager
+def told_where(*prompts: Sequence[Prompt]) -> Iterator[None]:
+    """Errors know prompts by their id; those met in this block say where in the data a prompt stands, too."""
+    from mmrl.data.prompts import Prompts
+
+    try:
+        yield
+    except MMRLError as error:
+        named = re.search(r"prompt '([^']+)'", str(error))
+        for data in (p for p in prompts if named and isinstance(p, Prompts)):
+            known = data.ids()
+            if named[1] in known and (place := data.where(known.index(named[1]))):
+                error.add_note(f"that prompt is {place}")
+                break
+        raise
 
 
 def train(
@@ -150,11 +175,10 @@ def train(
             panel = reward_panel(config)
             stack.callback(panel.close)
             score = panel.score
-            check_prompts(panel, prompts)
+            check_prompts(panel, prompts, policy_class(config.modality).reads)
         policy = policy or build_policy(config)
-        prompts, eval_prompts = (
-            made_ready(p, policy, config.data.workers, stack) for p in (prompts, eval_prompts or ())
-        )
+        given = (prompts, eval_prompts or ())
+        prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts, report=report,
@@ -162,7 +186,8 @@ def train(
         )  # fmt: skip
         if trainer.accelerator.is_main_process:
             trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack)
-        result = trainer.train(start)
+        with told_where(*given):
+            result = trainer.train(start)
         if trainer.accelerator.is_main_process and result.after:
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))

@@ -40,6 +40,7 @@ class Policy(ABC):
     batch_probes  those that compare all rollouts of a step, of all ranks (`mmrl.policies.batch_probes`)
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
+    reads      kinds of media it can be shown, "image" and "video"
     module     the trainable module; the trainer replaces it by the one accelerate prepared. Methods of it that
                run parts of the model besides `forward` are named in its `partial_forwards`
     """
@@ -52,6 +53,7 @@ class Policy(ABC):
     batch_probes: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[frozenset[str]] = frozenset()
     varied_when_greedy: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
 
     @classmethod

@@ -30,6 +30,7 @@ class VideoPolicy(LanguagePolicy):
     """Answers about clips, and about images between them. Needs `read_clip`."""
 
     modality = "video"
+    reads = frozenset({"image", "video"})
     config_type = VideoPolicyConfig
     views = frozenset(PIXEL_VIEWS) | {REMOVE_MEDIA}
     read_clip: ReadClip

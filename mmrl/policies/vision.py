@@ -10,5 +10,6 @@ class VisionPolicy(LanguagePolicy):
     """Answers about images. `from_config(config, seed=0)`, or `VisionPolicy(model, processor, config)`."""
 
     modality = "vlm"
+    reads = frozenset({"image"})
     config_type = LanguagePolicyConfig
     views = frozenset(PIXEL_VIEWS) - VIDEO_VIEWS | {REMOVE_MEDIA}

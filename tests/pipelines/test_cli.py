@@ -293,8 +293,25 @@ class TestMistakes:
         line = one_line(self.train(mmrl, config))
         assert message in line and "rows.jsonl" in line
 
+    @pytest.mark.parametrize(("modality", "other"), [("vlm", "video"), ("flow", "vlm")])
+    def test_media_that_the_policy_does_not_read(self, mmrl, tmp_path, bases, modality, other):
+        config = write_config(tmp_path / "own", modality, bases, "flow_grpo" if modality == "flow" else "grpo")
+        rows = write_data(tmp_path, other)
+        line = one_line(mmrl("train", modality, config, f"data.train={rows}", "rewards=[{name: format}]"))
+        assert "this policy does not read" in line and f"that prompt is {rows}, line 1" in line
+
+    def test_an_error_in_the_middle_names_the_row(self, mmrl, tmp_path, config):
+        rows = (tmp_path / "rows.jsonl").read_text().splitlines()
+        long = json.loads(rows[2]) | {"prompt": "<image>" + "What colour is it? " * 30}
+        (tmp_path / "rows.jsonl").write_text("\n".join([*rows[:2], json.dumps(long), rows[3]]) + "\n")
+        line = one_line(self.train(mmrl, config, "vlm", "policy.max_prompt_tokens=60"))
+        assert "the limit max_prompt_tokens is 60" in line
+        assert line.endswith(f"that prompt is {tmp_path / 'rows.jsonl'}, line 3\n")
+
     def test_a_row_that_no_reward_could_score(self, mmrl, tmp_path, config):
         write_rows(tmp_path / "rows.jsonl", [{"prompt": "How many?", "solution": "2"}])
+        line = one_line(self.train(mmrl, config, "vlm", "rewards=[{name: accuracy}]"))
+        assert "'task'" in line and "rows.jsonl, line 1" in line
         assert "'task'" in one_line(self.train(mmrl, config, "vlm", "rewards=[{name: accuracy}]"))
         assert not (tmp_path / "run").exists()
 
