@@ -96,6 +96,29 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, bases, straight, modal
     assert_same_run(straight(modality), tmp_path / "run")
 
 
+@pytest.mark.parametrize("advantage", ["durian", "dcpo_smooth"])
+def test_killed_with_adapters_and_functions_that_remember(tmp_path, bases, advantage):
+    """Durian compares difficulties across the batch; DCPO smooths with what it remembers of every prompt. Both with
+    LoRA and a KL to the model without its adapter."""
+
+    def configured(name: str) -> Path:
+        config = write_config(tmp_path / name, "vlm", bases, "grpo", save_every=2)
+        values = yaml.safe_load(config.read_text())
+        values["policy"]["lora"] = {"rank": 4, "alpha": 8}
+        values["objective"] = {"advantage": advantage, "regularizers": [{"name": "kl", "coefficient": 0.1}]}
+        config.write_text(yaml.safe_dump(values))
+        return config
+
+    train_here(configured("straight"), "vlm")
+    config = configured("killed")
+    run = start(config, "vlm", hold_at_call=1 + 3 + 1)
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    (config.parent / "hold").unlink()
+    train_here(config, "vlm", "--resume", str(tmp_path / "killed" / "run"))
+    assert_same_run(tmp_path / "straight" / "run", tmp_path / "killed" / "run")
+
+
 def test_decoding_ahead_changes_nothing(tmp_path, bases, straight):
     config = write_config(tmp_path, "video", bases, RECIPES["video"], save_every=2)
     train_here(config, "video", "data.workers=0")
