@@ -34,6 +34,32 @@ def read_yaml(text: str) -> Any:
         loader.dispose()
 
 
+ELSEWHERE = {
+    "num_generations": "training.group_size",
+    "max_steps": "training.steps",
+    "logging_steps": "every step, in metrics.jsonl",
+    "save_steps": "training.save_every",
+    "eval_steps": "training.eval_every",
+    "save_total_limit": "training.keep_checkpoints",
+    "lr_scheduler_type": "training.schedule",
+    "per_device_train_batch_size": "training.micro_batch_size, which never changes the loss",
+    "gradient_accumulation_steps": "worked out from training.prompts_per_step, group_size and micro_batch_size",
+    "bf16": "policy.dtype=bfloat16, or policy.autocast=bfloat16",
+    "beta": "objective.regularizers=[{name: kl, coefficient: ...}]",
+    "epsilon_high": "objective.trust_region.high",
+    "loss_type": "recipe, or objective.aggregation",
+    "scale_rewards": "objective.advantage: dr_grpo does not scale",
+    "max_completion_length": "policy.max_new_tokens",
+    "max_prompt_length": "policy.max_prompt_tokens",
+    "reward_funcs": "rewards",
+    "reward_weights": "`weight` in rewards",
+    "output_dir": "run_dir",
+    "report_to": "tracking",
+    "peft_config": "policy.lora",
+}
+"""Where names that TRL's users know are found here."""
+
+
 class Section(BaseModel):
     """A typed part of the configuration file. Subclasses list fields, defaults and how to choose them."""
 
@@ -45,7 +71,8 @@ class Section(BaseModel):
         if isinstance(values, dict):
             for key in values:
                 if key not in cls.model_fields:
-                    raise ConfigError(f"{cls.__name__}: {unknown('key', key, cls.model_fields)}")
+                    found = f"; what TRL calls {key} is {ELSEWHERE[key]}" if key in ELSEWHERE else ""
+                    raise ConfigError(f"{cls.__name__}: {unknown('key', key, cls.model_fields)}{found}")
         return values
 
 

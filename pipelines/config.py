@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import ObjectiveConfig
@@ -98,6 +98,13 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
     tracking: list[TrackerName] = []
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _names_will_do(cls, value: Any) -> Any:
+        """`accuracy`, `[accuracy, format]`, `{name: accuracy}`: each is a list of rewards."""
+        several = [value] if isinstance(value, str | Mapping) else value
+        return [{"name": v} if isinstance(v, str) else v for v in several] if isinstance(several, list) else several
 
     def policy_settings(self) -> Any:
         """The typed `policy:` section, with `asset:NAME` resolved to the checkpoint that ships as NAME."""
@@ -244,4 +251,7 @@ def _position(items: list[Any], part: str, path: str) -> int:
         return names.index(part)
     if part.isdigit() and int(part) < len(items):
         return int(part)
+    if not part.isdigit():
+        example = f"add one with {path.removesuffix(f'.{part}')}=[{{name: {part}, ...}}]"
+        raise ConfigError(f"override {path}: {unknown('entry', part, [str(n) for n in names])}; {example}")
     raise ConfigError(f"override {path}: {unknown('entry', part, [str(n) for n in names])}")

@@ -30,6 +30,7 @@ def quiet_libraries() -> None:
 
     for library in ("transformers", "diffusers", "peft", "huggingface_hub"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=library)
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     downloads_shown = not are_progress_bars_disabled()
     transformers.disable_progress_bar()
     diffusers.disable_progress_bar()

@@ -2,7 +2,8 @@
 
 Users bring functions unchanged, so the signature is chosen by name, never guessed:
 
-    trl        f(prompts, completions, **columns) -> [number | None | dict]; completions are strings or images
+    trl        f(prompts, completions, **columns) -> [number | None | dict]; completions are strings or images;
+               it may be an async function
     trl_chat   the same, completions as TRL gives them for chats: [[{"role": "assistant", "content": text}]]
     verl       compute_score(data_source, solution_str, ground_truth, extra_info) -> number | dict, row by row
     easyr1     compute_score([{"response", "ground_truth", ...}]) -> [dict]
@@ -14,6 +15,8 @@ left out, so a function that reads it says so instead of being wrong.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +65,8 @@ class Callee:
     call: Callable[[Inputs], Any]
 
     def __call__(self, inputs: Inputs) -> list[Outcome]:
-        return outcomes(self.call(inputs), len(inputs))
+        result = self.call(inputs)
+        return outcomes(asyncio.run(result) if inspect.iscoroutine(result) else result, len(inputs))
 
 
 def prepare(reward: Reward, options: Mapping[str, Any], style: str) -> Callee:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from pydantic import field_validator
 from torch import Tensor
 
 from mmrl.errors import ConfigError
@@ -46,6 +47,11 @@ class ObjectiveConfig(Section):
     matching_objective: Choice | None = None
     policy_weight: float = 0.0
     learning_rate: Choice | None = None
+
+    @field_validator("shaping", "group", "credit", "regularizers", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | dict) else value
 
 
 @dataclass

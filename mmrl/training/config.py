@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from mmrl.errors import ConfigError
 from mmrl.settings import Section
 
+LARGEST_EPSILON = 1e-3
+"""Of AdamW; nobody means more, and who writes more means the clip range, which TRL calls so."""
+
 
 class TrainingConfig(Section):
     """One optimizer for every modality.
@@ -23,7 +26,12 @@ class TrainingConfig(Section):
     max_refills         how often a step may ask for more prompts in place of dropped groups
     self_check          largest allowed gap between rollout and training log-probs before the first update;
                         null takes 1e-4 in float32; below it 1, and 0.03 for the mean
+    epsilon             AdamW's; the clip range is objective.trust_region.low and high
     eval_every, save_every  in steps; 0 means only at the end
+    eval_samples        1 is one greedy answer of each held-out prompt; more are sampled, and give pass@k
+    keep_checkpoints    older ones are deleted
+    save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
+    watchdog_seconds    a step that takes longer has its stack printed, and goes on
     """
 
     steps: int = Field(100, ge=1)
@@ -36,7 +44,7 @@ class TrainingConfig(Section):
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
+    epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = 1.0
     seed: int = 0
     max_refills: int = Field(4, ge=0)
@@ -44,7 +52,7 @@ class TrainingConfig(Section):
     eval_every: int = Field(0, ge=0)
     eval_batch_size: int = Field(64, ge=1)
     eval_samples: int = Field(1, ge=1)
-    save_every: int = Field(0, ge=0)
+    save_every: int = Field(50, ge=0)
     keep_checkpoints: int = Field(2, ge=1)
     save_rollouts: int = Field(4, ge=0)
     save_rollouts_every: int = Field(10, ge=1)
@@ -56,6 +64,15 @@ class TrainingConfig(Section):
             raise ConfigError(
                 f"training.updates_per_step={self.updates_per_step} splits {self.prompts_per_step} groups into more "
                 f"optimizer steps than there are groups; choose at most {self.prompts_per_step}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _epsilon_is_no_clip_range(self) -> TrainingConfig:
+        if self.epsilon > LARGEST_EPSILON:
+            raise ConfigError(
+                f"training.epsilon={self.epsilon:g} is AdamW's, and would stop it from adapting; the clip range is "
+                "objective.trust_region.low and objective.trust_region.high"
             )
         return self
 

@@ -162,6 +162,12 @@ class TestSignatures:
     def test_numpy_values(self):
         assert scores_of([user("numpy_values")], ["a", "b"], prompts(2)).reward.tolist() == [0, 1]
 
+    def test_async_functions(self):
+        async def later(completions):
+            return [float(len(text)) for text in completions]
+
+        assert same(scores_of([later], ["a", "bcd"], prompts(2)).reward, [1, 3])
+
     def test_trl_chat_completions_are_messages(self):
         assert scores_of([user("chat", style="trl_chat")], ["abc"], prompts()).reward.tolist() == [3]
 

@@ -5,6 +5,7 @@ import pytest
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import merge, read_config, set_dotted
 from mmrl.pipelines.run import check_config
+from mmrl.settings import ELSEWHERE
 
 BASE = {"policy": {"model": "m"}, "data": {"train": "d.jsonl"}, "rewards": [{"name": "accuracy"}]}
 
@@ -83,3 +84,37 @@ def test_the_resolved_configuration_reads_back_equal():
     config = read_config({**BASE, "recipe": "dapo"}, ["training.learning_rate=3e-5"], "vlm")
     assert config.training.learning_rate == 3e-5
     assert read_config(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_one_choice_is_a_list_of_one():
+    config = read_config(BASE, ["rewards=accuracy", "objective.credit=vppo", "objective.group=dynamic_sampling"], "vlm")
+    assert [spec.name for spec in config.rewards] == ["accuracy"]
+    assert config.objective.credit == ["vppo"] and config.objective.group == ["dynamic_sampling"]
+    config = read_config(BASE, ["rewards=[accuracy, {name: format, weight: 0.1}]", "rewards.accuracy.weight=2"], "vlm")
+    assert [(spec.name, spec.weight) for spec in config.rewards] == [("accuracy", 2), ("format", 0.1)]
+    regularized = read_config(BASE, ["objective.regularizers={name: kl, coefficient: 1e-3}"], "vlm")
+    assert regularized.objective.regularizers == [{"name": "kl", "coefficient": 1e-3}]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.num_generations=8", "what TRL calls num_generations is training.group_size"),
+        ("training.beta=0.04", "what TRL calls beta is objective.regularizers="),
+        ("output_dir=here", "what TRL calls output_dir is run_dir"),
+        ("training.epsilon=0.2", "the clip range is objective.trust_region.low"),
+        ("objective.regularizers.kl.coefficient=0.1", "add one with objective.regularizers=[{name: kl, ...}]"),
+    ],
+)
+def test_names_of_other_projects_are_shown_the_way(override, message):
+    with pytest.raises(ConfigError) as error:
+        read_config(BASE, [override], "vlm")
+    assert message in str(error.value)
+
+
+def test_the_way_shown_exists():
+    known = read_config(BASE, [], "vlm").model_dump()
+    for place in (words.split(",")[0].split("=")[0].split(":")[0] for words in ELSEWHERE.values()):
+        section, _, key = place.partition(".")
+        if section in known and key and section != "policy":
+            assert key.split(".")[0] in known[section], place
