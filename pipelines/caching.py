@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmrl.data.cache import VideoCache
+from mmrl.data.cache import BuildReport, VideoCache
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.run import open_prompts
 from mmrl.policies.video import VideoPolicy
 
 
-def build_cache(config: str, overrides: Sequence[str], workers: int | None = None) -> str:
+def build_cache(config: str, overrides: Sequence[str], workers: int | None = None) -> BuildReport:
     """Decode the clips of train and held-out data as the policy will read them."""
     settings = read_config(config, overrides, "video")
     sampling = VideoPolicy.sampling_of(settings.policy_settings())
@@ -24,7 +24,7 @@ def build_cache(config: str, overrides: Sequence[str], workers: int | None = Non
         clips += [clip for i in range(len(prompts)) for clip in prompts[i].videos]
     if not clips:
         raise ConfigError(f"{config}: its data has no videos")
-    return str(cache.build(clips, sampling, workers=workers or settings.cache.workers))
+    return cache.build(clips, sampling, workers=workers or settings.cache.workers)
 
 
 def verify_cache(root: Path | None) -> str:

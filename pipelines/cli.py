@@ -60,6 +60,11 @@ MODALITIES = ("vlm", "video", "flow")
 Modality = Annotated[str, typer.Argument(metavar="|".join(MODALITIES), callback=_known)]
 
 
+def say(text: str) -> None:
+    """Print as it is: a path is not markup, and a line that is wrapped cannot be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def overrides_of(arguments: list[str]) -> list[str]:
     """`a.b=1`, `--a.b=1` and `--a.b 1` all become `a.b=1`."""
     out, waiting = [], None
@@ -124,18 +129,18 @@ def _print_overruled(config: str, changes: list[str], modality: str) -> None:
     from mmrl.pipelines.config import overruled
 
     if note := overruled(config, changes, modality):
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
+        say(note)
 
 
 def _print_result(folder: Path, result: Result) -> None:
     if result.start == result.steps:
-        console.print(f"{folder} is at step {result.steps} already; give it more with training.steps=...")
+        say(f"{folder} is at step {result.steps} already; give it more with training.steps=...")
         return
     for name in ("success", "reward"):
         if name in result.before and name in result.after:
-            console.print(f"held-out {name}: {result.before[name]:.3f} -> {result.after[name]:.3f}")
+            say(f"held-out {name}: {result.before[name]:.3f} -> {result.after[name]:.3f}")
     verb = f"interrupted after step {result.steps}, saved; continue with --resume" if result.interrupted else "run in"
-    console.print(f"{verb} {folder}")
+    say(f"{verb} {folder}")
 
 
 @app.command(context_settings=OVERRIDES)
@@ -165,7 +170,7 @@ def sample(
 
     quiet_libraries()
     folder = sample_run(checkpoint, out, prompts, count, overrides_of(context.args))
-    console.print(f"samples in {folder}")
+    say(f"samples in {folder}")
 
 
 @app.command()
@@ -181,7 +186,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty; name a new folder")
     load_run(checkpoint)[1].save_pretrained(folder, merged=True)
-    console.print(f"weights in {folder}")
+    say(f"weights in {folder}")
 
 
 @app.command()
@@ -195,7 +200,7 @@ def methods(
     if as_json:
         print(json.dumps(methods_json(), indent=1))
     elif name:
-        console.print(describe(name), highlight=False, soft_wrap=True)
+        say(describe(name))
     else:
         console.print(method_table(console.width))
 
@@ -208,7 +213,7 @@ def plan(context: typer.Context, modality: Modality, config: str) -> None:
 
     changes = overrides_of(context.args)
     _print_overruled(config, changes, modality)
-    console.print(plan_run(read_config(config, changes, modality)), highlight=False, soft_wrap=True)
+    say(plan_run(read_config(config, changes, modality)))
 
 
 @app.command(context_settings=OVERRIDES)
@@ -235,8 +240,8 @@ def check(
     else:
         reports, rewards = check_file(data, overrides_of(rest or []))
     for report in reports:
-        console.print(str(report), highlight=False, markup=False, soft_wrap=True)
-    console.print(rewards, highlight=False, markup=False, soft_wrap=True)
+        say(str(report))
+    say(rewards)
     if any(report.problems for report in reports):
         raise typer.Exit(1)
 
@@ -246,7 +251,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
     """Write report.html: curves, rollouts with their rewards, and where the credit went."""
     from mmrl.pipelines.report import write_report
 
-    console.print(f"report in {write_report(run)}")
+    say(f"report in {write_report(run)}")
 
 
 @app.command()
@@ -283,7 +288,7 @@ def doctor(
 
     if repair:
         written = _torchvision.repair_environment()
-        console.print(f"written: {written}" if written else "torchvision needs no repair")
+        say(f"written: {written}" if written else "torchvision needs no repair")
     console.print(render(diagnose()))
 
 
@@ -296,7 +301,10 @@ def cache_build(
     """Decode every clip of a configuration's data once, ahead of training."""
     from mmrl.pipelines.caching import build_cache
 
-    console.print(build_cache(config, overrides_of(context.args), workers))
+    built = build_cache(config, overrides_of(context.args), workers)
+    say(str(built))
+    if built.failed:
+        raise typer.Exit(1)
 
 
 @cache_app.command("verify")
@@ -304,7 +312,7 @@ def cache_verify(root: Annotated[Path | None, typer.Argument(help="Default: the 
     """Check the checksum of every entry; corrupt ones are removed and counted."""
     from mmrl.pipelines.caching import verify_cache
 
-    console.print(verify_cache(root))
+    say(verify_cache(root))
 
 
 @cache_app.command("prune")
@@ -315,7 +323,7 @@ def cache_prune(
     """Evict least recently used entries."""
     from mmrl.pipelines.caching import prune_cache
 
-    console.print(prune_cache(budget_gb, root))
+    say(prune_cache(budget_gb, root))
 
 
 def main() -> None:

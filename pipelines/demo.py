@@ -41,7 +41,7 @@ def run_demo(out: Path, seed: int, modalities: list[str] | None, console: Consol
         write_report(folder)
     write_atomically(out / "summary.json", json.dumps(summary, indent=1))
     console.print(_table(summary, seed))
-    console.print(f"runs, reports and summary.json are in {out}")
+    console.print(f"runs, reports and summary.json are in {out}", markup=False, highlight=False, soft_wrap=True)
     return summary
 
 

@@ -202,6 +202,13 @@ class TestCache:
         assert mmrl("cache", "prune", "0", "--root", tmp_path / "cache").code == 0
         assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
+    def test_a_clip_that_cannot_be_read_fails_the_build_after_the_others(self, mmrl, tmp_path, bases):
+        config = write_config(tmp_path, "video", bases, "grpo")
+        (tmp_path / "red.mp4").write_bytes(b"not a video")
+        built = mmrl("cache", "build", config, "--workers", "1")
+        assert built.code == 1
+        assert "3 decoded" in built.out and "1 failed" in built.out and f"{tmp_path / 'red.mp4'}: " in built.out
+
     def test_a_folder_that_is_not_there(self, mmrl, tmp_path):
         assert "no such cache folder" in one_line(mmrl("cache", "verify", tmp_path / "gone"))
         assert "no such cache folder" in one_line(mmrl("cache", "prune", "1", "--root", tmp_path / "gone"))
@@ -372,3 +379,10 @@ class TestOverruled:
 
     def test_the_command_line_tells(self, mmrl):
         assert "overrules what tempflow_grpo suggests" in mmrl("plan", "flow", "demo", "recipe=tempflow_grpo").out
+
+
+def test_brackets_in_what_is_printed_are_no_markup(mmrl, tmp_path, bases):
+    config = write_config(tmp_path, "vlm", bases, "grpo", steps=1)
+    done = mmrl("train", "vlm", config, f"run_dir={tmp_path}/[b]run[/b]")
+    assert done.code == 0, done.err
+    assert f"run in {tmp_path}/[b]run[/b]" in done.out
