@@ -338,7 +338,7 @@ class Objective:
             own = batch.columns[regularizer.place] if regularizer.aggregation else weights
             value = penalty if penalty.dim() == 0 else (own * penalty).sum()
             loss = loss + regularizer.coefficient * value
-            sums[f"regularizer/{regularizer.bound.name}"] = (value.detach(), torch.ones_like(value))
+            sums[f"regularizer/{regularizer.bound.name}"] = (value.detach(), own.sum())
         return Loss(loss, sums)
 
     def _update_credit(self, evaluation: Evaluation, batch: Batch, sums: dict) -> Batch:

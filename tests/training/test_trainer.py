@@ -22,13 +22,23 @@ TIMING = ("seconds/", "rate/", "memory/")
 
 
 def make_trainer(
-    run_dir, policy=None, recipe="grpo", score=score_vowels, keep_until=0, prompts=None, sampler=None, **changes
+    run_dir,
+    policy=None,
+    recipe="grpo",
+    score=score_vowels,
+    keep_until=0,
+    prompts=None,
+    sampler=None,
+    regularizers=(),
+    **changes,
 ):
     settings = {"steps": 3, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-3, "save_every": 1}
     config = TrainingConfig(**{**settings, **changes})
     run_dir.mkdir(parents=True, exist_ok=True)
+    objective = load_recipe(recipe).objective
+    objective = {**objective, "regularizers": [*objective.get("regularizers", ()), *regularizers]}
     return Trainer(
-        policy or make_policy(), Objective.of(load_recipe(recipe).objective), prompts or make_prompts(16), score,
+        policy or make_policy(), Objective.of(objective), prompts or make_prompts(16), score,
         config, run_dir, eval_prompts=make_prompts(4), sampler=sampler,
         trackers=[JsonLines(run_dir / "metrics.jsonl", keep_until)],
     )  # fmt: skip
@@ -51,11 +61,17 @@ def test_the_reward_rises(tmp_path):
 
 @pytest.mark.parametrize("recipe", ["grpo", "dr_grpo", "gspo"])
 def test_micro_batches_do_not_change_the_update(tmp_path, recipe):
-    whole = make_trainer(tmp_path / "whole", recipe=recipe, steps=1, micro_batch_size=16)
-    split = make_trainer(tmp_path / "split", recipe=recipe, steps=1, micro_batch_size=3)
+    also = [{"name": "sampled_entropy", "coefficient": 0.01}, {"name": "kl", "coefficient": 0.01}]
+    whole = make_trainer(tmp_path / "whole", recipe=recipe, regularizers=also, steps=1, micro_batch_size=16)
+    split = make_trainer(tmp_path / "split", recipe=recipe, regularizers=also, steps=1, micro_batch_size=3)
     start = weights_of(whole)
     whole.train()
     split.train()
+    one, other = (read_metrics(tmp_path / name / "metrics.jsonl")[0] for name in ("whole", "split"))
+    assert one["regularizer/kl"] == 0
+    for name in ("ratio/mean", "regularizer/sampled_entropy", "gradient_norm"):
+        assert other[name] == pytest.approx(one[name], rel=1e-5), name
+    assert one["regularizer/sampled_entropy"] == pytest.approx(one["entropy/sampled"], rel=0.2), "a mean over tokens"
     after = weights_of(split)
     moved = 0.0
     for name, value in weights_of(whole).items():

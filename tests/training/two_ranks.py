@@ -21,7 +21,7 @@ OBJECTIVES = {
     "durian": {"advantage": "durian"},
     "batch_quantile": {"credit": ["80_20_forking_tokens"]},
     "delta": {"credit": ["delta"]},
-    "refills": {"group": ["dynamic_sampling"]},
+    "refills": {"group": ["dynamic_sampling"], "regularizers": [{"name": "entropy_bonus", "coefficient": 0.01}]},
     "refills_early": {"group": ["dynamic_sampling"], "shaping": ["kl_in_reward"]},
     "vppo": {"credit": ["vppo"], "regularizers": [{"name": "kl", "coefficient": 0.1}]},
 }
