@@ -236,7 +236,7 @@ def _refuse_another_run(config: RunConfig, start: Path) -> None:
         if old != new:
             raise ConfigError(
                 f"{start} belongs to a run with {key}={old!r}, not {new!r}; to start a new run from its weights, name "
-                f"them in policy.adapter or policy.model: {start / 'policy'}"
+                f"them in policy.adapter, policy.model or, of a generator, policy.transformer: {start / 'policy'}"
             )
 
 

@@ -69,7 +69,11 @@ def attach_lora(
         if start is not None:
             if not (Path(start) / "adapter_config.json").is_file():
                 raise ConfigError(f"adapter: no adapter_config.json in {start}; expected a PEFT adapter directory")
-            wrapped = peft.PeftModel.from_pretrained(model, str(start), is_trainable=True)
+            try:
+                wrapped = peft.PeftModel.from_pretrained(model, str(start), is_trainable=True)
+            except (ValueError, RuntimeError) as error:  # other modules, or modules of another size
+                reason = " ".join(str(error).split())[:200]
+                raise ConfigError(f"adapter: {start} does not fit this model: {reason}") from None
             wrapped.load_adapter(str(start), adapter_name=START, is_trainable=False)
             wrapped.set_adapter("default")
             return wrapped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,7 +90,10 @@ def load_pipeline(config: FlowPolicyConfig) -> Any:
         parts |= {name: None for name, kind in listed.items() if isinstance(kind, list | tuple) and kind[0] is None}
         return DiffusionPipeline.from_pretrained(config.model, dtype=DTYPES[config.dtype], **parts)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
+        alone = Path(config.model, "config.json").is_file() and not Path(config.model, "model_index.json").is_file()
+        hint = "; is it a transformer alone? Name it in policy.transformer, and the pipeline in policy.model"
+        problem = str(error).splitlines()[0] + (hint if alone else "")
+        raise ConfigError(f"model: cannot load {config.model!r}: {problem}") from None
 
 
 def load_transformer(config: FlowPolicyConfig) -> Any:

@@ -146,6 +146,8 @@ class TestStartingAgain:
             FlowPolicy.from_config(self.config(str(tmp_path / "nowhere")))
         with pytest.raises(ConfigError, match="adapter"):
             FlowPolicy.from_config(self.config(base, adapter=str(tmp_path)))
+        with pytest.raises(ConfigError, match=r"Name it in policy\.transformer"):
+            FlowPolicy.from_config(self.config(f"{base}/transformer"))
 
 
 def test_a_pipeline_without_its_largest_text_encoder_trains_and_is_saved(tmp_path):

@@ -1,6 +1,7 @@
 """Adapters, the reference, resumable state, and exports that load without mmrl."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -255,6 +256,15 @@ class TestExports:
             VisionPolicy.from_config(LanguagePolicyConfig(model=str(tmp_path)))
         with pytest.raises(ConfigError, match=r"no adapter_config.json"):
             VisionPolicy.from_config(LanguagePolicyConfig(model=str(folder / "base"), adapter=str(tmp_path)))
+
+    @pytest.mark.parametrize("change", [{"target_modules": ["to_q"]}, {"r": 3}], ids=["other modules", "other sizes"])
+    def test_an_adapter_of_another_model_is_one_clear_line(self, exported, tmp_path, change):
+        _, folder = exported
+        adapter = shutil.copytree(folder / "adapter", tmp_path / "adapter")
+        settings = json.loads((adapter / "adapter_config.json").read_text()) | change
+        (adapter / "adapter_config.json").write_text(json.dumps(settings))
+        with pytest.raises(ConfigError, match="does not fit this model"):
+            VisionPolicy.from_config(LanguagePolicyConfig(model=str(folder / "base"), adapter=str(adapter)))
 
 
 def test_a_lora_policy_samples_what_it_scores(make_policy, rolled, family):
