@@ -7,6 +7,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
+import torch
 from rich.console import Console
 
 from mmrl.errors import ConfigError
@@ -82,7 +83,8 @@ class Pipeline:
         rows = self._prompts(prompts, self._config("grpo", None, {}))
         requests = [Request(p, count, group=i) for i, p in enumerate(rows)]
         greedy = (count == 1 or self.policy.varied_when_greedy) if greedy is None else greedy
-        outputs = self.policy.rollout(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
+        with torch.no_grad():
+            outputs = self.policy.rollout(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
         return [outputs[i * count : (i + 1) * count] for i in range(len(rows))]
 
     def evaluate(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from mmrl.pipelines.run import load_run, open_prompts, reward_panel
 from mmrl.randomness import Key
 from mmrl.record import Request
 from mmrl.training.run_log import save_rollouts
 
 
+@torch.no_grad()
 def sample_run(checkpoint: str | Path, out: Path, prompts: int, count: int, overrides: Sequence[str] = ()) -> Path:
     """Greedy for one sample a prompt, drawn for several; rows with rewards in `out/rows.jsonl`."""
     config, policy = load_run(checkpoint, overrides)

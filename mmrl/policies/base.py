@@ -90,6 +90,8 @@ class Policy(ABC):
         """Act. Row order follows the requests; every draw is keyed by prompt id and member.
 
         `greedy` is the deterministic mode evaluation uses: argmax decoding, or the ODE sampler.
+        Results carry no gradient. Where the caller's grad mode is on, a policy may keep what an update on these
+        rollouts can go on from; rollouts that are not trained on belong under `torch.no_grad`.
         """
 
     @abstractmethod

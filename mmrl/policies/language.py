@@ -29,6 +29,7 @@ from mmrl.policies.encoding import POSITION_ONLY, Encoded, collate, encode, exte
 from mmrl.policies.families import Family, check_family, family_of
 from mmrl.policies.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.log_probs import Asked, Distribution
+from mmrl.policies.prefill import KeptPrefills, Prefill
 from mmrl.policies.sampling import Decoded, decode
 from mmrl.policies.scoring import LOG_PROBS, ScoredLanguageModel
 from mmrl.policies.sharding import is_sharded
@@ -71,6 +72,9 @@ class LanguagePolicyConfig(Section):
     thinking                `enable_thinking` of chat templates that know it
     trust_remote_code       run code that comes with the checkpoint
     shared_prompt           score a group's rows in one packed row: auto, on or off
+    reuse_prefill           keep the graph of the rollout's pass over a prompt for an update that scores everything in
+                            one pass, as the update before did; false runs prompts again, which is the same. Without
+                            effect under gradient checkpointing, sharded weights, LoRA dropout or sliding windows
     reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
                             (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory
@@ -98,6 +102,7 @@ class LanguagePolicyConfig(Section):
     thinking: bool | None = None
     trust_remote_code: bool = False
     shared_prompt: Literal["auto", "on", "off"] = "auto"
+    reuse_prefill: bool = True
     reuse_vision: bool = True
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
@@ -139,6 +144,7 @@ class LanguagePolicy(Policy):
         self._source: str | None = None
         self._features: WeakKeyDictionary[Encoded, dict[str, Tensor]] = WeakKeyDictionary()
         self.module = self._scored(self._prepared(model))
+        self._kept = KeptPrefills(self.inner)
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
@@ -276,13 +282,36 @@ class LanguagePolicy(Policy):
         encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
         ready = dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
         plan, parts = WritingPlan.of(requests, self.config.max_new_tokens), []
+        prefills = {} if greedy else self._prefills(requests, encoded, ready)
         with self.acting():
             for rows in torch.arange(len(plan.context)).split(self.config.decode_rows):
                 asked, context = torch.unique(plan.context[rows], return_inverse=True)
                 contexts = [self._context(requests[r], ready, plan.prefixes[r]) for r in asked.tolist()]
                 uniforms = None if greedy else plan.draws(key, rows)
-                parts.append(decode(self.inner, contexts, context, uniforms, plan.budget[rows], self.stopping))
+                known = [prefills.get(c) for c in contexts]
+                budget = plan.budget[rows]
+                parts.append(decode(self.inner, contexts, context, uniforms, budget, self.stopping, known))
         return plan.record(Decoded.join(parts), prompts, encoded, self.processor.tokenizer)
+
+    def _prefills(
+        self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
+    ) -> dict[Encoded, Prefill]:
+        """Of `ready` prompts, with gradient, to be taken by the update; none where it would run prompts again."""
+        reusable = self.config.reuse_prefill and self.inner.shares_prefixes and not self.config.gradient_checkpointing
+        if not (torch.is_grad_enabled() and reusable and self._kept.begin()) or self._differs_in_training():
+            return {}
+        prefills = {}
+        names = dict.fromkeys(r.prompt.id for r in requests if r.shown is None and r.prefix is None)
+        with self.acting(), torch.enable_grad():
+            for name in names:
+                prefills[ready[name]] = self.inner.prefill([ready[name]])[0]
+                self._kept.keep(encoded[name], prefills[ready[name]])
+        return prefills
+
+    def _differs_in_training(self) -> bool:
+        """Whether a forward pass in training mode draws noise, or gathers weights that it drops again."""
+        noisy = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in self.module.modules())
+        return noisy or is_sharded(self.inner)
 
     def _context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded:
         """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""
@@ -315,7 +344,8 @@ class LanguagePolicy(Policy):
             if by_prompt and len(by_prompt) == len(needs) and weights == "old" and under is None:
                 return Evaluation(rollouts.old_log_probs, columns)
             asked = LOG_PROBS + tuple((n.key, n.probe, n.options) for n in by_token if n.probe != "log_probs")
-            numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())))
+            known = self._kept.take(rollouts.encoded) if _fresh(weights, under) else None
+            numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known)
             if by_group:
                 columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
         if by_pair:
@@ -325,11 +355,19 @@ class LanguagePolicy(Policy):
         columns |= numbers | {n.key: log_probs for n in by_token if n.probe == "log_probs"}
         return Evaluation(log_probs, columns)
 
-    def _score(self, module: Any, rollouts: Rollouts, shown: list[Encoded], asked: Asked) -> dict[str, Tensor]:
+    def _score(
+        self,
+        module: Any,
+        rollouts: Rollouts,
+        shown: list[Encoded],
+        asked: Asked,
+        prefills: Sequence[Prefill | None] | None = None,
+    ) -> dict[str, Tensor]:
         device, home = next(module.parameters()).device, rollouts.mask.device
         actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
         if self.inner.shared:
-            packed = shared_prompt.pack(shown, rollouts.prompt, rollouts.actions, rollouts.length, device)
+            rows = (rollouts.prompt, rollouts.actions, rollouts.length)
+            packed = shared_prompt.pack(shown, *rows, device, prefills)
             numbers = module(packed.inputs, packed.where, actions, mask, asked, packed.layout)
         else:
             entries = [shown[p] for p in rollouts.prompt.tolist()]
@@ -416,6 +454,14 @@ class LanguagePolicy(Policy):
                 batches[-1] += piece
         return [torch.tensor(batch, device=rows.device) for batch in batches if batch]
 
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"update_in_one_pass": self._kept.one_pass}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._kept.one_pass = state.get("update_in_one_pass", False)
+
     # -- weights -------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
@@ -433,6 +479,11 @@ class LanguagePolicy(Policy):
         if self._source is None and not adapters.is_adapted(self.inner.model) and not is_sharded(self.inner):
             _ = self._frozen_reference  # the weights about to be replaced are the reference
         adapters.load_trainable_state(self.inner, state)
+
+
+def _fresh(weights: str, under: View | None) -> bool:
+    """Whether a pass is an update's: with gradient, on prompts as they are."""
+    return weights == "current" and under is None and torch.is_grad_enabled()
 
 
 def _load(auto: Any, config: LanguagePolicyConfig) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmrl.policies.encoding import Encoded, collate
+from mmrl.policies.prefill import Prefill, stacked
 from mmrl.policies.scoring import ScoredLanguageModel
 from mmrl.policies.shared_decode import SharedPrefix
 from mmrl.record import pad_columns
@@ -59,6 +60,7 @@ def decode(
     uniforms: Tensor | None,
     budget: Tensor,
     is_stop: Callable[[Tensor, Tensor], Tensor],
+    prefills: Sequence[Prefill | None] | None = None,
 ) -> Decoded:
     """Write one continuation per row.
 
@@ -67,6 +69,7 @@ def decode(
     uniforms  (B, N) float64 draws, or None for greedy decoding
     budget    (B,) tokens a row may write, at most N
     is_stop   (tokens written so far (b, n), newest included; rows (b,)) -> (b,) bool
+    prefills  of those prompts that have been prefilled already
     """
     device = next(model.parameters()).device
     count, steps = context.shape[0], int(budget.max())
@@ -75,8 +78,11 @@ def decode(
     length = torch.zeros(count, dtype=torch.long, device=device)
     stopped = torch.zeros(count, dtype=torch.bool, device=device)
     budget = budget.to(device)
-    kind = SharedCache if model.shares_prefixes else RepeatedCache
-    state = kind(model, contexts, context.to(device))
+    state: _Rows
+    if model.shares_prefixes:
+        state = SharedCache(model, contexts, context.to(device), prefills)
+    else:
+        state = RepeatedCache(model, contexts, context.to(device))
     uniforms = None if uniforms is None else uniforms.to(device)
     for step in range(steps):
         rows = state.rows
@@ -101,18 +107,12 @@ class _Rows(ABC):
     """Rows still being written: which they are, their next position, and their next-token logits."""
 
     cache: Any
+    logits: Tensor
 
     def __init__(self, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor):
-        from transformers import DynamicCache
-
-        self.model, self.device = model, context.device
+        self.model, self.device, self.context = model, context.device, context
         self.config = model.core.config.get_text_config()
-        inputs = collate(contexts, None, None, context.device)
-        self.prompts = DynamicCache(config=self.config)
-        self.real = inputs["attention_mask"].bool()
-        self.logits = model.next_logits(inputs, self.prompts)[context]
         self.rows = torch.arange(len(context), device=context.device)
-        self.context = context
         self.position = torch.tensor([c.next_position for c in contexts], device=context.device)[context]
 
     def keep(self, chosen: Tensor) -> None:
@@ -134,11 +134,15 @@ class _Rows(ABC):
 class RepeatedCache(_Rows):
     """The prompt's keys and values repeated for every row of its group: any attention backend and layer type."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.cache = self.prompts
-        self.cache.batch_select_indices(self.context)
-        self.attention = self.real[self.context].long()
+    def __init__(self, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor):
+        from transformers import DynamicCache
+
+        super().__init__(model, contexts, context)
+        inputs = collate(contexts, None, None, self.device)
+        self.cache = DynamicCache(config=self.config)
+        self.logits = model.next_logits(inputs, self.cache)[context]
+        self.cache.batch_select_indices(context)
+        self.attention = inputs["attention_mask"][context]
 
     def keep(self, chosen: Tensor) -> None:
         super().keep(chosen)
@@ -153,12 +157,23 @@ class RepeatedCache(_Rows):
 class SharedCache(_Rows):
     """One copy of each prompt's keys and values for its whole group; rows cache their own tokens."""
 
-    def __init__(self, *arguments):
+    def __init__(
+        self,
+        model: ScoredLanguageModel,
+        contexts: Sequence[Encoded],
+        context: Tensor,
+        prefills: Sequence[Prefill | None] | None = None,
+    ):
         from transformers import DynamicCache
 
-        super().__init__(*arguments)
+        super().__init__(model, contexts, context)
+        known = prefills or [None] * len(contexts)
+        new = iter(model.prefill([c for c, p in zip(contexts, known, strict=True) if p is None]))
+        ready = [next(new) if p is None else p for p in known]
+        self.logits = model.logits(torch.cat([p.last for p in ready]))[context]
+        self.prompts, self.real = stacked(ready, self.config)
+        self.prefix = SharedPrefix.of(self.prompts, self.real, context)
         self.cache = DynamicCache(config=self.config)
-        self.prefix = SharedPrefix.of(self.prompts, self.real, self.context)
         # The attention needs no mask; one of four dimensions tells transformers not to make one.
         self.no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrl.policies import shared_prompt
+from mmrl.policies import prefill, shared_prompt, vision_attention
+from mmrl.policies.encoding import Encoded
 from mmrl.policies.families import Family
 from mmrl.policies.log_probs import Asked, Distribution, score_rows
 from mmrl.policies.patch_projection import project_patches
+from mmrl.policies.prefill import Prefill
 from mmrl.policies.shared_prompt import Layout
 
 LOG_PROBS: Asked = (("log_probs", "log_probs", ()),)
@@ -28,7 +31,7 @@ class ScoredLanguageModel(nn.Module):
     """
 
     model: Any
-    partial_forwards = ("next_logits", "patch_features", "encode_media")
+    partial_forwards = ("next_logits", "prefill", "patch_features", "encode_media")
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class ScoredLanguageModel(nn.Module):
         self.shared = shared
         self.vision_trains = any(p.requires_grad for p in self.core.model.visual.parameters())
         project_patches(self.core.model.visual)
+        vision_attention.install(self.core.model.visual)
         if shared:
             shared_prompt.install(self.core)
 
@@ -109,14 +113,30 @@ class ScoredLanguageModel(nn.Module):
         """Whether decoding can read one copy of the prompt's cache for the whole group."""
         return self.shared and set(self.family.layer_types) == {"full_attention"}
 
-    def _hidden(self, inputs: dict[str, Tensor], layout: Layout | None) -> Tensor:
-        """(B, L, d) states before the output head."""
+    def prefill(self, prompts: Sequence[Encoded]) -> list[Prefill]:
+        """Run prompts through the decoder in one packed row, with gradient where the caller wants one. For models
+        that share prefixes."""
+        from transformers import DynamicCache
+
+        if not prompts:
+            return []
+        inputs, layout = shared_prompt.pack_prompts(prompts, next(self.parameters()).device)
+        cache = DynamicCache(config=self.core.config.get_text_config())
+        with self._precision():
+            states = self._hidden(inputs, layout, cache)
+        return prefill.split(cache, states[0], [len(p) for p in prompts])
+
+    def _hidden(self, inputs: dict[str, Tensor], layout: Layout | None, cache: Any = None) -> Tensor:
+        """(B, L, d) states before the output head; of a packed row, its prefills' last states follow."""
         packed = {} if layout is None else {"shared_prompt": layout}
-        if torch.is_grad_enabled() and self.vision_trains and not has_media(inputs):
+        prefills = [] if layout is None else layout.prefills
+        if torch.is_grad_enabled() and self.vision_trains and not has_media(inputs) and not prefills:
             inputs = dict(inputs)
             embedded = self.core.get_input_embeddings()(inputs.pop("input_ids"))
             inputs["inputs_embeds"] = embedded + self._idle_vision(embedded.device).to(embedded.dtype)
-        return self.core.model(**_with_features(inputs), **packed, use_cache=False).last_hidden_state
+        caching = {"past_key_values": cache, "use_cache": cache is not None}
+        states = self.core.model(**_with_features(inputs), **packed, **caching).last_hidden_state
+        return torch.cat([states, *(p.last[None] for p in prefills)], dim=1) if prefills else states
 
     def _idle_vision(self, device: torch.device) -> Tensor:
         """0, through the vision tower: a rank whose batch has no media still takes part in its gradients.

@@ -5,7 +5,8 @@
 A prompt token does not depend on what follows it, so the G copies that plain rows hold are equal in every layer,
 and so are the sums of their gradients. Position ids are those of the plain rows; prompts attend to themselves,
 each response to its prompt and to itself, with the sliding window of layers that have one. Tokens per group fall
-from G (P + R) to P + sum of R_i, the vision tower runs once per prompt, and no padding is computed at all.
+from G (P + R) to P + sum of R_i, the vision tower runs once per prompt, and no padding is computed at all. A prompt
+whose prefill is at hand (`mmrl.policies.prefill`) is left out: its responses attend to what is kept of it.
 
 The attention is registered with transformers once and delegates to its SDPA wherever no `Layout` is passed, so
 nothing is switched around a forward pass (gradient checkpointing runs it again later). Exact: float32 log-probs
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 
 from mmrl.policies import shared_decode
 from mmrl.policies.encoding import Encoded, collate_media, to_device
+from mmrl.policies.prefill import Prefill
 from mmrl.policies.shared_decode import SharedPrefix
 
 ATTENTION = "mmrl_shared_prompt"
@@ -37,19 +39,25 @@ EXACT_LAYERS = frozenset({"full_attention", "sliding_attention"})
 class Group:
     """One prompt and its responses in the packed row.
 
-    start     column of the prompt's first token
-    prompt    its length
+    start     column of the group's first token
+    prompt    length of the prompt
     lengths   of the responses that follow it
+    prefill   what the decoder made of the prompt before; the row then holds the responses alone
     """
 
     start: int
     prompt: int
     lengths: list[int]
+    prefill: Prefill | None = None
+
+    @property
+    def own(self) -> slice:
+        """Columns of the prompt."""
+        return slice(self.start, self.start + (self.prompt if self.prefill is None else 0))
 
     @property
     def responses(self) -> slice:
-        first = self.start + self.prompt
-        return slice(first, first + sum(self.lengths))
+        return slice(self.own.stop, self.own.stop + sum(self.lengths))
 
     @cached_property
     def rectangle(self) -> tuple[Tensor, Tensor]:
@@ -74,6 +82,10 @@ class Layout:
 
     groups: list[Group]
 
+    @property
+    def prefills(self) -> list[Prefill]:
+        return [g.prefill for g in self.groups if g.prefill is not None]
+
 
 @dataclass
 class Packed:
@@ -81,7 +93,8 @@ class Packed:
 
     inputs  of the multimodal model, batch size 1
     layout  for the attention
-    where   (B, T) column of the hidden state that predicts each action; 0 where there is none
+    where   (B, T) column of the hidden state that predicts each action; 0 where there is none. The last states of
+            the layout's prefills stand after the row's own
     """
 
     inputs: dict[str, Tensor]
@@ -112,38 +125,82 @@ def install(core: Any) -> None:
     core.model.language_model.set_attn_implementation(ATTENTION)
 
 
-def pack(entries: Sequence[Encoded], prompt: Tensor, actions: Tensor, lengths: Tensor, device: torch.device) -> Packed:
+def pack(
+    entries: Sequence[Encoded],
+    prompt: Tensor,
+    actions: Tensor,
+    lengths: Tensor,
+    device: torch.device,
+    prefills: Sequence[Prefill | None] | None = None,
+) -> Packed:
     """Lay rows out by prompt.
 
-    entries  P prompts; only those that rows use are packed
-    prompt   (B,) which of them a row answers
-    actions  (B, T); lengths (B,) how many are real
+    entries   P prompts; only those that rows use are packed
+    prompt    (B,) which of them a row answers
+    actions   (B, T); lengths (B,) how many are real
+    prefills  of the P prompts, where they are at hand
     """
     actions, sizes = actions.cpu(), lengths.tolist()
     rows_of: dict[int, list[int]] = {}
     for row, p in enumerate(prompt.tolist()):
         rows_of.setdefault(p, []).append(row)
-    used = [entries[p] for p in rows_of]
     where = torch.zeros(actions.shape, dtype=torch.long)
-    ids, types, positions, groups, column = [], [], [], [], 0
-    for entry, rows in zip(used, rows_of.values(), strict=True):
-        groups.append(Group(column, len(entry), [sizes[r] for r in rows]))
-        ids.append(entry.ids)
-        positions.append(entry.positions)
-        last, column = column + len(entry) - 1, column + len(entry)
+    width = sum(sizes) + sum(len(entries[p]) for p in rows_of if not prefills or prefills[p] is None)
+    row_of, groups, column, lasts = _Row(), [], 0, 0
+    for p, rows in rows_of.items():
+        entry, prefill = entries[p], prefills[p] if prefills else None
+        group = Group(column, len(entry), [sizes[r] for r in rows], prefill)
+        groups.append(group)
+        if prefill is None:
+            row_of.add_prompt(entry)
+            last = group.own.stop - 1
+        else:
+            last, lasts = width + lasts, lasts + 1
+        column = group.own.stop
         for row in rows:
             steps = torch.arange(sizes[row])
-            ids.append(actions[row, : sizes[row]])
-            positions.append((entry.next_position + steps).expand(3, -1))
+            row_of.add(actions[row, : sizes[row]], (entry.next_position + steps).expand(3, -1))
             where[row, : sizes[row]] = torch.where(steps == 0, last, column + steps - 1)
             column += sizes[row]
-        types += [entry.token_types, torch.zeros(sum(groups[-1].lengths)).to(entry.token_types)]
-    packed = {
-        "input_ids": torch.cat(ids)[None],
-        "position_ids": torch.cat(positions, dim=1)[:, None],
-        "mm_token_type_ids": torch.cat(types)[None],
-    }
-    return Packed(to_device(packed | collate_media(used), device), Layout(groups), where.to(device))
+    return Packed(row_of.inputs(device), Layout(groups), where.to(device))
+
+
+def pack_prompts(entries: Sequence[Encoded], device: torch.device) -> tuple[dict[str, Tensor], Layout]:
+    """Prompts alone in one row, each of which attends to itself: inputs of the multimodal model, and the layout."""
+    row, groups, column = _Row(), [], 0
+    for entry in entries:
+        row.add_prompt(entry)
+        groups.append(Group(column, len(entry), []))
+        column += len(entry)
+    return row.inputs(device), Layout(groups)
+
+
+class _Row:
+    """A packed row in the making."""
+
+    def __init__(self) -> None:
+        self.prompts: list[Encoded] = []
+        self.ids: list[Tensor] = []
+        self.types: list[Tensor] = []
+        self.positions: list[Tensor] = []
+
+    def add(self, ids: Tensor, positions: Tensor, types: Tensor | None = None) -> None:
+        """Tokens (n,) at positions (3, n); text unless `types` says otherwise."""
+        self.ids.append(ids)
+        self.positions.append(positions)
+        self.types.append(torch.zeros_like(ids) if types is None else types.to(ids))
+
+    def add_prompt(self, entry: Encoded) -> None:
+        self.prompts.append(entry)
+        self.add(entry.ids, entry.positions, entry.token_types)
+
+    def inputs(self, device: torch.device) -> dict[str, Tensor]:
+        row = {
+            "input_ids": torch.cat(self.ids)[None],
+            "position_ids": torch.cat(self.positions, dim=1)[:, None],
+            "mm_token_type_ids": torch.cat(self.types)[None],
+        }
+        return to_device(row | collate_media(self.prompts), device)
 
 
 def attention(
@@ -170,9 +227,11 @@ def attention(
         return shared_decode.attention(module, query, key, value, shared_prompt, scaling)
     parts = []
     for group in shared_prompt.groups:
-        own = slice(group.start, group.start + group.prompt)
-        k_prompt, v_prompt = key[:, :, own], value[:, :, own]
-        parts.append(_prompt_attention(query[:, :, own], k_prompt, v_prompt, scaling, sliding_window))
+        if group.prefill is None:
+            k_prompt, v_prompt = key[:, :, group.own], value[:, :, group.own]
+            parts.append(_prompt_attention(query[:, :, group.own], k_prompt, v_prompt, scaling, sliding_window))
+        else:
+            k_prompt, v_prompt = group.prefill.keys[module.layer_idx], group.prefill.values[module.layer_idx]
         if sum(group.lengths):
             q, k, v = (t[0, :, group.responses] for t in (query, key, value))
             parts.append(_response_attention(group, q, k, v, k_prompt, v_prompt, scaling, sliding_window))

@@ -28,6 +28,7 @@ def pass_at_k(correct: torch.Tensor, total: int, k: int) -> torch.Tensor:
     return 1 - ratio
 
 
+@torch.no_grad()
 def evaluate(
     policy: Policy, prompts: Sequence[Prompt], score: Score, *, batch_size: int, accelerator: Accelerator,
     samples: int = 1, keep: int = 0,

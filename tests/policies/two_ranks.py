@@ -16,7 +16,12 @@ from mmrl.randomness import Key
 from tests.policies.scenes import mixed_prompts, requests
 
 LORA = {"lora": {"rank": 4, "alpha": 8.0}, "train_vision": True}
-CASES = {"ddp-full": ("ddp", {}), "fsdp2-full": ("fsdp2", {}), "fsdp2-lora": ("fsdp2", LORA)}
+CASES = {
+    "ddp-full": ("ddp", {}),
+    "ddp-prefilled": ("ddp", {}),
+    "fsdp2-full": ("fsdp2", {}),
+    "fsdp2-lora": ("fsdp2", LORA),
+}
 SHARES = ([0, 1, 2, 4, 5, 12, 13, 14, 15], [8, 9, 10, 11])
 """Rows of each rank: the second has the prompt without images alone."""
 
@@ -55,11 +60,13 @@ def run(rank: int, folder: str) -> None:
 def one_case(rank: int, out: Path, engine: str, options: dict) -> None:
     policy = build(options)
     wrap(policy, engine)
+    policy.load_state_dict({"update_in_one_pass": out.name == "ddp-prefilled"})
     rollouts = policy.rollout(requests(mixed_prompts()), Key(1))
     # Ranks act on unequal work: decoding must not wait for the other rank.
     mine = policy.rollout(requests(mixed_prompts())[rank * 2 : rank + 3], Key(1))
     assert mine.outputs == [rollouts.outputs[i] for i in (range(12), range(8, 16))[rank]]
     old = policy.evaluate(rollouts, weights="old").log_probs
+    assert len(policy._kept._prefills) == (len(rollouts.encoded) + len(mine.encoded)) * (out.name == "ddp-prefilled")
     policy.module.train()
     scored = policy.evaluate(rollouts.index(SHARES[rank]))
     (2 * share(scored.log_probs, SHARES[rank])).backward()
