@@ -1,8 +1,8 @@
 """Log-probs, entropies and other probes of sampled tokens, without ever holding `(B, T, vocabulary)`.
 
 Rows of hidden states pass the output head `rows` at a time; each chunk's logits become one number per probe and
-row, and are made again in the backward pass (gradient checkpointing over the chunk). Everything after the head
-is float32 whatever the model's dtype. `score_rows_at_once` is the readable reference: the same numbers and
+row, and are made again in the backward pass (gradient checkpointing over all chunks but the last). Everything after
+the head is float32 whatever the model's dtype. `score_rows_at_once` is the readable reference: the same numbers and
 gradients from all logits at once.
 
 A method adds a probe with
@@ -138,8 +138,10 @@ def score_rows(
         hidden.requires_grad or any(p.requires_grad for p in head.parameters())
     )
     results = []
-    for part, ids in zip(hidden.split(rows), actions.split(rows), strict=True):
-        if differentiable:
+    parts, taken = hidden.split(rows), actions.split(rows)
+    for i, (part, ids) in enumerate(zip(parts, taken, strict=True)):
+        # The backward pass begins with the last chunk: its logits are kept, those of the others made again.
+        if differentiable and i < len(parts) - 1:
             results.append(checkpoint(numbers, part, ids, use_reentrant=False))
         else:
             results.append(numbers(part, ids))

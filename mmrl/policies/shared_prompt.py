@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmrl.policies import shared_decode
+from mmrl.policies import cascade, shared_decode
 from mmrl.policies.encoding import Encoded, collate_media, to_device
 from mmrl.policies.prefill import Prefill
 from mmrl.policies.shared_decode import SharedPrefix
@@ -259,9 +259,12 @@ def _response_attention(
 ) -> Tensor:
     """Each response over `[prompt | itself]`: q (H, S, d) with S = sum of lengths -> (1, H, S, d).
 
-    Query heads that share a key-value head become extra query places, so keys are never repeated for them.
+    Without kernels for `cascade.attention`, the prompt's keys are copied for each response. Query heads that share a
+    key-value head become extra query places, so keys are never repeated for them.
     """
     index, real = (t.to(q.device) for t in group.rectangle)
+    if window is None and cascade.offered(q, k, v, k_prompt, v_prompt):
+        return cascade.attention(q, k, v, k_prompt, v_prompt, index, real, scaling)[None]
     members, steps = index.shape
     heads, kv_heads, size = q.shape[0], k.shape[0], q.shape[-1]
     shared = heads // kv_heads
