@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -86,6 +86,10 @@ class Layout:
     def prefills(self) -> list[Prefill]:
         return [g.prefill for g in self.groups if g.prefill is not None]
 
+    @property
+    def prompts_alone(self) -> bool:
+        return not any(g.lengths for g in self.groups)
+
 
 @dataclass
 class Packed:
@@ -116,13 +120,17 @@ def refusal(core: Any, attention: str) -> str | None:
 
 
 def install(core: Any) -> None:
-    """Give the text decoder the attention that understands a `Layout`. Once, when the policy is made."""
+    """Give the text decoder the attention that understands a `Layout`, and its last layer that of a prefill. Once,
+    when the policy is made."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(ATTENTION, attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     core.model.language_model.set_attn_implementation(ATTENTION)
+    last = core.model.language_model.layers[-1]
+    if not isinstance(last, LastLayer):
+        last.__class__ = type(f"Last{type(last).__name__}", (LastLayer, type(last)), {})
 
 
 def pack(
@@ -210,14 +218,15 @@ def attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    shared_prompt: Layout | SharedPrefix | None = None,
+    shared_prompt: Layout | SharedPrefix | Ends | None = None,
     scaling: float,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Registered with transformers. query (1, H, L, d), key and value (1, H_kv, L, d) -> (1, L, H, d).
 
-    With a `SharedPrefix` instead of a `Layout`: one step of decoding, see `mmrl.policies.shared_decode`.
+    With a `SharedPrefix` instead of a `Layout`: one step of decoding, see `mmrl.policies.shared_decode`. With `Ends`:
+    the last layer of a prefill, see `LastLayer`.
     """
     if shared_prompt is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -225,6 +234,8 @@ def attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     if isinstance(shared_prompt, SharedPrefix):
         return shared_decode.attention(module, query, key, value, shared_prompt, scaling)
+    if isinstance(shared_prompt, Ends):
+        return _ends_attention(query, shared_prompt, scaling), None
     parts = []
     for group in shared_prompt.groups:
         if group.prefill is None:
@@ -236,6 +247,47 @@ def attention(
             q, k, v = (t[0, :, group.responses] for t in (query, key, value))
             parts.append(_response_attention(group, q, k, v, k_prompt, v_prompt, scaling, sliding_window))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+@dataclass
+class Ends:
+    """The last layer of a prefill: what its attention is for.
+
+    groups  of the packed row
+    layer   keys and values of the row; None while they are made, when nothing attends
+    """
+
+    groups: list[Group]
+    layer: Any = None
+
+
+class LastLayer:
+    """Mixed into the decoder's last layer. Of a prompt that is only prefilled it is asked for keys and values, and for
+    the output at the last token: what else it would compute nobody reads."""
+
+    def forward(self, hidden_states: Tensor, *, shared_prompt: Any = None, **options: Any) -> Tensor:
+        """(1, L, d) -> (1, L, d); of prompts alone, places other than their last tokens stay as they came."""
+        layer: Any = super()
+        if not (isinstance(shared_prompt, Layout) and shared_prompt.prompts_alone):
+            return layer.forward(hidden_states, shared_prompt=shared_prompt, **options)
+        module, groups, cache = cast(Any, self), shared_prompt.groups, options["past_key_values"]
+        module.self_attn(hidden_states=module.input_layernorm(hidden_states), shared_prompt=Ends(groups), **options)
+        ends = torch.tensor([g.own.stop - 1 for g in groups], device=hidden_states.device)
+        rotary = tuple(t[..., ends, :] for t in options["position_embeddings"])
+        options |= {"position_embeddings": rotary, "past_key_values": None, "position_ids": None}
+        reads = Ends(groups, cache.layers[module.self_attn.layer_idx])
+        return hidden_states.index_copy(1, ends, layer.forward(hidden_states[:, ends], shared_prompt=reads, **options))
+
+
+def _ends_attention(query: Tensor, ends: Ends, scaling: float) -> Tensor:
+    """query (1, H, n, d) of the last tokens of n prompts -> (1, n, H, d)."""
+    if ends.layer is None:
+        return query.new_zeros(1).expand_as(query).transpose(1, 2)
+    parts = []
+    for i, group in enumerate(ends.groups):
+        q, k, v = query[:, :, i : i + 1], ends.layer.keys[:, :, group.own], ends.layer.values[:, :, group.own]
+        parts.append(F.scaled_dot_product_attention(q, k, v, scale=scaling, enable_gqa=True))
+    return torch.cat(parts, dim=2).transpose(1, 2)
 
 
 def _prompt_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None) -> Tensor:

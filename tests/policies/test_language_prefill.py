@@ -177,3 +177,30 @@ def test_memory_goes_with_the_rollouts(make_policy):
     assert len(policy._kept._prefills) == len(rollouts.encoded)
     del rollouts
     assert len(policy._kept._prefills) == 0
+
+
+def test_the_last_layer_ends_with_the_last_tokens(make_policy, family):
+    """Of a prompt, its attention and MLP give keys, values and one output; of responses, everything."""
+    policy = make_policy(family)
+    seen: list[int] = []
+    last = policy.inner.core.model.language_model.layers[-1]
+    last.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    contexts = [policy.encode(p) for p in mixed_prompts()]
+    with policy.acting():
+        prefills = policy.inner.prefill(contexts)
+    assert seen == [len(contexts)] and [len(p) for p in prefills] == [len(c) for c in contexts]
+    rollouts = policy.rollout(requests(mixed_prompts()), Key(0))
+    seen.clear()
+    policy.evaluate(rollouts)
+    assert seen == [sum(map(len, contexts)) + int(rollouts.length.sum())]
+
+
+def test_one_prompt_at_a_time_or_all_in_one_row(make_policy, family):
+    policy = make_policy(family)
+    contexts = [policy.encode(p) for p in mixed_prompts()]
+    with policy.acting():
+        together = policy.inner.prefill(contexts)
+        alone = [policy.inner.prefill([c])[0] for c in contexts]
+    for one, other in zip(together, alone, strict=True):
+        pairs = zip([*one.keys, *one.values, one.last], [*other.keys, *other.values, other.last], strict=True)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
