@@ -120,6 +120,7 @@ def equality(spec: dict[str, Any]) -> dict[str, Any]:
     from mmrl.record import Request
 
     trainers = [make_trainer({**spec, "options": options}) for options in (spec["options"], spec["other"])]
+    trainers[0].policy.load_state_dict({"update_in_one_pass": True})
     requests = [Request(p, spec["members"], group=g) for g, p in enumerate(trainers[0].collector.prompts[:PROMPTS])]
     rollouts = trainers[0].policy.rollout(requests, Key(0))
     weight = torch.sin(torch.arange(rollouts.mask.numel()).view(rollouts.mask.shape).float()) * rollouts.mask
@@ -184,6 +185,7 @@ def floor_row(report: Report, title: str, flops: dict[str, Any], ours: dict[str,
 
 FEATURES = {
     "shared prompt": ({}, {"shared_prompt": "off"}, True),
+    "prefill serves the update": ({}, {"reuse_prefill": False}, True),
     "vision once (frozen tower)": ({}, {"reuse_vision": False}, False),
 }
 

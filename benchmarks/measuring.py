@@ -81,7 +81,6 @@ class Worker:
     def __init__(self, module: str, spec: Mapping[str, Any], threads: int):
         command = [sys.executable, "-m", module, "--worker", json.dumps(spec)]
         quiet = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        quiet |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}  # for all alike, as `mmrl` does itself
         environment = {**os.environ, **quiet, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.spec, self.errors = spec, tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
         self.process = subprocess.Popen(
