@@ -185,7 +185,7 @@ def floor_row(report: Report, title: str, flops: dict[str, Any], ours: dict[str,
 
 FEATURES = {
     "shared prompt": ({}, {"shared_prompt": "off"}, True),
-    "prefill serves the update": ({}, {"reuse_prefill": False}, True),
+    "prefill serves the update": ({}, {"reuse_prefill": "off"}, True),
     "vision once (frozen tower)": ({}, {"reuse_vision": False}, False),
 }
 

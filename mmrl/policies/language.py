@@ -72,9 +72,10 @@ class LanguagePolicyConfig(Section):
     thinking                `enable_thinking` of chat templates that know it
     trust_remote_code       run code that comes with the checkpoint
     shared_prompt           score a group's rows in one packed row: auto, on or off
-    reuse_prefill           keep the graph of the rollout's pass over a prompt for an update that scores everything in
-                            one pass, as the update before did; false runs prompts again, which is the same. Without
-                            effect under gradient checkpointing, sharded weights, LoRA dropout or sliding windows
+    reuse_prefill           keep the graph of the rollout's pass over a prompt for the update: auto where the update
+                            before scored everything in one pass, which holds all those graphs anyway; on whatever
+                            memory it takes; off runs prompts again, which is the same. Without effect under gradient
+                            checkpointing, sharded weights, LoRA dropout or sliding windows
     reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
                             (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory
@@ -102,7 +103,7 @@ class LanguagePolicyConfig(Section):
     thinking: bool | None = None
     trust_remote_code: bool = False
     shared_prompt: Literal["auto", "on", "off"] = "auto"
-    reuse_prefill: bool = True
+    reuse_prefill: Literal["auto", "on", "off"] = "auto"
     reuse_vision: bool = True
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
@@ -297,8 +298,11 @@ class LanguagePolicy(Policy):
         self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
     ) -> dict[Encoded, Prefill]:
         """Of `ready` prompts, with gradient, to be taken by the update; none where it would run prompts again."""
-        reusable = self.config.reuse_prefill and self.inner.shares_prefixes and not self.config.gradient_checkpointing
-        if not (torch.is_grad_enabled() and reusable and self._kept.begin()) or self._differs_in_training():
+        way = self.config.reuse_prefill
+        if way == "off" or not torch.is_grad_enabled() or not self._reusable():
+            return {}
+        one_pass = self._kept.begin()
+        if way == "auto" and not one_pass:
             return {}
         prefills = {}
         names = dict.fromkeys(r.prompt.id for r in requests if r.shown is None and r.prefix is None)
@@ -308,10 +312,13 @@ class LanguagePolicy(Policy):
                 self._kept.keep(encoded[name], prefills[ready[name]])
         return prefills
 
-    def _differs_in_training(self) -> bool:
-        """Whether a forward pass in training mode draws noise, or gathers weights that it drops again."""
+    def _reusable(self) -> bool:
+        """Whether the update's pass over a prompt is the rollout's: no noise, nothing computed twice on purpose, no
+        weights that are gathered for a while."""
         noisy = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in self.module.modules())
-        return noisy or is_sharded(self.inner)
+        return self.inner.shares_prefixes and not (
+            noisy or self.config.gradient_checkpointing or is_sharded(self.inner)
+        )
 
     def _context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded:
         """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""

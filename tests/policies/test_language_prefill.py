@@ -34,10 +34,10 @@ def both(make, family, prompts, count=3, **options):
     """(log-probs, gradients) of the update after a rollout that kept its prefills, and of one that ran prompts
     again."""
     results = []
-    for reuse in (True, False):
+    for reuse in ("auto", "off"):
         policy = one_pass_before(make(family, reuse_prefill=reuse, **options))
         rollouts = policy.rollout(requests(prompts, count), Key(0))
-        assert len(policy._kept._prefills) == (len(prompts) if reuse else 0)
+        assert len(policy._kept._prefills) == (len(prompts) if reuse == "auto" else 0)
         results.append((rollouts, *updated(policy, rollouts)))
     return results
 
@@ -122,6 +122,18 @@ def test_passes_without_gradient_and_views_leave_it_to_the_update(make_policy):
     policy.evaluate(rollouts, weights="reference")
     policy.evaluate(rollouts, under=View.of("patch_black"))
     assert len(policy._kept._prefills) == len(rollouts.encoded)
+
+
+def test_kept_whatever_memory_it_takes(make_policy):
+    """Asked for by name: each pass of an update takes its own prompts' prefills."""
+    policy = make_policy(reuse_prefill="on")
+    optimizer = torch.optim.SGD(policy.module.parameters(), lr=1e-4)
+    prompts = len(mixed_prompts())
+    assert [train_step(policy, optimizer, 2) for _ in range(3)] == [prompts] * 3
+    rollouts, seen = policy.rollout(requests(mixed_prompts()), Key(0)), tokens_run(policy)
+    for rows in policy.micro_batches(rollouts, torch.arange(len(rollouts)), 8):
+        policy.evaluate(rollouts.index(rows)).log_probs.sum().backward()
+    assert len(seen) > 1 and sum(seen) == int(rollouts.length.sum())
 
 
 def train_step(policy, optimizer, passes):
