@@ -119,10 +119,18 @@ def train(
 
 
 def _config_and_overrides(config: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
-    """Without a configuration the first override stands in its place."""
+    """Without a configuration the first override stands in its place; `--config FILE` names one, as elsewhere."""
+    words = [part for word in (config, *rest) if word for part in _split_config(word)]
+    if "--config" in words[:-1]:
+        at = words.index("--config")
+        return words[at + 1], overrides_of(words[:at] + words[at + 2 :])
     if config is not None and "=" in config:
         return None, overrides_of([config, *rest])
     return config, overrides_of(rest)
+
+
+def _split_config(word: str) -> list[str]:
+    return word.split("=", 1) if word.startswith("--config=") else [word]
 
 
 def _print_overruled(config: str, changes: list[str], modality: str) -> None:

@@ -29,7 +29,7 @@ from mmrl.policies.encoding import POSITION_ONLY, Encoded, collate, encode, exte
 from mmrl.policies.families import Family, check_family, family_of
 from mmrl.policies.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.log_probs import Asked, Distribution
-from mmrl.policies.prefill import KeptPrefills, Prefill
+from mmrl.policies.prefill import KeptPrefills, Prefill, packs
 from mmrl.policies.sampling import Decoded, decode
 from mmrl.policies.scoring import LOG_PROBS, ScoredLanguageModel
 from mmrl.policies.sharding import is_sharded
@@ -304,12 +304,13 @@ class LanguagePolicy(Policy):
         one_pass = self._kept.begin()
         if way == "auto" and not one_pass:
             return {}
-        prefills = {}
-        names = dict.fromkeys(r.prompt.id for r in requests if r.shown is None and r.prefix is None)
+        prefills: dict[Encoded, Prefill] = {}
+        prompt_of = {ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is None and r.prefix is None}
         with self.acting(), torch.enable_grad():
-            for name in names:
-                prefills[ready[name]] = self.inner.prefill([ready[name]])[0]
-                self._kept.keep(encoded[name], prefills[ready[name]])
+            for row in packs(list(prompt_of)):
+                made = self.inner.prefill(row)
+                self._kept.keep([prompt_of[shown] for shown in row], made)
+                prefills |= zip(row, made, strict=True)
         return prefills
 
     def _reusable(self) -> bool:
@@ -351,7 +352,8 @@ class LanguagePolicy(Policy):
             if by_prompt and len(by_prompt) == len(needs) and weights == "old" and under is None:
                 return Evaluation(rollouts.old_log_probs, columns)
             asked = LOG_PROBS + tuple((n.key, n.probe, n.options) for n in by_token if n.probe != "log_probs")
-            known = self._kept.take(rollouts.encoded) if _fresh(weights, under) else None
+            updating = weights == "current" and under is None and torch.is_grad_enabled()
+            known = self._kept.take(rollouts.encoded) if updating else None
             numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known)
             if by_group:
                 columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
@@ -486,11 +488,6 @@ class LanguagePolicy(Policy):
         if self._source is None and not adapters.is_adapted(self.inner.model) and not is_sharded(self.inner):
             _ = self._frozen_reference  # the weights about to be replaced are the reference
         adapters.load_trainable_state(self.inner, state)
-
-
-def _fresh(weights: str, under: View | None) -> bool:
-    """Whether a pass is an update's: with gradient, on prompts as they are."""
-    return weights == "current" and under is None and torch.is_grad_enabled()
 
 
 def _load(auto: Any, config: LanguagePolicyConfig) -> Any:

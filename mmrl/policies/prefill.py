@@ -64,6 +64,21 @@ def stacked(prefills: Sequence[Prefill], config: Any) -> tuple[Any, Tensor]:
     return cache, torch.arange(width, device=lengths.device) >= width - lengths[:, None]
 
 
+PACK = 1024
+"""Prompts are prefilled together, in the order they come, until they have so many tokens: short ones by themselves
+are slow, and of long ones each should be free to leave the update."""
+
+
+def packs(prompts: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Neighbours to prefill in one row each."""
+    rows: list[list[Encoded]] = []
+    for prompt in prompts:
+        if not rows or sum(map(len, rows[-1])) + len(prompt) > PACK:
+            rows.append([])
+        rows[-1].append(prompt)
+    return rows
+
+
 class KeptPrefills:
     """Prompts on their way from a rollout to the update after it.
 
@@ -73,10 +88,13 @@ class KeptPrefills:
 
     def __init__(self, module: nn.Module):
         self._module = module
-        self._prefills: WeakKeyDictionary[Encoded, Prefill] = WeakKeyDictionary()
+        self._prefills: WeakKeyDictionary[Encoded, tuple[object, Prefill]] = WeakKeyDictionary()
         self._weights: list[tuple[int, int]] | None = None
         self._passes = 0
         self._one_pass = False
+
+    def __len__(self) -> int:
+        return len(self._prefills)
 
     def begin(self) -> bool:
         """A rollout to train on begins: whether its prefills are worth keeping."""
@@ -97,16 +115,24 @@ class KeptPrefills:
     def one_pass(self, value: bool) -> None:
         self._one_pass = value
 
-    def keep(self, prompt: Encoded, prefill: Prefill) -> None:
-        self._prefills[prompt] = prefill
+    def keep(self, prompts: Sequence[Encoded], prefills: Sequence[Prefill]) -> None:
+        """Prompts that were prefilled in one row."""
+        row = object()
+        for prompt, prefill in zip(prompts, prefills, strict=True):
+            self._prefills[prompt] = row, prefill
 
     def take(self, prompts: Sequence[Encoded]) -> list[Prefill | None]:
-        """The prefills of a pass with gradient, each once: its graph serves one backward pass, and only as long as
-        the weights are those that made it."""
+        """The prefills of a pass with gradient: as long as the weights are those that made them, and each row once,
+        since its graph serves one backward pass."""
         self._passes += 1
         if self._prefills and self._weights != self._versions():
             self._prefills.clear()
-        return [self._prefills.pop(prompt, None) for prompt in prompts]
+        taken = [self._prefills.get(prompt) for prompt in prompts]
+        used = {id(row) for row, _ in filter(None, taken)}
+        for prompt, (row, _) in list(self._prefills.items()):
+            if id(row) in used:
+                del self._prefills[prompt]
+        return [None if found is None else found[1] for found in taken]
 
     def _versions(self) -> list[tuple[int, int]]:
         """Changes with every write to a weight, by an optimizer or anyone else."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmrl.pipelines.cli import overrides_of
+from mmrl.pipelines.cli import _config_and_overrides, overrides_of
 from mmrl.pipelines.config import MODALITIES, overruled, read_config
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.stages import STAGES
@@ -53,6 +53,22 @@ class TestOverrides:
     def test_three_styles_mean_the_same(self):
         assert overrides_of(["a.b=1", "--c.d=2", "--e.f", "3"]) == ["a.b=1", "c.d=2", "e.f=3"]
         assert overrides_of(["--policy.model", "org/name=x"]) == ["policy.model=org/name=x"]
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["f.yaml", "a.b=1"],
+            ["--config", "f.yaml", "a.b=1"],
+            ["a.b=1", "--config", "f.yaml"],
+            ["--config=f.yaml", "--a.b", "1"],
+        ],
+    )
+    def test_the_configuration_by_place_or_by_name(self, words):
+        assert _config_and_overrides(words[0], words[1:]) == ("f.yaml", ["a.b=1"])
+
+    def test_without_a_configuration(self):
+        assert _config_and_overrides("a.b=1", ["c.d=2"]) == (None, ["a.b=1", "c.d=2"])
+        assert _config_and_overrides(None, []) == (None, [])
 
     @pytest.mark.parametrize("wrong", [["steps"], ["--training.steps"]])
     def test_anything_else_is_refused(self, mmrl, wrong):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmrl.policies import prefill
 from mmrl.policies.language import LanguagePolicy
 from mmrl.randomness import Key
 from mmrl.record import Rollouts
@@ -37,7 +38,7 @@ def both(make, family, prompts, count=3, **options):
     for reuse in ("auto", "off"):
         policy = one_pass_before(make(family, reuse_prefill=reuse, **options))
         rollouts = policy.rollout(requests(prompts, count), Key(0))
-        assert len(policy._kept._prefills) == (len(prompts) if reuse == "auto" else 0)
+        assert len(policy._kept) == (len(prompts) if reuse == "auto" else 0)
         results.append((rollouts, *updated(policy, rollouts)))
     return results
 
@@ -80,14 +81,34 @@ def test_the_update_runs_response_tokens_alone(make_policy, family):
     assert seen[1:] == [int(rollouts.length.sum()) + prompts], "a graph serves one backward pass"
 
 
-def test_some_rows_and_some_prompts(make_policy, family):
-    """Groups without signal leave the update: what stays takes its own prefills and leaves the others alone."""
+def test_groups_without_signal_leave_the_update(make_policy, family, monkeypatch):
+    """Long prompts have a row each: what stays takes its own and leaves the others alone."""
+    monkeypatch.setattr(prefill, "PACK", 1)
     policy = one_pass_before(make_policy(family))
     rollouts = policy.rollout(requests(mixed_prompts()), Key(0))
     got, grad = updated(policy, rollouts, slice(2, 7))
+    assert len(policy._kept) == len(rollouts.encoded) - 2
     wanted, wanted_grad = updated(policy, rollouts, slice(2, 7))
     assert (got - wanted).abs().max() < 1e-5 and relative_error(grad, wanted_grad) < 1e-5
-    assert len(policy._kept._prefills) == len(rollouts.encoded) - 2
+
+
+def test_short_prompts_share_a_row(make_policy, family):
+    """Its graph serves one backward pass: prompts of the row that are scored later are run again."""
+    policy = one_pass_before(make_policy(family))
+    rollouts = policy.rollout(requests(mixed_prompts()), Key(0))
+    seen = tokens_run(policy)
+    for rows in (slice(0, 8), slice(8, 16)):
+        got, grad = updated(policy, rollouts, rows)
+        wanted, wanted_grad = updated(policy, rollouts, rows)
+        assert (got - wanted).abs().max() < 1e-5 and relative_error(grad, wanted_grad) < 1e-5
+    assert seen[0] < seen[1] and seen[2] == seen[3]
+
+
+def test_rows_end_at_a_number_of_tokens(make_policy, monkeypatch):
+    contexts = [make_policy().encode(p) for p in mixed_prompts()]
+    monkeypatch.setattr(prefill, "PACK", len(contexts[0]) + len(contexts[1]))
+    rows = prefill.packs(contexts)
+    assert rows[0] == contexts[:2] and [c for row in rows for c in row] == contexts and prefill.packs([]) == []
 
 
 def test_prefilled_and_other_prompts_in_one_row(make_policy, family):
@@ -121,11 +142,12 @@ def test_passes_without_gradient_and_views_leave_it_to_the_update(make_policy):
     policy.evaluate(rollouts, weights="old")
     policy.evaluate(rollouts, weights="reference")
     policy.evaluate(rollouts, under=View.of("patch_black"))
-    assert len(policy._kept._prefills) == len(rollouts.encoded)
+    assert len(policy._kept) == len(rollouts.encoded)
 
 
-def test_kept_whatever_memory_it_takes(make_policy):
+def test_kept_whatever_memory_it_takes(make_policy, monkeypatch):
     """Asked for by name: each pass of an update takes its own prompts' prefills."""
+    monkeypatch.setattr(prefill, "PACK", 1)
     policy = make_policy(reuse_prefill="on")
     optimizer = torch.optim.SGD(policy.module.parameters(), lr=1e-4)
     prompts = len(mixed_prompts())
@@ -139,7 +161,7 @@ def test_kept_whatever_memory_it_takes(make_policy):
 def train_step(policy, optimizer, passes):
     """Rollout, an update in so many passes; how many prompts the rollout kept."""
     rollouts = policy.rollout(requests(mixed_prompts()), Key(0))
-    kept = len(policy._kept._prefills)
+    kept = len(policy._kept)
     for rows in torch.arange(len(rollouts)).chunk(passes):
         policy.evaluate(rollouts.index(rows)).log_probs.sum().backward()
     optimizer.step()
@@ -172,7 +194,7 @@ def test_a_resumed_run_knows(make_policy):
 def test_not_kept_where_the_update_would_differ(make_policy, options):
     policy = one_pass_before(make_policy(**options))
     policy.rollout(requests(mixed_prompts()), Key(0))
-    assert len(policy._kept._prefills) == 0
+    assert len(policy._kept) == 0
 
 
 def test_rollouts_that_are_not_trained_on_keep_nothing(make_policy):
@@ -180,15 +202,15 @@ def test_rollouts_that_are_not_trained_on_keep_nothing(make_policy):
     policy.rollout(requests(mixed_prompts()), Key(0), greedy=True)
     with torch.no_grad():
         policy.rollout(requests(mixed_prompts()), Key(0))
-    assert len(policy._kept._prefills) == 0
+    assert len(policy._kept) == 0
 
 
 def test_memory_goes_with_the_rollouts(make_policy):
     policy = one_pass_before(make_policy())
     rollouts = policy.rollout(requests(mixed_prompts()), Key(0))
-    assert len(policy._kept._prefills) == len(rollouts.encoded)
+    assert len(policy._kept) == len(rollouts.encoded)
     del rollouts
-    assert len(policy._kept._prefills) == 0
+    assert len(policy._kept) == 0
 
 
 def test_the_last_layer_ends_with_the_last_tokens(make_policy, family):

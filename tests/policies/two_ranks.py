@@ -66,7 +66,7 @@ def one_case(rank: int, out: Path, engine: str, options: dict) -> None:
     mine = policy.rollout(requests(mixed_prompts())[rank * 2 : rank + 3], Key(1))
     assert mine.outputs == [rollouts.outputs[i] for i in (range(12), range(8, 16))[rank]]
     old = policy.evaluate(rollouts, weights="old").log_probs
-    assert len(policy._kept._prefills) == (len(rollouts.encoded) + len(mine.encoded)) * (out.name == "ddp-prefilled")
+    assert len(policy._kept) == (len(rollouts.encoded) + len(mine.encoded)) * (out.name == "ddp-prefilled")
     policy.module.train()
     scored = policy.evaluate(rollouts.index(SHARES[rank]))
     (2 * share(scored.log_probs, SHARES[rank])).backward()
