@@ -239,7 +239,7 @@ class LanguagePolicy(Policy):
 
     def _with_features(self, entries: Sequence[Encoded]) -> list[Encoded]:
         """`entries` with what a frozen vision tower makes of them: it runs once per prompt, for the rollout and
-        every pass after it. A tower that trains runs in every pass."""
+        every pass after it. A tower that trains runs in every pass over the prompt."""
         if self.inner.vision_trains or not self.config.reuse_vision:
             return list(entries)
         new = [e for e in entries if e.media and e not in self._features]
