@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import ReadClip
-from mmrl.policies import adapters, shared_prompt, token_probes
+from mmrl.policies import adapters, prefill, shared_prompt, token_probes
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.base import Policy
 from mmrl.policies.batch_probes import BATCH_PROBES
@@ -29,7 +29,7 @@ from mmrl.policies.encoding import POSITION_ONLY, Encoded, collate, encode, exte
 from mmrl.policies.families import Family, check_family, family_of
 from mmrl.policies.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.log_probs import Asked, Distribution
-from mmrl.policies.prefill import KeptPrefills, Prefill, packs
+from mmrl.policies.prefill import KeptPrefills, Prefill
 from mmrl.policies.sampling import Decoded, decode
 from mmrl.policies.scoring import LOG_PROBS, ScoredLanguageModel
 from mmrl.policies.sharding import is_sharded
@@ -74,8 +74,8 @@ class LanguagePolicyConfig(Section):
     shared_prompt           score a group's rows in one packed row: auto, on or off
     reuse_prefill           keep the graph of the rollout's pass over a prompt for the update: auto where the update
                             before scored everything in one pass, which holds all those graphs anyway; on whatever
-                            memory it takes; off runs prompts again, which is the same. Without effect under gradient
-                            checkpointing, sharded weights, LoRA dropout or sliding windows
+                            memory it takes; off runs prompts again, which is the same. Not with gradient checkpointing,
+                            sharded weights, LoRA dropout or sliding windows: auto is off then, on an error
     reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
                             (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory
@@ -146,6 +146,7 @@ class LanguagePolicy(Policy):
         self._features: WeakKeyDictionary[Encoded, dict[str, Tensor]] = WeakKeyDictionary()
         self.module = self._scored(self._prepared(model))
         self._kept = KeptPrefills(self.inner)
+        self._prefill_refusal()
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
@@ -299,7 +300,7 @@ class LanguagePolicy(Policy):
     ) -> dict[Encoded, Prefill]:
         """Of `ready` prompts, with gradient, to be taken by the update; none where it would run prompts again."""
         way = self.config.reuse_prefill
-        if way == "off" or not torch.is_grad_enabled() or not self._reusable():
+        if way == "off" or not torch.is_grad_enabled() or self._prefill_refusal():
             return {}
         one_pass = self._kept.begin()
         if way == "auto" and not one_pass:
@@ -307,19 +308,18 @@ class LanguagePolicy(Policy):
         prefills: dict[Encoded, Prefill] = {}
         prompt_of = {ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is None and r.prefix is None}
         with self.acting(), torch.enable_grad():
-            for row in packs(list(prompt_of)):
+            for row in prefill.packs(list(prompt_of)):
                 made = self.inner.prefill(row)
                 self._kept.keep([prompt_of[shown] for shown in row], made)
                 prefills |= zip(row, made, strict=True)
         return prefills
 
-    def _reusable(self) -> bool:
-        """Whether the update's pass over a prompt is the rollout's: no noise, nothing computed twice on purpose, no
-        weights that are gathered for a while."""
-        noisy = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in self.module.modules())
-        return self.inner.shares_prefixes and not (
-            noisy or self.config.gradient_checkpointing or is_sharded(self.inner)
-        )
+    def _prefill_refusal(self) -> str | None:
+        """Why the update has to run prompts again, or None; an error where the opposite was asked for."""
+        reason = prefill.refusal(self.inner, self.config.gradient_checkpointing)
+        if reason and self.config.reuse_prefill == "on":
+            raise ConfigError(f"reuse_prefill: on, but {reason}; set it to 'off' (or 'auto')")
+        return reason
 
     def _context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded:
         """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmrl.policies.sharding import is_sharded
+
 if TYPE_CHECKING:
     from mmrl.policies.encoding import Encoded
 
@@ -35,6 +37,19 @@ class Prefill:
 
     def __len__(self) -> int:
         return self.keys[0].shape[2]
+
+
+def refusal(module: Any, checkpointing: bool) -> str | None:
+    """Why an update's pass over prompts of this `ScoredLanguageModel` cannot be the rollout's, or None."""
+    if checkpointing:
+        return "gradient checkpointing computes prompts again on purpose"
+    if not module.shares_prefixes:
+        return "prompts are not scored in packed rows of full attention"
+    if any(isinstance(m, nn.Dropout) and m.p > 0 for m in module.modules()):
+        return "dropout draws noise in the update"
+    if is_sharded(module):
+        return "sharded weights are whole for a while only"
+    return None
 
 
 def split(cache: Any, states: Tensor, lengths: Sequence[int]) -> list[Prefill]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmrl.errors import ConfigError
 from mmrl.policies import prefill
 from mmrl.policies.language import LanguagePolicy
 from mmrl.randomness import Key
@@ -195,6 +196,19 @@ def test_not_kept_where_the_update_would_differ(make_policy, options):
     policy = one_pass_before(make_policy(**options))
     policy.rollout(requests(mixed_prompts()), Key(0))
     assert len(policy._kept) == 0
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"gradient_checkpointing": True}, "gradient checkpointing"),
+        ({"lora": {**LORA, "dropout": 0.1}}, "dropout"),
+        ({"shared_prompt": "off"}, "packed rows"),
+    ],
+)
+def test_asked_for_where_it_cannot_be(make_policy, options, reason):
+    with pytest.raises(ConfigError, match=f"reuse_prefill: on, but .*{reason}.*'off'"):
+        make_policy(reuse_prefill="on", **options)
 
 
 def test_rollouts_that_are_not_trained_on_keep_nothing(make_policy):
