@@ -92,6 +92,7 @@ class FrameIndex:
     unit      seconds of one unit
     numbered  stamps of packets are not those of the frames they hold: frame k is the k-th that comes out
     leading   some frames are shown before the key frame that they come after in the file (open groups)
+    reorder   a frame is predicted from frames shown up to this many later
     """
 
     header: Header
@@ -100,6 +101,7 @@ class FrameIndex:
     unit: float
     numbered: bool
     leading: bool
+    reorder: int = 0
 
     @property
     def times(self) -> np.ndarray:
@@ -216,6 +218,8 @@ def build_index(path: Path, container: str, limits: DecodeLimits) -> FrameIndex:
             promised = _promised(stream)
     except FFmpegError as error:
         raise DataError(f"{path}: cannot be opened as video: {error.strerror}") from None
+    except IndexError:  # of PyAV, for a packet of a stream that it has not seen when it opened the file
+        raise DataError(f"{path}: holds packets of a stream that its beginning does not name: damaged?") from None
     packets = [p for p in packets if p.size or p.pts is not None or p.dts is not None]  # the last one only flushes
     _check_budgets(path, header, len(packets), limits)
     if fault := _lacking(packets, header, unit, promised):
@@ -237,6 +241,7 @@ def build_index(path: Path, container: str, limits: DecodeLimits) -> FrameIndex:
         unit,
         numbered,
         _leads(packets),
+        0 if numbered else _reorder(shown),
     )
 
 
@@ -345,6 +350,12 @@ def _leads(packets: list[Packet]) -> bool:
         elif latest is not None and packet.pts is not None and packet.pts < latest:
             return True
     return False
+
+
+def _reorder(shown: list[Packet]) -> int:
+    """Frames that a decoder may have used for one frame and shows after it, at most."""
+    place = np.argsort(np.argsort(np.asarray([p.pts for p in shown], np.int64)))
+    return int((np.maximum.accumulate(place) - place).max())
 
 
 @dataclass(frozen=True)

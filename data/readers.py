@@ -101,16 +101,19 @@ class PyAVReader:
             return self._by_number(wanted)
 
     def _walk(self, wanted: list[int], seek: bool) -> dict[int, np.ndarray]:
+        """Frames by number. What they may be predicted from is checked too, so some frames past each are decoded."""
         found: dict[int, np.ndarray] = {}
+        asked, last = set(wanted), len(self._stamps) - 1
         with self._open() as (file, stream):
             frames, position = self._checked(decoded(file.demux(stream)), self._stamps[0]), -1
             for number in wanted:
                 at = bisect.bisect_right(self._keys, [self._stamps[number], 2**63]) - 1
                 if seek and at > 0 and (position < 0 or self._keys[at][0] > self._stamps[position]):
                     frames = self._checked(self._sought(file, stream, *self._keys[at]), self._keys[at][0])
-                while position != number:
+                while position < min(number + self._index.reorder, last):
                     position, frame = next(frames)
-                found[number] = upright(frame.to_ndarray(format="rgb24"), self._index.header.rotation)
+                    if position in asked:
+                        found[position] = upright(frame.to_ndarray(format="rgb24"), self._index.header.rotation)
         return found
 
     def _checked(self, frames: Iterator[Any], key: int) -> Iterator[tuple[int, Any]]:
