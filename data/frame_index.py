@@ -204,35 +204,25 @@ def frame_index(path: Path, limits: DecodeLimits, stored: Path | None = None) ->
 
 def build_index(path: Path, container: str, limits: DecodeLimits) -> FrameIndex:
     """Read all packets, decode the first frame. Raises DataError for what is damaged, cut short, or over a limit."""
-    from av.error import FFmpegError
-
     if fault := missing_part(path, container):
         raise DataError(f"{path}: {fault}: cut short or damaged?")
-    try:
-        with open_video(path, container) as (file, stream):
-            header = _header(file, stream, container)
-            _check_budgets(path, header, header.frames, limits)
-            packets = [Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt, p.size)
-                       for p in file.demux(stream)]  # fmt: skip
-            unit, reorders = float(stream.time_base or 0), bool(stream.codec_context.has_b_frames)
-            promised = _promised(stream)
-    except FFmpegError as error:
-        raise DataError(f"{path}: cannot be opened as video: {error.strerror}") from None
-    except IndexError:  # of PyAV, for a packet of a stream that it has not seen when it opened the file
-        raise DataError(f"{path}: holds packets of a stream that its beginning does not name: damaged?") from None
-    packets = [p for p in packets if p.size or p.pts is not None or p.dts is not None]  # the last one only flushes
+    header, packets, unit, reorders, promised = _read_packets(path, container, limits)
     _check_budgets(path, header, len(packets), limits)
-    if fault := _lacking(packets, header, unit, promised):
+    first_key = next((i for i, p in enumerate(packets) if p.key), 0)
+    shown = [p for p in packets[first_key:] if p.size and not p.hidden]
+    if fault := _lacking(packets, shown, header, unit, promised):
         raise DataError(f"{path}: cannot be read ({header.codec}): {fault}")
-    shown = [p for p in packets if p.size and not p.hidden]
     stamps, numbered = _stamps(shown, header, reorders)
-    if stamps is None:
-        raise DataError(f"{path}: its frames bear neither times nor a rate")
     first, header = _first_frame(path, header, set() if numbered else set(stamps))
-    if numbered and not (shown[0].pts is not None or shown[0].dts is not None):
-        unit = 1 / header.fps
     if not numbered:
-        stamps = _from_first_key(packets, first)
+        stamps = _from_first(stamps, packets[first_key].pts, first)
+    elif len(stamps) > 1 and max(steps := np.diff(stamps)) > 1.75 * float(np.median(steps)):
+        at = int(steps.argmax())
+        raise DataError(f"{path}: a frame is missing after packet {at}, and its packets do not say when frames are shown")
+    elif shown[0].pts is None and shown[0].dts is None:
+        unit = 1 / header.fps
+    if (seconds := (stamps[-1] - stamps[0]) * unit) > limits.max_duration:
+        raise DataError(f"{path}: {seconds:,.0f} seconds by its packets, the limit is {limits.max_duration:,.0f}")
     keys = sorted({(p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.key and p.pts is not None})
     return FrameIndex(
         header,
@@ -243,6 +233,30 @@ def build_index(path: Path, container: str, limits: DecodeLimits) -> FrameIndex:
         _leads(packets),
         0 if numbered else _reorder(shown),
     )
+
+
+def _read_packets(
+    path: Path, container: str, limits: DecodeLimits
+) -> tuple[Header, list[Packet], float, bool, tuple[int, float]]:
+    """Header, packets in the order of decoding, seconds of a unit, whether frames may be shown in another order, and
+    frames and seconds promised."""
+    from av.error import FFmpegError
+
+    try:
+        with open_video(path, container) as (file, stream):
+            header = _header(file, stream, container)
+            _check_budgets(path, header, header.frames, limits)
+            packets = [
+                Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt, p.size)
+                for p in file.demux(stream)
+                if p.size or p.pts is not None or p.dts is not None  # the last one only flushes
+            ]
+            reorders = bool(stream.codec_context.has_b_frames)
+            return header, packets, float(stream.time_base or 0), reorders, _promised(stream)
+    except FFmpegError as error:
+        raise DataError(f"{path}: cannot be opened as video: {error.strerror}") from None
+    except IndexError:  # of PyAV, for a packet of a stream that it has not seen when it opened the file
+        raise DataError(f"{path}: holds packets of a stream that its beginning does not name: damaged?") from None
 
 
 def _header(file: Any, stream: Any, container: str) -> Header:
@@ -269,7 +283,8 @@ def _stream_seconds(stream: Any) -> float:
 
 
 def _promised(stream: Any) -> tuple[int, float]:
-    """Frames and seconds by the header. FFmpeg counts what an edit list leaves out, its own index does not."""
+    """Frames and seconds by the header; no more frames than its own index lists, which leaves out what an edit list
+    does, and what writers of AVI counted and dropped."""
     entries = getattr(stream, "index_entries", None)
     frames = min(stream.frames, len(entries)) if entries is not None and len(entries) else stream.frames
     return frames, _stream_seconds(stream)
@@ -285,34 +300,48 @@ def _check_budgets(path: Path, header: Header, frames: int, limits: DecodeLimits
             raise DataError(f"{path}: {value:,.0f} {what}, the limit is {limit:,.0f}")
 
 
-def _lacking(packets: list[Packet], header: Header, unit: float, promised: tuple[int, float]) -> str:
-    """What the packets lack of what the header promises; empty if nothing."""
-    if not any(p.size and not p.hidden for p in packets):
+def _lacking(
+    packets: list[Packet], shown: list[Packet], header: Header, unit: float, promised: tuple[int, float]
+) -> str:
+    """What the packets lack of what is needed or the header promises; empty if nothing."""
+    if not shown:
         return "its video stream holds no frame"
+    if not header.fps and all(p.pts is None and p.dts is None for p in shown):
+        return "its frames bear neither times nor a rate"
     for number, packet in enumerate(packets):
         if packet.corrupt:
             return f"packet {number} of {len(packets)} is incomplete or damaged: cut short?"
     frames, seconds = promised
-    slack = 2 if header.container == "avi" else 0  # writers of AVI count frames that they drop
-    if len(packets) + slack < frames:
+    if len(packets) < frames:
         return f"holds {len(packets)} of the {frames} frames its header promises: cut short?"
     ends = [(p.pts + p.duration) * unit for p in packets if p.pts is not None]
     if not frames and ends and max(ends) + 0.5 < 0.95 * seconds:
         return f"ends at {max(ends):.2f} s of the {seconds:.2f} s its header promises: cut short?"
+    return _broken_time(packets, header, unit)
+
+
+def _broken_time(packets: list[Packet], header: Header, unit: float) -> str:
+    """Where decoding times jump back, as in files joined byte by byte, or a frame is lost whose loss nothing else
+    tells: pictures of MPEG-1 and 2 come without a gap and bear no number of their own."""
+    times = np.asarray([p.dts for p in packets if p.dts is not None], np.float64) * unit
+    steps = np.diff(times)
+    if len(steps) and steps.min() < -1:
+        return f"its times jump back by {-steps.min():.2f} s after packet {int(steps.argmin())}: joined from several?"
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    if header.codec in ("mpeg1video", "mpeg2video") and usual > 0 and steps.max() > 1.75 * usual:
+        return f"a frame is missing after packet {int(steps.argmax())} of {len(packets)}"
     return ""
 
 
-def _stamps(shown: list[Packet], header: Header, reorders: bool) -> tuple[list[int] | None, bool]:
+def _stamps(shown: list[Packet], header: Header, reorders: bool) -> tuple[list[int], bool]:
     """Rising stamps of the shown frames, and whether frames must be told by number."""
-    stamps = [p.pts for p in shown]
-    if None not in stamps:
-        rising = all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
-        decoding_order = rising and reorders and header.container in _WITHOUT_STAMPS
-        return sorted(stamps), decoding_order or len(set(stamps)) < len(stamps)
-    stamps = [p.dts for p in shown]
-    if None not in stamps and len(set(stamps)) == len(stamps):
-        return sorted(stamps), True
-    return (list(range(len(shown))) if header.fps else None), True
+    for name in ("pts", "dts"):
+        stamps: list[int] = [s for p in shown if (s := getattr(p, name)) is not None]
+        if len(stamps) == len(shown):
+            rising = all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
+            as_decoded = rising and reorders and header.container in _WITHOUT_STAMPS
+            return sorted(stamps), name == "dts" or as_decoded or len(set(stamps)) < len(stamps)
+    return list(range(len(shown))), True
 
 
 def _first_frame(path: Path, header: Header, stamps: set[int]) -> tuple[int | None, Header]:
@@ -332,12 +361,10 @@ def _first_frame(path: Path, header: Header, stamps: set[int]) -> tuple[int | No
     return first.pts, Header(**asdict(header) | {"height": height, "width": width, "rotation": rotation})
 
 
-def _from_first_key(packets: list[Packet], first: int | None) -> list[int]:
-    """Stamps from the first key frame on; of the frames that lead it, those from `first`, which was decoded."""
-    at = next((i for i, p in enumerate(packets) if p.key), 0)
-    stamps = sorted(p.pts for p in packets[at:] if p.size and not p.hidden and p.pts is not None)
-    key = packets[at].pts
-    start = min(first if first is not None else key, next((s for s in stamps if s >= key), stamps[0]))
+def _from_first(stamps: list[int], key: int | None, first: int | None) -> list[int]:
+    """Of the frames that lead the first key frame, only those from `first` on, which came out of the decoder."""
+    key = stamps[0] if key is None else key
+    start = min(key if first is None else first, next((s for s in stamps if s >= key), stamps[0]))
     return [s for s in stamps if s >= start]
 
 
@@ -384,13 +411,15 @@ def timeline(times: np.ndarray, fps: float, unit: float) -> Timeline:
     """Slots for frames shown at `times` (N,) seconds from 0, stamped in units of `unit` seconds.
 
     They are those of the file's rate where every frame lies on one, up to the rounding of stamps: the header's `fps`,
-    or the whole, NTSC or exact rate next to the usual distance of frames. Otherwise they are milliseconds, about.
+    or the whole, NTSC or exact rate next to the usual or the least distance of frames. Otherwise they are milliseconds, about.
     """
     count = len(times)
     if count < 2 or times[-1] <= 0:
         return Timeline(fps or 1.0, count, 1e-6)
-    usual, mean = 1 / max(float(np.median(np.diff(times))), 1e-6), (count - 1) / float(times[-1])
-    for rate in (fps, round(usual), round(usual * 1.001) / 1.001, mean):
+    steps, mean = np.maximum(np.diff(times), 1e-6), (count - 1) / float(times[-1])
+    usual, finest = 1 / float(np.median(steps)), 1 / float(steps.min())
+    near = [rate for about in (usual, finest) for rate in (round(about), round(about * 1.001) / 1.001, about)]
+    for rate in (fps, *near, mean):
         if rate <= 0:
             continue
         slots = np.rint(times * rate).astype(np.int64)

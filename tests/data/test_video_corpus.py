@@ -48,11 +48,11 @@ CORPUS = {
     "flv1.flv": ("flv", {"g": "12"}),
     "h264.flv": ("libx264", B),
     "wmv2.wmv": ("wmv2", {"g": "12"}),
-    "msmpeg4.wmv": ("msmpeg4", {"g": "12"}),
+    "wmv1.wmv": ("wmv1", {"g": "12"}),
     "h264.asf": ("libx264", B),
     "gif.gif": ("gif", {}),
 }
-DECORD = {"h264.mp4", "h264-open.mp4", "h264-fragments.mp4", "h264.mov", "mjpeg.mov", "h264.3gp", "mpeg4.m4v"}
+DECORD = {"h264.mp4", "h264-fragments.mp4", "h264.mov", "mjpeg.mov", "h264.3gp", "mpeg4.m4v"}
 DECORD |= {"h264.mkv", "vp8.webm", "vp9.webm"}
 CHECKED = ("h264", "mpeg4", "mpeg2", "mpeg1", "flv1")  # codecs whose bits tell of most damage
 
@@ -82,6 +82,7 @@ def variants(path: Path, folder: Path) -> list[Path]:
         later = next((k for k in keys if k > 15), keys[-1])
         made.append(copied(folder / f"key-{name}", path, first=later))
         made.append(copied(folder / f"within-{name}", path, first=17))
+    if not intra and path.suffix != ".ogg":  # Ogg knows no time before 0
         made.append(copied(folder / f"before-{name}", path, seconds=-0.9))
     return made
 
@@ -91,6 +92,14 @@ def packets(path: Path) -> list[tuple[int, bool]]:
 
     with av.open(str(path)) as file:
         return [(p.pts, p.is_keyframe) for p in file.demux(video=0) if p.size]
+
+
+def places(path: Path) -> list[tuple[int, int]]:
+    """Byte and size of each packet."""
+    import av
+
+    with av.open(str(path)) as file:
+        return [(p.pos, p.size) for p in file.demux(video=0) if p.size and p.pos is not None]
 
 
 def expected(player: list[tuple[float, int]], times: list[float]) -> list[int]:
@@ -149,21 +158,19 @@ def test_a_file_cut_short_is_refused_wherever_it_is_cut(corpus, tmp_path, name):
 
 @pytest.mark.parametrize("name", [n for n in CORPUS if n.startswith(CHECKED)])
 def test_damaged_frames_are_never_returned(corpus, tmp_path, name):
-    """16 bytes zeroed in the second half of the file, past its headers: refused, or nothing of it is seen."""
-    content, draw, refused = corpus[name].read_bytes(), random.Random(name), 0
-    right = decode(corpus[name], sampling(60))
+    """24 bytes of a packet zeroed: refused, or frames are right; one whose packet is lost leaves a gap in time."""
+    content, refused = corpus[name].read_bytes(), 0
+    large = sorted(places(corpus[name]), key=lambda p: -p[1])[:6]
     broken = tmp_path / f"damaged-{name}"
-    at = content.index(b"mdat") if b"mdat" in content and name != "h264-fragments.mp4" else len(content) // 5
-    for _ in range(6):
-        place = draw.randrange(at + 2000, len(content) * 3 // 4)
-        broken.write_bytes(content[:place] + bytes(16) + content[place + 16 :])
+    for place in (place + size // 2 for place, size in large):
+        broken.write_bytes(content[:place] + bytes(24) + content[place + 24 :])
         try:
             made = decode(broken, sampling(60))
         except DataError as error:
             assert f"damaged-{name}" in str(error)
             refused += 1
         else:
-            assert bars(made.pixels) == bars(right.pixels)
+            assert all(slot - 1 <= n <= slot for slot, n in zip(made.indices, bars(made.pixels), strict=True))
     assert refused >= 1
 
 
