@@ -164,7 +164,9 @@ def open_video(path: Path, container: str) -> Iterator[tuple[Any, Any]]:
         pictures = (s for s in file.streams.video if not s.disposition & Disposition.attached_pic)
         stream = next(pictures, None)
         if stream is None:
-            held = ", ".join(f"{s.type} {s.codec_context.name if s.codec_context else ''}".strip() for s in file.streams)
+            held = ", ".join(
+                f"{s.type} {s.codec_context.name if s.codec_context else ''}".strip() for s in file.streams
+            )
             raise DataError(f"{path}: has no video stream (it holds: {held})")
         if stream.codec_context is None:
             raise DataError(f"{path}: the FFmpeg of PyAV has no decoder for its video stream")
@@ -172,13 +174,14 @@ def open_video(path: Path, container: str) -> Iterator[tuple[Any, Any]]:
         yield file, stream
 
 
-def decoded(packets: Iterable[Any]) -> Iterator[Any]:
+def decoded(packets: Iterable[Any], keyed: bool = True) -> Iterator[Any]:
     """Frames from the first key frame on: what comes before it can only be decoded into garbage.
 
+    keyed  the stream has key frames; one that is refreshed bit by bit may have none
     An empty packet with a time is a frame that the writer dropped; the last one, without, has the decoder hand out
     what it holds.
     """
-    started = False
+    started = not keyed
     for packet in packets:
         if packet.size == 0 and packet.dts is not None:
             continue
@@ -213,12 +216,14 @@ def build_index(path: Path, container: str, limits: DecodeLimits) -> FrameIndex:
     if fault := _lacking(packets, shown, header, unit, promised):
         raise DataError(f"{path}: cannot be read ({header.codec}): {fault}")
     stamps, numbered = _stamps(shown, header, reorders)
-    first, header = _first_frame(path, header, set() if numbered else set(stamps))
+    first, header = _first_frame(path, header, set() if numbered else set(stamps), any(p.key for p in packets))
     if not numbered:
         stamps = _from_first(stamps, packets[first_key].pts, first)
     elif len(stamps) > 1 and max(steps := np.diff(stamps)) > 1.75 * float(np.median(steps)):
         at = int(steps.argmax())
-        raise DataError(f"{path}: a frame is missing after packet {at}, and its packets do not say when frames are shown")
+        raise DataError(
+            f"{path}: a frame is missing after packet {at}, and its packets do not say when frames are shown"
+        )
     elif shown[0].pts is None and shown[0].dts is None:
         unit = 1 / header.fps
     if (seconds := (stamps[-1] - stamps[0]) * unit) > limits.max_duration:
@@ -344,14 +349,14 @@ def _stamps(shown: list[Packet], header: Header, reorders: bool) -> tuple[list[i
     return list(range(len(shown))), True
 
 
-def _first_frame(path: Path, header: Header, stamps: set[int]) -> tuple[int | None, Header]:
+def _first_frame(path: Path, header: Header, stamps: set[int], keyed: bool) -> tuple[int | None, Header]:
     """Stamp of the first sound frame that comes out, and the header with the size and rotation it shows."""
     from av.error import FFmpegError
 
     try:
         with open_video(path, header.container) as (file, stream):
-            frames = (f for f in decoded(file.demux(stream)) if not stamps or (f.pts in stamps and not f.is_corrupt))
-            first = next(frames, None)
+            frames = decoded(file.demux(stream), keyed)
+            first = next((f for f in frames if not stamps or (f.pts in stamps and not f.is_corrupt)), None)
     except FFmpegError as error:
         raise DataError(f"{path}: its first frame cannot be decoded ({header.codec}): {error.strerror}") from None
     if first is None:

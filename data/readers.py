@@ -2,8 +2,9 @@
 
 PyAV is the reader of `auto`. It says when each frame it hands out is shown, and which are damaged, so that every
 frame can be checked. decord 0.6.0 says neither: after a seek it counts frames from where it landed, which in TS,
-MPEG-2, WMV or open groups is off by frames to seconds without an error. It is believed only where nothing of the kind
-can happen: frames, times and key frames as in the index, a container that seeks exactly, closed groups, no rotation.
+MPEG-2, WMV or open groups is off by frames to seconds without an error. It reads only where nothing of the kind can
+happen (frames, times and key frames as in the index, a container that seeks exactly, closed groups, no rotation), and
+each of its frames is compared with PyAV's: who names it pays for two decoders.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}
 _LOUD = {"err_detect": "crccheck+bitstream+buffer+explode"}
 _QUIET_CODECS = ("mjpeg", "wmv1", "wmv2", "wmv3", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3")
 """Decoders that hand out damaged frames unmarked unless they are told to fail."""
+
+
+_ROUNDING = 2.0
+"""Levels, on average, by which two releases of FFmpeg may differ over one frame."""
 
 
 class ReaderError(Exception):
@@ -105,7 +110,7 @@ class PyAVReader:
         found: dict[int, np.ndarray] = {}
         asked, last = set(wanted), len(self._stamps) - 1
         with self._open() as (file, stream):
-            frames, position = self._checked(decoded(file.demux(stream)), self._stamps[0]), -1
+            frames, position = self._checked(decoded(file.demux(stream), bool(self._keys)), self._stamps[0]), -1
             for number in wanted:
                 at = bisect.bisect_right(self._keys, [self._stamps[number], 2**63]) - 1
                 if seek and at > 0 and (position < 0 or self._keys[at][0] > self._stamps[position]):
@@ -151,7 +156,7 @@ class PyAVReader:
         found: dict[int, np.ndarray] = {}
         number, total, asked = -1, len(self._stamps), set(wanted)
         with self._open() as (file, stream):
-            for number, frame in enumerate(decoded(file.demux(stream))):
+            for number, frame in enumerate(decoded(file.demux(stream), bool(self._keys))):
                 if frame.is_corrupt:
                     raise _Damage(f"frame {number} of {total} is damaged")
                 if number in asked:
@@ -191,14 +196,19 @@ class DecordReader:
         _compare(times - times[:1], index, tolerance=2e-3 + 1e-6 * index.times[-1])
         if keys != len(index.keys):
             raise ReaderError(f"finds {keys} key frames where the packets have {len(index.keys)}")
+        self._witness = PyAVReader(path, index)
 
     def pixels(self, indices: list[int]) -> np.ndarray:
         import decord
 
         try:
-            return self._reader.get_batch(indices).asnumpy()
+            frames = self._reader.get_batch(indices).asnumpy()
         except (RuntimeError, IndexError, decord.DECORDError) as error:
             raise ReaderError(_last_line(error)) from None
+        for index, frame, right in zip(indices, frames, self._witness.pixels(indices), strict=True):
+            if frame.shape != right.shape or np.abs(frame.astype(np.int16) - right).mean() > _ROUNDING:
+                raise ReaderError(f"returns another frame than {index}")
+        return frames
 
 
 class TorchCodecReader:

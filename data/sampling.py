@@ -20,9 +20,7 @@ from mmrl.media import VideoSampling
 MAX_ASPECT = 200
 
 
-def clip_range(
-    total: int, fps: float, start: float | None, end: float | None, slack: float = 1e-6
-) -> tuple[int, int]:
+def clip_range(total: int, fps: float, start: float | None, end: float | None, slack: float = 1e-6) -> tuple[int, int]:
     """First and last frame between `start` and `end` seconds; an `end` past the last frame means to the end.
 
     slack  seconds that a frame may be shown before or after k / fps and still be frame k: 0.28 s is frame 7 of 25 a

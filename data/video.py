@@ -108,9 +108,7 @@ def _decode_here(clip: Clip, sampling, cache: VideoCache | None, limits, key: st
 def _decode_apart(clip: Clip, sampling, cache: VideoCache | None, limits, key: str) -> Frames:
     output = cache.temporary() if cache is not None else _shared_memory_file()
     try:
-        request = clip_request(
-            clip.path, sampling, clip.start, clip.end, limits, output, key, _index_file(clip, cache)
-        )
+        request = clip_request(clip.path, sampling, clip.start, clip.end, limits, output, key, _index_file(clip, cache))
         decode_apart(request, limits.timeout, on_restart=lambda: _count("decoder/restarted"))
         if cache is not None:
             return cache.commit(output, key)

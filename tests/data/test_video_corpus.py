@@ -148,7 +148,11 @@ def test_decord_is_right_or_refuses(corpus, tmp_path, name):
 def test_a_file_cut_short_is_refused_wherever_it_is_cut(corpus, tmp_path, name):
     content = corpus[name].read_bytes()
     draw = random.Random(name)
-    places = [len(content) - 1, len(content) - 40, *(draw.randrange(len(content) // 10, len(content)) for _ in range(8))]
+    places = [
+        len(content) - 1,
+        len(content) - 40,
+        *(draw.randrange(len(content) // 10, len(content)) for _ in range(8)),
+    ]
     broken = tmp_path / f"cut-{name}"
     for place in places:
         broken.write_bytes(content[:place])
