@@ -1,11 +1,12 @@
 """Content-addressed cache of decoded frames: one memory-mapped safetensors file a clip.
 
 A file holds `pixels` (F, 3, H, W) uint8, after sampling and resize, and in its metadata what describes them
-and a sha256 over both. Beside them lie the indexes of the files' packets (`*.index`). An entry is written under a temporary name, synced, and renamed, so that readers take no
+and a sha256 over both. It is written under a temporary name, synced, and renamed, so that readers take no
 lock and two writers of one key leave one valid file. Its name is the sha256 of everything the frames depend
 on: path, size and mtime of the source (or its content), start and end, every field of `VideoSampling`, the
-reader with its version, the version of this format. Idea: EasyVideoR1 (arXiv 2604.16893), whose key lacks the
-file's identity and the reader, so that a changed file is served stale.
+reader with its version, the version of this format. Beside the clips lie the indexes of the packets of their
+files (`*.index`, see `frame_index`). Idea: EasyVideoR1 (arXiv 2604.16893), whose key lacks the file's identity
+and the reader, so that a changed file is served stale.
 """
 
 from __future__ import annotations

@@ -70,9 +70,12 @@ def _boxes(content: mmap.mmap) -> str:
 
 
 _SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
-_LEVEL1 = {bytes.fromhex(i) for i in "114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1941a469 1043a770 1254c367".split()}
+_LEVEL1 = {  # SeekHead, Info, Tracks, Cluster, Cues, Attachments, Chapters, Tags
+    bytes.fromhex(i)
+    for i in ("114d9b74", "1549a966", "1654ae6b", "1f43b675", "1c53bb6b", "1941a469", "1043a770", "1254c367")
+}
 _EVERYWHERE = {b"\xec", b"\xbf"}  # Void, CRC-32
-_IN_CLUSTER = {bytes.fromhex(i) for i in "e7 a3 a0 ab a7 af 5854".split()}
+_IN_CLUSTER = {bytes.fromhex(i) for i in ["e7", "a3", "a0", "ab", "a7", "af", "5854"]}
 
 
 def _element(content: mmap.mmap, at: int) -> tuple[bytes, int, int | None]:

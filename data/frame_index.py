@@ -14,13 +14,13 @@ Packets are read, not decoded, once a file; the cache keeps the result. What cou
 from __future__ import annotations
 
 import json
-import math
 import os
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -343,7 +343,7 @@ def _stamps(shown: list[Packet], header: Header, reorders: bool) -> tuple[list[i
     for name in ("pts", "dts"):
         stamps: list[int] = [s for p in shown if (s := getattr(p, name)) is not None]
         if len(stamps) == len(shown):
-            rising = all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
+            rising = all(a < b for a, b in pairwise(stamps))
             as_decoded = rising and reorders and header.container in _WITHOUT_STAMPS
             return sorted(stamps), name == "dts" or as_decoded or len(set(stamps)) < len(stamps)
     return list(range(len(shown))), True
@@ -416,7 +416,8 @@ def timeline(times: np.ndarray, fps: float, unit: float) -> Timeline:
     """Slots for frames shown at `times` (N,) seconds from 0, stamped in units of `unit` seconds.
 
     They are those of the file's rate where every frame lies on one, up to the rounding of stamps: the header's `fps`,
-    or the whole, NTSC or exact rate next to the usual or the least distance of frames. Otherwise they are milliseconds, about.
+    or the whole, NTSC or exact rate next to the usual or the least distance of frames. Otherwise they are about a
+    millisecond long.
     """
     count = len(times)
     if count < 2 or times[-1] <= 0:

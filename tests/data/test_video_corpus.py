@@ -114,7 +114,7 @@ def check_reading(path: Path, cache: VideoCache, backend: str = "auto") -> None:
     whole = read_clip(path, sampling(20, backend), cache=cache, isolate=False)
     assert bars(whole.pixels) == expected(player, whole.timestamps), path.name
     assert whole.timestamps[-1] == pytest.approx(player[last][0], abs=0.011), path.name
-    for first, end in ((0, 3), (5, last), (last // 2, last // 2 + 4), (last - 1, last)):
+    for first, end in ((0, 3), (5, last), (last // 2, last // 2 + 4)):
         asked = Clip(path, start=player[first][0], end=player[end][0])
         part = read_clip(asked, sampling(end - first + 1, backend), cache=cache, isolate=False)
         if len(part.indices) == end - first + 1 == part.total_frames:
