@@ -89,7 +89,7 @@ def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: E
     """
     from mmrl.data.ahead import Ahead
     from mmrl.data.prompts import Prompts
-    from mmrl.policies.video import VideoPolicy
+    from mmrl.policies.language.video import VideoPolicy
 
     if not workers or not isinstance(prompts, list | tuple | Prompts) or isinstance(prompts, Prefetching):
         return prompts

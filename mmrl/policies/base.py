@@ -37,7 +37,7 @@ class Policy(ABC):
     config       the section this policy was made from
     probes     what `evaluate` can return per action or per rollout
     group_probes  those of them that compare the members of a group: `evaluate` must then be given whole groups
-    batch_probes  those that compare all rollouts of a step, of all ranks (`mmrl.policies.batch_probes`)
+    batch_probes  those that compare all rollouts of a step, of all ranks (`mmrl.policies.language.probes.batch_probes`)
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
     reads      kinds of media it can be shown, "image" and "video"
@@ -179,9 +179,9 @@ class Policy(ABC):
 
 def policy_classes() -> list[type[Policy]]:
     """The policy of each modality, without loading any model library at import."""
-    from mmrl.policies.flow import FlowPolicy
-    from mmrl.policies.video import VideoPolicy
-    from mmrl.policies.vision import VisionPolicy
+    from mmrl.policies.generation.policy import FlowPolicy
+    from mmrl.policies.language.video import VideoPolicy
+    from mmrl.policies.language.vision import VisionPolicy
 
     return [VisionPolicy, VideoPolicy, FlowPolicy]
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmrl.errors import ConfigError, unknown
-from mmrl.policies.encoding import Encoded
-from mmrl.policies.families import Family
+from mmrl.policies.language.encoding import Encoded
+from mmrl.policies.language.families.base import Family
 from mmrl.randomness import Key
 from mmrl.record import Prompt
 from mmrl.stages import View

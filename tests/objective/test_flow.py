@@ -18,8 +18,8 @@ from mmrl.objective.flow import (
     sage_equalizer,
     tempflow_grpo,
 )
-from mmrl.policies.flow import FlowPolicy, FlowPolicyConfig
-from mmrl.policies.sde import gradient_equalizer, noise, schedule
+from mmrl.policies.generation.policy import FlowPolicy, FlowPolicyConfig
+from mmrl.policies.generation.sde import gradient_equalizer, noise, schedule
 from mmrl.recipes import load_recipe
 from mmrl.record import Batch, Evaluation
 from mmrl.training.config import TrainingConfig
