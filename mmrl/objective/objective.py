@@ -214,17 +214,22 @@ class Objective:
         return batch, selections
 
     @torch.no_grad()
-    def shape_and_select(self, batch: Batch) -> tuple[Batch, list[Selection]]:
-        """Stages 3 and 4. Unscored rows leave the baseline and the loss.
+    def shape(self, batch: Batch) -> Batch:
+        """Stage 3's end: the reward as stage functions reshape it. Unscored rows leave the baseline and the loss.
 
-        A batch that brings its advantage has these stages behind it: it is neither shaped nor selected again.
+        A batch that brings its advantage has this behind it.
         """
-        if batch.advantage is not None:
-            return _drop_unscored(batch), []
-        for bound in self.shaping:
+        for bound in self.shaping if batch.advantage is None else ():
             _require(bound, batch)
             batch = replace(batch, reward=bound(batch))
-        return self.select(_drop_unscored(batch))
+        return _drop_unscored(batch)
+
+    @torch.no_grad()
+    def shape_and_select(self, batch: Batch) -> tuple[Batch, list[Selection]]:
+        """Stages 3 and 4. A batch that brings its advantage is neither shaped nor selected again."""
+        given = batch.advantage is not None
+        batch = self.shape(batch)
+        return (batch, []) if given else self.select(batch)
 
     @torch.no_grad()
     def assess(self, batch: Batch) -> Batch:
@@ -329,10 +334,11 @@ class Objective:
             loss = -(weights * self.matching_objective(evaluation, batch)).sum()
         elif self.policy_weight or not self.score_objective:
             batch = self._update_credit(evaluation, batch, sums)
-            log_ratio = self.ratio(evaluation, batch)
-            policy = -(weights * self.trust_region(log_ratio, evaluation, batch)).sum()
+            acted = _by_behaviour(batch)
+            log_ratio = self.ratio(evaluation, acted)
+            policy = -(weights * self.trust_region(log_ratio, evaluation, acted)).sum()
             loss = loss + (self.policy_weight or 1.0) * policy
-            sums |= self._diagnose(log_ratio, evaluation, batch)
+            sums |= self._diagnose(log_ratio, evaluation, acted)
         for regularizer in self.regularizers:
             penalty = regularizer.bound(evaluation, batch)
             own = batch.columns[regularizer.place] if regularizer.aggregation else weights
@@ -379,6 +385,13 @@ class Objective:
             key = f"{bound.spec.stage}/{bound.name}"
             if hasattr(bound.state, "load_state_dict") and key in state:
                 bound.state.load_state_dict(state[key])
+
+
+def _by_behaviour(batch: Batch) -> Batch:
+    """`batch` whose old log-probs are the ratio's denominators: those of whoever wrote the row, where it says so."""
+    if "behaviour_log_probs" not in batch:
+        return batch
+    return replace(batch, old_log_probs=batch["behaviour_log_probs"] * batch.mask)
 
 
 def _drop_unscored(batch: Batch) -> Batch:

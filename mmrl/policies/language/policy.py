@@ -36,11 +36,11 @@ from mmrl.policies.language.probes.spectrum import visual_entropy
 from mmrl.policies.language.sampling import Decoded, decode
 from mmrl.policies.language.scoring import LOG_PROBS, ScoredLanguageModel
 from mmrl.policies.language.stopping import Stopping
-from mmrl.policies.language.writing import WritingPlan
+from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
 from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, corrupted, without_media
 from mmrl.randomness import Key
-from mmrl.record import Evaluation, Prompt, Request, Rollouts
+from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
@@ -308,7 +308,7 @@ class LanguagePolicy(Policy):
         if way == "auto" and not one_pass:
             return {}
         prefills: dict[Encoded, Prefill] = {}
-        prompt_of = {ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is None and r.prefix is None}
+        prompt_of = {ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is r.prefix is r.start is None}
         with self.acting(), torch.enable_grad():
             for row in prefill.packs(list(prompt_of)):
                 made = self.inner.prefill(row)
@@ -327,6 +327,19 @@ class LanguagePolicy(Policy):
         """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""
         shown = ready[request.prompt.id] if request.shown is None else self.encode(request.shown)
         return extended(shown, prefix)
+
+    @torch.no_grad()
+    def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
+        """Answers of others as rows of this policy's, with its own log-probs of them."""
+        end, limit = self.processor.tokenizer.eos_token_id, self.config.max_new_tokens
+        end = self.stopping.ids[0] if end is None else end
+        pairs = list(zip(answers, prompts, strict=True))
+        ids = [tokens_of(answer, prompt, self.processor.tokenizer, end, limit) for answer, prompt in pairs]
+        encoded = {name: self.encode(prompt) for name, prompt in {p.id: p for p in prompts}.items()}
+        rows = given_rows(ids, prompts, encoded, self.processor.tokenizer, self.device)
+        for part in self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows):
+            rows.old_log_probs[part] = self.evaluate(rows.index(part), (), weights="old").log_probs
+        return rows
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
