@@ -29,6 +29,7 @@ from mmrl.policies.language.families.base import Family, check_family, family_of
 from mmrl.policies.language.fast import prefill, shared_prompt
 from mmrl.policies.language.fast.prefill import KeptPrefills, Prefill
 from mmrl.policies.language.log_probs import Asked, Distribution
+from mmrl.policies.language.pixels import corrupted
 from mmrl.policies.language.probes import token_probes
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
@@ -38,13 +39,13 @@ from mmrl.policies.language.scoring import LOG_PROBS, ScoredLanguageModel
 from mmrl.policies.language.stopping import Stopping
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
-from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, corrupted, without_media
+from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
+from mmrl.precision import DTYPES, Autocast, Precision
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROMPT_PROBES = frozenset({"visual_entropy"})
 PAIR_PROBES = frozenset({"hellinger"})
 VECTORS = frozenset({"states", "gradient_proxy"})
@@ -87,8 +88,8 @@ class LanguagePolicyConfig(Section):
 
     model: str
     adapter: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    autocast: Literal["bfloat16", "float16"] | None = None
+    dtype: Precision = "float32"
+    autocast: Autocast | None = None
     attention: str = "sdpa"
     lora: LoraConfig | None = None
     train_vision: bool | None = None
