@@ -112,8 +112,8 @@ class Nested:
     def _signed(self, plan: Plan, place: int) -> Plan:
         """Who planned it, and no column that it did not declare."""
         declared = self.strategies[place].columns
-        for wanted in (*plan.ask, *plan.given):
-            if unknown := wanted.columns.keys() - declared.keys():
+        for columns in [a.columns for a in plan.ask] + [g.columns for g in plan.given]:
+            if unknown := columns.keys() - declared.keys():
                 raise ConfigError(
                     f"rollout {self.bounds[place].name!r} sets the column {sorted(unknown)[0]!r}, which it does not "
                     f"declare in `columns`; it declares: {', '.join(declared) or 'none'}"

@@ -108,7 +108,7 @@ class Plan:
     def digest(self) -> str:
         """Equal for equal plans, whichever rank made them."""
         masks = [None if m is None else m.tolist() for m in (self.counted, self.trained)]
-        wanted = [_plain(x) for x in (*self.ask, *self.given)]
+        wanted = [*map(_plain, self.ask), *map(_plain, self.given)]
         return hashlib.sha256(repr((wanted, masks)).encode()).hexdigest()[:16]
 
 

@@ -95,9 +95,7 @@ class Collector:
         self.columns.fill(rows, causes)
         gathered, _ = self._gather(rows, batch.step)
         scored = ~gathered.reward.isnan()
-        return replace(
-            batch, columns=gathered.columns, counted=batch.counted & scored, trained=batch.trained & scored
-        )
+        return replace(batch, columns=gathered.columns, counted=batch.counted & scored, trained=batch.trained & scored)
 
     # ---- what a strategy sees
 
@@ -136,9 +134,7 @@ class Collector:
 
     # ---- one round
 
-    def _act(
-        self, plan: Plan, rows: Rollouts | None, step: Step, groups: Groups, causes: Counter
-    ) -> Rollouts:  # fmt: skip
+    def _act(self, plan: Plan, rows: Rollouts | None, step: Step, groups: Groups, causes: Counter) -> Rollouts:
         """`rows` and what this round adds, scored. Ranks pass the model together: one that is asked for nothing
         while others are acts on a spare request and drops what came out."""
         if step.round >= ROUNDS or not plan.asks:
@@ -149,9 +145,12 @@ class Collector:
         firsts = [groups.number(group, ask.count) for group, ask in asks]
         mine = [(g, a, first) for (g, a), first in zip(asks, firsts, strict=True) if groups.mine(g)]
         with self.clock("data"):
-            requests = together(lambda: [self._request(*m, rows, groups) for m in mine], self.accelerator)
-        constants = [ask.columns for _, ask, _ in mine for _ in range(ask.count)]
-        parts = [(p, c) for p, c in (self._acted(requests, constants, step.key, groups),) if p is not None]
+            requests = together(
+                lambda: [self._request(g, a, first, rows, groups) for g, a, first in mine], self.accelerator
+            )
+        constants = [ask.columns for _, ask, _first in mine for _ in range(ask.count)]
+        acted = self._acted(requests, step.key, groups)
+        parts = [] if acted is None else [(acted, constants)]
         parts += self._written(givens, rows, groups)
         if plan.given and any(g.behaviour != "policy" for g in plan.given) and rows is not None:
             rows.columns.setdefault(BEHAVIOUR, rows.old_log_probs.clone())
@@ -162,7 +161,9 @@ class Collector:
             self._fill_together(fresh, rows, causes)
         have = [r for r in (rows, fresh) if r is not None]
         if not have:
-            raise ConfigError("the first round of a rollout strategy leaves a rank without a group; ask for more groups")
+            raise ConfigError(
+                "the first round of a rollout strategy leaves a rank without a group; ask for more groups"
+            )
         return Rollouts.concatenate(have) if len(have) > 1 else have[0]
 
     def _request(self, group: int, ask: Ask, first: int, rows: Rollouts | None, groups: Groups) -> Request:
@@ -190,16 +191,14 @@ class Collector:
             )
         return Start(row, address.action)
 
-    def _acted(
-        self, requests: list[Request], constants: list, key: Key, groups: Groups
-    ) -> tuple[Rollouts | None, list]:
-        """The rows of `requests`, sampled."""
+    def _acted(self, requests: list[Request], key: Key, groups: Groups) -> Rollouts | None:
+        """The rows of `requests`, sampled; None where this rank is asked for nothing."""
         if not any(gather_objects(len(requests), self.accelerator)):
-            return None, []
+            return None
         asked = requests or [Request(self._spare(groups), 1, group=0)]
         with self.clock("rollout"):
             rollouts = together(lambda: self.actor.act(asked, key), self.accelerator)
-        return (rollouts if requests else None), constants
+        return rollouts if requests else None
 
     def _written(
         self, givens: list[tuple[int, Given]], rows: Rollouts | None, groups: Groups
@@ -208,7 +207,7 @@ class Collector:
         if not givens:
             return []
         with self.clock("data"):
-            found = together(lambda: [self._given(*g, rows, groups) for g in givens], self.accelerator)
+            found = together(lambda: [self._given(g, given, rows, groups) for g, given in givens], self.accelerator)
         counts = gather_objects([len(f) for f in found], self.accelerator)
         totals = [sum(column) for column in zip(*counts, strict=True)]
         firsts = [groups.number(group, n) for (group, _), n in zip(givens, totals, strict=True)]

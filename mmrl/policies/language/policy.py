@@ -309,7 +309,9 @@ class LanguagePolicy(Policy):
         if way == "auto" and not one_pass:
             return {}
         prefills: dict[Encoded, Prefill] = {}
-        prompt_of = {ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is r.prefix is r.start is None}
+        prompt_of = {
+            ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is r.prefix is r.start is None
+        }
         with self.acting(), torch.enable_grad():
             for row in prefill.packs(list(prompt_of)):
                 made = self.inner.prefill(row)
@@ -335,7 +337,8 @@ class LanguagePolicy(Policy):
         end, limit = self.processor.tokenizer.eos_token_id, self.config.max_new_tokens
         end = self.stopping.ids[0] if end is None else end
         pairs = list(zip(answers, prompts, strict=True))
-        ids = [tokens_of(answer, prompt, self.processor.tokenizer, end, limit) for answer, prompt in pairs]
+        known, never = self.processor.tokenizer, self.family.suppressed
+        ids = [tokens_of(answer, prompt, known, end, limit, never) for answer, prompt in pairs]
         encoded = {name: self.encode(prompt) for name, prompt in {p.id: p for p in prompts}.items()}
         rows = given_rows(ids, prompts, encoded, self.processor.tokenizer, self.device)
         for part in self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows):

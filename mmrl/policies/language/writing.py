@@ -117,8 +117,13 @@ def _prefix(request: Request) -> Tensor:
     return torch.zeros(0, dtype=torch.long) if request.prefix is None else request.prefix.cpu().long()
 
 
-def tokens_of(answer: str | Answer, prompt: Prompt, tokenizer: Any, end: int, limit: int) -> Tensor:
-    """(t,) the ids of an answer somebody wrote, with the end token; longer than `limit` is refused: never cut."""
+def tokens_of(
+    answer: str | Answer, prompt: Prompt, tokenizer: Any, end: int, limit: int, suppressed: Sequence[int]
+) -> Tensor:
+    """(t,) the ids of an answer somebody wrote, with the end token.
+
+    Longer than `limit` is refused: answers are never cut. So is one with `suppressed` ids, which no policy samples.
+    """
     if isinstance(answer, Answer):
         ids = answer.ids.cpu().long()
     else:
@@ -129,6 +134,9 @@ def tokens_of(answer: str | Answer, prompt: Prompt, tokenizer: Any, end: int, li
             f"prompt {prompt.id!r}: a given answer has {len(ids)} tokens, expected 1 to max_new_tokens={limit}; given "
             f"answers are never cut: raise policy.max_new_tokens or leave this one out"
         )
+    if never := set(ids.tolist()) & set(suppressed):
+        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(never))))
+        raise PolicyError(f"prompt {prompt.id!r}: a given answer holds {names}, which the policy can never write")
     return ids
 
 
