@@ -17,9 +17,10 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, unknown
 from mmrl.objective.groups import degenerate, group_count
 from mmrl.objective.numerics import at_least_float32
+from mmrl.objective.prefixes import leaves
 from mmrl.record import Batch, Evaluation, Selection
 from mmrl.settings import Section, read_section
 from mmrl.stages import Bound, Need
@@ -30,7 +31,9 @@ Choice = str | dict[str, Any]
 class ObjectiveConfig(Section):
     """Which function plays each stage: a name, or `{name: ..., parameter: ...}`.
 
-    A regularizer also takes `coefficient`, and `aggregation` where its mean is not the objective's.
+    A regularizer also takes `coefficient`, and `aggregation` where its mean is not the objective's. An aggregation also
+    takes `shared`: "each" (the default) weighs an action that several rows of a tree share in each of them, "once"
+    divides its weight by them.
     `policy_weight` is the share of the policy gradient beside a `score_objective`, which has 1 minus it.
     """
 
@@ -102,6 +105,7 @@ class Objective:
     matching_objective: Bound | None = None
     policy_weight: float = 0.0
     learning_rate: Bound | None = None
+    shared: str = "each"
     diagnostics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -114,14 +118,16 @@ class Objective:
             choice = getattr(config, stage)
             return Bound.of(stage, choice) if choice is not None else None
 
+        aggregation, shared = _shared(config.aggregation)
+
         def many(stage: str) -> list[Bound]:
             return [Bound.of(stage, choice) for choice in getattr(config, stage)]
 
         regularizers = [Regularizer.of(choice, i) for i, choice in enumerate(config.regularizers)]
         objective = cls(
             many("shaping"), many("group"), one("advantage"), many("credit"), one("ratio"), one("trust_region"),
-            one("aggregation"), regularizers, one("score"), one("score_objective"), one("matching_objective"),
-            config.policy_weight, one("learning_rate"),
+            Bound.of("aggregation", aggregation), regularizers, one("score"), one("score_objective"), one("matching_objective"),
+            config.policy_weight, one("learning_rate"), shared,
         )  # fmt: skip
         objective._check({k for k, f in ObjectiveConfig.model_fields.items() if getattr(config, k) != f.default})
         return objective
@@ -288,7 +294,9 @@ class Objective:
         for update in torch.unique(batch.update).tolist():
             rows = ((batch.update == update) & batch.trained).nonzero().squeeze(1)
             if len(rows):
-                weights[rows] = aggregation(batch.index(rows)).to(weights.dtype)
+                some = batch.index(rows)
+                share = aggregation(some) / leaves(some) if self.shared == "once" else aggregation(some)
+                weights[rows] = share.to(weights.dtype)
         return weights * batch.mask
 
     @torch.no_grad()
@@ -385,6 +393,15 @@ class Objective:
             key = f"{bound.spec.stage}/{bound.name}"
             if hasattr(bound.state, "load_state_dict") and key in state:
                 bound.state.load_state_dict(state[key])
+
+
+def _shared(choice: Choice) -> tuple[Choice, str]:
+    """An aggregation without its key `shared`, and that."""
+    described = {"name": choice} if isinstance(choice, str) else dict(choice)
+    shared = described.pop("shared", "each")
+    if shared not in ("each", "once"):
+        raise ConfigError(f"aggregation: {unknown('shared', str(shared), ('each', 'once'))}")
+    return described, shared
 
 
 def _by_behaviour(batch: Batch) -> Batch:

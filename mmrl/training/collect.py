@@ -180,7 +180,8 @@ class Collector:
         return request
 
     def _start(self, group: int, address: Address, rows: Rollouts | None) -> Start:
-        at = () if rows is None else ((rows.group == group) & (rows.member == address.member)).nonzero()[:, 0].tolist()
+        where = None if rows is None else (rows.group == group) & (rows.member == address.member)
+        at: list[int] = [] if where is None else where.nonzero().squeeze(1).tolist()
         if rows is None or not len(at):
             raise ConfigError(f"a rollout strategy starts in member {address.member} of group {group}: there is none")
         row = rows.index([at[0]])

@@ -228,6 +228,44 @@ class TestStarts:
             assert (gradients[name] - value).abs().max() <= 1e-6 * max(1.0, value.abs().max().item()), name
 
 
+class TestBranching:
+    def collect(self, tmp_path, **options):
+        strategy = Bound.of("rollout", {"name": "branching", "at": [1, 3], **options})
+        return trainer_of(tmp_path, strategy).collector.collect(0)
+
+    def test_every_row_that_reaches_a_split_has_siblings_there(self, tmp_path):
+        batch = self.collect(tmp_path).batch
+        for group in (0, 1):
+            rows = (batch.group == group).nonzero().squeeze(1)
+            roots = {int(o) for o in batch.owner[rows, 0]}
+            first = {int(o) for o in batch.owner[rows, 1] if o >= 0}
+            last = {int(o) for o in batch.owner[rows, 3] if o >= 0}
+            long = sum(int(n) > 3 for n in batch.length[rows])
+            assert roots == {0, 1} and len(first) == 4 and len(last) == long
+
+    def test_what_is_shared_is_the_same_in_every_leaf(self, tmp_path):
+        batch = self.collect(tmp_path, width=3).batch
+        for t in range(batch.mask.shape[1]):
+            seen: dict[tuple[int, int], tuple] = {}
+            for row in (batch.mask[:, t]).nonzero().squeeze(1).tolist():
+                state = (int(batch.group[row]), int(batch.owner[row, t]))
+                what = (batch.actions[row, : t + 1].tolist(), batch.old_log_probs[row, : t + 1].tolist())
+                assert seen.setdefault(state, what) == what
+
+    def test_a_tree_trains(self, tmp_path):
+        strategy = Bound.of("rollout", {"name": "branching", "at": [1, 3]})
+        objective = {"credit": "tempo", "aggregation": {"name": "token_mean", "shared": "once"}}
+        trainer = trainer_of(tmp_path, strategy, objective=objective)
+        assert trainer.train().steps == 1
+
+    @pytest.mark.parametrize(
+        ("options", "words"), [({"at": [3, 1]}, "rising places"), ({"width": 1}, "splits nothing")]
+    )
+    def test_splits_that_split_nothing_are_refused(self, options, words):
+        with pytest.raises(ConfigError, match=words):
+            Bound.of("rollout", {"name": "branching", **options})
+
+
 class TestState:
     def test_strategies_are_asked_to_remember_once_a_step_and_resume(self, tmp_path):
         class Counts(Strategy):
