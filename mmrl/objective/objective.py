@@ -126,8 +126,8 @@ class Objective:
         regularizers = [Regularizer.of(choice, i) for i, choice in enumerate(config.regularizers)]
         objective = cls(
             many("shaping"), many("group"), one("advantage"), many("credit"), one("ratio"), one("trust_region"),
-            Bound.of("aggregation", aggregation), regularizers, one("score"), one("score_objective"), one("matching_objective"),
-            config.policy_weight, one("learning_rate"), shared,
+            Bound.of("aggregation", aggregation), regularizers, one("score"), one("score_objective"),
+            one("matching_objective"), config.policy_weight, one("learning_rate"), shared,
         )  # fmt: skip
         objective._check({k for k, f in ObjectiveConfig.model_fields.items() if getattr(config, k) != f.default})
         return objective
