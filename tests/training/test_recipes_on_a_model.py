@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmrl.objective import Objective
-from mmrl.policies.language.policy import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.recipes import load_recipe
 from mmrl.record import Scores
