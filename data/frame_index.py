@@ -208,7 +208,7 @@ def frame_index(path: Path, limits: DecodeLimits, stored: Path | None = None) ->
 def build_index(path: Path, container: str, limits: DecodeLimits) -> FrameIndex:
     """Read all packets, decode the first frame. Raises DataError for what is damaged, cut short, or over a limit."""
     if fault := missing_part(path, container):
-        raise DataError(f"{path}: {fault}: cut short or damaged?")
+        raise DataError(f"{path}: cannot be read: {fault}: cut short or damaged?")
     header, packets, unit, reorders, promised = _read_packets(path, container, limits)
     _check_budgets(path, header, len(packets), limits)
     first_key = next((i for i, p in enumerate(packets) if p.key), 0)
