@@ -14,12 +14,13 @@ Packets are read, not decoded, once a file; the cache keeps the result. What cou
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ class Header:
     frames     that the header promises
     duration   seconds, of the video stream or, failing that, of the whole file
     fps        average rate
-    rotation   degrees counter-clockwise that players turn it by
+    rotation   degrees counter-clockwise that players turn it by, after mirroring it left to right if `mirrored`
     """
 
     container: str
@@ -71,6 +72,7 @@ class Header:
     duration: float
     fps: float
     rotation: int = 0
+    mirrored: bool = False
 
 
 class Packet(NamedTuple):
@@ -361,9 +363,21 @@ def _first_frame(path: Path, header: Header, stamps: set[int], keyed: bool) -> t
         raise DataError(f"{path}: its first frame cannot be decoded ({header.codec}): {error.strerror}") from None
     if first is None:
         raise DataError(f"{path}: no frame of it can be decoded ({header.codec})")
-    rotation = int(first.rotation)
+    rotation, mirrored = _orientation(first)
     height, width = (first.height, first.width) if rotation % 180 == 0 else (first.width, first.height)
-    return first.pts, Header(**asdict(header) | {"height": height, "width": width, "rotation": rotation})
+    return first.pts, replace(header, height=height, width=width, rotation=rotation, mirrored=mirrored)
+
+
+def _orientation(frame: Any) -> tuple[int, bool]:
+    """Degrees counter-clockwise, and whether it is mirrored first: of the matrix by which (x, y) is shown at
+    (ax + cy, bx + dy). PyAV's own `rotation` takes a mirror for a turn."""
+    stored = frame.side_data.get("DISPLAYMATRIX")
+    if stored is None:
+        return 0, False
+    (a, b, _), (c, d, _), _ = np.frombuffer(stored, np.int32).reshape(3, 3).tolist()
+    mirrored = a * d - b * c < 0
+    across, down = (-a, -b) if mirrored else (a, b)
+    return -round(math.degrees(math.atan2(down, across))) % 360, mirrored
 
 
 def _from_first(stamps: list[int], key: int | None, first: int | None) -> list[int]:

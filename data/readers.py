@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mmrl.data.frame_index import FrameIndex, decoded, open_video
+from mmrl.data.frame_index import FrameIndex, Header, decoded, open_video
 from mmrl.errors import ConfigError
 
 _PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}
@@ -118,7 +118,7 @@ class PyAVReader:
                 while position < min(number + self._index.reorder, last):
                     position, frame = next(frames)
                     if position in asked:
-                        found[position] = upright(frame.to_ndarray(format="rgb24"), self._index.header.rotation)
+                        found[position] = upright(frame.to_ndarray(format="rgb24"), self._index.header)
         return found
 
     def _checked(self, frames: Iterator[Any], key: int) -> Iterator[tuple[int, Any]]:
@@ -160,7 +160,7 @@ class PyAVReader:
                 if frame.is_corrupt:
                     raise _Damage(f"frame {number} of {total} is damaged")
                 if number in asked:
-                    found[number] = upright(frame.to_ndarray(format="rgb24"), self._index.header.rotation)
+                    found[number] = upright(frame.to_ndarray(format="rgb24"), self._index.header)
         if number + 1 != total:
             raise ReaderError(f"{number + 1} frames can be decoded where its packets are {total}")
         return found
@@ -181,8 +181,7 @@ class DecordReader:
         header = index.header
         if set(str(path)) & set("%*?[{"):
             raise ReaderError("it takes the name for a pattern")
-        if header.rotation:
-            raise ReaderError(f"misreads a rotation by {header.rotation} degrees")
+        _refuse_turned(header)
         if header.container not in ("mov", "matroska"):
             raise ReaderError(f"its seeks are not exact in this container ({header.container})")
         if index.leading:
@@ -215,6 +214,7 @@ class TorchCodecReader:
     def __init__(self, path: Path, index: FrameIndex):
         from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
 
+        _refuse_turned(index.header)
         if index.numbered:
             raise ReaderError("the stamps of its packets are not those of its frames")
         try:
@@ -243,6 +243,11 @@ _READERS: dict[str, Callable[[Path, FrameIndex], Reader]] = {
 }
 
 
+def _refuse_turned(header: Header) -> None:
+    if header.rotation or header.mirrored:
+        raise ReaderError(f"misreads a rotation by {header.rotation} degrees{' of a mirror image' * header.mirrored}")
+
+
 def _compare(times: np.ndarray, index: FrameIndex, tolerance: float) -> None:
     """Times (N,) in seconds as a reader finds them, with those of the packets."""
     if len(times) != len(index.stamps):
@@ -253,12 +258,12 @@ def _compare(times: np.ndarray, index: FrameIndex, tolerance: float) -> None:
         raise ReaderError(f"has frame {worst} at {times[worst]:.3f} s, its packet at {index.times[worst]:.3f} s")
 
 
-def upright(frame: np.ndarray, rotation: int) -> np.ndarray:
-    """(H, W, 3) turned by `rotation` degrees counter-clockwise, as the container asks players to show it."""
-    turns, rest = divmod(rotation, 90)
+def upright(frame: np.ndarray, header: Header) -> np.ndarray:
+    """(H, W, 3) mirrored and turned as the container asks players to show it."""
+    turns, rest = divmod(header.rotation, 90)
     if rest:
-        raise ReaderError(f"rotation by {rotation} degrees is not a multiple of 90")
-    return np.rot90(frame, turns)
+        raise ReaderError(f"rotation by {header.rotation} degrees is not a multiple of 90")
+    return np.rot90(frame[:, ::-1] if header.mirrored else frame, turns)
 
 
 def _last_line(error: Exception) -> str:

@@ -29,6 +29,8 @@ def clip_range(total: int, fps: float, start: float | None, end: float | None, s
     duration = total / fps
     if start is not None and not 0 <= start < duration:
         raise DataError(f"start={start:g} s is outside the video, which lasts {duration:.2f} s")
+    if end is not None and not end >= 0:
+        raise DataError(f"end={end:g} s is outside the video, which lasts {duration:.2f} s")
     first = max(math.ceil((start - slack) * fps), 0) if start is not None else 0
     last = min(math.floor((min(end, duration) + slack) * fps), total - 1) if end is not None else total - 1
     if first > last:

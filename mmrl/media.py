@@ -27,7 +27,7 @@ class VideoSampling(Section):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fps: float | None = 2.0
+    fps: float | None = Field(2.0, gt=0)
     min_frames: int = Field(4, ge=1)
     max_frames: int = Field(128, ge=1)
     min_pixels: int = 16 * 28 * 28

@@ -67,13 +67,16 @@ def write_audio(path: Path) -> Path:
 
 def write_rotated(path: Path, upright: Path, clockwise: int) -> Path:
     """A copy of an mp4 whose display matrix asks players to turn it, as phones write it."""
+    return write_displayed(path, upright, {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[clockwise])
+
+
+def write_displayed(path: Path, upright: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """A copy of an mp4 whose pixel (x, y) players show at (ax + cy, bx + dy)."""
     content = bytearray(upright.read_bytes())
     box = content.index(b"tkhd") + 4
-    matrix = box + 4 + (20 if content[box] == 0 else 32) + 16
-    a, b, c, d = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[clockwise]
-    one = 65536
-    values = (a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
-    content[matrix : matrix + 36] = struct.pack(">9i", *values)
+    at = box + 4 + (20 if content[box] == 0 else 32) + 16
+    a, b, c, d = (65536 * n for n in matrix)
+    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     return path
 

@@ -76,7 +76,7 @@ def test_rotated_files_come_upright(tmp_path, clip, clockwise):
     made = decode(path, every_frame())
     flat = decode(clip, every_frame("pyav"))
     assert made.size == ((96, 48) if clockwise != 180 else (48, 96))
-    with pytest.raises(DataError, match=rf"by decord: misreads a rotation by -?{360 - clockwise}|{clockwise} degrees"):
+    with pytest.raises(DataError, match=f"by decord: misreads a rotation by {360 - clockwise} degrees"):
         decode(path, every_frame("decord"))
     red = {90: made.pixels[0, 0, :, -4:], 180: made.pixels[0, 0, -4:], 270: made.pixels[0, 0, :, :4]}[clockwise]
     assert red.float().mean() > 230 > flat.pixels[0, 0, -4:].float().mean() + 150
@@ -144,7 +144,9 @@ def test_files_that_are_no_video_are_refused_with_the_cause(tmp_path, clip):
 def test_a_file_cut_short_is_refused_by_every_reader(tmp_path, clip, share):
     path = cut_short(tmp_path / "cut.mp4", clip, share)
     for backend in ("pyav", "decord"):
-        with pytest.raises(DataError, match=r"cut\.mp4: cannot be read: its box 'mdat' ends at byte [\d,]+, the file has [\d,]+"):
+        with pytest.raises(
+            DataError, match=r"cut\.mp4: cannot be read: its box 'mdat' ends at byte [\d,]+, the file has [\d,]+"
+        ):
             decode(path, every_frame(backend))
 
 

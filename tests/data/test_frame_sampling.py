@@ -57,6 +57,9 @@ def test_ranges_outside_the_video_are_errors_and_a_late_end_means_the_end():
     assert clip_range(60, 30.0, 0.5, 99.0) == (15, 59)
     with pytest.raises(DataError, match=r"start=2 s is outside the video, which lasts 2\.00 s"):
         clip_range(60, 30.0, 2.0, None)
+    for end in (-1.0, float("nan")):
+        with pytest.raises(DataError, match="is outside the video"):
+            clip_range(60, 30.0, None, end)
     with pytest.raises(DataError, match="no frame between"):
         clip_range(60, 30.0, 1.01, 1.02)
 

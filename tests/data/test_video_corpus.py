@@ -16,7 +16,7 @@ from mmrl.data.frame_index import DecodeLimits, FrameIndex, frame_index
 from mmrl.data.video import read_clip
 from mmrl.errors import DataError
 from mmrl.media import Clip, VideoSampling
-from tests.data.clips import bars, copied, shown, write_barred, write_rotated
+from tests.data.clips import bars, copied, shown, write_barred, write_clip, write_displayed, write_rotated
 
 OPEN = {"x264-params": "open-gop=1:keyint=12:min-keyint=12:bframes=3:scenecut=0"}
 HEVC = {"x265-params": "keyint=12:min-keyint=12:open-gop=1:log-level=none"}
@@ -184,6 +184,23 @@ def test_a_rotated_cut_comes_upright(corpus, tmp_path, clockwise):
     made = decode(write_rotated(tmp_path / "turned.mp4", flat, clockwise), sampling(12))
     back = torch.rot90(made.pixels, clockwise // 90, (2, 3))
     assert bars(back) == bars(decode(flat, sampling(12)).pixels) and len(set(bars(back))) == 12
+
+
+MIRRORS = {(-1, 0, 0, 1): (3,), (1, 0, 0, -1): (2,), (-1, 0, 0, -1): (2, 3)}
+
+
+@pytest.mark.parametrize("matrix", [*MIRRORS, (0, 1, 1, 0)])
+def test_a_mirror_image_is_shown_as_one(tmp_path, matrix):
+    """PyAV's own rotation takes the first for upside down, and the second for upright."""
+    made = write_clip(tmp_path / "a.mp4", 12)  # red above, so that up and down differ
+    barred = write_barred(tmp_path / "b.mp4", "libx264", {}, 12)  # left and right differ
+    for path in (made, barred):
+        turned = decode(write_displayed(tmp_path / "turned.mp4", path, matrix), sampling(4)).pixels
+        flat = decode(path, sampling(4)).pixels
+        right = flat.transpose(2, 3) if matrix not in MIRRORS else flat.flip(MIRRORS[matrix])
+        assert (turned.int() - right.int()).abs().max() <= 1  # the resize rounds from the left
+    with pytest.raises(DataError, match="decord: misreads a rotation by"):
+        decode(tmp_path / "turned.mp4", sampling(4, "decord"))
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.avi"])
