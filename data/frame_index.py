@@ -62,6 +62,7 @@ class Header:
     duration   seconds, of the video stream or, failing that, of the whole file
     fps        average rate
     rotation   degrees counter-clockwise that players turn it by, after mirroring it left to right if `mirrored`
+    probe      for `open_video`
     """
 
     container: str
@@ -73,6 +74,7 @@ class Header:
     fps: float
     rotation: int = 0
     mirrored: bool = False
+    probe: int = 0
 
 
 class Packet(NamedTuple):
@@ -157,12 +159,16 @@ def check_container(path: Path, limits: DecodeLimits) -> str:
 
 
 @contextmanager
-def open_video(path: Path, container: str) -> Iterator[tuple[Any, Any]]:
-    """PyAV's container and its first video stream that is not a cover picture, to be decoded by one thread."""
+def open_video(path: Path, container: str, probe: int = 0) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container and its first video stream that is not a cover picture, to be decoded by one thread.
+
+    probe  bytes to look through for streams, where FFmpeg's own choice is too few
+    """
     import av
     from av.stream import Disposition
 
-    with av.open(f"file:{path}", format=container, options=_LOCAL_FILES, metadata_errors="replace") as file:
+    further = {"probesize": str(probe), "analyzeduration": str(10**12)} if probe else {}
+    with av.open(f"file:{path}", format=container, options=_LOCAL_FILES | further, metadata_errors="replace") as file:
         pictures = (s for s in file.streams.video if not s.disposition & Disposition.attached_pic)
         stream = next(pictures, None)
         if stream is None:
@@ -211,7 +217,10 @@ def build_index(path: Path, container: str, limits: DecodeLimits) -> FrameIndex:
     """Read all packets, decode the first frame. Raises DataError for what is damaged, cut short, or over a limit."""
     if fault := missing_part(path, container):
         raise DataError(f"{path}: cannot be read: {fault}: cut short or damaged?")
-    header, packets, unit, reorders, promised = _read_packets(path, container, limits)
+    try:
+        header, packets, unit, reorders, promised = _read_packets(path, container, limits)
+    except IndexError:  # of PyAV, for a packet of a stream that appears later than FFmpeg looks, as subtitles do
+        header, packets, unit, reorders, promised = _read_packets(path, container, limits, path.stat().st_size)
     _check_budgets(path, header, len(packets), limits)
     first_key = next((i for i, p in enumerate(packets) if p.key), 0)
     shown = [p for p in packets[first_key:] if p.size and not p.hidden]
@@ -243,15 +252,15 @@ def build_index(path: Path, container: str, limits: DecodeLimits) -> FrameIndex:
 
 
 def _read_packets(
-    path: Path, container: str, limits: DecodeLimits
+    path: Path, container: str, limits: DecodeLimits, probe: int = 0
 ) -> tuple[Header, list[Packet], float, bool, tuple[int, float]]:
     """Header, packets in the order of decoding, seconds of a unit, whether frames may be shown in another order, and
     frames and seconds promised."""
     from av.error import FFmpegError
 
     try:
-        with open_video(path, container) as (file, stream):
-            header = _header(file, stream, container)
+        with open_video(path, container, probe) as (file, stream):
+            header = _header(file, stream, container, probe)
             _check_budgets(path, header, header.frames, limits)
             packets = [
                 Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt, p.size)
@@ -262,11 +271,13 @@ def _read_packets(
             return header, packets, float(stream.time_base or 0), reorders, _promised(stream)
     except FFmpegError as error:
         raise DataError(f"{path}: cannot be opened as video: {error.strerror}") from None
-    except IndexError:  # of PyAV, for a packet of a stream that it has not seen when it opened the file
-        raise DataError(f"{path}: holds packets of a stream that its beginning does not name: damaged?") from None
+    except IndexError:
+        if not probe:
+            raise
+        raise DataError(f"{path}: holds packets of a stream that it does not name: damaged?") from None
 
 
-def _header(file: Any, stream: Any, container: str) -> Header:
+def _header(file: Any, stream: Any, container: str, probe: int) -> Header:
     seconds = _stream_seconds(stream)
     return Header(
         container=container,
@@ -276,6 +287,7 @@ def _header(file: Any, stream: Any, container: str) -> Header:
         frames=stream.frames,
         duration=seconds or (file.duration or 0) / 1e6,
         fps=float(stream.average_rate or 0),
+        probe=probe,
     )
 
 
@@ -285,8 +297,10 @@ def _stream_seconds(stream: Any) -> float:
     tag = stream.metadata.get("DURATION", "")  # matroska: 00:00:02.000000000
     if tag.count(":") != 2:
         return 0.0
-    hours, minutes, seconds = tag.split(":")
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    with suppress(ValueError):  # a damaged tag promises nothing
+        hours, minutes, seconds = map(float, tag.split(":"))
+        return hours * 3600 + minutes * 60 + seconds
+    return 0.0
 
 
 def _promised(stream: Any) -> tuple[int, float]:
@@ -356,7 +370,7 @@ def _first_frame(path: Path, header: Header, stamps: set[int], keyed: bool) -> t
     from av.error import FFmpegError
 
     try:
-        with open_video(path, header.container) as (file, stream):
+        with open_video(path, header.container, header.probe) as (file, stream):
             frames = decoded(file.demux(stream), keyed)
             first = next((f for f in frames if not stamps or (f.pts in stamps and not f.is_corrupt)), None)
     except FFmpegError as error:

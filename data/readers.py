@@ -168,7 +168,7 @@ class PyAVReader:
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
         header = self._index.header
-        with open_video(self._path, header.container) as (file, stream):
+        with open_video(self._path, header.container, header.probe) as (file, stream):
             if header.codec in _QUIET_CODECS:
                 stream.codec_context.options = _LOUD
             yield file, stream

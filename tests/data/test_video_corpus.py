@@ -6,6 +6,7 @@ Each clip is asked for by times that its packets bear, cold and from the cache, 
 import random
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -88,16 +89,12 @@ def variants(path: Path, folder: Path) -> list[Path]:
 
 
 def packets(path: Path) -> list[tuple[int, bool]]:
-    import av
-
     with av.open(str(path)) as file:
         return [(p.pts, p.is_keyframe) for p in file.demux(video=0) if p.size]
 
 
 def places(path: Path) -> list[tuple[int, int]]:
     """Byte and size of each packet."""
-    import av
-
     with av.open(str(path)) as file:
         return [(p.pos, p.size) for p in file.demux(video=0) if p.size and p.pos is not None]
 
