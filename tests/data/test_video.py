@@ -102,7 +102,7 @@ def test_a_clip_is_read_by_its_own_rates_and_limits(clip, sampling, tmp_path):
     assert frames.pixels.shape[2] * frames.pixels.shape[3] <= 4 * 28 * 28
     assert len(read_clip(Clip(clip, 0.5, 1.5), sampling, cache=cache).indices) == 4 and cache.counts["misses"] == 2
     with pytest.raises(DataError, match=r"h264\.mp4: the clip's own limits and the run's do not fit.*max_pixels=100"):
-        read_clip(Clip(clip, asks=OwnSampling(max_pixels=100)), sampling)
+        read_clip(Clip(clip, asks=OwnSampling(min_pixels=2000, max_pixels=100)), sampling)
     with pytest.raises(DataError, match=r"h264\.mp4: the clip's own limits .*max_frames: .* got 0"):
         read_clip(Clip(clip, asks=OwnSampling(max_frames=0)), sampling)
 
