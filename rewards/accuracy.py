@@ -11,90 +11,92 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmrl.errors import RewardError, unknown
-from mmrl.rewards import answers, choice, grounding, numeric, temporal, text
-from mmrl.rewards.registry import reward
-
-CONTEXT = ("options", "image_size", "resized_size")  # columns some scorers read
+from mmrl.rewards import choice, expressions, grounding, numeric, temporal, text
+from mmrl.rewards.booleans import boolean, true_boolean
+from mmrl.rewards.boxes import boxes, says_none
+from mmrl.rewards.chosen import chosen, several
+from mmrl.rewards.intervals import interval
+from mmrl.rewards.numbers import number
+from mmrl.rewards.options import Options, true_option
+from mmrl.rewards.registry import checks, reward
 
 
 @dataclass(frozen=True)
 class Task:
     """How answers of one kind are judged.
 
-    score    (completion, solution, **context) -> number in [0, 1]
+    score    (completion, solution, **context) -> number in [0, 1]; RewardError for a truth that cannot be read
+    check    the check of the reward that this task is, so that both refuse the same rows
     valid    whether the text of an answer has the right type, right or wrong; read by graded format
     aliases  other names of the same task
     reads    which settings of the row or of the reward `score` takes
-    check    raises RewardError for a solution that cannot be read; None: any text will do
     """
 
     score: Callable[..., float]
+    check: Callable[..., Any]
     valid: Callable[[str], bool]
     aliases: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
-    check: Callable[[Any], Any] | None = None
 
 
 BOX_SETTINGS = ("box_format", "truth_format", "image_size", "resized_size")
 
 
-def _any_text(answer: str) -> bool:
-    return bool(answer)
+def _is_option(answer: str) -> bool:
+    return chosen(answer, Options()) is not None
+
+
+def _is_number(answer: str) -> bool:
+    return number(answer) is not None
 
 
 TASKS: dict[str, Task] = {
-    "exact": Task(text.exact, _any_text, ("exact_match", "text")),
+    "exact": Task(text.exact, checks(text.true_texts), bool, ("exact_match", "text")),
     "choice": Task(
         choice.single,
-        lambda a: answers.option_letter(a) is not None,
+        checks(true_option, "options"),
+        _is_option,
         ("multiple_choice", "mcq", "single_choice"),
         ("options",),
     ),
     "multi_choice": Task(
         choice.several,
-        lambda a: bool(answers.option_letters(a)),
+        checks(choice.true_options, "options"),
+        lambda a: bool(several(a, Options())),
         ("multi_answer", "multiple_answer_choice"),
-        ("strict",),
-        lambda s: choice.several("", s),
+        ("options", "strict"),
     ),
     "boolean": Task(
-        choice.yes_no, lambda a: answers.boolean(a) is not None, ("yes_no", "judge"), (), lambda s: choice.yes_no("", s)
+        choice.yes_no, checks(true_boolean), lambda a: boolean(a) is not None, ("yes_no", "judge")
     ),
     "numeric": Task(
         numeric.equal,
-        lambda a: answers.number(a) is not None,
+        checks(numeric.true_number),
+        _is_number,
         ("numerical", "number", "count", "counting"),
         ("decimals",),
-        lambda s: numeric.equal("", s),
     ),
-    "regression": Task(
-        numeric.mean_relative_accuracy,
-        lambda a: answers.number(a) is not None,
-        ("mra",),
-        (),
-        lambda s: numeric.mean_relative_accuracy("", s),
-    ),
-    "math": Task(numeric.mathematics, _any_text, ("mathematics",)),
+    "regression": Task(numeric.mean_relative_accuracy, checks(numeric.true_number), _is_number, ("mra",)),
+    "math": Task(expressions.mathematics, checks(expressions.true_expression), bool, ("mathematics",)),
     "temporal": Task(
         temporal.when,
-        lambda a: temporal.interval(a) is not None,
+        checks(temporal.true_interval),
+        lambda a: interval(a) is not None,
         ("temporal_grounding", "temporal_iou"),
-        (),
-        temporal.true_interval,
     ),
     "box": Task(
         grounding.where,
-        lambda a: bool(grounding.boxes(a)),
+        grounding.check_boxes,
+        lambda a: bool(boxes(a)) or says_none(a),
         ("spatial_grounding", "grounding", "bbox", "rec"),
         (*BOX_SETTINGS, "threshold"),
-        grounding.true_boxes,
     ),
     "boxes": Task(
         lambda completion, solution, **settings: grounding.where(completion, solution, every=True, **settings),
-        lambda a: bool(grounding.boxes(a)) or isinstance(answers.json_value(a), list),
+        grounding.check_boxes,
+        lambda a: bool(boxes(a)) or says_none(a),
         ("detection", "multi_box"),
         BOX_SETTINGS,
-        grounding.true_boxes,
     ),
 }
 _NAMES = {alias: task for task, entry in TASKS.items() for alias in (task, *entry.aliases)}
@@ -110,16 +112,7 @@ def find_task(name: Any) -> Task:
 
 def check_row(row: Mapping[str, Any], **settings: Any) -> None:
     """Raise RewardError if no answer to this row could be judged."""
-    task = find_task(row.get("task"))
-    if task.check:
-        try:
-            task.check(row.get("solution"))
-        except RewardError as error:
-            raise RewardError(str(error), column="solution") from None
-    frames = settings.get("box_format"), settings.get("truth_format")
-    if "box_format" in task.reads and all(frames) and frames[0] != frames[1]:
-        for frame in frames:
-            grounding.to_shares((0, 0, 1, 1), frame, {name: row.get(name) for name in CONTEXT})
+    find_task(row.get("task")).check(row, **settings)
 
 
 def judge(completion: str, solution: Any, task: str, **settings: Any) -> float:
