@@ -17,6 +17,7 @@ LONGEST = 8000  # the last characters are read: a final answer stands at the end
 SHORT = 200  # characters of a text in which one mention without a statement is an answer
 MOST_MENTIONS = 200
 _FIRST = 0xE000  # mentions are single characters of the private use area, one for each option
+_WIDE = {0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08: "(", 0xFF09: ")"} | {0xFF21 + i: 0x41 + i for i in range(26)}
 _BOLD = "\uf000"
 _M = "[\ue000-\ue0ff]"
 
@@ -35,7 +36,7 @@ _NEGATED = re.compile(
 )
 _DENIED = re.compile(
     rf"[\s\"')\].:]*(?:\s*(?:,|and|or|&|nor)\s*{_M})*\s*(?:,|:|-)?\s*(?:(?:is|are|was|were|seems?|looks?|can be|must be|would be)\s+)?(?:also\s+|\w+ly\s+)?"
-    r"(?:(?:not|wrong|incorrect|false|out|impossible|eliminated|excluded|ruled out|unlikely|invalid)\b|(?:is|was|are|would|does|do|ca|could)n't\b|cannot\b|(?:does|do|can|would|could) not\b)"
+    rf"(?:(?:not(?!\s+(?:the\s+)?{_M})|wrong|incorrect|false|out|impossible|eliminated|excluded|ruled out|unlikely|invalid)\b|(?:is|was|are|would|does|do|ca|could)n't\b|cannot\b|(?:does|do|can|would|could) not\b)"
     rf"|[^.;\n\ue000-\ue0ff]{{0,80}}\bso no\b",
     re.IGNORECASE,
 )
@@ -74,7 +75,7 @@ class Mention:
 def chosen(text: str, options: Options) -> str | None:
     """The label an answer chooses, or None."""
     text = text.strip()[-LONGEST:]
-    dressed = answers.bare(text).strip()
+    dressed = answers.undollar(answers.bare(text))
     label, spelled = label_in(dressed, options), options.with_text(dressed)
     if label and not label[1]:
         return label[0]
@@ -164,7 +165,7 @@ def mark(text: str, options: Options) -> str:
     """The text with every mention of an option, by text or label, as one private character."""
     labels = "".join(label for label in options.labels if len(label) == 1)
     text = re.sub(rf"\*\*\(?([{re.escape(labels)}])\)?[.:]?\*\*", rf"{_BOLD}(\1)", text) if labels else text
-    text = answers.bare(text)
+    text = answers.bare(text).translate(_WIDE)
     ranked = sorted(range(len(options.texts)), key=lambda i: -len(options.texts[i]))
     for i in ranked:
         each = " ".join(answers.bare(answers.undollar(options.texts[i])).split()).rstrip(".!,;:")

@@ -18,6 +18,7 @@ from mmrl.rewards import answers
 from mmrl.rewards.spelled import tidy
 
 LONGEST = 20_000  # characters read: a longer text is degenerate
+CONSTANTS = {"π": math.pi, "\N{SCRIPT SMALL E}": math.e}
 NEAR = 60  # characters around a number that may negate, bound or deny it
 _NUMERAL = (
     r"\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?(?![\d.])"  # 1.234.567,8
@@ -28,17 +29,21 @@ _NUMERAL = (
     r"|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 )
 _TOKEN = re.compile(
-    rf"(?P<number>{_NUMERAL})|(?P<constant>π|\\mathrm\{{e\}})|(?P<operator>[-+*/^()%√])|(?P<word>\\?[^\W\d_π]+(?:'[a-z]+)?)"
-    r"|(?P<bound>[<>≤≥≠±])|(?P<space>\s+)|(?P<other>.)",
+    rf"(?P<number>{_NUMERAL})|(?P<constant>[π\u212f])|(?P<operator>[-+*/^()%√])|(?P<word>\\?[^\W\d_π]+(?:'[a-z]+)?)"
+    r"|(?P<space>\s+)|(?P<other>.)",
     re.DOTALL,
 )
 _BOUND = re.compile(
     r"(?:\b(?:at (?:least|most)|(?:no |not )?(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|over|under|"
-    r"above|below|between|almost|nearly|within)|[<>≤≥≠±])\s*$",
+    r"above|below|between|almost|nearly|within)|[<>≤≥≠±∛∜])\s*$",
     re.IGNORECASE,
 )
 _NEGATED = re.compile(r"(?:\b(?:not|never|neither|nor|cannot|without|except)|n't)\b(?:(?!\bbut\b)[^,;:.!?]){0,40}$", re.IGNORECASE)
 _DENIED = re.compile(r"\s*\)?\s*(?:is|was|would be|are)\s+(?:not|wrong|incorrect|false|impossible|too)\b", re.IGNORECASE)
+_SPOILED_AFTER = re.compile(
+    r"\s*(?:[:<>=]\s*[\d.]|\+/?|[±‰]|(?:or (?:more|less|fewer|above|below)|at (?:most|least)|and (?:above|below))\b|[xyzXYZ](?![^\W\d_])|[hm]\s?\d)",
+    re.IGNORECASE,
+)  # fmt: skip
 _IDENTIFIER = re.compile(r"[^\W\d]-?$|[\w)]_$|[\d.,]$|\d/$")
 _VERB = re.compile(r"(?:^|[=:≈(\[,]|\b(?:is|are|be|was|equals?|to|of|about|exactly|around|answer|and|or|gives?|get))\s*$", re.I)  # fmt: skip
 _EQUATION = re.compile(r"^[-+*/^().\d\s√πx]*\d[-+*/^().\d\s√π]*=\s*(?P<right>[^=]+)$")
@@ -69,7 +74,7 @@ def is_percent(text: str) -> bool:
 def _single(text: str, share: bool) -> float | None:
     text = tidy(text)
     if re.fullmatch(r"-?\s*[\d.]*\s*e(?:\^\(?[-\d.]+\)?)?", text):  # the constant, alone
-        text = text.replace("e", f"({math.e!r})")
+        text = text.replace("e", "\N{SCRIPT SMALL E}")
     if equation := _EQUATION.match(text):
         text = equation["right"]
     try:
@@ -93,7 +98,8 @@ def _groups(text: str) -> list[_Group]:
     held: list[re.Match] = []
     for match in [*_TOKEN.finditer(text), None]:
         kind = match.lastgroup if match else None
-        if match and (kind in ("number", "constant", "operator") or (kind == "space" and held)):
+        restated = match and match[0] == "(" and len(held) > 1 and held[-1].lastgroup == "space" and held[-2].lastgroup == "number"
+        if match and not restated and (kind in ("number", "constant", "operator") or (kind == "space" and held)):
             held.append(match)
             continue
         while held and held[-1].lastgroup == "space":
@@ -101,7 +107,7 @@ def _groups(text: str) -> list[_Group]:
         if any(each.lastgroup in ("number", "constant") for each in held):
             tokens = tuple(each[0] for each in held)
             groups.append(_Group(tokens, held[0].start(), held[-1].end()))
-        held = []
+        held = [match] if match and restated else []
     return groups
 
 
@@ -117,7 +123,7 @@ def _value(group: _Group, text: str, share: bool) -> float | None:
         tokens.pop(0)
     tokens, after = _without_tail(tokens, after)
     tokens = _unwrapped(tokens)
-    if not any(c.isdigit() or c == "π" for token in tokens for c in token):
+    if not any(c.isdigit() or c in CONSTANTS for token in tokens for c in token):
         return None
     if tokens[0][0].isdigit() and _IDENTIFIER.search(before):
         return None if before[-1:].isalpha() or before[-1:] in "-_" else _fail()
@@ -127,10 +133,10 @@ def _value(group: _Group, text: str, share: bool) -> float | None:
         raise _NoNumber  # "x - 5"; "the answer - 5"
     if _DENIED.match(after) or _NEGATED.search(before):
         return None
-    if _BOUND.search(before) or re.match(r"\s*(?:[:<>=]\s*[\d.]|\+/?|±|or (?:more|less|fewer)\b)", after) or before.rstrip().endswith(":") and re.search(r"\d:\s*$", before):  # fmt: skip
+    if _BOUND.search(before) or _SPOILED_AFTER.match(after) or re.search(r"\d:\s*$", before):
         raise _NoNumber
-    if after[:1] in _UNKNOWNS and not after[1:2].isalpha():
-        raise _NoNumber
+    if any(token in CONSTANTS for token in tokens) and re.match(r"\s*[A-Za-z]\b", after):
+        raise _NoNumber  # "2π r"
     value = _Reader([token for token in _mixed(tokens) if not token.isspace()], share).read()
     if not math.isfinite(value):
         raise _NoNumber
@@ -143,9 +149,9 @@ def _fail() -> float:
 
 def _without_tail(tokens: list[str], after: str) -> tuple[list[str], str]:
     """Hyphens and slashes that belong to a unit ("5-year", "60 /h") or to the sentence ("5 - because") taken off."""
-    while tokens and (tokens[-1].isspace() or tokens[-1] in ("-", "/", "*", "+")):
+    while tokens and (tokens[-1].isspace() or tokens[-1] in ("-", "/", "*", "+", "(")):
         last = tokens.pop()
-        if last in ("+", "*") and after.strip():
+        if last == "+" or (last == "*" and after.strip()):
             raise _NoNumber
     while tokens.count("(") < tokens.count(")") and tokens and tokens[-1] == ")":
         tokens.pop()
@@ -252,8 +258,8 @@ class _Reader:
             return value, False
         if token == "√":
             return math.sqrt(self.base()[0]), False
-        if token == "π":
-            return math.pi, False
+        if token in CONSTANTS:
+            return CONSTANTS[token], False
         return _numeral(token), True
 
     def total(self) -> float:

@@ -27,7 +27,7 @@ _PARTS = {
 }
 # fmt: on
 _CARDINALS = {word: i for i, word in enumerate(_UNITS)} | {word: 10 * i for i, word in enumerate(_TENS, 2)}
-_ATTACHED = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9, "Bn": 10**9, "mn": 10**6, "mln": 10**6}
+_ATTACHED = {"k": 10**3, "K": 10**3, "M": 10**6, "mio": 10**6, "B": 10**9, "bn": 10**9, "Bn": 10**9, "mn": 10**6, "mln": 10**6}
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\u02d7\u2796"), "-")
 _SUPERSCRIPTS = {ord(a): b for a, b in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺⁽⁾", "0123456789-+()", strict=True)}
 _CURRENCIES = re.compile(r"US\$|\\\$|[$€£¥₹₩₽]")
@@ -46,7 +46,7 @@ _EXPONENT = re.compile(rf"\^\s*{_GROUP}")
 _NUM = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+,\d{1,2}(?!\d)|\d+(?:\.\d+)?|\.\d+)"
 _WORD = rf"(?:{'|'.join(sorted((*_CARDINALS, *_SCALES), key=len, reverse=True))})s?\b"
 _RUN = re.compile(
-    rf"(?<![\w.])(?:{_NUM}(?=\s*(?:{'|'.join(_SCALES)})s?\b)|\ba(?=\s+(?:hundred|dozen|thousand|million|billion)\b)|\b{_WORD})"
+    rf"(?<![\w./])(?<!/\s)(?:{_NUM}(?=\s*(?:{'|'.join(_SCALES)})s?\b)|\ba(?=\s+(?:hundred|dozen|thousand|million|billion)\b)|\b{_WORD})"
     rf"(?:[\s-]+(?:and\s+)?(?:{_WORD}|{_NUM}(?=\s*(?:{'|'.join(_SCALES)})s?\b)))*",
     re.IGNORECASE,
 )
@@ -55,6 +55,11 @@ _ONE_AFTER = re.compile(r"\s*(?:$|[.,!;)]|(?!of\b|can\b|could\b|who\b|that\b|whi
 _PARTS_RE = re.compile(
     rf"\b(?:(\d+(?:\.\d+)?)\s+(?:and\s+)?)?(a|an|\d+)?(?:\s+|-|(?<=\s)|^|\b)({'|'.join(_PARTS)})(s?)\b(?!\s+(?:past|to)\b)", re.I
 )  # fmt: skip
+
+
+_SCALED_PART = re.compile(
+    rf"(?<![\w./])(?:(\d+)\s+)?(\d+)\s*/\s*([1-9]\d*)\s+(?:a\s+)?({'|'.join(_SCALES)})s?\b", re.IGNORECASE
+)
 
 
 def tidy(text: str) -> str:
@@ -113,11 +118,17 @@ def _rooted(match: re.Match) -> str:
 
 # -------------------------------------------------------------------------------------------------- number words
 def _words(text: str) -> str:
-    text = re.sub(r"\bhalf a dozen\b", "6", text, flags=re.IGNORECASE)
-    text = re.sub(rf"({_NUM})\s?(k|K|M|B|bn|Bn|mn|mln)(?![\w^])", _scaled, text)
+    text = re.sub(r"\bhalf a (?=(?:dozen|hundred|thousand|million|billion|trillion)\b)", "1/2 ", text, flags=re.IGNORECASE)
+    text = re.sub(rf"({_NUM})\s?(k|K|M|B|bn|Bn|mn|mln|mio)(?![\w^])", _scaled, text)
     text = _RUN.sub(_counted, text)
     text = re.sub(r"(?<=\d)\s+point((?:\s+\d)+)\b", lambda m: "." + m[1].replace(" ", ""), text)
-    return _PARTS_RE.sub(_parted, text)
+    return _SCALED_PART.sub(_scaled_part, _PARTS_RE.sub(_parted, text))
+
+
+def _scaled_part(match: re.Match) -> str:
+    """"1/2 million", "1 1/2 million"."""
+    value = (float(match[1] or 0) + float(match[2]) / float(match[3])) * _SCALES[match[4].lower()]
+    return _shown(value)
 
 
 def _scaled(match: re.Match) -> str:
