@@ -15,10 +15,12 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 from mmrl.errors import RewardError
 
+MOST_STATEMENTS = 100  # of "the answer is": the last ones
 MOST_STARTS = 1000  # brackets tried as the start of JSON: degenerate outputs are all brackets
 _BLANKS = re.compile(r"(?<![ \t])[ \t]+(?=[<>/])|(?<=[<>/])[ \t]+")
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
@@ -141,15 +143,17 @@ _TURNS = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[.!?](?=\s|$)|\n|;|,?\s+(?:because|since|as|which|where|given)\b", re.IGNORECASE)
-_QUESTION = re.compile(r"[^.!?\n]*\?")
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?<=\n)")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|mathbf|textbf|textit|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 
 
 def statements(text: str) -> list[tuple[int, str]]:
     """Where "the answer is" stands, and what follows it up to the end of the clause."""
     found = []
-    for match in _STATEMENT.finditer(text):
-        rest = text[match.end() : match.end() + 300]
+    matches = list(_STATEMENT.finditer(text))[-MOST_STATEMENTS:]
+    for match, following in zip_longest(matches, matches[1:]):
+        end_of_it = following.start() if following else len(text)
+        rest = text[match.end() : min(match.end() + 300, end_of_it)]
         end = _CLAUSE_END.search(rest)
         found.append((match.end(), rest[: end.start()] if end else rest))
     return found
@@ -172,7 +176,9 @@ def settled(said: Sequence[tuple[int, Any]], text: str) -> Any:
 
 def without_questions(text: str) -> str:
     """A question is no answer: the prompt repeated says nothing."""
-    return _QUESTION.sub(" ", text)
+    if "?" not in text:
+        return text
+    return "".join(each for each in _SENTENCE_END.split(text) if not each.rstrip("\"'*) \n").endswith("?"))
 
 
 def bare(text: str) -> str:

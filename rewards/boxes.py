@@ -36,7 +36,7 @@ _SPECIAL = re.compile(r"<\|?/?(?:box|bbox|box_start|box_end|bbox_start|bbox_end|
 _MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\uff0d"), "-")
 _NOTHING = re.compile(
     r"(?:\[\s*(?:\[\s*\])?\s*\]|none|null|nothing|no (?:such )?(?:box(?:es)?|object(?:s)?|match(?:es)?|target(?:s)?|detections?|bounding box(?:es)?)"
-    r"|(?:there (?:is|are) (?:no|none)|no|nothing)\b[^.,;\d\[\]]{0,60}|not (?:found|present|visible|in the (?:image|picture)))",
+    r"|(?:there (?:is|are) (?:no|none)|no(?! (?:idea|doubt|way|clue|answer|image|picture|one knows))|nothing)\b[^.,;\d\[\]]{0,60}|not (?:found|present|visible|in the (?:image|picture)))",
     re.IGNORECASE,
 )
 
@@ -116,7 +116,7 @@ def true_boxes(solution: Any) -> list[Box]:
     """RewardError for a column without boxes, or with one without area. [] or "none": there is nothing to find."""
     structured = isinstance(solution, dict | list | tuple)
     if solution is None or solution == {}:
-        answers.refuse(solution, "is blank", "[x1, y1, x2, y2], or [] where there is nothing to find")
+        answers.refuse(solution, "is no box", "[x1, y1, x2, y2], or [] where there is nothing to find")
     text = "" if structured else answers.truth(solution)
     found = from_value(solution) if structured else boxes(text)
     empty = not found and (_is_empty(solution) if structured else says_none(text))
@@ -131,5 +131,5 @@ def _count(value: Any) -> int:
     """How many boxes a list holds by its length, so that one that cannot be read is not passed over; 0: unknown."""
     if isinstance(value, dict):
         return next((_count(value[key]) for key in KEYS if key in value), 0)
-    nested = isinstance(value, list | tuple) and value and all(isinstance(each, list | tuple | dict) for each in value)
+    nested = isinstance(value, list | tuple) and any(isinstance(each, list | tuple | dict) for each in value)
     return len(value) if nested and not (len(value) == 2 and all(map(_is_point, value))) else 0

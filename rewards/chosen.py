@@ -131,6 +131,8 @@ def _in_last_statement(each: Mention, stated: list[Mention], text: str) -> bool:
 def listed_options(text: str, options: Options) -> frozenset[str] | None:
     """The options of a text that is a list of them and nothing else; None for any other text."""
     text = answers.bare(text).strip()
+    if len(text) > 10 * SHORT:
+        return None
     value = answers.json_value(text)
     if isinstance(value, list) and text.startswith("[") and text.endswith("]"):
         items = [str(each) for each in value]

@@ -18,7 +18,8 @@ from mmrl.rewards import answers
 from mmrl.rewards.spelled import tidy
 
 Interval = tuple[float, float]
-LONGEST = 20_000
+LONGEST = 1500  # characters in which one interval is looked for; of a longer text only its statements are read
+MOST_READ = 50_000
 _STARTS = ("start_time", "start", "begin", "from", "start_sec", "start_seconds", "start_s", "begin_time", "t_start", "t1")
 _ENDS = ("end_time", "end", "end", "to", "end_sec", "end_seconds", "end_s", "end_time", "t_end", "t2")
 _WHOLE = (
@@ -53,13 +54,13 @@ _NO_TIME = re.compile(r"\bframes?\b|\bnot\b|n't\b|%", re.IGNORECASE)
 
 def interval(text: str) -> Interval | None:
     """The one interval of a text; None if there is none, or several that differ."""
-    text = answers.without_questions(text)[:LONGEST]
+    text = answers.without_questions(text)[-MOST_READ:]
     value = answers.json_value(text)
     if value is not None and (found := from_value(value)):
         return found
     if value is not None:
         return None
-    found = _from_words(text)
+    found = _from_words(text) if len(text) <= LONGEST else None
     if found is None and (said := answers.statements(answers.bare(text))):
         read = [(place, each) for place, rest in said if (each := _from_words(rest))]
         found = answers.settled(read, text) if len(read) == len(said) else None

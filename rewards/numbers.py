@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from mmrl.rewards import answers
 from mmrl.rewards.spelled import tidy
 
-LONGEST = 20_000  # characters read: a longer text is degenerate
+LONGEST = 1500  # characters in which one number is looked for; of a longer text only its statements are read
+MOST_READ = 50_000
 CONSTANTS = {"π": math.pi, "\N{SCRIPT SMALL E}": math.e}
 NEAR = 60  # characters around a number that may negate, bound or deny it
 _NUMERAL = (
@@ -46,7 +47,7 @@ _SPOILED_AFTER = re.compile(
 )  # fmt: skip
 _IDENTIFIER = re.compile(r"[^\W\d]-?$|[\w)]_$|[\d.,]$|\d/$")
 _VERB = re.compile(r"(?:^|[=:≈(\[,]|\b(?:is|are|be|was|equals?|to|of|about|exactly|around|answer|and|or|gives?|get))\s*$", re.I)  # fmt: skip
-_EQUATION = re.compile(r"^[-+*/^().\d\s√πx]*\d[-+*/^().\d\s√π]*=\s*(?P<right>[^=]+)$")
+_ARITHMETIC = re.compile(r"[-+*/^().\d\s√πx%]+")
 _UNKNOWNS = frozenset("xyzXYZ")
 
 
@@ -59,8 +60,8 @@ def number(text: str, *, share: bool = False) -> float | None:
 
     share  the quantity asked for is a share of 1, so that `50%` is .5; otherwise it is 50
     """
-    text = answers.without_questions(text)[:LONGEST]
-    value = _single(text, share)
+    text = answers.without_questions(text)[-MOST_READ:]
+    value = _single(text, share) if len(text) <= LONGEST else None
     if value is None and (said := answers.statements(answers.bare(text))):
         read = [(place, each) for place, rest in said if (each := _single(rest, share)) is not None]
         value = answers.settled(read, answers.bare(text)) if len(read) == len(said) else None
@@ -75,8 +76,9 @@ def _single(text: str, share: bool) -> float | None:
     text = tidy(text)
     if re.fullmatch(r"-?\s*[\d.]*\s*e(?:\^\(?[-\d.]+\)?)?", text):  # the constant, alone
         text = text.replace("e", "\N{SCRIPT SMALL E}")
-    if equation := _EQUATION.match(text):
-        text = equation["right"]
+    left, equals, right = text.partition("=")
+    if equals and "=" not in right and _ARITHMETIC.fullmatch(left) and re.search(r"\d", left):
+        text = right  # "2 + 3 = 5"
     try:
         values = {value for group in _groups(text) if (value := _value(group, text, share)) is not None}
     except _NoNumber:

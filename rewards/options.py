@@ -102,6 +102,8 @@ def _read(value: Any) -> list[tuple[str, str]] | None:
         return None
     if all(isinstance(each, Mapping) for each in value):
         return _mappings(value)
+    if any(isinstance(each, list | tuple | Mapping) for each in value):
+        return None
     texts = [_text(each) for each in value]
     matches = [_LABELLED.match(text) for text in texts]
     labels = [match[1].upper() if match else "" for match in matches]
