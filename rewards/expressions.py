@@ -78,6 +78,9 @@ def same_expression(answer: str, right: str) -> bool:
             return said is not None and math.isclose(said, value, rel_tol=1e-9)
         if is_wordy(right):
             return False
+        answer = _without_words(answer)
+        if not answer or is_wordy(answer):
+            return False
     if is_costly(answer) or is_costly(right):
         return False
     with _time_limit():
@@ -96,6 +99,16 @@ def is_wordy(text: str) -> bool:
     """Whether a text is language, not algebra: it holds a run of three letters that is no function's name."""
     text = re.sub(r"\\[A-Za-z]+", " ", answers.bare(text))
     return any(run.lower() not in _KNOWN for run in re.findall(r"[^\W\d_]{3,}", text))
+
+
+def _without_words(text: str) -> str:
+    """The expression of a sentence: what it states as the answer, its only `$...$`, or all but the unit at its end."""
+    text = answers.without_questions(text)
+    if said := answers.statements(text):
+        text = said[-1][1] if len(said) == 1 else ""
+    if inside := set(re.findall(r"\$([^$]+)\$", text)):
+        return inside.pop().strip() if len(inside) == 1 else ""
+    return re.sub(r"\s*(?:\\text\s*\{[^{}]*\}|\b[a-z]{3,}(?: [a-z]+)*)\.?\s*$", "", text).strip()
 
 
 def is_costly(text: str) -> bool:
