@@ -122,7 +122,9 @@ def several(text: str, options: Options) -> frozenset[str]:
 def _in_last_statement(each: Mention, stated: list[Mention], text: str) -> bool:
     """After a turn ("wait", "so"), only what is stated later counts."""
     turn = None
-    for match in re.finditer(r"\b(?:wait|actually|no,|sorry|correction|final|therefore|so|thus|hence)\b", text, re.IGNORECASE):
+    for match in re.finditer(
+        r"\b(?:wait|actually|no,|sorry|correction|final|therefore|so|thus|hence)\b", text, re.IGNORECASE
+    ):
         if match.end() <= stated[-1].place:
             turn = match.start()
     return turn is None or each.place > turn
@@ -138,7 +140,11 @@ def listed_options(text: str, options: Options) -> frozenset[str] | None:
         items = [str(each) for each in value]
     else:
         compact = text.strip("()[]{}. ")
-        if re.fullmatch(r"[A-Z]{1,26}", compact) and len(set(compact)) == len(compact) and set(compact) <= set(options.labels):
+        if (
+            re.fullmatch(r"[A-Z]{1,26}", compact)
+            and len(set(compact)) == len(compact)
+            and set(compact) <= set(options.labels)
+        ):
             return frozenset(compact)
         items = [part for part in re.split(r"\s*(?:[,;/&|\n]|\band\b)\s*|\s+(?=\(?[A-Z]\)?(?:\s|$))", compact) if part]
     found = [_one(item, options) for item in items]
@@ -176,7 +182,12 @@ def mark(text: str, options: Options) -> str:
         body = re.escape(each).replace(r"\ ", r"\s+")
         edge = (r"(?<![\w.,/\u2212-])", r"(?![\w/%-]|[.,]\d)") if each[-1].isdigit() else (r"(?<![\w-])", r"(?![\w-])")
         flags = 0 if len(each) == 1 else re.IGNORECASE
-        text = re.sub((edge[0] if each[0].isalnum() else "") + body + (edge[1] if each[-1].isalnum() else ""), chr(_FIRST + i), text, flags=flags)
+        text = re.sub(
+            (edge[0] if each[0].isalnum() else "") + body + (edge[1] if each[-1].isalnum() else ""),
+            chr(_FIRST + i),
+            text,
+            flags=flags,
+        )
     text = _mark_labels(text, options)
     for i in range(len(options.texts)):  # "B. a dog" is one mention, not two
         c = chr(_FIRST + i)
@@ -222,9 +233,22 @@ def mentions(marked: str, options: Options) -> list[Mention]:
     for place in places:
         before, after = marked[max(place - 100, 0) : place], marked[place + 1 : place + 101]
         denied = bool(_NEGATED.search(before) or _DENIED.match(after))
-        alone = bool(last) and marked.rstrip().endswith(last) and place >= marked.rstrip().rindex(last) and _leads(last, marked[place])
+        alone = (
+            bool(last)
+            and marked.rstrip().endswith(last)
+            and place >= marked.rstrip().rindex(last)
+            and _leads(last, marked[place])
+        )
         stated = not denied and bool(_STATED.search(before) or _CONFIRMED.match(after) or alone)
-        found.append(Mention(place, options.labels[ord(marked[place]) - _FIRST], denied, stated, not denied and bool(_LEANING.search(before))))
+        found.append(
+            Mention(
+                place,
+                options.labels[ord(marked[place]) - _FIRST],
+                denied,
+                stated,
+                not denied and bool(_LEANING.search(before)),
+            )
+        )
     return _joined(found, marked)
 
 
@@ -254,8 +278,14 @@ def _joined(found: list[Mention], marked: str) -> list[Mention]:
             near += [max(each.place - 40, 0) + before.start(1)] if before else []
             for place in near:
                 other = by_place.get(place)
-                if other and not other.denied and (other.stated, other.leaning) != (each.stated or other.stated, each.leaning or other.leaning):
-                    by_place[place] = Mention(place, other.label, False, each.stated or other.stated, each.leaning or other.leaning)
+                if (
+                    other
+                    and not other.denied
+                    and (other.stated, other.leaning) != (each.stated or other.stated, each.leaning or other.leaning)
+                ):
+                    by_place[place] = Mention(
+                        place, other.label, False, each.stated or other.stated, each.leaning or other.leaning
+                    )
                     changed = True
     return [by_place[each.place] for each in found]
 
@@ -264,4 +294,8 @@ def _said(found: list[Mention], marked: str) -> list[tuple[int, str]]:
     """What is stated, and what is leaned to after the last statement; only leanings where nothing is stated."""
     stated = [each.place for each in found if each.stated]
     after = max(stated, default=-1)
-    return [(each.place, each.label) for each in found if not each.denied and (each.stated or (each.leaning and each.place > after))]
+    return [
+        (each.place, each.label)
+        for each in found
+        if not each.denied and (each.stated or (each.leaning and each.place > after))
+    ]

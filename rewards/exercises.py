@@ -20,7 +20,9 @@ def true_list(solution: Any) -> list:
     """The texts of a solution, from JSON where it is text; RewardError for no list, or one with blanks."""
     value = answers.json_value(solution) if isinstance(solution, str) else solution
     if not isinstance(value, list) or not value or any(answers.is_missing(each) for each in value):
-        raise RewardError(f"solution {solution!r} is no list; expected the texts, or the numbers of the steps", "solution")
+        raise RewardError(
+            f"solution {solution!r} is no list; expected the texts, or the numbers of the steps", "solution"
+        )
     return value
 
 

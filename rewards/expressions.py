@@ -104,6 +104,8 @@ def is_wordy(text: str) -> bool:
 def _without_words(text: str) -> str:
     """The expression of a sentence: what it states as the answer, its only `$...$`, or all but the unit at its end."""
     text = answers.without_questions(text)
+    if re.search(r"\bnot\b|n't\b|\bnever\b", text):
+        return ""
     if said := answers.statements(text):
         text = said[-1][1] if len(said) == 1 else ""
     if inside := set(re.findall(r"\$([^$]+)\$", text)):

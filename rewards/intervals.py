@@ -20,7 +20,18 @@ from mmrl.rewards.spelled import tidy
 Interval = tuple[float, float]
 LONGEST = 1500  # characters in which one interval is looked for; of a longer text only its statements are read
 MOST_READ = 50_000
-_STARTS = ("start_time", "start", "begin", "from", "start_sec", "start_seconds", "start_s", "begin_time", "t_start", "t1")
+_STARTS = (
+    "start_time",
+    "start",
+    "begin",
+    "from",
+    "start_sec",
+    "start_seconds",
+    "start_s",
+    "begin_time",
+    "t_start",
+    "t1",
+)
 _ENDS = ("end_time", "end", "end", "to", "end_sec", "end_seconds", "end_s", "end_time", "t_end", "t2")
 _WHOLE = (
     "time", "times", "timestamp", "timestamps", "interval", "intervals", "segment", "segments", "span", "window",

@@ -39,8 +39,12 @@ _BOUND = re.compile(
     r"above|below|between|almost|nearly|within)|[<>≤≥≠±∛∜])\s*$",
     re.IGNORECASE,
 )
-_NEGATED = re.compile(r"(?:\b(?:not|never|neither|nor|cannot|without|except)|n't)\b(?:(?!\bbut\b)[^,;:.!?]){0,40}$", re.IGNORECASE)
-_DENIED = re.compile(r"\s*\)?\s*(?:is|was|would be|are)\s+(?:not|wrong|incorrect|false|impossible|too)\b", re.IGNORECASE)
+_NEGATED = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot|without|except)|n't)\b(?:(?!\bbut\b)[^,;:.!?]){0,40}$", re.IGNORECASE
+)
+_DENIED = re.compile(
+    r"\s*\)?\s*(?:is|was|would be|are)\s+(?:not|wrong|incorrect|false|impossible|too)\b", re.IGNORECASE
+)
 _SPOILED_AFTER = re.compile(
     r"\s*(?:[:<>=]\s*[\d.]|\+/?|[±‰]|(?:or (?:more|less|fewer|above|below)|at (?:most|least)|and (?:above|below))\b|[xyzXYZ](?![^\W\d_])|[hm]\s?\d)",
     re.IGNORECASE,
@@ -100,7 +104,13 @@ def _groups(text: str) -> list[_Group]:
     held: list[re.Match] = []
     for match in [*_TOKEN.finditer(text), None]:
         kind = match.lastgroup if match else None
-        restated = match and match[0] == "(" and len(held) > 1 and held[-1].lastgroup == "space" and held[-2].lastgroup == "number"
+        restated = (
+            match
+            and match[0] == "("
+            and len(held) > 1
+            and held[-1].lastgroup == "space"
+            and held[-2].lastgroup == "number"
+        )
         if match and not restated and (kind in ("number", "constant", "operator") or (kind == "space" and held)):
             held.append(match)
             continue
@@ -116,7 +126,11 @@ def _groups(text: str) -> list[_Group]:
 def _value(group: _Group, text: str, share: bool) -> float | None:
     """The number a group is; None for one that does not count; raises _NoNumber for one that spoils the answer."""
     tokens, after = list(group.tokens), text[group.end : group.end + NEAR]
-    before = text[: group.start] if group.start <= NEAR else "\N{HORIZONTAL ELLIPSIS}" + text[group.start - NEAR : group.start]
+    before = (
+        text[: group.start]
+        if group.start <= NEAR
+        else "\N{HORIZONTAL ELLIPSIS}" + text[group.start - NEAR : group.start]
+    )
     while tokens and (tokens[0].isspace() or tokens[0] in "*/^%"):  # bullets, and the power of a unit
         if tokens[0] == "^":
             if before[-1:] in _UNKNOWNS and not before[-2:-1].isalpha():

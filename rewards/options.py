@@ -79,7 +79,11 @@ def _parsed(text: str) -> Any:
     if len(lines) > 1:
         return lines
     starts = list(_INLINE.finditer(text))
-    if [match[1] for match in starts] == list(LETTERS[: len(starts)]) and len(starts) > 1 and not text[: starts[0].start()].strip():
+    if (
+        [match[1] for match in starts] == list(LETTERS[: len(starts)])
+        and len(starts) > 1
+        and not text[: starts[0].start()].strip()
+    ):
         ends = [*(match.start() for match in starts[1:]), len(text)]
         return {m[1]: text[m.end() : end].strip().rstrip(",;|").strip() for m, end in zip(starts, ends, strict=True)}
     for mark in ("|", ";", "\t"):
@@ -95,7 +99,11 @@ def _read(value: Any) -> list[tuple[str, str]] | None:
         texts = next((lowered[k] for k in ("text", "texts", "choices", "options") if k in lowered), None)
         if isinstance(texts, list | tuple):
             given = labels if isinstance(labels, list | tuple) else LETTERS[: len(texts)]
-            return [(_label(a), _text(b)) for a, b in zip(given, texts, strict=False)] if len(given) == len(texts) else None
+            return (
+                [(_label(a), _text(b)) for a, b in zip(given, texts, strict=False)]
+                if len(given) == len(texts)
+                else None
+            )
         filled = {key: each for key, each in value.items() if each is not None}  # columnar files fill absent keys
         return [(_label(key), _text(each)) for key, each in filled.items()]
     if not isinstance(value, list | tuple) or len(value) > len(LETTERS):

@@ -1,9 +1,9 @@
 r"""Numbers as people and LaTeX write them, rewritten with digits and a few signs, for `mmrl.rewards.numbers`.
 
-    tidy(r"\frac{1}{2}")          "((1)/(2))"
-    tidy("minus twenty-three")    "-23"
-    tidy("3.2 million")           "3200000.0"
-    tidy("1\N{VULGAR FRACTION ONE HALF}")   "1 1/2"
+tidy(r"\frac{1}{2}")          "((1)/(2))"
+tidy("minus twenty-three")    "-23"
+tidy("3.2 million")           "3200000.0"
+tidy("1\N{VULGAR FRACTION ONE HALF}")   "1 1/2"
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ _PARTS = {
 }
 # fmt: on
 _CARDINALS = {word: i for i, word in enumerate(_UNITS)} | {word: 10 * i for i, word in enumerate(_TENS, 2)}
-_ATTACHED = {"k": 10**3, "K": 10**3, "M": 10**6, "mio": 10**6, "B": 10**9, "bn": 10**9, "Bn": 10**9, "mn": 10**6, "mln": 10**6}
+_ATTACHED = {
+    "k": 10**3,
+    "K": 10**3,
+    "M": 10**6,
+    "mio": 10**6,
+    "B": 10**9,
+    "bn": 10**9,
+    "Bn": 10**9,
+    "mn": 10**6,
+    "mln": 10**6,
+}
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\u02d7\u2796"), "-")
 _SUPERSCRIPTS = {ord(a): b for a, b in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺⁽⁾", "0123456789-+()", strict=True)}
 _CURRENCIES = re.compile(r"US\$|\\\$|[$€£¥₹₩₽]")
@@ -118,7 +128,9 @@ def _rooted(match: re.Match) -> str:
 
 # -------------------------------------------------------------------------------------------------- number words
 def _words(text: str) -> str:
-    text = re.sub(r"\bhalf a (?=(?:dozen|hundred|thousand|million|billion|trillion)\b)", "1/2 ", text, flags=re.IGNORECASE)
+    text = re.sub(
+        r"\bhalf a (?=(?:dozen|hundred|thousand|million|billion|trillion)\b)", "1/2 ", text, flags=re.IGNORECASE
+    )
     text = re.sub(rf"({_NUM})\s?(k|K|M|B|bn|Bn|mn|mln|mio)(?![\w^])", _scaled, text)
     text = _RUN.sub(_counted, text)
     text = re.sub(r"(?<=\d)\s+point((?:\s+\d)+)\b", lambda m: "." + m[1].replace(" ", ""), text)
@@ -126,7 +138,7 @@ def _words(text: str) -> str:
 
 
 def _scaled_part(match: re.Match) -> str:
-    """"1/2 million", "1 1/2 million"."""
+    """ "1/2 million", "1 1/2 million"."""
     value = (float(match[1] or 0) + float(match[2]) / float(match[3])) * _SCALES[match[4].lower()]
     return _shown(value)
 
@@ -198,7 +210,7 @@ def _sums(words: list[str]) -> list[float]:
 
 
 def _parted(match: re.Match) -> str:
-    """"two thirds", "a half", "1 and a half", "three quarters"; an ordinal ("the third") stays a word."""
+    """ "two thirds", "a half", "1 and a half", "three quarters"; an ordinal ("the third") stays a word."""
     whole, count, part = match[1], match[2], match[3].lower()
     if count is None and whole is not None:  # "2 thirds": the whole is the count
         whole, count = None, whole

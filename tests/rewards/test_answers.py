@@ -52,13 +52,17 @@ def test_truth(solution, expected):
     assert answers.truth(solution) == expected
 
 
-@pytest.mark.parametrize("solution", [None, "", " ", math.nan, "<think>cut", "<answer></answer>", "...", {}, ["a", "b"], []])
+@pytest.mark.parametrize(
+    "solution", [None, "", " ", math.nan, "<think>cut", "<answer></answer>", "...", {}, ["a", "b"], []]
+)
 def test_a_truth_without_an_answer_is_refused(solution):
     with pytest.raises(RewardError, match="solution"):
         answers.truth(solution)
 
 
-@pytest.mark.parametrize("cut", ["<answer>B", "B</answer>", "<think>B", "\\boxed{B", "<answer>\\boxed{B</answer>", "x</think><think>B"])
+@pytest.mark.parametrize(
+    "cut", ["<answer>B", "B</answer>", "<think>B", "\\boxed{B", "<answer>\\boxed{B</answer>", "x</think><think>B"]
+)
 def test_a_reply_that_was_cut_has_no_answer(cut):
     assert answers.extract(cut) == ""
 
@@ -125,7 +129,35 @@ def test_no_reader_ever_raises(text):
 
 @pytest.mark.timeout(60)  # quadratic readers take minutes on these; no reader may
 @pytest.mark.parametrize(
-    "piece", [" ", "answer ", "]", "[", "<", "</think>", "answer is ", "\\boxed{", "1,", "1", "1/", "```", "{}", "A ", "one ", "a dog ", "^", "(", "1/2 ", "12:", "0:01 to ", "not ", "½", "\\frac{", "9^", "million "]
+    "piece",
+    [
+        " ",
+        "answer ",
+        "]",
+        "[",
+        "<",
+        "</think>",
+        "answer is ",
+        "\\boxed{",
+        "1,",
+        "1",
+        "1/",
+        "```",
+        "{}",
+        "A ",
+        "one ",
+        "a dog ",
+        "^",
+        "(",
+        "1/2 ",
+        "12:",
+        "0:01 to ",
+        "not ",
+        "½",
+        "\\frac{",
+        "9^",
+        "million ",
+    ],
 )
 def test_degenerate_outputs_are_read_quickly(piece):
     text = piece * (30_000 // len(piece))

@@ -33,7 +33,8 @@ def judged(rows, task: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "task"), [("choice", "choice"), ("multi_choice", "multi_choice"), ("exact", "exact"), ("percent", "number")]
+    ("name", "task"),
+    [("choice", "choice"), ("multi_choice", "multi_choice"), ("exact", "exact"), ("percent", "number")],
 )
 def test_judged(name, task):
     assert not judged(cases(name), task)
@@ -125,7 +126,9 @@ class TestOptions:
         options = read_options(column)
         assert (options.labels[:2], options.texts) == (("A", "B"), ("cat", "dog"))
 
-    @pytest.mark.parametrize("column", ["cat, dog", 5, ["cat"], ["cat", ""], ["cat", None], {"A": "cat"}, [["cat"], []]])
+    @pytest.mark.parametrize(
+        "column", ["cat, dog", 5, ["cat"], ["cat", ""], ["cat", None], {"A": "cat"}, [["cat"], []]]
+    )
     def test_what_cannot_be_read_is_refused(self, column):
         with pytest.raises(RewardError, match="options"):
             check_row({"task": "choice", "solution": "A", "options": column})
