@@ -45,8 +45,10 @@ class Task:
 
 BOX_SETTINGS = ("box_format", "truth_format", "image_size", "resized_size")
 NUMBERS = (
-    "one number: any dash, `minus`, currency, `1,234.5`, `1.234,5`, `1 234`, `3/4`, `1 1/2`, `\\frac{1}{2}`, `1½`, `10^6`, "
-    "`3×10⁶`, `5k`, `3.2 million`, `twenty-three`, `2π`, `√2`, `50%`, a unit behind it; not sums, ranges, bounds, `not 5`"
+    "one number: any dash, `minus`, currency, `1,234.5`, `1.234,5`, `1 234`, `3/4`, `1 1/2`, "
+    "`\\frac{1}{2}`, `1½`, `10^6`, "
+    "`3×10⁶`, `5k`, `3.2 million`, `twenty-three`, `2π`, `√2`, `50%`, a unit behind it; not "
+    "sums, ranges, bounds, `not 5`"
 )
 TRUE_NUMBER = "the same, or a number; `50%` is answered by `50%`, `50` and `.5`, a share of at most 1 by `50%`, too"
 BOXES = (
@@ -83,7 +85,8 @@ TASKS: dict[str, Task] = {
         _is_option,
         "the option finally stated: `B`, `(b)`, `B. dog`, `The answer is B`, `B is correct`, its text; not `A or B`, "
         "`not B`, or a walk through the options",
-        "a letter, `B. dog`, the option's text, or an integer counting from 0; `options` as list, mapping, JSON or lines",
+        "a letter, `B. dog`, the option's text, or an integer counting from 0; `options` as list, "
+        "mapping, JSON or lines",
         ("multiple_choice", "mcq", "single_choice"),
         ("options",),
     ),
@@ -120,7 +123,8 @@ TASKS: dict[str, Task] = {
         expressions.mathematics,
         checks(expressions.true_expression),
         bool,
-        "a tagged or boxed expression, by math-verify; words as words; `(1, 2)` keeps its order, `\\{1, 2\\}` and `1, 2` do "
+        "a tagged or boxed expression, by math-verify; words as words; `(1, 2)` keeps its order, "
+        "`\\{1, 2\\}` and `1, 2` do "
         "not; `x = 5` is 5; towers such as `10^{10^{10}}` are not computed and are wrong",
         "LaTeX, a number or a text",
         ("mathematics",),
@@ -130,7 +134,8 @@ TASKS: dict[str, Task] = {
         checks(temporal.true_interval),
         lambda a: interval(a) is not None,
         "one interval in seconds: `2 to 8`, `01:10 - 01:20.5`, `2 to 3 minutes`, `1m30s until 2m`, `[2, 8]`, JSON with "
-        "`time`, `start`/`end`, `start_time`/`end_time`, `timestamps`, `relevant_windows`; not frames, negative times, NaN",
+        "`time`, `start`/`end`, `start_time`/`end_time`, `timestamps`, `relevant_windows`; not "
+        "frames, negative times, NaN",
         "the same, as text or JSON, start before end",
         ("temporal_grounding", "temporal_iou"),
     ),

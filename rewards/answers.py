@@ -106,7 +106,9 @@ def is_missing(value: Any) -> bool:
     """Null, NaN, blank text, or an empty list or mapping."""
     if isinstance(value, float):
         return not math.isfinite(value)
-    return value is None or (isinstance(value, str | list | tuple | dict) and not (value.strip() if isinstance(value, str) else value))  # fmt: skip
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, list | tuple | dict) and not value)
 
 
 def refuse(solution: Any, problem: str, expected: str) -> NoReturn:

@@ -14,9 +14,16 @@ _YES, _NO = frozenset(("yes", "true", "1", "y", "t")), frozenset(("no", "false",
 _WORD = re.compile(r"\b(yes|yeah|yep|true|correct|no|nope|false|incorrect)\b", re.IGNORECASE)
 _POSITIVE = frozenset(("yes", "yeah", "yep", "true", "correct"))
 _NOT = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bcannot)\s+(?:\w+\s+)?$", re.IGNORECASE)
-_OF_A_NOUN = re.compile(r"\s+(?!(?:it|there|they|he|she|this|that|the|i|we|you|because|since|as|and|or|but|is)\b)\w", re.IGNORECASE)  # fmt: skip
+_OF_A_NOUN = re.compile(
+    r"\s+(?!(?:it|there|they|he|she|this|that|the|i|we|you|because|since|as|and|or|but|is)\b)\w",
+    re.IGNORECASE,
+)
 _THERE_IS = re.compile(r"(?:\bthere\s*(?:is|are|'s|was|were))\s+$", re.IGNORECASE)
-_DOUBT = re.compile(r"\b(?:cannot|can't|can not|unsure|unclear|not sure|don't know|do not know|no idea|maybe|perhaps|whether|either)\b", re.I)  # fmt: skip
+_DOUBT = re.compile(
+    r"\b(?:cannot|can't|can not|unsure|unclear|not sure|don't know|do not know|no idea|maybe|perhaps"
+    r"|whether|either)\b",
+    re.I,
+)
 _LEADING = re.compile(r"\W*(yes|no|true|false)\b\s*(?:[,.;:!\n\u2013\u2014-]|$)", re.IGNORECASE)
 
 

@@ -20,7 +20,10 @@ from mmrl.rewards import answers
 
 Box = tuple[float, float, float, float]
 LONGEST = 20_000
-KEYS = ("boxes", "bboxes", "bbox_2d", "bbox", "box", "box_2d", "objects", "detections", "bounding_boxes", "bounding_box", "coordinates", "answer", "predictions")  # fmt: skip
+KEYS = (
+    "boxes", "bboxes", "bbox_2d", "bbox", "box", "box_2d", "objects", "detections", "bounding_boxes", "bounding_box",
+    "coordinates", "answer", "predictions",
+)  # fmt: skip
 _CORNERS = (
     ("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"),
     ("left", "top", "right", "bottom"), ("x0", "y0", "x1", "y1"),
@@ -30,13 +33,22 @@ _N = r"([-+]?\s?(?:\d+(?:\.\d*)?|\.\d+))"
 _BOX = re.compile(rf"[\[(]\s*{_N}\s*[,;\s]\s*{_N}\s*[,;\s]\s*{_N}\s*[,;\s]\s*{_N}\s*,?\s*[\])]")
 _CORNER_PAIR = re.compile(rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]\s*(?:,|to|and|-|;)?\s*[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]")
 _ANGLED = re.compile(rf"<{_N}>\s*<{_N}>\s*<{_N}>\s*<{_N}>")
-_NAMED = re.compile(rf"x_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+y_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+x_?(?:2|max)\s*[:=]\s*{_N}[,;\s]+y_?(?:2|max)\s*[:=]\s*{_N}", re.I)  # fmt: skip
+_NAMED = re.compile(
+    rf"x_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+y_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+x_?(?:2"
+    rf"|max)\s*[:=]\s*{_N}[,;\s]+y_?(?:2|max)\s*[:=]\s*{_N}",
+    re.I,
+)
 _BARE = re.compile(rf"\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*[.;]?\s*")
-_SPECIAL = re.compile(r"<\|?/?(?:box|bbox|box_start|box_end|bbox_start|bbox_end|object_ref_start|object_ref_end|ref|quad_start|quad_end)\|?>")  # fmt: skip
+_SPECIAL = re.compile(
+    r"<\|?/?(?:box|bbox|box_start|box_end|bbox_start|bbox_end|object_ref_start|object_ref_end|ref"
+    r"|quad_start|quad_end)\|?>"
+)
 _MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\uff0d"), "-")
 _NOTHING = re.compile(
-    r"(?:\[\s*(?:\[\s*\])?\s*\]|none|null|nothing|no (?:such )?(?:box(?:es)?|object(?:s)?|match(?:es)?|target(?:s)?|detections?|bounding box(?:es)?)"
-    r"|(?:there (?:is|are) (?:no|none)|no(?! (?:idea|doubt|way|clue|answer|image|picture|one knows))|nothing)\b[^.,;\d\[\]]{0,60}|not (?:found|present|visible|in the (?:image|picture)))",
+    r"(?:\[\s*(?:\[\s*\])?\s*\]|none|null|nothing|no (?:such )?(?:box(?:es)?|object(?:s)?"
+    r"|match(?:es)?|target(?:s)?|detections?|bounding box(?:es)?)"
+    r"|(?:there (?:is|are) (?:no|none)|no(?! (?:idea|doubt|way|clue|answer|image|picture|one knows))"
+    r"|nothing)\b[^.,;\d\[\]]{0,60}|not (?:found|present|visible|in the (?:image|picture)))",
     re.IGNORECASE,
 )
 

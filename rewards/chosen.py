@@ -21,44 +21,69 @@ _WIDE = {0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08: "(", 0xFF09: ")"} | {0xF
 _BOLD = "\uf000"
 _M = "[\ue000-\ue0ff]"
 
-_ARTICLE_THEN = re.compile(r"\s+(?!(?:because|since|as|for|is|or|and|but|which|was|seems?|looks?|shows?|has|would|must|does\w*|isn't|can\w*|instead|rather|not|over|due|given|if|nor|are|were)\b)[a-z]|\s+[A-Z][a-z]")  # fmt: skip
+_ARTICLE_THEN = re.compile(
+    r"\s+(?!(?:because|since|as|for|is|or|and|but|which|was|seems?|looks?|shows?|has|would|must|does\w*"
+    r"|isn't|can\w*|instead|rather|not|over|due|given|if|nor|are|were)\b)[a-z]|\s+[A-Z][a-z]"
+)
 _I_THEN = re.compile(r"\s+(?!(?:because|since|as|is|or|and|nor)\b)[A-Za-z]|'")
 _MAY_PRECEDE = re.compile(
-    rf"(?:^|[.,;:!?(\[\n\"'=/&+>\u2014\u2013-]|{_M}|{_BOLD}|\b(?:is|be|was|are|answers?|options?|choices?|letters?|choos\w+|chose|chosen|selec\w+|"
-    r"pick\w*|with|for|therefore|so|thus|hence|or|and|not|than|of|either|neither|nor|but|it's|that's|says?|both|between|"
+    rf"(?:^|[.,;:!?(\[\n\"'=/&+>\u2014\u2013-]|{_M}|{_BOLD}|\b(?:is|be|was|are|answers?|options?"
+    rf"|choices?|letters?|choos\w+|chose|chosen|selec\w+|"
+    r"pick\w*|with|for|therefore|so|thus|hence|or|and|not|than|of|either|neither|nor|but|it's|that's"
+    r"|says?|both|between|"
     r"guess|think|believe|to|as|prefer|only|just|actually|\w+ly))\s*$",
     re.IGNORECASE,
 )
 _BREAK = r"(?:(?!\b(?:but|so|therefore|thus|hence|then|answer|because|since|it is|it's|must)\b)[^,.;:!?\n])*$"
 _NEGATED = re.compile(
-    rf"(?:\b(?:not|never|neither|nor|cannot|can't|except|rather than|instead of|rul\w+ out|eliminat\w+|exclud\w+|without|no|reject\w*|discard\w*)\b|n't\b){_BREAK}",
+    rf"(?:\b(?:not|never|neither|nor|cannot|can't|except|rather than|instead of|rul\w+ out|eliminat\w+"
+    rf"|exclud\w+|without|no|reject\w*|discard\w*)\b|n't\b){_BREAK}",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    rf"[\s\"')\].:]*(?:\s*(?:,|and|or|&|nor)\s*{_M})*\s*(?:,|:|-)?\s*(?:(?:is|are|was|were|seems?|looks?|can be|must be|would be)\s+)?(?:also\s+|\w+ly\s+)?"
-    rf"(?:(?:not(?!\s+(?:the\s+)?{_M})|wrong|incorrect|false|out|impossible|eliminated|excluded|ruled out|unlikely|invalid)\b|(?:is|was|are|would|does|do|ca|could)n't\b|cannot\b|(?:does|do|can|would|could) not\b)"
+    rf"[\s\"')\].:]*(?:\s*(?:,|and|or|&|nor)\s*{_M})*\s*(?:,|:|-)?\s*(?:(?:is|are|was|were|seems?"
+    rf"|looks?|can be|must be|would be)\s+)?(?:also\s+|\w+ly\s+)?"
+    rf"(?:(?:not(?!\s+(?:the\s+)?{_M})|wrong|incorrect|false|out|impossible|eliminated|excluded|ruled "
+    rf"out|unlikely|invalid)\b|(?:is|was|are|would|does|do|ca|could)n't\b|cannot\b|(?:does|do|can"
+    rf"|would|could) not\b)"
     rf"|[^.;\n\ue000-\ue0ff]{{0,80}}\bso no\b",
     re.IGNORECASE,
 )
 _STATED = re.compile(
-    rf"(?:\b(?:answers?|choice|selection|solution|response|conclusion|decision|(?:correct|right|best|final|my)\s+(?:option|choice|one|letter))(?![ \w]*\?)"
-    r"(?:\s+(?:to|for|of|here)\b[^.;:!?\n]{0,60}?)?\s*(?:is|are|=|:|\u2192|->|would be|should be|must be|will be|was)?\s*(?:is|are|:|=)?\s*"
+    rf"(?:\b(?:answers?|choice|selection|solution|response|conclusion|decision|(?:correct|right|best"
+    rf"|final|my)\s+(?:option|choice|one|letter))(?![ \w]*\?)"
+    r"(?:\s+(?:to|for|of|here)\b[^.;:!?\n]{0,60}?)?\s*(?:is|are|=|:|\u2192|->|would be|should be|must "
+    r"be|will be|was)?\s*(?:is|are|:|=)?\s*"
     rf"(?:\w+ly\s+)?(?:also\s+)?(?:the\s+)?(?:one\s+)?(?:options?|choices?|letters?)?\s*[\"'(\[<:]*\s*|{_BOLD}"
-    r"|\b(?:i(?:'d|'ll| would| will)?\s+)?(?:choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?|go(?:ing)? (?:with|for)|opt(?:ing)? for|settle (?:on|for)|answer with)\s+(?:with\s+)?(?:the\s+)?(?:options?|choices?|letters?)?\s*[\"'(\[]*\s*)$",
+    r"|\b(?:i(?:'d|'ll| would| will)?\s+)?(?:choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?"
+    r"|go(?:ing)? (?:with|for)|opt(?:ing)? for|settle (?:on|for)|answer "
+    r"with)\s+(?:with\s+)?(?:the\s+)?(?:options?|choices?|letters?)?\s*[\"'(\[]*\s*)$",
     re.IGNORECASE,
 )
 _LEANING = re.compile(
-    r"(?:\b(?:it|this|that|which|result|he|she|object|picture|image)(?:'s|\s+is|\s+must be|\s+should be|\s+has to be|\s+would be|\s+are)\s+(?:\w+ly\s+)?(?:the\s+|an?\s+)?(?:options?\s+)?"
-    r"|\b(?:therefore|so|thus|hence|must be|should be)\b[\s,:]*(?:it(?:'s| is)\s+)?(?:the\s+)?(?:options?\s+)?)[\"'(\[]*\s*$",
+    r"(?:\b(?:it|this|that|which|result|he|she|object|picture|image)(?:'s|\s+is|\s+must be|\s+should "
+    r"be|\s+has to be|\s+would be|\s+are)\s+(?:\w+ly\s+)?(?:the\s+|an?\s+)?(?:options?\s+)?"
+    r"|\b(?:therefore|so|thus|hence|must be|should be)\b[\s,:]*(?:it(?:'s| "
+    r"is)\s+)?(?:the\s+)?(?:options?\s+)?)[\"'(\[]*\s*$",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
-    r"[\"')\].:]*\s*(?:is|are|must be|would be|seems|has to be|looks)\s+(?:\w+ly\s+)?(?:the\s+)?(?:only\s+|most\s+|best\s+)?(?:correct|right|best|answers?|true|final|valid|one that)\b",
+    r"[\"')\].:]*\s*(?:is|are|must be|would be|seems|has to be"
+    r"|looks)\s+(?:\w+ly\s+)?(?:the\s+)?(?:only\s+|most\s+|best\s+)?(?:correct|right|best|answers?"
+    r"|true|final|valid|one that)\b",
     re.IGNORECASE,
 )
-_JOINED_AFTER = re.compile(rf"[\"')\].]*\s*(?:,?\s*(?:or|and|nor|as well as)\s+(?:maybe\s+|possibly\s+)?|/|&|\|)\s*[\"'(\[]*({_M})|[\"')\]]*\s*,\s*[\"'(\[]*({_M})(?=[\"')\]]*\s*(?:[.;,\n]|$|or\b|and\b))", re.I)  # fmt: skip
+_JOINED_AFTER = re.compile(
+    rf"[\"')\].]*\s*(?:,?\s*(?:or|and|nor|as well as)\s+(?:maybe\s+|possibly\s+)?|/|&"
+    rf"|\|)\s*[\"'(\[]*({_M})|[\"')\]]*\s*,\s*[\"'(\[]*({_M})(?=[\"')\]]*\s*(?:[.;,\n]|$|or\b|and\b))",
+    re.I,
+)
 _JOINED_BEFORE = re.compile(rf"({_M})[\"')\]]*\s*(?:,|,?\s*(?:or|and)|/|&|\|)\s*[\"'(\[]*$", re.IGNORECASE)
-_DOUBT = re.compile(r"\b(?:cannot|can't|can not|couldn't|unable to) (?:tell|say|see|decide|determine|be sure)|\b(?:unsure|not sure|don't know|do not know|no idea|either|whether|maybe|perhaps|if)\b", re.I)  # fmt: skip
+_DOUBT = re.compile(
+    r"\b(?:cannot|can't|can not|couldn't|unable to) (?:tell|say|see|decide|determine|be sure)|\b(?:unsure"
+    r"|not sure|don't know|do not know|no idea|either|whether|maybe|perhaps|if)\b",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
@@ -201,7 +226,8 @@ def _mark_labels(text: str, options: Options) -> str:
     form = re.compile(
         rf"\(\s*(?P<brackets>{upper}|{upper.lower()})\s*\)|\[\s*(?P<square>{upper})\s*\]"
         rf"|(?<![\w'\u2019-])(?P<closed>{upper})\s?[)\]](?!\w)"
-        rf"|(?i:\b(?P<named>options?|choice|letter|answer(?:\s+is|\s*:)?)\s+)(?P<after>{upper}|(?:{upper.lower()})(?=[\s\"')\]]*(?:[.,;!\n]|$)))(?![\w'])"
+        rf"|(?i:\b(?P<named>options?|choice|letter|answer(?:\s+is|\s*:)?)\s+)(?P<after>{upper}"
+        rf"|(?:{upper.lower()})(?=[\s\"')\]]*(?:[.,;!\n]|$)))(?![\w'])"
         rf"|(?<![\w'\u2019-])(?P<bare>{upper})(?P<separator>[.:]?)(?![\w'\u2019-])"
     )  # fmt: skip
 

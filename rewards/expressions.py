@@ -24,11 +24,16 @@ SECONDS = 3  # of computing that one comparison may take in a main thread; elsew
 MOST_DIGITS = 4000  # of a power or factorial that is written out
 LONGEST = 2000  # characters of an expression
 MOST_TERMS = 60  # power of a bracket that is expanded
-_KNOWN = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp sqrt frac dfrac tfrac pi min max gcd lcm "
-    "mod det dim inf lim sup deg cm mm km kg dm ml infty alpha beta gamma theta phi lambda sigma omega delta".split()
+_KNOWN = frozenset((
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln",
+    "lg", "exp", "sqrt", "frac", "dfrac", "tfrac", "pi", "min", "max", "gcd", "lcm", "mod", "det", "dim", "inf",
+    "lim", "sup", "deg", "cm", "mm", "km", "kg", "dm", "ml", "infty", "alpha", "beta", "gamma", "theta", "phi",
+    "lambda", "sigma", "omega", "delta",
+))  # fmt: skip
+_POWER = re.compile(
+    r"([\d.]+|[A-Za-z]"
+    r"|[)}\]])\s*\^\s*(?:\{\s*\(?\s*(-?[\d.]+)\s*\)?\s*\}|\(\s*(-?[\d.]+)\s*\)|(-?\d+(?:\.\d+)?))"
 )
-_POWER = re.compile(r"([\d.]+|[A-Za-z]|[)}\]])\s*\^\s*(?:\{\s*\(?\s*(-?[\d.]+)\s*\)?\s*\}|\(\s*(-?[\d.]+)\s*\)|(-?\d+(?:\.\d+)?))")  # fmt: skip
 _FACTORIAL = re.compile(r"(\d+)\s*\)?\s*!|\\binom\s*\{?\s*(\d+)")
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'?(?:\s*\(\s*[A-Za-z]\s*\))?")
 _JOINED = re.compile(r"\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|\b(?:or|and)\b)\s*")

@@ -43,11 +43,15 @@ _SECONDS, _MILLIS = r"(?:s|secs?|seconds?)", r"(?:ms|msecs?|milliseconds?)"
 _DIGITS = r"\d+(?:[.,]\d+)?"
 _CLOCK = r"(?:(?P<h{0}>\d+):)?(?P<m{0}>\d+):(?P<s{0}>\d{{2}}(?:[.,]\d+)?)"
 _PARTS = (
-    rf"(?=\d)(?:(?P<H{{0}}>{_DIGITS})[ -]?{_HOURS}\b\s*(?:and )?)?(?:(?P<M{{0}}>{_DIGITS})[ -]?{_MINUTES}(?![a-z])\s*(?:and )?)?"
+    rf"(?=\d)(?:(?P<H{{0}}>{_DIGITS})[ -]?{_HOURS}\b\s*(?:and )?)?(?:(?P<M{{0}}>{_DIGITS})[ "
+    rf"-]?{_MINUTES}(?![a-z])\s*(?:and )?)?"
     rf"(?:(?P<S{{0}}>{_DIGITS})(?:[ -]?{_SECONDS}(?![a-z])|[ -]?(?P<ms{{0}}>{_MILLIS})(?![a-z])|(?![\d.:]))?)?"
 )
 _STAMP = rf"(?P<t{{0}}>(?P<sign{{0}}>-\s?)?(?:{_CLOCK}(?:\s*{_SECONDS}(?![a-z]))?|{_PARTS}))"
-_BETWEEN = r"\s*,?\s*(?:to|and|until|till|through|-+>?|~|\u2192|ends?(?:ing)? at|(?:and )?(?:it )?ends? at|and ends at|,|;)\s*(?:at |second |t ?= ?)?"
+_BETWEEN = (
+    r"\s*,?\s*(?:to|and|until|till|through|-+>?|~|\u2192|ends?(?:ing)? at|(?:and )?(?:it )?ends? at|and "
+    r"ends at|,|;)\s*(?:at |second |t ?= ?)?"
+)
 _RANGE = re.compile(
     r"(?<![\w.:-])" + _STAMP.replace("{0}", "1").replace("{{", "{").replace("}}", "}")
     + _BETWEEN
@@ -56,7 +60,8 @@ _RANGE = re.compile(
 )  # fmt: skip
 _ONE = re.compile(r"\s*" + _STAMP.replace("{0}", "1").replace("{{", "{").replace("}}", "}") + r"\s*", re.IGNORECASE)
 _NAMED = re.compile(
-    r"\b(?:start|begin)\w*(?:[ _]time)?\s*(?:is|at|:|=)?\s*(?:at )?(?P<start>[-\d:.,]+\s*[a-z]*)[,;.]?\s*(?:and )?(?:it )?"
+    r"\b(?:start|begin)\w*(?:[ _]time)?\s*(?:is|at|:|=)?\s*(?:at "
+    r")?(?P<start>[-\d:.,]+\s*[a-z]*)[,;.]?\s*(?:and )?(?:it )?"
     r"\bend\w*(?:[ _]time)?\s*(?:is|at|:|=)?\s*(?:at )?(?P<end>[-\d:.,]*\d\s*[a-z]*)",
     re.IGNORECASE,
 )

@@ -35,7 +35,8 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _BOUND = re.compile(
-    r"(?:\b(?:at (?:least|most)|(?:no |not )?(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|over|under|"
+    r"(?:\b(?:at (?:least|most)|(?:no |not )?(?:more|less|fewer|greater|larger|smaller|higher|lower) "
+    r"than|up to|over|under|"
     r"above|below|between|almost|nearly|within)|[<>≤≥≠±∛∜])\s*$",
     re.IGNORECASE,
 )
@@ -46,11 +47,15 @@ _DENIED = re.compile(
     r"\s*\)?\s*(?:is|was|would be|are)\s+(?:not|wrong|incorrect|false|impossible|too)\b", re.IGNORECASE
 )
 _SPOILED_AFTER = re.compile(
-    r"\s*(?:[:<>=]\s*[\d.]|\+/?|[±‰]|(?:or (?:more|less|fewer|above|below)|at (?:most|least)|and (?:above|below))\b|[xyzXYZ](?![^\W\d_])|[hm]\s?\d)",
+    r"\s*(?:[:<>=]\s*[\d.]|\+/?|[±‰]|(?:or (?:more|less|fewer|above|below)|at (?:most|least)|and "
+    r"(?:above|below))\b|[xyzXYZ](?![^\W\d_])|[hm]\s?\d)",
     re.IGNORECASE,
 )  # fmt: skip
 _IDENTIFIER = re.compile(r"[^\W\d]-?$|[\w)]_$|[\d.,]$|\d/$")
-_VERB = re.compile(r"(?:^|[=:≈(\[,]|\b(?:is|are|be|was|equals?|to|of|about|exactly|around|answer|and|or|gives?|get))\s*$", re.I)  # fmt: skip
+_VERB = re.compile(
+    r"(?:^|[=:≈(\[,]|\b(?:is|are|be|was|equals?|to|of|about|exactly|around|answer|and|or|gives?|get))\s*$",
+    re.I,
+)
 _ARITHMETIC = re.compile(r"[-+*/^().\d\s√πx%]+")
 _UNKNOWNS = frozenset("xyzXYZ")
 

@@ -26,7 +26,7 @@ def true_number(solution: Any) -> tuple[float, bool]:
 
 
 def candidates(completion: str, solution: Any) -> tuple[float, list[float]]:
-    """The truth, and what the answer may mean: `50%` is .5 for a truth of at most 1, and both for a truth in percent."""
+    """The truth, and what an answer may mean: beside a share `50%` is .5, beside a percentage `.5` is 50."""
     right, percent = true_number(solution)
     text = answers.extract(completion)
     predicted = number(text, share=not percent and abs(right) <= 1)

@@ -2,7 +2,7 @@
 
     ["A cat", "A dog"]            ["A. cat", "B. dog"]            {"A": "cat", "B": "dog"}
     {"label": ["A", "B"], "text": ["cat", "dog"]}                 [{"label": "A", "text": "cat"}, ...]
-    "A. cat\\nB. dog"              "(A) cat (B) dog"               '["cat", "dog"]'  (JSON, or a list as Python prints it)
+    "A. cat\\nB. dog"              "(A) cat (B) dog"               '["cat", "dog"]'  (JSON, or Python's repr)
 
 A truth is a letter ("B", "(b)", "B. dog", "Option B"), an option's text ("A dog", "Vitamin A"), or an integer that
 counts from 0 (as in ScienceQA and MMLU). One that may mean two options, or none, is refused.
@@ -24,7 +24,8 @@ from mmrl.rewards import answers
 LETTERS = string.ascii_uppercase
 _LABELLED = re.compile(r"^\s*[\[(]?\s*([A-Za-z]|\d{1,2})\s*(?:[.:)\]]|\)\s*[.:])\s*(.*)$", re.DOTALL)
 _INLINE = re.compile(r"(?:(?<=\s)|(?<=[;,|])|^)\(?([A-Z])(?:\)|[.:](?=\s))\s*")
-_LABEL_KEYS, _TEXT_KEYS = ("label", "key", "id", "letter", "option"), ("text", "value", "content", "option_text", "answer")  # fmt: skip
+_LABEL_KEYS = ("label", "key", "id", "letter", "option")
+_TEXT_KEYS = ("text", "value", "content", "option_text", "answer")
 _FORMS = "a list of texts, {'A': text, ...}, or lines 'A. text'"
 
 
@@ -148,10 +149,16 @@ def _text(value: Any) -> str:
 def label_in(text: str, options: Options) -> tuple[str, str] | None:
     """(label, what follows it) of a text that is a label, or begins with one and a separator: "B", "(b)", "B. dog"."""
     labels = "|".join(sorted(map(re.escape, options.labels), key=len, reverse=True))
-    form = rf"(?i:(?:the\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*)?[\[(\"'<]*\s*({labels}|{labels.lower()})\s*[\])\"'>.:]*"
+    form = (
+        rf"(?i:(?:the\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*)?[\[(\"'<]*\s*({labels}"
+        rf"|{labels.lower()})\s*[\])\"'>.:]*"
+    )
     if match := re.fullmatch(form, text.strip()):
         return match[1].upper(), ""
-    lead = rf"\(\s*({labels}|{labels.lower()})\s*\)[.:]?\s*(.+)|({labels})\s*(?:[.:)\]]|\s[-\u2013\u2014]\s)\s*(.+)|({labels.lower()})[.)]\s*(.+)"
+    lead = (
+        rf"\(\s*({labels}|{labels.lower()})\s*\)[.:]?\s*(.+)|({labels})\s*(?:[.:)\]]"
+        rf"|\s[-\u2013\u2014]\s)\s*(.+)|({labels.lower()})[.)]\s*(.+)"
+    )
     if match := re.fullmatch(lead, text.strip(), re.DOTALL):
         label, rest = next((match[i], match[i + 1]) for i in (1, 3, 5) if match[i])
         return label.upper(), rest.strip()

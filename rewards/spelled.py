@@ -56,14 +56,23 @@ _EXPONENT = re.compile(rf"\^\s*{_GROUP}")
 _NUM = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+,\d{1,2}(?!\d)|\d+(?:\.\d+)?|\.\d+)"
 _WORD = rf"(?:{'|'.join(sorted((*_CARDINALS, *_SCALES), key=len, reverse=True))})s?\b"
 _RUN = re.compile(
-    rf"(?<![\w./])(?<!/\s)(?:{_NUM}(?=\s*(?:{'|'.join(_SCALES)})s?\b)|\ba(?=\s+(?:hundred|dozen|thousand|million|billion)\b)|\b{_WORD})"
+    rf"(?<![\w./])(?<!/\s)(?:{_NUM}(?=\s*(?:{'|'.join(_SCALES)})s?\b)|\ba(?=\s+(?:hundred|dozen"
+    rf"|thousand|million|billion)\b)|\b{_WORD})"
     rf"(?:[\s-]+(?:and\s+)?(?:{_WORD}|{_NUM}(?=\s*(?:{'|'.join(_SCALES)})s?\b)))*",
     re.IGNORECASE,
 )
-_ONE_BEFORE = re.compile(r"(?:^|[:=,(]|\b(?:is|are|be|was|were|has|have|exactly|only|just|about|equals|least|see|count))\s*$", re.I)  # fmt: skip
-_ONE_AFTER = re.compile(r"\s*(?:$|[.,!;)]|(?!of\b|can\b|could\b|who\b|that\b|which\b|might\b|may\b|must\b|should\b|would\b|is\b|has\b|in\b|on\b|with\b)[a-z%])", re.I)  # fmt: skip
+_ONE_BEFORE = re.compile(
+    r"(?:^|[:=,(]|\b(?:is|are|be|was|were|has|have|exactly|only|just|about|equals|least|see|count))\s*$",
+    re.I,
+)
+_ONE_AFTER = re.compile(
+    r"\s*(?:$|[.,!;)]|(?!of\b|can\b|could\b|who\b|that\b|which\b|might\b|may\b|must\b|should\b|would\b"
+    r"|is\b|has\b|in\b|on\b|with\b)[a-z%])",
+    re.I,
+)
 _PARTS_RE = re.compile(
-    rf"\b(?:(\d+(?:\.\d+)?)\s+(?:and\s+)?)?(a|an|\d+)?(?:\s+|-|(?<=\s)|^|\b)({'|'.join(_PARTS)})(s?)\b(?!\s+(?:past|to)\b)", re.I
+    rf"\b(?:(\d+(?:\.\d+)?)\s+(?:and\s+)?)?(a|an|\d+)?(?:\s+|-|(?<=\s)|^"
+    rf"|\b)({'|'.join(_PARTS)})(s?)\b(?!\s+(?:past|to)\b)", re.I
 )  # fmt: skip
 
 
@@ -199,7 +208,8 @@ def _sums(words: list[str]) -> list[float]:
                 total, current, scale = total + current, 0.0, factor
             last = factor
         else:
-            value = 1.0 if word == "a" else float(_CARDINALS[singular]) if singular in _CARDINALS else _float(word)  # fmt: skip
+            value = 1.0 if word == "a" else float(_CARDINALS.get(singular, -1))
+            value = _float(word) if value < 0 else value
             fits = not started or last >= 100 or (20 <= last < 100 and 0 < value < 10)
             if not fits:
                 close()
@@ -216,8 +226,8 @@ def _parted(match: re.Match) -> str:
         whole, count = None, whole
     if count is None and part != "half":
         return match[0]
-    if part in ("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth") and count in ("a", "an") and not match[4] and whole is None:  # fmt: skip
-        return match[0] if part != "third" else " 1/3"
+    if count in ("a", "an") and whole is None and not match[4] and part not in ("half", "quarter", "third"):
+        return match[0]  # "a tenth" may be an ordinal
     top = 1.0 if count in (None, "a", "an") else float(count)
     share = f"{_shown(top)}/{_PARTS[part]}"
     return f" {whole} {share}" if whole is not None else f" {share}"

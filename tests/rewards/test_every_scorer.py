@@ -82,15 +82,19 @@ def worthless(prompt: str, right: str, options: list | None) -> list[str]:
     """Replies that answer nothing, untagged and tagged."""
     wall = str([[x, y, x + 20, y + 20] for x in range(0, 200, 10) for y in range(0, 200, 10)])
     said = [
-        "", " ", "\n\n", "...", "?", "\N{REPLACEMENT CHARACTER}" * 20, "garbage quux zzz", "I do not know.", "null", "{}", "NaN",
+        "", " ", "\n\n", "...", "?", "\N{REPLACEMENT CHARACTER}" * 20, "garbage quux zzz", "I do not know.",
+        "null", "{}",
+        "NaN",
         "yes no yes no", "yes or no", "A B C D E F", "A, B, C, D", "A or B or C or D", "ABCDEFGHIJ", "A. B. C. D.",
         "The answer is A. The answer is B. The answer is C. The answer is D.", " ".join(map(str, range(100))),
         "0 or 1 or 2 or 3", ", ".join(f"{i} to {i + 1} s" for i in range(20)), wall, wall.replace("], [", "]\n["),
-        prompt, f"{prompt}\n{prompt}", f"{prompt}\n" * 5, *([", ".join(options), "\n".join(options), str(options)] if options else []),
+        prompt, f"{prompt}\n{prompt}", f"{prompt}\n" * 5, *([", ".join(options), "\n".join(options), str(options)]
+          if options else []),
     ]  # fmt: skip
     cut = [
         f"<answer>{right}", f"{right}</answer>", f"<think>{right}", f"<think>so <answer>{right}</answer>",
-        f"\\boxed{{{right}", f"<answer>\\boxed{{{right}</answer>", "<answer>", "<answer></answer>", "\\boxed{}", "<think></think>",
+        f"\\boxed{{{right}", f"<answer>\\boxed{{{right}</answer>", "<answer>", "<answer></answer>", "\\boxed{}",
+        "<think></think>",
         f"<think><answer>{right}</answer></think>", f"<answer>{right}</think>",
     ]  # fmt: skip
     return [*said, *(f"<answer>{text}</answer>" for text in said), *(f"\\boxed{{{text}}}" for text in said), *cut]

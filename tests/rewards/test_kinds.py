@@ -116,7 +116,8 @@ class TestOptions:
         "column",
         [
             ["cat", "dog"], ["A. cat", "B. dog"], ["(A) cat", "(B) dog"], ["A: cat", "B: dog"], ("cat", "dog"),
-            {"A": "cat", "B": "dog"}, {"a": "cat", "b": "dog", "c": None}, {"label": ["A", "B"], "text": ["cat", "dog"]},
+            {"A": "cat", "B": "dog"}, {"a": "cat", "b": "dog", "c": None},
+            {"label": ["A", "B"], "text": ["cat", "dog"]},
             [{"label": "A", "text": "cat"}, {"label": "B", "text": "dog"}], [{"A": "cat"}, {"B": "dog"}],
             "A. cat\nB. dog", "cat\ndog", "(A) cat (B) dog", "A. cat B. dog", '["cat", "dog"]', "['cat', 'dog']",
             '{"A": "cat", "B": "dog"}', "cat|dog",

@@ -151,9 +151,9 @@ class TestColumns:
 
     @pytest.mark.parametrize("value", [None, "", "  ", float("nan")])
     def test_check_refuses_null_and_blank_columns_that_a_reward_reads(self, value):
-        with RewardPanel(["exact_match"]) as panel:
-            with pytest.raises(RewardError, match=r"'p0': column 'solution' is (null|blank), and reward 'exact_match'"):
-                panel.check(prompts(1, solution=value))
+        message = r"'p0': column 'solution' is (null|blank), and reward 'exact_match'"
+        with RewardPanel(["exact_match"]) as panel, pytest.raises(RewardError, match=message):
+            panel.check(prompts(1, solution=value))
 
     def test_check_and_scoring_refuse_the_same_truths(self):
         """Each reward refuses before training what it would refuse when it judges."""
@@ -163,9 +163,9 @@ class TestColumns:
             "boxes_iou": "a cat",
             "choice": "A, B",
         }.items():
-            with RewardPanel([name]) as panel, pytest.raises(RewardError, match="'p0'.*solution"):
+            with RewardPanel([name]) as panel, pytest.raises(RewardError, match=r"'p0'.*solution"):
                 panel.check(prompts(1, solution=solution))
-            with pytest.raises(RewardError, match="'p0'.*solution"):
+            with pytest.raises(RewardError, match=r"'p0'.*solution"):
                 scores_of([name], ["x"], prompts(1, solution=solution))
 
     def test_a_row_that_cannot_be_judged_stops_the_run_and_is_named(self):
