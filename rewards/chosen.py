@@ -17,7 +17,11 @@ LONGEST = 8000  # the last characters are read: a final answer stands at the end
 SHORT = 200  # characters of a text in which one mention without a statement is an answer
 MOST_MENTIONS = 200
 _FIRST = 0xE000  # mentions are single characters of the private use area, one for each option
-_WIDE = {0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08: "(", 0xFF09: ")"} | {0xFF21 + i: 0x41 + i for i in range(26)}
+_WIDE = {0x3001: ",", 0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08: "(", 0xFF09: ")"} | {
+    0xFF21 + i: 0x41 + i for i in range(26)
+}
+_HAN = "\u4e00-\u9fff"
+_SCRIPT_EDGE = re.compile(rf"(?<=[{_HAN}])(?=[A-Za-z])|(?<=[A-Za-z])(?=[{_HAN}])")
 _BOLD = "\uf000"
 _M = "[\ue000-\ue0ff]"
 
@@ -27,9 +31,9 @@ _ARTICLE_THEN = re.compile(
 )
 _I_THEN = re.compile(r"\s+(?!(?:because|since|as|is|or|and|nor)\b)[A-Za-z]|'")
 _MAY_PRECEDE = re.compile(
-    rf"(?:^|[.,;:!?(\[\n\"'=/&+>\u2014\u2013-]|{_M}|{_BOLD}|\b(?:is|be|was|are|answers?|options?"
+    rf"(?:^|[.,;:!?(\[\n\"'=/&+>\u2014\u2013-]|[{_HAN}]|{_M}|{_BOLD}|\b(?-i:[A-Z])|\b(?:is|be|was|are|answers?|options?"
     rf"|choices?|letters?|choos\w+|chose|chosen|selec\w+|"
-    r"pick\w*|with|for|therefore|so|thus|hence|or|and|not|than|of|either|neither|nor|but|it's|that's"
+    r"pick\w*|with|for|therefore|so|thus|hence|or|and|not|than|of|either|neither|nor|but|it's|that|that's"
     r"|says?|both|between|"
     r"guess|think|believe|to|as|prefer|only|just|actually|\w+ly))\s*$",
     re.IGNORECASE,
@@ -37,7 +41,7 @@ _MAY_PRECEDE = re.compile(
 _BREAK = r"(?:(?!\b(?:but|so|therefore|thus|hence|then|answer|because|since|it is|it's|must)\b)[^,.;:!?\n])*$"
 _NEGATED = re.compile(
     rf"(?:\b(?:not|never|neither|nor|cannot|can't|except|rather than|instead of|rul\w+ out|eliminat\w+"
-    rf"|exclud\w+|without|no|reject\w*|discard\w*)\b|n't\b){_BREAK}",
+    rf"|exclud\w+|without|no|reject\w*|discard\w*)\b|n't\b|不是|不选|并非){_BREAK}",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
@@ -75,10 +79,16 @@ _CONFIRMED = re.compile(
 )
 _JOINED_AFTER = re.compile(
     rf"[\"')\].]*\s*(?:,?\s*(?:or|and|nor|as well as)\s+(?:maybe\s+|possibly\s+)?|/|&"
-    rf"|\|)\s*[\"'(\[]*({_M})|[\"')\]]*\s*,\s*[\"'(\[]*({_M})(?=[\"')\]]*\s*(?:[.;,\n]|$|or\b|and\b))",
+    rf"|\|)\s*[\"'(\[]*({_M})|[\"')\]]*\s*,\s*[\"'(\[]*({_M})(?=[\"')\]]*\s*(?:[.;,\n]|$|or\b|and\b))"
+    rf"|[\"')\]: ]*({_M})",
     re.I,
 )
 _JOINED_BEFORE = re.compile(rf"({_M})[\"')\]]*\s*(?:,|,?\s*(?:or|and)|/|&|\|)\s*[\"'(\[]*$", re.IGNORECASE)
+_POSSIBLY = re.compile(
+    r"(?:\b(?:could|may|might)\s+(?:also\s+)?be|\bor|\bmaybe|\bpossibly|\bperhaps)\s+(?:the\s+)?(?:options?\s+)?[\"'(]*$",
+    re.I,
+)
+_NO_IDEA = re.compile(r"\bno (?:idea|clue|way to)\b", re.IGNORECASE)
 _DOUBT = re.compile(
     r"\b(?:cannot|can't|can not|couldn't|unable to) (?:tell|say|see|decide|determine|be sure)|\b(?:unsure"
     r"|not sure|don't know|do not know|no idea|either|whether|maybe|perhaps|if)\b",
@@ -116,10 +126,17 @@ def chosen(text: str, options: Options) -> str | None:
         return label[0]
     said = _said(found, marked)
     if said:
-        return answers.settled(said, marked)
+        value = answers.settled(said, marked)
+        return None if _is_hedged(found, marked, value, said[-1][0]) else value
     left = {each.label for each in found if not each.denied}
-    leads = not _DOUBT.search(marked) and len(marked) <= SHORT
+    leads = not _DOUBT.search(marked) and not _NO_IDEA.search(text) and len(marked) <= SHORT
     return left.pop() if len(left) == 1 and leads else None
+
+
+def _is_hedged(found: list[Mention], marked: str, value: str | None, after: int) -> bool:
+    """Whether another option is held possible after the last statement: "B, but it could be C"."""
+    others = [each.place for each in found if each.place > after and each.label != value and not each.denied]
+    return any(_POSSIBLY.search(marked[max(place - 40, 0) : place]) for place in others)
 
 
 def _is_denial(rest: str) -> bool:
@@ -157,7 +174,7 @@ def _in_last_statement(each: Mention, stated: list[Mention], text: str) -> bool:
 
 def listed_options(text: str, options: Options) -> frozenset[str] | None:
     """The options of a text that is a list of them and nothing else; None for any other text."""
-    text = answers.bare(text).strip()
+    text = answers.bare(text).translate(_WIDE).strip()
     if len(text) > 10 * SHORT:
         return None
     value = answers.json_value(text)
@@ -198,7 +215,7 @@ def mark(text: str, options: Options) -> str:
     """The text with every mention of an option, by text or label, as one private character."""
     labels = "".join(label for label in options.labels if len(label) == 1)
     text = re.sub(rf"\*\*\(?([{re.escape(labels)}])\)?[.:]?\*\*", rf"{_BOLD}(\1)", text) if labels else text
-    text = answers.bare(text).translate(_WIDE)
+    text = _SCRIPT_EDGE.sub(" ", answers.bare(text).translate(_WIDE))
     ranked = sorted(range(len(options.texts)), key=lambda i: -len(options.texts[i]))
     for i in ranked:
         each = " ".join(answers.bare(answers.undollar(options.texts[i])).split()).rstrip(".!,;:")
@@ -300,7 +317,7 @@ def _joined(found: list[Mention], marked: str) -> list[Mention]:
                 continue
             after = _JOINED_AFTER.match(marked, each.place + 1, each.place + 60)
             before = _JOINED_BEFORE.search(marked[max(each.place - 40, 0) : each.place])
-            near = [after.start(1) if after[1] else after.start(2)] if after else []
+            near = [after.start(after.lastindex)] if after and after.lastindex else []
             near += [max(each.place - 40, 0) + before.start(1)] if before else []
             for place in near:
                 other = by_place.get(place)

@@ -56,7 +56,7 @@ _VERB = re.compile(
     r"(?:^|[=:≈(\[,]|\b(?:is|are|be|was|equals?|to|of|about|exactly|around|answer|and|or|gives?|get))\s*$",
     re.I,
 )
-_ARITHMETIC = re.compile(r"[-+*/^().\d\s√πx%]+")
+_ARITHMETIC = re.compile(r"(?<![-+*/^().\d\s√π%])[-+*/^().\d\s√πx%]*\d[-+*/^().\d\s√πx%]*$")
 _UNKNOWNS = frozenset("xyzXYZ")
 
 
@@ -86,8 +86,9 @@ def _single(text: str, share: bool) -> float | None:
     if re.fullmatch(r"-?\s*[\d.]*\s*e(?:\^\(?[-\d.]+\)?)?", text):  # the constant, alone
         text = text.replace("e", "\N{SCRIPT SMALL E}")
     left, equals, right = text.partition("=")
-    if equals and "=" not in right and _ARITHMETIC.fullmatch(left) and re.search(r"\d", left):
-        text = right  # "2 + 3 = 5"
+    sum_ = _ARITHMETIC.search(left) if equals and "=" not in right else None
+    if sum_ and not re.search(r"\d", left[: sum_.start()]) and not re.search(r"[^\W\d_]\($", left[: sum_.start() + 1]):
+        text = left[: sum_.start()] + right  # "2 + 3 = 5"
     try:
         values = {value for group in _groups(text) if (value := _value(group, text, share)) is not None}
     except _NoNumber:

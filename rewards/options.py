@@ -150,8 +150,8 @@ def label_in(text: str, options: Options) -> tuple[str, str] | None:
     """(label, what follows it) of a text that is a label, or begins with one and a separator: "B", "(b)", "B. dog"."""
     labels = "|".join(sorted(map(re.escape, options.labels), key=len, reverse=True))
     form = (
-        rf"(?i:(?:the\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*)?[\[(\"'<]*\s*({labels}"
-        rf"|{labels.lower()})\s*[\])\"'>.:]*"
+        rf"(?i:(?:the\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*)?[\[({{\"'<]*\s*({labels}"
+        rf"|{labels.lower()})\s*[\])}}\"'>.:!;]*"
     )
     if match := re.fullmatch(form, text.strip()):
         return match[1].upper(), ""

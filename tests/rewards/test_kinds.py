@@ -45,6 +45,12 @@ def test_boxes():
         assert judge(completion, solution, task) == right, (completion, solution)
 
 
+def test_mixed():
+    for completion, solution, task, right, *options in cases("mixed"):
+        got = judge(completion, solution, task, **({"options": options[0]} if options else {}))
+        assert got == pytest.approx(right), (task, completion, solution)
+
+
 def near(a, b) -> bool:
     return a is None and b is None if None in (a, b) else math.isclose(a, b, rel_tol=1e-9)
 
