@@ -14,7 +14,7 @@ import ast
 import json
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,7 @@ def _read(value: Any) -> list[tuple[str, str]] | None:
     return list(zip(LETTERS, texts, strict=False))
 
 
-def _mappings(value: list[Mapping]) -> list[tuple[str, str]] | None:
+def _mappings(value: Sequence[Mapping]) -> list[tuple[str, str]] | None:
     found = []
     for index, each in enumerate(value):
         text = next((each[key] for key in _TEXT_KEYS if key in each), None)
