@@ -276,7 +276,7 @@ class TestNames:
             ({"name": "accuracy", "options": {"decimal": 1}}, RewardError, "did you mean 'decimals'"),
             ({"name": "accuracy", "timeout": 0}, ConfigError, "rewards.timeout"),
             ({"name": "accuracy", "style": "vrl"}, ConfigError, "rewards.style"),
-            ("nowhere.py:f", RewardError, "no such reward file"),
+            ("nowhere.py:f", RewardError, "no such file"),
             (f"{USER_FILE}:lenght", RewardError, "did you mean 'length'"),
             ("nowhere.at.all", RewardError, "no module named 'nowhere'"),
             ("os:sep", RewardError, "expected a function"),
