@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import io
+import math
 import os
 import urllib.error
 import urllib.request
@@ -19,9 +20,11 @@ from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmrl.data.sampling import MAX_ASPECT
 from mmrl.errors import DataError
+from mmrl.media import LIMITS
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # TIFF: uncompressed, as `datasets` stores palette images
 MAX_PIXELS = 64_000_000  # below where Pillow starts to warn of a decompression bomb (89 million)
 MAX_URL_BYTES = 64 * 2**20
 URL_SECONDS = 20
@@ -35,11 +38,13 @@ class MediaAccess:
     root            folder that relative paths start from
     allow_outside   let paths, also through links, leave `root`
     allow_urls      fetch http and https images
+    folder          where in `root` relative paths are looked for, if they are not in `root` itself
     """
 
     root: Path = field(default_factory=Path.cwd)
     allow_outside: bool = False
     allow_urls: bool = False
+    folder: str = ""
 
     def resolve(self, path: str | Path) -> Path:
         """The file a dataset means by `path`; it must exist and, unless allowed, lie inside `root`."""
@@ -47,6 +52,8 @@ class MediaAccess:
         if "\0" in text:
             raise DataError(f"path holds a zero byte: {text[:_SHORT]!r}")
         full = Path(os.path.realpath(self.root / text))
+        if self.folder and not full.exists():
+            full = Path(os.path.realpath(self.root / self.folder / text))
         root = Path(os.path.realpath(self.root))
         if not self.allow_outside and not full.is_relative_to(root):
             raise DataError(f"{text!r} leads outside the dataset's folder {root}; allow_outside=True permits it")
@@ -111,12 +118,14 @@ def media_identity(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(media_identity(v) for v in value) + "]"
     content = media_bytes(value)
-    if content is not None:
-        return hashlib.sha256(content).hexdigest()
-    if isinstance(value, dict):
-        extra = "".join(f"|{k}={value[k]}" for k in ("start", "end", "fps") if value.get(k) is not None)
-        return media_identity(value["frames"] if value.get("frames") else media_place(value)) + extra
-    return media_place(value)
+    own = hashlib.sha256(content).hexdigest() if content is not None else None
+    if not isinstance(value, dict):
+        return own or media_place(value)
+    extra = "".join(f"|{k}={value[k]}" for k in ("start", "end", "fps", *LIMITS) if value.get(k) is not None)
+    if own is None:
+        inner = value.get("frames") or value.get("path")
+        own = media_identity(inner) if isinstance(inner, list | tuple | Image.Image) else media_place(value)
+    return own + extra
 
 
 def describe(value: Any) -> str:
@@ -127,7 +136,10 @@ def describe(value: Any) -> str:
 
 def open_media_image(value: Any, access: MediaAccess, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image of a dataset row, whatever form it has there, as upright RGB."""
+    if isinstance(value, dict) and isinstance(value.get("path"), Image.Image):
+        value = value["path"]
     if isinstance(value, Image.Image):
+        _check_shape("image", *value.size)
         return upright_rgb(value)
     content = media_bytes(value)
     if content is None:
@@ -139,9 +151,10 @@ def open_media_image(value: Any, access: MediaAccess, max_pixels: int = MAX_PIXE
 
 
 def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode one image: PNG, JPEG, WEBP, BMP or the first frame of a GIF, as upright RGB.
+    """Decode one image: PNG, JPEG, WEBP, BMP, TIFF or the first frame of a GIF, as upright RGB.
 
-    Raises DataError for another format, more than `max_pixels` (by the header, before decoding), or damage.
+    Raises DataError for another format, more than `max_pixels` or an absurd shape (by the header, before decoding), or
+    damage.
     """
     name = f"image of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -150,6 +163,9 @@ def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Imag
             width, height = image.size
             if width * height > max_pixels:
                 raise DataError(f"{name}: {width}x{height} is {width * height:,} pixels, the limit is {max_pixels:,}")
+            _check_shape(name, width, height)
+            if image.format == "TIFF" and image.info.get("compression") != "raw":
+                raise DataError(f"{name}: a compressed TIFF; TIFF is read only as `datasets` stores palette images")
             image.load()
             return upright_rgb(image)
     except UnidentifiedImageError:
@@ -158,6 +174,39 @@ def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Imag
         raise DataError(f"{name}: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damage
         raise DataError(f"{name}: cannot be decoded: {error}") from None
+
+
+def _check_shape(name: str, width: int, height: int) -> None:
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise DataError(f"{name}: {width}x{height} is more than {MAX_ASPECT} times longer than wide")
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The size at which a model sees an image: the arithmetic of the image processors of the Qwen-VL families.
+
+    factor                  sides are multiples of it: patch size x spatial merge
+    min_pixels, max_pixels  bounds on the area
+    """
+
+    factor: int = 28
+    min_pixels: int = 1
+    max_pixels: int = MAX_PIXELS
+
+    def within(
+        self, size: tuple[int, int], min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> tuple[int, int]:
+        """(width, height) of an image of this size, under bounds of its own where it has some."""
+        width, height = size
+        low, high = min_pixels or self.min_pixels, max_pixels or self.max_pixels
+        wide, tall = (round(side / self.factor) * self.factor for side in size)
+        if tall * wide > high:
+            scale = math.sqrt(height * width / high)
+            wide, tall = (max(self.factor, math.floor(s / scale / self.factor) * self.factor) for s in size)
+        elif tall * wide < low:
+            scale = math.sqrt(low / (height * width))
+            wide, tall = (math.ceil(side * scale / self.factor) * self.factor for side in size)
+        return wide, tall
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -26,7 +26,7 @@ from mmrl.data.decoding import DecodeLimits, backend_chain, check_container, dec
 from mmrl.data.images import open_image
 from mmrl.data.sampling import choose_frames, frame_size
 from mmrl.errors import DataError
-from mmrl.media import Clip, FrameList, Frames, VideoSampling
+from mmrl.media import Clip, FrameList, Frames, VideoSampling, sampling_for
 
 counts: Counter[str] = Counter()
 """`decoded`, `failed`, and `fallback/decord->pyav` for each clip that one reader passed on to the next."""
@@ -67,6 +67,7 @@ def read_clip(
     """
     limits = limits or DecodeLimits()
     clip = as_clip(clip)
+    sampling = sampling_for(clip, sampling)
     if isinstance(clip, FrameList):
         return _read_frame_list(clip, sampling, cache)
     check_container(clip.path, limits)

@@ -48,19 +48,56 @@ class VideoSampling(Section):
 
 @dataclass(frozen=True)
 class Clip:
-    """A video, or the part of it between `start` and `end` seconds."""
+    """A video, or the part of it between `start` and `end` seconds.
+
+    fps ... total_pixels  what its row asks for in place of the run's `VideoSampling`; None: as the run says
+    """
 
     path: Path
     start: float | None = None
     end: float | None = None
+    fps: float | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    total_pixels: int | None = None
 
 
 @dataclass(frozen=True)
 class FrameList:
-    """A video given as frame images, shown at `fps` frames per second."""
+    """A video given as frame images, shown at `fps` frames per second; limits as those of a `Clip`."""
 
     paths: tuple[Path, ...]
     fps: float = 2.0
+    min_frames: int | None = None
+    max_frames: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    total_pixels: int | None = None
+
+
+LIMITS = ("min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")
+"""What a row may ask for its own clip, besides the frames a second."""
+
+
+def sampling_for(clip: Clip | FrameList, sampling: VideoSampling) -> VideoSampling:
+    """`sampling` with what the clip asks for itself. A bound of the clip moves the run's opposite bound out of its way.
+
+    >>> sampling_for(Clip(Path("a.mp4"), fps=1.0, max_frames=2), VideoSampling()).min_frames
+    2
+    """
+    asked = {name: value for name in LIMITS if (value := getattr(clip, name)) is not None}
+    if isinstance(clip, Clip) and clip.fps is not None:
+        asked["fps"] = clip.fps
+    if not asked:
+        return sampling
+    values = sampling.model_dump() | asked
+    for unit in ("frames", "pixels"):
+        low, high = f"min_{unit}", f"max_{unit}"
+        if values[low] > values[high] and (low in asked) != (high in asked):
+            values[low if high in asked else high] = values[high if high in asked else low]
+    return VideoSampling.model_validate(values)
 
 
 @dataclass

@@ -90,13 +90,29 @@ def test_all_problems_of_all_rows_are_counted_and_the_first_shown(folder):
     assert (report.rows, report.bad_rows, report.total) == (10, 9, 36)
     assert report.counts == {"image": 18, "task": 9, "solution": 9}
     assert len(report.problems) == 36
-    assert sum(", line " in line for line in str(report).splitlines()) == SHOWN
-    assert f"... and {36 - SHOWN} more" in str(report)
+    shown = [line for line in str(report).splitlines() if ", line " in line]
+    assert len(shown) == 3  # one for each kind, with the first three rows
+    assert any(
+        "'x.png' does not exist" in line and line.endswith("[18 times, also line 1, line 2, ...]") for line in shown
+    )
+    assert any(
+        "unknown task 'color'" in line and line.endswith("[9 times, also line 2, line 3, ...]") for line in shown
+    )
+
+
+def test_kinds_of_problems_past_the_first_are_counted(folder):
+    rows = [{**GOOD, "id": i, letter * 3: "red.png"} for i, letter in enumerate("abcdefghijklmnopqrstuvw")]
+    text = str(check_dataset(write(folder, *rows)))
+    assert sum(", line " in line for line in text.splitlines()) == SHOWN
+    assert f"... and {23 - SHOWN} more" in text
 
 
 def test_repeated_rows_and_ids_are_problems(folder):
     report = check_dataset(write(folder, GOOD, {**GOOD, "id": "a"}, {"prompt": "b", "solution": 1, "id": "a"}, GOOD))
-    assert [(p.row, p.column) for p in report.problems] == [(2, "id"), (3, "id")]
+    assert [(p.row, p.column) for p in report.problems] == [(2, "id")]
+    assert report.repeated == 1 and "repeated rows: 1, numbered; data.repeats=refuse" in str(report)
+    refused = check_dataset(write(folder, GOOD, GOOD), repeats="refuse")
+    assert [(p.row, p.column) for p in refused.problems] == [(1, "id")]
 
 
 def test_rewards_say_which_columns_they_read(folder):

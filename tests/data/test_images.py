@@ -42,10 +42,19 @@ def test_allowed_formats_open_as_rgb(tmp_path, kind):
         assert np.abs(np.asarray(image, int)[0, 0] - (255, 0, 0)).max() < 6
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "ICO", "PPM", "EPS", "PDF"])
+@pytest.mark.parametrize("kind", ["ICO", "PPM", "EPS", "PDF"])
 def test_other_formats_are_refused(kind):
     with pytest.raises(DataError, match="not an image in one of PNG, JPEG, WEBP, BMP, GIF"):
         open_image(encoded(RED, kind))
+
+
+def test_a_tiff_is_read_as_datasets_stores_palette_images_and_not_otherwise():
+    stored, packed = io.BytesIO(), io.BytesIO()
+    RED.convert("P").save(stored, "TIFF")
+    RED.save(packed, "TIFF", compression="tiff_lzw")
+    assert open_image(stored.getvalue()).getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(DataError, match="a compressed TIFF"):
+        open_image(packed.getvalue())
 
 
 def bomb(width: int, height: int) -> bytes:
