@@ -20,7 +20,7 @@ from mmrl.data.rows import RIGHT_FORM, Row, RowReader, missing, with_sizes
 from mmrl.data.sources import TRAIN, WHOLE_ROW, RowError, Rows, open_rows
 from mmrl.data.video import read_clip
 from mmrl.errors import DataError
-from mmrl.media import LIMITS, Clip, FrameList, VideoSampling
+from mmrl.media import Clip, FrameList, OwnSampling, VideoSampling
 from mmrl.record import Prompt
 
 Judge = Callable[[Mapping[str, Any]], Iterable[RowError]]
@@ -279,8 +279,7 @@ class _Scan:
 
     def _watch(self, clip: Clip | FrameList) -> None:
         """Decode two frames of a clip, once however many rows show it and whatever each asks of it."""
-        asked = dict.fromkeys(LIMITS) | ({"fps": None} if isinstance(clip, Clip) else {})
-        clip = replace(clip, **asked)
+        clip = replace(clip, asks=OwnSampling())
         if clip not in self.clips:
             try:
                 read_clip(clip, _PROBE)

@@ -22,9 +22,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmrl.data.sampling import MAX_ASPECT
 from mmrl.errors import DataError
-from mmrl.media import LIMITS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # TIFF: uncompressed, as `datasets` stores palette images
+LIMITS = ("min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")  # what a clip may ask for itself
 MAX_PIXELS = 64_000_000  # below where Pillow starts to warn of a decompression bomb (89 million)
 MAX_URL_BYTES = 64 * 2**20
 URL_SECONDS = 20

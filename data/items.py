@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.data.cache import default_root
-from mmrl.data.images import MediaAccess, Sizing, describe, is_url, media_bytes, media_place, open_media_image
+from mmrl.data.images import LIMITS, MediaAccess, Sizing, describe, is_url, media_bytes, media_place, open_media_image
 from mmrl.data.sources import RowError
 from mmrl.errors import DataError, unknown
-from mmrl.media import LIMITS, Clip, FrameList
+from mmrl.media import Clip, FrameList, OwnSampling
 
 KINDS = ("image", "video")
 CONDITION = "condition"
@@ -138,18 +138,21 @@ def _open_video(value: Any, access: MediaAccess) -> Clip | FrameList:
         return value
     asked = {k: value[k] for k in _ASKS["video"] if k in value} if isinstance(value, Mapping) else {}
     asked = {k: int(v) if k in LIMITS else float(v) for k, v in asked.items()}
+    limits = OwnSampling(**{k: asked.pop(k) for k in LIMITS if k in asked})
     frames = value["frames"] if isinstance(value, Mapping) and value.get("frames") else value
     if isinstance(frames, list | tuple):
         if cut := [k for k in ("start", "end") if k in asked]:
             raise RowError("video", f"{cut[0]} is not honoured for a clip given as frame images", "leave frames out")
-        return FrameList(tuple(access.resolve(media_place(v)) for v in frames), **asked)
+        return FrameList(tuple(access.resolve(media_place(v)) for v in frames), **asked, asks=limits)
+    if "fps" in asked:
+        limits = replace(limits, fps=asked.pop("fps"))
     content = media_bytes(value)
     if content is not None:
-        return Clip(_spool(content), **asked)
+        return Clip(_spool(content), **asked, asks=limits)
     place = media_place(value)
     if is_url(place):
         raise RowError("video", f"{place!r} is an address", "download it: videos are read from files")
-    return Clip(access.resolve(place), **asked)
+    return Clip(access.resolve(place), **asked, asks=limits)
 
 
 def within_folder(access: MediaAccess, folder: str | None) -> MediaAccess:

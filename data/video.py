@@ -25,8 +25,8 @@ from mmrl.data.decoder_process import clip_request, decode_apart
 from mmrl.data.decoding import DecodeLimits, backend_chain, check_container, decode, resize
 from mmrl.data.images import open_image
 from mmrl.data.sampling import choose_frames, frame_size
-from mmrl.errors import DataError
-from mmrl.media import Clip, FrameList, Frames, VideoSampling, sampling_for
+from mmrl.errors import ConfigError, DataError
+from mmrl.media import Clip, FrameList, Frames, VideoSampling
 
 counts: Counter[str] = Counter()
 """`decoded`, `failed`, and `fallback/decord->pyav` for each clip that one reader passed on to the next."""
@@ -67,7 +67,7 @@ def read_clip(
     """
     limits = limits or DecodeLimits()
     clip = as_clip(clip)
-    sampling = sampling_for(clip, sampling)
+    sampling = own_sampling(clip, sampling)
     if isinstance(clip, FrameList):
         return _read_frame_list(clip, sampling, cache)
     check_container(clip.path, limits)
@@ -81,6 +81,15 @@ def read_clip(
         raise
     _count("decoded")
     return frames
+
+
+def own_sampling(clip: Clip | FrameList, sampling: VideoSampling) -> VideoSampling:
+    """`sampling` with what the clip asks for itself. Raises DataError where the two do not fit together."""
+    try:
+        return clip.asks.over(sampling)
+    except ConfigError as error:
+        path = clip.path if isinstance(clip, Clip) else clip.paths[0]
+        raise DataError(f"{path}: the clip's own limits and the run's do not fit together: {error}") from None
 
 
 def _keys(clip: Clip, sampling: VideoSampling, cache: VideoCache | None) -> dict[str, str]:

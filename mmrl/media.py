@@ -11,13 +11,14 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.settings import Section
+from mmrl.settings import Section, read_section
 
 
 class VideoSampling(Section):
     """Which frames of a clip are read, and at which size. Part of the cache key, so it is immutable.
 
     fps          frames per second asked for; None: exactly `max_frames`, evenly spread
+    backend      reader; auto is PyAV, which can be checked frame by frame
     max_frames   larger sees more, costs memory linearly in prompt tokens
     max_pixels   per frame after the resize; sides are multiples of `factor`
     total_pixels over the whole clip; lowers the size of each frame of a long clip
@@ -47,15 +48,9 @@ class VideoSampling(Section):
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A video, or the part of it between `start` and `end` seconds.
+class OwnSampling:
+    """What one clip asks for in place of the run's `VideoSampling`; None: as the run says."""
 
-    fps ... total_pixels  what its row asks for in place of the run's `VideoSampling`; None: as the run says
-    """
-
-    path: Path
-    start: float | None = None
-    end: float | None = None
     fps: float | None = None
     min_frames: int | None = None
     max_frames: int | None = None
@@ -63,41 +58,29 @@ class Clip:
     max_pixels: int | None = None
     total_pixels: int | None = None
 
+    def over(self, sampling: VideoSampling) -> VideoSampling:
+        """`sampling` with this clip's own values. Raises ConfigError where they do not fit together."""
+        own = {k: v for k, v in vars(self).items() if v is not None}
+        return read_section(VideoSampling, sampling.model_dump() | own) if own else sampling
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video, or the part of it between `start` and `end` seconds after its first frame."""
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+    asks: OwnSampling = OwnSampling()
+
 
 @dataclass(frozen=True)
 class FrameList:
-    """A video given as frame images, shown at `fps` frames per second; limits as those of a `Clip`."""
+    """A video given as frame images, shown at `fps` frames per second."""
 
     paths: tuple[Path, ...]
     fps: float = 2.0
-    min_frames: int | None = None
-    max_frames: int | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    total_pixels: int | None = None
-
-
-LIMITS = ("min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")
-"""What a row may ask for its own clip, besides the frames a second."""
-
-
-def sampling_for(clip: Clip | FrameList, sampling: VideoSampling) -> VideoSampling:
-    """`sampling` with what the clip asks for itself. A bound of the clip moves the run's opposite bound out of its way.
-
-    >>> sampling_for(Clip(Path("a.mp4"), fps=1.0, max_frames=2), VideoSampling()).min_frames
-    2
-    """
-    asked = {name: value for name in LIMITS if (value := getattr(clip, name)) is not None}
-    if isinstance(clip, Clip) and clip.fps is not None:
-        asked["fps"] = clip.fps
-    if not asked:
-        return sampling
-    values = sampling.model_dump() | asked
-    for unit in ("frames", "pixels"):
-        low, high = f"min_{unit}", f"max_{unit}"
-        if values[low] > values[high] and (low in asked) != (high in asked):
-            values[low if high in asked else high] = values[high if high in asked else low]
-    return VideoSampling.model_validate(values)
+    asks: OwnSampling = OwnSampling()
 
 
 @dataclass
@@ -105,9 +88,9 @@ class Frames:
     """Decoded, sampled and resized frames of one clip.
 
     pixels        (F, 3, H, W) uint8, possibly memory-mapped
-    indices       F absolute frame numbers in the file
-    fps           of the file
-    total_frames  of the clip (between start and end)
+    indices       F frame numbers in the file, or, of a file of variable rate, slots of its time
+    fps           frames of the file a second, or those slots (about 1000)
+    total_frames  frames or slots of the clip (between start and end)
     size          (height, width) of the file
     backend       decoder and version that made them
     key           content address of (file, sampling)
@@ -123,7 +106,7 @@ class Frames:
 
     @property
     def timestamps(self) -> list[float]:
-        """Seconds of each frame."""
+        """Seconds of each frame after the first of the file."""
         return [i / self.fps for i in self.indices]
 
     @property
