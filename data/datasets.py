@@ -28,6 +28,8 @@ from mmrl.record import Prompt
 WORLD = "world:"
 SAMPLED = 64
 """Rows looked at to know the format of a data set whose rows do not all show it."""
+OPTIONAL = ("options", "image_size", "resized_size")
+"""Columns that a reward is given only where every prompt of a batch has them: null, where a row has none."""
 Repeats = Literal["number", "refuse"]
 
 
@@ -67,6 +69,7 @@ class PromptDataset(Prompts):
         if self._size == 0:
             raise DataError(f"{self.source}: holds no rows")
         self._names = Names(rows, repeats)
+        self._shared: set[str] = set()
         self._ids = [self._name(index) for index in range(self._size)]
 
     @property
@@ -85,6 +88,9 @@ class PromptDataset(Prompts):
         except DataError as error:
             raise self._located(index, error) from None
         self.formats[row.format.name] += 1
+        self._shared |= {name for name in OPTIONAL if row.columns.get(name) is not None}
+        if row.images:
+            self._shared |= {"image_size"} | ({"resized_size"} if self._sizing else set())
         try:
             return self._names.of(index, row)
         except RowError as error:
@@ -99,7 +105,9 @@ class PromptDataset(Prompts):
     def prompt(self, index: int) -> Prompt:
         try:
             row = self._reader.row(self._rows[index])
-            return replace(self._reader.prompt(row, self._access, self._sizing), id=self._ids[index])
+            prompt = self._reader.prompt(row, self._access, self._sizing)
+            columns = prompt.columns | {name: None for name in self._shared if name not in prompt.columns}
+            return replace(prompt, id=self._ids[index], columns=columns)
         except DataError as error:
             raise self._located(index, error) from None
 
