@@ -294,12 +294,18 @@ def _as_row_error(error: DataError, column: str) -> RowError:
     return error if isinstance(error, RowError) else RowError(column, str(error))
 
 
+def _shown(part: Mapping[str, Any]) -> str:
+    if part["type"] == "text":
+        return part["text"]
+    return f"<{part['type']}{' as ' + part['role'] if 'role' in part else ''}>"
+
+
 def preview(prompt: Prompt) -> str:
     """The prompt as a few lines of text, media as <image> and <video>."""
     lines = [f"row {prompt.id}:"]
     for message in prompt.messages:
         content = message["content"]
         if not isinstance(content, str):
-            content = "".join(p["text"] if p["type"] == "text" else f"<{p['type']}>" for p in content)
+            content = "".join(map(_shown, content))
         lines.append(f"  {message['role']}: {content}")
     return "\n".join([*lines, *(f"  {name}: {describe(value)}" for name, value in prompt.columns.items())])

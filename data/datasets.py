@@ -114,6 +114,14 @@ class PromptDataset(Prompts):
     def ids(self) -> list[str]:
         return list(self._ids)
 
+    def columns(self, index: int) -> dict[str, Any]:
+        """What rewards read of the prompt at `index`. Images are looked at by their header, and not decoded."""
+        try:
+            row = self._reader.row(self._rows[index])
+            return self._reader.columns_unopened(row, self._access, self._sizing)
+        except DataError as error:
+            raise self._located(index, error) from None
+
     def where(self, index: int) -> str:
         return self._rows.where(index)
 

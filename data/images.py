@@ -14,6 +14,8 @@ import math
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from mmrl.errors import DataError
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # TIFF: uncompressed, as `datasets` stores palette images
 LIMITS = ("min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")  # what a clip may ask for itself
 MAX_PIXELS = 64_000_000  # below where Pillow starts to warn of a decompression bomb (89 million)
+ORIENTATION = 0x0112  # the tag of EXIF that says how a picture is turned
 MAX_URL_BYTES = 64 * 2**20
 URL_SECONDS = 20
 _SHORT = 80
@@ -151,11 +154,31 @@ def open_media_image(value: Any, access: MediaAccess, max_pixels: int = MAX_PIXE
 
 
 def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode one image: PNG, JPEG, WEBP, BMP, TIFF or the first frame of a GIF, as upright RGB.
+    """Decode one image: PNG, JPEG, WEBP, BMP, plain TIFF or the first frame of a GIF, as upright RGB.
 
     Raises DataError for another format, more than `max_pixels` or an absurd shape (by the header, before decoding), or
     damage.
     """
+    with _header(source, max_pixels) as image:
+        image.load()
+        return upright_rgb(image)
+
+
+def media_image_size(value: Any, access: MediaAccess) -> tuple[int, int]:
+    """(width, height) of the image of a dataset row, upright, by its header. Raises DataError as `open_image` does."""
+    value = value["path"] if isinstance(value, dict) and isinstance(value.get("path"), Image.Image) else value
+    content = None if isinstance(value, Image.Image) else media_bytes(value)
+    if isinstance(value, Image.Image) or (content is None and is_url(media_place(value))):
+        return open_media_image(value, access).size
+    with _header(access.resolve(media_place(value)) if content is None else content, MAX_PIXELS) as image:
+        width, height = image.size
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def _header(source: str | Path | bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """An image of which nothing is decoded yet, and of a kind, size and shape that may be."""
     name = f"image of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
@@ -166,8 +189,7 @@ def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Imag
             _check_shape(name, width, height)
             if image.format == "TIFF" and image.info.get("compression") != "raw":
                 raise DataError(f"{name}: a compressed TIFF; TIFF is read only as `datasets` stores palette images")
-            image.load()
-            return upright_rgb(image)
+            yield image
     except UnidentifiedImageError:
         raise DataError(f"{name}: not an image in one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:

@@ -9,13 +9,24 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmrl.data.cache import default_root
-from mmrl.data.images import LIMITS, MediaAccess, Sizing, describe, is_url, media_bytes, media_place, open_media_image
+from mmrl.data.images import (
+    LIMITS,
+    MediaAccess,
+    Sizing,
+    describe,
+    is_url,
+    media_bytes,
+    media_image_size,
+    media_place,
+    open_media_image,
+)
 from mmrl.data.sources import RowError
 from mmrl.errors import DataError, unknown
 from mmrl.media import Clip, FrameList, OwnSampling
@@ -102,35 +113,49 @@ def are_frames(values: Any) -> bool:
 
 @dataclass(frozen=True)
 class Opened:
-    """An image, and its size `(width, height)` as the data set has it."""
+    """An image of a row: its size `(width, height)` in the data set, the size it is given to the model in, which
+    differs where its row bounds the area, and, unless it was only looked at, itself."""
 
-    image: Any
     size: tuple[int, int]
+    given: tuple[int, int]
+    image: Any = None
 
 
 def open_image_item(item: Any, access: MediaAccess, sizing: Sizing | None = None) -> Opened:
     """One image of a row, within the area it asks for."""
-    try:
-        asked = {k: int(item[k]) for k in PIXELS if k in item} if isinstance(item, Mapping) else {}
+    with _of("image"):
         image = open_media_image(item, access)
-        size = image.size
-        if asked:
-            image = image.resize((sizing or Sizing()).within(size, **asked))
-        return Opened(image, size)
+        given = _bounded(item, image.size, sizing)
+        return Opened(image.size, given, image if given == image.size else image.resize(given))
+
+
+def look_at_image_item(item: Any, access: MediaAccess, sizing: Sizing | None = None) -> Opened:
+    """As `open_image_item`, by the header of the file alone: there is no image."""
+    with _of("image"):
+        size = media_image_size(item, access)
+        return Opened(size, _bounded(item, size, sizing))
+
+
+def _bounded(item: Any, size: tuple[int, int], sizing: Sizing | None) -> tuple[int, int]:
+    asked = {k: int(item[k]) for k in PIXELS if k in item} if isinstance(item, Mapping) else {}
+    return (sizing or Sizing()).within(size, **asked) if asked else size
+
+
+@contextmanager
+def _of(column: str) -> Iterator[None]:
+    """Errors about media become errors of their column."""
+    try:
+        yield
     except RowError:
         raise
     except DataError as error:
-        raise RowError("image", str(error)) from None
+        raise RowError(column, str(error)) from None
 
 
 def open_video_item(item: Any, access: MediaAccess) -> Clip | FrameList:
     """One video of a row, located: a path, bytes, or frame images, with what it asks for."""
-    try:
+    with _of("video"):
         return _open_video(item, access)
-    except RowError:
-        raise
-    except DataError as error:
-        raise RowError("video", str(error)) from None
 
 
 def _open_video(value: Any, access: MediaAccess) -> Clip | FrameList:

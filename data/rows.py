@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mmrl.data.formats import Recogniser
@@ -21,6 +22,7 @@ from mmrl.data.items import (
     KINDS,
     Opened,
     are_frames,
+    look_at_image_item,
     open_image_item,
     open_video_item,
     read_item,
@@ -187,6 +189,11 @@ class RowReader:
         columns = with_sizes(row.columns, images, sizing)
         return Prompt(row.id, messages, [opened.image for opened in images], videos, columns)
 
+    def columns_unopened(self, row: Row, access: MediaAccess, sizing: Sizing | None = None) -> dict[str, Any]:
+        """The columns of the prompt; images are looked at, not decoded."""
+        look = partial(look_at_image_item, access=row.access(access, "image"), sizing=sizing)
+        return with_sizes(row.columns, [look(item) for item in row.images], sizing)
+
 
 def with_sizes(columns: Mapping[str, Any], images: Sequence[Opened], sizing: Sizing | None) -> dict[str, Any]:
     """The columns with `image_size` and, where it is known how the model sizes images, `resized_size`: [width, height].
@@ -195,7 +202,7 @@ def with_sizes(columns: Mapping[str, Any], images: Sequence[Opened], sizing: Siz
     """
     sizes = {"image_size": [opened.size for opened in images]}
     if sizing is not None:
-        sizes["resized_size"] = [sizing.within(opened.image.size) for opened in images]
+        sizes["resized_size"] = [sizing.within(opened.given) for opened in images]
     filled = dict(columns)
     for name, many in sizes.items():
         if many and filled.get(name) is None:

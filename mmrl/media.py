@@ -59,9 +59,19 @@ class OwnSampling:
     total_pixels: int | None = None
 
     def over(self, sampling: VideoSampling) -> VideoSampling:
-        """`sampling` with this clip's own values. Raises ConfigError where they do not fit together."""
+        """`sampling` with this clip's own values; one bound of its own moves the run's other bound out of its way.
+
+        Raises ConfigError where its own do not fit together.
+        """
         own = {k: v for k, v in vars(self).items() if v is not None}
-        return read_section(VideoSampling, sampling.model_dump() | own) if own else sampling
+        if not own:
+            return sampling
+        values = sampling.model_dump() | own
+        for low, high in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):
+            if values[low] > values[high] and (low in own) != (high in own):
+                moved, kept = (high, low) if low in own else (low, high)
+                values[moved] = values[kept]
+        return read_section(VideoSampling, values)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """GenEval: whether a detector finds in a picture what its prompt's metadata asks for.
 
 Ghosh et al., GenEval, arXiv 2310.11513; evaluation/evaluate_images.py of djghosh13/geneval. The columns are its own:
-`include` and `exclude` hold {"class", "count", "color"?, "position"?: [relation, index]}. All of `include` must hold and
-none of `exclude`.
+`include` and `exclude` hold {"class", "count", "color"?, "position"?: [relation, index]}. All of `include` must
+hold, and none of `exclude`.
 
 No detector ships with mmrl: name yours, `detector: path/to/file.py:function`. It is called as
 `detect(images, classes)`, PIL images and for each the classes asked for, and returns for each image a list of
@@ -110,14 +110,7 @@ def _detector(name: str):
     return resolve(name).function
 
 
-@reward(
-    "geneval",
-    success=True,
-    isolated=False,
-    check=check_row,
-    paper="GenEval, arXiv 2310.11513",
-    formula="all clauses hold",
-)
+@reward("geneval", success=True, isolated=False, check=check_row)
 def geneval(
     completions, include, exclude=None, tag=None, *, detector: str | None = None, graded: bool = False,
     threshold: float = 0.3, counting_threshold: float = 0.9, most: int = 16,

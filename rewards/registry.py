@@ -28,8 +28,8 @@ from mmrl.errors import RewardError, unknown
 from mmrl.rewards.presets import PRESETS
 
 ROOMS = (
-    "accuracy", "choice", "clip", "exercises", "format", "geneval", "grounding", "image", "numeric", "structure", "temporal",
-    "text", "wording",
+    "accuracy", "choice", "clip", "exercises", "format", "geneval", "grounding", "image", "numeric", "structure",
+    "temporal", "text", "wording",
 )  # fmt: skip
 INPUTS = ("prompts", "completions")
 

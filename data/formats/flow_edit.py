@@ -6,6 +6,8 @@ about: its part of the message has the role `condition`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmrl.data.formats import geneval
 from mmrl.data.formats.base import Format, Raw, has
 
@@ -15,10 +17,15 @@ def recognise(raw: Raw) -> bool:
     return has(raw, "prompt") and pictured and (has(raw, "t2i_prompt") or geneval.recognise(raw))
 
 
+def adapt(values: dict[str, Any]) -> dict[str, Any]:
+    return geneval.adapt(values) if geneval.recognise(values) else values
+
+
 FORMAT = Format(
     "flow_edit",
     "flow_grpo edits",
     recognise,
     names={"condition_image": "image", "condition_images": "images"},
+    adapt=adapt,
     uses=geneval.FORMAT.uses,
 )

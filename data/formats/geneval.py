@@ -6,6 +6,8 @@ these columns.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmrl.data.formats.base import Format, Raw, has
 
 
@@ -13,4 +15,9 @@ def recognise(raw: Raw) -> bool:
     return has(raw, "prompt", "include") and isinstance(raw["include"], list)
 
 
-FORMAT = Format("geneval", "GenEval metadata", recognise, uses=frozenset({"include", "exclude", "tag"}))
+def adapt(values: dict[str, Any]) -> dict[str, Any]:
+    """Few rows exclude something; a reward is given a column only where all rows of a batch have it."""
+    return values if values.get("exclude") is not None else {**values, "exclude": []}
+
+
+FORMAT = Format("geneval", "GenEval metadata", recognise, adapt=adapt, uses=frozenset({"include", "exclude", "tag"}))

@@ -84,6 +84,10 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(objects, Mapping):
         raise RowError("objects", f"expected {{'ref': [...], 'bbox': [...]}}, got {objects!r:.80}")
     boxes = list(objects.get("bbox") or [])
+    last = values["prompt"][-1]
+    asked = re.fullmatch(r"(\s|<bbox>)+", str(last.get("content"))) if last.get("role") == "assistant" else None
+    if asked and values.get("task") is None:
+        values = {**values, "task": "box" if asked[0].count("<bbox>") == 1 else "boxes"}
     left = {"<ref-object>": iter(objects.get("ref") or []), "<bbox>": iter(boxes)}
     messages = [{**m, "content": _fill(m["content"], left)} for m in values["prompt"]]
     rest = list(left["<bbox>"])
