@@ -115,23 +115,6 @@ class RowReader:
     ignore: Collection[str] = ()
     elsewhere: Collection[str] = ()
 
-    def values(self, raw: Mapping[str, Any]) -> tuple[dict[str, Any], Format]:
-        """The row under our column names, and its format."""
-        kept = {k: v for k, v in raw.items() if k not in self.ignore}
-        shown = self.formats.of(kept)
-        values = shown.read(kept)
-        for ours, theirs in self.columns.items():
-            if theirs not in raw:
-                raise RowError(theirs, f"the row has no such column ({unknown('column', theirs, raw)})")
-            if theirs not in shown.uses:  # else the format has read it as it should be read
-                values.pop(theirs, None)
-                values[ours] = raw[theirs]
-        if shown.name not in AS_WRITTEN and values.get("solution") is not None:
-            values["solution"] = untagged(values["solution"])
-        if self.task is not None and values.get("task") in (None, shown.defaults.get("task")) and not raw.get("task"):
-            values["task"] = self.task
-        return values, shown
-
     def row(self, raw: Mapping[str, Any]) -> Row:
         """As `parse`, and without columns that look like part of the prompt and are not. Raises RowError."""
         row = self.parse(raw)
@@ -142,14 +125,30 @@ class RowReader:
     def parse(self, raw: Mapping[str, Any]) -> Row:
         """Raises RowError under the row's own column names."""
         _refuse_half_characters(raw)
-        values, shown = self.values(raw)
+        kept = {k: v for k, v in raw.items() if k not in self.ignore}
+        shown = self.formats.of(kept)
         names = {o: t for o, t in shown.names.items() if o not in raw and t in raw} | dict(self.columns)
         try:
-            row = self._read(values, shown)
+            row = self._read(self._values(kept, shown), shown)
         except RowError as error:
             raise _renamed(error, names) from None
         row.raw, row.names, row.format = raw, names, shown
         return row
+
+    def _values(self, raw: Mapping[str, Any], shown: Format) -> dict[str, Any]:
+        """The row under our column names."""
+        values = shown.read(raw)
+        for ours, theirs in self.columns.items():
+            if theirs not in raw:
+                raise RowError(theirs, f"the row has no such column ({unknown('column', theirs, raw)})")
+            if theirs not in shown.uses:  # else the format has read it as it should be read
+                values.pop(theirs, None)
+                values[ours] = raw[theirs]
+        if shown.name not in AS_WRITTEN and values.get("solution") is not None:
+            values["solution"] = untagged(values["solution"])
+        if self.task is not None and values.get("task") in (None, shown.defaults.get("task")) and not raw.get("task"):
+            values["task"] = self.task
+        return values
 
     def unread(self, row: Row) -> Iterator[RowError]:
         """Columns that look like part of the prompt, and are not."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mmrl.data.formats.base import is_messages, messages_in
-from mmrl.data.options import label_of
+from mmrl.data.options import label_of, read_options
 from mmrl.data.sources import RowError
 
 SUFFIXES = {
@@ -62,9 +62,16 @@ def _kind_of_text(text: str) -> str | None:
 def _are_options(name: str, value: Any) -> bool:
     listed = isinstance(value, list | tuple | Mapping) and len(value) > 1
     if name.lower() in OPTIONS:
-        return listed or (isinstance(value, str) and bool(value.strip()))
+        return listed or (isinstance(value, str) and _lists_options(value))
     texts = list(value) if isinstance(value, list | tuple) else []
     return listed and bool(texts) and [label_of(t) if isinstance(t, str) else None for t in texts[:2]] == ["A", "B"]
+
+
+def _lists_options(text: str) -> bool:
+    try:
+        return len(read_options(text) or ()) > 1
+    except RowError:
+        return False
 
 
 def unread(values: Mapping[str, Any], used: Collection[str]) -> Iterator[RowError]:
