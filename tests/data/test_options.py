@@ -12,8 +12,9 @@ LEFT_RIGHT = ["A. left", "B. right"]
     ("value", "texts"),
     [
         (["left", "right"], ["left", "right"]), (LEFT_RIGHT, LEFT_RIGHT), ({"A": "left", "B": "right"}, LEFT_RIGHT),
-        (["B. right", "A. left"], LEFT_RIGHT), ({"B": "right", "A": "left"}, LEFT_RIGHT), 
-        ("A. left\nB. right", LEFT_RIGHT), ('["left", "right"]', ["left", "right"]), ([10, 2.5], ["10", "2.5"]), ({"A": "left", "B": None}, ["A. left"]),
+        (["B. right", "A. left"], LEFT_RIGHT), ({"B": "right", "A": "left"}, LEFT_RIGHT),
+        ("A. left\nB. right", LEFT_RIGHT), ('["left", "right"]', ["left", "right"]),
+        ([10, 2.5], ["10", "2.5"]), ({"A": "left", "B": None}, ["A. left"]),
         ([], None), (None, None), ("", None), (["", " "], None), ({}, None),
     ],
 )  # fmt: skip
