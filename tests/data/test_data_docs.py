@@ -8,20 +8,44 @@ from PIL import Image
 
 from mmrl.data.check import check_dataset
 from mmrl.data.datasets import open_dataset
+from mmrl.data.formats import FORMATS
 from mmrl.media import VideoSampling
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_rows_on_the_page_open(tmp_path, clip, number):
-    blocks = re.findall(r"```jsonl\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 2
+@pytest.fixture
+def media(tmp_path, clip) -> Path:
+    """The folder with the photos and clips that the page speaks of."""
     for folder in ("photos", "clips"):
         (tmp_path / folder).mkdir()
     for i in (1, 2):
         Image.new("RGB", (32, 24)).save(tmp_path / "photos" / f"{i}.jpg")
         (tmp_path / "clips" / f"{i}.mp4").write_bytes(clip.read_bytes())
+    return tmp_path
+
+
+def test_two_lines_load_each_format(media, monkeypatch):
+    """Every format of the code, and no other; each in the two lines the page gives it."""
+    monkeypatch.chdir(media)
+    blocks = re.findall(r"```python\n(\S[^\n]*\n)(data = open_dataset\([^\n]*\)  # (\w+)\n)```", PAGE.read_text())
+    assert {name for _, _, name in blocks} == FORMATS.keys() and len(blocks) == len(FORMATS)
+    for made, opened, name in blocks:
+        names = {"open_dataset": open_dataset}
+        exec(made + opened, names)
+        data = names["data"]
+        assert data.format == name
+        assert data[0].text.strip()
+        row = names.get("row", {})
+        media_columns = ("image", "images", "videos", "path", "video_filename", "media", "message")
+        assert bool(data[0].images or data[0].videos) == (any(c in row for c in media_columns) or name == "openai")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_rows_on_the_page_open(media, number):
+    tmp_path = media
+    blocks = re.findall(r"```jsonl\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) == 2
     (tmp_path / "rows.jsonl").write_text(blocks[number])
     data = open_dataset(tmp_path / "rows.jsonl")
     assert [len(p.messages) for p in data] == [1] * len(blocks[number].splitlines())
