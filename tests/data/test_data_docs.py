@@ -12,6 +12,8 @@ from mmrl.data.formats import FORMATS
 from mmrl.media import VideoSampling
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+FIRST, SECOND = PAGE.read_text().split("## Formats of other projects")
+TEXT_ONLY = ("prompts", "geneval", "verl_omni")
 
 
 @pytest.fixture
@@ -25,26 +27,27 @@ def media(tmp_path, clip) -> Path:
     return tmp_path
 
 
-def test_two_lines_load_each_format(media, monkeypatch):
-    """Every format of the code, and no other; each in the two lines the page gives it."""
+def test_two_lines_load_each_format(media, monkeypatch, capsys):
+    """Every format of the code, and no other: the row on the page, read by the two lines below it."""
     monkeypatch.chdir(media)
-    blocks = re.findall(r"```python\n(\S[^\n]*\n)(data = open_dataset\([^\n]*\)  # (\w+)\n)```", PAGE.read_text())
-    assert {name for _, _, name in blocks} == FORMATS.keys() and len(blocks) == len(FORMATS)
-    for made, opened, name in blocks:
+    Path("prompts.txt").write_text("a red cube left of a blue ball\n")
+    rows = re.findall(r"```jsonl\n([^\n]*)\n```\n\n```python\ndata = open_dataset\(\"(\w+)\.jsonl\"\)", SECOND)
+    for row, name in rows:
+        Path(f"{name}.jsonl").write_text(row)
+    blocks = re.findall(r"```python\n(data = open_dataset\([^\n]*\n[^\n]*  # (\w+)\n)```", SECOND)
+    assert {name for _, name in blocks} == FORMATS.keys() and len(blocks) == len(FORMATS) == len(rows) + 1
+    for lines, name in blocks:
         names = {"open_dataset": open_dataset}
-        exec(made + opened, names)
-        data = names["data"]
-        assert data.format == name
-        assert data[0].text.strip()
-        row = names.get("row", {})
-        media_columns = ("image", "images", "videos", "path", "video_filename", "media", "message")
-        assert bool(data[0].images or data[0].videos) == (any(c in row for c in media_columns) or name == "openai")
+        exec(lines, names)
+        assert capsys.readouterr().out == f"{name}\n"
+        assert names["data"][0].text.strip()
+        assert names["data"][0].images or names["data"][0].videos or name in TEXT_ONLY
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_rows_on_the_page_open(media, number):
     tmp_path = media
-    blocks = re.findall(r"```jsonl\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    blocks = re.findall(r"```jsonl\n(.*?)```", FIRST, re.DOTALL)
     assert len(blocks) == 2
     (tmp_path / "rows.jsonl").write_text(blocks[number])
     data = open_dataset(tmp_path / "rows.jsonl")
