@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmrl.data.datasets import open_dataset
+from mmrl.data.images import Sizing
 from mmrl.data.worlds import open_world
 from mmrl.errors import ConfigError, DataError
 from mmrl.media import Clip, FrameList
@@ -116,6 +117,44 @@ def test_system_prompt_and_template_surround_the_row_but_not_its_id(opened):
         opened(row, template="no place")[0]
     with pytest.raises(DataError, match="has one of its own"):
         opened({"prompt": [{"role": "system", "content": "x"}, *user("y")]}, system="z")[0]
+
+
+def test_a_template_reads_any_column_and_fails_on_an_unknown_one(opened):
+    row = {"prompt": "Which?", "hint": "It is warm.", "level": 3, "box": [1, 2], "options": ["red", "blue"]}
+    dressed = opened(row, template="{hint} ({level}) {prompt}\n{options}\n{{hint}} \\boxed{}")
+    assert dressed[0].text == "It is warm. (3) Which?\nA. red\nB. blue\n{hint} \\boxed{}"
+    assert opened({"problem": "2 + 2?", "answer": "4"}, template="{prompt} Again: {problem}")[0].text.endswith("2 + 2?")
+    for template, message in [
+        ("{prompt} {hnt}", r"the template reads \{hnt\}, and the row has no such column; .*did you mean 'hint'"),
+        ("{prompt} {box}", r"the template reads \{box\}, expected text or a number, got list"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            opened(row, template=template)
+
+
+def test_a_tag_can_be_escaped(opened):
+    data = opened({"prompt": "What does \\<image> mean beside <image>?", "image": "red.png"}, {"prompt": "\\<video>?"})
+    assert data[0].messages == user([text("What does <image> mean beside "), PLACE, text("?")])
+    assert data[1].messages == user("<video>?")
+
+
+def test_a_last_answer_is_the_solution(opened):
+    said = [*user("Which?"), {"role": "assistant", "content": "red"}]
+    data = opened({"prompt": said}, {"prompt": said, "solution": "red ", "id": 1})
+    assert data[0].messages == user("Which?") and data[0].columns == {"solution": "red"}
+    assert data[1].columns == {"solution": "red "}
+
+
+def test_columns_can_be_had_without_decoding_images(opened, folder):
+    data = opened({"prompt": "q", "image": "red.png", "solution": "a"}, {"prompt": "r", "image": "gone.png"})
+    assert data.columns(0) == {"solution": "a", "image_size": [6, 4]} == data[0].columns
+    with pytest.raises(DataError, match=r"line 2: column 'image': 'gone\.png' does not exist"):
+        data.columns(1)
+
+
+def test_a_rows_own_sizes_stay(opened):
+    data = opened({"prompt": "q", "image": "red.png", "image_size": [600, 400]}, sizing=Sizing(4, 1, 64))
+    assert data[0].columns == {"image_size": [600, 400], "resized_size": [8, 4]}
 
 
 # ---- media forms -------------------------------------------------------------------------------------------
