@@ -246,8 +246,8 @@ class _Scan:
         failed: list[RowError] = []
         images = list(self._media(row, report, failed))
         columns = with_sizes(row.columns, images, self.sizing) if not failed else row.columns
-        for error in self._values(row, columns, report):
-            yield RowError(row.names.get(error.column, error.column), error.message, error.fix)
+        for problem in self._values(row, columns, report):
+            yield RowError(row.names.get(problem.column, problem.column), problem.message, problem.fix)
         yield from failed
         if not failed and not unread and not report.preview:
             report.preview = preview(Prompt(row.id, messages, row.images, row.videos, columns))
