@@ -19,6 +19,8 @@ def image_sizing(config: RunConfig) -> Sizing | None:
     if config.modality == "flow" or not config.policy.get("model"):
         return None
     settings = config.policy_settings()
+    if not hasattr(settings, "min_pixels"):  # a policy of the user's own
+        return None
     held = next((found for name in FILES if (found := _read(settings.model, name))), {})
     processor = held.get("image_processor", held)
     if processor.get("image_processor_type") not in KNOWN:
