@@ -37,6 +37,10 @@ class SelfCheckError(MMRLError):
     """The first update does not see the probabilities the rollout was sampled with."""
 
 
+class NonFiniteError(MMRLError):
+    """A loss, gradient or weight that is not finite; raised before the optimizer moves."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str:
     """`unknown trust region 'clp'; did you mean 'clip'? Known: cispo, clip, ...`; aliases are only suggested."""
     known = sorted(known)

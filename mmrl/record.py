@@ -125,7 +125,8 @@ class Rollouts:
     encoded        P entries: the policy's own encoding of each prompt (ids, pixel tensors, embeddings), kept
                    so that training scores exactly what was sampled
     prompt         (B,) index into `prompts`
-    group, member  (B,) which group, and which place in it: `(group, member)` is unique on all ranks
+    group, member  (B,) which group, and which of its prompt's members in this step: `(group, member)` is unique on all
+                   ranks
     actions        (B, T, ...) token ids, or denoising-step indices
     mask           (B, T) bool: sampled by this policy
     old_log_probs  (B, T) float32
@@ -267,7 +268,8 @@ class Batch:
     mask           (B, T) bool: sampled by the policy
     old_log_probs  (B, T) float32, 0 outside the mask
     group          (B,) long; ragged groups are welcome
-    member         (B,) long: place in the group; with `group` it keys random choices, whatever the row order
+    member         (B,) long: number among the prompt's members of this step; with `group` it keys random choices,
+                   whatever the row order
     task           (B,) long: rows of the same task share a number
     prompt         (B,) long: a number of the prompt's id, for what remembers prompts across steps
     reward         (B,) NaN where unscored
@@ -277,12 +279,14 @@ class Batch:
     truncated      (B,) bool: cut at the length limit
     counted        (B,) bool: enters baselines
     trained        (B,) bool: enters the loss
-    update         (B,) long: which optimizer step of this rollout batch the row belongs to
+    update         (B,) long: which optimizer step of this rollout batch the row belongs to. A selection sees 0 and
+                   may answer 1, 2, ...: a further round of optimizer steps, after all of the first
     advantage      (B, T), set by stages 5 and 6
     loss_mask      (B, T) what the aggregation divides by, set by stage 6
     actions        (B, T) token ids or step indices, where a function compares members
     max_length     the limit on T, a constant of the run
     step, steps    of the run, for schedules
+    indices        the data set row that group g asks, None where it asks none; empty where nobody says
     columns        declared needs by `Need.key`, or by plain name
     """
 
@@ -307,6 +311,7 @@ class Batch:
     step: int = 0
     steps: int = 1
     seed: int = 0
+    indices: tuple[int | None, ...] = ()
     columns: dict[str, Tensor] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -401,7 +406,7 @@ class Selection:
 
     counted  (B,) bool: enters baselines
     trained  (B,) bool: enters the loss
-    update   (B,) long: the optimizer step of this rollout batch the row belongs to
+    update   (B,) long: the round of optimizer steps of this rollout batch the row belongs to: 0 the first, 1 after it
     again    {group id: n}: ask the same prompt for n more members
     fresh    ask for n new prompts in place of dropped groups
     """

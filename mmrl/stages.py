@@ -136,6 +136,7 @@ class StageFunction:
     prepared: Callable[..., Mapping[str, Any]] | None = None
     relative: bool = False
     grain: str = "action"
+    idle: str = ""
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -172,6 +173,7 @@ def stage(
     prepared: Callable[..., Mapping[str, Any]] | None = None,
     relative: bool | None = None,
     grain: str | None = None,
+    idle: str = "",
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
@@ -190,6 +192,8 @@ def stage(
     grain     what it tells apart: an advantage or credit, "row" or "action"; a ratio, "row" if all actions of a row
               share one gradient; a trust region, "ratio" (as the ratio), "row", or "action" (through each
               action's own log-prob, whatever the ratio)
+    idle      what it comes to in the first update of a batch, of a function other than ratio and trust region that
+              acts in later ones alone
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -208,7 +212,7 @@ def stage(
         compares = scope == "group" if relative is None else relative
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
-            modalities, required, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"),
+            modalities, required, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle,
         )  # fmt: skip
         return function
 

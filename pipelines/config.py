@@ -22,7 +22,7 @@ from mmrl.training.tracking import TrackerName
 
 MODALITIES = ("vlm", "video", "flow")
 ASSET = "asset:"
-METHOD_KEYS = ("updates_per_step", "max_refills", "self_check")
+METHOD_KEYS = ("max_refills", "self_check")
 """Training settings that belong to a method; the others to the machine and the data."""
 
 
@@ -142,6 +142,7 @@ def read_config(
     supported = recipe.modalities
     if config.modality not in supported:
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
+    config.training = config.training.following(recipe.updates.count, recipe.updates.epochs)
     return config
 
 
@@ -156,6 +157,7 @@ def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> st
     suggested = {f"policy.{k}": v for k, v in recipe.policy.items()}
     suggested |= {f"training.{k}": v for k, v in recipe.training.items() if k in METHOD_KEYS}
     suggested |= {f"objective.{k}": v for k, v in recipe.objective.items()}
+    suggested["training.updates"] = {"count": recipe.updates.count, "epochs": recipe.updates.epochs}
     lost = []
     for key, value in suggested.items():
         section, _, name = key.partition(".")

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,8 @@ from mmrl.settings import Section, read_section
 from mmrl.stages import Bound, Need
 
 Choice = str | dict[str, Any]
+CHANGED = 1e-5
+"""Relative difference from the gradient of advantage times ratio from which on a trust region has acted."""
 
 
 class ObjectiveConfig(Section):
@@ -351,11 +354,12 @@ class Objective:
         return batch
 
     def _diagnose(self, log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> dict:
-        """How far the policy moved, and the share of actions whose gradient the trust region removed."""
+        """How far the policy moved, and the shares of actions whose gradient the trust region removed or changed."""
         with torch.enable_grad():
             leaf = log_ratio.detach().clone().requires_grad_()
-            detached = replace(evaluation, log_probs=evaluation.log_probs.detach())
-            objective = self.trust_region(leaf, detached, batch)
+            # those that detach the ratio have their gradient through the log-probs, which move with it
+            moving = replace(evaluation, log_probs=evaluation.log_probs.detach() + leaf - leaf.detach())
+            objective = self.trust_region(leaf, moving, batch)
             gradient = torch.zeros_like(leaf)
             if objective.requires_grad:
                 (gradient,) = torch.autograd.grad(objective.sum(), leaf, allow_unused=True, materialize_grads=True)
@@ -363,13 +367,26 @@ class Objective:
         active = mask * (batch.advantage != 0)
         ratio = leaf.detach().clamp(-20, 20).exp()
         drift = evaluation.log_probs.detach() - batch.old_log_probs
+        plain = batch.advantage * ratio
+        changed = (gradient - plain).abs() > CHANGED * plain.abs()
         return {
+            "ratio/gap": ((leaf.detach().abs() * mask).sum(), mask.sum()),
+            "trust_region/changed_fraction": ((changed * active).sum(), active.sum()),
             "ratio/mean": ((ratio * mask).sum(), mask.sum()),
             "ratio/clip_fraction": (((gradient == 0) * active).sum(), active.sum()),
             "ratio/approx_kl": ((((-drift).clamp(-20, 20).exp() - 1 + drift) * mask).sum(), mask.sum()),
         }
 
     # ---- state of the functions that remember
+
+    def memory(self) -> list[dict[str, Any]]:
+        """What the functions that remember know now, for `recall`."""
+        return [copy.deepcopy(vars(b.state)) for b in self.stages if b.state is not None]
+
+    def recall(self, memory: list[dict[str, Any]]) -> None:
+        """Go back to what `memory` was."""
+        for bound, known in zip((b for b in self.stages if b.state is not None), memory, strict=True):
+            vars(bound.state).update(copy.deepcopy(known))
 
     def state_dict(self) -> dict[str, Any]:
         return {f"{b.spec.stage}/{b.name}": b.state.state_dict() for b in self.stages if hasattr(b.state, "state_dict")}

@@ -21,6 +21,7 @@ from mmrl.stages import NEEDS, Need
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import gather_batch, gather_objects, my_share, together
 from mmrl.training.evaluation import Score
+from mmrl.training.numbering import Numbering
 from mmrl.training.passes import Pass, PassPlan
 from mmrl.training.timing import Clock
 
@@ -30,14 +31,14 @@ class Collected:
     """rollouts  of this rank
     batch     of all ranks, shaped and selected
     mine      where each local row stands in `batch`
-    indices   dataset rows asked for
+    indices   dataset row that each group asks, None where it asks none
     causes    why outputs stayed unscored, over all ranks
     """
 
     rollouts: Rollouts
     batch: Batch
     mine: Tensor
-    indices: list[int]
+    indices: list[int | None]
     causes: Counter = field(default_factory=Counter)
 
 
@@ -60,7 +61,8 @@ class Collector:
         indices = self.sampler.select(self.config.prompts_per_step, len(self.prompts), key)
         self.announce(indices, step + 1)
         causes: Counter = Counter()
-        requests = spare = self._requests(indices, 0)
+        self.numbers = Numbering()
+        requests = spare = self._requests(indices)
         rollouts = self._act(requests, spare, key, causes)
         assert rollouts is not None
         for refill in range(self.config.max_refills + 1):
@@ -69,9 +71,8 @@ class Collector:
                 batch, selections = self.objective.shape_and_select(batch)
             if refill == self.config.max_refills or not any(s.fresh or s.again for s in selections):
                 break
-            requests, fresh = self._refill(selections, batch, rollouts, len(indices), key)
+            requests = self._refill(selections, batch, rollouts, key)
             more = self._act(requests, spare, key, causes)
-            indices = indices + fresh
             rollouts = rollouts if more is None else Rollouts.concatenate([rollouts, more])
         if not self.plan.early:
             self._fill_columns(rollouts, causes)
@@ -82,7 +83,7 @@ class Collector:
             )
         for other in gather_objects(dict(causes), self.accelerator)[1:] if self.accelerator.num_processes > 1 else ():
             causes.update(other)
-        return Collected(rollouts, batch, mine, indices, causes)
+        return Collected(rollouts, batch, mine, self.numbers.indices, causes)
 
     @torch.no_grad()
     def compare(self, collected: Collected, batch: Batch) -> Batch:
@@ -127,32 +128,34 @@ class Collector:
             coming = foresee(self.config.prompts_per_step, len(self.prompts), Key(self.config.seed, step))
         self.prompts.prefetch(my_share(now, self.accelerator) + my_share(coming, self.accelerator))
 
-    def _requests(self, indices: list[int], first_group: int) -> list[Request]:
-        groups = my_share(list(enumerate(indices, first_group)), self.accelerator)
-
-        def opened() -> list[Request]:
-            return [Request(self.prompts[i], self.config.group_size, group=g) for g, i in groups]
-
+    def _requests(self, indices: list[int]) -> list[Request]:
+        """This rank's share of new groups, one for each of these data set rows."""
+        first = len(self.numbers.indices)
+        self.numbers.indices += indices
+        groups = my_share(list(enumerate(indices, first)), self.accelerator)
         with self.clock("data"):
-            return together(opened, self.accelerator)
+            opened = together(lambda: {g: self.prompts[i] for g, i in groups}, self.accelerator)
+        for ids in gather_objects([(g, p.id) for g, p in opened.items()], self.accelerator):
+            self.numbers.open(ids)
+        size = self.config.group_size
+        members = {g: self.numbers.take(g, size) for g in range(first, len(self.numbers.indices))}
+        return [Request(prompt, size, g, first_member=members[g]) for g, prompt in opened.items()]
 
-    def _refill(
-        self, selections: list[Selection], batch: Batch, rollouts: Rollouts, groups: int, key: Key
-    ) -> tuple[list[Request], list[int]]:
+    def _refill(self, selections: list[Selection], batch: Batch, rollouts: Rollouts, key: Key) -> list[Request]:
         """Requests of this rank for new prompts, and for more members of groups it holds.
 
         New prompts fill the step up to `prompts_per_step` groups that count, fewer than there are ranks if need be.
         """
         missing = self.config.prompts_per_step - len(torch.unique(batch.group[batch.counted]))
         fresh = min(sum(s.fresh for s in selections), max(missing, 0))
-        indices = self.sampler.select(fresh, len(self.prompts), key) if fresh else []
-        requests = self._requests(indices, groups)
+        requests = self._requests(self.sampler.select(fresh, len(self.prompts), key) if fresh else [])
         held = rollouts.group.tolist()
         for group, count in (item for s in selections for item in s.again.items()):
+            first = self.numbers.take(group, count)
             if group in held:
                 prompt = rollouts.prompts[int(rollouts.prompt[held.index(group)])]
-                requests.append(Request(prompt, count, group, first_member=held.count(group)))
-        return requests, indices
+                requests.append(Request(prompt, count, group, first_member=first))
+        return requests
 
     def _act(self, requests: list[Request], spare: list[Request], key: Key, causes: Counter) -> Rollouts | None:
         """Act and score. Ranks pass the model together, so one that is asked for nothing while others are acts on
@@ -180,9 +183,9 @@ class Collector:
             "step": step,
             "steps": self.config.steps,
             "seed": self.config.seed,
+            "indices": tuple(self.numbers.indices),
         }
-        batch, mine = gather_batch(rollouts, self.accelerator, **constants)
-        return replace(batch, update=split_updates(batch.group, self.config.updates_per_step)), mine
+        return gather_batch(rollouts, self.accelerator, **constants)
 
     def _fill_columns(self, rollouts: Rollouts, causes: Counter) -> None:
         with self.clock("passes"), torch.no_grad():
@@ -236,12 +239,6 @@ class Collector:
         lost = rows[values.isnan().to(rows.device)].to(column.device)
         rollouts.reward[lost] = float("nan")
         rollouts.columns[NEEDS["step_rewards"].key] = column
-
-
-def split_updates(group: Tensor, updates: int) -> Tensor:
-    """(B,) which optimizer step a row belongs to: whole groups, in order, split as evenly as they go."""
-    ids, place = torch.unique(group, return_inverse=True)
-    return place * updates // len(ids)
 
 
 def even_micro_batches(
