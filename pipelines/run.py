@@ -32,7 +32,12 @@ CHECKED_PROMPTS = 32
 def check_config(config: RunConfig) -> Objective:
     """Everything that can be refused before a model is loaded; returns the bound objective."""
     kind = policy_class(config.modality)
-    config.policy_settings()
+    settings = config.policy_settings()
+    if getattr(settings, "dtype", "") == "float16" and getattr(settings, "lora", None) is None:
+        raise ConfigError(
+            "policy.dtype=float16 would train float16 weights, whose gradients vanish or overflow without scaling; "
+            "choose policy.dtype=bfloat16, policy.dtype=float32 with policy.autocast=float16, or policy.lora"
+        )
     objective = Objective.of(config.objective)
     for bound in (Bound.of("prompts", config.prompts), *objective.stages):
         if config.modality not in bound.spec.modalities:

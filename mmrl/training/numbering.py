@@ -1,7 +1,7 @@
 """Who is who in a step: groups and their data set rows, and members, numbered per prompt over all ranks.
 
-Draws are keyed by (seed, step, prompt id, member). So a prompt that is asked twice in a step, in another group or by two
-selections, goes on counting, and every rollout of it is another one.
+Draws are keyed by (seed, step, prompt id, member). So a prompt that is asked twice in a step, in another group or by
+two selections, goes on counting, and every rollout of it is another one.
 """
 
 from __future__ import annotations
