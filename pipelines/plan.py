@@ -8,7 +8,7 @@ from mmrl.objective import Objective
 from mmrl.objective.idle import idle_at_one
 from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.run import check_config
-from mmrl.policies.base import policy_class
+from mmrl.policies.registry import policy_class
 from mmrl.recipes import load_recipe
 from mmrl.training.passes import plan_passes
 
