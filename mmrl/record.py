@@ -92,12 +92,15 @@ class Scores:
     reward      (N,) the combination, NaN where any component it needs is NaN
     success     (N,) 1, 0 or NaN: the verifiable part, used by pass@k and difficulty statistics
     causes      why outputs stayed unscored: {"accuracy: timeout": 3}
+    columns     {column that stage functions read: N values}: a number, a number for each action, or spans of the
+                output's characters, [start, end] or [start, end, value]; None where there is none
     """
 
     components: dict[str, Tensor]
     reward: Tensor
     success: Tensor
     causes: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, list] = field(default_factory=dict)
 
 
 def _rows(value: Any, rows: Tensor) -> Any:

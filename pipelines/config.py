@@ -38,6 +38,7 @@ class DataConfig(Section):
     """Where prompts come from: a file, a `datasets` directory, or `world:NAME`.
 
     eval        held-out prompts; without it nothing is evaluated
+    numbers     columns of numbers that stage functions read, such as reference_value; every row must have them
     template    wraps a string prompt, as in "{prompt}\\nAnswer inside <answer></answer>."
     system      a system message put before every prompt
     allow_outside, allow_urls  media may leave the dataset's folder, or be fetched; off for safety
@@ -50,6 +51,7 @@ class DataConfig(Section):
     limit: int | None = None
     eval_limit: int | None = None
     columns: dict[str, str] | None = None
+    numbers: list[str] = []
     media_root: str | None = None
     template: str | None = None
     system: str | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+from mmrl.columns import COLUMNS
 from mmrl.objective import Objective
 from mmrl.objective.idle import idle_at_one
 from mmrl.pipelines.config import RunConfig
-from mmrl.pipelines.run import check_config
+from mmrl.pipelines.run import check_config, makers_of
 from mmrl.policies.registry import policy_class
 from mmrl.recipes import load_recipe
 from mmrl.training.passes import plan_passes
@@ -15,12 +16,13 @@ from mmrl.training.passes import plan_passes
 
 def plan_run(config: RunConfig) -> str:
     """Batch arithmetic with what divides what, the passes of a step, and a memory estimate."""
-    objective = check_config(config)
+    objective = check_config(config, {})
     kind = policy_class(config.modality)
     plan = plan_passes(objective, kind)
     lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]
     lines += [*_batch(config), "", *_updates(config, objective), "", "passes of a step"]
     lines += [f"  {line}" for line in plan.describe()]
+    lines += ["", *_columns(config, objective)]
     lines += ["", "memory", *_memory(config, bool(any(p.weights == "reference" for p in plan.prepare)))]
     return "\n".join(lines)
 
@@ -58,6 +60,19 @@ def _updates(config: RunConfig, objective: Objective) -> list[str]:
     if made == 1:
         lines += [f"  cannot act with one update a batch: {name}" for name in idle_at_one(objective)]
     return lines
+
+
+def _columns(config: RunConfig, objective: Objective) -> list[str]:
+    """Each column that a stage function reads, beyond what every rollout has, and who makes it."""
+    lines = ["columns"]
+    for need, readers in objective.needs.items():
+        shown = f" under {need.under}" if need.under else ""
+        lines.append(f"  {need.probe}: a pass with {need.weights} weights{shown}, for {' and '.join(readers)}")
+    makers = makers_of(config)
+    for name, readers in objective.columns.items():
+        maker = makers.get(name, "rollouts and rewards")
+        lines.append(f"  {name} {COLUMNS[name].shape}: {maker}, for {' and '.join(readers)}")
+    return lines if len(lines) > 1 else [*lines, "  none beyond log-probs and rewards"]
 
 
 def _memory(config: RunConfig, reference: bool) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
+from mmrl.columns import ways_to
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import degenerate, group_count
 from mmrl.objective.numerics import at_least_float32
@@ -199,6 +200,15 @@ class Objective:
             for need in bound.needs.values():
                 asked.setdefault(need, []).append(f"{bound.spec.stage} {bound.name!r}")
         return asked
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """Every column of the rollouts and rewards that is read, and its readers."""
+        read: dict[str, list[str]] = {}
+        for bound in self.stages:
+            for name in bound.columns:
+                read.setdefault(name, []).append(f"{bound.spec.stage} {bound.name!r}")
+        return read
 
     # ---- prepare: no gradient, the rollout batch of all ranks
 
@@ -407,13 +417,14 @@ def _drop_unscored(batch: Batch) -> Batch:
 
 def _require(bound: Bound | None, batch: Batch) -> None:
     """What a function reads beyond the basics must be there: a field, the components, or a column of the rollouts."""
-    for name in bound.spec.required if bound else ():
+    for name, column in bound.columns.items() if bound else ():
         value = getattr(batch, name, None) if name in Batch.__dataclass_fields__ else None
         if (value is None or (isinstance(value, dict) and not value)) and name not in batch:
             present = sorted({*batch.columns, *batch.components})
             raise ConfigError(
                 f"{bound.spec.stage} {bound.name!r} reads {name!r}, which these rollouts do not carry; "
                 f"they carry: {', '.join(present) or 'no further columns'}"
+                + (f". It takes {ways_to(column)}" if column.makers else "")
             )
 
 

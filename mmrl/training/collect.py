@@ -21,6 +21,7 @@ from mmrl.stages import NEEDS, Need
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import gather_batch, gather_objects, my_share, together
 from mmrl.training.evaluation import Score
+from mmrl.training.made import attach_columns
 from mmrl.training.numbering import Numbering
 from mmrl.training.passes import Pass, PassPlan
 from mmrl.training.timing import Clock
@@ -176,6 +177,7 @@ class Collector:
         rollouts.components = {k: v.to(device) for k, v in scores.components.items()}
         rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
         causes.update(scores.causes)
+        causes.update(attach_columns(rollouts, scores, self.policy))
 
     def _gather(self, rollouts: Rollouts, step: int) -> tuple[Batch, Tensor]:
         constants = {

@@ -159,9 +159,14 @@ class Trainer:
             return self.train_step()
         except Exception as error:
             # an error of ours is raised by all ranks together; after another, the others do not come to save
-            together = isinstance(error, MMRLError) or self.accelerator.num_processes == 1
-            if together and self.step > self.saved and self.updates == updates:
-                self.save(state)
+            as_one = isinstance(error, MMRLError) or self.accelerator.num_processes == 1
+            if as_one and self.step > self.saved and self.updates == updates:
+                # those that raise for another rank do not know its reason
+                spoilt = any(gather_objects(getattr(error, "acting", False), self.accelerator))
+                if spoilt:
+                    error.add_note(f"in step {self.step + 1}; the weights of step {self.step} are not saved")
+                else:
+                    self.save(state)
             if self.saved:
                 error.add_note(f"step {self.saved} is saved: continue with --resume {self.run_dir}")
             raise

@@ -176,7 +176,7 @@ def test_resuming_with_several_updates_and_epochs_equals_never_having_stopped(tm
 
 @pytest.mark.parametrize("recipe", ["vppo", "disco"])
 def test_micro_batches_do_not_change_several_updates(tmp_path, recipe):
-    """One, two and four micro-batches an update, two epochs: a whole-sequence objective and a credit of update scope."""
+    """One, two and four micro-batches an update, two epochs; a whole-sequence objective, and credit of update scope."""
     runs = {}
     score = score_vowels if recipe == "disco" else score_freely
     for size in (8, 4, 2):

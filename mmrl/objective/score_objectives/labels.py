@@ -169,7 +169,7 @@ def reg_grpo(
     "score_objective",
     paper="GRAO: group relative alignment optimisation, arXiv 2508.07750",
     formula="mean_i [A_i E_i + beta A_y I + contrast A_i (E_i - I)], A over own samples and the reference answer y",
-    required=("expert",),
+    needs=("expert",),
 )
 def grao(scores: Tensor, batch: Batch, *, beta: float = 0.5, contrast: float = 0.6) -> Tensor:
     """Explore (own samples), imitate (a reference answer) and align (own against reference) in one loss. A scalar.
