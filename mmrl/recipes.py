@@ -35,8 +35,8 @@ class PaperUpdates(Section):
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler, where the method brings its own; `updates` are its paper's, which
-    `training.updates: auto` follows as far as a smaller batch allows."""
+    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own;
+    `updates` are its paper's, which `training.updates: auto` follows as far as a smaller batch allows."""
 
     method: str
     title: str
@@ -45,6 +45,7 @@ class Recipe(Section):
     modalities: list[str] = ["vlm", "video", "flow"]
     summary: str = ""
     prompts: str | dict[str, Any] = "shuffled"
+    rollout: list[str | dict[str, Any]] = []
     updates: PaperUpdates = PaperUpdates()
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.run import check_config, makers_of
 from mmrl.policies.registry import policy_class
 from mmrl.recipes import load_recipe
+from mmrl.rollout.nesting import Nested
 from mmrl.training.passes import plan_passes
 
 
@@ -18,9 +19,11 @@ def plan_run(config: RunConfig) -> str:
     """Batch arithmetic with what divides what, the passes of a step, and a memory estimate."""
     objective = check_config(config, {})
     kind = policy_class(config.modality)
-    plan = plan_passes(objective, kind)
+    strategies = Nested.of(config.rollout)
+    plan = plan_passes(objective, kind, strategies)
     lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]
-    lines += [*_batch(config), "", *_updates(config, objective), "", "passes of a step"]
+    lines += [*_batch(config), "", *_updates(config, objective)]
+    lines += ["", "acting", *_acting(strategies, objective), "", "passes of a step"]
     lines += [f"  {line}" for line in plan.describe()]
     lines += ["", *_columns(config, objective)]
     lines += ["", "memory", *_memory(config, bool(any(p.weights == "reference" for p in plan.prepare)))]
@@ -73,6 +76,16 @@ def _columns(config: RunConfig, objective: Objective) -> list[str]:
         maker = makers.get(name, "rollouts and rewards")
         lines.append(f"  {name} {COLUMNS[name].shape}: {maker}, for {' and '.join(readers)}")
     return lines if len(lines) > 1 else [*lines, "  none beyond log-probs and rewards"]
+
+
+def _acting(strategies: Nested, objective: Objective) -> list[str]:
+    """How groups come to be, and what a selection drops that nothing replaces."""
+    named = [f"{b.name}: {b.spec.summary}" for b in strategies.bounds] or ["independent draws of each prompt"]
+    lines = [f"  {line}" for line in named]
+    drops = {b.name for b in objective.group} & {"dynamic_sampling"}
+    if drops and not any(b.name == "dynamic_sampling" for b in strategies.bounds):
+        lines.append("  groups that dynamic_sampling drops are not replaced: rollout=dynamic_sampling would")
+    return lines
 
 
 def _memory(config: RunConfig, reference: bool) -> list[str]:

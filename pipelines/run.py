@@ -17,6 +17,8 @@ from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_confi
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
+from mmrl.rollout.actor import Actor
+from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
@@ -45,11 +47,12 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
             "choose policy.dtype=bfloat16, policy.dtype=float32 with policy.autocast=float16, or policy.lora"
         )
     objective = Objective.of(config.objective)
-    for bound in (Bound.of("prompts", config.prompts), *objective.stages):
+    strategies = Nested.of(config.rollout)
+    for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
         if config.modality not in bound.spec.modalities:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
-    plan_passes(objective, kind)
+    plan_passes(objective, kind, strategies)
     if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made})):
         raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
     return objective
@@ -59,6 +62,8 @@ def makers_of(config: RunConfig) -> dict[str, str]:
     """{column: who makes it}, as far as the configuration declares it; forward passes aside."""
     kind: type[Policy] = policy_class(config.modality)
     makers = {name: f"the {config.modality} policy" for name in kind.columns}
+    for bound in Nested.of(config.rollout).bounds:
+        makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
     makers |= {name: "the data set" for name in config.data.numbers}
     return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
 
@@ -211,7 +216,7 @@ def train(
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts, report=report,
-            counters=partial(cache_counters, policy), sampler=sampler,
+            counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout,
         )  # fmt: skip
         if trainer.accelerator.is_main_process:
             trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack)
@@ -312,7 +317,7 @@ def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> 
         panel = reward_panel(config)
         stack.callback(panel.close)
         scores, _ = evaluate(
-            policy,
+            Actor(policy),
             made_ready(prompts, policy, config.data.workers, stack),
             panel.score,
             batch_size=config.training.eval_batch_size,

@@ -24,12 +24,15 @@ from mmrl.objective import Objective
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
+from mmrl.rollout.actor import Actor
+from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Sampler, Shuffled
 from mmrl.training import checkpoint, run_log
-from mmrl.training.collect import Collected, Collector, even_micro_batches
+from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
-from mmrl.training.distributed import gather_objects, make_accelerator, together
+from mmrl.training.distributed import even_micro_batches, gather_objects, make_accelerator, together
 from mmrl.training.evaluation import Score, evaluate
+from mmrl.training.filling import Columns
 from mmrl.training.finite import gradient_problem, named_rows, refuse_weights, weight_problem
 from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.passes import plan_passes
@@ -71,6 +74,8 @@ class Trainer:
     prompts  any sequence; one with `prefetch(indices)`, such as `mmrl.data.ahead.Ahead`, is told what comes next
     score    `(outputs, prompts) -> Scores`, such as `RewardPanel.score`
     sampler  which prompts come next; every prompt once an epoch if not given
+    rollout  how a group comes to be: a strategy by name or as {name: ..., parameter: ...}, or several, outermost
+             first; independent draws if not given
     report   called with (step, metrics) on the main process
     counters  further numbers of this process for each step's metrics
     """
@@ -78,7 +83,8 @@ class Trainer:
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,
         run_dir: str | Path, *, eval_prompts: Sequence[Prompt] = (), accelerator: Accelerator | None = None,
-        sampler: Sampler | None = None, trackers: Sequence[Tracker] = (), report: Report = lambda step, metrics: None,
+        sampler: Sampler | None = None, rollout: Any = (), trackers: Sequence[Tracker] = (),
+        report: Report = lambda step, metrics: None,
         counters: Callable[[], dict[str, float]] = dict,
     ):  # fmt: skip
         if not len(prompts):
@@ -115,10 +121,14 @@ class Trainer:
         )
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
-        plan = plan_passes(objective, type(policy))
+        self.strategies = Nested.of(rollout)
+        plan = plan_passes(objective, type(policy), self.strategies)
+        self.actor = Actor(policy)
+        self.columns = Columns(self.actor, plan, score, config, self.accelerator, self.clock)
         self.collector = Collector(
-            policy, objective, plan, prompts, score, self.sampler, config, self.accelerator, self.clock
-        )
+            self.actor, objective, self.columns, self.strategies, prompts, score, self.sampler, config,
+            self.accelerator, self.clock,
+        )  # fmt: skip
         self.gradients = Gradients(policy, objective, plan.update, config, self.accelerator)
         self.checked: SelfCheck | None = None
 
@@ -176,7 +186,8 @@ class Trainer:
         _seed_everything(Key(self.config.seed, self.step, purpose="global").number)
         collected = self.collector.collect(self.step)
         with self.clock("prepare"):
-            batch = self.collector.compare(collected, self.objective.assess(collected.batch))
+            batch = self.objective.assess(collected.batch)
+            batch = self.columns.compare(collected.rollouts, collected.mine, batch)
             passes = passes_over(self.objective, batch, self.config)
             batch, weights = passes[0]
             self.sampler.observe(collected.indices, batch)
@@ -251,7 +262,8 @@ class Trainer:
             for part in even_micro_batches(self.policy, rollouts, size, self.accelerator):
                 new[part.to(new.device)] = self.policy.evaluate(rollouts.index(part), ()).log_probs
         allowed = Tolerance.of(self.policy.precision, self.config.self_check)
-        check = compare(rollouts.old_log_probs, new, rollouts.mask, allowed, shown=rollouts.replay.get("shown"))
+        apart = rollouts.replay["shown"].to(rollouts.source.device) | (rollouts.source > 0)
+        check = compare(rollouts.old_log_probs, new, rollouts.mask, allowed, shown=apart)
         failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
         check.raise_if_failed()
         if failed:
@@ -264,7 +276,7 @@ class Trainer:
             return {}
         with self.clock("evaluate"):
             scores, kept = evaluate(
-                self.policy, self.eval_prompts, self.score, batch_size=self.config.eval_batch_size,
+                self.actor, self.eval_prompts, self.score, batch_size=self.config.eval_batch_size,
                 accelerator=self.accelerator, samples=self.config.eval_samples, keep=self.config.save_rollouts,
             )  # fmt: skip
         if kept is not None and self.accelerator.is_main_process:
@@ -290,6 +302,7 @@ class Trainer:
             "after": self.after,
             "sampler": self.sampler.state_dict(),
             "objective": self.objective.state_dict(),
+            "strategies": self.strategies.state_dict(),
         }
 
     def _resume(self, path: Path) -> None:
@@ -298,6 +311,7 @@ class Trainer:
         self.before, self.after, self.acted = state["before"], state.get("after", {}), state.get("acted", {})
         self.sampler.load_state_dict(state["sampler"])
         self.objective.load_state_dict(state["objective"])
+        self.strategies.load_state_dict(state["strategies"])
 
     def _interrupt(self, *_: Any) -> None:
         if self.interrupted:

@@ -15,9 +15,8 @@ from mmrl.objective import Objective
 from mmrl.policies.base import Policy
 from mmrl.record import Batch, Rollouts
 from mmrl.stages import Need
-from mmrl.training.collect import even_micro_batches
 from mmrl.training.config import TrainingConfig
-from mmrl.training.distributed import gather_objects
+from mmrl.training.distributed import even_micro_batches, gather_objects
 from mmrl.training.finite import loss_problem
 from mmrl.training.updates import assign_updates
 
@@ -123,7 +122,9 @@ class Gradients:
 def local_rows(batch: Batch, weights: Tensor, mine: Tensor, width: int) -> tuple[Batch, Tensor]:
     """This rank's rows in their local order, `T` cut to the local width (the rest is padding)."""
     local = batch.index(mine)
-    cut: dict[str, Any] = {n: getattr(local, n)[:, :width] for n in ("mask", "old_log_probs", "advantage", "loss_mask")}
+    cut: dict[str, Any] = {
+        n: getattr(local, n)[:, :width] for n in ("mask", "old_log_probs", "advantage", "loss_mask", "owner")
+    }
     cut["columns"] = {k: v[:, :width] if v.dim() == 2 else v for k, v in local.columns.items()}
     if local.actions is not None:
         cut["actions"] = local.actions[:, :width]
