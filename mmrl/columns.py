@@ -89,21 +89,28 @@ def columns(*names: str) -> dict[str, Column]:
     return {name: COLUMNS[name] for name in names}
 
 
-def missing(read: Mapping[str, Sequence[str]], makers: Mapping[str, str]) -> list[str]:
+def missing(
+    read: Mapping[str, Sequence[str]], makers: Mapping[str, str], offered: Mapping[str, Sequence[str]]
+) -> list[str]:
     """One line for each column that nobody makes.
 
-    read    {column: its readers}, each "stage 'name'"
-    makers  {column: who makes it}, as the run declares them
+    read     {column: its readers}, each "stage 'name'"
+    makers   {column: who makes it}, as the run declares them
+    offered  {column: rollout strategies that would}
     """
     lines = []
     for name, readers in read.items():
         column = COLUMNS[name]
         if column.makers and name not in makers:
             read_by = f"{' and '.join(readers)} {'read' if len(readers) > 1 else 'reads'}"
-            lines.append(f"nobody makes the column {name} {column.shape}, which {read_by}; it takes {ways_to(column)}")
+            takes = ways_to(column, offered)
+            lines.append(f"nobody makes the column {name} {column.shape}, which {read_by}; it takes {takes}")
     return lines
 
 
-def ways_to(column: Column) -> str:
+def ways_to(column: Column, offered: Mapping[str, Sequence[str]] | None = None) -> str:
     """Who could make it, and what one does to have it."""
-    return ", or ".join(HOW[kind].format(name=column.name) for kind in column.makers)
+    ways = {kind: HOW[kind].format(name=column.name) for kind in column.makers}
+    if strategies := (offered or {}).get(column.name):
+        ways[STRATEGY] = " or ".join(f"rollout={name}" for name in strategies)
+    return ", or ".join(ways.values())

@@ -14,6 +14,7 @@ from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import Recipe, load_recipe, recipe_names
 from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as registered_rewards
+from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.stages import STAGES, StageFunction, registered
 from mmrl.training.passes import plan_passes
 
@@ -84,13 +85,13 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
     makers     {column: the kinds of makers that can}, for what is neither a reward nor a pass of the policy
     missing    why it does not train: a line for each column that nobody makes, or for a pass no policy gives
     """
-    objective, problems = Objective.of(recipe.objective), []
+    objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
     for modality in recipe.modalities:
         try:
-            plan_passes(objective, policy_class(modality))
+            plan_passes(objective, policy_class(modality), strategies)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
-    problems += missing(objective.columns, {})
+    problems += missing(objective.columns, dict.fromkeys(strategies.columns, "its strategies"), on_offer())
     makers = {name: list(COLUMNS[name].makers) for name in objective.columns if COLUMNS[name].makers}
     return {
         "trainable": not problems,

@@ -18,11 +18,11 @@ from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
-from mmrl.rollout.nesting import Nested
+from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
-from mmrl.training.made import check_numbers, with_numbers
+from mmrl.training.made import check_data, with_numbers
 from mmrl.training.passes import plan_passes
 from mmrl.training.tracking import Tracker, environment, open_trackers, read_metrics, write_atomically
 from mmrl.training.trainer import Report, Result, Trainer
@@ -53,7 +53,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
     plan_passes(objective, kind, strategies)
-    if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made})):
+    if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made}, on_offer())):
         raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
     return objective
 
@@ -205,10 +205,10 @@ def train(
             stack.callback(panel.close)
             score = panel.score
             check_prompts(panel, prompts, policy_class(config.modality).reads)
-        check_numbers(
-            [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))] if config.data.numbers else [],
-            config.data.numbers, lambda name: " and ".join(objective.columns.get(name, ["nobody"])),
-        )  # fmt: skip
+        strategies = Nested.of(config.rollout)
+        if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
+            first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]
+            check_data(first, config.data.numbers, strategies, objective.columns)
         score = with_numbers(score, config.data.numbers)
         policy = policy or build_policy(config)
         given = (prompts, eval_prompts or ())

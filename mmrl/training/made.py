@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,10 @@ from mmrl.columns import COLUMNS, Column
 from mmrl.errors import DataError
 from mmrl.policies.base import Policy
 from mmrl.record import Prompt, Rollouts, Scores
+from mmrl.rollout.nesting import Nested
 from mmrl.training.evaluation import Score
+
+Readers = Mapping[str, Sequence[str]]
 
 
 def attach_columns(rollouts: Rollouts, scores: Scores, policy: Policy) -> Counter:
@@ -77,12 +80,21 @@ def _number(prompt: Prompt, name: str) -> float:
     raise DataError(f"prompt {prompt.id!r}: data.numbers names {name!r}, expected a number there, got {value!r}")
 
 
-def check_numbers(prompts: Sequence[Prompt], names: Sequence[str], readers: Callable[[str], str]) -> None:
-    """Refuse, when the data is opened, columns that not every row has as a number."""
-    for name in names:
+def check_data(prompts: Sequence[Prompt], numbers: Sequence[str], strategies: Nested, readers: Readers) -> None:
+    """Refuse, when the data is opened, columns that its first rows do not have.
+
+    numbers     must be a number in every row; `readers` says of each which functions read it
+    strategies  what they read (`data_columns`) must be in some row
+    """
+    seen = f"of the first {len(prompts)} rows of the data set"
+    for name in numbers:
         have = sum(isinstance(p.columns.get(name), bool | int | float) for p in prompts)
         if have < len(prompts):
             raise DataError(
-                f"{name}: in {have} of the first {len(prompts)} rows of the data set as a number, and {readers(name)} "
-                "reads it of every row; add it, or take it out of data.numbers"
+                f"{name}: a number in {have} {seen}, and {' and '.join(readers.get(name, ['nobody']))} reads it of "
+                "every row; add it, or take it out of data.numbers"
             )
+    for bound in strategies.bounds:
+        for name in getattr(bound.state, "data_columns", ()):
+            if not any(p.columns.get(name) for p in prompts):
+                raise DataError(f"{name}: in 0 {seen}, and rollout {bound.name!r} reads it; add it, or name another")
