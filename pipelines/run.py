@@ -39,7 +39,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
 
     made  {column: who makes it} of rewards that the configuration does not name; None where nobody can know
     """
-    kind: type[Policy] = policy_class(config.modality)
+    kind: type[Policy] = config.policy_class
     settings = config.policy_settings()
     if getattr(settings, "dtype", "") == "float16" and getattr(settings, "lora", None) is None:
         raise ConfigError(
@@ -60,7 +60,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
 
 def makers_of(config: RunConfig) -> dict[str, str]:
     """{column: who makes it}, as far as the configuration declares it; forward passes aside."""
-    kind: type[Policy] = policy_class(config.modality)
+    kind: type[Policy] = config.policy_class
     makers = {name: f"the {config.modality} policy" for name in kind.columns}
     for bound in Nested.of(config.rollout).bounds:
         makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
@@ -125,7 +125,7 @@ def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: E
 
 
 def build_policy(config: RunConfig) -> Policy:
-    kind: type[Policy] = policy_class(config.modality)
+    kind: type[Policy] = config.policy_class
     settings = config.policy_settings()
     parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
     return kind.from_config(settings, seed=config.training.seed, **parts)
@@ -204,7 +204,7 @@ def train(
             panel = reward_panel(config)
             stack.callback(panel.close)
             score = panel.score
-            check_prompts(panel, prompts, policy_class(config.modality).reads)
+            check_prompts(panel, prompts, config.policy_class.reads)
         strategies = Nested.of(config.rollout)
         if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
             first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]

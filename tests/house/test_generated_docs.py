@@ -8,8 +8,8 @@ from docs import generate
 from mmrl.pipelines.methods import methods_json
 from mmrl.recipes import recipe_names
 from mmrl.rewards.registry import registered as rewards_registered
-from mmrl.stages import registered
 from mmrl.settings import Section
+from mmrl.stages import registered
 from mmrl.training.config import TrainingConfig
 
 
