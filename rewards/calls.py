@@ -162,4 +162,6 @@ def read_number(value: Any) -> tuple[float, str]:
         return math.nan, f"{type(value).__name__}, not a number"
     if math.isnan(value):
         return math.nan, "NaN"
-    return (float(value), "") if abs(value) <= LARGEST else (math.nan, "infinite in float32")
+    if abs(value) > LARGEST:
+        return math.nan, "infinite in float32" if math.isfinite(value) else "infinite"
+    return float(value), ""
