@@ -215,7 +215,7 @@ def stage(
         key = (stage, name or function.__name__)
         if key in _REGISTRY and _REGISTRY[key].function.__qualname__ != function.__qualname__:
             raise ConfigError(f"{stage} {key[1]!r} is registered twice: by {_REGISTRY[key].function} and {function}")
-        known = {**COLUMNS, **NEEDS}
+        known: dict[str, Need | Column] = {**COLUMNS, **NEEDS}
         for need in () if callable(needs) else needs:
             if need not in known:
                 raise ConfigError(unknown("need", need, known))
