@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field
@@ -38,14 +38,19 @@ class PaperUpdates(Section):
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
     configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own;
-    `updates` are its paper's, which `training.updates: auto` follows as far as a smaller batch allows."""
+    `updates` are its paper's, which `training.updates: auto` follows as far as a smaller batch allows.
+
+    confidence  how far it was checked, as of a stage function (`mmrl.stages.stage`)
+    deviates    one sentence for each thing in which it is known to differ from its source
+    """
 
     method: str
     title: str
     paper: str
-    confidence: str = "verified"
+    confidence: Literal["verified", "partly", "reconstructed", "ours"]
     modalities: list[str] = ["vlm", "video", "flow"]
     summary: str = ""
+    deviates: list[str] = []
     prompts: str | dict[str, Any] = "shuffled"
     rollout: list[str | dict[str, Any]] = []
     updates: PaperUpdates = PaperUpdates()

@@ -173,8 +173,8 @@ def stage(
     name: str | None = None,
     *,
     paper: str,
+    confidence: str,
     formula: str = "",
-    confidence: str = "verified",
     method: str | None = None,
     needs: tuple[str, ...] | Callable[..., Mapping[str, Need | Column]] = (),
     scope: str = "group",
@@ -189,6 +189,8 @@ def stage(
     """Register a function (or a class, if it must remember) for one stage.
 
     name      as a recipe spells it; the function's own name by default
+    confidence  how far it was checked: "verified" against paper or authors' code, "partly" (some of it, or by
+              secondary sources), "reconstructed" after the abstract, "ours" for no published method
     method    the published method it belongs to, as in `mmrl methods`; `name` by default
     needs     all it reads beyond the basics: names from `NEEDS` (a forward pass gives it) and from `COLUMNS` (somebody
               makes it), or a function of the hyper-parameters returning `{name: Need or Column}`

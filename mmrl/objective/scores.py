@@ -32,6 +32,7 @@ def _reduced(values: Tensor, mask: Tensor, reduce: Reduce) -> Tensor:
     method="pacs",
     paper="sequence likelihood",
     formula="s_i = sum_t lp_new_it, or its mean",
+    confidence="verified",
 )
 def log_prob(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "mean") -> Tensor:
     """Log-probability of the sequence. Returns (B,).
@@ -46,6 +47,7 @@ def log_prob(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "mean") -
     method="pacs",
     paper="PACS, arXiv 2509.02522; REAL, arXiv 2602.05630",
     formula="s_i = sum_t (lp_new_it - lp_old_it), or its mean",
+    confidence="verified",
 )
 def log_ratio(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "sum") -> Tensor:
     """Log-ratio of the sequence to the policy that sampled it. Returns (B,).
@@ -60,6 +62,7 @@ def log_ratio(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "sum") -
     method="copg",
     paper="Direct Preference Optimization, arXiv 2305.18290; CoPG, arXiv 2406.19185",
     formula="d_i = sum_t (lp_new_it - lp_ref_it), or its mean",
+    confidence="verified",
     needs=("ref_log_probs",),
 )
 def reference_log_ratio(evaluation: Evaluation, batch: Batch, *, reduce: Reduce = "sum") -> Tensor:
@@ -75,6 +78,7 @@ def reference_log_ratio(evaluation: Evaluation, batch: Batch, *, reduce: Reduce 
     "disco",
     paper="DisCO, arXiv 2505.12366",
     formula="s_i = mean_t lp_new_it or mean_t r_it, with the row's KL(old || new) and its length",
+    confidence="verified",
 )
 def disco_score(evaluation: Evaluation, batch: Batch, *, kind: Literal["log_prob", "ratio"] = "log_prob") -> Tensor:
     """The score of a rollout, and what the KL constraint of the batch needs. Returns (B, 3).

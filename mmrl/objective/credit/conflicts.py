@@ -20,6 +20,7 @@ from mmrl.stages import LANGUAGE, NEEDS, stage
     "credit",
     paper="GTPO: trajectory-based policy optimization, arXiv 2508.03772",
     formula="lam_t delta_i (A_i - gamma mean H_i); lam: W (A > 0) or 0 (A < 0) on the shared start and end, else 1",
+    confidence="verified",
     needs=lambda *, gamma=0.1, **_: columns("actions") | ({"entropy": NEEDS["entropy"]} if gamma else {}),
     scope="batch",
     modalities=LANGUAGE,

@@ -20,6 +20,7 @@ from mmrl.stages import LANGUAGE, Need, stage
     "regularizer",
     paper="Spotlight on Token Perception for Multimodal RL, arXiv 2510.09285",
     formula="-lp of the sampled token: a one-sample entropy, so a positive coefficient lowers entropy",
+    confidence="verified",
     modalities=LANGUAGE,
 )
 def sampled_entropy(evaluation: Evaluation, batch: Batch) -> Tensor:
@@ -36,6 +37,7 @@ def sampled_entropy(evaluation: Evaluation, batch: Batch) -> Tensor:
     "entropy_bonus",
     paper="maximum-entropy bonus",
     formula="-H_t: a positive coefficient raises entropy",
+    confidence="verified",
     needs=("current_entropy",),
     modalities=LANGUAGE,
 )
@@ -131,6 +133,7 @@ def _nucleus_needs(*, top_p: float = 0.8, inclusive: bool = True, **_) -> dict[s
     "regularizer",
     paper="SIREN: selective entropy regularization, arXiv 2509.25133",
     formula="(mean over responses of the mean nucleus entropy of peak tokens - anchor)^2",
+    confidence="verified",
     needs=_nucleus_needs,
     scope="batch",
     modalities=LANGUAGE,

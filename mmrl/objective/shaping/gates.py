@@ -98,6 +98,7 @@ def rubric_anchors(
     "shaping",
     paper="CaRR / C-GRPO, arXiv 2601.06021",
     formula="0 if the outcome is 0, else (1 - a) outcome + a q (or q / max of the group)",
+    confidence="verified",
     needs=("components",),
 )
 def carr_c_grpo(batch: Batch, *, share: float = 0.3, rubric: str = "rubric", normalize: bool = False) -> Tensor:
