@@ -32,7 +32,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -64,14 +64,21 @@ CONFIDENCES = ("verified", "partly", "reconstructed", "ours")
 
 @dataclass(frozen=True)
 class View:
-    """The same actions under a changed prompt: media masked, noised, removed, frames shuffled."""
+    """The same actions under a changed prompt: media masked, noised, removed, frames shuffled.
+
+    step  of the run, by which a view that is drawn anew differs; it is the same view at every step
+    """
 
     kind: str
     options: tuple[tuple[str, Any], ...] = ()
+    step: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, kind: str, **options) -> View:
         return cls(kind, tuple(sorted(options.items())))
+
+    def at(self, step: int) -> View:
+        return replace(self, step=step)
 
     def __str__(self) -> str:
         return f"{self.kind}({','.join(f'{k}={v}' for k, v in self.options)})"

@@ -1,7 +1,8 @@
 """Changed prompts: the same actions under media that are masked, blurred, shuffled or gone.
 
-A view is a value (kind, options), and its randomness is keyed by the prompt's id, so a pass can be repeated
-exactly. Pixel views act on frames after the resize, so that token ids, grids and positions stay as they were;
+A view is a value (kind, options). What it draws is keyed by step, prompt and member: every rollout has a mask of its
+own, as VPPO and PAPO draw theirs, and a pass can be repeated exactly. With `fresh: false` it is keyed by the prompt
+alone: one mask for all its rollouts and visits, whose passes share the prompt and cost a fraction. Pixel views act on frames after the resize, so that token ids, grids and positions stay as they were;
 `language.pixels` rebuilds the frames from what a processor made of them. `remove_media` is another prompt:
 re-tokenised without placeholders, so of another length.
 
@@ -30,6 +31,9 @@ PixelView = Callable[..., Tensor]
 PIXEL_VIEWS: dict[str, PixelView] = {}
 VIDEO_VIEWS = frozenset({"shuffle_frames", "drop_frames"})
 REMOVE_MEDIA = "remove_media"
+DRAWN = frozenset({"patch_black", "noise", "shuffle_frames", "drop_frames"})
+"""Views that are different at every draw; they take the option `fresh`, true by default."""
+FRESH = "fresh"
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,15 @@ def check_view(view: View, offered: frozenset[str]) -> None:
     else:
         parameters = inspect.signature(PIXEL_VIEWS[view.kind]).parameters.values()
         known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        known |= {FRESH} if view.kind in DRAWN else set()
     for option, _ in view.options:
         if option not in known:
             raise ConfigError(f"view {view.kind!r}: {unknown('option', option, known)}")
+
+
+def is_fresh(view: View) -> bool:
+    """Whether each row of each step sees the prompt in a way of its own."""
+    return view.kind in DRAWN and bool(dict(view.options).get(FRESH, True))
 
 
 def without_media(prompt: Prompt) -> Prompt:

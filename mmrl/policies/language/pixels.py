@@ -9,16 +9,17 @@ from torch import Tensor
 
 from mmrl.policies.language.encoding import Encoded
 from mmrl.policies.language.families.base import Family
-from mmrl.policies.views import PIXEL_VIEWS, VIDEO_VIEWS, PixelScale
+from mmrl.policies.views import FRESH, PIXEL_VIEWS, VIDEO_VIEWS, PixelScale
 from mmrl.randomness import Key
 from mmrl.stages import View
 
 
 def corrupted(
-    encoded: Encoded, view: View, prompt_id: str, seed: int, family: Family, scales: dict[str, PixelScale]
+    encoded: Encoded, view: View, draw: Key, family: Family, scales: dict[str, PixelScale]
 ) -> Encoded:
-    """`encoded` with the pixels a view shows. Each image and each video draws its own randomness."""
+    """`encoded` with the pixels a view shows. Each image and each video draws its own randomness, named after `draw`."""
     media = dict(encoded.media)
+    options = {name: value for name, value in view.options if name != FRESH}
     for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if pixels not in media or (kind == "image" and view.kind in VIDEO_VIEWS):
             continue
@@ -28,8 +29,8 @@ def corrupted(
             start += len(rows)
             frames = scale.unnormalise(unpatchify(rows, grid, family))
             pair = family.temporal_patch if kind == "image" or view.kind == "patch_black" else 1
-            rng = Key(seed, prompt=prompt_id, member=index, purpose=f"view {kind} {view}").generator()
-            frames = PIXEL_VIEWS[view.kind](frames, pair, rng, **dict(view.options))
+            rng = draw.at(purpose=f"view {kind} {index} {view}").generator()
+            frames = PIXEL_VIEWS[view.kind](frames, pair, rng, **options)
             parts.append(patchify(scale.normalise(frames), family))
         media[pixels] = torch.cat(parts)
     return replace(encoded, media=media, features=None)

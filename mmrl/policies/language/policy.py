@@ -39,7 +39,7 @@ from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
-from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
+from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, is_fresh, without_media
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
@@ -202,7 +202,7 @@ class LanguagePolicy(Policy):
         return row_spans(self.processor.tokenizer, rollouts, row)
 
     def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
-        """The encodings of `rollouts.prompts`, as `view` shows them."""
+        """The encodings of `rollouts.prompts`, as `view` shows them; of a fresh view, one prompt a row."""
         for index, entry in enumerate(rollouts.encoded):
             if entry is None:
                 rollouts.encoded[index] = self.encode(rollouts.prompts[index])
@@ -211,9 +211,12 @@ class LanguagePolicy(Policy):
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
+        draws = [Key(self.seed, prompt=prompt.id) for prompt in rollouts.prompts]
+        if is_fresh(view):
+            draws = [d.at(step=view.step, member=m) for d, m in zip(draws, rollouts.member.tolist(), strict=True)]
         return [
-            corrupted(entry, view, prompt.id, self.seed, self.family, self.pixel_scales)
-            for prompt, entry in zip(rollouts.prompts, rollouts.encoded, strict=True)
+            corrupted(entry, view, draw, self.family, self.pixel_scales)
+            for draw, entry in zip(draws, rollouts.encoded, strict=True)
         ]
 
     # -- acting --------------------------------------------------------------------------------------------------
@@ -299,6 +302,8 @@ class LanguagePolicy(Policy):
         A pass that is asked for prompt-wise probes alone, such as `visual_entropy`, does not run the decoder;
         its log-probs are the rollout's own.
         """
+        if under is not None and is_fresh(under):
+            rollouts = rollouts.prompt_a_row()
         shown = self._shown(rollouts, under)
         by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
         by_group = [need for need in needs if need.probe in GROUP_PROBES]
