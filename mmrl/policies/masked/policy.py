@@ -101,6 +101,7 @@ class MaskedDiffusionPolicy(Policy):
     modality: ClassVar[str] = "masked"
     config_type = MaskedDiffusionConfig
     probes = frozenset({"log_probs"})
+    columns = frozenset({"scored"})
 
     def __init__(self, model: Any, tokenizer: Any, config: MaskedDiffusionConfig, *, seed: int = 0):
         """model, tokenizer of `transformers`; the tokenizer needs a mask token and an end token."""
@@ -154,8 +155,7 @@ class MaskedDiffusionPolicy(Policy):
     def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
         """Fill `count` canvases per request; every draw is keyed by prompt id and member."""
         if any(r.prefix is not None or r.start is not None for r in requests):
-            raise PolicyError("masked diffusion policies fill a whole canvas: they take no prefix, and no row begins in "
-                              "another")  # fmt: skip
+            raise PolicyError("masked diffusion policies fill a whole canvas and take no prefix and no start")
         prompts = list({r.prompt.id: r.prompt for r in requests}.values())
         index = {prompt.id: i for i, prompt in enumerate(prompts)}
         members = [(r, r.first_member + i) for r in requests for i in range(r.count)]
