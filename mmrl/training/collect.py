@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmrl.objective import Objective
 from mmrl.policies.base import Policy
-from mmrl.policies.batch_probes import BATCH_PROBES
+from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Request, Rollouts, Selection
 from mmrl.selection.prompts import Prefetching, Sampler

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from mmrl.objective import Objective
-from mmrl.policies.language import LanguagePolicyConfig
-from mmrl.policies.vision import VisionPolicy
+from mmrl.policies.language.policy import LanguagePolicyConfig
+from mmrl.policies.language.vision import VisionPolicy
 from mmrl.recipes import load_recipe
 from mmrl.record import Scores
 from mmrl.training.config import TrainingConfig
 from mmrl.training.trainer import Trainer
-from tests.policies.scenes import mixed_prompts
+from tests.policies.language.scenes import mixed_prompts
 
 
 def score(outputs, prompts) -> Scores:
