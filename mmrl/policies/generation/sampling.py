@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mmrl.policies.generation.scoring import Scoring, Text
+from mmrl.policies.generation.conditions import Conditioned
+from mmrl.policies.generation.scoring import Scoring
 from mmrl.policies.generation.sde import sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
 from mmrl.randomness import Key
 
-Velocity = Callable[[Tensor, Tensor, Text], Tensor]
-"""(x (N, C, H, W), t (N,), text of N rows) -> velocity"""
+Velocity = Callable[[Tensor, Tensor, Conditioned], Tensor]
+"""(x (N, ...), t (N,), conditions of N rows) -> velocity (N, ...)"""
 
 
 @dataclass
 class Sampled:
     """What the sampler leaves behind.
 
-    final      (B, C, H, W) the clean latents
+    final      (B, ...) the clean latents
     first      (B,) the first trained step; S where there is none
-    latents    (B, L, C, H, W) in storage dtype: column j holds the state before step `first + j`
-    means      (B, L, C, H, W) float32 means of the trained steps, where kept
+    latents    (B, L, ...) in storage dtype: column j holds the state before step `first + j`
+    means      (B, L, ...) float32 means of the trained steps, where kept
     log_probs  (B, S) of the trained steps, 0 elsewhere
     """
 
@@ -46,11 +47,11 @@ def step_noise(key: Key, prompt: str, member: int, step: int, shape: Sequence[in
 
 @dataclass
 class Group:
-    """B rollouts to sample: prompt ids, members, and the text they are conditioned on."""
+    """B rollouts to sample: prompt ids, members, and what they are conditioned on."""
 
     prompts: list[str]
     members: Tensor
-    text: Text
+    conditioned: Conditioned
     plan: StepPlan
 
 
@@ -61,7 +62,7 @@ def sample(
 ) -> Sampled:  # fmt: skip
     """Denoise a group along `times (S + 1,)`.
 
-    Rows of equal (text, seed) are one trajectory until their first noise: with `share_prefix` it is computed once
+    Rows of equal (conditions, seed) are one trajectory until their first noise: with `share_prefix` it is computed once
     and its rows leave it at their first stochastic step, each with its own noise. Every state is rounded to
     `storage` before it is scored, so that training reads the very numbers the log-prob was taken at.
     """
@@ -79,8 +80,7 @@ def sample(
         x[joining.to(device)] = trunk[trunk_of[joining].to(device)]
         rows, moving = (start <= i).nonzero().squeeze(1), (stop > i).nonzero().squeeze(1)
         states = torch.cat([x[rows.to(device)], trunk[moving.to(device)]])
-        text = replace(group.text, index=group.text.index[torch.cat([rows, owners[moving]]).to(device)])
-        v = velocity(states, times[i].expand(len(states)), text)
+        v = velocity(states, times[i].expand(len(states)), group.conditioned.rows(torch.cat([rows, owners[moving]])))
         ode = _stored(sde_step("ode", v, states, times[i], times[i + 1], 0.0, times[1]).mean, storage)
         trunk[moving.to(device)] = ode[len(rows) :]
         following = ode[: len(rows)]
@@ -102,23 +102,22 @@ def sample(
 
 
 @torch.no_grad()
-def finish(states: Tensor, start: Tensor, text: Text, velocity: Velocity, times: Tensor) -> Tensor:
-    """(N, C, H, W) clean latents the ODE leads to from `states (N, ...)`, each before its step `start (N,)`."""
+def finish(states: Tensor, start: Tensor, conditioned: Conditioned, velocity: Velocity, times: Tensor) -> Tensor:
+    """(N, ...) clean latents the ODE leads to from `states (N, ...)`, each before its step `start (N,)`."""
     x = states.float().clone()
     for i in range(int(start.min()), len(times) - 1):
         rows = (start <= i).nonzero().squeeze(1)
-        text_rows = replace(text, index=text.index[rows])
-        v = velocity(x[rows], times[i].expand(len(rows)), text_rows)
+        v = velocity(x[rows], times[i].expand(len(rows)), conditioned.rows(rows))
         x[rows] = sde_step("ode", v, x[rows], times[i], times[i + 1], 0.0, times[1]).mean
     return x
 
 
 def _trunks(group: Group) -> tuple[Tensor, Tensor]:
-    """(B,) which trajectory a row starts on, and the first row of each: equal text, prompt and seed are one."""
+    """(B,) which trajectory a row starts on, and the first row of each: equal conditions, prompt and seed are one."""
     seen: dict[tuple[int, str, int], int] = {}
     owners: list[int] = []
     trunk_of = []
-    identity = zip(group.text.index.tolist(), group.prompts, group.plan.seed.tolist(), strict=True)
+    identity = zip(group.conditioned.index.tolist(), group.prompts, group.plan.seed.tolist(), strict=True)
     for row, who in enumerate(identity):
         if who not in seen:
             seen[who] = len(owners)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mmrl.errors import ConfigError
+
 if TYPE_CHECKING:
     from mmrl.policies.generation.families.asking import Asked
     from mmrl.policies.generation.families.base import Generator
@@ -44,4 +46,10 @@ def family_of(pipeline: Any) -> type[Generator]:
 
 def generator_of(pipeline: Any, asked: Asked) -> Generator:
     """The generator that asks `pipeline` as the configuration says."""
+    transformer = getattr(pipeline, "transformer", None)
+    if not hasattr(transformer, "config") or getattr(pipeline, "scheduler", None) is None:
+        raise ConfigError(
+            f"model: {type(pipeline).__name__} with {type(transformer).__name__} as its transformer; the flow policy "
+            f"trains flow-matching pipelines of diffusers, such as {', '.join(list(FAMILIES)[:3])}"
+        )
     return family_of(pipeline)(pipeline, asked)

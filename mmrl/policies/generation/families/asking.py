@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmrl.errors import ConfigError, PolicyError, unknown
-from mmrl.policies.encoding import open_image
+from mmrl.policies.images import open_image
 from mmrl.record import Prompt
 
 CONDITION = "condition"

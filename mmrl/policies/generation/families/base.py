@@ -61,6 +61,8 @@ class Generator:
     images: ClassVar[tuple[int, int]] = (0, 0)
     """Fewest and most condition images."""
     video: ClassVar[bool] = False
+    guides_itself: ClassVar[bool] = False
+    """Whether its velocity is guided already, so that no negatives are given."""
     checkpointing: ClassVar[str | None] = None
     """Why gradient checkpointing changes this transformer's numbers; None where it does not."""
 
@@ -201,7 +203,11 @@ class Generator:
     def _captured(self, prompt: str, media: Sequence[Any], negative: bool, steps: int) -> tuple[Conditions, Any]:
         given = self.arguments(prompt, media, negative=negative)
         given |= {self.scale: self.unguided} if self.scale else {}
-        given |= {"num_inference_steps": steps, "output_type": "latent", "generator": torch.Generator().manual_seed(SEED)}
+        given |= {
+            "num_inference_steps": steps,
+            "output_type": "latent",
+            "generator": torch.Generator().manual_seed(SEED),
+        }
         args, kwargs, scheduler = first_call(self.pipeline, self.modules, given, self.parts(False))
         read = {**dict(zip(self.order, args, strict=False)), **kwargs}
         raw = read.pop(self.names[0])
@@ -242,8 +248,8 @@ class Generator:
             return t.new_tensor([self._clocks[time] for time in t.tolist()])
         except KeyError as error:
             raise PolicyError(
-                f"time {error.args[0]:g} is not on the schedule: this pipeline's timesteps are not {self.train_timesteps:g} "
-                "times its times, so only times that it set itself can be scored"
+                f"time {error.args[0]:g} is not on the schedule: this pipeline's timesteps are not "
+                f"{self.train_timesteps:g} times its times, so only times that it set itself can be scored"
             ) from None
 
     def stand_in_media(self) -> tuple[Any, ...]:
@@ -284,9 +290,7 @@ class Generator:
             return first
         if self.ragged and first.dim() > 1:
             width = max(value.shape[1] for value in values)
-            values = [
-                nn.functional.pad(v, [0, 0] * (v.dim() - 2) + [0, width - v.shape[1]]) for v in values
-            ]
+            values = [nn.functional.pad(v, [0, 0] * (v.dim() - 2) + [0, width - v.shape[1]]) for v in values]
         return torch.cat(values)
 
     def velocity(

@@ -103,7 +103,7 @@ def velocity_gap(
     device = seen.states[0].device
     given = moved(generator.conditions(prompt, media), device)
     negatives = None
-    if generator.asked.guided and not isinstance(generator, Swapped):
+    if generator.asked.guided and not generator.guides_itself:
         negatives = [moved(generator.negative(media), device)]
     times = generator.schedule(len(seen.states), media)
     if not torch.equal(times, seen.times):

@@ -47,9 +47,7 @@ class StableAudio3(Generator):
         return {"prompt": prompt, **self.asked.options}
 
     @torch.no_grad()
-    def decode(
-        self, x: Tensor, rows: Sequence[Mapping[str, Any]], *, tiles: bool | None = None
-    ) -> list[Any]:
+    def decode(self, x: Tensor, rows: Sequence[Mapping[str, Any]], *, tiles: bool | None = None) -> list[Any]:
         vae = self.pipeline.vae
         samples = int(self._option("duration") * vae.config.sampling_rate)
         waves = self.decoded(x)[..., :samples].clamp(-1, 1).cpu().numpy()

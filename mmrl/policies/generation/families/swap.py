@@ -29,7 +29,7 @@ ATTENTION = re.compile(r"attn|attention|to_q|to_k|to_v|qkv")
 class Swapped(Generator):
     """Guidance, sizes, conditions and decoding are the pipeline's own, unread."""
 
-    images = (0, 99)
+    images, guides_itself = (0, 99), True
 
     def __init__(self, pipeline: Any, asked: Asked = Asked(), like: Generator | None = None):  # noqa: B008 (immutable)
         """like  the family whose way of asking is kept, where its velocity is not the pipeline's"""
@@ -131,7 +131,9 @@ class Swapped(Generator):
     def _place_of_state(self, starts: list[Any]) -> int:
         name = type(self.pipeline).__name__
         if len(starts) != 2:
-            raise PolicyError(f"{name} calls prepare_latents {len(starts) / 2:g} times; a step of it cannot be replayed")
+            raise PolicyError(
+                f"{name} calls prepare_latents {len(starts) / 2:g} times; a step of it cannot be replayed"
+            )
         pairs = list(zip(*starts, strict=True))
         places = [i for i, (a, b) in enumerate(pairs) if isinstance(a, Tensor) and not torch.equal(a, b)]
         if len(places) != 1:

@@ -109,7 +109,11 @@ def qwen_image() -> Any:
 def qwen_edit(name: str = "QwenImageEditPipeline") -> Any:
     tokenizer, encoder = qwen_vl()
     vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
         **STATISTICS,
     )
     return seeded(getattr(diffusers, name)(
@@ -121,8 +125,15 @@ def qwen_edit(name: str = "QwenImageEditPipeline") -> Any:
 def z_image() -> Any:
     tokenizer, text = chat_text()
     transformer = diffusers.ZImageTransformer2DModel(
-        in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=32,
-        axes_dims=[8, 4, 4], axes_lens=[256, 32, 32],
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=32,
+        axes_dims=[8, 4, 4],
+        axes_lens=[256, 32, 32],
     )
     return seeded(diffusers.ZImagePipeline(
         scheduler=euler(shift=3.0), vae=image_vae(), tokenizer=tokenizer, transformer=transformer,
@@ -167,8 +178,16 @@ def lumina2() -> Any:
 def cogview4() -> Any:
     tokenizer, text = chat_text()
     transformer = diffusers.CogView4Transformer2DModel(
-        patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, out_channels=4,
-        text_embed_dim=32, time_embed_dim=8, condition_dim=4, rope_axes_dim=(8, 8),
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        out_channels=4,
+        text_embed_dim=32,
+        time_embed_dim=8,
+        condition_dim=4,
+        rope_axes_dim=(8, 8),
     )
     shift = {"base_shift": 0.25, "max_shift": 0.75, "base_image_seq_len": 256, "use_dynamic_shifting": True}
     return seeded(diffusers.CogView4Pipeline(
@@ -181,7 +200,11 @@ def wan(*, experts: int = 1, image: bool = False, expand: bool = False, schedule
     """Text or `image` to video; two `experts` as in 2.2 A14B; `expand`: a time for each token, as in TI2V-5B."""
     tokenizer, encoder = t5(kind="UMT5")
     vae = diffusers.AutoencoderKLWan(
-        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
         **STATISTICS,
     )
     embeds = image and experts == 1 and not expand
@@ -224,11 +247,22 @@ def ltx(name: str = "LTXPipeline") -> Any:
         encoder_causal=True, decoder_causal=False,
     )  # fmt: skip
     transformer = diffusers.LTXVideoTransformer3DModel(
-        in_channels=8, out_channels=8, patch_size=1, patch_size_t=1, num_attention_heads=4, attention_head_dim=8,
-        cross_attention_dim=32, num_layers=2, caption_channels=32,
+        in_channels=8,
+        out_channels=8,
+        patch_size=1,
+        patch_size_t=1,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        num_layers=2,
+        caption_channels=32,
     )
     scheduler = euler(
-        use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, max_image_seq_len=4096,
+        use_dynamic_shifting=True,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
         shift_terminal=0.1,
     )
     return seeded(getattr(diffusers, name)(
@@ -271,8 +305,12 @@ def hunyuan15(scale: float = 6.0) -> Any:
         image_embed_dim=12, rope_axes_dim=(2, 4, 4), target_size=16, task_type="t2v",
     )  # fmt: skip
     vae = diffusers.AutoencoderKLHunyuanVideo15(
-        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, spatial_compression_ratio=4,
-        temporal_compression_ratio=4, scaling_factor=1.03682,
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        spatial_compression_ratio=4,
+        temporal_compression_ratio=4,
+        scaling_factor=1.03682,
     )
     pipeline = seeded(diffusers.HunyuanVideo15Pipeline(
         text_encoder=transformers.Qwen2Model(transformers.Qwen2Config(**text)), tokenizer=tokenizer,
