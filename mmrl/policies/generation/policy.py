@@ -33,7 +33,7 @@ from mmrl.policies.generation.sampling import Group, Sampled, finish, sample
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
 from mmrl.policies.generation.scoring import Denoiser, Scoring, Transitions
 from mmrl.policies.generation.sde import KINDS, gradient_equalizer, noise, schedule, stochastic_steps
-from mmrl.policies.generation.steps import StepPlan, check_group_size, ode_plan, plan_steps
+from mmrl.policies.generation.steps import StepPlan, check_group_size, continued, ode_plan, plan_steps
 from mmrl.policies.sharding import is_sharded, whole, whole_weights
 from mmrl.policies.weight_average import WeightAverage
 from mmrl.precision import DTYPES
@@ -191,6 +191,8 @@ class FlowPolicy(Policy):
         if not greedy:
             config = self.config
             plan = plan_steps(config.train_steps, self._possible, ids, members, key, config.same_initial_noise)
+        starts = {row: start for row, o in enumerate(owner.tolist()) if (start := requests[o].start) is not None}
+        plan = continued(plan, starts, ids)
         shown = self.frozen.encode([request.shown or request.prompt for request in requests], self.device)
         conditioned = self._conditioned(shown, owner)
         if self.average is not None:
@@ -198,12 +200,15 @@ class FlowPolicy(Policy):
         averaged = self._averaged() if greedy else nullcontext()
         with averaged, self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
             sampled = sample(
-                Group(ids, members, conditioned, plan), self.inner.velocity,
+                Group(ids, members, conditioned, plan, starts), self.inner.velocity,
                 times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
             )  # fmt: skip
             outputs = self.frozen.decode(sampled.final, conditioned)
-        return self._record(requests, owner, members, plan, times, sampled, outputs)
+        rollouts = self._record(requests, owner, members, plan, times, sampled, outputs)
+        for row, start in starts.items():
+            rollouts.owner[row, : start.action] = start.row.owner[0, : start.action]
+        return rollouts
 
     def _check_request(self, request: Request, greedy: bool) -> None:
         if request.prefix is not None:
@@ -215,7 +220,12 @@ class FlowPolicy(Policy):
                 f"sampler {self.scoring.kind!r} at level {self.scoring.level} draws no noise, so there is nothing "
                 "to train; choose another sampler or raise sampler.level"
             )
-        check_group_size(self.config.train_steps, self._possible, request.count)
+        if request.start is None:
+            check_group_size(self.config.train_steps, self._possible, request.count)
+        elif self.config.train_steps.select == "one":
+            raise ConfigError(
+                "policy.train_steps.select=one is a tree of its own, in which no row begins in another; choose all"
+            )
 
     def _record(
         self, requests: Sequence[Request], owner: Tensor, members: Tensor, plan: StepPlan, times: Tensor,
@@ -291,7 +301,8 @@ class FlowPolicy(Policy):
         under: View | None = None,
         weights: str = "current",
     ) -> Evaluation:
-        """Score the trained steps: all (row, step) pairs in one forward of the module, in chunks.
+        """Score the trained steps: all (row, step) pairs in one forward of the module, in chunks. A state that several
+        rows of a tree go through is scored once.
 
         A pass asked only for what the rollout knows already does not run the transformer.
         """
@@ -308,14 +319,15 @@ class FlowPolicy(Policy):
         if not len(rows):
             raise PolicyError("these rollouts have no trained step: they were drawn by the ODE sampler (greedy)")
         asked = frozenset(n.probe for n in needs if n.probe in FROM_FORWARD) | {"log_probs"}
+        first, which = _unique_states(rollouts, rows, steps)
         self._compared(rollouts.prompts[0])
-        conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[rows])
-        transitions = self._transitions(rollouts, rows, steps, "mean_shift" in asked)
+        conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[rows[first]])
+        transitions = self._transitions(rollouts, rows[first], steps[first], "mean_shift" in asked)
         with self._weights(weights) as module:
             copy = self._frozen_reference if "reference_kl" in asked and not self._adapted else None
             scores = module(transitions, conditioned, self.scoring, asked, copy)
         blank = torch.zeros(rollouts.mask.shape, device=self.device)
-        scores = {name: blank.index_put((rows, steps), values) for name, values in scores.items()}
+        scores = {name: blank.index_put((rows, steps), values[which]) for name, values in scores.items()}
         columns |= {n.key: scores[n.probe] for n in needs if n.probe in FROM_FORWARD}
         return Evaluation(scores["log_probs"], columns)
 
@@ -390,7 +402,14 @@ class FlowPolicy(Policy):
         return {name: part.requires_grad_(False).eval().to(self.device) for name, part in loaded.items()}
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
-        """At most `size` rows each, those with equally many trained steps together."""
+        """At most `size` rows each, those with equally many trained steps together. Rows of a tree stay together,
+        however many, since their shared steps are scored once."""
+        owners, members = rollouts.owner[rows], rollouts.member[rows]
+        shares = bool(((owners >= 0) & (owners != members[:, None])).any())
+        if shares:
+            groups = rollouts.group[rows]
+            trees = [rows[(groups == g).to(rows.device)] for g in torch.unique(groups)]
+            return packed_whole(trees, size)
         count = rollouts.mask.sum(1).cpu()
         order = torch.argsort(count[rows.cpu()], stable=True, descending=True)
         return list(rows[order.to(rows.device)].split(size))
@@ -438,3 +457,26 @@ class FlowPolicy(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.average is not None:
             self.average.updates = state["averaged_updates"]
+
+
+def _unique_states(rollouts: Rollouts, rows: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Of N (row, step) pairs, the first of each state, and which state (N,) a pair is in."""
+    state = torch.stack([rollouts.group[rows], steps, rollouts.owner[rows, steps]], 1)
+    unique, which = torch.unique(state, dim=0, return_inverse=True)
+    first = torch.full((len(unique),), len(rows), device=rows.device)
+    first.scatter_reduce_(0, which, torch.arange(len(rows), device=rows.device), "amin")
+    order = torch.argsort(first)  # pairs that are all unique keep their order, so nothing is rounded otherwise
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return first[order], place[which]
+
+
+def packed_whole(trees: Sequence[Tensor], size: int) -> list[Tensor]:
+    """Rows of whole trees put together up to `size` rows; a larger tree is by itself."""
+    parts: list[list[Tensor]] = []
+    for tree in trees:
+        if parts and sum(map(len, parts[-1])) + len(tree) <= size:
+            parts[-1].append(tree)
+        else:
+            parts.append([tree])
+    return [torch.cat(part) for part in parts]

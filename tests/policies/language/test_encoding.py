@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mmrl.errors import ConfigError, DataError, PolicyError
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.encoding import to_device
 from mmrl.policies.language.families.base import family_of
-from mmrl.policies.language.policy import LanguagePolicyConfig
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.record import Prompt
 from tests.policies.language.scenes import image_prompt, mixed_prompts, picture, video_prompt

@@ -90,7 +90,7 @@ class TestSlidingWindow:
         from transformers import Qwen2_5_VLForConditionalGeneration
 
         from mmrl.pipelines.bases.models import fan_in_init
-        from mmrl.policies.language.policy import LanguagePolicyConfig
+        from mmrl.policies.language.config import LanguagePolicyConfig
         from mmrl.policies.language.vision import VisionPolicy
 
         def make(_, **options):
