@@ -145,7 +145,7 @@ def _read_part(part: Any, found: dict[str, list[Any]], split_tags: bool) -> list
         value = part.get("image", part.get("image_url", part.get("path", part.get("url"))))
         value = value["url"] if isinstance(value, Mapping) and "url" in value else value
         found["image"] += [] if value is None else [value]
-        return [{"type": "image"}]
+        return [{"type": "image", **({"role": part["role"]} if "role" in part else {})}]
     if kind == "video":
         value = part.get("video", part.get("path"))
         if value is not None:

@@ -439,4 +439,5 @@ def test_the_contract_is_whole():
     assert issubclass(FlowPolicy, Policy) and not FlowPolicy.__abstractmethods__
     labels = flow_policy().action_labels(flow_policy().rollout(flow_requests(1, 1), KEY))
     assert labels == [["t=1.000", "t=0.833", "t=0.667", "t=0.500", "t=0.333", "t=0.167"]]
-    assert flow_policy().encode(Prompt("x", [{"role": "user", "content": "a"}])).given["encoder_hidden_states"].dim() == 3
+    given = flow_policy().encode(Prompt("x", [{"role": "user", "content": "a"}])).given
+    assert given["encoder_hidden_states"].dim() == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
@@ -44,4 +45,5 @@ class HunyuanVideo15(Video):
         return {"guider": self._guider(self.asked.guidance, enabled=guided)}
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
-        return self.decoded(x / self.pipeline.vae.config.scaling_factor)
+        scale = self.pipeline.vae.config.scaling_factor
+        return torch.cat([self.decoded(row[None] / scale) for row in x])  # its attention mask fits one row

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mmrl.policies.generation.families.asking import Asked
@@ -35,6 +36,12 @@ class Case:
     guidance: str
     media: tuple[Any, ...] = field(default=(), repr=False)
     slow: bool = False
+
+    def pipeline(self) -> Any:
+        """The same weights at every call: some parts draw buffers that nothing else seeds."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.make()
 
 
 def case(
