@@ -37,6 +37,8 @@ RIGHT_FORM = (
 )
 ROLES = ("system", "developer", "user", "assistant", "tool")
 KINDS = ("image", "video")
+IMAGE_ROLES = ("condition",)
+"""What an image is to a generator: it edits it, or animates it."""
 _TAGS = re.compile(r"(<image>|<video>)")
 _PROMPT_NAMES = ("question", "problem", "query", "instruction", "text", "messages", "conversations")
 _STILL = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -101,7 +103,8 @@ def read_messages(prompt: Any) -> tuple[list[dict[str, Any]], dict[str, list[Any
     """Chat messages with contents as lists of parts, and the media their parts carried.
 
     A string is one user message. Parts become `{"type": "text", "text"}`, `{"type": "image"}`,
-    `{"type": "video"}`; `<image>` and `<video>` in user text mark places too.
+    `{"type": "video"}`, an image with its `role` where it has one; `<image>` and `<video>` in user text mark
+    places too.
     """
     found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
     if isinstance(prompt, str):
@@ -145,7 +148,9 @@ def _read_part(part: Any, found: dict[str, list[Any]], split_tags: bool) -> list
         value = part.get("image", part.get("image_url", part.get("path", part.get("url"))))
         value = value["url"] if isinstance(value, Mapping) and "url" in value else value
         found["image"] += [] if value is None else [value]
-        return [{"type": "image", **({"role": part["role"]} if "role" in part else {})}]
+        if "role" in part and part["role"] not in IMAGE_ROLES:
+            raise RowError("prompt", unknown("role of an image part", part["role"], IMAGE_ROLES))
+        return [{"type": "image", **{k: part[k] for k in ("role",) if k in part}}]
     if kind == "video":
         value = part.get("video", part.get("path"))
         if value is not None:

@@ -42,6 +42,7 @@ class Policy(ABC):
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
     reads      kinds of media it can be shown, "image" and "video"
+    found      what the policy found out about its model by trying it, written into the run as `model.json`
     module     the trainable module; the trainer replaces it by the one accelerate prepared. Methods of it that
                run parts of the model besides `forward` are named in its `partial_forwards`
     """
@@ -56,6 +57,10 @@ class Policy(ABC):
     varied_when_greedy: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return {}
 
     @classmethod
     @abstractmethod

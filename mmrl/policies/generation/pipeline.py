@@ -102,15 +102,17 @@ class FrozenParts:
 
 def load_pipeline(config: FlowPolicyConfig) -> Any:
     """The pipeline that `config.model` names, with the transformers of `config.transformer` where they are given."""
-    from diffusers import DiffusionPipeline
+    import diffusers
 
     try:
         # diffusers takes a part saved as absent, such as an SD3 without its T5, only if told again that it is
-        listed = DiffusionPipeline.load_config(config.model)
+        listed = diffusers.DiffusionPipeline.load_config(config.model)
         parts: dict[str, Any] = {n: None for n, kind in listed.items() if isinstance(kind, list) and kind[0] is None}
         if config.transformer is not None:
             parts |= load_transformers(config)
-        return DiffusionPipeline.from_pretrained(config.model, dtype=DTYPES[config.dtype], **parts)
+        # the class itself: the base class ignores parts that are optional in the class, as Wan's transformers are
+        kind = getattr(diffusers, str(listed.get("_class_name")), diffusers.DiffusionPipeline)
+        return kind.from_pretrained(config.model, dtype=DTYPES[config.dtype], **parts)
     except (OSError, ValueError, AttributeError) as error:
         alone = Path(config.model, "config.json").is_file() and not Path(config.model, "model_index.json").is_file()
         hint = "; is it a transformer alone? Name it in policy.transformer, and the pipeline in policy.model"
@@ -128,14 +130,14 @@ def load_transformers(config: FlowPolicyConfig) -> dict[str, Any]:
         raise ConfigError(f"model: {config.model!r} has no transformer; mmrl trains flow-matching transformers")
     found = {}
     for name, kind in kinds.items():
-        source, place = config.model, name
+        source, options = config.model, {"subfolder": name}
         if config.transformer is not None:
-            source, place = config.transformer, "" if name == "transformer" else name
-            if place and not Path(source, place).is_dir():
-                source, place = config.model, name  # a run that trained the first expert alone
+            # by its own path: diffusers would read the weights beside a subfolder first
+            own = Path(config.transformer) if name == "transformer" else Path(config.transformer, name)
+            if name == "transformer" or own.is_dir():  # else the second expert was not trained
+                source, options = str(own), {}
         try:
-            loader = getattr(diffusers, kind).from_pretrained
-            found[name] = loader(source, dtype=DTYPES[config.dtype], **({"subfolder": place} if place else {}))
+            found[name] = getattr(diffusers, kind).from_pretrained(source, dtype=DTYPES[config.dtype], **options)
         except (OSError, ValueError) as error:
             raise ConfigError(f"transformer: cannot load {source!r}: {str(error).splitlines()[0]}") from None
     return found

@@ -96,6 +96,10 @@ class FlowPolicy(Policy):
         """Of one row's state."""
         return self.generator.state_shape()
 
+    @property
+    def found(self) -> dict[str, Any]:
+        return {} if self.verdict is None else {"generator": self.verdict.as_dict()}
+
     def _denoiser(self, modules: Any) -> Denoiser:
         autocast = None if self.config.autocast is None else DTYPES[self.config.autocast]
         return Denoiser(self.generator, modules, chunk=self.config.transformer_batch, autocast=autocast)

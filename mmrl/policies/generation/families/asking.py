@@ -113,7 +113,12 @@ def condition_media(prompt: Prompt) -> tuple[Any, ...]:
         for part in message["content"]
         if part.get("type") == "image"
     ]
-    if len(roles) < len(prompt.images):  # images without a marked place: all of them condition
-        roles += [CONDITION] * (len(prompt.images) - len(roles))
-    chosen = [image for image, role in zip(prompt.images, roles, strict=True) if role == CONDITION]
-    return tuple(open_image(image, prompt) for image in chosen)
+    if not roles:  # images without a marked place: all of them condition
+        roles = [CONDITION] * len(prompt.images)
+    if len(roles) != len(prompt.images):
+        raise PolicyError(
+            f"prompt {prompt.id!r} has {len(prompt.images)} image(s) but its messages have {len(roles)} image part(s)"
+        )
+    if odd := [role for role in roles if role != CONDITION]:
+        raise PolicyError(f"prompt {prompt.id!r}: {unknown('role of an image part', odd[0], (CONDITION,))}")
+    return tuple(open_image(image, prompt) for image in prompt.images)
