@@ -37,6 +37,10 @@ class Case:
     media: tuple[Any, ...] = field(default=(), repr=False)
     slow: bool = False
 
+    @property
+    def steps(self) -> int:
+        return 3 if self.slow else 4
+
     def pipeline(self) -> Any:
         """The same weights at every call: some parts draw buffers that nothing else seeds."""
         with torch.random.fork_rng(devices=[]):

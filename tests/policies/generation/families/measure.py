@@ -23,7 +23,6 @@ from mmrl.randomness import Key
 from mmrl.record import Prompt, Request, Rollouts
 from tests.policies.generation.families.cases import PROMPTS, Case
 
-STEPS = 4
 KEY = Key(3, 1)
 EXACT = 1e-5
 """Largest relative difference of anything computed twice in float32."""
@@ -33,7 +32,7 @@ EXACT = 1e-5
 class Measured:
     """What was found of a variant. Relative differences, but for `pixels`.
 
-    final       final latents after 4 steps, from the pipeline's
+    final       final latents, from the pipeline's
     pixels      decoded output, of the full range
     mixed       two prompts at two times in one forward, from each alone
     replayed    velocity of the pipeline's replayed call; None where it cannot be replayed
@@ -80,7 +79,7 @@ def policy_of(case: Case, **options: Any) -> FlowPolicy:
     config = FlowPolicyConfig(
         model="tiny", height=asked.height, width=asked.width, frames=asked.frames, guidance_scale=asked.guidance,
         guidance_scale_2=asked.guidance_2, embedded_guidance=asked.embedded, negative_prompt=asked.negative,
-        pipeline_options=dict(asked.options), steps=STEPS, eval_steps=STEPS,
+        pipeline_options=dict(asked.options), steps=case.steps, eval_steps=case.steps,
         **({"lora": {"rank": 4, "alpha": 8}} | options),
     )  # fmt: skip
     return FlowPolicy(case.pipeline(), config)
@@ -88,15 +87,16 @@ def policy_of(case: Case, **options: Any) -> FlowPolicy:
 
 def measure(case: Case) -> Measured:
     policy, prompts = policy_of(case), prompts_of(case)
-    rollouts = policy.rollout([Request(p, 2, group=i) for i, p in enumerate(prompts)], KEY)
-    seen = watch(policy.generator, PROMPTS[0], case.media, steps=STEPS, output="np" if _sounds(case) else "pil")
+    shown = prompts[:1] if case.slow else prompts
+    rollouts = policy.rollout([Request(p, 2, group=i) for i, p in enumerate(shown)], KEY)
+    seen = watch(policy.generator, PROMPTS[0], case.media, steps=case.steps, output="np" if _sounds(case) else "pil")
     start = time.perf_counter()
     final, expected, outputs = _finished(policy, prompts[0], seen)
-    seconds = (time.perf_counter() - start) / STEPS
+    seconds = (time.perf_counter() - start) / case.steps
     assert policy.verdict is not None
     facts = {"family": type(policy.generator).__name__, "path": policy.verdict.path, "seconds": seconds}
     facts |= {"final": _relative(final, expected), "pixels": _pixel_gap(outputs[0], seen.result)}
-    facts |= {"schedule": torch.equal(policy.times(STEPS), seen.times), "mixed": _mixed(policy, prompts)}
+    facts |= {"schedule": torch.equal(policy.times(policy.config.steps), seen.times), "mixed": _mixed(policy, prompts)}
     facts["replayed"] = _replayed(policy, case, seen)
     with torch.no_grad():
         scored = policy.evaluate(rollouts).log_probs
@@ -112,7 +112,7 @@ def _sounds(case: Case) -> bool:
 
 def _finished(policy: FlowPolicy, prompt: Prompt, seen: Watched) -> tuple[Tensor, Tensor, list[Any]]:
     """Final latents by the policy and by the pipeline, and the policy's output."""
-    generator, times = policy.generator, policy.times(STEPS)
+    generator, times = policy.generator, policy.times(policy.config.steps)
     conditioned = policy._conditioned([policy.encode(prompt)], torch.zeros(1, dtype=torch.long))
     state = generator.moving(seen.states[0])
     final = finish(state, torch.zeros(1, dtype=torch.long), conditioned, policy.inner.velocity, times)
@@ -122,7 +122,7 @@ def _finished(policy: FlowPolicy, prompt: Prompt, seen: Watched) -> tuple[Tensor
 
 def _mixed(policy: FlowPolicy, prompts: list[Prompt]) -> float:
     """Times of one expert, so that the two rows do share a forward where their texts can."""
-    generator, times = policy.generator, policy.times(STEPS)
+    generator, times = policy.generator, policy.times(policy.config.steps)
     clocks = generator.clock(times[:-1]).tolist()
     second = 1 if generator.expert(clocks[0]) == generator.expert(clocks[1]) else 0
     x, t = torch.randn(2, *policy.shape, generator=torch.Generator().manual_seed(5)), times[[0, second]]
@@ -143,7 +143,7 @@ def _replayed(policy: FlowPolicy, case: Case, seen: Watched) -> float | None:
 
 
 def _trained(policy: FlowPolicy, rollouts: Rollouts) -> bool:
-    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None]
+    advantage = torch.tensor([1.0, -1.0]).repeat(len(rollouts) // 2)[:, None]
     parameters = [p for p in policy.module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     for _ in range(2):  # adapters begin at 0: the first step moves one half of each pair only
@@ -160,7 +160,7 @@ def _reloaded(policy: FlowPolicy, case: Case, seen: Watched) -> tuple[float, flo
     """The saved adapter in a fresh pipeline, loaded by diffusers where it can, else by PEFT."""
     fresh = case.pipeline()
     generator = generator_of(fresh, policy.generator.asked)
-    x, t = generator.moving(seen.states[0]), policy.times(STEPS)[:1]
+    x, t = generator.moving(seen.states[0]), policy.times(policy.config.steps)[:1]
     conditioned = policy._conditioned([policy.encode(prompts_of(case)[0])], torch.zeros(1, dtype=torch.long))
     generator.read_times(_set(fresh, policy))
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
@@ -175,8 +175,8 @@ def _reloaded(policy: FlowPolicy, case: Case, seen: Watched) -> tuple[float, flo
 def _set(fresh: Any, policy: FlowPolicy) -> Any:
     """A scheduler on the policy's times, for pipelines whose timesteps are a table."""
     scheduler = fresh.scheduler
-    scheduler.sigmas = policy.times(STEPS)
-    scheduler.timesteps = policy.generator.clock(policy.times(STEPS)[:-1])
+    scheduler.sigmas = policy.times(policy.config.steps)
+    scheduler.timesteps = policy.generator.clock(policy.times(policy.config.steps)[:-1])
     return scheduler
 
 
