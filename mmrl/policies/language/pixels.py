@@ -14,9 +14,7 @@ from mmrl.randomness import Key
 from mmrl.stages import View
 
 
-def corrupted(
-    encoded: Encoded, view: View, draw: Key, family: Family, scales: dict[str, PixelScale]
-) -> Encoded:
+def corrupted(encoded: Encoded, view: View, draw: Key, family: Family, scales: dict[str, PixelScale]) -> Encoded:
     """`encoded` with the pixels a view shows. Each image and each video draws its own randomness, named after `draw`."""
     media = dict(encoded.media)
     options = {name: value for name, value in view.options if name != FRESH}
