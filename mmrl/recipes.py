@@ -13,6 +13,7 @@ from pydantic import Field
 from mmrl import plugins
 from mmrl.errors import ConfigError, unknown
 from mmrl.settings import Section, read_section, read_yaml
+from mmrl.stages import RENAMED
 
 
 class PaperUpdates(Section):
@@ -73,9 +74,10 @@ def _read(name: str) -> Recipe:
 
 
 def load_recipe(name: str) -> Recipe:
-    """A fresh copy of a shipped recipe, or the one in a `.yaml` file; an unknown name raises with the nearest one."""
+    """A fresh copy of a shipped recipe, by its name or a former one, or the one in a `.yaml` file; an unknown name raises
+    with the nearest one."""
     if not is_file(name):
-        return _read(name).model_copy(deep=True)
+        return _read(RENAMED.get(name, name)).model_copy(deep=True)
     path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(f"recipe {name}: no such file")

@@ -145,6 +145,7 @@ class StageFunction:
     relative: bool = False
     grain: str = "action"
     idle: str = ""
+    waits: tuple[str, ...] = ()
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -170,6 +171,9 @@ class StageFunction:
 GRAINS = {"advantage": "row", "credit": "action", "ratio": "action", "trust_region": "ratio"}
 """What a function of the stage tells apart unless it says otherwise."""
 
+RENAMED = {"dense_grpo": "densegrpo"}
+"""Former names of methods, of their recipes and of their functions: both work, and the new one is written down."""
+
 _REGISTRY: dict[tuple[str, str], StageFunction] = {}
 _ROOMS = ("mmrl.objective", "mmrl.selection", "mmrl.rollout")
 _loaded = False
@@ -192,6 +196,7 @@ def stage(
     relative: bool | None = None,
     grain: str | None = None,
     idle: str = "",
+    waits: tuple[str, ...] = (),
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
@@ -214,6 +219,8 @@ def stage(
               action's own log-prob, whatever the ratio)
     idle      what it comes to in the first update of a batch, of a function other than ratio and trust region that
               acts in later ones alone
+    waits     hyper-parameters that only the user knows, such as ids of the model's vocabulary: a run in which one is
+              empty is refused when its configuration is read
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -232,7 +239,7 @@ def stage(
         compares = scope == "group" if relative is None else relative
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
-            modalities, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle,
+            modalities, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle, waits,
         )  # fmt: skip
         return function
 
@@ -257,6 +264,7 @@ def find(stage: str, name: str) -> StageFunction:
     load_all()
     if plugins.is_reference(name):
         return _outside(stage, name)
+    name = RENAMED.get(name, name)
     if (stage, name) in _REGISTRY:
         return _REGISTRY[stage, name]
     elsewhere = [s for s, n in _REGISTRY if n == name]
@@ -326,6 +334,12 @@ class Bound:
     @property
     def columns(self) -> dict[str, Column]:
         return self.spec.columns(**self.parameters)
+
+    @property
+    def waits(self) -> list[str]:
+        """One sentence for each hyper-parameter that the user has to give and has not."""
+        given = {**self.spec.defaults, **self.parameters}
+        return [f"{self.spec.stage} {self.name!r} waits for its {name}" for name in self.spec.waits if not given[name]]
 
     def prepare(self, batch) -> dict[str, Any]:
         """Columns this function reads of whole groups; nothing for most. A class that remembers may have `prepare`."""

@@ -153,7 +153,7 @@ def run_all(chosen: list[tuple[str, str]], jobs: int) -> list[dict[str, Any]]:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="RECIPE", help="these recipes; the table is left as it is")
+    parser.add_argument("--only", nargs="+", metavar="RECIPE", help="these recipes; the others keep their rows")
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args(arguments)
     rows = run_all(pairs(chosen.only), chosen.jobs)
@@ -164,9 +164,11 @@ def main(arguments: list[str]) -> int:
         f"{len(trained)} of {len({r['recipe'] for r in rows})} recipes train, in {len(seconds)} of {len(rows)} pairs; "
         f"{median(seconds or [0]):.1f} s of processor time a pair; " + str(dict(Counter(r["modality"] for r in rows)))
     )
-    if chosen.only is None:
-        RESULTS.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-        print("written: docs/recipes.json; `make docs` puts it into the pages")
+    known = json.loads(RESULTS.read_text()) if chosen.only and RESULTS.is_file() else []
+    table = {(row["recipe"], row["modality"]): row for row in (*known, *rows)}
+    kept = [table[pair] for pair in pairs() if pair in table]
+    RESULTS.write_text("[\n" + ",\n".join(json.dumps(row) for row in kept) + "\n]\n")
+    print("written: docs/recipes.json; `make docs` puts it into the pages")
     return int(bool(faults))
 
 

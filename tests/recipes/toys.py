@@ -34,12 +34,16 @@ def made(completions: Sequence[Any], *, columns: Mapping[str, Any] = {}) -> list
     for i, text in enumerate(completions):
         ends = [round(share * len(text)) for share in SHARES]
         row: dict[str, Any] = {"toy": 0.0}
-        for name, values in columns.items():
+        for name, numbers in columns.items():
+            values = numbers[::-1] if name in VARIED and i % 2 else numbers
             spans = [[a, b, v] for a, b, v in zip(ends, ends[1:], values, strict=False) if a < b]
             row[name] = spans if COLUMNS[name].per_action else values[i % len(values)]
         rows.append(row)
     return rows
 
+
+VARIED = {"action_reward", "choice", "belief_reward", "values"}
+"""Columns in which right answers differ from wrong ones."""
 
 COLUMN_VALUES: dict[str, list[float]] = {
     "segment": [0, 1],
@@ -62,6 +66,8 @@ COLUMN_VALUES: dict[str, list[float]] = {
 PARTS = {
     "arm_ada_grpo": ["format_label"],
     "carr_c_grpo": ["rubric"],
+    "dr_irl_grpo_s": ["hardness", "gap"],
+    "dynframe_sd_grpo": ["retrieval", "answer"],
     "f_grpo": ["coverage", "ranking"],
     "gdpo_decoupled": ["format"],
     "lightningrl": ["tokens_per_forward"],

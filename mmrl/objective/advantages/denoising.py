@@ -19,7 +19,7 @@ from mmrl.stages import FLOW, stage
     modalities=FLOW,
     grain="action",
 )
-def dense_grpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
+def densegrpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
     """Each step is credited with the reward it gains, compared with the group's gain at the same step. (B, T)
 
     `step_rewards[b, t]` is the reward of the image the ODE leads to from the state before action t; after the last

@@ -219,6 +219,7 @@ def salt(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     confidence="partly",
     needs=("actions", "components"),
     modalities=LANGUAGE,
+    waits=("marker",),
 )
 def dynframe_sd_grpo(
     advantage: Tensor,
@@ -307,6 +308,7 @@ def flagged_spans(pieces: Sequence[str], spans: Sequence[str]) -> list[bool]:
     scope="update",
     needs=("actions",),
     modalities=LANGUAGE,
+    waits=("tokens",),
 )
 def atlas_la_grpo(
     advantage: Tensor, batch: Batch, *, tokens: Sequence[int] = (), alpha: float = 0.1
