@@ -56,6 +56,7 @@ class FlowPolicy(Policy):
 
     modality = "flow"
     varied_when_greedy = True
+    splits_actions = True
     config_type = FlowPolicyConfig
     probes = FROM_FORWARD | FROM_ROLLOUT | {"step_rewards"}
     reads = frozenset({"image"})
