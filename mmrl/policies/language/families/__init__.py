@@ -1,0 +1,33 @@
+"""Model families. `family_of(config, processor)` gives the file of a model type where there is one, else the default.
+
+A file here with a subclass of `Family` that names its `model_types` is found by itself; it overrides what its models
+need otherwise, and says why.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from mmrl.policies.language.families.default import Family
+
+
+@cache
+def overrides() -> dict[str, type[Family]]:
+    """{model type: its family}, from the files of this folder."""
+    for module in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    found: dict[str, type[Family]] = {}
+    unseen = Family.__subclasses__()
+    while unseen:
+        family = unseen.pop()
+        found |= dict.fromkeys(family.model_types, family)
+        unseen += family.__subclasses__()
+    return found
+
+
+def family_of(config: Any, processor: Any) -> Family:
+    """The family of a model configuration."""
+    return overrides().get(config.model_type, Family)(config, processor)
