@@ -38,6 +38,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from mmrl.errors import ConfigError, unknown
+from mmrl.policies.registry import MODALITIES
 
 STAGES = (
     "prompts",
@@ -55,8 +56,7 @@ STAGES = (
     "matching_objective",
     "learning_rate",
 )
-LANGUAGE = ("vlm", "video")
-ALL_MODALITIES = ("vlm", "video", "flow")
+LANGUAGE, FLOW, MASKED_DIFFUSION = ("vlm", "video"), ("flow",), ("masked_diffusion",)
 CONFIDENCES = ("verified", "partly", "reconstructed", "ours")
 
 
@@ -166,7 +166,7 @@ def stage(
     needs: tuple[str, ...] | Callable[..., Mapping[str, Need]] = (),
     scope: str = "group",
     phase: str = "prepare",
-    modalities: tuple[str, ...] = ALL_MODALITIES,
+    modalities: tuple[str, ...] = MODALITIES,
     required: tuple[str, ...] = (),
     silent_at_zero: bool = True,
     prepared: Callable[..., Mapping[str, Any]] | None = None,

@@ -13,14 +13,13 @@ from pydantic import Field, field_validator
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
-from mmrl.policies.base import policy_class
+from mmrl.policies.registry import policy_class
 from mmrl.recipes import load_recipe
 from mmrl.rewards.panel import RewardSpec
 from mmrl.settings import Section, read_section, read_yaml
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
 
-MODALITIES = ("vlm", "video", "flow")
 ASSET = "asset:"
 METHOD_KEYS = ("updates_per_step", "max_refills", "self_check")
 """Training settings that belong to a method; the others to the machine and the data."""

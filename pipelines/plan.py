@@ -6,7 +6,7 @@ import os
 
 from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.run import check_config
-from mmrl.policies.base import policy_class
+from mmrl.policies.registry import policy_class
 from mmrl.training.passes import plan_passes
 
 

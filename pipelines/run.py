@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
-from mmrl.pipelines.config import MODALITIES, CacheConfig, DataConfig, RunConfig, read_config
-from mmrl.policies.base import Policy, policy_class
+from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.policies.base import Policy
+from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
@@ -31,7 +32,7 @@ CHECKED_PROMPTS = 32
 
 def check_config(config: RunConfig) -> Objective:
     """Everything that can be refused before a model is loaded; returns the bound objective."""
-    kind = policy_class(config.modality)
+    kind: type[Policy] = policy_class(config.modality)
     config.policy_settings()
     objective = Objective.of(config.objective)
     for bound in (Bound.of("prompts", config.prompts), *objective.stages):
@@ -99,7 +100,7 @@ def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: E
 
 
 def build_policy(config: RunConfig) -> Policy:
-    kind = policy_class(config.modality)
+    kind: type[Policy] = policy_class(config.modality)
     settings = config.policy_settings()
     parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
     return kind.from_config(settings, seed=config.training.seed, **parts)

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
+from mmrl.policies.registry import policy_classes
 from mmrl.policies.sharding import whole_weights
 from mmrl.randomness import Key
 from mmrl.record import Evaluation, Request, Rollouts
@@ -37,7 +38,7 @@ class Policy(ABC):
     config       the section this policy was made from
     probes     what `evaluate` can return per action or per rollout
     group_probes  those of them that compare the members of a group: `evaluate` must then be given whole groups
-    batch_probes  those that compare all rollouts of a step, of all ranks (`mmrl.policies.language.probes.batch_probes`)
+    batch_probes  those that compare all rollouts of a step, of all ranks (`language.probes.batch_probes`)
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
     reads      kinds of media it can be shown, "image" and "video"
@@ -160,7 +161,7 @@ class Policy(ABC):
     @classmethod
     def check_need(cls, need: Need, asked_by: str) -> None:
         """Refuse, before anything is loaded, what this policy cannot give."""
-        offers = {p.modality: p for p in policy_classes()}
+        offers = policy_classes()
         if need.probe not in cls.probes | ANY_POLICY:
             others = [m for m, p in offers.items() if need.probe in p.probes]
             raise ConfigError(
@@ -175,19 +176,3 @@ class Policy(ABC):
             )
         if need.weights not in WEIGHTS:
             raise ConfigError(f"{asked_by}: {unknown('weights', need.weights, WEIGHTS)}")
-
-
-def policy_classes() -> list[type[Policy]]:
-    """The policy of each modality, without loading any model library at import."""
-    from mmrl.policies.generation.policy import FlowPolicy
-    from mmrl.policies.language.video import VideoPolicy
-    from mmrl.policies.language.vision import VisionPolicy
-
-    return [VisionPolicy, VideoPolicy, FlowPolicy]
-
-
-def policy_class(modality: str) -> type[Policy]:
-    classes = {p.modality: p for p in policy_classes()}
-    if modality not in classes:
-        raise ConfigError(unknown("modality", modality, classes))
-    return classes[modality]

@@ -100,7 +100,7 @@ def answer_loss(policy: LanguagePolicy, entries: list[Encoded], answers: list[Te
     """Mean over answer tokens of -log p, under the prompts exactly as the policy samples from them."""
     lengths = torch.tensor([len(answer) for answer in answers])
     actions = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)
-    inputs = collate(entries, actions, lengths, policy.device)
+    inputs = collate(entries, actions, lengths, policy.device, policy.family)
     width = actions.shape[1]
     logits = policy.inner.model(**inputs, logits_to_keep=width + 1).logits[:, :-1].float()
     real = torch.arange(width) < lengths[:, None]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
 from mmrl.errors import ConfigError
@@ -11,12 +9,11 @@ from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.generation.sde import DEFAULT_LEVEL, KLKind, Reduction, SamplerKind
 from mmrl.policies.generation.steps import TrainSteps
 from mmrl.policies.weight_average import AverageConfig
+from mmrl.precision import Autocast, Precision
 from mmrl.settings import Section
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 """Attention projections of an MM-DiT: the LoRA targets of the published recipes."""
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class FlowLoraConfig(LoraConfig):
@@ -85,7 +82,7 @@ class FlowPolicyConfig(Section):
     adapter: str | None = None
     lora: FlowLoraConfig | None = FlowLoraConfig()
     dtype: Precision = "float32"
-    autocast: Literal["bfloat16", "float16"] | None = None
+    autocast: Autocast | None = None
     attention: str | None = None
     gradient_checkpointing: bool = False
     height: int | None = Field(None, ge=1)

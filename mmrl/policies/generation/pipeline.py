@@ -13,8 +13,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.sharding import whole
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from mmrl.precision import DTYPES
 
 
 @dataclass

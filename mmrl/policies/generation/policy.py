@@ -22,7 +22,6 @@ from mmrl.policies import adapters
 from mmrl.policies.base import Policy
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.pipeline import (
-    DTYPES,
     FrozenParts,
     TextEncoding,
     check_pipeline,
@@ -37,6 +36,7 @@ from mmrl.policies.generation.sde import KINDS, gradient_equalizer, noise, sched
 from mmrl.policies.generation.steps import StepPlan, check_group_size, ode_plan, plan_steps
 from mmrl.policies.sharding import is_sharded, whole, whole_weights, writes_files
 from mmrl.policies.weight_average import WeightAverage
+from mmrl.precision import DTYPES
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, Evaluation, Prompt, Request, Rollouts
 from mmrl.stages import Need, View

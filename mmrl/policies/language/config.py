@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from mmrl.policies.adapters import LoraConfig
+from mmrl.precision import Autocast, Precision
 from mmrl.settings import Section
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class LanguagePolicyConfig(Section):
@@ -33,9 +31,8 @@ class LanguagePolicyConfig(Section):
     stop, stop_tokens       strings and ids that end a response besides the checkpoint's own end tokens
     thinking                `enable_thinking` of chat templates that know it
     trust_remote_code       run code that comes with the checkpoint
-    shared_prompt           how a group's rows share their prompt in scoring: packed in one row, or two_calls, which go on
-                            from the prompt's cache; auto takes the fastest that is exact for the model, on refuses a
-                            model for which neither is, off runs plain rows
+    shared_prompt           how a group shares its prompt in scoring: on (or packed) in one packed row, two_calls from
+                            the prompt's cache, off in plain rows; auto takes the fastest that is exact for the model
     reuse_prefill           keep the graph of the rollout's pass over a prompt for the update: auto where the update
                             before scored everything in one pass, which holds all those graphs anyway; on whatever
                             memory it takes; off runs prompts again, which is the same. Not with gradient checkpointing,
@@ -49,8 +46,8 @@ class LanguagePolicyConfig(Section):
 
     model: str
     adapter: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    autocast: Literal["bfloat16", "float16"] | None = None
+    dtype: Precision = "float32"
+    autocast: Autocast | None = None
     attention: str = "sdpa"
     lora: LoraConfig | None = None
     train_vision: bool | None = None

@@ -74,12 +74,14 @@ class Parts:
         return torch.cat([found[row] for row in sorted(found)])
 
 
-def one_by_one(entries: Sequence[Encoded], rows: Any, device: torch.device, family: Family) -> Parts:
-    """Every row by itself, unpadded but for its response. rows: `actions (B, T)` and `lengths (B,)`."""
+def one_by_one(
+    entries: Sequence[Encoded], actions: Tensor, lengths: Tensor, device: torch.device, family: Family
+) -> Parts:
+    """Every row by itself, its prompt unpadded. actions (B, T), lengths (B,)"""
     parts: list[tuple[Tensor, Rows]] = []
     for row, entry in enumerate(entries):
         at = torch.tensor([row])
-        parts.append((at, Plain.of([entry], rows.actions.cpu()[at], rows.lengths.cpu()[at], device, family)))
+        parts.append((at, Plain.of([entry], actions.cpu()[at], lengths.cpu()[at], device, family)))
     return Parts(parts)
 
 

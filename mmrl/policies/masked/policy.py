@@ -2,7 +2,7 @@
 
 Any bidirectional model of `AutoModelForMaskedLM` with a mask token acts: all completion positions start hidden; block
 by block the most confident tokens are fixed. There is no exact likelihood (unless blocks hold one token), so a
-surrogate of `mmrl.objective.surrogates.masked` says which masked inputs are scored; its masks are drawn from a key
+surrogate of `mmrl.policies.masked.likelihoods` says which masked inputs are scored; its masks are drawn from a key
 that stays with the rollout, so new, old and reference log-probs see the same ones.
 
 Text only, from Python: `Trainer(MaskedDiffusionPolicy(model, tokenizer, config), ...)`.
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.objective.surrogates.masked import Surrogate, surrogate
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
+from mmrl.policies.masked.likelihoods import Surrogate, surrogate
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, TRUNCATED, Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from mmrl.policies.base import policy_class
 from mmrl.policies.language.log_probs import Chunk
 from mmrl.policies.language.probes.token_probes import (
     NEVER,
@@ -13,8 +12,10 @@ from mmrl.policies.language.probes.token_probes import (
     min_p_log_probs,
     normalized_entropy,
     nucleus_entropy,
+    one_token_rollout,
     tempered_log_probs,
 )
+from mmrl.policies.registry import policy_class
 
 
 def chunk_of(probabilities: list[float], action: int = 0, temperature: float = 1.0) -> Chunk:
@@ -66,3 +67,21 @@ def test_language_policies_offer_them(modality):
     offered = policy_class(modality).probes
     assert {"tempered_log_probs", "normalized_entropy", "expected_entropy_slope", "nucleus_entropy"} <= offered
     assert "min_p_log_probs" in offered
+
+
+def test_one_token_rollout_is_supervision_times_the_hit_rate():
+    logits = torch.tensor([[2.0, 0.5, -1.0]], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([1])
+    uniform = (torch.arange(10000, dtype=torch.float64)[None, :] + 0.5) / 10000
+    objective = one_token_rollout(logits, target, uniform, temperature=1.0, miss=0.0)
+    (gradient,) = torch.autograd.grad(objective.sum(), logits)
+    (supervised,) = torch.autograd.grad(logits.log_softmax(-1)[0, 1], logits)
+    hit_rate = logits.detach().softmax(-1)[0, 1]
+    assert torch.allclose(gradient, hit_rate * supervised, atol=1e-4)
+
+
+def test_wrong_candidates_are_pushed_down():
+    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    uniform = torch.tensor([[0.1, 0.9]], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(one_token_rollout(logits, torch.tensor([0]), uniform).sum(), logits)
+    assert gradient[0, 0] > 0 > gradient[0, 2]

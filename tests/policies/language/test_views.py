@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from mmrl.errors import ConfigError
+from mmrl.policies.language.pixels import corrupted, patchify, unpatchify
 from mmrl.policies.language.probes.spectrum import spectral_entropy, visual_entropy
 from mmrl.policies.language.vision import VisionPolicy
-from mmrl.policies.views import PIXEL_VIEWS, PixelScale, corrupted, patchify, unpatchify
+from mmrl.policies.views import PIXEL_VIEWS, PixelScale
 from mmrl.randomness import Key
 from mmrl.stages import NEEDS, View
 from tests.policies.language.scenes import image_prompt, mixed_prompts, picture

@@ -7,8 +7,8 @@ import torch
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.objective import Objective
-from mmrl.objective.surrogates.masked import left_to_right
 from mmrl.policies.adapters import LoraConfig
+from mmrl.policies.masked.likelihoods import left_to_right
 from mmrl.policies.masked.policy import MaskedDiffusionConfig, MaskedDiffusionPolicy
 from mmrl.randomness import Key
 from mmrl.recipes import load_recipe

@@ -199,7 +199,8 @@ def _with_features(trial: Trial) -> list[Encoded]:
 
 def _alone(trial: Trial, module: Any, prompts: Sequence[Encoded]) -> float:
     """Every row by itself."""
-    return _score(trial, module, scoring.one_by_one(trial.entries(prompts), trial, trial.core.device, trial.family))
+    rows = trial.actions, trial.lengths, trial.core.device, trial.family
+    return _score(trial, module, scoring.one_by_one(trial.entries(prompts), *rows))
 
 
 def _batches(trial: Trial, module: Any) -> None:

@@ -43,11 +43,13 @@ class Family:
     layer_types   of the text decoder
     last_layer    the decoder's last layer may be asked for the end of a prompt alone (`fast.shared_prompt.LastLayer`)
     one_tower     the tower may be given this project's attention and patch projection
+    patch_rows    pixels are rows of patches, which `language.pixels` can turn back into frames
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
     last_layer: ClassVar[bool] = False
     one_tower: ClassVar[bool] = False
+    patch_rows: ClassVar[bool] = False
 
     def __init__(self, config: Any, processor: Any):
         self.config, self.processor = config, processor

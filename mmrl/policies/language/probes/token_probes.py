@@ -10,7 +10,6 @@ import math
 import torch
 from torch import Tensor
 
-from mmrl.objective.surrogates.tokens import one_token_rollout
 from mmrl.policies.language.log_probs import PROBES as PROBES
 from mmrl.policies.language.log_probs import Chunk, entropy, probe
 
@@ -86,3 +85,26 @@ def one_token(chunk: Chunk, *, samples: int, temperature: float, miss: float) ->
     shares = (torch.arange(samples, device=chunk.logits.device) + 0.5) / samples
     uniform = shares.expand(len(chunk.logits), samples)
     return one_token_rollout(chunk.logits, chunk.actions, uniform, temperature=temperature, miss=miss)
+
+
+def one_token_rollout(
+    logits: Tensor, targets: Tensor, uniform: Tensor, *, temperature: float = 1.3, miss: float = -0.1
+) -> Tensor:
+    """OTR: supervised tokens as groups of one-token rollouts. Returns the objective of each position, (...).
+
+    logits       (..., V)
+    targets      (...) ids of the ground truth, rewarded with 1
+    uniform      (..., K) numbers that draw K candidates from softmax(logits / temperature)
+    temperature  of the candidates; higher explores
+    miss         reward of a wrong candidate, a little below 0
+
+    `mean_k R(a_k) lp(a_k)`: the candidates are constants, the log-probs carry gradient. In expectation at
+    temperature 1 and miss 0 the gradient is that of supervised learning times the target's probability. Source:
+    abstract and a summary of arXiv 2509.26313; defaults from memory, the paper draws 256.
+    """
+    with torch.no_grad():
+        steps = torch.softmax(logits / temperature, dim=-1).cumsum(-1)
+        drawn = torch.searchsorted(steps, uniform.to(steps) * steps[..., -1:]).clamp(max=logits.shape[-1] - 1)
+        reward = torch.where(drawn == targets[..., None], 1.0, miss).to(logits.dtype)
+    log_probs = torch.log_softmax(logits, dim=-1).gather(-1, drawn)
+    return (reward * log_probs).mean(-1)

@@ -6,8 +6,18 @@ from typing import Any
 
 import transformers as tf
 
-from tests.policies.language.families.tiny.parts import HYBRID, PIXELS, SLIDING, TEXT, chat, finished, of, recipe
-from tests.policies.language.families.tiny.parts import rope, tokenizer  # fmt: skip
+from tests.policies.language.families.tiny.parts import (  # fmt: skip
+    HYBRID,
+    PIXELS,
+    SLIDING,
+    TEXT,
+    chat,
+    finished,
+    of,
+    recipe,
+    rope,
+    tokenizer,
+)
 
 SIDES = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2}
 TOWER = {

@@ -15,10 +15,33 @@ import mmrl  # noqa: F401  (torchvision beside a CPU torch needs its operators d
 RECIPES: dict[str, Callable[[], tuple[Any, Any]]] = {}
 """name -> () -> (model, processor)"""
 
-WORDS = (
-    "red green blue circle square what is the how many where in image picture one two three four yes no user "
-    "assistant look at and"
-).split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "circle",
+    "square",
+    "what",
+    "is",
+    "the",
+    "how",
+    "many",
+    "where",
+    "in",
+    "image",
+    "picture",
+    "one",
+    "two",
+    "three",
+    "four",
+    "yes",
+    "no",
+    "user",
+    "assistant",
+    "look",
+    "at",
+    "and",
+]
 TEXT = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 4096,

@@ -6,8 +6,21 @@ from typing import Any
 
 import transformers as tf
 
-from tests.policies.language.families.tiny.parts import CLIP_TOWER, HYBRID, SIGLIP, SIGLIP_TOWER, SLIDING, TEXT, TILES
-from tests.policies.language.families.tiny.parts import chat, finished, of, recipe, rope, tokenizer  # fmt: skip
+from tests.policies.language.families.tiny.parts import (  # fmt: skip
+    CLIP_TOWER,
+    HYBRID,
+    SIGLIP,
+    SIGLIP_TOWER,
+    SLIDING,
+    TEXT,
+    TILES,
+    chat,
+    finished,
+    of,
+    recipe,
+    rope,
+    tokenizer,
+)
 
 SQUARE = {"height": 32, "width": 32}
 PINPOINTS = [[32, 64], [64, 32], [64, 64]]

@@ -6,18 +6,12 @@ import pytest
 import torch
 
 from mmrl.objective import Objective
-from mmrl.objective.flow import (
-    clip_advantage,
-    dense_grpo,
-    flow_dppo,
-    gaussian_kl,
-    grpo_guard,
-    inverse_step_size,
-    noise_level_weights,
-    old_policy_kl,
-    sage_equalizer,
-    tempflow_grpo,
-)
+from mmrl.objective.advantages.denoising import dense_grpo, tempflow_grpo
+from mmrl.objective.credit.denoising import inverse_step_size, noise_level_weights, sage_equalizer
+from mmrl.objective.credit.rollouts import clip_advantage
+from mmrl.objective.ratios import grpo_guard
+from mmrl.objective.regularizers.kl import gaussian_kl, old_policy_kl
+from mmrl.objective.trust_regions.gates import flow_dppo
 from mmrl.policies.generation.policy import FlowPolicy, FlowPolicyConfig
 from mmrl.policies.generation.sde import gradient_equalizer, noise, schedule
 from mmrl.recipes import load_recipe

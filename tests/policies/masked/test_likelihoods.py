@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.objective import Objective
-from mmrl.objective.surrogates.masked import (
+from mmrl.policies.masked.likelihoods import (
     coupled,
     gauss_legendre,
     hide_share,
@@ -21,9 +18,7 @@ from mmrl.objective.surrogates.masked import (
     random_share,
     surrogate,
 )
-from mmrl.objective.surrogates.tokens import one_token_rollout, soft_token_log_prob, soft_token_mix
-from mmrl.record import Evaluation
-from tests.objective.small import close, rows
+from tests.objective.small import close
 
 MASK = torch.tensor([[True] * 4, [True] * 2 + [False] * 2])
 
@@ -127,73 +122,3 @@ def test_an_unknown_surrogate_is_named():
     with pytest.raises(ConfigError, match="did you mean 'coupled'"):
         surrogate("couple")
     assert surrogate("quadrature", points=2).draws == 2
-
-
-def bound(advantage: float, draws: list[float]) -> tuple[float, Tensor]:
-    batch, new = rows([draws], [advantage])
-    objective = Objective.of({"trust_region": "bgpo", "aggregation": "sequence_mean"})
-    values = objective.trust_region(objective.ratio(Evaluation(new), batch), Evaluation(new), batch)
-    value = (objective.weights(batch) * values).sum()
-    return value.item(), torch.autograd.grad(value, new)[0]
-
-
-def test_bgpo_bounds_the_elbo_objective_from_below():
-    draws, true = [0.1, -0.3], math.exp(-0.1)
-    assert bound(1.0, draws)[0] == pytest.approx(0.9)
-    assert bound(-1.0, draws)[0] == pytest.approx(-0.922995, abs=1e-6)
-    assert bound(1.0, draws)[0] <= true and bound(-1.0, draws)[0] <= -true
-
-
-@pytest.mark.parametrize("advantage", [1.5, -1.5])
-def test_bgpo_is_the_elbo_objective_on_policy(advantage):
-    value, gradient = bound(advantage, [0.0] * 4)
-    assert value == pytest.approx(advantage) and close(gradient, [[advantage / 4] * 4])
-
-
-@pytest.mark.parametrize("u, density", [(0.0, -1.0), (1.0, -1.367879), (-1.5, -2.981689)])
-def test_soft_token_density(u, density):
-    log_probs = torch.tensor([0.5, 0.5], dtype=torch.float64).log()
-    assert soft_token_log_prob(log_probs, log_probs + u).item() == pytest.approx(density, abs=1e-5)
-
-
-def test_soft_tokens_leave_unlikely_ids_out_and_peak_where_they_were_drawn():
-    log_probs = torch.tensor([0.98, 0.02], dtype=torch.float64).log()
-    unlikely = torch.tensor([0.0, 2.0], dtype=torch.float64)
-    assert soft_token_log_prob(log_probs, log_probs + unlikely).item() == pytest.approx(-1.0, abs=1e-4)
-    even = torch.tensor([0.5, 0.5], dtype=torch.float64).log()
-    at_zero = soft_token_log_prob(even, even)
-    assert all(soft_token_log_prob(even, even + u) < at_zero for u in (-0.5, 0.5))
-
-
-def test_soft_token_mixes_are_gumbel_softmax():
-    log_probs = torch.tensor([0.7, 0.3], dtype=torch.float64).log()
-    gumbels, mix = soft_token_mix(log_probs, torch.full((2,), math.exp(-1), dtype=torch.float64), 1.0)
-    assert close(gumbels, log_probs) and close(mix, [0.7, 0.3])
-
-
-def test_one_token_rollout_is_supervision_times_the_hit_rate():
-    logits = torch.tensor([[2.0, 0.5, -1.0]], dtype=torch.float64, requires_grad=True)
-    target = torch.tensor([1])
-    uniform = (torch.arange(10000, dtype=torch.float64)[None, :] + 0.5) / 10000
-    objective = one_token_rollout(logits, target, uniform, temperature=1.0, miss=0.0)
-    (gradient,) = torch.autograd.grad(objective.sum(), logits)
-    (supervised,) = torch.autograd.grad(logits.log_softmax(-1)[0, 1], logits)
-    hit_rate = logits.detach().softmax(-1)[0, 1]
-    assert torch.allclose(gradient, hit_rate * supervised, atol=1e-4)
-
-
-def test_wrong_candidates_are_pushed_down():
-    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-    uniform = torch.tensor([[0.1, 0.9]], dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(one_token_rollout(logits, torch.tensor([0]), uniform).sum(), logits)
-    assert gradient[0, 0] > 0 > gradient[0, 2]
-
-
-def test_training_with_soft_tokens_is_refused_because_no_policy_samples_them():
-    from mmrl.policies.base import policy_class
-    from mmrl.recipes import load_recipe
-    from mmrl.training.passes import plan_passes
-
-    objective = Objective.of(load_recipe("soft_grpo").objective)
-    with pytest.raises(ConfigError, match="'soft_token' needs 'kept_log_probs', which the vlm policy does not offer"):
-        plan_passes(objective, policy_class("vlm"))

@@ -1,4 +1,4 @@
-"""Credit for data that another engine or an older policy made: importance correction, sequence masks, OWPO, VCPO.
+"""Credit for data that another engine or an older policy made: importance correction, sequence masks, OWPO.
 
 Trust regions are linear in the size of the advantage, so weighing it is weighing the objective; the KL is not
 touched. A silenced row keeps its place in the denominators.
@@ -13,22 +13,9 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import masked_mean
-from mmrl.objective.numerics import log_ratio_to, safe_exp, sampler_log_probs
+from mmrl.objective.numerics import Level, engine_ratio, log_ratio_to, safe_exp, sampler_log_probs
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import stage
-
-Level = Literal["token", "sequence", "geometric"]
-
-
-def engine_ratio(batch: Batch, level: Level) -> Tensor:
-    """(B, T) `exp(lp_old - lp_sampler)` by action, or of the whole sequence (product, or geometric mean)."""
-    apart = (batch.old_log_probs - batch["sampler_log_probs"]) * batch.mask
-    if level == "token":
-        return safe_exp(apart)
-    if level not in ("sequence", "geometric"):
-        raise ConfigError(f"level is {level!r}; expected token, sequence or geometric")
-    row = apart.sum(1) if level == "sequence" else masked_mean(apart, batch.mask)
-    return safe_exp(row)[:, None].expand(batch.mask.shape)
 
 
 @stage(
@@ -138,26 +125,3 @@ def owpo(
     behind_weight = 1 + gain * (1 - safe_exp(ahead))
     weight = torch.where(ahead < 0, behind_weight, safe_exp(-lock * ahead).clamp(min=floor))
     return advantage * weight, batch.loss_mask
-
-
-def effective_share(weights: Tensor) -> Tensor:
-    """Effective sample size of importance weights `(B,)` over their number: 1 for equal weights."""
-    return weights.sum() ** 2 / (len(weights) * (weights**2).sum()).clamp(min=torch.finfo(weights.dtype).tiny)
-
-
-@stage(
-    "learning_rate",
-    paper="VCPO: stable asynchrony, arXiv 2602.17616",
-    formula="min(1, ESS / (B target))^power, ESS = (sum W)^2 / sum W^2 of the sequence ratios trainer / sampler",
-    scope="update",
-    required=("sampler_log_probs",),
-)
-def effective_samples(batch: Batch, *, target: float = 1.0, power: float = 0.5) -> Tensor:
-    """Shrinks the step when few sequences carry most of the importance weight. Returns a scalar in (0, 1].
-
-    target  share of effective samples at which nothing is shrunk
-    power   0.5 for Adam, 1 for SGD
-
-    Reads `sampler_log_probs`; the ratios are not clipped. Source: mit-han-lab/vcpo, staleness_utils.py.
-    """
-    return (effective_share(engine_ratio(batch, "sequence")[:, 0]) / target).clamp(max=1) ** power
