@@ -106,10 +106,10 @@ class Family:
 
     def decoder(self, core: Any) -> nn.Module:
         """The text decoder: what attends, layer by layer."""
-        decoder = core.get_decoder()
-        while not hasattr(decoder, "layers"):
-            decoder = decoder.base_model
-        return decoder
+        for module in core.get_decoder().modules():
+            if isinstance(getattr(module, "layers", None), nn.ModuleList):
+                return module
+        raise PolicyError(f"{self.model_type}: {type(core.get_decoder()).__name__} has no `layers` of a text decoder")
 
     def readers(self, core: Any) -> dict[str, nn.Module]:
         """{name in `core`: module} of everything that reads media: towers, projectors, resamplers."""
@@ -141,7 +141,7 @@ class Family:
         ends = positions[:, -1]
         if not bool((ends == ends[0]).all()):
             raise PolicyError(f"{self.model_type}: a prompt ends at unlike positions {ends.tolist()} on its axes")
-        after = {name: self._after(name, row) for name, row in aligned.items()}
+        after = self.after(core, ids, aligned)
         rows = {name: row[0] for name, row in aligned.items()}
         return Encoded(ids[0], rows, positions, int(ends[0]) + 1, media, after)
 
@@ -160,9 +160,14 @@ class Family:
         options = {"video_metadata": metadata, "do_sample_frames": False} | resized
         return {"videos": [torch.as_tensor(f.pixels) for f in frames], "videos_kwargs": options}
 
-    def _after(self, name: str, row: Tensor) -> Tensor:
-        """Of the text a response adds, as `generate` continues it: media types end, others stay what they were."""
-        return row[0, -1] if name in ("token_type_ids", "cross_attention_mask") else torch.zeros_like(row[0, -1])
+    def after(self, core: Any, ids: Tensor, aligned: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{name: (...)} of one token more, as `generate` goes on; 0 of what it does not continue."""
+        from transformers.modeling_outputs import ModelOutput
+
+        given = {"attention_mask": torch.ones_like(ids), **aligned}
+        longer = core._update_model_kwargs_for_generation(ModelOutput(), given, is_encoder_decoder=False)
+        grown = {name: longer[name].shape[1] > row.shape[1] for name, row in aligned.items()}
+        return {n: longer[n][0, -1] if grown[n] else torch.zeros_like(row[0, -1]) for n, row in aligned.items()}
 
     def accepted(self, core: Any) -> set[str]:
         """Inputs that the model or its media encoders take."""

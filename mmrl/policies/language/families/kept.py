@@ -50,10 +50,10 @@ def _looked_up(model: Any, family: Family, attention: str, video: bool) -> Capab
 
 def folder() -> Path:
     """`families` in `$MMRL_CACHE`, or in `mmrl` in the cache folder of the platform."""
-    base = os.environ.get("MMRL_CACHE")
-    return (
-        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrl"
-    ) / "families"
+    if own := os.environ.get("MMRL_CACHE"):
+        return Path(own).expanduser() / "families"
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path.home() / ".cache") / "mmrl" / "families"
 
 
 def key(model: Any, family: Family, attention: str, video: bool) -> str:

@@ -51,6 +51,9 @@ class Qwen(Family):
         positions, _ = core.model.get_rope_index(**given, **grids)
         return positions[:, 0]
 
+    def after(self, core: Any, ids: Tensor, aligned: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(row[0, -1]) for name, row in aligned.items()}
+
     def check_placeholders(self, prompt: Prompt, entry: Encoded) -> None:
         """Placeholders in the text and features of the vision tower must agree, before any forward."""
         for kind, token in self.placeholders.items():

@@ -58,7 +58,7 @@ def lay_out(
     used, row = torch.unique(prompt.cpu(), return_inverse=True)
     shown = [entries[p] for p in used.tolist()]
     prompts = collate(shown, None, None, device, family)
-    count, steps = actions.shape
+    steps = actions.shape[1]
     real = torch.arange(steps) < lengths.cpu()[:, None]
     start = torch.tensor([e.next_position for e in shown])[row]
     positions = (start[:, None] + torch.arange(steps)).to(shown[0].positions)

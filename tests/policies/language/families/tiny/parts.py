@@ -15,33 +15,7 @@ import mmrl  # noqa: F401  (torchvision beside a CPU torch needs its operators d
 RECIPES: dict[str, Callable[[], tuple[Any, Any]]] = {}
 """name -> () -> (model, processor)"""
 
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "circle",
-    "square",
-    "what",
-    "is",
-    "the",
-    "how",
-    "many",
-    "where",
-    "in",
-    "image",
-    "picture",
-    "one",
-    "two",
-    "three",
-    "four",
-    "yes",
-    "no",
-    "user",
-    "assistant",
-    "look",
-    "at",
-    "and",
-]
+WORDS = "red green blue circle square what is the how many where in image picture one two three four yes no look at and"
 TEXT = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 4096,
@@ -88,7 +62,7 @@ def tokenizer(
         initial_alphabet=sorted(alphabet), special_tokens=list(dict.fromkeys(special)), vocab_size=600,
         show_progress=False,
     )  # fmt: skip
-    bpe.train_from_iterator(WORDS + [" " + word for word in WORDS], trainer)
+    bpe.train_from_iterator([start + word for word in WORDS.split() for start in ("", " ")], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<eos>", pad_token="<pad>", bos_token=bos, padding_side="left",
         model_max_length=100000, additional_special_tokens=["<turn>", *specials], extra_special_tokens=named,
