@@ -23,6 +23,7 @@ class Capabilities:
                   decoding
     shared_cache  decoding reads one copy of the prompt's keys and values for the whole group
     packed        a group in one packed row: "causal", "masked" (prompts need the model's own mask), None: not exact
+    turns         a picture in a later turn, put behind what the model wrote
     scale         of the head's output
     gaps          largest difference of a log-prob from the reference, for each of the above; or what was raised
     fallbacks     what is not used, and what is used in its place
@@ -34,6 +35,7 @@ class Capabilities:
     prefix_cache: bool = False
     shared_cache: bool = False
     packed: Literal["causal", "masked"] | None = None
+    turns: bool = False
     scale: float = 1.0
     gaps: dict[str, float | str] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Capabilities:
             "one prompt at a time (no padded batches of unlike prompts)": self.batches,
             "prompts run again for every response (no cache to go on from)": self.prefix_cache,
             "decoding repeats the prompt's cache for every row (no shared copy)": self.shared_cache,
+            "pictures in later turns are refused (the row is not what its conversation would be)": self.turns,
             "groups are scored in two calls or plain rows (no packed row)": self.packed,
         }
         return [text for text, there in said.items() if not there]

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from mmrl.errors import PolicyError
 from mmrl.policies.language import scoring
-from mmrl.policies.language.encoding import Encoded, extended
+from mmrl.policies.language.encoding import Encoded, extended, to_device, with_features
+from mmrl.policies.language.families import turns
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.families.prompts import Probe
+from mmrl.policies.language.families.prompts import picture as probe_picture
 from mmrl.policies.language.families.reduced import random_actions, reduced
 from mmrl.policies.language.fast import shared_prompt, two_calls
 from mmrl.policies.language.log_probs import Distribution
@@ -87,6 +89,8 @@ def find(model: Any, family: Family, probes: Sequence[Probe], attention: str) ->
     _batches(trial, module)
     _cached(trial, module)
     _packed(trial, module, attention)
+    _try(found, "a picture in a later turn", lambda: _later_turn(core, trying))
+    found.turns = _passed(found, "a picture in a later turn")
     found.fallbacks = found.named_fallbacks()
     return found
 
@@ -128,17 +132,19 @@ def _prepared(core: Any, family: Family, probes: Sequence[Probe]) -> Trial:
     return Trial(core, family, prompts, wrong, prompt, actions, lengths, expected)
 
 
-def reference(core: Any, family: Family, entry: Encoded, actions: Tensor) -> Tensor:
-    """(T,) log-probs of one response: an unpadded row, raw media, the model's own positions and logits."""
-    from mmrl.policies.language.encoding import to_device
-
+def own_logits(core: Any, family: Family, entry: Encoded, actions: Tensor) -> Tensor:
+    """(T, V) float32 before each token of one response: an unpadded row, raw media, the model's own positions."""
     whole = extended(entry, actions)
     aligned = {name: row[None] for name, row in whole.aligned.items()}
     media = {name: family.cast(core, name, value) for name, value in entry.media.items()}
     inputs = {"input_ids": whole.ids[None], "attention_mask": torch.ones_like(whole.ids)[None], **aligned, **media}
-    with torch.no_grad():
-        logits = core(**to_device(inputs, core.device), use_cache=False).logits[0, len(entry) - 1 : -1].float()
-    return torch.log_softmax(logits, -1).cpu().gather(-1, actions[:, None])[:, 0]
+    return core(**to_device(inputs, core.device), use_cache=False).logits[0, len(entry) - 1 : -1].float()
+
+
+def reference(core: Any, family: Family, entry: Encoded, actions: Tensor, suppressed: Sequence[int] = ()) -> Tensor:
+    """(T,) log-probs of one response. suppressed: ids that cannot be sampled"""
+    logits = Distribution(1.0, tuple(suppressed))(own_logits(core, family, entry, actions))
+    return torch.log_softmax(logits, -1).gather(-1, actions.to(logits.device)[:, None])[:, 0].cpu()
 
 
 def _read_pictures(trial: Trial) -> None:
@@ -187,8 +193,6 @@ def _score(trial: Trial, module: Any, rows: scoring.Rows) -> float:
 
 
 def _with_features(trial: Trial) -> list[Encoded]:
-    from mmrl.policies.language.encoding import to_device, with_features
-
     def kept(entry: Encoded) -> Encoded:
         if not entry.media:
             return entry
@@ -295,3 +299,23 @@ def _packed(trial: Trial, module: Any, attention: str) -> None:
         every = range(len(trial.prompts))
         _try(found, "shared cache", lambda: _decoded(trial, module, SharedCache, every, shown))
         found.shared_cache = _passed(found, "shared cache")
+
+
+def _later_turn(core: Any, family: Family) -> float:
+    """A conversation put together turn by turn, against the same conversation rendered and processed at once."""
+    images = [probe_picture(48, 64, 1), probe_picture(64, 48, 2)]
+    ask, then = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]} for text in ("What?", "And?")
+    ]
+    reply = {"role": "assistant", "content": [{"type": "text", "text": turns.REPLY}]}
+    render = family.processor.apply_chat_template
+    first, whole = (render(m, tokenize=False, add_generation_prompt=True) for m in ([ask], [ask, reply, then]))
+    wanted = family.encode(core, whole, images, [])
+    written = family.processor.tokenizer(turns.REPLY, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+    later = turns.turn(family, core, turns.rendered(family, [then]), images[1:])
+    row = turns.joined(family, core, family.encode(core, first, images[:1], []), [written, later])
+    if not torch.equal(row.ids, wanted.ids):
+        raise PolicyError(f"{len(row)} tokens put together, {len(wanted)} rendered at once, and they differ")
+    actions = random_actions(family, (6,), seed=9)[0]
+    gaps = reference(core, family, row, actions) - reference(core, family, wanted, actions)
+    return float(gaps.abs().max())

@@ -120,23 +120,29 @@ class Family:
 
     # -- prompts -------------------------------------------------------------------------------------------------
 
-    def encode(self, core: Any, text: str, images: Sequence[Any], frames: Sequence[Frames]) -> Encoded:
-        """One rendered prompt and its media as the model reads them."""
+    def encode(
+        self, core: Any, text: str, images: Sequence[Any], frames: Sequence[Frames], *, special: bool = True
+    ) -> Encoded:
+        """One rendered prompt and its media as the model reads them.
+
+        special  the tokenizer may add what begins a text; False for one that goes on
+        """
         given: dict[str, Any] = {}
         if images:
             given["images"] = [list(images)]  # nested: several images of one prompt, not of several prompts
         if frames:
             given |= self._clips(frames)
         start = getattr(self.processor.tokenizer, "bos_token", None)
-        if start and text.startswith(start):
+        if not special or (start and text.startswith(start)):
             given["add_special_tokens"] = False  # the template has written it
         output = dict(self.processor(text=[text], return_tensors="pt", **given))
         ids = output.pop("input_ids")
         aligned = {name: torch.as_tensor(output.pop(name)) for name in ALIGNED & output.keys()}
         media = {name: _tensor(output[name]) for name in sorted(output.keys() & self.accepted(core))}
-        return self._placed(core, ids, aligned, media)
+        return self.placed(core, ids, aligned, media)
 
-    def _placed(self, core: Any, ids: Tensor, aligned: dict[str, Tensor], media: dict[str, Any]) -> Encoded:
+    def placed(self, core: Any, ids: Tensor, aligned: dict[str, Tensor], media: dict[str, Any]) -> Encoded:
+        """A row (1, P) with its positions, and what goes on after it."""
         positions = self.positions(core, ids, aligned, media)
         ends = positions[:, -1]
         if not bool((ends == ends[0]).all()):

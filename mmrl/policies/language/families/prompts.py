@@ -39,7 +39,7 @@ class Probe:
                 content.append({"type": "text", "text": part})
             elif len(part) == 2:
                 content.append({"type": "image"})
-                images.append(_picture(*part, self.seed + index))
+                images.append(picture(*part, self.seed + index))
             else:
                 content.append({"type": "video"})
                 clips.append(_clip(*part, self.seed + index))
@@ -76,7 +76,7 @@ def _even(length: float) -> int:
     return max(2, 2 * round(length / 2))
 
 
-def _picture(width: int, height: int, seed: int) -> Any:
+def picture(width: int, height: int, seed: int) -> Any:
     from PIL import Image
 
     pixels = torch.randint(0, 256, (4, 4, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)

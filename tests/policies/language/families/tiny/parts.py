@@ -15,7 +15,6 @@ import mmrl  # noqa: F401  (torchvision beside a CPU torch needs its operators d
 RECIPES: dict[str, Callable[[], tuple[Any, Any]]] = {}
 """name -> () -> (model, processor)"""
 
-WORDS = "red green blue circle square what is the how many where in image picture one two three four yes no look at and"
 TEXT = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 4096,
@@ -48,21 +47,16 @@ def rope(*section: int, **more: Any) -> dict[str, Any]:
 def tokenizer(
     specials: list[str], template: str, *, bos: str | None = None, named: dict[str, str] | None = None
 ) -> Any:
-    """Byte-level BPE over a few words; tokens of `named` become attributes such as `image_token`."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """One token a byte (merges would break ties anew in every process); those of `named` become attributes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     named = named or {}
-    bpe = Tokenizer(models.BPE())
+    special = dict.fromkeys(["<pad>", "<eos>", *([bos] if bos else []), "<turn>", *specials, *named.values()])
+    known = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    bpe = Tokenizer(models.BPE({token: i for i, token in enumerate(known)}, []))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<eos>", *([bos] if bos else []), "<turn>", *specials, *named.values()]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        initial_alphabet=sorted(alphabet), special_tokens=list(dict.fromkeys(special)), vocab_size=600,
-        show_progress=False,
-    )  # fmt: skip
-    bpe.train_from_iterator([start + word for word in WORDS.split() for start in ("", " ")], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<eos>", pad_token="<pad>", bos_token=bos, padding_side="left",
         model_max_length=100000, additional_special_tokens=["<turn>", *specials], extra_special_tokens=named,

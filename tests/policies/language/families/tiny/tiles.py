@@ -206,9 +206,10 @@ def granite4_vision():
 
 
 def granite_model(tok: Any) -> Any:
+    tower = SIGLIP_TOWER | {"hidden_size": 64}
     text = TEXT | of(tok) | {"model_type": "granite4_vision_text", "num_hidden_layers": 4, "logits_scaling": 4.0}
     config = tf.Granite4VisionConfig(
-        text_config=text, vision_config=SIGLIP_TOWER, image_grid_pinpoints=PINPOINTS, downsample_rate="1/2",
+        text_config=text, vision_config=tower, image_grid_pinpoints=PINPOINTS, downsample_rate="1/2",
         image_token_index=tok.convert_tokens_to_ids("<image>"), deepstack_layer_map=[[-1, 0], [-2, 2]],
         use_spatial_sampling=False, projector_dropout=0.0,
     )  # fmt: skip
