@@ -67,7 +67,8 @@ def make_trainer(spec: dict[str, Any]) -> Any:
 
     from mmrl.objective import Objective
     from mmrl.pipelines.bases.models import CAPTION_LENGTH
-    from mmrl.policies.generation.policy import FlowPolicy, FlowPolicyConfig
+    from mmrl.policies.generation.config import FlowPolicyConfig
+    from mmrl.policies.generation.policy import FlowPolicy
     from mmrl.recipes import load_recipe
     from mmrl.record import Prompt, Scores
     from mmrl.training.config import TrainingConfig

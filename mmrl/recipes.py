@@ -7,13 +7,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from mmrl import plugins
 from mmrl.errors import ConfigError, unknown
 from mmrl.settings import Section, read_section, read_yaml
 
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler, where the method brings its own."""
+    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own."""
 
     method: str
     title: str
@@ -22,6 +25,7 @@ class Recipe(Section):
     modalities: list[str] = ["vlm", "video", "flow"]
     summary: str = ""
     prompts: str | dict[str, Any] = "shuffled"
+    rollout: list[str | dict[str, Any]] = []
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -41,5 +45,21 @@ def _read(name: str) -> Recipe:
 
 
 def load_recipe(name: str) -> Recipe:
-    """A fresh copy of the recipe; an unknown name raises with the nearest one."""
-    return _read(name).model_copy(deep=True)
+    """A fresh copy of a shipped recipe, or the one in a `.yaml` file; an unknown name raises with the nearest one."""
+    if not is_file(name):
+        return _read(name).model_copy(deep=True)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"recipe {name}: no such file")
+    try:
+        values = read_yaml(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {name}: not valid YAML: {error}".replace("\n", " ")) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {name}: expected a mapping of keys, got {type(values).__name__}")
+    return read_section(Recipe, plugins.absolute(values, [path.parent]), str(path))
+
+
+def is_file(name: str) -> bool:
+    """Whether a recipe is named by its file."""
+    return name.endswith((".yaml", ".yml"))

@@ -1,7 +1,7 @@
 """The one record that travels through a step.
 
     Prompt      a row of the dataset: messages, media, and the columns rewards read
-    Request     what a rollout is asked for: a prompt, how many members, under which key
+    Request     what a rollout is asked for: a prompt, how many members, where they begin
     Scores      what outputs are worth, component by component
     Rollouts    what the policy did: actions, log-probs, outputs, and what it needs to score them again
     Batch       the plain tensors of Rollouts that stage functions read; gathered from all ranks
@@ -13,9 +13,7 @@ policies. Outside the mask every `(B, T)` tensor is 0, never NaN.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -24,9 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.batch import FINISHED, SOURCES, TRUNCATED, Batch, Evaluation, Selection, owned, task_number
 from mmrl.errors import DataError
 
-FINISHED, TRUNCATED = "stop", "length"
+__all__ = [
+    "FINISHED", "SOURCES", "TRUNCATED", "Answer", "Batch", "Evaluation", "Prompt", "Request", "Rollouts", "Scores",
+    "Selection", "Start", "owned", "pad_columns", "task_number",
+]  # fmt: skip
 
 
 @dataclass
@@ -68,12 +70,26 @@ class Prompt:
 
 
 @dataclass
+class Start:
+    """Where new rows begin: behind the first `action` actions of a row that exists.
+
+    row     one row of `Rollouts`: its actions, and for denoising its states, are taken over, log-probs and owners too,
+            so that what was sampled there is trained in every row that goes through it
+    action  how many actions are taken over
+    """
+
+    row: Rollouts
+    action: int
+
+
+@dataclass
 class Request:
     """Ask for `count` rollouts of `prompt`, as members `first_member ...` of group `group`.
 
     shown     the prompt as the policy sees it while sampling, where that differs (hints); the loss is
               computed under `prompt`
-    prefix    action ids every member starts with (replayed, never trained)
+    prefix    action ids every member starts with, which nobody sampled: replayed, never trained
+    start     the row every member goes on from, and where; not together with `prefix`
     """
 
     prompt: Prompt
@@ -82,6 +98,19 @@ class Request:
     first_member: int = 0
     shown: Prompt | None = None
     prefix: Tensor | None = None
+    start: Start | None = None
+
+
+@dataclass
+class Answer:
+    """An answer somebody wrote, token by token.
+
+    ids        (t,) of the policy's tokenizer, end token included where it ended
+    log_probs  (t,) of whoever sampled it, where they are known
+    """
+
+    ids: Tensor
+    log_probs: Tensor | None = None
 
 
 @dataclass
@@ -132,6 +161,9 @@ class Rollouts:
     outputs        B decoded outputs: strings, or PIL images, or lists of frames
     length         (B,) number of actions
     finish         B reasons: "stop" or "length"
+    owner          (B, T) the member that drew the action, -1 outside the mask: rows of a group that began in another
+                   one share its first actions. Equal (group, column, owner) is one state
+    source         (B,) where a row comes from, a place in `SOURCES`: 0 is this policy, now
     components     reward components {name: (B,)}, NaN where unscored
     reward         (B,) combined reward, NaN where unscored
     success        (B,) 1, 0 or NaN
@@ -151,11 +183,19 @@ class Rollouts:
     outputs: list[Any]
     length: Tensor
     finish: list[str]
+    owner: Tensor | None = None
+    source: Tensor | None = None
     components: dict[str, Tensor] = field(default_factory=dict)
     reward: Tensor | None = None
     success: Tensor | None = None
     columns: dict[str, Tensor] = field(default_factory=dict)
     replay: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.owner is None:
+            self.owner = owned(self.member[:, None].expand(self.mask.shape), self.mask)
+        if self.source is None:
+            self.source = torch.zeros_like(self.member)
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -181,15 +221,22 @@ class Rollouts:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:
-        """Rows of all parts, `T` padded to the widest; every part must carry the same columns."""
+        """Rows of all parts, `T` padded to the widest; every part must carry the same columns.
+
+        A prompt that stands in several parts, the very same object, stands once in the result, as first encoded.
+        """
         first = parts[0]
         merged: dict[str, Any] = {"prompts": [], "encoded": []}
-        offsets = []
+        places: dict[int, int] = {}
+        rows = []
         for part in parts:
-            offsets.append(part.prompt + len(merged["prompts"]))
-            merged["prompts"] += part.prompts
-            merged["encoded"] += part.encoded
-        merged["prompt"] = torch.cat(offsets)
+            for prompt, encoded in zip(part.prompts, part.encoded, strict=True):
+                if places.setdefault(id(prompt), len(merged["prompts"])) == len(merged["prompts"]):
+                    merged["prompts"].append(prompt)
+                    merged["encoded"].append(encoded)
+            moved = torch.tensor([places[id(p)] for p in part.prompts], device=part.prompt.device)
+            rows.append(moved[part.prompt])
+        merged["prompt"] = torch.cat(rows)
         for f in fields(cls):
             if f.name in merged:
                 continue
@@ -205,7 +252,7 @@ class Rollouts:
                 merged[f.name] = None
             else:
                 merged[f.name] = _cat(values, first.mask)
-        return cls(**merged)
+        return cls(**merged | {"owner": owned(merged["owner"], merged["mask"])})
 
     def save(self, path: str | Path) -> None:
         """Tensors to `path`.safetensors, texts and names to `path`.json. Media and encodings stay out."""
@@ -255,188 +302,3 @@ def _cat(values: list[Tensor], mask: Tensor) -> Tensor:
     if values[0].dim() >= 2:
         values = pad_columns(values)
     return torch.cat(values)
-
-
-@dataclass
-class Batch:
-    """The plain tensors that stage functions read: one rollout batch, gathered from all ranks.
-
-    Only `mask` and `old_log_probs` are always there. A caller who brings the objective into their own loop
-    fills what their recipe reads; what is missing raises and says who asked for it.
-
-    mask           (B, T) bool: sampled by the policy
-    old_log_probs  (B, T) float32, 0 outside the mask
-    group          (B,) long; ragged groups are welcome
-    member         (B,) long: place in the group; with `group` it keys random choices, whatever the row order
-    task           (B,) long: rows of the same task share a number
-    prompt         (B,) long: a number of the prompt's id, for what remembers prompts across steps
-    reward         (B,) NaN where unscored
-    components     {name: (B,)} reward components before they were combined
-    success        (B,) 1, 0 or NaN
-    length         (B,) number of actions
-    truncated      (B,) bool: cut at the length limit
-    counted        (B,) bool: enters baselines
-    trained        (B,) bool: enters the loss
-    update         (B,) long: which optimizer step of this rollout batch the row belongs to
-    advantage      (B, T), set by stages 5 and 6
-    loss_mask      (B, T) what the aggregation divides by, set by stage 6
-    actions        (B, T) token ids or step indices, where a function compares members
-    max_length     the limit on T, a constant of the run
-    step, steps    of the run, for schedules
-    columns        declared needs by `Need.key`, or by plain name
-    """
-
-    mask: Tensor
-    old_log_probs: Tensor
-    group: Tensor | None = None
-    member: Tensor | None = None
-    task: Tensor | None = None
-    prompt: Tensor | None = None
-    reward: Tensor | None = None
-    components: dict[str, Tensor] = field(default_factory=dict)
-    success: Tensor | None = None
-    length: Tensor | None = None
-    truncated: Tensor | None = None
-    counted: Tensor | None = None
-    trained: Tensor | None = None
-    update: Tensor | None = None
-    advantage: Tensor | None = None
-    loss_mask: Tensor | None = None
-    actions: Tensor | None = None
-    max_length: int | None = None
-    step: int = 0
-    steps: int = 1
-    seed: int = 0
-    columns: dict[str, Tensor] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        self.mask = self.mask.bool()
-        rows, device = self.mask.shape[0], self.mask.device
-        if self.length is None:
-            self.length = self.mask.sum(1)
-        if self.group is None:
-            self.group = torch.arange(rows, device=device)
-        if self.member is None:
-            earlier = self.group[:, None] == self.group[None, :]
-            self.member = earlier.tril(-1).sum(1)
-        if self.task is None:
-            self.task = torch.zeros(rows, dtype=torch.long, device=device)
-        for name in ("counted", "trained"):
-            if getattr(self, name) is None:
-                setattr(self, name, torch.ones(rows, dtype=torch.bool, device=device))
-        if self.truncated is None:
-            self.truncated = torch.zeros(rows, dtype=torch.bool, device=device)
-        if self.update is None:
-            self.update = torch.zeros(rows, dtype=torch.long, device=device)
-        if self.loss_mask is None:
-            self.loss_mask = self.mask
-
-    def __len__(self) -> int:
-        return self.mask.shape[0]
-
-    def __getitem__(self, name: str) -> Tensor:
-        """A declared column, by the name the function reads it under."""
-        return _column(self.columns, self.aliases, name, "batch")
-
-    def __contains__(self, name: str) -> bool:
-        return self.aliases.get(name, name) in self.columns or name in self.columns
-
-    def seen_by(self, aliases: dict[str, str]) -> Batch:
-        """A shallow view in which a stage function finds its columns under its own names."""
-        return replace(self, aliases=aliases)
-
-    def index(self, rows: Tensor) -> Batch:
-        """These rows of every `(B, ...)` tensor."""
-        changes: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                changes[f.name] = value[rows]
-            elif f.name in ("components", "columns"):
-                changes[f.name] = {k: v[rows] for k, v in value.items()}
-        return replace(self, **changes)
-
-    @classmethod
-    def of(cls, rollouts: Rollouts, **constants) -> Batch:
-        return cls(
-            mask=rollouts.mask,
-            old_log_probs=rollouts.old_log_probs,
-            group=rollouts.group,
-            member=rollouts.member,
-            task=_tasks(rollouts),
-            prompt=_prompt_numbers(rollouts),
-            reward=rollouts.reward,
-            components=dict(rollouts.components),
-            success=rollouts.success,
-            length=rollouts.length,
-            truncated=torch.tensor([f == TRUNCATED for f in rollouts.finish], device=rollouts.mask.device),
-            actions=rollouts.actions if rollouts.actions.dim() == 2 else None,
-            columns=dict(rollouts.columns),
-            **constants,
-        )
-
-
-def _prompt_numbers(rollouts: Rollouts) -> Tensor:
-    """(B,) a 63-bit number of each row's prompt id, equal on every rank and in every run."""
-    digests = [hashlib.blake2b(p.id.encode(), digest_size=8).digest() for p in rollouts.prompts]
-    numbers = torch.tensor([int.from_bytes(d, "big") >> 1 for d in digests], dtype=torch.long)
-    return numbers.to(rollouts.prompt.device)[rollouts.prompt]
-
-
-def _tasks(rollouts: Rollouts) -> Tensor:
-    """(B,) a number for each row's `task` column, equal on every rank."""
-    numbers = [task_number(p.columns.get("task", "")) for p in rollouts.prompts]
-    return torch.tensor(numbers, device=rollouts.prompt.device)[rollouts.prompt]
-
-
-def task_number(task: Any) -> int:
-    """What `Batch.task` holds for rows of this task: equal on every rank and in every run."""
-    return zlib.crc32(str(task).encode())
-
-
-@dataclass
-class Selection:
-    """What stage 4 decides about a batch. Fields left None keep what the batch says.
-
-    counted  (B,) bool: enters baselines
-    trained  (B,) bool: enters the loss
-    update   (B,) long: the optimizer step of this rollout batch the row belongs to
-    again    {group id: n}: ask the same prompt for n more members
-    fresh    ask for n new prompts in place of dropped groups
-    """
-
-    counted: Tensor | None = None
-    trained: Tensor | None = None
-    update: Tensor | None = None
-    again: dict[int, int] = field(default_factory=dict)
-    fresh: int = 0
-
-
-@dataclass
-class Evaluation:
-    """What a forward pass says of the actions.
-
-    log_probs  (B, T) float32, with gradient in the update; 0 outside the mask
-    columns    {Need.key or plain name: (B, T) or (B,)}
-    """
-
-    log_probs: Tensor
-    columns: dict[str, Tensor] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict, repr=False)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return _column(self.columns, self.aliases, name, "evaluation")
-
-    def __contains__(self, name: str) -> bool:
-        return self.aliases.get(name, name) in self.columns or name in self.columns
-
-    def seen_by(self, aliases: dict[str, str]) -> Evaluation:
-        return replace(self, aliases=aliases)
-
-
-def _column(columns: dict[str, Tensor], aliases: dict[str, str], name: str, owner: str) -> Tensor:
-    for key in (aliases.get(name, name), name):
-        if key in columns:
-            return columns[key]
-    raise KeyError(f"{owner}[{name!r}] is not there: declare it in `needs`. Present: {sorted(columns) or 'nothing'}")

@@ -9,7 +9,7 @@ A method is one or more small functions, each registered for the stage it plays:
 Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.record.Evaluation`):
 
     shaping            (batch) -> reward (B,)                      reward shaping that sees the whole group
-    group              (batch) -> Selection                        who counts, who trains, who is asked again
+    group              (batch) -> Selection                        who counts and who trains
     advantage          (batch) -> (B,) or (B, T)
     credit             (advantage (B, T), batch) -> (advantage (B, T), loss_mask (B, T))
     ratio              (evaluation, batch) -> log_ratio (B, T)
@@ -21,7 +21,7 @@ Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.reco
     matching_objective (evaluation, batch) -> objective (B, T), to be maximised
     learning_rate      (batch) -> share of the learning rate this optimizer step deserves, in (0, 1]
     prompts            class: select(count, size, key) -> indices, then observe(indices, batch) (mmrl.selection.prompts)
-    rollout            class: how a group is asked for (mmrl.rollout)
+    rollout            class: ask(step), join(batch, step) -> Plan    how a group comes to be (mmrl.rollout.plan)
 
 Hyper-parameters are keyword-only. A function that must remember is a class with `state_dict`.
 """
@@ -37,6 +37,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from mmrl import plugins
 from mmrl.errors import ConfigError, unknown
 from mmrl.policies.registry import MODALITIES
 
@@ -216,7 +217,7 @@ def stage(
 
 
 def load_all() -> None:
-    """Import every module of the rooms whose functions register themselves."""
+    """Import every module of the rooms whose functions register themselves, and what installed plugins bring."""
     global _loaded
     if _loaded:
         return
@@ -225,15 +226,29 @@ def load_all() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{room}."):
             importlib.import_module(module.name)
     _loaded = True
+    plugins.enter()
 
 
 def find(stage: str, name: str) -> StageFunction:
+    """The function that plays `stage` under `name`, or that `path/to/file.py:name` or `package.module:name` names."""
     load_all()
+    if plugins.is_reference(name):
+        return _outside(stage, name)
     if (stage, name) in _REGISTRY:
         return _REGISTRY[stage, name]
     elsewhere = [s for s, n in _REGISTRY if n == name]
     hint = f" ({name!r} is a {' and a '.join(elsewhere)})" if elsewhere else ""
     raise ConfigError(unknown(stage.replace("_", " "), name, (n for s, n in _REGISTRY if s == stage)) + hint)
+
+
+def _outside(stage: str, reference: str) -> StageFunction:
+    function = plugins.load(reference, stage.replace("_", " "))
+    specs = [spec for spec in _REGISTRY.values() if spec.function is function]
+    for spec in specs:
+        if spec.stage == stage:
+            return spec
+    found = f"it plays {specs[0].stage}" if specs else f'put @stage("{stage}", ...) of mmrl.stages above it'
+    raise ConfigError(f"{stage.replace('_', ' ')} {reference!r} is not registered for this stage: {found}")
 
 
 def registered(stage: str | None = None) -> list[StageFunction]:

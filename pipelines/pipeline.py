@@ -15,10 +15,12 @@ from mmrl.pipelines.config import RunConfig, merge, read_config
 from mmrl.pipelines.progress import progress
 from mmrl.pipelines.run import build_policy, check_prompts, clip_reader, made_ready, open_prompts, reward_panel
 from mmrl.pipelines.run import train as train_run
+from mmrl.plugins import reference_of
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
 from mmrl.rewards.panel import RewardSpec
+from mmrl.rollout.actor import Actor
 from mmrl.training.trainer import Report, Result
 
 Dataset = str | Path | Sequence[Prompt] | Sequence[Mapping[str, Any]]
@@ -84,7 +86,7 @@ class Pipeline:
         requests = [Request(p, count, group=i) for i, p in enumerate(rows)]
         greedy = (count == 1 or self.policy.varied_when_greedy) if greedy is None else greedy
         with torch.no_grad():
-            outputs = self.policy.rollout(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
+            outputs = Actor(self.policy).act(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
         return [outputs[i * count : (i + 1) * count] for i in range(len(rows))]
 
     def evaluate(
@@ -100,7 +102,7 @@ class Pipeline:
             stack.callback(panel.close)
             prompts = made_ready(self._prompts(dataset, config), self.policy, config.data.workers, stack)
             scores, _ = evaluate(
-                self.policy, prompts, panel.score, batch_size=batch_size, accelerator=make_accelerator(),
+                Actor(self.policy), prompts, panel.score, batch_size=batch_size, accelerator=make_accelerator(),
                 samples=samples,
             )  # fmt: skip
         return scores
@@ -145,10 +147,12 @@ class Pipeline:
 
     @staticmethod
     def _named(config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None, rewards: Rewards) -> RunConfig:
-        """The run's configuration with what has a name: data sets, and rewards unless one is a function."""
+        """The run's configuration with what has a name: data sets, and rewards unless one is known to this process
+        alone."""
         paths = {"train": dataset, "eval": eval_dataset}
         kept = {k: str(v) for k, v in paths.items() if isinstance(v, (str, Path))}
-        specs = [{"name": r} if isinstance(r, str) else r for r in rewards if not callable(r)]
+        named_by = [reference_of(r) if callable(r) else r for r in rewards]
+        specs = [{"name": r} if isinstance(r, str) else r for r in named_by if r is not None]
         named = [RewardSpec.model_validate(spec) for spec in specs] if len(specs) == len(rewards) else []
         data = config.data.model_copy(update=kept)
         return config.model_copy(update={"data": data, "rewards": named})

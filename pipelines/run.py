@@ -16,6 +16,8 @@ from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_confi
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
+from mmrl.rollout.actor import Actor
+from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
@@ -32,14 +34,15 @@ CHECKED_PROMPTS = 32
 
 def check_config(config: RunConfig) -> Objective:
     """Everything that can be refused before a model is loaded; returns the bound objective."""
-    kind: type[Policy] = policy_class(config.modality)
+    kind: type[Policy] = config.policy_class
     config.policy_settings()
     objective = Objective.of(config.objective)
-    for bound in (Bound.of("prompts", config.prompts), *objective.stages):
+    strategies = Nested.of(config.rollout)
+    for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
         if config.modality not in bound.spec.modalities:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
-    plan_passes(objective, kind)
+    plan_passes(objective, kind, strategies)
     return objective
 
 
@@ -100,7 +103,7 @@ def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: E
 
 
 def build_policy(config: RunConfig) -> Policy:
-    kind: type[Policy] = policy_class(config.modality)
+    kind: type[Policy] = config.policy_class
     settings = config.policy_settings()
     parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
     return kind.from_config(settings, seed=config.training.seed, **parts)
@@ -176,14 +179,14 @@ def train(
             panel = reward_panel(config)
             stack.callback(panel.close)
             score = panel.score
-            check_prompts(panel, prompts, policy_class(config.modality).reads)
+            check_prompts(panel, prompts, config.policy_class.reads)
         policy = policy or build_policy(config)
         given = (prompts, eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts, report=report,
-            counters=partial(cache_counters, policy), sampler=sampler,
+            counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout,
         )  # fmt: skip
         if trainer.accelerator.is_main_process:
             trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack)
@@ -284,7 +287,7 @@ def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> 
         panel = reward_panel(config)
         stack.callback(panel.close)
         scores, _ = evaluate(
-            policy,
+            Actor(policy),
             made_ready(prompts, policy, config.data.workers, stack),
             panel.score,
             batch_size=config.training.eval_batch_size,

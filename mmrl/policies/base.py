@@ -21,7 +21,7 @@ from mmrl.media import ReadClip
 from mmrl.policies.registry import policy_classes
 from mmrl.policies.sharding import whole_weights
 from mmrl.randomness import Key
-from mmrl.record import Evaluation, Request, Rollouts
+from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
@@ -94,6 +94,13 @@ class Policy(ABC):
         Results carry no gradient. Where the caller's grad mode is on, a policy may keep what an update on these
         rollouts can go on from; rollouts that are not trained on belong under `torch.no_grad`.
         """
+
+    def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
+        """Rows nobody acted for: `answers[i]` as an answer to `prompts[i]`, texts with the end token added.
+
+        `old_log_probs` are this policy's, from a pass. Group, member and source are the caller's to set.
+        """
+        raise PolicyError(f"the {self.modality} policy takes no written answers")
 
     @abstractmethod
     def evaluate(

@@ -12,7 +12,8 @@ from mmrl.objective.credit.rollouts import clip_advantage
 from mmrl.objective.ratios import grpo_guard
 from mmrl.objective.regularizers.kl import gaussian_kl, old_policy_kl
 from mmrl.objective.trust_regions.gates import flow_dppo
-from mmrl.policies.generation.policy import FlowPolicy, FlowPolicyConfig
+from mmrl.policies.generation.config import FlowPolicyConfig
+from mmrl.policies.generation.policy import FlowPolicy
 from mmrl.policies.generation.sde import gradient_equalizer, noise, schedule
 from mmrl.recipes import load_recipe
 from mmrl.record import Batch, Evaluation

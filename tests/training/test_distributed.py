@@ -9,7 +9,7 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.bases.models import tiny_vlm
-from mmrl.policies.language.policy import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.training.distributed import make_accelerator
 from tests.policies.generation.tiny import flow_policy

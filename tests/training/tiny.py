@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from mmrl.pipelines.bases.models import tiny_vlm
-from mmrl.policies.language.policy import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.record import Prompt, Scores
 

@@ -33,7 +33,7 @@ from mmrl.policies.generation.pipeline import (
 from mmrl.policies.generation.sampling import Group, Sampled, finish, sample
 from mmrl.policies.generation.scoring import Denoiser, Scoring, Text, Transitions
 from mmrl.policies.generation.sde import KINDS, gradient_equalizer, noise, schedule, stochastic_steps
-from mmrl.policies.generation.steps import StepPlan, check_group_size, ode_plan, plan_steps
+from mmrl.policies.generation.steps import StepPlan, check_group_size, continued, ode_plan, plan_steps
 from mmrl.policies.sharding import is_sharded, whole, whole_weights, writes_files
 from mmrl.policies.weight_average import WeightAverage
 from mmrl.precision import DTYPES
@@ -144,6 +144,8 @@ class FlowPolicy(Policy):
         if not greedy:
             config = self.config
             plan = plan_steps(config.train_steps, self._possible, ids, members, key, config.same_initial_noise)
+        starts = {row: start for row, o in enumerate(owner.tolist()) if (start := requests[o].start) is not None}
+        plan = continued(plan, starts, ids)
         shown = [self.encode(request.shown or request.prompt) for request in requests]
         if self.average is not None:
             self.average.start(self.inner)
@@ -152,13 +154,16 @@ class FlowPolicy(Policy):
             denoiser = self.inner
             guidance = self.scoring.guidance
             sampled = sample(
-                Group(ids, members, self._text(shown, owner), plan),
+                Group(ids, members, self._text(shown, owner), plan, starts),
                 lambda x, t, text: denoiser.velocity(x, t, text, guidance),
                 times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
             )  # fmt: skip
             outputs = self.frozen.decode(sampled.final)
-        return self._record(requests, owner, members, plan, times, sampled, outputs)
+        rollouts = self._record(requests, owner, members, plan, times, sampled, outputs)
+        for row, start in starts.items():
+            rollouts.owner[row, : start.action] = start.row.owner[0, : start.action]
+        return rollouts
 
     def _check_request(self, request: Request, greedy: bool) -> None:
         if request.prefix is not None:
@@ -170,7 +175,12 @@ class FlowPolicy(Policy):
                 f"sampler {self.scoring.kind!r} at level {self.scoring.level} draws no noise, so there is nothing "
                 "to train; choose another sampler or raise sampler.level"
             )
-        check_group_size(self.config.train_steps, self._possible, request.count)
+        if request.start is None:
+            check_group_size(self.config.train_steps, self._possible, request.count)
+        elif self.config.train_steps.select == "one":
+            raise ConfigError(
+                "policy.train_steps.select=one is a tree of its own, in which no row begins in another; choose all"
+            )
 
     def _record(
         self, requests: Sequence[Request], owner: Tensor, members: Tensor, plan: StepPlan, times: Tensor,
@@ -250,7 +260,8 @@ class FlowPolicy(Policy):
         under: View | None = None,
         weights: str = "current",
     ) -> Evaluation:
-        """Score the trained steps: all (row, step) pairs in one forward of the module, in chunks.
+        """Score the trained steps: all (row, step) pairs in one forward of the module, in chunks. A state that several
+        rows of a tree go through is scored once.
 
         A pass asked only for what the rollout knows already does not run the transformer.
         """
@@ -267,13 +278,14 @@ class FlowPolicy(Policy):
         if not len(rows):
             raise PolicyError("these rollouts have no trained step: they were drawn by the ODE sampler (greedy)")
         asked = frozenset(n.probe for n in needs if n.probe in FROM_FORWARD) | {"log_probs"}
-        text = self._text(self._encoded(rollouts), rollouts.prompt[rows])
-        transitions = self._transitions(rollouts, rows, steps, "mean_shift" in asked)
+        first, which = _unique_states(rollouts, rows, steps)
+        text = self._text(self._encoded(rollouts), rollouts.prompt[rows[first]])
+        transitions = self._transitions(rollouts, rows[first], steps[first], "mean_shift" in asked)
         with self._weights(weights) as module:
             copy = self._frozen_reference if "reference_kl" in asked and not self._adapted else None
             scores = module(transitions, text, self.scoring, asked, copy)
         blank = torch.zeros(rollouts.mask.shape, device=self.device)
-        scores = {name: blank.index_put((rows, steps), values) for name, values in scores.items()}
+        scores = {name: blank.index_put((rows, steps), values[which]) for name, values in scores.items()}
         columns |= {n.key: scores[n.probe] for n in needs if n.probe in FROM_FORWARD}
         return Evaluation(scores["log_probs"], columns)
 
@@ -345,7 +357,14 @@ class FlowPolicy(Policy):
         return load_transformer(self.config).requires_grad_(False).eval().to(self.device)
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
-        """At most `size` rows each, those with equally many trained steps together."""
+        """At most `size` rows each, those with equally many trained steps together. Rows of a tree stay together,
+        however many, since their shared steps are scored once."""
+        owners, members = rollouts.owner[rows], rollouts.member[rows]
+        shares = bool(((owners >= 0) & (owners != members[:, None])).any())
+        if shares:
+            groups = rollouts.group[rows]
+            trees = [rows[(groups == g).to(rows.device)] for g in torch.unique(groups)]
+            return packed_whole(trees, size)
         count = rollouts.mask.sum(1).cpu()
         order = torch.argsort(count[rows.cpu()], stable=True, descending=True)
         return list(rows[order.to(rows.device)].split(size))
@@ -421,3 +440,26 @@ class FlowPolicy(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.average is not None:
             self.average.updates = state["averaged_updates"]
+
+
+def _unique_states(rollouts: Rollouts, rows: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Of N (row, step) pairs, the first of each state, and which state (N,) a pair is in."""
+    state = torch.stack([rollouts.group[rows], steps, rollouts.owner[rows, steps]], 1)
+    unique, which = torch.unique(state, dim=0, return_inverse=True)
+    first = torch.full((len(unique),), len(rows), device=rows.device)
+    first.scatter_reduce_(0, which, torch.arange(len(rows), device=rows.device), "amin")
+    order = torch.argsort(first)  # pairs that are all unique keep their order, so nothing is rounded otherwise
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return first[order], place[which]
+
+
+def packed_whole(trees: Sequence[Tensor], size: int) -> list[Tensor]:
+    """Rows of whole trees put together up to `size` rows; a larger tree is by itself."""
+    parts: list[list[Tensor]] = []
+    for tree in trees:
+        if parts and sum(map(len, parts[-1])) + len(tree) <= size:
+            parts[-1].append(tree)
+        else:
+            parts.append([tree])
+    return [torch.cat(part) for part in parts]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from mmrl.errors import PolicyError
 from mmrl.policies.generation.scoring import Scoring, Text
 from mmrl.policies.generation.sde import sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
 from mmrl.randomness import Key
+from mmrl.record import Start
 
 Velocity = Callable[[Tensor, Tensor, Text], Tensor]
 """(x (N, C, H, W), t (N,), text of N rows) -> velocity"""
@@ -46,12 +48,29 @@ def step_noise(key: Key, prompt: str, member: int, step: int, shape: Sequence[in
 
 @dataclass
 class Group:
-    """B rollouts to sample: prompt ids, members, and the text they are conditioned on."""
+    """B rollouts to sample: prompt ids, members, and the text they are conditioned on.
+
+    starts  {row: where it begins in another}; its plan draws no noise before that
+    """
 
     prompts: list[str]
     members: Tensor
     text: Text
     plan: StepPlan
+    starts: Mapping[int, Start] = field(default_factory=dict)
+
+
+def state_at(start: Start, prompt: str) -> Tensor:
+    """(C, H, W) the stored state before step `start.action`; PolicyError where the row kept none."""
+    row, column = start.row, start.action - int(start.row.replay["first"][0])
+    kept = row.replay["latents"].shape[1]
+    if not 0 <= column < kept or not bool(row.mask[0, : start.action].any()):
+        first = int(row.replay["first"][0])
+        raise PolicyError(
+            f"prompt {prompt!r}: a row cannot begin before step {start.action} of another, which kept its states "
+            f"before steps {first} to {first + kept - 1}; choose one of {first + 1} to {first + kept - 1}"
+        )
+    return row.replay["latents"][0, column]
 
 
 @torch.no_grad()
@@ -70,14 +89,22 @@ def sample(
     trunk_of, owners = _trunks(group)
     noise = [initial_noise(key, group.prompts[o], int(plan.seed[o]), shape) for o in owners.tolist()]
     trunk = _stored(torch.stack(noise).to(device), storage)
-    start = plan.first if share_prefix else torch.zeros_like(plan.first)
+    start = plan.first.clone() if share_prefix else torch.zeros_like(plan.first)
+    begun = torch.tensor(sorted(group.starts), dtype=torch.long)
+    start[begun] = 0  # they need no trunk
     stop = torch.zeros(len(owners), dtype=torch.long).scatter_reduce_(0, trunk_of, start, "amax")
     x = trunk[trunk_of.to(device)]
     record = _Record(plan, shape, storage, keep_means, device)
+    for row, begin in group.starts.items():
+        start[row], x[row] = begin.action, _stored(state_at(begin, group.prompts[row]).to(device), storage)
+        record.taken_over(row, begin)
     for i in range(steps):
         joining = (start == i).nonzero().squeeze(1)
+        joining = joining[~torch.isin(joining, begun)]
         x[joining.to(device)] = trunk[trunk_of[joining].to(device)]
         rows, moving = (start <= i).nonzero().squeeze(1), (stop > i).nonzero().squeeze(1)
+        if not len(rows) + len(moving):  # all begin later in others
+            continue
         states = torch.cat([x[rows.to(device)], trunk[moving.to(device)]])
         text = replace(group.text, index=group.text.index[torch.cat([rows, owners[moving]]).to(device)])
         v = velocity(states, times[i].expand(len(states)), text)
@@ -154,6 +181,15 @@ class _Record:
             kept = ((column >= 0) & (column < self.width)).nonzero().squeeze(1)
             at = (rows[kept].to(states.device), column[kept].to(states.device))
             self.latents[at] = states[kept.to(states.device)].to(self.latents.dtype)
+
+    def taken_over(self, row: int, begin: Start) -> None:
+        """What `row` shares with the one it begins in: states before its start, means and log-probs of its steps."""
+        first, theirs = int(self.first[row]), int(begin.row.replay["first"][0])
+        for step in range(first, begin.action):
+            self.latents[row, step - first] = begin.row.replay["latents"][0, step - theirs].to(self.latents)
+            if self.means is not None:
+                self.means[row, step - first] = begin.row.replay["means"][0, step - theirs].to(self.means)
+        self.log_probs[row, : begin.action] = begin.row.old_log_probs[0, : begin.action].to(self.log_probs)
 
     def transitions(self, step: int, rows: Tensor, means: Tensor, log_probs: Tensor) -> None:
         trained = self.plan.trained[rows, step].nonzero().squeeze(1)

@@ -12,7 +12,7 @@ from the same noise; until their first stochastic step they are one ODE trajecto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +20,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, PolicyError
 from mmrl.randomness import Key
+from mmrl.record import Start
 from mmrl.settings import Section
 
 
@@ -102,6 +103,20 @@ def plan_steps(
     seed, place = members // rollouts_per_seed(choice, possible), members // choice.branches % len(steps)
     one = torch.nn.functional.one_hot(steps[place], len(possible)).bool()
     return StepPlan(one, one, seed, seed * len(possible) + steps[place])
+
+
+def continued(plan: StepPlan, starts: Mapping[int, Start], prompts: Sequence[str]) -> StepPlan:
+    """`plan` in which row r goes on from `starts[r]`: before that it draws nothing, and trains what the other did."""
+    stochastic, trained, branch = plan.stochastic.clone(), plan.trained.clone(), plan.branch.clone()
+    for row, start in starts.items():
+        stochastic[row, : start.action] = False
+        trained[row, : start.action] = start.row.mask[0, : start.action].cpu()
+        if not bool(stochastic[row].any()):
+            raise PolicyError(
+                f"prompt {prompts[row]!r}: behind step {start.action} no noise is drawn, so a row that begins there "
+                "would repeat the one it begins in; begin earlier"
+            )
+    return StepPlan(stochastic, trained, plan.seed, branch)
 
 
 def rollouts_per_seed(choice: TrainSteps, possible: Tensor) -> int:

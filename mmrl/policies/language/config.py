@@ -1,4 +1,4 @@
-"""The `policy:` section of language policies."""
+"""The configuration of language policies: every default with how to choose it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from mmrl.policies import adapters
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.encoding import Encoded, encode, extended, to_device, with_features
-from mmrl.policies.language.families import family_of
+from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.families.kept import capabilities_of
@@ -40,12 +40,12 @@ from mmrl.policies.language.probes.spectrum import visual_entropy
 from mmrl.policies.language.sampling import Decoded, decode
 from mmrl.policies.language.scoring import LOG_PROBS, ScoredLanguageModel
 from mmrl.policies.language.stopping import Stopping
-from mmrl.policies.language.writing import WritingPlan
+from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
 from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
-from mmrl.record import Evaluation, Prompt, Request, Rollouts
+from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
 from mmrl.stages import Need, View
 
 PROMPT_PROBES = frozenset({"visual_entropy"})
@@ -87,6 +87,7 @@ class LanguagePolicy(Policy):
         self.family: Family = family_of(model.config, processor)
         self.stopping = Stopping.of(model, processor.tokenizer, config.stop, config.stop_tokens)
         self._size_images()
+        self.pixel_scales = PixelScale.of(processor) if self.family.patch_rows else {}
         self._source: str | None = None
         self._features: WeakKeyDictionary[Encoded, dict[str, Any]] = WeakKeyDictionary()
         self.module = self._scored(self._prepared(model))
@@ -95,11 +96,13 @@ class LanguagePolicy(Policy):
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
-        """Load the checkpoint that `config.model` names."""
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        """Load the checkpoint that `config.model` names; whether transformers has its kind is seen before its weights
+        are read."""
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
+            check_model_type(AutoConfig.from_pretrained(config.model, **trusted))
             processor = AutoProcessor.from_pretrained(config.model, **trusted)
             model = _load(AutoModelForImageTextToText, config)
         except (OSError, ValueError, ImportError) as error:  # the last for an attention backend that is not installed
@@ -224,8 +227,8 @@ class LanguagePolicy(Policy):
             return [self.encode(without_media(p)) for p in rollouts.prompts]
         pairs = zip(rollouts.prompts, rollouts.encoded, strict=True)
         if self.family.patch_rows:
-            scales = PixelScale.of(self.processor)
-            return [corrupted(entry, view, prompt.id, self.seed, self.family, scales) for prompt, entry in pairs]
+            known = self.seed, self.family, self.pixel_scales
+            return [corrupted(entry, view, prompt.id, *known) for prompt, entry in pairs]
         return [
             shown_otherwise(prompt, entry, view, self.seed, self._frames(prompt), self._encode)
             for prompt, entry in pairs
@@ -270,7 +273,9 @@ class LanguagePolicy(Policy):
         if way == "auto" and not one_pass:
             return {}
         prefills: dict[Encoded, Prefill] = {}
-        prompt_of = {ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is None and r.prefix is None}
+        prompt_of = {
+            ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is r.prefix is r.start is None
+        }
         with self.acting(), torch.enable_grad():
             for row in prefill.packs(list(prompt_of)):
                 made = self.inner.prefill(row)
@@ -289,6 +294,20 @@ class LanguagePolicy(Policy):
         """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""
         shown = ready[request.prompt.id] if request.shown is None else self.encode(request.shown)
         return extended(shown, prefix)
+
+    @torch.no_grad()
+    def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
+        """Answers of others as rows of this policy's, with its own log-probs of them."""
+        end, limit = self.processor.tokenizer.eos_token_id, self.config.max_new_tokens
+        end = self.stopping.ids[0] if end is None else end
+        pairs = list(zip(answers, prompts, strict=True))
+        known, never = self.processor.tokenizer, self.family.suppressed
+        ids = [tokens_of(answer, prompt, known, end, limit, never) for answer, prompt in pairs]
+        encoded = {name: self.encode(prompt) for name, prompt in {p.id: p for p in prompts}.items()}
+        rows = given_rows(ids, prompts, encoded, self.processor.tokenizer, self.device)
+        for part in self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows):
+            rows.old_log_probs[part] = self.evaluate(rows.index(part), (), weights="old").log_probs
+        return rows
 
     # -- scoring -------------------------------------------------------------------------------------------------
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip, VideoSampling
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.families import family_of
 from mmrl.policies.language.families.default import Family
-from mmrl.policies.language.policy import LanguagePolicy, LanguagePolicyConfig
+from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.policies.views import PIXEL_VIEWS, REMOVE_MEDIA
 from mmrl.record import Prompt
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mmrl.policies.language.policy import LanguagePolicy, LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.policies.views import PIXEL_VIEWS, REMOVE_MEDIA, VIDEO_VIEWS
 
 

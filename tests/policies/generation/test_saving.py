@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmrl.errors import ConfigError
-from mmrl.policies.generation.policy import FlowPolicy, FlowPolicyConfig
+from mmrl.policies.generation.config import FlowPolicyConfig
+from mmrl.policies.generation.policy import FlowPolicy
 from mmrl.randomness import Key
 from tests.policies.generation.tiny import flow_pipeline, flow_policy, flow_requests, nudge
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mmrl.policies.generation.policy import FlowPolicy, FlowPolicyConfig
+from mmrl.policies.generation.config import FlowPolicyConfig
+from mmrl.policies.generation.policy import FlowPolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
 

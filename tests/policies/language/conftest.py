@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmrl.policies.language.policy import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.video import VideoPolicy, VideoPolicyConfig
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mmrl.errors import ConfigError, DataError, PolicyError
+from mmrl.errors import DataError, PolicyError
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.encoding import to_device
-from mmrl.policies.language.policy import LanguagePolicyConfig
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.record import Prompt
 from tests.policies.language.scenes import image_prompt, mixed_prompts, picture, video_prompt
@@ -117,6 +117,5 @@ def test_moving_to_the_device_where_tensors_are_copies_nothing(policies):
 def test_a_processor_of_another_model_is_noticed_before_any_forward(tiny):
     model, processor = tiny()
     processor.image_processor.merge_size = 1  # of a model whose tower does not merge
-    policy = VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny"))
     with pytest.raises(PolicyError, match=r"placeholders but .* features; processor and model do not belong together"):
-        policy.encode(image_prompt("p", picture("red")))
+        VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny"))

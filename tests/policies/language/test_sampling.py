@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies.language.policy import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.sampling import SharedCache, choose
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies.language.policy import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key
 from tests.policies.language.scenes import mixed_prompts, requests

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import mmrl  # noqa: F401
 from mmrl.pipelines.bases.models import tiny_vlm
-from mmrl.policies.language.policy import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key
 from tests.policies.language.scenes import mixed_prompts, requests

@@ -7,10 +7,12 @@ need otherwise, and says why.
 from __future__ import annotations
 
 import pkgutil
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from typing import Any
 
+from mmrl.errors import ConfigError
 from mmrl.policies.language.families.default import Family
 
 
@@ -26,6 +28,18 @@ def overrides() -> dict[str, type[Family]]:
         found |= dict.fromkeys(family.model_types, family)
         unseen += family.__subclasses__()
     return found
+
+
+def check_model_type(config: Any) -> None:
+    """Only models of transformers' image-text-to-text class, or with code of their own, can be loaded."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as known
+
+    if config.model_type not in known and not getattr(config, "auto_map", None):
+        raise ConfigError(
+            f"model type {config.model_type!r} is not supported: it is none of the {len(known)} vision-language types "
+            f"of this transformers (AutoModelForImageTextToText); "
+            f"nearest: {', '.join(get_close_matches(config.model_type, known, 3, 0.3)) or 'none'}"
+        )
 
 
 def family_of(config: Any, processor: Any) -> Family:

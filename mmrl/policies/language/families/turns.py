@@ -44,9 +44,7 @@ def rendered(family: Family, messages: Sequence[dict[str, Any]], *, ended: bool 
     return text
 
 
-def turn(
-    family: Family, core: Any, text: str, images: Sequence[Any] = (), frames: Sequence[Frames] = ()
-) -> Encoded:
+def turn(family: Family, core: Any, text: str, images: Sequence[Any] = (), frames: Sequence[Frames] = ()) -> Encoded:
     """Tokens and media of one later turn, `rendered` before; its positions are those of a prompt of its own."""
     return family.encode(core, text, images, frames, special=False)
 

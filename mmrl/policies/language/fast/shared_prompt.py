@@ -123,7 +123,7 @@ def refusal(core: Any, attention: str) -> str | None:
     text = core.config.get_text_config()
     other = sorted(set(getattr(text, "layer_types", None) or []) - EXACT_LAYERS)
     if other:
-        return f"layers of type {', '.join(other)} do not see a prompt and a response as the packed row lays them out"
+        return f"layers of type {', '.join(other)} carry state from one token to the next, or cut the row in chunks"
     if attention != "sdpa":
         return f"attention is {attention!r}; the packed row needs 'sdpa'"
     if getattr(text, "attention_dropout", 0.0):

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mmrl.objective import Objective
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.encoding import Encoded, extended
 from mmrl.policies.language.families.check import own_logits, reference
 from mmrl.policies.language.log_probs import Distribution
 from mmrl.policies.language.vision import VisionPolicy
@@ -174,7 +173,6 @@ class TestActing:
         seen = torch.tensor([bool(p.images) for p in here.rollouts.prompts])[here.rollouts.prompt]
         gap = ((dark - here.expected) * here.rollouts.mask).abs().amax(1)
         assert (gap[seen] > 100 * CLOSE).all() and (gap[~seen] < CLOSE).all()
-
 
 
 class TestTraining:
