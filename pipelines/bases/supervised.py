@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mmrl.pipelines.bases.cards import write_card
-from mmrl.policies.language.encoding import Encoded, collate
+from mmrl.policies.language.encoded import Encoded
+from mmrl.policies.language.encoding import collate
 from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.policies.language.encoding import Encoded
+from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.fast import shared_prompt, two_calls
 from mmrl.policies.language.fast.prefill import Prefill

@@ -23,7 +23,8 @@ from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.encoding import Encoded, encode, extended, to_device, with_features
+from mmrl.policies.language.encoded import Encoded, to_device, with_features
+from mmrl.policies.language.encoding import encode, extended
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.policies.language.encoding import Encoded, collate, extended, model_positions
+from mmrl.policies.language.encoded import Encoded, model_positions
+from mmrl.policies.language.encoding import collate, extended
 from mmrl.policies.language.fast.prefill import Prefill, stacked
 from mmrl.policies.language.fast.shared_decode import SharedPrefix
 from mmrl.policies.language.scoring import ScoredLanguageModel

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmrl.policies.language.encoding import Encoded, collate
+from mmrl.policies.language.encoded import Encoded
+from mmrl.policies.language.encoding import collate
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.fast import prefill, shared_prompt, vision_attention
 from mmrl.policies.language.fast.patch_projection import project_patches

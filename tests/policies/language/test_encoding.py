@@ -5,7 +5,7 @@ import torch
 
 from mmrl.errors import DataError, PolicyError
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.encoding import to_device
+from mmrl.policies.language.encoded import to_device
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.record import Prompt
 from tests.policies.language.scenes import image_prompt, mixed_prompts, picture, video_prompt

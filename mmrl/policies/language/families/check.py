@@ -20,7 +20,8 @@ from torch import Tensor
 
 from mmrl.errors import PolicyError
 from mmrl.policies.language import scoring
-from mmrl.policies.language.encoding import Encoded, extended, to_device, with_features
+from mmrl.policies.language.encoded import Encoded, to_device, with_features
+from mmrl.policies.language.encoding import extended
 from mmrl.policies.language.families import turns
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
@@ -115,7 +116,7 @@ def _prepared(core: Any, family: Family, probes: Sequence[Probe]) -> Trial:
     for index, probe in enumerate(probes):
         try:
             entry = probe.encoded(family, core)
-        except (ValueError, TypeError, PolicyError) as error:
+        except REFUSED as error:
             if probe.needed:
                 raise PolicyError(f"model type {family.model_type!r} cannot read {probe.name}: {error}") from None
             family.capabilities.gaps[f"prompt: {probe.name}"] = f"refused by the processor: {str(error)[:100]}"

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from mmrl.errors import PolicyError
 from mmrl.media import Frames
-from mmrl.policies.language.encoding import Encoded
+from mmrl.policies.language.encoded import Encoded, to_device
 from mmrl.policies.language.families.base import Capabilities
-from mmrl.record import Prompt
 
 ALIGNED = frozenset({"token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids", "cross_attention_mask"})
 """Processor outputs with one entry a token."""
@@ -139,6 +138,7 @@ class Family:
         ids = output.pop("input_ids")
         aligned = {name: torch.as_tensor(output.pop(name)) for name in ALIGNED & output.keys()}
         media = {name: _tensor(output[name]) for name in sorted(output.keys() & self.accepted(core))}
+        self.check_placeholders(ids, media, len(images), len(frames))
         return self.placed(core, ids, aligned, media)
 
     def placed(self, core: Any, ids: Tensor, aligned: dict[str, Tensor], media: dict[str, Any]) -> Encoded:
@@ -195,13 +195,13 @@ class Family:
     axes: int | None = None
     """Of positions, once a prompt has shown them: a prompt of text alone may come with one where others have three."""
 
-    def check_placeholders(self, prompt: Prompt, entry: Encoded) -> None:
-        """A prompt with media has placeholders for them; the model itself counts them when it runs."""
-        known = [i for i in self.placeholders.values()]
-        if known and (prompt.images or prompt.videos) and not torch.isin(entry.ids, torch.tensor(known)).any():
+    def check_placeholders(self, ids: Tensor, media: dict[str, Any], images: int, clips: int) -> None:
+        """Tokens of a prompt with media have placeholders for them; the model itself counts them when it runs."""
+        known = list(self.placeholders.values())
+        if known and images + clips and not torch.isin(ids, torch.tensor(known)).any():
             raise PolicyError(
-                f"prompt {prompt.id!r}: 0 placeholders (ids {known}) for {len(prompt.images)} image(s) and "
-                f"{len(prompt.videos)} video(s); processor and model do not belong together"
+                f"0 placeholders (ids {known}) for {images} image(s) and {clips} video(s); processor and model do not "
+                "belong together"
             )
 
     # -- media ---------------------------------------------------------------------------------------------------
@@ -275,8 +275,6 @@ class Family:
 
     def idle(self, core: Any, device: torch.device) -> Tensor:
         """0, through everything that reads media: a rank whose batch has none still takes part in its gradients."""
-        from mmrl.policies.language.encoding import to_device
-
         row = to_device(self._idle_row(core), device)
         return 0.0 * self.states(core, row).float().sum()
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mmrl.media import Frames
-from mmrl.policies.language.encoding import Encoded
+from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.families.default import Family
 
 

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import PolicyError
-from mmrl.policies.language.encoding import Encoded
 from mmrl.policies.language.families.default import Family, _kept
-from mmrl.record import Prompt
 
 
 class Qwen(Family):
@@ -54,15 +52,15 @@ class Qwen(Family):
     def after(self, core: Any, ids: Tensor, aligned: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: torch.zeros_like(row[0, -1]) for name, row in aligned.items()}
 
-    def check_placeholders(self, prompt: Prompt, entry: Encoded) -> None:
+    def check_placeholders(self, ids: Tensor, media: dict[str, Any], images: int, clips: int) -> None:
         """Placeholders in the text and features of the vision tower must agree, before any forward."""
         for kind, token in self.placeholders.items():
-            grid = entry.media.get(f"{kind}_grid_thw")
+            grid = media.get(f"{kind}_grid_thw")
             features = 0 if grid is None else int(grid.prod(-1).sum()) // self.merge**2
-            placeholders = int((entry.ids == token).sum())
+            placeholders = int((ids == token).sum())
             if placeholders != features:
                 raise PolicyError(
-                    f"prompt {prompt.id!r}: {placeholders} {kind} placeholders but {features} {kind} features; "
+                    f"{placeholders} {kind} placeholders but {features} {kind} features; "
                     "processor and model do not belong together (patch or merge size)"
                 )
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mmrl.errors import PolicyError
 from mmrl.media import Frames
-from mmrl.policies.language.encoding import Encoded, extended
+from mmrl.policies.language.encoded import Encoded
+from mmrl.policies.language.encoding import extended
 from mmrl.policies.language.families.default import Family, collated
 
 REPLY = "yes"

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmrl.policies.language.encoding import Encoded, model_positions, to_device
+from mmrl.policies.language.encoded import Encoded, model_positions, to_device
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.fast import cascade, shared_decode
 from mmrl.policies.language.fast.prefill import Prefill

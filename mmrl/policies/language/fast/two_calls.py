@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.policies.language.encoding import Encoded, collate, model_positions, to_device
+from mmrl.policies.language.encoded import Encoded, model_positions, to_device
+from mmrl.policies.language.encoding import collate
 from mmrl.policies.language.families.default import Family
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.policies.language.encoding import Encoded, to_device
+from mmrl.policies.language.encoded import Encoded, to_device
 
 
 def spectral_entropy(features: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def case(name: str) -> Case:
 
 def expected(name: str, policy: VisionPolicy, rollouts: Rollouts) -> Tensor:
     """(B, T) by the reference, on a model that no policy has touched."""
-    model, processor = RECIPES[name]()
+    model, _ = RECIPES[name]()
     return torch.stack(references(model, policy.family, rollouts))
 
 
