@@ -167,7 +167,8 @@ class LanguagePolicy(Policy):
         adapted = config.lora is not None or config.adapter is not None
         train_vision = config.train_vision if config.train_vision is not None else not adapted
         if adapted:
-            exclude = None if train_vision else rf"(.*\.)?({'|'.join(map(re.escape, readers))})(\..*)?"
+            frozen = [*([] if train_vision else readers), *self.family.not_linear(model)]
+            exclude = rf"(.*\.)?({'|'.join(map(re.escape, frozen))})(\..*)?" if frozen else None
             model = adapters.attach_lora(model, config.lora, seed=self.seed, start=config.adapter, exclude=exclude)
         elif not train_vision:
             for reader in readers.values():

@@ -28,6 +28,7 @@ POSITION_ONLY = frozenset({"second_per_grid_ts", "video_second_per_grid"})
 """Processor outputs that only enter position ids; kept in the record, not passed to the forward."""
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 KINDS = ("image", "video")
+MODELS = "transformers.models."
 DEEPER = "deepstack_features"
 """Features that enter deeper layers: one entry a layer, each with one part a medium."""
 
@@ -116,6 +117,12 @@ class Family:
         names = {id(module): name for name, module in core.named_modules()}
         rest = [m for m in base.children() if m is not decoder and m is not head]
         return {names[id(m)]: m for m in rest if any(True for _ in m.parameters())}
+
+    def not_linear(self, core: Any) -> list[str]:
+        """Names of linear layers with a forward of their own, such as routers that return a tuple: they take no
+        adapter."""
+        own = [(n, type(m)) for n, m in core.named_modules() if isinstance(m, nn.Linear)]
+        return [n for n, kind in own if kind.forward is not nn.Linear.forward and kind.__module__.startswith(MODELS)]
 
     # -- prompts -------------------------------------------------------------------------------------------------
 
