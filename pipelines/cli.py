@@ -287,13 +287,19 @@ def launch(context: typer.Context) -> None:
 
 @app.command()
 def doctor(
+    model: Annotated[str | None, typer.Argument(help="A vision-language model, to be run and told about.")] = None,
+    video: Annotated[bool, typer.Option(help="Show the model clips too.")] = False,
     repair: Annotated[bool, typer.Option(help="Let every program here import a torchvision built for CUDA.")] = False,
 ) -> None:
-    """What this machine has, what is missing, and how to mend it."""
+    """What this machine has and lacks; of a model: how it can be trained here, found by running it."""
     from mmrl import _torchvision
     from mmrl.pipelines.doctor import doctor as diagnose
     from mmrl.pipelines.doctor import render
+    from mmrl.pipelines.model_report import model_report
 
+    if model is not None:
+        console.print(model_report(model, video=video))
+        return
     if repair:
         written = _torchvision.repair_environment()
         say(f"written: {written}" if written else "torchvision needs no repair")

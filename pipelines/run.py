@@ -189,7 +189,7 @@ def train(
             counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout,
         )  # fmt: skip
         if trainer.accelerator.is_main_process:
-            trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack)
+            trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack, policy)
         with told_where(*given):
             result = trainer.train(start)
         if trainer.accelerator.is_main_process and result.after:
@@ -198,12 +198,12 @@ def train(
     return result
 
 
-def _open_folder(config: RunConfig, step: int, stack: ExitStack) -> list[Tracker]:
+def _open_folder(config: RunConfig, step: int, stack: ExitStack, policy: Policy) -> list[Tracker]:
     """Write down what this run is, and go on with its metrics after `step`."""
     folder = config.directory
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.yaml", config.to_yaml())
-    write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
+    write_atomically(folder / "environment.json", json.dumps(environment() | policy.facts(), indent=1))
     trackers = open_trackers(config.tracking, folder, config.model_dump(mode="json"), step)
     for tracker in trackers:
         stack.callback(tracker.close)

@@ -135,6 +135,10 @@ class Policy(ABC):
     def after_update(self) -> None:  # noqa: B027 (most policies keep no average)
         """Called after every optimizer step: a policy that keeps a moving average of its weights moves it here."""
 
+    def facts(self) -> dict[str, Any]:
+        """JSON-able findings about the model, for the run's `environment.json`."""
+        return {}
+
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """B lists of T short texts for people: the token, or the denoising step."""
         return [[str(t) for t in range(rollouts.mask.shape[1])] for _ in range(len(rollouts))]

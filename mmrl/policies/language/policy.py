@@ -129,6 +129,10 @@ class LanguagePolicy(Policy):
         """What was found about this model when it was loaded."""
         return self.family.capabilities
 
+    def facts(self) -> dict[str, Any]:
+        found = {"model_type": self.family.model_type, "family": type(self.family).__name__}
+        return {"model": found | {"ways": [way.value for way in self.ways], **self.capabilities.as_dict()}}
+
     @property
     def inner(self) -> ScoredLanguageModel:
         return cast(ScoredLanguageModel, super().inner)

@@ -151,12 +151,16 @@ class Family:
     def placed(self, core: Any, ids: Tensor, aligned: dict[str, Tensor], media: dict[str, Any]) -> Encoded:
         """A row (1, P) with its positions, and what goes on after it."""
         positions = self.positions(core, ids, aligned, media)
+        after = self.after(core, ids, aligned)
+        rows = {name: row[0] for name, row in aligned.items()}
+        return Encoded(ids[0], rows, positions, self.next_position(positions), media, after)
+
+    def next_position(self, positions: Tensor) -> int:
+        """Of the first token after a row (K, P), the same on all axes."""
         ends = positions[:, -1]
         if not bool((ends == ends[0]).all()):
             raise PolicyError(f"{self.model_type}: a prompt ends at unlike positions {ends.tolist()} on its axes")
-        after = self.after(core, ids, aligned)
-        rows = {name: row[0] for name, row in aligned.items()}
-        return Encoded(ids[0], rows, positions, int(ends[0]) + 1, media, after)
+        return int(ends[0]) + 1
 
     def _clips(self, frames: Sequence[Frames]) -> dict[str, Any]:
         """Frames are chosen already; where the family takes any size they are resized too."""

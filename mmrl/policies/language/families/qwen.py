@@ -49,6 +49,10 @@ class Qwen(Family):
         positions, _ = core.model.get_rope_index(**given, **grids)
         return positions[:, 0]
 
+    def next_position(self, positions: Tensor) -> int:
+        """One past the largest, as `generate` has it: a clip may outlast the text behind it."""
+        return int(positions.max()) + 1
+
     def after(self, core: Any, ids: Tensor, aligned: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: torch.zeros_like(row[0, -1]) for name, row in aligned.items()}
 
