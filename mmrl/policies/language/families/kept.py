@@ -64,7 +64,7 @@ def key(model: Any, family: Family, attention: str, video: bool) -> str:
     processor = family.processor
     parts = {
         "config": model.config.to_dict(),
-        "processor": processor.to_dict(),
+        "processor": _settings(processor),
         "images": _settings(getattr(processor, "image_processor", None)),
         "videos": _settings(getattr(processor, "video_processor", None)),
         "template": [processor.chat_template, getattr(processor.tokenizer, "chat_template", None)],
@@ -78,4 +78,10 @@ def key(model: Any, family: Family, attention: str, video: bool) -> str:
 
 
 def _settings(part: Any) -> Any:
-    return part.to_dict() if hasattr(part, "to_dict") else None
+    """Of a processor or a part of it; one that cannot be written (a font that is not there) by its attributes."""
+    if part is None or not hasattr(part, "to_dict"):
+        return None
+    try:
+        return part.to_dict()
+    except ValueError:
+        return {name: str(value) for name, value in vars(part).items() if isinstance(value, (str, int, float, dict))}
