@@ -51,27 +51,12 @@ def _facts(policy: Any) -> Table:
         "never sampled": named(family.suppressed),
         "reads media": ", ".join(family.readers(core)),
         "video": "yes" if family.reads_video else "no",
-        "LoRA targets": _targets(policy),
+        "LoRA targets": ", ".join(family.linear_targets(core)),
     }
     table = Table.grid(padding=(0, 2))
     for name, fact in facts.items():
         table.add_row(Text(name, style="bold"), Text(fact))
     return table
-
-
-def _targets(policy: Any) -> str:
-    """Names of the linear layers that `targets: all-linear` would adapt in the text decoder."""
-    from torch import nn
-
-    core, family = policy.inner.core, policy.family
-    readers, never = tuple(family.readers(core)), set(family.not_linear(core))
-    head = core.get_output_embeddings()
-    found = {
-        name.rsplit(".", 1)[-1]
-        for name, module in core.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and name not in never and not name.startswith(readers)
-    }
-    return ", ".join(sorted(found))
 
 
 def _paths(policy: Any) -> Table:

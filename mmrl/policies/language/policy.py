@@ -173,7 +173,10 @@ class LanguagePolicy(Policy):
         if adapted:
             frozen = [*([] if train_vision else readers), *self.family.not_linear(model)]
             exclude = rf"(.*\.)?({'|'.join(map(re.escape, frozen))})(\..*)?" if frozen else None
-            model = adapters.attach_lora(model, config.lora, seed=self.seed, start=config.adapter, exclude=exclude)
+            lora = config.lora
+            if lora is not None and lora.targets == "all-linear":
+                lora = lora.model_copy(update={"targets": self.family.linear_targets(model)})
+            model = adapters.attach_lora(model, lora, seed=self.seed, start=config.adapter, exclude=exclude)
         elif not train_vision:
             for reader in readers.values():
                 reader.requires_grad_(False)

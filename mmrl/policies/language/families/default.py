@@ -28,6 +28,7 @@ POSITION_ONLY = frozenset({"second_per_grid_ts", "video_second_per_grid"})
 """Processor outputs that only enter position ids; kept in the record, not passed to the forward."""
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 KINDS = ("image", "video")
+SEEN = ("image", "video", "visual", "vision")
 MODELS = "transformers.models."
 DEEPER = "deepstack_features"
 """Features that enter deeper layers: one entry a layer, each with one part a medium."""
@@ -98,6 +99,8 @@ class Family:
             "eoi_token_index",
         )
         ids |= {value for name, value in vars(self.config).items() if name.endswith(ends)}
+        held = {n: v for n, v in vars(self.config).items() if n.endswith("_token_ids") and isinstance(v, list)}
+        ids |= {token for name, tokens in held.items() if name.startswith(SEEN) for token in tokens}
         named = [*VISION_TOKENS, *(getattr(processor, f"{kind}_token", None) for kind in kinds)]
         ids |= {vocabulary[token] for token in named if token in vocabulary}
         return tuple(sorted(i for i in ids if isinstance(i, int) and 0 <= i < self.text.vocab_size))
@@ -123,6 +126,19 @@ class Family:
         adapter."""
         own = [(n, type(m)) for n, m in core.named_modules() if isinstance(m, nn.Linear)]
         return [n for n, kind in own if kind.forward is not nn.Linear.forward and kind.__module__.startswith(MODELS)]
+
+    def linear_targets(self, core: Any) -> list[str]:
+        """What "all-linear" adapts: the shortest endings of names that only linear layers have, without the head.
+
+        PEFT would take last names, and mistake the layer `0` of a sequence for the decoder's layer `0`.
+        """
+        head, linear, other = core.get_output_embeddings(), [], set()
+        for name, module in core.named_modules():
+            if not isinstance(module, nn.Linear):
+                other |= set(_endings(name))
+            elif module is not head:
+                linear.append(name)
+        return sorted({next(end for end in _endings(name) if end not in other) for name in linear})
 
     # -- prompts -------------------------------------------------------------------------------------------------
 
@@ -324,6 +340,12 @@ class Family:
             if isinstance(layer, LinearAttentionLayer):
                 layer.update_recurrent_state = _assigning(layer)
         return cache
+
+
+def _endings(name: str) -> list[str]:
+    """a.b.c -> c, b.c, a.b.c"""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
 
 
 def collated(media: Sequence[dict[str, Any]]) -> dict[str, Any]:

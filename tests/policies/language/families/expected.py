@@ -62,3 +62,5 @@ NO_TEXT = frozenset({"paligemma", "paligemma2"})
 """Their processors want a picture."""
 ONE_PICTURE = frozenset({"perception_lm"})
 """Its processor stacks pictures, and fails on two of unlike numbers of tiles."""
+NOT_RELOADED = frozenset({"kimi_k25"})
+"""transformers 5.23 cannot read back what it wrote of the tiny model (an error in its weight conversion)."""

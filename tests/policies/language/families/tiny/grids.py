@@ -132,7 +132,11 @@ def ernie4_5_vl_moe():
     image, first, last, video, start, end = named.values()
     tok = tokenizer([], template := chat(first + image + last, start + video + end), named=named)
     sizes = {"patch_size": 8, "merge_size": 2, "size": PIXELS}
-    parts = tf.Ernie4_5_VLMoeImageProcessor(**sizes), tok, tf.Ernie4_5_VLMoeVideoProcessor(draw_on_frames=False, **sizes)
+    parts = (
+        tf.Ernie4_5_VLMoeImageProcessor(**sizes),
+        tok,
+        tf.Ernie4_5_VLMoeVideoProcessor(draw_on_frames=False, **sizes),
+    )
     processor = tf.Ernie4_5_VLMoeProcessor(*parts, chat_template=template)
     text = TEXT | of(tok) | rope(3, 3, 2) | {"moe_intermediate_size": [32, 16], "moe_k": 2, "moe_num_experts": 4}
     text |= {"moe_num_shared_experts": 1}

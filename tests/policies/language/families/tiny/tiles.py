@@ -210,8 +210,8 @@ def granite_model(tok: Any) -> Any:
     text = TEXT | of(tok) | {"model_type": "granite4_vision_text", "num_hidden_layers": 4, "logits_scaling": 4.0}
     config = tf.Granite4VisionConfig(
         text_config=text, vision_config=tower, image_grid_pinpoints=PINPOINTS, downsample_rate="1/2",
-        image_token_index=tok.convert_tokens_to_ids("<image>"), deepstack_layer_map=[[-1, 0], [-2, 2]], vision_feature_select_strategy="full",
-        use_spatial_sampling=False, projector_dropout=0.0,
+        image_token_index=tok.convert_tokens_to_ids("<image>"), deepstack_layer_map=[[-1, 0], [-2, 2]],
+        vision_feature_select_strategy="full", use_spatial_sampling=False, projector_dropout=0.0,
     )  # fmt: skip
     return tf.Granite4VisionForConditionalGeneration(config)
 
