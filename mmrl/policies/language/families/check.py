@@ -112,24 +112,24 @@ def _try(found: Capabilities, name: str, way: Callable[[], float]) -> None:
 
 
 def _prepared(core: Any, family: Family, probes: Sequence[Probe]) -> Trial:
-    prompts, wrong, rows, lengths = [], [], [], []
+    prompts, wrong, rows, known = [], [], [], []
     for index, probe in enumerate(probes):
+        answers = random_actions(family, LENGTHS, seed=index)
         try:
             entry = probe.encoded(family, core)
+            known += [reference(core, family, entry, ids) for ids in answers]
         except REFUSED as error:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             if probe.needed:
-                raise PolicyError(f"model type {family.model_type!r} cannot read {probe.name}: {error}") from None
-            family.capabilities.gaps[f"prompt: {probe.name}"] = f"refused by the processor: {str(error)[:100]}"
+                raise PolicyError(f"model type {family.model_type!r} cannot read {probe.name}: {said}") from None
+            family.capabilities.gaps[f"prompt: {probe.name}"] = f"refused by processor or model: {said}"
             continue
         prompts.append(entry)
         wrong.append(probe.changed().encoded(family, core) if entry.media else None)
-        rows += random_actions(family, LENGTHS, seed=index)
+        rows += answers
     lengths = torch.tensor([len(row) for row in rows])
-    actions = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    actions, expected = (torch.nn.utils.rnn.pad_sequence(part, batch_first=True) for part in (rows, known))
     prompt = torch.arange(len(prompts)).repeat_interleave(len(LENGTHS))
-    expected = torch.zeros(actions.shape)
-    for row, p in enumerate(prompt.tolist()):
-        expected[row, : lengths[row]] = reference(core, family, prompts[p], actions[row, : lengths[row]])
     return Trial(core, family, prompts, wrong, prompt, actions, lengths, expected)
 
 

@@ -49,7 +49,7 @@ class Probe:
 
 
 def probes(family: Family, *, video: bool) -> Sequence[Probe]:
-    """A tall picture, two pictures one of which is larger than a tile, text alone, and for video policies a clip."""
+    """A tall picture, two pictures one of which is larger than a tile, text alone, and for video policies two clips."""
     side = _tile(family)
     tall, wide = (_even(0.6 * side), _even(1.5 * side)), (_even(1.4 * side), _even(0.9 * side))
     asked = [
@@ -61,6 +61,7 @@ def probes(family: Family, *, video: bool) -> Sequence[Probe]:
         unit = family.factor or 16
         frames = max(4, 2 * family.temporal_patch)
         asked.append(Probe("a clip", ((frames, 3 * unit, 2 * unit), "What moves?"), 4, needed=True))
+        asked.append(Probe("a longer clip", ((frames + 2 * family.temporal_patch, 2 * unit, 3 * unit), "And here?"), 5))
     return asked
 
 

@@ -64,3 +64,9 @@ ONE_PICTURE = frozenset({"perception_lm"})
 """Its processor stacks pictures, and fails on two of unlike numbers of tiles."""
 NOT_RELOADED = frozenset({"kimi_k25"})
 """transformers 5.23 cannot read back what it wrote of the tiny model (an error in its weight conversion)."""
+CLIPS = (
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "glm4v", "glm46v", "glm4v_moe", "exaone4_5",
+    "lfm3_vl", "video_llama_3", "qwen2_5_omni", "qwen3_omni_moe", "internvl", "smolvlm", "gemma4", "llava_onevision",
+    "minicpmv4_6", "ernie4_5_vl_moe", "perception_lm",
+)  # fmt: skip
+"""Families whose clips are scored exactly."""
