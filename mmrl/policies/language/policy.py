@@ -29,6 +29,7 @@ from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.families.kept import capabilities_of
+from mmrl.policies.language.families.qwen import Qwen
 from mmrl.policies.language.fast import prefill
 from mmrl.policies.language.fast.prefill import KeptPrefills, Prefill
 from mmrl.policies.language.layout import Way, lay_out, ways
@@ -88,7 +89,7 @@ class LanguagePolicy(Policy):
         self.family: Family = family_of(model.config, processor)
         self.stopping = Stopping.of(model, processor.tokenizer, config.stop, config.stop_tokens)
         self._size_images()
-        self.pixel_scales = PixelScale.of(processor) if self.family.patch_rows else {}
+        self.pixel_scales = PixelScale.of(processor) if isinstance(self.family, Qwen) else {}
         self._source: str | None = None
         self._features: WeakKeyDictionary[Encoded, dict[str, Any]] = WeakKeyDictionary()
         self.module = self._scored(self._prepared(model))
@@ -235,7 +236,7 @@ class LanguagePolicy(Policy):
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
         pairs = zip(rollouts.prompts, rollouts.encoded, strict=True)
-        if self.family.patch_rows:
+        if isinstance(self.family, Qwen):
             known = self.seed, self.family, self.pixel_scales
             return [corrupted(entry, view, prompt.id, *known) for prompt, entry in pairs]
         return [

@@ -28,7 +28,9 @@ LOG_PROBS: Asked = (("log_probs", "log_probs", ()),)
 class Rows(Protocol):
     """Rows as one way lays them out."""
 
-    has_media: bool
+    @property
+    def has_media(self) -> bool:
+        """Whether any of them has pictures or clips."""
 
     def states(self, module: Any, mask: Tensor) -> Tensor:
         """(n, d): the state before the output head that predicts each action where `mask (B, T)`, row by row. Only
@@ -65,7 +67,7 @@ class Parts:
 
     @property
     def has_media(self) -> bool:
-        return all(part.has_media for _, part in self.parts)
+        return any(part.has_media for _, part in self.parts)
 
     def states(self, module: Any, mask: Tensor) -> Tensor:
         found: dict[int, Tensor] = {}

@@ -241,7 +241,7 @@ def _units(trial: Trial) -> list[list[int]]:
 
 
 def _two_calls(trial: Trial, shown: Sequence[Encoded]) -> scoring.Rows:
-    parts = []
+    parts: list[tuple[Tensor, scoring.Rows]] = []
     for unit in _units(trial):
         rows = torch.isin(trial.prompt, torch.tensor(unit)).nonzero().squeeze(1)
         given = trial.prompt[rows], trial.actions[rows], trial.lengths[rows]

@@ -44,13 +44,11 @@ class Family:
     layer_types   of the text decoder
     last_layer    the decoder's last layer may be asked for the end of a prompt alone (`fast.shared_prompt.LastLayer`)
     one_tower     the tower may be given this project's attention and patch projection
-    patch_rows    pixels are rows of patches, which `language.pixels` can turn back into frames
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
     last_layer: ClassVar[bool] = False
     one_tower: ClassVar[bool] = False
-    patch_rows: ClassVar[bool] = False
 
     def __init__(self, config: Any, processor: Any):
         self.config, self.processor = config, processor
@@ -388,7 +386,7 @@ def _kept(output: Any) -> dict[str, Any]:
 
 def _joined(parts: Sequence[dict[str, Any]]) -> SimpleNamespace:
     """Encoder outputs of several prompts as one."""
-    joined = {}
+    joined: dict[str, Any] = {}
     for name in parts[0]:
         values = [part.get(name) for part in parts]
         if any(value is None for value in values):

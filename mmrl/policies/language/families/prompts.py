@@ -39,10 +39,12 @@ class Probe:
                 content.append({"type": "text", "text": part})
             elif len(part) == 2:
                 content.append({"type": "image"})
-                images.append(picture(*part, self.seed + index))
+                width, height = part
+                images.append(picture(width, height, self.seed + index))
             else:
                 content.append({"type": "video"})
-                clips.append(_clip(*part, self.seed + index))
+                frames, width, height = part
+                clips.append(_clip(frames, width, height, self.seed + index))
         messages = [{"role": "user", "content": content}]
         text = family.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return family.encode(core, text, images, clips)
