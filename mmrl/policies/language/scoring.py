@@ -53,7 +53,7 @@ class Plain:
         return cls(inputs, actions.shape[1], any(e.media for e in entries))
 
     def states(self, module: Any, mask: Tensor) -> Tensor:
-        return module.family.states(module.core, self.inputs)[:, -self.steps - 1 : -1][mask]
+        return module.states(self.inputs, idle=not self.has_media)[:, -self.steps - 1 : -1][mask]
 
 
 @dataclass
@@ -144,14 +144,22 @@ class ScoredLanguageModel(nn.Module):
         """Score `actions (B, T)` where `mask (B, T)`; `{name: (B, T) float32}`, 0 outside the mask."""
         with self._precision():
             states = rows.states(self, mask)
-            if torch.is_grad_enabled() and self.vision_trains and not rows.has_media:
-                states = states + self.family.idle(self.core, states.device).to(states.dtype)
             numbers = score_rows(states, actions[mask], self.head, self.distribution, asked, rows=self.rows)
         place = mask.nonzero(as_tuple=True)
         return {
             name: values.new_zeros(*mask.shape, *values.shape[1:]).index_put(place, values)
             for name, values in numbers.items()
         }
+
+    def states(self, inputs: dict[str, Any], cache: Any = None, *, idle: bool = False, **more: Any) -> Tensor:
+        """(B, L, d) before the output head. Only within a forward pass.
+
+        idle  the batch has no media: encoders that train still take part, as those of other ranks do
+        """
+        zero = None
+        if idle and self.vision_trains and torch.is_grad_enabled():
+            zero = self.family.idle(self.core, next(self.parameters()).device)
+        return self.family.states(self.core, inputs, cache, idle=zero, **more)
 
     def logits(self, states: Tensor) -> Tensor:
         """(n, d) states before the output head -> (n, V) float32 logits as sampled from."""

@@ -43,12 +43,14 @@ class Family:
     soft_cap      of the final logits, None where there is none
     layer_types   of the text decoder
     last_layer    the decoder's last layer may be asked for the end of a prompt alone (`fast.shared_prompt.LastLayer`)
+    takes_embeddings  the model reads a row of text as well from embeddings as from ids
     one_tower     the tower may be given this project's attention and patch projection
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
     last_layer: ClassVar[bool] = False
     one_tower: ClassVar[bool] = False
+    takes_embeddings: ClassVar[bool] = False
 
     def __init__(self, config: Any, processor: Any):
         self.config, self.processor = config, processor
@@ -317,10 +319,23 @@ class Family:
 
     # -- passes --------------------------------------------------------------------------------------------------
 
-    def states(self, core: Any, inputs: dict[str, Any], cache: Any = None, **more: Any) -> Tensor:
-        """(B, L, d) before the output head."""
+    def states(
+        self, core: Any, inputs: dict[str, Any], cache: Any = None, *, idle: Tensor | None = None, **more: Any
+    ) -> Tensor:
+        """(B, L, d) before the output head.
+
+        idle  a zero that must take part in the gradient, see `idle`
+        """
         given = self.with_media(core, inputs) | more
         given |= {"past_key_values": cache, "use_cache": cache is not None}
+        if idle is not None and self.takes_embeddings:
+            # Where features would enter, so that FSDP gathers and reduces in the order of the other ranks.
+            embedded = core.get_input_embeddings()(given.pop("input_ids"))
+            given["inputs_embeds"] = embedded + idle.to(embedded.dtype)
+        states = self._run(core, given)
+        return states if idle is None or self.takes_embeddings else states + idle.to(states.dtype)
+
+    def _run(self, core: Any, given: dict[str, Any]) -> Tensor:
         base = core.base_model
         if base is not core:
             return base(**given).last_hidden_state

@@ -24,6 +24,7 @@ class Qwen(Family):
     model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
     last_layer = True
     one_tower = True
+    takes_embeddings = True
 
     def __init__(self, config: Any, processor: Any):
         super().__init__(config, processor)

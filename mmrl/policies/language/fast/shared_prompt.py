@@ -113,7 +113,7 @@ class Packed:
     has_media: bool = False
 
     def states(self, module: Any, mask: Tensor) -> Tensor:
-        states = module.family.states(module.core, self.inputs, shared_prompt=self.layout)[0]
+        states = module.states(self.inputs, idle=not self.has_media, shared_prompt=self.layout)[0]
         lasts = [p.last for p in self.layout.prefills]
         return torch.cat([states, *lasts])[self.where[mask]]
 
@@ -184,7 +184,7 @@ def pack(
             row_of.add_response(entry, actions[row, : sizes[row]])
             where[row, : sizes[row]] = torch.where(steps == 0, last, column + steps - 1)
             column += sizes[row]
-    has_media = any(entries[p].media for p in rows_of)
+    has_media = any(entries[p].media for p in rows_of) or lasts > 0  # encoders of prefills take part already
     return Packed(row_of.inputs(device), Layout(groups, row_of.own_mask), where.to(device), has_media)
 
 

@@ -36,13 +36,12 @@ class TwoCalls:
     has_media: bool
 
     def states(self, module: Any, mask: Tensor) -> Tensor:
-        family, core = module.family, module.core
-        cache = family.cache()
-        last = family.states(core, self.prompts, cache)[:, -1]
+        cache = module.family.cache()
+        last = module.states(self.prompts, cache, idle=not self.has_media)[:, -1]
         cache.reorder_cache(self.row)
         if self.responses["input_ids"].shape[1] == 1:
             return last[self.row][:, None][mask]
-        rest = family.states(core, self.responses, cache)
+        rest = module.states(self.responses, cache)
         return torch.cat([last[self.row][:, None], rest[:, :-1]], dim=1)[mask]
 
 
