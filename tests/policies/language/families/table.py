@@ -16,6 +16,7 @@ from mmrl.policies.language.families.reduced import random_actions
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
+from tests.policies.language.families.expected import CLIPS_REFUSED
 from tests.policies.language.families.tiny import RECIPES, picture
 
 PAGE = Path(__file__).parents[4] / "docs" / "families.md"
@@ -66,7 +67,11 @@ def row(name: str) -> str:
     cache = "shared" if found.shared_cache else "repeated" if found.prefix_cache else "none"
     times = [seconds(name, way) for way in ("off", "two_calls", "packed")]
     shown = [name, policy.family.model_type, said(found.features), said(found.batches), cache, said(found.packed)]
-    shown += [said(found.turns), said(policy.family.reads_video), f"{max(gaps):.0e}"]
+    shown += [
+        said(found.turns),
+        "refused" if name in CLIPS_REFUSED else said(policy.family.reads_video),
+        f"{max(gaps):.0e}",
+    ]
     return "| " + " | ".join([*shown, *("–" if t is None else f"{t:.2f}" for t in times)]) + " |"
 
 
