@@ -147,6 +147,8 @@ def _print_result(folder: Path, result: Result) -> None:
     for name in ("success", "reward"):
         if name in result.before and name in result.after:
             say(f"held-out {name}: {result.before[name]:.3f} -> {result.after[name]:.3f}")
+    if result.not_acted:
+        say(result.not_acted)
     verb = f"interrupted after step {result.steps}, saved; continue with --resume" if result.interrupted else "run in"
     say(f"{verb} {folder}")
 
@@ -287,23 +289,25 @@ def launch(context: typer.Context) -> None:
 
 @app.command()
 def doctor(
-    model: Annotated[str | None, typer.Argument(help="A vision-language model, to be run and told about.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A model to look at in place of the machine.")] = None,
     video: Annotated[bool, typer.Option(help="Show the model clips too.")] = False,
     repair: Annotated[bool, typer.Option(help="Let every program here import a torchvision built for CUDA.")] = False,
 ) -> None:
-    """What this machine has and lacks; of a model: how it can be trained here, found by running it."""
+    """What this machine has, what is missing, and how to mend it; or how a MODEL would be trained."""
     from mmrl import _torchvision
     from mmrl.pipelines.doctor import doctor as diagnose
-    from mmrl.pipelines.doctor import render
-    from mmrl.pipelines.model_report import model_report
+    from mmrl.pipelines.doctor import examined, render
+    from mmrl.policies.generation.families.doctor import is_pipeline
 
-    if model is not None:
-        console.print(model_report(model, video=video))
-        return
     if repair:
         written = _torchvision.repair_environment()
         say(f"written: {written}" if written else "torchvision needs no repair")
-    console.print(render(diagnose()))
+    if model is not None and not is_pipeline(model):
+        from mmrl.pipelines.model_report import model_report
+
+        console.print(model_report(model, video=video))
+    else:
+        console.print(render(diagnose() if model is None else examined(model)))
 
 
 @cache_app.command("build", context_settings=OVERRIDES)

@@ -25,7 +25,7 @@ from mmrl.training.tracking import TrackerName
 ASSET = "asset:"
 CLASS = "class"
 """Of `policy`: a class of the user's own."""
-METHOD_KEYS = ("updates_per_step", "self_check")
+METHOD_KEYS = ("self_check",)
 """Training settings that belong to a method; the others to the machine and the data."""
 
 
@@ -44,6 +44,7 @@ class DataConfig(Section):
     eval        held-out prompts; without it nothing is evaluated
     format      the data format of the rows, by name; auto recognises it
     columns     our names to theirs: {prompt: question, solution: answer}
+    numbers     columns of numbers that stage functions read, such as reference_value; every row must have them
     template    wraps the prompt, as in "{prompt}\\nAnswer inside <answer></answer>."; {column} is read from the row
     system      a system message put before every prompt
     task        of rows that name none
@@ -60,6 +61,7 @@ class DataConfig(Section):
     eval_limit: int | None = None
     format: str = "auto"
     columns: dict[str, str] | None = None
+    numbers: list[str] = []
     media_root: str | None = None
     template: str | None = None
     system: str | None = None
@@ -100,7 +102,7 @@ class RunConfig(Section):
              independent draws
     """
 
-    modality: Literal["vlm", "video", "flow"]
+    modality: Literal["vlm", "video", "flow", "masked"]
     recipe: str = "grpo"
     run_dir: str = "runs/{modality}-{recipe}"
     policy: dict[str, Any] = {}
@@ -179,6 +181,7 @@ def read_config(
     supported = recipe.modalities
     if config.modality not in supported:
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
+    config.training = config.training.following(recipe.updates.count, recipe.updates.epochs)
     return config
 
 
@@ -203,6 +206,7 @@ def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> st
     suggested = {f"policy.{k}": v for k, v in recipe.policy.items()}
     suggested |= {f"training.{k}": v for k, v in recipe.training.items() if k in METHOD_KEYS}
     suggested |= {f"objective.{k}": v for k, v in recipe.objective.items()}
+    suggested["training.updates"] = {"count": recipe.updates.count, "epochs": recipe.updates.epochs}
     lost = []
     for key, value in suggested.items():
         section, _, name = key.partition(".")

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mmrl.errors import PolicyError
 from mmrl.media import Frames
+from mmrl.policies.images import open_image
 from mmrl.policies.language.encoded import Encoded
-from mmrl.policies.language.encoding import open_image
 from mmrl.policies.language.families.qwen import Qwen
 from mmrl.policies.views import PIXEL_VIEWS, VIDEO_VIEWS, PixelScale
 from mmrl.randomness import Key
