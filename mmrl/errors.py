@@ -37,6 +37,10 @@ class SelfCheckError(MMRLError):
     """The first update does not see the probabilities the rollout was sampled with."""
 
 
+class StorageError(MMRLError):
+    """A disk that is full, read-only or refuses; names the path. What was saved before still stands."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str:
     """`unknown trust region 'clp'; did you mean 'clip'? Known: cispo, clip, ...`; aliases are only suggested."""
     known = sorted(known)

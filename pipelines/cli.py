@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from mmrl.errors import ConfigError, MMRLError, unknown
+from mmrl.shown import shown
 
 if TYPE_CHECKING:
     from mmrl.training.trainer import Result
@@ -29,7 +30,6 @@ app = typer.Typer(
 cache_app = typer.Typer(no_args_is_help=True, help="The cache of decoded video: build, verify, prune.")
 app.add_typer(cache_app, name="cache")
 console = Console()
-INTERRUPTED = 130  # as a shell reports Ctrl-C
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -62,7 +62,7 @@ Modality = Annotated[str, typer.Argument(metavar="|".join(MODALITIES), callback=
 
 def say(text: str) -> None:
     """Print as it is: a path is not markup, and a line that is wrapped cannot be copied."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(shown(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def overrides_of(arguments: list[str]) -> list[str]:
@@ -98,9 +98,10 @@ def train(
     from mmrl.pipelines.config import read_config
     from mmrl.pipelines.progress import progress, quiet_libraries
     from mmrl.pipelines.run import train as run
+    from mmrl.training.resume import run_folder
 
     config, changes = _config_and_overrides(config, context.args)
-    root = None if resume is None else resume.parent.parent if (resume / "state.json").exists() else resume
+    root = None if resume is None else run_folder(resume)
     if config is None and root is None:
         raise ConfigError("name a configuration file, or a run to continue with --resume RUN")
     settings = read_config(config or root / "config.yaml", changes, modality)
@@ -115,7 +116,7 @@ def train(
     if main:
         _print_result(settings.directory, result)
     if result.interrupted:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(128 + (result.signal or 0))
 
 
 def _config_and_overrides(config: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
@@ -141,7 +142,10 @@ def _print_overruled(config: str, changes: list[str], modality: str) -> None:
 
 
 def _print_result(folder: Path, result: Result) -> None:
-    if result.start == result.steps:
+    if result.interrupted and result.steps == 0:
+        say("interrupted before the first step; nothing to save")
+        return
+    if result.start == result.steps and not result.interrupted:
         say(f"{folder} is at step {result.steps} already; give it more with training.steps=...")
         return
     for name in ("success", "reward"):
@@ -343,8 +347,19 @@ def main() -> None:
     try:
         app()
     except MMRLError as error:
-        print(f"mmrl: {'; '.join([str(error), *getattr(error, '__notes__', ())])}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error), error)
+    except BrokenPipeError:  # whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _end(f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}", error)
+
+
+def _end(message: str, error: Exception) -> None:
+    print(f"mmrl: {shown('; '.join([message, *getattr(error, '__notes__', ())]))}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from mmrl.errors import ConfigError
 from mmrl.media import VideoSampling
 from mmrl.pipelines.charts import line_chart
 from mmrl.recipes import load_recipe, recipe_names
-from mmrl.training.tracking import read_metrics, write_atomically
+from mmrl.training.storage import write_atomically
+from mmrl.training.tracking import read_metrics
 
 CHARTS = (
     ("Reward", ("reward/mean", "success"), "rollouts, mean of a step"),

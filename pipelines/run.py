@@ -17,12 +17,28 @@ from mmrl.policies.base import Policy, policy_class
 from mmrl.record import Prompt
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
+from mmrl.shown import tell
 from mmrl.training import checkpoint
+from mmrl.training.distributed import gather_objects, make_accelerator, together
 from mmrl.training.passes import plan_passes
-from mmrl.training.tracking import Tracker, environment, open_trackers, read_metrics, write_atomically
+from mmrl.training.peers import together_to_the_end
+from mmrl.training.resume import (
+    check_folder,
+    checked,
+    finish_going_back,
+    fresh_start,
+    go_back,
+    is_checkpoint,
+    newest_whole,
+)
+from mmrl.training.run_lock import RunLock
+from mmrl.training.storage import write_atomically
+from mmrl.training.tracking import Tracker, environment, open_trackers
 from mmrl.training.trainer import Report, Result, Trainer
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from mmrl.data.cache import VideoCache
 
 CHECKED_PROMPTS = 32
@@ -162,11 +178,13 @@ def train(
 ) -> Result:
     """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
 
-    resume  a run directory or a checkpoint; metrics after it are written again
+    resume  a run directory or a checkpoint; what the run did after it is set aside
     """
     objective = check_config(config)
-    folder, start = config.directory, _start_of(config, resume)
+    folder, accelerator = config.directory, make_accelerator()
     with ExitStack() as stack:
+        stack.enter_context(together_to_the_end())
+        start = _begin(config, resume, accelerator, stack)
         if prompts is None:
             prompts = open_prompts(config.data.train, config.data, config.data.limit)
         if eval_prompts is None and config.data.eval:
@@ -182,47 +200,70 @@ def train(
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts, report=report,
-            counters=partial(cache_counters, policy), sampler=sampler,
+            counters=partial(cache_counters, policy), sampler=sampler, accelerator=accelerator,
         )  # fmt: skip
-        if trainer.accelerator.is_main_process:
-            trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack)
+        trainer.trackers = together(lambda: _open_folder(config, start, accelerator, stack), accelerator)
         with told_where(*given):
             result = trainer.train(start)
-        if trainer.accelerator.is_main_process and result.after:
+        if accelerator.is_main_process and result.after:
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))
     return result
 
 
-def _open_folder(config: RunConfig, step: int, stack: ExitStack) -> list[Tracker]:
-    """Write down what this run is, and go on with its metrics after `step`."""
+def _begin(
+    config: RunConfig, resume: str | Path | None, accelerator: Accelerator, stack: ExitStack
+) -> Path | None:  # fmt: skip
+    """Lock the run directory, and find the checkpoint to go on from: None for a run from its start.
+
+    The first rank looks, and all do what it found.
+    """
+
+    def look() -> Path | None:
+        if not accelerator.is_main_process:
+            return None
+        folder = config.directory
+        check_folder(folder)
+        stack.callback(RunLock(folder).release)
+        finish_going_back(folder)
+        start = _start_of(config, Path(resume)) if resume else None
+        if start is None or start.parent.parent.resolve() != folder.resolve():
+            fresh_start(folder)
+        elif (aside := go_back(folder, checkpoint.step_of(start))) is not None:
+            tell(f"what {folder} did after {start.name} is set aside in {aside}")
+        return start
+
+    start = gather_objects(together(look, accelerator), accelerator)[0]
+    return None if start is None else Path(start)
+
+
+def _open_folder(config: RunConfig, start: Path | None, accelerator: Accelerator, stack: ExitStack) -> list[Tracker]:
+    """Write down what this run is, and go on with its metrics after `start`. The first rank's business."""
+    if not accelerator.is_main_process:
+        return []
     folder = config.directory
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.yaml", config.to_yaml())
     write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
+    if start is not None:
+        checkpoint.adopt(folder)
+    step = checkpoint.step_of(start) if start else 0
     trackers = open_trackers(config.tracking, folder, config.model_dump(mode="json"), step)
     for tracker in trackers:
         stack.callback(tracker.close)
     return trackers
 
 
-def _checkpoint_of(path: str | Path) -> Path:
-    path = Path(path)
-    return path if (path / "state.json").exists() else checkpoint.latest(path)
-
-
-def _start_of(config: RunConfig, resume: str | Path | None) -> Path | None:
-    """The checkpoint to go on from; None for a new run, which must not write over another."""
-    if resume:
-        start = _checkpoint_of(resume)
+def _start_of(config: RunConfig, resume: Path) -> Path | None:
+    """The checkpoint a resume goes on from; None where the run was stopped before its first."""
+    if is_checkpoint(resume):
+        start: Path | None = checked(resume)
+    else:
+        start = newest_whole(resume)
+    if start is not None:
         _refuse_another_run(config, start)
-        return start
-    folder = config.directory
-    if read_metrics(folder / "metrics.jsonl"):  # a start that failed before its first step may be repeated
-        raise ConfigError(
-            f"{folder} already holds a run: continue it with --resume {folder}, or choose another run_dir=..."
-        )
-    return None
+    elif not (resume / "config.yaml").exists():
+        checkpoint.latest(resume)  # which says what a run has
+    return start
 
 
 def _refuse_another_run(config: RunConfig, start: Path) -> None:
@@ -249,9 +290,16 @@ def _looked_up(config: RunConfig, key: str) -> Any:
     return value.get(name)
 
 
+def _checkpoint_of(path: Path) -> Path:
+    """The checkpoint a command acts with: the one named, or the newest whole one of a run."""
+    if is_checkpoint(path):
+        return checked(path, weights_only=True)
+    return newest_whole(path, weights_only=True) or checkpoint.latest(path)
+
+
 def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
     """The configuration a checkpoint was trained with, and the checkpoint (a run directory means its last)."""
-    path = _checkpoint_of(checkpoint_path)
+    path = _checkpoint_of(Path(checkpoint_path))
     run = path.parent.parent
     if not (run / "config.yaml").exists():
         raise ConfigError(f"{run}: no config.yaml beside checkpoints/; {checkpoint_path} is not part of a run")
@@ -270,7 +318,6 @@ def load_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> tupl
 
 def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Held-out scores of a checkpoint, as the training run computed them."""
-    from mmrl.training.distributed import make_accelerator
     from mmrl.training.evaluation import evaluate
 
     config, policy = load_run(checkpoint_path, overrides)

@@ -28,6 +28,9 @@ class TrainingConfig(Section):
                         null takes 1e-4 in float32; below it 1, and 0.03 for the mean
     epsilon             AdamW's; the clip range is objective.trust_region.low and high
     eval_every, save_every  in steps; 0 means only at the end
+    save_every_minutes  of wall time since the last checkpoint; null: steps alone decide
+    export_every        steps between checkpoints that hold `policy/`, the Hugging Face layout; 0: only the last one
+    keep_best           a metric, such as eval/success or reward/mean, whose best checkpoint is kept as `checkpoints/best`
     eval_samples        1 is one greedy answer of each held-out prompt; more are sampled, and give pass@k
     keep_checkpoints    older ones are deleted
     save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
@@ -53,6 +56,9 @@ class TrainingConfig(Section):
     eval_batch_size: int = Field(64, ge=1)
     eval_samples: int = Field(1, ge=1)
     save_every: int = Field(50, ge=0)
+    save_every_minutes: float | None = Field(None, gt=0)
+    export_every: int = Field(0, ge=0)
+    keep_best: str | None = None
     keep_checkpoints: int = Field(2, ge=1)
     save_rollouts: int = Field(4, ge=0)
     save_rollouts_every: int = Field(10, ge=1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mmrl.record import Batch, Rollouts
-from mmrl.training.tracking import write_atomically
+from mmrl.training.storage import remove_tree, sync, write_atomically, writing
 
 
 def _number(value: Tensor) -> float | None:
@@ -25,7 +26,19 @@ def save_rollouts(
 
     batch, weights  the prepared rows, in the order of `rollouts`; None for evaluation samples
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.partial")
+    with writing(folder):
+        remove_tree(beside)
+        beside.mkdir(parents=True)
+        _write(beside, rollouts, labels, batch, weights)
+        remove_tree(folder)
+        os.replace(beside, folder)
+        sync(folder.parent)
+
+
+def _write(
+    folder: Path, rollouts: Rollouts, labels: list[list[str]], batch: Batch | None, weights: Tensor | None
+) -> None:
     rows = []
     for i in range(len(rollouts)):
         prompt = rollouts.prompts[int(rollouts.prompt[i])]
