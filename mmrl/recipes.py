@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmrl.errors import ConfigError, unknown
+from mmrl.errors import ConfigError, got, unknown
 from mmrl.settings import Section, read_section, read_yaml
 
 
@@ -42,4 +42,6 @@ def _read(name: str) -> Recipe:
 
 def load_recipe(name: str) -> Recipe:
     """A fresh copy of the recipe; an unknown name raises with the nearest one."""
+    if not isinstance(name, str):
+        raise ConfigError(f"recipe: expected the name of one, such as grpo, got {got(name)}")
     return _read(name).model_copy(deep=True)

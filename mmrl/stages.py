@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from mmrl.errors import ConfigError, unknown
+from mmrl.errors import ConfigError, got, unknown
 
 STAGES = (
     "prompts",
@@ -229,6 +230,8 @@ def load_all() -> None:
 
 def find(stage: str, name: str) -> StageFunction:
     load_all()
+    if not isinstance(name, str):
+        raise ConfigError(f"{stage}: name: expected text, got {got(name)}")
     if (stage, name) in _REGISTRY:
         return _REGISTRY[stage, name]
     elsewhere = [s for s, n in _REGISTRY if n == name]
@@ -247,10 +250,17 @@ def _typed(spec: StageFunction, parameter: str, value: Any) -> Any:
     if parameter not in hints:
         return value
     try:
-        return TypeAdapter(hints[parameter]).validate_python(value)
+        typed = TypeAdapter(hints[parameter]).validate_python(value)
+        if _not_finite(typed) and not _not_finite(spec.defaults.get(parameter)):
+            raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: expected a finite number, got {got(value)}")
+        return typed
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: {problem}, got {value!r}") from None
+        raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: {problem}, got {got(value)}") from None
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 @dataclass
@@ -265,7 +275,7 @@ class Bound:
     def of(cls, stage: str, description: str | Mapping[str, Any]) -> Bound:
         description = {"name": description} if isinstance(description, str) else dict(description)
         if "name" not in description:
-            raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {description}")
+            raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {got(description)}")
         spec = find(stage, description.pop("name"))
         description.pop("coefficient", None) if stage == "regularizer" else None
         for parameter, value in description.items():

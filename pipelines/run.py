@@ -16,8 +16,8 @@ from mmrl.pipelines.config import MODALITIES, CacheConfig, DataConfig, RunConfig
 from mmrl.policies.base import Policy, policy_class
 from mmrl.record import Prompt
 from mmrl.selection.prompts import Prefetching, Sampler
-from mmrl.stages import Bound
 from mmrl.shown import tell
+from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.distributed import gather_objects, make_accelerator, together
 from mmrl.training.passes import plan_passes
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from mmrl.data.cache import VideoCache
 
+LONGEST_REASON = 300
 CHECKED_PROMPTS = 32
 """Prompts read through before a model is loaded; `mmrl check` reads them all."""
 
@@ -48,7 +49,7 @@ CHECKED_PROMPTS = 32
 def check_config(config: RunConfig) -> Objective:
     """Everything that can be refused before a model is loaded; returns the bound objective."""
     kind = policy_class(config.modality)
-    config.policy_settings()
+    _refuse_half_weights(config.policy_settings())
     objective = Objective.of(config.objective)
     for bound in (Bound.of("prompts", config.prompts), *objective.stages):
         if config.modality not in bound.spec.modalities:
@@ -56,6 +57,16 @@ def check_config(config: RunConfig) -> Objective:
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
     plan_passes(objective, kind)
     return objective
+
+
+def _refuse_half_weights(settings: Any) -> None:
+    """AdamW's epsilon is 0 in float16, and gradients would need scaling: the first update makes weights NaN."""
+    adapted = any(getattr(settings, name, None) is not None for name in ("lora", "adapter"))
+    if getattr(settings, "dtype", None) == "float16" and not adapted:
+        raise ConfigError(
+            "policy.dtype=float16 cannot be trained in full: the first update would leave NaN; choose "
+            "policy.dtype=bfloat16, policy.autocast=float16 over float32 weights, or adapters (policy.lora)"
+        )
 
 
 def open_prompts(spec: Any, data: DataConfig, limit: int | None = None) -> Sequence[Prompt]:
@@ -118,7 +129,15 @@ def build_policy(config: RunConfig) -> Policy:
     kind = policy_class(config.modality)
     settings = config.policy_settings()
     parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
-    return kind.from_config(settings, seed=config.training.seed, **parts)
+    try:
+        return kind.from_config(settings, seed=config.training.seed, **parts)
+    except (ValueError, ImportError, KeyError, OSError) as error:  # what libraries raise for a name they do not know
+        raise ConfigError(f"policy: {settings.model} cannot be loaded: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + '...'}"
 
 
 def reward_panel(config: RunConfig, rewards: Sequence = ()):
@@ -134,6 +153,7 @@ def reward_panel(config: RunConfig, rewards: Sequence = ()):
         workers=settings.workers,
         default_timeout=settings.timeout,
         unscored_ceiling=settings.unscored_ceiling,
+        budget=settings.budget,
     )
 
 

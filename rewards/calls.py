@@ -27,6 +27,8 @@ from mmrl.errors import RewardError, unknown
 from mmrl.rewards.registry import Columns, Reward, columns_of, takes
 
 Style = Literal["trl", "trl_chat", "verl", "easyr1"]
+LARGEST = 3.4028234e38
+"""Rewards are kept as float32, in which more than this is infinite."""
 WHOLE = ""  # the key of a reward that returns a number, not a dictionary
 
 
@@ -149,6 +151,7 @@ def read_number(value: Any) -> tuple[float, str]:
             return math.nan, f"{type(value).__name__}, not a number"
     if not isinstance(value, bool | int | float):
         return math.nan, f"{type(value).__name__}, not a number"
-    if math.isnan(value):
+    if value != value:
         return math.nan, "NaN"
-    return (float(value), "") if math.isfinite(value) else (math.nan, "infinite")
+    # compared as it came: an integer of 40 digits is finite, as float32 it is not
+    return (float(value), "") if -LARGEST < value < LARGEST else (math.nan, "infinite")

@@ -17,7 +17,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, got
 from mmrl.objective.groups import degenerate, group_count
 from mmrl.objective.numerics import at_least_float32
 from mmrl.record import Batch, Evaluation, Selection
@@ -70,7 +70,14 @@ class Regularizer:
     def of(cls, choice: Choice, index: int) -> Regularizer:
         described = dict(choice) if isinstance(choice, dict) else {}
         if "coefficient" not in described:
-            raise ConfigError(f"regularizer {choice!r}: give it a coefficient, as in {{name: kl, coefficient: 0.04}}")
+            raise ConfigError(
+                f"regularizer {got(choice)}: give it a coefficient, as in {{name: kl, coefficient: 0.04}}"
+            )
+        coefficient = described["coefficient"]
+        if isinstance(coefficient, bool) or not isinstance(coefficient, int | float) or not abs(coefficient) < 1e30:
+            raise ConfigError(
+                f"regularizer {got(choice)}: coefficient: expected a finite number, got {got(coefficient)}"
+            )
         own = described.pop("aggregation", None)
         bound = Bound.of("regularizer", described)
         aggregation = None if own is None else Bound.of("aggregation", own)

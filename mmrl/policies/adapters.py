@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmrl.errors import ConfigError, PolicyError
+from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.policies.sharding import is_sharded, is_sharded_tensor, plain_name, whole, writes_files
 from mmrl.settings import Section
 
@@ -88,7 +89,13 @@ def attach_lora(
             use_dora=config.dora,
             use_rslora=config.rslora,
         )
-        return peft.get_peft_model(model, settings)
+        try:
+            return peft.get_peft_model(model, settings)
+        except (ValueError, TypeError, re.error) as error:  # no layer of that name, or no pattern at all
+            layers = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+            targets = config.targets if isinstance(config.targets, str) else ", ".join(config.targets)
+            reason = f"({' '.join(str(error).split())[:100]})"
+            raise ConfigError(f"lora: targets: {unknown('layer', targets, layers)} {reason}") from None
 
 
 def is_adapted(model: nn.Module) -> bool:

@@ -121,7 +121,11 @@ def _write(
         with writing(folder):
             if exported is not None:
                 exported.save_pretrained(folder)
-            return sorted(p for p in folder.rglob("*") if p.is_file()) if accelerator.is_main_process else []
+            files = sorted(p for p in folder.rglob("*") if p.is_file()) if accelerator.is_main_process else []
+            for path in files:
+                if path.suffix == ".safetensors":
+                    tensor_files.sort_header(path)
+            return files
 
     def digests() -> dict[str, dict[str, Any]]:
         with writing(beside):
@@ -259,7 +263,7 @@ def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tens
     """`{NAME|exp_avg: tensor}`, as they lie on this rank."""
     tensors = {}
     for name, parameter in _parameters(policy).items():
-        for key, value in optimizer.state.get(parameter, {}).items():
+        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
             value = torch.as_tensor(value)
             tensors[f"{name}|{key}"] = value if is_sharded_tensor(value) else value.detach()
     return tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,9 +13,16 @@ LARGEST_EPSILON = 1e-3
 """Of AdamW; nobody means more, and who writes more means the clip range, which TRL calls so."""
 
 
+LONGEST_WATCH = 1e6
+"""Seconds; a timer takes no more."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingConfig(Section):
     """One optimizer for every modality.
 
+    max_grad_norm       gradients are scaled down to it; a large number, such as 1e9, leaves them as they are
     steps               rollout batches; each makes `updates_per_step` optimizer steps
     prompts_per_step    groups a step, over all ranks
     group_size          rollouts of one prompt; larger means a better baseline at proportional cost
@@ -42,13 +49,13 @@ class TrainingConfig(Section):
     group_size: int = Field(8, ge=1)
     updates_per_step: int = Field(1, ge=1)
     micro_batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-6, ge=0)
+    learning_rate: float = Field(1e-6, ge=0, le=1)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = Field(1.0, gt=0)
     seed: int = 0
     max_refills: int = Field(4, ge=0)
     self_check: float | None = None
@@ -62,7 +69,7 @@ class TrainingConfig(Section):
     keep_checkpoints: int = Field(2, ge=1)
     save_rollouts: int = Field(4, ge=0)
     save_rollouts_every: int = Field(10, ge=1)
-    watchdog_seconds: float = Field(1800, gt=0)
+    watchdog_seconds: float = Field(1800, gt=0, le=LONGEST_WATCH)
 
     @model_validator(mode="after")
     def _updates_fit(self) -> TrainingConfig:

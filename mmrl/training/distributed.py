@@ -124,7 +124,11 @@ def _missing_here(tensors: dict[str, Tensor], each: list[dict], rows: int) -> di
     for name in sorted({n for kinds in each for n in kinds}):
         without = [rank for rank, kinds in enumerate(each) if name not in kinds]
         if without and not name.startswith("components/"):
-            raise agreed(MMRLError(f"{name} is not on rank {without[0]}, where the others have it; columns must not depend on rows"))
+            raise agreed(
+                MMRLError(
+                    f"{name} is not on rank {without[0]}, where the others have it; columns must not depend on rows"
+                )
+            )
         if name not in tensors:
             kind, shape = next(kinds[name] for kinds in each if name in kinds)
             missing[name] = torch.full((rows, *shape), float("nan"), dtype=kind, device=device)

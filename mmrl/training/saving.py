@@ -57,7 +57,9 @@ class Saving:
         if name is None or name.startswith("eval/") != evaluated or name in metrics:
             return
         if evaluated and not metrics:
-            raise ConfigError(f"training.keep_best={name} is a held-out score, and there is no held-out data (data.eval)")
+            raise ConfigError(
+                f"training.keep_best={name} is a held-out score, and there is no held-out data (data.eval)"
+            )
         known = [key for key, value in metrics.items() if isinstance(value, int | float)]
         raise ConfigError(f"training.keep_best: {unknown('score', name, known)}")
 

@@ -48,7 +48,7 @@ def write(folder: Path, weights: Mapping[str, Tensor], moments: Mapping[str, Ten
             no_dist=not _distributed(),
         )  # fmt: skip
     for path in writer.written:
-        _sort_header(path)
+        sort_header(path)
     return writer.written
 
 
@@ -155,7 +155,7 @@ class _Reader(HuggingFaceStorageReader):
         self.fs = _Files(stem)
 
 
-def _sort_header(path: Path) -> None:
+def sort_header(path: Path) -> None:
     """The library writes the entries of a header in random order."""
     with path.open("rb+") as file:
         size = int.from_bytes(file.read(8), "little")
