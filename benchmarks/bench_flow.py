@@ -55,7 +55,7 @@ def make_plain(spec: dict[str, Any]) -> Any:
     from benchmarks.plain_flow import PlainLoop
     from mmrl.pipelines.bases.models import CAPTION_LENGTH
     from mmrl.policies.adapters import attach_lora
-    from mmrl.policies.flow_config import FlowLoraConfig
+    from mmrl.policies.generation.config import FlowLoraConfig
 
     parts = pipeline(spec)
     parts.transformer = attach_lora(parts.transformer, FlowLoraConfig(**LORA), seed=0)
@@ -67,7 +67,8 @@ def make_trainer(spec: dict[str, Any]) -> Any:
 
     from mmrl.objective import Objective
     from mmrl.pipelines.bases.models import CAPTION_LENGTH
-    from mmrl.policies.flow import FlowPolicy, FlowPolicyConfig
+    from mmrl.policies.generation.config import FlowPolicyConfig
+    from mmrl.policies.generation.policy import FlowPolicy
     from mmrl.recipes import load_recipe
     from mmrl.record import Prompt, Scores
     from mmrl.training.config import TrainingConfig

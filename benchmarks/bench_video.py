@@ -59,7 +59,7 @@ def make_trainer(spec: dict[str, Any], cache: Any) -> Any:
     from mmrl.data.video import read_clip
     from mmrl.media import VideoSampling
     from mmrl.objective import Objective
-    from mmrl.policies.video import VideoPolicy, VideoPolicyConfig
+    from mmrl.policies.language.video import VideoPolicy, VideoPolicyConfig
     from mmrl.recipes import load_recipe
     from mmrl.training.config import TrainingConfig
     from mmrl.training.trainer import Trainer

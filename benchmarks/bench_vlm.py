@@ -225,7 +225,7 @@ def run_rows(spec: dict[str, Any], channel: Channel) -> None:
     """The output head over a vocabulary of real size: 128 rows of logits at a time, or all of them."""
     import torch
 
-    from mmrl.policies.log_probs import Distribution, score_rows, score_rows_at_once
+    from mmrl.policies.language.log_probs import Distribution, score_rows, score_rows_at_once
 
     torch.manual_seed(0)
     count = PROMPTS * spec["members"] * spec["new"]
@@ -259,7 +259,7 @@ def run_prefill(spec: dict[str, Any], channel: Channel) -> None:
     import torch
 
     from benchmarks import models
-    from mmrl.policies.sampling import decode
+    from mmrl.policies.language.sampling import decode
     from mmrl.randomness import Key
 
     policy = models.vlm_policy(spec["model"], spec["new"])

@@ -85,8 +85,8 @@ def vlm_policy(folder: Path, new_tokens: int, *, forced: bool = True, **options:
     """The vision policy on a saved model; `forced`: end tokens cannot be sampled, so every response is cut."""
     from dataclasses import replace
 
-    from mmrl.policies.language import LanguagePolicyConfig
-    from mmrl.policies.vision import VisionPolicy
+    from mmrl.policies.language.config import LanguagePolicyConfig
+    from mmrl.policies.language.vision import VisionPolicy
 
     config = LanguagePolicyConfig(model=os.fspath(folder), max_new_tokens=new_tokens, **options)
     policy = VisionPolicy.from_config(config)

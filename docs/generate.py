@@ -16,8 +16,8 @@ from pathlib import Path
 import mmrl  # noqa: F401  before any library that imports torchvision
 from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.methods import methods_json
-from mmrl.policies.flow_config import FlowPolicyConfig
-from mmrl.policies.language import LanguagePolicyConfig
+from mmrl.policies.generation.config import FlowPolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.rewards.registry import columns_of
 from mmrl.rewards.registry import registered as rewards_registered

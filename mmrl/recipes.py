@@ -13,7 +13,7 @@ from mmrl.settings import Section, read_section, read_yaml
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler, where the method brings its own."""
+    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own."""
 
     method: str
     title: str
@@ -22,6 +22,7 @@ class Recipe(Section):
     modalities: list[str] = ["vlm", "video", "flow"]
     summary: str = ""
     prompts: str | dict[str, Any] = "shuffled"
+    rollout: list[str | dict[str, Any]] = []
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}
     training: dict[str, Any] = {}

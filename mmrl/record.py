@@ -1,7 +1,7 @@
 """The one record that travels through a step.
 
     Prompt      a row of the dataset: messages, media, and the columns rewards read
-    Request     what a rollout is asked for: a prompt, how many members, under which key
+    Request     what a rollout is asked for: a prompt, how many members, where they begin
     Scores      what outputs are worth, component by component
     Rollouts    what the policy did: actions, log-probs, outputs, and what it needs to score them again
     Batch       the plain tensors of Rollouts that stage functions read; gathered from all ranks
@@ -27,6 +27,8 @@ from torch import Tensor
 from mmrl.errors import DataError
 
 FINISHED, TRUNCATED = "stop", "length"
+SOURCES = ("policy", "demonstration", "replay", "rewritten")
+"""Where a row may come from. `source (B,)` holds the place: everything but 0 was not sampled for this step."""
 
 
 @dataclass
@@ -68,12 +70,26 @@ class Prompt:
 
 
 @dataclass
+class Start:
+    """Where new rows begin: behind the first `action` actions of a row that exists.
+
+    row     one row of `Rollouts`: its actions, and for denoising its states, are taken over, log-probs and owners too,
+            so that what was sampled there is trained in every row that goes through it
+    action  how many actions are taken over
+    """
+
+    row: Rollouts
+    action: int
+
+
+@dataclass
 class Request:
     """Ask for `count` rollouts of `prompt`, as members `first_member ...` of group `group`.
 
     shown     the prompt as the policy sees it while sampling, where that differs (hints); the loss is
               computed under `prompt`
-    prefix    action ids every member starts with (replayed, never trained)
+    prefix    action ids every member starts with, which nobody sampled: replayed, never trained
+    start     the row every member goes on from, and where; not together with `prefix`
     """
 
     prompt: Prompt
@@ -82,6 +98,19 @@ class Request:
     first_member: int = 0
     shown: Prompt | None = None
     prefix: Tensor | None = None
+    start: Start | None = None
+
+
+@dataclass
+class Answer:
+    """An answer somebody wrote, token by token.
+
+    ids        (t,) of the policy's tokenizer, end token included where it ended
+    log_probs  (t,) of whoever sampled it, where they are known
+    """
+
+    ids: Tensor
+    log_probs: Tensor | None = None
 
 
 @dataclass
@@ -98,6 +127,11 @@ class Scores:
     reward: Tensor
     success: Tensor
     causes: dict[str, int] = field(default_factory=dict)
+
+
+def owned(owner: Tensor, mask: Tensor) -> Tensor:
+    """`owner (B, T)` with -1 outside `mask`."""
+    return torch.where(mask.bool(), owner, -1)
 
 
 def _rows(value: Any, rows: Tensor) -> Any:
@@ -132,6 +166,9 @@ class Rollouts:
     outputs        B decoded outputs: strings, or PIL images, or lists of frames
     length         (B,) number of actions
     finish         B reasons: "stop" or "length"
+    owner          (B, T) the member that drew the action, -1 outside the mask: rows of a group that began in another
+                   one share its first actions. Equal (group, column, owner) is one state
+    source         (B,) where a row comes from, a place in `SOURCES`: 0 is this policy, now
     components     reward components {name: (B,)}, NaN where unscored
     reward         (B,) combined reward, NaN where unscored
     success        (B,) 1, 0 or NaN
@@ -151,11 +188,19 @@ class Rollouts:
     outputs: list[Any]
     length: Tensor
     finish: list[str]
+    owner: Tensor | None = None
+    source: Tensor | None = None
     components: dict[str, Tensor] = field(default_factory=dict)
     reward: Tensor | None = None
     success: Tensor | None = None
     columns: dict[str, Tensor] = field(default_factory=dict)
     replay: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.owner is None:
+            self.owner = owned(self.member[:, None].expand(self.mask.shape), self.mask)
+        if self.source is None:
+            self.source = torch.zeros_like(self.member)
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -181,15 +226,22 @@ class Rollouts:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:
-        """Rows of all parts, `T` padded to the widest; every part must carry the same columns."""
+        """Rows of all parts, `T` padded to the widest; every part must carry the same columns.
+
+        A prompt that stands in several parts, the very same object, stands once in the result, as first encoded.
+        """
         first = parts[0]
         merged: dict[str, Any] = {"prompts": [], "encoded": []}
-        offsets = []
+        places: dict[int, int] = {}
+        rows = []
         for part in parts:
-            offsets.append(part.prompt + len(merged["prompts"]))
-            merged["prompts"] += part.prompts
-            merged["encoded"] += part.encoded
-        merged["prompt"] = torch.cat(offsets)
+            for prompt, encoded in zip(part.prompts, part.encoded, strict=True):
+                if places.setdefault(id(prompt), len(merged["prompts"])) == len(merged["prompts"]):
+                    merged["prompts"].append(prompt)
+                    merged["encoded"].append(encoded)
+            moved = torch.tensor([places[id(p)] for p in part.prompts], device=part.prompt.device)
+            rows.append(moved[part.prompt])
+        merged["prompt"] = torch.cat(rows)
         for f in fields(cls):
             if f.name in merged:
                 continue
@@ -205,7 +257,7 @@ class Rollouts:
                 merged[f.name] = None
             else:
                 merged[f.name] = _cat(values, first.mask)
-        return cls(**merged)
+        return cls(**merged | {"owner": owned(merged["owner"], merged["mask"])})
 
     def save(self, path: str | Path) -> None:
         """Tensors to `path`.safetensors, texts and names to `path`.json. Media and encodings stay out."""
@@ -281,6 +333,8 @@ class Batch:
     advantage      (B, T), set by stages 5 and 6
     loss_mask      (B, T) what the aggregation divides by, set by stage 6
     actions        (B, T) token ids or step indices, where a function compares members
+    owner          (B, T) the member that drew the action, -1 outside; a tree's rows share the first actions of others
+    source         (B,) a place in `SOURCES`, 0: sampled by this policy for this step
     max_length     the limit on T, a constant of the run
     step, steps    of the run, for schedules
     columns        declared needs by `Need.key`, or by plain name
@@ -303,6 +357,8 @@ class Batch:
     advantage: Tensor | None = None
     loss_mask: Tensor | None = None
     actions: Tensor | None = None
+    owner: Tensor | None = None
+    source: Tensor | None = None
     max_length: int | None = None
     step: int = 0
     steps: int = 1
@@ -331,6 +387,10 @@ class Batch:
             self.update = torch.zeros(rows, dtype=torch.long, device=device)
         if self.loss_mask is None:
             self.loss_mask = self.mask
+        owner = self.member[:, None].expand(self.mask.shape) if self.owner is None else self.owner
+        self.owner = owned(owner, self.mask)
+        if self.source is None:
+            self.source = torch.zeros(rows, dtype=torch.long, device=device)
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -372,6 +432,8 @@ class Batch:
             length=rollouts.length,
             truncated=torch.tensor([f == TRUNCATED for f in rollouts.finish], device=rollouts.mask.device),
             actions=rollouts.actions if rollouts.actions.dim() == 2 else None,
+            owner=rollouts.owner,
+            source=rollouts.source,
             columns=dict(rollouts.columns),
             **constants,
         )
@@ -402,15 +464,13 @@ class Selection:
     counted  (B,) bool: enters baselines
     trained  (B,) bool: enters the loss
     update   (B,) long: the optimizer step of this rollout batch the row belongs to
-    again    {group id: n}: ask the same prompt for n more members
-    fresh    ask for n new prompts in place of dropped groups
+
+    Who is asked for more is the business of a rollout strategy (`mmrl.rollout`).
     """
 
     counted: Tensor | None = None
     trained: Tensor | None = None
     update: Tensor | None = None
-    again: dict[int, int] = field(default_factory=dict)
-    fresh: int = 0
 
 
 @dataclass

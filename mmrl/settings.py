@@ -93,6 +93,8 @@ ELSEWHERE = {
     "peft_config": "policy.lora",
 }
 """Where names that TRL's users know are found here."""
+MOVED = {"max_refills": "`rounds` of the rollout strategy: rollout={name: dynamic_sampling, rounds: 4}"}
+"""Keys of earlier versions, and what stands in their place."""
 
 
 class Section(BaseModel):
@@ -107,6 +109,7 @@ class Section(BaseModel):
             for key in values:
                 if key not in cls.model_fields:
                     found = f"; what TRL calls {key} is {ELSEWHERE[key]}" if key in ELSEWHERE else ""
+                    found += f"; it is now {MOVED[key]}" if key in MOVED else ""
                     raise ConfigError(f"{cls.__name__}: {unknown('key', key, cls.model_fields)}{found}")
         return values
 

@@ -11,8 +11,8 @@ _CODES = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u
 
 
 def shown(text: str) -> str:
-    r"""`text` with `\\x1b` in place of an escape: what a data set or an error says cannot move the cursor, set the title
-    or fill the clipboard."""
+    r"""`text` with `\\x1b` in place of an escape: what a data set or an error says cannot move the cursor or set the
+    title."""
     return _CODES.sub(lambda found: found[0] if found[0] in _KEPT else _escape(found[0]), text)
 
 

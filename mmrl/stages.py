@@ -9,7 +9,7 @@ A method is one or more small functions, each registered for the stage it plays:
 Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.record.Evaluation`):
 
     shaping            (batch) -> reward (B,)                      reward shaping that sees the whole group
-    group              (batch) -> Selection                        who counts, who trains, who is asked again
+    group              (batch) -> Selection                        who counts and who trains
     advantage          (batch) -> (B,) or (B, T)
     credit             (advantage (B, T), batch) -> (advantage (B, T), loss_mask (B, T))
     ratio              (evaluation, batch) -> log_ratio (B, T)
@@ -21,7 +21,7 @@ Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.reco
     matching_objective (evaluation, batch) -> objective (B, T), to be maximised
     learning_rate      (batch) -> share of the learning rate this optimizer step deserves, in (0, 1]
     prompts            class: select(count, size, key) -> indices, then observe(indices, batch) (mmrl.selection.prompts)
-    rollout            class: how a group is asked for (mmrl.rollout)
+    rollout            class: ask(step), join(batch, step) -> Plan    how a group comes to be (mmrl.rollout.plan)
 
 Hyper-parameters are keyword-only. A function that must remember is a class with `state_dict`.
 """
@@ -39,6 +39,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from mmrl.errors import ConfigError, got, unknown
+from mmrl.policies.registry import MODALITIES
 
 STAGES = (
     "prompts",
@@ -56,8 +57,7 @@ STAGES = (
     "matching_objective",
     "learning_rate",
 )
-LANGUAGE = ("vlm", "video")
-ALL_MODALITIES = ("vlm", "video", "flow")
+LANGUAGE, FLOW, MASKED_DIFFUSION = ("vlm", "video"), ("flow",), ("masked_diffusion",)
 CONFIDENCES = ("verified", "partly", "reconstructed", "ours")
 
 
@@ -167,7 +167,7 @@ def stage(
     needs: tuple[str, ...] | Callable[..., Mapping[str, Need]] = (),
     scope: str = "group",
     phase: str = "prepare",
-    modalities: tuple[str, ...] = ALL_MODALITIES,
+    modalities: tuple[str, ...] = MODALITIES,
     required: tuple[str, ...] = (),
     silent_at_zero: bool = True,
     prepared: Callable[..., Mapping[str, Any]] | None = None,

@@ -9,7 +9,7 @@ from mmrl.data.cache import BuildReport, VideoCache
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.run import open_prompts
-from mmrl.policies.video import VideoPolicy
+from mmrl.policies.language.video import VideoPolicy
 
 LARGEST_GB = 1e9
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-INK = ("#2456a5", "#c2571a", "#2f7d4f", "#8b3f8f", "#8a7a1d", "#356f7e", "#a03a4a", "#5b5b5b")
+from mmrl.pipelines.palette import LINE, SERIES, SOFT
+
 WIDTH, HEIGHT = 340, 170
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 22
-LABEL = 'font-size="10" fill="#69707d"'
+LABEL = f'font-size="10" fill="{SOFT}"'
 MARKED = 16
 """Series with at most so many points get dots."""
 
@@ -31,10 +32,10 @@ def line_chart(series: Mapping[str, Sequence[Point]]) -> str:
     y_at = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(", ".join(finite))} over steps">']
     for y in y_ticks:
-        parts.append(f'<path stroke="#e1e4e9" d="M{LEFT} {y_at(y):.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<path stroke="{LINE}" d="M{LEFT} {y_at(y):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text text-anchor="end" x="{LEFT - 6}" y="{y_at(y) + 3.5:.1f}" {LABEL}>{y:.4g}</text>')
     parts += [f'<text text-anchor="middle" x="{x_at(x):.1f}" y="{HEIGHT - 6}" {LABEL}>{x:.4g}</text>' for x in x_ticks]
-    for ink, (name, points) in zip(INK * 9, finite.items(), strict=False):
+    for ink, (name, points) in zip(SERIES * 9, finite.items(), strict=False):
         line = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{ink}" stroke-width="1.7"/>')
         for x, y in points:
@@ -46,7 +47,9 @@ def line_chart(series: Mapping[str, Sequence[Point]]) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
-    keys = (f'<span><i style="background:{ink}"></i>{escape(n)}</span>' for ink, n in zip(INK * 9, names, strict=False))
+    keys = (
+        f'<span><i style="background:{ink}"></i>{escape(n)}</span>' for ink, n in zip(SERIES * 9, names, strict=False)
+    )
     return f'<div class="legend">{"".join(keys)}</div>'
 
 

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from mmrl.errors import ConfigError, MMRLError, unknown
+from mmrl.policies.registry import MODALITIES
 from mmrl.shown import shown
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ def _known(modality: str | None) -> str | None:
     return modality
 
 
-MODALITIES = ("vlm", "video", "flow")
 Modality = Annotated[str, typer.Argument(metavar="|".join(MODALITIES), callback=_known)]
 
 

@@ -13,19 +13,18 @@ from pydantic import Field, field_validator
 from mmrl.errors import ConfigError, got, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
-from mmrl.policies.base import policy_class
+from mmrl.policies.registry import policy_class
 from mmrl.recipes import load_recipe
 from mmrl.rewards.panel import RewardSpec
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
 
-MODALITIES = ("vlm", "video", "flow")
 ASSET = "asset:"
 LONGEST_NAME, LARGEST_INTEGER = 255, 10**12
 LONGEST_WAIT = 1e6
 """Seconds; more than a timer can take is no limit at all."""
-METHOD_KEYS = ("updates_per_step", "max_refills", "self_check")
+METHOD_KEYS = ("updates_per_step", "self_check")
 """Training settings that belong to a method; the others to the machine and the data."""
 
 
@@ -94,6 +93,8 @@ class RunConfig(Section):
     """Everything a run is made of; written into the run directory as it was resolved.
 
     prompts  which prompts a step takes: "shuffled", or another sampler by name or as {name: ..., parameter: ...}
+    rollout  how a group comes to be: strategies by name or as {name: ..., parameter: ...}, outermost first; none:
+             independent draws
     """
 
     modality: Literal["vlm", "video", "flow"]
@@ -104,10 +105,16 @@ class RunConfig(Section):
     rewards: list[RewardSpec] = []
     reward_run: RewardRunConfig = RewardRunConfig()
     prompts: Choice = "shuffled"
+    rollout: list[Choice] = []
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
     tracking: list[TrackerName] = []
+
+    @field_validator("rollout", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Mapping) else value
 
     @field_validator("rewards", mode="before")
     @classmethod
@@ -152,7 +159,8 @@ def read_config(
     if modality is not None and values.setdefault("modality", modality) != modality:
         raise ConfigError(f"{where or 'modality'}: is for {got(values['modality'])}, not for {modality!r}")
     recipe = load_recipe(changes.get("recipe", values.get("recipe", "grpo")))
-    base: dict[str, Any] = {"prompts": recipe.prompts, "policy": recipe.policy, "training": recipe.training}
+    base: dict[str, Any] = {"prompts": recipe.prompts, "rollout": recipe.rollout}
+    base |= {"policy": recipe.policy, "training": recipe.training}
     base["objective"] = ObjectiveConfig.model_validate(recipe.objective).model_dump()
     merged = merge(base, values)
     for key, value in changes.items():

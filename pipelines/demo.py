@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmrl.pipelines.config import MODALITIES, read_config
+from mmrl.pipelines.config import read_config
 from mmrl.pipelines.progress import progress, quiet_libraries
 from mmrl.pipelines.report import write_report
 from mmrl.pipelines.run import train
+from mmrl.policies.registry import MODALITIES
 from mmrl.training.storage import write_atomically
 
 METRICS = {"vlm": "success", "video": "success", "flow": "reward"}

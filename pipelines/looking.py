@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.errors import ConfigError
+from mmrl.pipelines.palette import signed
 from mmrl.pipelines.report import clip_frames, data_uri, rollout_section
 
 __all__ = ["clip_frames", "credit_html", "gallery_html", "read_rollouts"]
@@ -66,6 +67,6 @@ def _member(row: dict[str, Any]) -> str:
 
 def _bar(place: int, action: dict[str, Any]) -> str:
     height = max(1.0, 0.3 * abs(action["share"]))
-    top, ink = (30 - height, "#2456a5") if action["share"] > 0 else (30, "#c23a2a")
+    top, ink = 30 - height if action["share"] > 0 else 30, signed(action["share"])
     title = f"<title>{escape(action['label'])}: credit {action['credit']}</title>"
     return f'<rect x="{2 + 11 * place}" y="{top:.1f}" width="9" height="{height:.1f}" fill="{ink}">{title}</rect>'

@@ -9,10 +9,11 @@ from rich.table import Column, Table
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
+from mmrl.policies.registry import MODALITIES
 from mmrl.recipes import Recipe, load_recipe, recipe_names
 from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as registered_rewards
-from mmrl.stages import ALL_MODALITIES, STAGES, StageFunction, registered
+from mmrl.stages import STAGES, StageFunction, registered
 
 DEFAULTS = {"grpo", "token", "clip", "token_mean"}
 """What a recipe takes unless it says otherwise: it says nothing of the method."""
@@ -50,7 +51,7 @@ def _entry(
     stages = {f.stage for f in functions} | ({"reward"} if rewards else set())
     needs = {n for f in functions for n in _needs(f)}
     needs |= {c for r in rewards for c in columns_of(r.function, {}, r.name).required}
-    modalities = [m for m in ALL_MODALITIES if all(m in f.modalities for f in functions)]
+    modalities = [m for m in MODALITIES if all(m in f.modalities for f in functions)]
     formulas = [f.formula for f in functions] + [r.formula for r in rewards]
     if recipe:
         bound = Objective.of(recipe.objective).stages

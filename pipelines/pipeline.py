@@ -19,6 +19,7 @@ from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
 from mmrl.rewards.panel import RewardSpec
+from mmrl.rollout.actor import Actor
 from mmrl.training.trainer import Report, Result
 
 Dataset = str | Path | Sequence[Prompt] | Sequence[Mapping[str, Any]]
@@ -84,7 +85,7 @@ class Pipeline:
         requests = [Request(p, count, group=i) for i, p in enumerate(rows)]
         greedy = (count == 1 or self.policy.varied_when_greedy) if greedy is None else greedy
         with torch.no_grad():
-            outputs = self.policy.rollout(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
+            outputs = Actor(self.policy).act(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
         return [outputs[i * count : (i + 1) * count] for i in range(len(rows))]
 
     def evaluate(
@@ -100,7 +101,7 @@ class Pipeline:
             stack.callback(panel.close)
             prompts = made_ready(self._prompts(dataset, config), self.policy, config.data.workers, stack)
             scores, _ = evaluate(
-                self.policy, prompts, panel.score, batch_size=batch_size, accelerator=make_accelerator(),
+                Actor(self.policy), prompts, panel.score, batch_size=batch_size, accelerator=make_accelerator(),
                 samples=samples,
             )  # fmt: skip
         return scores

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from mmrl.objective import Objective
 from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.run import check_config
-from mmrl.policies.base import policy_class
+from mmrl.policies.registry import policy_class
+from mmrl.rollout.nesting import Nested
 from mmrl.training.passes import plan_passes
 
 
@@ -14,9 +16,10 @@ def plan_run(config: RunConfig) -> str:
     """Batch arithmetic with what divides what, the passes of a step, and a memory estimate."""
     objective = check_config(config)
     kind = policy_class(config.modality)
-    plan = plan_passes(objective, kind)
+    strategies = Nested.of(config.rollout)
+    plan = plan_passes(objective, kind, strategies)
     lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]
-    lines += [*_batch(config), "", "passes of a step"]
+    lines += [*_batch(config), "", "acting", *_acting(strategies, objective), "", "passes of a step"]
     lines += [f"  {line}" for line in plan.describe()]
     lines += ["", "memory", *_memory(config, bool(any(p.weights == "reference" for p in plan.prepare)))]
     return "\n".join(lines)
@@ -35,6 +38,16 @@ def _batch(config: RunConfig) -> list[str]:
         f"  {t.steps} steps = {t.steps * rollouts} rollouts, {t.total_updates} optimizer steps",
         "  micro-batch size and process count change speed and memory, never the loss",
     ]
+
+
+def _acting(strategies: Nested, objective: Objective) -> list[str]:
+    """How groups come to be, and what a selection drops that nothing replaces."""
+    named = [f"{b.name}: {b.spec.summary}" for b in strategies.bounds] or ["independent draws of each prompt"]
+    lines = [f"  {line}" for line in named]
+    drops = {b.name for b in objective.group} & {"dynamic_sampling"}
+    if drops and not any(b.name == "dynamic_sampling" for b in strategies.bounds):
+        lines.append("  groups that dynamic_sampling drops are not replaced: rollout=dynamic_sampling would")
+    return lines
 
 
 def _memory(config: RunConfig, reference: bool) -> list[str]:

@@ -15,6 +15,7 @@ import yaml
 
 from mmrl.errors import ConfigError
 from mmrl.media import VideoSampling
+from mmrl.pipelines import palette
 from mmrl.pipelines.charts import line_chart
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.training.storage import write_atomically
@@ -57,6 +58,7 @@ def write_report(run: str | Path) -> Path:
     page = Environment(loader=PackageLoader("mmrl.pipelines"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     config, result = _read(run / "config.yaml"), _read(run / "result.json")
     html = page.get_template("report.html").render(
+        palette=palette,
         title=run.name if run.name != config.get("modality") else f"{run.parent.name}/{run.name}",
         method=_method(config),
         config=(run / "config.yaml").read_text() if config else "",
@@ -201,7 +203,7 @@ def _tint(action: dict[str, Any], largest: float) -> None:
     """Colour and signed height of one action: blue is made likelier, red less likely; 1 is the section's largest."""
     credit = action.get("credit") or 0.0
     share = credit / largest if largest else 0.0
-    action["color"] = f"rgba({'36, 86, 165' if credit > 0 else '194, 58, 42'}, {0.6 * abs(share) ** 0.5:.2f})"
+    action["color"] = palette.tint(palette.signed(share), 0.6 * abs(share) ** 0.5)
     action["share"] = round(100 * share, 1)
 
 

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
-from mmrl.pipelines.config import MODALITIES, CacheConfig, DataConfig, RunConfig, read_config
-from mmrl.policies.base import Policy, policy_class
+from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.policies.base import Policy
+from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
+from mmrl.rollout.actor import Actor
+from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.shown import tell
 from mmrl.stages import Bound
@@ -48,14 +51,15 @@ CHECKED_PROMPTS = 32
 
 def check_config(config: RunConfig) -> Objective:
     """Everything that can be refused before a model is loaded; returns the bound objective."""
-    kind = policy_class(config.modality)
+    kind: type[Policy] = policy_class(config.modality)
     _refuse_half_weights(config.policy_settings())
     objective = Objective.of(config.objective)
-    for bound in (Bound.of("prompts", config.prompts), *objective.stages):
+    strategies = Nested.of(config.rollout)
+    for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
         if config.modality not in bound.spec.modalities:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
-    plan_passes(objective, kind)
+    plan_passes(objective, kind, strategies)
     return objective
 
 
@@ -116,7 +120,7 @@ def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: E
     """
     from mmrl.data.ahead import Ahead
     from mmrl.data.prompts import Prompts
-    from mmrl.policies.video import VideoPolicy
+    from mmrl.policies.language.video import VideoPolicy
 
     if not workers or not isinstance(prompts, list | tuple | Prompts) or isinstance(prompts, Prefetching):
         return prompts
@@ -126,7 +130,7 @@ def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: E
 
 
 def build_policy(config: RunConfig) -> Policy:
-    kind = policy_class(config.modality)
+    kind: type[Policy] = policy_class(config.modality)
     settings = config.policy_settings()
     parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
     try:
@@ -220,7 +224,7 @@ def train(
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts, report=report,
-            counters=partial(cache_counters, policy), sampler=sampler, accelerator=accelerator,
+            counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout, accelerator=accelerator,
         )  # fmt: skip
         trainer.trackers = together(lambda: _open_folder(config, start, accelerator, stack), accelerator)
         with told_where(*given):
@@ -350,7 +354,7 @@ def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> 
         panel = reward_panel(config)
         stack.callback(panel.close)
         scores, _ = evaluate(
-            policy,
+            Actor(policy),
             made_ready(prompts, policy, config.data.workers, stack),
             panel.score,
             batch_size=config.training.eval_batch_size,

@@ -10,6 +10,7 @@ import torch
 from mmrl.pipelines.run import load_run, open_prompts, reward_panel
 from mmrl.randomness import Key
 from mmrl.record import Request
+from mmrl.rollout.actor import Actor
 from mmrl.training.run_log import save_rollouts
 
 
@@ -20,7 +21,7 @@ def sample_run(checkpoint: str | Path, out: Path, prompts: int, count: int, over
     data = open_prompts(config.data.eval or config.data.train, config.data, prompts)
     requests = [Request(data[i], count, group=i) for i in range(min(prompts, len(data)))]
     greedy = count == 1 or policy.varied_when_greedy
-    rollouts = policy.rollout(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
+    rollouts = Actor(policy).act(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
     panel = reward_panel(config)
     try:
         scores = panel.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])

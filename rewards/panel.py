@@ -45,7 +45,7 @@ MAIN_KEYS = ("overall", "score")  # what EasyR1 and verl call the number that tr
 SUCCESS_KEYS = ("success", "accuracy", *MAIN_KEYS, WHOLE)
 NAN = float("nan")
 BUDGET_CALLS, SMALLEST_BUDGET = 10, 60.0
-"""Time limits that rows tried one by one may use up together, and seconds they always have: workers take time to start."""
+"""Time limits that rows tried one by one may use up together, and seconds they have anyway: workers start slowly."""
 
 
 class RewardSpec(Section):

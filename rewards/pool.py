@@ -162,10 +162,6 @@ class WorkerPool:
         self._alive.remove(worker)
         worker.close()
 
-    @property
-    def pids(self) -> list[int]:
-        return [worker.pid for worker in self._alive]
-
     def close(self) -> None:
         self._finalizer()
 

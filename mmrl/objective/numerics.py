@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from mmrl.errors import ConfigError
 from mmrl.objective.groups import masked_mean
 from mmrl.randomness import Key
 from mmrl.record import Batch, Evaluation
+
+Level = Literal["token", "sequence", "geometric"]
 
 LOG_BOUND = 20.0
 """Log-ratios are clamped to +-20 before `exp`: no effect on sane data, avoids inf * 0 on insane data."""
@@ -117,6 +121,17 @@ def sampler_log_probs(batch: Batch) -> Tensor:
     if "sampler_log_probs" in batch:
         return batch["sampler_log_probs"]
     return batch.old_log_probs
+
+
+def engine_ratio(batch: Batch, level: Level) -> Tensor:
+    """(B, T) `exp(lp_old - lp_sampler)` by action, or of the whole sequence (product, or geometric mean)."""
+    apart = (batch.old_log_probs - batch["sampler_log_probs"]) * batch.mask
+    if level == "token":
+        return safe_exp(apart)
+    if level not in ("sequence", "geometric"):
+        raise ConfigError(f"level is {level!r}; expected token, sequence or geometric")
+    row = apart.sum(1) if level == "sequence" else masked_mean(apart, batch.mask)
+    return safe_exp(row)[:, None].expand(batch.mask.shape)
 
 
 def row_uniform(batch: Batch, purpose: str) -> Tensor:

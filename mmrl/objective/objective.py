@@ -17,9 +17,10 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from mmrl.errors import ConfigError, got
+from mmrl.errors import ConfigError, got, unknown
 from mmrl.objective.groups import degenerate, group_count
 from mmrl.objective.numerics import at_least_float32
+from mmrl.objective.prefixes import leaves
 from mmrl.record import Batch, Evaluation, Selection
 from mmrl.settings import Section, read_section
 from mmrl.stages import Bound, Need
@@ -30,7 +31,9 @@ Choice = str | dict[str, Any]
 class ObjectiveConfig(Section):
     """Which function plays each stage: a name, or `{name: ..., parameter: ...}`.
 
-    A regularizer also takes `coefficient`, and `aggregation` where its mean is not the objective's.
+    A regularizer also takes `coefficient`, and `aggregation` where its mean is not the objective's. An aggregation also
+    takes `shared`: "each" (the default) weighs an action that several rows of a tree share in each of them, "once"
+    divides its weight by them.
     `policy_weight` is the share of the policy gradient beside a `score_objective`, which has 1 minus it.
     """
 
@@ -109,6 +112,7 @@ class Objective:
     matching_objective: Bound | None = None
     policy_weight: float = 0.0
     learning_rate: Bound | None = None
+    shared: str = "each"
     diagnostics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -121,14 +125,16 @@ class Objective:
             choice = getattr(config, stage)
             return Bound.of(stage, choice) if choice is not None else None
 
+        aggregation, shared = _shared(config.aggregation)
+
         def many(stage: str) -> list[Bound]:
             return [Bound.of(stage, choice) for choice in getattr(config, stage)]
 
         regularizers = [Regularizer.of(choice, i) for i, choice in enumerate(config.regularizers)]
         objective = cls(
             many("shaping"), many("group"), one("advantage"), many("credit"), one("ratio"), one("trust_region"),
-            one("aggregation"), regularizers, one("score"), one("score_objective"), one("matching_objective"),
-            config.policy_weight, one("learning_rate"),
+            Bound.of("aggregation", aggregation), regularizers, one("score"), one("score_objective"),
+            one("matching_objective"), config.policy_weight, one("learning_rate"), shared,
         )  # fmt: skip
         objective._check({k for k, f in ObjectiveConfig.model_fields.items() if getattr(config, k) != f.default})
         return objective
@@ -221,17 +227,22 @@ class Objective:
         return batch, selections
 
     @torch.no_grad()
-    def shape_and_select(self, batch: Batch) -> tuple[Batch, list[Selection]]:
-        """Stages 3 and 4. Unscored rows leave the baseline and the loss.
+    def shape(self, batch: Batch) -> Batch:
+        """Stage 3's end: the reward as stage functions reshape it. Unscored rows leave the baseline and the loss.
 
-        A batch that brings its advantage has these stages behind it: it is neither shaped nor selected again.
+        A batch that brings its advantage has this behind it.
         """
-        if batch.advantage is not None:
-            return _drop_unscored(batch), []
-        for bound in self.shaping:
+        for bound in self.shaping if batch.advantage is None else ():
             _require(bound, batch)
             batch = replace(batch, reward=bound(batch))
-        return self.select(_drop_unscored(batch))
+        return _drop_unscored(batch)
+
+    @torch.no_grad()
+    def shape_and_select(self, batch: Batch) -> tuple[Batch, list[Selection]]:
+        """Stages 3 and 4. A batch that brings its advantage is neither shaped nor selected again."""
+        given = batch.advantage is not None
+        batch = self.shape(batch)
+        return (batch, []) if given else self.select(batch)
 
     @torch.no_grad()
     def assess(self, batch: Batch) -> Batch:
@@ -290,7 +301,9 @@ class Objective:
         for update in torch.unique(batch.update).tolist():
             rows = ((batch.update == update) & batch.trained).nonzero().squeeze(1)
             if len(rows):
-                weights[rows] = aggregation(batch.index(rows)).to(weights.dtype)
+                some = batch.index(rows)
+                share = aggregation(some) / leaves(some) if self.shared == "once" else aggregation(some)
+                weights[rows] = share.to(weights.dtype)
         return weights * batch.mask
 
     @torch.no_grad()
@@ -336,10 +349,11 @@ class Objective:
             loss = -(weights * self.matching_objective(evaluation, batch)).sum()
         elif self.policy_weight or not self.score_objective:
             batch = self._update_credit(evaluation, batch, sums)
-            log_ratio = self.ratio(evaluation, batch)
-            policy = -(weights * self.trust_region(log_ratio, evaluation, batch)).sum()
+            acted = _by_behaviour(batch)
+            log_ratio = self.ratio(evaluation, acted)
+            policy = -(weights * self.trust_region(log_ratio, evaluation, acted)).sum()
             loss = loss + (self.policy_weight or 1.0) * policy
-            sums |= self._diagnose(log_ratio, evaluation, batch)
+            sums |= self._diagnose(log_ratio, evaluation, acted)
         for regularizer in self.regularizers:
             penalty = regularizer.bound(evaluation, batch)
             own = batch.columns[regularizer.place] if regularizer.aggregation else weights
@@ -386,6 +400,22 @@ class Objective:
             key = f"{bound.spec.stage}/{bound.name}"
             if hasattr(bound.state, "load_state_dict") and key in state:
                 bound.state.load_state_dict(state[key])
+
+
+def _shared(choice: Choice) -> tuple[Choice, str]:
+    """An aggregation without its key `shared`, and that."""
+    described = {"name": choice} if isinstance(choice, str) else dict(choice)
+    shared = described.pop("shared", "each")
+    if shared not in ("each", "once"):
+        raise ConfigError(f"aggregation: {unknown('shared', str(shared), ('each', 'once'))}")
+    return described, shared
+
+
+def _by_behaviour(batch: Batch) -> Batch:
+    """`batch` whose old log-probs are the ratio's denominators: those of whoever wrote the row, where it says so."""
+    if "behaviour_log_probs" not in batch:
+        return batch
+    return replace(batch, old_log_probs=batch["behaviour_log_probs"] * batch.mask)
 
 
 def _drop_unscored(batch: Batch) -> Batch:

@@ -25,6 +25,21 @@ def extent(mask: Tensor) -> Tensor:
     return mask.flip(1).cummax(1).values.flip(1) if mask.shape[1] else mask
 
 
+def leaves(batch: Batch) -> Tensor:
+    """(B, T) how many rows go through the state a row acts in: those of its group with the same owner at t.
+
+    1 where a row is alone, and outside the loss mask. Read from `batch.owner`, so it holds for tokens and denoising.
+    """
+    assert batch.owner is not None
+    acts = batch.loss_mask.bool() & (batch.owner >= 0)
+    rows, columns = acts.nonzero(as_tuple=True)
+    state = torch.stack([batch.group[rows], columns, batch.owner[rows, columns]], 1)
+    _, which, count = torch.unique(state, dim=0, return_inverse=True, return_counts=True)
+    through = torch.ones(acts.shape, dtype=torch.long, device=acts.device)
+    through[rows, columns] = count[which]
+    return through
+
+
 def shared_prefix(actions: Tensor, within: Tensor) -> Tensor:
     """(G, G, T) bool for the rows of one group: i and j agree on every action up to and including t."""
     equal = (actions[:, None] == actions[None]) & within[:, None] & within[None]

@@ -15,6 +15,7 @@ from mmrl.errors import ConfigError
 from mmrl.objective.groups import masked_mean
 from mmrl.objective.numerics import (
     LOG_BOUND,
+    at_least_float32,
     current_log_probs,
     log_ratio_to,
     position,
@@ -22,8 +23,9 @@ from mmrl.objective.numerics import (
     segment_sum,
     straight_through,
 )
+from mmrl.objective.soft_tokens import soft_token_log_prob
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import stage
+from mmrl.stages import FLOW, LANGUAGE, Need, stage
 
 SCHEDULES = ("constant", "linear", "cosine", "sine", "quadratic", "cubic")
 
@@ -221,3 +223,44 @@ def segment(
     reduce = segment_mean if normalize else segment_sum
     value = reduce(log_ratio, ids, batch.mask)
     return value if through else straight_through(value, current_log_probs(evaluation, batch)) * batch.mask
+
+
+@stage(
+    "ratio",
+    paper="GRPO-Guard: regulated clipping, arXiv 2510.22319",
+    formula="R_t = (lp_new - lp_old + b_t) std_t, b_t = mean((mu_new - mu_old)^2) / (2 std_t^2)",
+    needs=("mean_shift", "step_std"),
+    modalities=FLOW,
+)
+def grpo_guard(evaluation: Evaluation, batch: Batch) -> Tensor:
+    """The log-ratio with its bias removed and its spread made equal for all steps. Returns (B, T).
+
+    The plain ratio of a denoising step has a mean below 1, so positive samples are never clipped. Gradient flows
+    through the log-prob and through b. Wants `policy.keep_means: true`, mean reduction and normalised log-probs.
+    Source: the public implementations in verl-omni and Flow-Factory; the paper's own code was not read.
+    """
+    recentred = log_ratio_to(evaluation, batch) + evaluation["mean_shift"]
+    return torch.where(batch.mask, recentred * batch["step_std"].to(recentred), 0.0)
+
+
+@stage(
+    "ratio",
+    method="soft_grpo",
+    paper="SofT-GRPO, arXiv 2511.06411",
+    formula="lp - lp_old, lp = mean over likely ids of -u - exp(-u), u = clip(g - log p~, -1.5, 3), on soft tokens",
+    needs=lambda **_: {"kept_log_probs": Need("kept_log_probs", weights="current")},
+    required=("soft", "gumbels"),
+    modalities=LANGUAGE,
+)
+def soft_token(evaluation: Evaluation, batch: Batch) -> Tensor:
+    """Soft tokens by the density of their Gumbel noise, the others by their probability. Returns (B, T).
+
+    Reads `soft (B, T)`, 1 on soft tokens; `gumbels (B, T, k)`, the perturbed log-probs g of the kept ids at sampling;
+    and of the evaluation `kept_log_probs (B, T, k)`, the current log-probs of these ids, with gradient.
+    `old_log_probs` on soft tokens is `soft_tokens.soft_token_log_prob` at sampling. Policies of this library
+    sample discrete tokens, so a configuration that asks for it is refused; in your own loop, `compute` takes it.
+    Source: zz1358m/SofT-GRPO-master, torch_functional.py.
+    """
+    density = soft_token_log_prob(at_least_float32(evaluation["kept_log_probs"]), at_least_float32(batch["gumbels"]))
+    soft = batch.mask & (batch["soft"] != 0)
+    return torch.where(soft, density - at_least_float32(batch.old_log_probs), log_ratio_to(evaluation, batch))

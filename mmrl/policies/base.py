@@ -18,9 +18,10 @@ from torch import nn
 
 from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
+from mmrl.policies.registry import policy_classes
 from mmrl.policies.sharding import plain_name, whole_weights
 from mmrl.randomness import Key
-from mmrl.record import Evaluation, Request, Rollouts
+from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
@@ -37,7 +38,7 @@ class Policy(ABC):
     config       the section this policy was made from
     probes     what `evaluate` can return per action or per rollout
     group_probes  those of them that compare the members of a group: `evaluate` must then be given whole groups
-    batch_probes  those that compare all rollouts of a step, of all ranks (`mmrl.policies.batch_probes`)
+    batch_probes  those that compare all rollouts of a step, of all ranks (`language.probes.batch_probes`)
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
     reads      kinds of media it can be shown, "image" and "video"
@@ -93,6 +94,13 @@ class Policy(ABC):
         Results carry no gradient. Where the caller's grad mode is on, a policy may keep what an update on these
         rollouts can go on from; rollouts that are not trained on belong under `torch.no_grad`.
         """
+
+    def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
+        """Rows nobody acted for: `answers[i]` as an answer to `prompts[i]`, texts with the end token added.
+
+        `old_log_probs` are this policy's, from a pass. Group, member and source are the caller's to set.
+        """
+        raise PolicyError(f"the {self.modality} policy takes no written answers")
 
     @abstractmethod
     def evaluate(
@@ -165,7 +173,7 @@ class Policy(ABC):
     @classmethod
     def check_need(cls, need: Need, asked_by: str) -> None:
         """Refuse, before anything is loaded, what this policy cannot give."""
-        offers = {p.modality: p for p in policy_classes()}
+        offers = policy_classes()
         if need.probe not in cls.probes | ANY_POLICY:
             others = [m for m, p in offers.items() if need.probe in p.probes]
             raise ConfigError(
@@ -180,19 +188,3 @@ class Policy(ABC):
             )
         if need.weights not in WEIGHTS:
             raise ConfigError(f"{asked_by}: {unknown('weights', need.weights, WEIGHTS)}")
-
-
-def policy_classes() -> list[type[Policy]]:
-    """The policy of each modality, without loading any model library at import."""
-    from mmrl.policies.flow import FlowPolicy
-    from mmrl.policies.video import VideoPolicy
-    from mmrl.policies.vision import VisionPolicy
-
-    return [VisionPolicy, VideoPolicy, FlowPolicy]
-
-
-def policy_class(modality: str) -> type[Policy]:
-    classes = {p.modality: p for p in policy_classes()}
-    if modality not in classes:
-        raise ConfigError(unknown("modality", modality, classes))
-    return classes[modality]

@@ -1,9 +1,9 @@
 """Changed prompts: the same actions under media that are masked, blurred, shuffled or gone.
 
 A view is a value (kind, options), and its randomness is keyed by the prompt's id, so a pass can be repeated
-exactly. Pixel views act after the resize, on frames rebuilt from the processor's patch rows: token ids, grids and
-positions stay as they were. `remove_media` is another prompt: re-tokenised without placeholders, so of another
-length.
+exactly. Pixel views act on frames after the resize, so that token ids, grids and positions stay as they were;
+`language.pixels` rebuilds the frames from what a processor made of them. `remove_media` is another prompt:
+re-tokenised without placeholders, so of another length.
 
 Videos are corrupted as images are. (VPPO's released code corrupts images only, so a video keeps a clean input
 and a perception score of 0.)
@@ -23,9 +23,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmrl.errors import ConfigError, unknown
-from mmrl.policies.encoding import Encoded
-from mmrl.policies.families import Family
-from mmrl.randomness import Key
 from mmrl.record import Prompt
 from mmrl.stages import View
 
@@ -158,41 +155,3 @@ def without_media(prompt: Prompt) -> Prompt:
             content = [part for part in content if part.get("type") not in ("image", "video")]
         messages.append({**message, "content": content})
     return replace(prompt, messages=messages, images=[], videos=[])
-
-
-def corrupted(
-    encoded: Encoded, view: View, prompt_id: str, seed: int, family: Family, scales: dict[str, PixelScale]
-) -> Encoded:
-    """`encoded` with the pixels a view shows. Each image and each video draws its own randomness."""
-    media = dict(encoded.media)
-    for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
-        if pixels not in media or (kind == "image" and view.kind in VIDEO_VIEWS):
-            continue
-        parts, start, scale = [], 0, scales[kind]
-        for index, grid in enumerate(media[f"{kind}_grid_thw"]):
-            rows = media[pixels][start : start + int(grid.prod())]
-            start += len(rows)
-            frames = scale.unnormalise(unpatchify(rows, grid, family))
-            pair = family.temporal_patch if kind == "image" or view.kind == "patch_black" else 1
-            rng = Key(seed, prompt=prompt_id, member=index, purpose=f"view {kind} {view}").generator()
-            frames = PIXEL_VIEWS[view.kind](frames, pair, rng, **dict(view.options))
-            parts.append(patchify(scale.normalise(frames), family))
-        media[pixels] = torch.cat(parts)
-    return replace(encoded, media=media, features=None)
-
-
-def unpatchify(rows: Tensor, grid: Tensor, family: Family) -> Tensor:
-    """(t*h*w patches, 3*k*p*p) processor rows -> (t*k, 3, h*p, w*p) frames."""
-    t, h, w = grid.tolist()
-    m, p, k = family.merge, family.patch, family.temporal_patch
-    cells = rows.view(t, h // m, w // m, m, m, 3, k, p, p)
-    return cells.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(t * k, 3, h * p, w * p)
-
-
-def patchify(frames: Tensor, family: Family) -> Tensor:
-    """The inverse of `unpatchify`: rows grouped by merged token, as Qwen-VL processors write them."""
-    m, p, k = family.merge, family.patch, family.temporal_patch
-    count, channels, height, width = frames.shape
-    t, h, w = count // k, height // p, width // p
-    cells = frames.reshape(t, k, channels, h // m, m, p, w // m, m, p)
-    return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(t * h * w, channels * k * p * p)

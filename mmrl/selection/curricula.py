@@ -55,12 +55,14 @@ class Drive:
         ordered = sorted(pool, key=lambda i: (rates[i] == 0, rates[i]))
         return ordered[: max(1, math.ceil(self.keep * len(pool) - 1e-9))]
 
-    def observe(self, indices: list[int], batch: Batch) -> None:
+    def observe(self, indices: list[int | None], batch: Batch) -> None:
         """Group g of the batch belongs to dataset row `indices[g]`."""
         worth = outcome(batch).double()
         mean = group_mean(worth, batch.group, batch.counted)
         for group in torch.unique(batch.group[batch.counted & ~torch.isnan(worth)]).tolist():
             now, index = float(mean[batch.group == group][0]), indices[group]
+            if index is None:
+                continue
             before = self.rate.get(index)
             self.rate[index] = now if before is None else self.momentum * before + (1 - self.momentum) * now
 

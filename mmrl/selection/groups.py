@@ -1,4 +1,4 @@
-"""Group selection: who counts, who trains, who is asked again, after the rewards are known."""
+"""Group selection: who counts and who trains, after the rewards are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from mmrl.objective.groups import (
     group_mean,
     group_median,
     group_rank,
-    representatives,
 )
 from mmrl.record import Batch, Selection
 from mmrl.stages import LANGUAGE, stage
@@ -29,13 +28,13 @@ def after_advantage(function: Any) -> Any:
 @stage(
     "group",
     paper="DAPO, arXiv 2503.14476",
-    formula="keep a prompt iff low < mean outcome < high; ask for as many new prompts as were dropped",
+    formula="keep a prompt iff its outcomes differ and low < mean outcome < high",
     method="dapo",
 )
 def dynamic_sampling(
     batch: Batch, *, by: str | None = None, flat: bool = True, low: float | None = None, high: float | None = None
 ) -> Selection:
-    """Drop groups whose members all score alike, and ask for fresh prompts in their place.
+    """Drop groups whose members all score alike. Rollout strategy `dynamic_sampling` asks for others in their place.
 
     by         what must differ: "reward", "success" or a reward component; None: success where the group has
                any, else reward, so that length shaping does not keep a group that is all right or all wrong
@@ -50,7 +49,7 @@ def dynamic_sampling(
     drop = degenerate(values, batch.group, batch.counted) if flat else group_count(batch.group, batch.counted) == 0
     drop |= mean <= low if low is not None else False
     drop |= mean >= high if high is not None else False
-    return _without(batch, drop)
+    return Selection(counted=batch.counted & ~drop, trained=batch.trained & ~drop)
 
 
 @stage(
@@ -79,13 +78,6 @@ def _outcome(batch: Batch, by: str | None) -> Tensor:
     if by not in offered:
         raise ConfigError(f"dynamic_sampling: {unknown('outcome', by, offered)}")
     return offered[by]
-
-
-def _without(batch: Batch, drop: Tensor) -> Selection:
-    """Drop whole groups and ask for as many fresh ones; groups that were already out are not asked for again."""
-    alive = group_count(batch.group, batch.counted) > 0
-    fresh = int((drop & alive)[representatives(batch.group)].sum())
-    return Selection(counted=batch.counted & ~drop, trained=batch.trained & ~drop, fresh=fresh)
 
 
 @stage(

@@ -23,8 +23,8 @@ class Sampler(Protocol):
         """`count` dataset indices out of `size`."""
         ...
 
-    def observe(self, indices: list[int], batch: Batch) -> None:
-        """What became of them: group g of the batch answers dataset row `indices[g]`."""
+    def observe(self, indices: list[int | None], batch: Batch) -> None:
+        """What became of them: group g of the batch answers dataset row `indices[g]`, or no row where it is None."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -62,7 +62,7 @@ class Shuffled:
             indices += order[place : place + count - len(indices)].tolist()
         return indices
 
-    def observe(self, indices: list[int], batch: Batch) -> None:
+    def observe(self, indices: list[int | None], batch: Batch) -> None:
         """A plain shuffle learns nothing from outcomes."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Uncertain:
 
     coming = select  # nothing is taken: the next draw depends on the key and on outcomes alone
 
-    def observe(self, indices: list[int], batch: Batch) -> None:
+    def observe(self, indices: list[int | None], batch: Batch) -> None:
         """Group g of the batch belongs to dataset row `indices[g]`."""
         worth = outcome(batch).double()
         scored = worth[batch.counted & ~torch.isnan(worth)]
@@ -57,9 +57,11 @@ class Uncertain:
             )
         mean = group_mean(worth, batch.group, batch.counted)
         for group in torch.unique(batch.group[batch.counted & ~torch.isnan(worth)]).tolist():
-            success = float(mean[batch.group == group][0])
-            a, b = self.beta.get(indices[group], initial_beta(0, 0))
-            self.beta[indices[group]] = (self.keep * a + success, self.keep * b + 1 - success)
+            index, success = indices[group], float(mean[batch.group == group][0])
+            if index is None:
+                continue
+            a, b = self.beta.get(index, initial_beta(0, 0))
+            self.beta[index] = (self.keep * a + success, self.keep * b + 1 - success)
 
     def state_dict(self) -> dict[str, Any]:
         return {"beta": [[index, a, b] for index, (a, b) in self.beta.items()]}

@@ -1,28 +1,37 @@
-"""The first half of a step: act, score, select, and fill the declared columns. No gradient here."""
+"""The first half of a step: rounds of acting and scoring as the rollout strategy plans them, then selection.
+
+No gradient here but what a policy keeps for the update on its own rollouts.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from mmrl.errors import ConfigError, MMRLError
 from mmrl.objective import Objective
-from mmrl.policies.base import Policy
-from mmrl.policies.batch_probes import BATCH_PROBES
 from mmrl.randomness import Key
-from mmrl.record import Batch, Prompt, Request, Rollouts, Selection
+from mmrl.record import SOURCES, Answer, Batch, Prompt, Request, Rollouts, Start
+from mmrl.rollout.actor import Actor
+from mmrl.rollout.nesting import Nested
+from mmrl.rollout.plan import Address, Ask, Given, Plan, Step
 from mmrl.selection.prompts import Prefetching, Sampler
-from mmrl.stages import NEEDS, Need
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import gather_batch, gather_objects, my_share, together
 from mmrl.training.evaluation import Score
-from mmrl.training.passes import Pass, PassPlan
+from mmrl.training.filling import Columns
+from mmrl.training.groups import Groups
 from mmrl.training.timing import Clock
+
+ROUNDS = 100
+"""No strategy asks more often in a step: one that does will never stop."""
+BEHAVIOUR = "behaviour_log_probs"
 
 
 @dataclass
@@ -30,24 +39,27 @@ class Collected:
     """rollouts  of this rank
     batch     of all ranks, shaped and selected
     mine      where each local row stands in `batch`
-    indices   dataset rows asked for
+    indices   dataset row of each group, None where a strategy made the prompt
+    step      as the strategies saw it
     causes    why outputs stayed unscored, over all ranks
     """
 
     rollouts: Rollouts
     batch: Batch
     mine: Tensor
-    indices: list[int]
+    indices: list[int | None]
+    step: Step
     causes: Counter = field(default_factory=Counter)
 
 
 @dataclass
 class Collector:
-    """Everything a step needs before the optimizer: `collect(step)`."""
+    """Everything a step needs before the optimizer: `collect(number)`."""
 
-    policy: Policy
+    actor: Actor
     objective: Objective
-    plan: PassPlan
+    columns: Columns
+    strategies: Nested
     prompts: Sequence[Prompt]
     score: Score
     sampler: Sampler
@@ -55,68 +67,56 @@ class Collector:
     accelerator: Accelerator
     clock: Clock
 
-    def collect(self, step: int) -> Collected:
-        key = Key(self.config.seed, step)
-        indices = self.sampler.select(self.config.prompts_per_step, len(self.prompts), key)
-        self.announce(indices, step + 1)
-        causes: Counter = Counter()
-        requests = spare = self._requests(indices, 0)
-        rollouts = self._act(requests, spare, key, causes)
-        assert rollouts is not None
-        for refill in range(self.config.max_refills + 1):
+    def collect(self, number: int) -> Collected:
+        groups, causes = Groups(self.accelerator.process_index, self.accelerator.num_processes), Counter[str]()
+        step = self._step(number, groups)
+        rows: Rollouts | None = None
+        plan: Plan | None = self.strategies.ask(step)
+        while plan is not None:
+            self._agreed(plan.digest(), "the plan of a rollout strategy")
+            rows = self._act(plan, rows, step, groups, causes)
+            step.round += 1
+            batch, mine = self._gather(rows, number)
             with self.clock("group"):
-                batch, mine = self._gather(rollouts, step)
-                batch, selections = self.objective.shape_and_select(batch)
-            if refill == self.config.max_refills or not any(s.fresh or s.again for s in selections):
-                break
-            requests, fresh = self._refill(selections, batch, rollouts, len(indices), key)
-            more = self._act(requests, spare, key, causes)
-            indices = indices + fresh
-            rollouts = rollouts if more is None else Rollouts.concatenate([rollouts, more])
-        if not self.plan.early:
-            self._fill_columns(rollouts, causes)
-            gathered, mine = self._gather(rollouts, step)
-            scored = ~gathered.reward.isnan()
-            batch = replace(
-                batch, columns=gathered.columns, counted=batch.counted & scored, trained=batch.trained & scored
-            )
+                batch = self.objective.shape(batch)
+                plan = self.strategies.join(batch, step)
+        assert rows is not None
+        with self.clock("group"):
+            batch, _ = self.objective.select(self.strategies.masked(batch))
+            self.strategies.observe(batch, step)
+        if not self.columns.plan.early:
+            batch = self._with_columns(batch, rows, causes)
         for other in gather_objects(dict(causes), self.accelerator)[1:] if self.accelerator.num_processes > 1 else ():
             causes.update(other)
-        return Collected(rollouts, batch, mine, indices, causes)
+        return Collected(rows, batch, mine, groups.rows, step, causes)
 
-    @torch.no_grad()
-    def compare(self, collected: Collected, batch: Batch) -> Batch:
-        """The batch with columns of probes that compare all rollouts of the step, whose advantages are known now."""
-        if not self.plan.compare:
-            return batch
-        rollouts, local = collected.rollouts, batch.index(collected.mine)
-        where = rollouts.mask & local.trained[:, None].to(rollouts.mask.device)
-        advantage = local.advantage[:, : where.shape[1]].to(where.device)[where]
-        with self.clock("passes"):
-            for need in self.plan.compare:
-                probe = BATCH_PROBES[need.probe]
-                pieces = partial(self._pieces, Need(probe.reads), rollouts, where)
-                values = probe.function(pieces, advantage, total=self._total, **dict(need.options))
-                column = torch.zeros_like(rollouts.old_log_probs)
-                rollouts.columns[need.key] = column.masked_scatter(where, values.to(column))
-        gathered, _ = self._gather(rollouts, batch.step)
-        return replace(batch, columns=batch.columns | {n.key: gathered.columns[n.key] for n in self.plan.compare})
+    def _with_columns(self, batch: Batch, rows: Rollouts, causes: Counter) -> Batch:
+        """The batch with the columns of passes that no selection reads; rows that lost their reward there are out."""
+        self.columns.fill(rows, causes)
+        gathered, _ = self._gather(rows, batch.step)
+        scored = ~gathered.reward.isnan()
+        return replace(batch, columns=gathered.columns, counted=batch.counted & scored, trained=batch.trained & scored)
 
-    def _pieces(self, need: Need, rollouts: Rollouts, where: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """A pass over the tokens in `where`: their places among them, and a vector each."""
-        place = torch.zeros_like(where, dtype=torch.long).masked_scatter(
-            where, torch.arange(int(where.sum())).to(where.device)
+    # ---- what a strategy sees
+
+    def _step(self, number: int, groups: Groups) -> Step:
+        key, config = Key(self.config.seed, number), self.config
+        draws = 0
+
+        def draw(count: int) -> list[int]:
+            nonlocal draws
+            indices = self.sampler.select(count, len(self.prompts), key.at(member=draws))
+            if not draws:
+                self.announce(indices, number + 1)
+            draws += 1
+            return indices
+
+        def select(batch: Batch) -> Batch:
+            return self.objective.select(batch)[0]
+
+        return Step(
+            number, config.steps, key, config.group_size, config.prompts_per_step, draw, select, groups=groups.rows
         )
-        size = self.config.micro_batch_size
-        own = len(self.policy.micro_batches(rollouts, torch.arange(len(rollouts)), size))
-        for i, part in enumerate(even_micro_batches(self.policy, rollouts, size, self.accelerator)):
-            evaluation = self.policy.evaluate(rollouts.index(part), [need], weights="old")
-            inside = where[part.to(where.device)]
-            if i < own:  # a short rank repeats a row, so that all ranks run as many passes
-                yield place[part.to(where.device)][inside], evaluation.columns[need.key][inside]
-
-    def _total(self, values: Tensor) -> Tensor:
-        return values if self.accelerator.num_processes == 1 else self.accelerator.reduce(values, "sum")
 
     def announce(self, now: list[int], step: int) -> None:
         """Tell prompts that can be made ready which are asked for now and, as far as one knows, by `step`."""
@@ -127,45 +127,149 @@ class Collector:
             coming = foresee(self.config.prompts_per_step, len(self.prompts), Key(self.config.seed, step))
         self.prompts.prefetch(my_share(now, self.accelerator) + my_share(coming, self.accelerator))
 
-    def _requests(self, indices: list[int], first_group: int) -> list[Request]:
-        groups = my_share(list(enumerate(indices, first_group)), self.accelerator)
+    def _agreed(self, what: str, name: str) -> None:
+        every = gather_objects(what, self.accelerator)
+        if len(set(every)) > 1:
+            raise MMRLError(f"{name} differs between ranks: {every}; it must depend on the gathered batch alone")
 
-        def opened() -> list[Request]:
-            return [Request(self.prompts[i], self.config.group_size, group=g) for g, i in groups]
+    # ---- one round
 
+    def _act(self, plan: Plan, rows: Rollouts | None, step: Step, groups: Groups, causes: Counter) -> Rollouts:
+        """`rows` and what this round adds, scored. Ranks pass the model together: one that is asked for nothing
+        while others are acts on a spare request and drops what came out."""
+        if step.round >= ROUNDS or not plan.asks:
+            asked = "for nothing" if not plan.asks else f"{ROUNDS} times in a step"
+            raise ConfigError(f"rollout {[b.name for b in self.strategies.bounds]} asked {asked}; it will never end")
+        asks = [(groups.place(ask), ask) for ask in plan.ask]
+        givens = [(groups.place(given), given) for given in plan.given]
+        firsts = [groups.number(group, ask.count) for group, ask in asks]
+        mine = [(g, a, first) for (g, a), first in zip(asks, firsts, strict=True) if groups.mine(g)]
         with self.clock("data"):
-            return together(opened, self.accelerator)
+            requests = together(
+                lambda: [self._request(g, a, first, rows, groups) for g, a, first in mine], self.accelerator
+            )
+        constants = [ask.columns for _, ask, _first in mine for _ in range(ask.count)]
+        acted = self._acted(requests, step.key, groups)
+        parts = [] if acted is None else [(acted, constants)]
+        parts += self._written(givens, rows, groups)
+        if plan.given and any(g.behaviour != "policy" for g in plan.given) and rows is not None:
+            rows.columns.setdefault(BEHAVIOUR, rows.old_log_probs.clone())
+        new = [self._constant(part, columns, rows, plan) for part, columns in parts]
+        fresh = Rollouts.concatenate(new) if new else None
+        self._score_together(fresh, causes)
+        if self.columns.plan.early:
+            self._fill_together(fresh, rows, causes)
+        have = [r for r in (rows, fresh) if r is not None]
+        if not have:
+            raise ConfigError(
+                "the first round of a rollout strategy leaves a rank without a group; ask for more groups"
+            )
+        return Rollouts.concatenate(have) if len(have) > 1 else have[0]
 
-    def _refill(
-        self, selections: list[Selection], batch: Batch, rollouts: Rollouts, groups: int, key: Key
-    ) -> tuple[list[Request], list[int]]:
-        """Requests of this rank for new prompts, and for more members of groups it holds.
+    def _request(self, group: int, ask: Ask, first: int, rows: Rollouts | None, groups: Groups) -> Request:
+        prompt = groups.prompt(group, self.prompts)
+        request = Request(prompt, ask.count, group, first_member=first)
+        if ask.start is not None:
+            request.start = self._start(group, ask.start, rows)
+        if ask.note is not None:
+            request.shown = self.strategies.shown(ask, prompt, _of_group(rows, group))
+            if ask.trains == "shown":
+                if request.shown.id == prompt.id:
+                    raise ConfigError(f"prompt {prompt.id!r}: what is trained as shown needs an id of its own")
+                request.prompt, request.shown = request.shown, None
+        return request
 
-        New prompts fill the step up to `prompts_per_step` groups that count, fewer than there are ranks if need be.
-        """
-        missing = self.config.prompts_per_step - len(torch.unique(batch.group[batch.counted]))
-        fresh = min(sum(s.fresh for s in selections), max(missing, 0))
-        indices = self.sampler.select(fresh, len(self.prompts), key) if fresh else []
-        requests = self._requests(indices, groups)
-        held = rollouts.group.tolist()
-        for group, count in (item for s in selections for item in s.again.items()):
-            if group in held:
-                prompt = rollouts.prompts[int(rollouts.prompt[held.index(group)])]
-                requests.append(Request(prompt, count, group, first_member=held.count(group)))
-        return requests, indices
+    def _start(self, group: int, address: Address, rows: Rollouts | None) -> Start:
+        where = None if rows is None else (rows.group == group) & (rows.member == address.member)
+        at: list[int] = [] if where is None else where.nonzero().squeeze(1).tolist()
+        if rows is None or not len(at):
+            raise ConfigError(f"a rollout strategy starts in member {address.member} of group {group}: there is none")
+        row = rows.index([at[0]])
+        if not 0 < address.action < int(row.length[0]):
+            raise ConfigError(
+                f"a rollout strategy starts behind action {address.action} of member {address.member} of group "
+                f"{group}, which has {int(row.length[0])}; expected 1 to {int(row.length[0]) - 1}"
+            )
+        return Start(row, address.action)
 
-    def _act(self, requests: list[Request], spare: list[Request], key: Key, causes: Counter) -> Rollouts | None:
-        """Act and score. Ranks pass the model together, so one that is asked for nothing while others are acts on
-        a request of `spare` and drops what came out."""
+    def _acted(self, requests: list[Request], key: Key, groups: Groups) -> Rollouts | None:
+        """The rows of `requests`, sampled; None where this rank is asked for nothing."""
         if not any(gather_objects(len(requests), self.accelerator)):
             return None
+        asked = requests or [Request(self._spare(groups), 1, group=0)]
         with self.clock("rollout"):
-            rollouts = together(lambda: self.policy.rollout(requests or spare[:1], key), self.accelerator)
-        with self.clock("reward"):
-            together(lambda: self._score(rollouts, causes if requests else Counter()), self.accelerator)
-        if self.plan.early:
-            self._fill_columns(rollouts, causes if requests else Counter())
+            rollouts = together(lambda: self.actor.act(asked, key), self.accelerator)
         return rollouts if requests else None
+
+    def _written(
+        self, givens: list[tuple[int, Given]], rows: Rollouts | None, groups: Groups
+    ) -> list[tuple[Rollouts, list]]:
+        """The rows that nobody acts for, in the order of the plan; the policy says how likely it finds them."""
+        if not givens:
+            return []
+        with self.clock("data"):
+            found = together(lambda: [self._given(g, given, rows, groups) for g, given in givens], self.accelerator)
+        counts = gather_objects([len(f) for f in found], self.accelerator)
+        totals = [sum(column) for column in zip(*counts, strict=True)]
+        firsts = [groups.number(group, n) for (group, _), n in zip(givens, totals, strict=True)]
+        prompts = [groups.prompt(g, self.prompts) for (g, _), f in zip(givens, found, strict=True) for _ in f]
+        answers = [answer for f in found for answer in f]
+        if not sum(totals):
+            return []
+        with self.clock("rollout"):
+            spare: list[str | Answer] = ["-"]
+            asked = (prompts, answers) if answers else ([self._spare(groups)], spare)
+            written = together(lambda: self.actor.written(*asked), self.accelerator)
+        if not answers:
+            return []
+        at = [i for i, f in enumerate(found) for _ in f]
+        place = [k for f in found for k in range(len(f))]
+        device = written.mask.device
+        written.group = torch.tensor([givens[i][0] for i in at], device=device)
+        written.member = torch.tensor([firsts[i] + k for i, k in zip(at, place, strict=True)], device=device)
+        written.owner = torch.where(written.mask, written.member[:, None], -1)
+        written.source = torch.tensor([SOURCES.index(givens[i][1].source) for i in at], device=device)
+        if any(g.behaviour != "policy" for _, g in givens):
+            behaviours = [givens[i][1].behaviour for i in at]
+            written.columns[BEHAVIOUR] = _denominators(written.old_log_probs, behaviours, answers)
+        return [(written, [givens[i][1].columns for i in at])]
+
+    def _given(self, group: int, given: Given, rows: Rollouts | None, groups: Groups) -> Sequence[str | Answer]:
+        if not groups.mine(group):
+            return ()
+        made = self.strategies.given(given, groups.prompt(group, self.prompts), _of_group(rows, group))
+        if not isinstance(made, list) or not all(isinstance(row, str | Answer) for row in made):
+            raise ConfigError(f"given rows are a list of texts or answers; a rollout strategy gave {made!r:.80}")
+        bare = [row for row in made if isinstance(row, str) or row.log_probs is None]
+        if given.behaviour == "given" and bare:
+            raise ConfigError("a rollout strategy gave rows without log-probs and says behaviour 'given'")
+        return made
+
+    def _spare(self, groups: Groups) -> Prompt:
+        """Any prompt, for a rank that is asked for nothing."""
+        held = [g for g in range(len(groups.rows)) if groups.mine(g)]
+        return groups.prompt(held[0], self.prompts) if held else self.prompts[0]
+
+    def _constant(self, part: Rollouts, values: list, rows: Rollouts | None, plan: Plan) -> Rollouts:
+        """Row constants, with the fill of each where a row says nothing; the ratio's denominator where rows differ."""
+        for name, fill in self.strategies.columns.items():
+            column = [float(v.get(name, fill)) for v in values]
+            part.columns[name] = torch.tensor(column, device=part.mask.device)
+        behaves = (rows is not None and BEHAVIOUR in rows.columns) or any(g.behaviour != "policy" for g in plan.given)
+        if behaves:
+            part.columns.setdefault(BEHAVIOUR, part.old_log_probs.clone())
+        return part
+
+    def _score_together(self, rollouts: Rollouts | None, causes: Counter) -> None:
+        with self.clock("reward"):
+            together(lambda: None if rollouts is None else self._score(rollouts, causes), self.accelerator)
+
+    def _fill_together(self, fresh: Rollouts | None, rows: Rollouts | None, causes: Counter) -> None:
+        """A rank without new rows runs the passes of an old one beside the others, and drops what came out."""
+        if fresh is not None:
+            self.columns.fill(fresh, causes)
+        elif rows is not None:
+            self.columns.fill(rows.index([0]), Counter())
 
     def _score(self, rollouts: Rollouts, causes: Counter) -> None:
         scores = self.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
@@ -175,8 +279,8 @@ class Collector:
         causes.update(scores.causes)
 
     def _gather(self, rollouts: Rollouts, step: int) -> tuple[Batch, Tensor]:
-        constants = {
-            "max_length": self.policy.max_actions,
+        constants: dict[str, Any] = {
+            "max_length": self.actor.policy.max_actions,
             "step": step,
             "steps": self.config.steps,
             "seed": self.config.seed,
@@ -184,81 +288,24 @@ class Collector:
         batch, mine = gather_batch(rollouts, self.accelerator, **constants)
         return replace(batch, update=split_updates(batch.group, self.config.updates_per_step)), mine
 
-    def _fill_columns(self, rollouts: Rollouts, causes: Counter) -> None:
-        with self.clock("passes"), torch.no_grad():
-            for part in self.plan.prepare:
-                for rows in self._parts(rollouts, part):
-                    piece = self.policy.evaluate(
-                        rollouts.index(rows), part.needs, under=part.under, weights=part.weights
-                    )
-                    for need in part.needs:
-                        values = piece.log_probs if need.probe == "log_probs" else piece.columns[need.key]
-                        self._store(rollouts, need.key, rows, values.detach())
-            if self.plan.step_rewards:
-                self._score_steps(rollouts, causes)
-            if self.plan.greedy:
-                self._answer_greedily(rollouts, causes)
 
-    def _parts(self, rollouts: Rollouts, part: Pass) -> list[Tensor]:
-        """The rows of each forward of a pass: whole groups where a probe compares their members."""
-        if any(need.probe in self.policy.group_probes for need in part.needs):
-            return whole_groups(rollouts.group, self.accelerator)
-        return even_micro_batches(self.policy, rollouts, self.config.micro_batch_size, self.accelerator)
+def _denominators(own: Tensor, behaviours: Sequence[str], answers: Sequence[str | Answer]) -> Tensor:
+    """(B, T) log-probs of whoever wrote each row, as the plan names them; `own` are the policy's."""
+    column = own.clone()
+    for row, (behaviour, answer) in enumerate(zip(behaviours, answers, strict=True)):
+        if behaviour == "one":
+            column[row] = 0.0
+        elif behaviour == "given" and isinstance(answer, Answer) and answer.log_probs is not None:
+            column[row, : len(answer.log_probs)] = answer.log_probs.to(column)
+    return column
 
-    @staticmethod
-    def _store(rollouts: Rollouts, key: str, rows: Tensor, values: Tensor) -> None:
-        if key not in rollouts.columns:
-            rollouts.columns[key] = values.new_zeros(len(rollouts), *values.shape[1:])
-        rollouts.columns[key][rows.to(values.device)] = values
 
-    def _answer_greedily(self, rollouts: Rollouts, causes: Counter) -> None:
-        """Column `greedy_success (B,)`: what the deterministic answer to a rollout's prompt is worth, NaN unscored.
-
-        The same answer at every visit, as long as the weights are the same: its key is that of no step.
-        """
-        requests = [Request(prompt, 1, group=i) for i, prompt in enumerate(rollouts.prompts)]
-        key = Key(self.config.seed, purpose="greedy")
-        answers = together(lambda: self.policy.rollout(requests, key, greedy=True), self.accelerator)
-        scores = together(lambda: self.score(answers.outputs, rollouts.prompts), self.accelerator)
-        causes.update({f"greedy {k}": v for k, v in scores.causes.items()})
-        worth = torch.where(scores.success.isnan(), scores.reward, scores.success).to(rollouts.old_log_probs)
-        rollouts.columns[NEEDS["greedy_success"].key] = worth[rollouts.prompt]
-
-    def _score_steps(self, rollouts: Rollouts, causes: Counter) -> None:
-        """What each state before an action would lead to is worth: column `step_rewards (B, T)`."""
-        outputs, addresses = together(lambda: self.policy.step_outputs(rollouts), self.accelerator)
-        rows, steps = addresses.unbind(1)
-        prompts = [rollouts.prompts[int(rollouts.prompt[r])] for r in rows.tolist()]
-        scores = together(lambda: self.score(outputs, prompts), self.accelerator)
-        causes.update({f"step {k}": v for k, v in scores.causes.items()})
-        column = torch.zeros_like(rollouts.old_log_probs)
-        values = scores.reward.to(column)
-        column[rows.to(column.device), steps.to(column.device)] = values.nan_to_num(0)
-        lost = rows[values.isnan().to(rows.device)].to(column.device)
-        rollouts.reward[lost] = float("nan")
-        rollouts.columns[NEEDS["step_rewards"].key] = column
+def _of_group(rows: Rollouts | None, group: int) -> Rollouts | None:
+    at = None if rows is None else (rows.group == group).nonzero().squeeze(1)
+    return None if rows is None or at is None or not len(at) else rows.index(at)
 
 
 def split_updates(group: Tensor, updates: int) -> Tensor:
     """(B,) which optimizer step a row belongs to: whole groups, in order, split as evenly as they go."""
     ids, place = torch.unique(group, return_inverse=True)
     return place * updates // len(ids)
-
-
-def even_micro_batches(
-    policy: Policy, rollouts: Rollouts, size: int, accelerator: Accelerator, rows: Tensor | None = None
-) -> list[Tensor]:
-    """Micro-batches of `rows` (default: all), equally many on every rank: short ranks repeat a row.
-
-    A repeated row must carry zero weight in a loss; writing its columns again changes nothing.
-    """
-    rows = torch.arange(len(rollouts)) if rows is None else rows
-    parts = policy.micro_batches(rollouts, rows, size) if len(rows) else []
-    most = max(gather_objects(len(parts), accelerator))
-    return parts + [torch.zeros(1, dtype=torch.long)] * (most - len(parts))
-
-
-def whole_groups(group: Tensor, accelerator: Accelerator) -> list[Tensor]:
-    """The rows of each group, for probes that compare its members; short ranks repeat a group."""
-    parts = [(group == g).nonzero().squeeze(1).cpu() for g in torch.unique(group).tolist()]
-    return parts + parts[:1] * (max(gather_objects(len(parts), accelerator)) - len(parts))

@@ -30,14 +30,13 @@ class TrainingConfig(Section):
     micro_batch_size    rollouts scored at once on a rank; lower it when memory runs out, the numbers stay
     learning_rate       1e-6 for full fine-tuning of large models, 1e-5 to 3e-4 for LoRA
     schedule            after `warmup_steps`: constant, or decay to 0 (safest for short runs)
-    max_refills         how often a step may ask for more prompts in place of dropped groups
     self_check          largest allowed gap between rollout and training log-probs before the first update;
                         null takes 1e-4 in float32; below it 1, and 0.03 for the mean
     epsilon             AdamW's; the clip range is objective.trust_region.low and high
     eval_every, save_every  in steps; 0 means only at the end
     save_every_minutes  of wall time since the last checkpoint; null: steps alone decide
     export_every        steps between checkpoints that hold `policy/`, the Hugging Face layout; 0: only the last one
-    keep_best           a metric, such as eval/success or reward/mean, whose best checkpoint is kept as `checkpoints/best`
+    keep_best           a metric, such as eval/success or reward/mean, whose best checkpoint stays, as `checkpoints/best`
     eval_samples        1 is one greedy answer of each held-out prompt; more are sampled, and give pass@k
     keep_checkpoints    older ones are deleted
     save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
@@ -57,7 +56,6 @@ class TrainingConfig(Section):
     epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     seed: int = 0
-    max_refills: int = Field(4, ge=0)
     self_check: float | None = None
     eval_every: int = Field(0, ge=0)
     eval_batch_size: int = Field(64, ge=1)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmrl.errors import ConfigError, MMRLError
+from mmrl.policies.base import Policy
 from mmrl.record import Batch, Rollouts
 
 T = TypeVar("T")
@@ -143,7 +144,7 @@ def gather_batch(rollouts: Rollouts, accelerator: Accelerator, **constants) -> t
     local = Batch.of(rollouts)
     names = [
         *("mask", "old_log_probs", "group", "member", "task", "prompt"),
-        *("reward", "success", "length", "truncated", "actions"),
+        *("reward", "success", "length", "truncated", "actions", "owner", "source"),
     ]
     tensors: dict[str, Tensor] = {n: v for n in names if isinstance(v := getattr(local, n), Tensor)}
     tensors |= {f"components/{k}": v for k, v in local.components.items()}
@@ -176,3 +177,22 @@ def sum_over_ranks(sums: dict[str, tuple[float, float]], accelerator: Accelerato
             entry[0] += value
             entry[1] += count
     return {name: value / count if count else 0.0 for name, (value, count) in total.items()}
+
+
+def even_micro_batches(
+    policy: Policy, rollouts: Rollouts, size: int, accelerator: Accelerator, rows: Tensor | None = None
+) -> list[Tensor]:
+    """Micro-batches of `rows` (default: all), equally many on every rank: short ranks repeat a row.
+
+    A repeated row must carry zero weight in a loss; writing its columns again changes nothing.
+    """
+    rows = torch.arange(len(rollouts)) if rows is None else rows
+    parts = policy.micro_batches(rollouts, rows, size) if len(rows) else []
+    most = max(gather_objects(len(parts), accelerator))
+    return parts + [torch.zeros(1, dtype=torch.long)] * (most - len(parts))
+
+
+def whole_groups(group: Tensor, accelerator: Accelerator) -> list[Tensor]:
+    """The rows of each group, for probes that compare its members; short ranks repeat a group."""
+    parts = [(group == g).nonzero().squeeze(1).cpu() for g in torch.unique(group).tolist()]
+    return parts + parts[:1] * (max(gather_objects(len(parts), accelerator)) - len(parts))

@@ -1,4 +1,4 @@
-"""Held-out scores: the policy acts deterministically (or `samples` times) on every prompt once."""
+"""Held-out scores: the actor acts deterministically (or `samples` times) on every prompt once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 
-from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request, Rollouts, Scores
+from mmrl.rollout.actor import Actor
 from mmrl.selection.prompts import Prefetching
 from mmrl.training.distributed import gather_objects, my_share, together
 
@@ -31,7 +31,7 @@ def pass_at_k(correct: torch.Tensor, total: int, k: int) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate(
-    policy: Policy, prompts: Sequence[Prompt], score: Score, *, batch_size: int, accelerator: Accelerator,
+    actor: Actor, prompts: Sequence[Prompt], score: Score, *, batch_size: int, accelerator: Accelerator,
     samples: int = 1, keep: int = 0, halted: Callable[[], bool] | None = None,
 ) -> tuple[dict[str, float], Rollouts | None]:  # fmt: skip
     """Mean reward, components and success over `prompts`; with `samples > 1` also pass@k.
@@ -46,11 +46,11 @@ def evaluate(
     mine = my_share(list(range(len(prompts))), accelerator)
     lines: list[dict] = []
     kept: list[Rollouts] = []
-    greedy = samples == 1 or policy.varied_when_greedy
+    greedy = samples == 1 or actor.policy.varied_when_greedy
 
     def act(chunk: list[int]) -> Rollouts:
         requests = [Request(prompts[i], samples, group=i) for i in chunk]
-        rollouts = policy.rollout(requests, Key(EVALUATION_SEED, purpose="evaluate"), greedy=greedy)
+        rollouts = actor.act(requests, Key(EVALUATION_SEED, purpose="evaluate"), greedy=greedy)
         scores = score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
         rollouts.components, rollouts.reward, rollouts.success = scores.components, scores.reward, scores.success
         return rollouts

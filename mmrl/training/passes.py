@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.policies.base import Policy
+from mmrl.rollout.nesting import Nested
 from mmrl.stages import Need, View
 
 STEP_REWARDS, GREEDY = "step_rewards", "greedy_success"
@@ -54,12 +55,15 @@ class PassPlan:
         return [*lines, f"update: log-probs and gradient{extra}"]
 
 
-def plan_passes(objective: Objective, policy: type[Policy]) -> PassPlan:
-    """Refuse what the policy cannot give, then merge needs into passes.
+def plan_passes(objective: Objective, policy: type[Policy], strategies: Nested | None = None) -> PassPlan:
+    """Refuse what the policy cannot give, then merge needs into passes. Strategies read between rounds, so what they
+    need is computed in each.
 
     Raises ConfigError naming the function, the need, and the policies that offer it.
     """
-    needs = objective.needs
+    asked_between = {} if strategies is None else strategies.needs
+    needs = {n: [*objective.needs.get(n, []), *asked_between.get(n, [])] for n in (*objective.needs, *asked_between)}
+    _refuse_comparisons(objective, policy, asked_between)
     for need, asked_by in needs.items():
         _check_view(need, " and ".join(asked_by))
         policy.check_need(need, " and ".join(asked_by))
@@ -70,7 +74,7 @@ def plan_passes(objective: Objective, policy: type[Policy]) -> PassPlan:
         if need.weights == "current" or elsewhere or sampled:
             continue
         passes.setdefault((need.under, need.weights), Pass(need.under, need.weights)).needs.append(need)
-    early = any(b.needs for b in (*objective.shaping, *objective.group))
+    early = bool(asked_between) or any(b.needs for b in (*objective.shaping, *objective.group))
     update = [n for n in needs if n.weights == "current"]
     steps = any(n.probe == STEP_REWARDS for n in needs)
     compare = [n for n in needs if n.probe in policy.batch_probes]
@@ -84,3 +88,18 @@ def _check_view(need: Need, asked_by: str) -> None:
             f"{asked_by} needs {need.probe!r} with current weights under {need.under}; the update's own forward pass "
             "shows no other view of a prompt: read it with weights 'old' or 'reference', without gradient"
         )
+
+
+def _refuse_comparisons(objective: Objective, policy: type[Policy], between: dict[Need, list[str]]) -> None:
+    """Probes that compare the rows of a group or batch run when it is complete: nothing between rounds reads one."""
+    read = {need: names for need, names in between.items()}
+    for bound in objective.group:
+        if not getattr(bound.spec.function, "after_advantage", False):
+            for need in bound.needs.values():
+                read.setdefault(need, []).append(f"group {bound.name!r}")
+    for need, names in read.items():
+        if need.probe in policy.group_probes | policy.batch_probes:
+            raise ConfigError(
+                f"{' and '.join(names)} reads {need.probe!r}, which compares all rows of a group, before the groups "
+                "are complete; read it in an advantage, a credit function, or a selection behind the advantage"
+            )

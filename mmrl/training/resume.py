@@ -101,7 +101,7 @@ def checked(path: Path, *, weights_only: bool = False) -> Path:
 
 
 def go_back(folder: Path, step: int) -> Path | None:
-    """Set aside what lies after `step`: checkpoints, their metrics and rollouts. Returns where, None if nothing does."""
+    """Set aside what lies after `step`: checkpoints, their metrics and rollouts. Returns where, None if nothing."""
     later = [p for at, p in _step_folders(folder) if at > step]
     if not later and (step or not parse_metrics(folder / "metrics.jsonl")[0]):
         return None

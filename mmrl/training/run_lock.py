@@ -20,8 +20,8 @@ NAME = ".lock"
 class RunLock:
     """Holds `RUN/.lock` until released, or until the process ends, however it ends.
 
-    The system keeps the lock of the file, so what a killed process left behind never has to be cleaned up; the text says
-    who holds it. A child that is forked does not inherit it.
+    The system keeps the lock of the file, so what a killed process left behind never has to be cleaned up; the text
+    says who holds it. A child that is forked does not inherit it.
     """
 
     def __init__(self, folder: Path):

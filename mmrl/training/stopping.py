@@ -20,8 +20,8 @@ LAUNCHED = "TORCHELASTIC_RUN_ID"
 class Stopping:
     """Inside the block, Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP ask the run to finish its step, save and stop.
 
-    A second Ctrl-C stops at once, unless a launcher passes signals on. `nohup` keeps its meaning. In another thread than
-    the main one, nothing is caught.
+    A second Ctrl-C stops at once, unless a launcher passes signals on. `nohup` keeps its meaning. In a thread that is
+    not the main one, nothing is caught.
 
     asked  the signal this process got; agreed: the one all ranks know of
     """

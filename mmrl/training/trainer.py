@@ -25,12 +25,21 @@ from mmrl.objective.groups import group_extreme, representatives
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
+from mmrl.rollout.actor import Actor
+from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Sampler, Shuffled
 from mmrl.training import checkpoint, run_log
-from mmrl.training.collect import Collected, Collector, even_micro_batches
+from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
-from mmrl.training.distributed import gather_objects, is_agreed, make_accelerator, sum_over_ranks
+from mmrl.training.distributed import (
+    even_micro_batches,
+    gather_objects,
+    is_agreed,
+    make_accelerator,
+    sum_over_ranks,
+)
 from mmrl.training.evaluation import Score, evaluate
+from mmrl.training.filling import Columns
 from mmrl.training.passes import plan_passes
 from mmrl.training.resume import go_back
 from mmrl.training.saving import Saving
@@ -70,6 +79,8 @@ class Trainer:
     prompts  any sequence; one with `prefetch(indices)`, such as `mmrl.data.ahead.Ahead`, is told what comes next
     score    `(outputs, prompts) -> Scores`, such as `RewardPanel.score`
     sampler  which prompts come next; every prompt once an epoch if not given
+    rollout  how a group comes to be: a strategy by name or as {name: ..., parameter: ...}, or several, outermost
+             first; independent draws if not given
     report   called with (step, metrics) on the main process
     counters  further numbers of this process for each step's metrics
     """
@@ -77,7 +88,8 @@ class Trainer:
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,
         run_dir: str | Path, *, eval_prompts: Sequence[Prompt] = (), accelerator: Accelerator | None = None,
-        sampler: Sampler | None = None, trackers: Sequence[Tracker] = (), report: Report = lambda step, metrics: None,
+        sampler: Sampler | None = None, rollout: Any = (), trackers: Sequence[Tracker] = (),
+        report: Report = lambda step, metrics: None,
         counters: Callable[[], dict[str, float]] = dict,
     ):  # fmt: skip
         if not len(prompts):
@@ -110,10 +122,14 @@ class Trainer:
         )
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, adamw)
         self.sampler: Sampler = sampler or Shuffled()
-        self.plan = plan_passes(objective, type(policy))
+        self.strategies = Nested.of(rollout)
+        self.plan = plan_passes(objective, type(policy), self.strategies)
+        self.actor = Actor(policy)
+        self.columns = Columns(self.actor, self.plan, score, config, self.accelerator, self.clock)
         self.collector = Collector(
-            policy, objective, self.plan, prompts, score, self.sampler, config, self.accelerator, self.clock
-        )
+            self.actor, objective, self.columns, self.strategies, prompts, score, self.sampler, config,
+            self.accelerator, self.clock,
+        )  # fmt: skip
         self.checked: SelfCheck | None = None
 
     # ---- the loop
@@ -171,7 +187,8 @@ class Trainer:
         _seed_everything(Key(self.config.seed, self.step, purpose="global").number)
         collected = self.collector.collect(self.step)
         with self.clock("prepare"):
-            batch = self.collector.compare(collected, self.objective.assess(collected.batch))
+            batch = self.objective.assess(collected.batch)
+            batch = self.columns.compare(collected.rollouts, collected.mine, batch)
             batch, weights = self.objective.credit_and_weigh(batch)
             self.sampler.observe(collected.indices, batch)
             self.collector.announce([], self.step + 1)
@@ -261,7 +278,8 @@ class Trainer:
             for part in even_micro_batches(self.policy, rollouts, size, self.accelerator):
                 new[part.to(new.device)] = self.policy.evaluate(rollouts.index(part), ()).log_probs
         allowed = Tolerance.of(self.policy.precision, self.config.self_check)
-        check = compare(rollouts.old_log_probs, new, rollouts.mask, allowed, shown=rollouts.replay.get("shown"))
+        apart = rollouts.replay["shown"].to(rollouts.source.device) | (rollouts.source > 0)
+        check = compare(rollouts.old_log_probs, new, rollouts.mask, allowed, shown=apart)
         failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
         check.raise_if_failed()
         if failed:
@@ -274,7 +292,7 @@ class Trainer:
             return {}
         with self.clock("evaluate"):
             scores, kept = evaluate(
-                self.policy, self.eval_prompts, self.score, batch_size=self.config.eval_batch_size,
+                self.actor, self.eval_prompts, self.score, batch_size=self.config.eval_batch_size,
                 accelerator=self.accelerator, samples=self.config.eval_samples, keep=self.config.save_rollouts,
                 halted=halted,
             )  # fmt: skip
@@ -303,6 +321,7 @@ class Trainer:
             "sampler": self.sampler.state_dict(),
             "objective": self.objective.state_dict(),
             **self.saving.state_dict(),
+            "strategies": self.strategies.state_dict(),
         }
 
     def _resume(self, path: Path) -> None:
@@ -314,6 +333,7 @@ class Trainer:
         self.before, self.after = state["before"], state.get("after", {})
         self.sampler.load_state_dict(state["sampler"])
         self.objective.load_state_dict(state["objective"])
+        self.strategies.load_state_dict(state.get("strategies", {}))
         self.saving.load_state_dict(state)
 
     def _due(self, every: int) -> bool:
@@ -375,7 +395,9 @@ class Trainer:
 def _local(batch: Batch, weights: Tensor, mine: Tensor, width: int) -> tuple[Batch, Tensor]:
     """This rank's rows in their local order, `T` cut to the local width (the rest is padding)."""
     local = batch.index(mine)
-    cut: dict[str, Any] = {n: getattr(local, n)[:, :width] for n in ("mask", "old_log_probs", "advantage", "loss_mask")}
+    cut: dict[str, Any] = {
+        n: getattr(local, n)[:, :width] for n in ("mask", "old_log_probs", "advantage", "loss_mask", "owner")
+    }
     cut["columns"] = {k: v[:, :width] if v.dim() == 2 else v for k, v in local.columns.items()}
     if local.actions is not None:
         cut["actions"] = local.actions[:, :width]

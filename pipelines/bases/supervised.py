@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mmrl.pipelines.bases.cards import write_card
-from mmrl.policies.encoding import Encoded, collate
-from mmrl.policies.language import LanguagePolicy
+from mmrl.policies.language.encoding import Encoded, collate
+from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
 from mmrl.rewards.accuracy import judge

@@ -15,7 +15,7 @@ from mmrl.media import VideoSampling
 from mmrl.pipelines.bases.cards import command_line
 from mmrl.pipelines.bases.models import IMAGE_SIZE, tiny_vlm
 from mmrl.pipelines.bases.supervised import fit, held_out_scores, printed, save_base
-from mmrl.policies.video import VideoPolicy, VideoPolicyConfig
+from mmrl.policies.language.video import VideoPolicy, VideoPolicyConfig
 
 MODULE = "mmrl.pipelines.bases.video"
 STEPS, TRAIN_SIZE = 205, 3072

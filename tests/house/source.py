@@ -27,6 +27,16 @@ def sources(*folders: str) -> list[Path]:
     return [f for f in repository_files() if f.suffix == ".py" and f.relative_to(ROOT).parts[0] in folders]
 
 
+def modules() -> dict[str, Path]:
+    """Every module of mmrl by its dotted name."""
+    found = {}
+    for file in sources("mmrl", "rewards", "data", "pipelines"):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        parts = parts if parts[0] == "mmrl" else ("mmrl", *parts)
+        found[".".join(parts).removesuffix(".__init__")] = file
+    return found
+
+
 def imported(tree: ast.AST) -> Iterator[str]:
     """Dotted names of all imports, lazy ones too, and of `import_module("...")` on a literal."""
     for node in ast.walk(tree):

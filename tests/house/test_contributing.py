@@ -34,7 +34,7 @@ def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess:
 def followed(checkout) -> Path:
     """The copy, after the page's method, recipe, test and reward were added."""
     names = ("mmrl/objective/credit/fading.py", "configs/recipes/fading.yaml", "tests/objective/test_fading.py")
-    for name in (*names, "my_rewards.py"):
+    for name in (*names, "mmrl/rollout/second_chance.py", "my_rewards.py"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(example(name))
     return checkout
@@ -58,6 +58,18 @@ def test_the_command_line_shows_the_method(followed):
     done = run(followed, "-m", "mmrl", "methods", "fading")
     assert done.returncode == 0, done.stderr
     assert "A_t = A decay^t" in done.stdout and "decay=0.99" in done.stdout
+
+
+def test_the_strategy_plans_what_the_page_says(followed):
+    code = (
+        "from mmrl.rollout.nesting import Nested\n"
+        "from tests.rollout.plans import rows, step\n"
+        "strategies = Nested.of(['dynamic_sampling', 'second_chance'])\n"
+        "plan = strategies.join(rows([0, 0, 1, 0], [0, 0, 1, 1]), step(1))\n"
+        "print([(a.group, a.count, dict(a.columns)) for a in plan.ask])\n"
+    )
+    done = run(followed, "-c", code)
+    assert done.stdout.strip() == "[(0, 2, {'second': 1.0})]", done.stderr
 
 
 def test_the_reward_is_found_by_its_file_and_scores(followed):

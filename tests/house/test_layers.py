@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.house.source import ROOT, imported, repository_files, sources
+from tests.house.source import ROOT, imported, modules, repository_files, sources
 
 MAY_IMPORT = {
     "mmrl": {"core"},
@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "pipelines": {"core", "rewards", "data", "pipelines"},
 }
 FACADE = {"mmrl/__init__.py", "mmrl/__main__.py"}
-LONGEST_FILE = 600
+LONGEST_FILE, LONGEST_TEST = 500, 600
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".ipynb", ".txt", ".cfg", ".html", ".j2", ".css", ".js", ""}
 
 
@@ -79,10 +79,72 @@ def test_the_facade_reaches_the_wings_only_when_asked():
                 assert {wing(m) for m in imported(node)} <= {None, "core"}, name
 
 
-def test_no_file_is_too_long():
-    files = sources(*MAY_IMPORT, "tests", "benchmarks", "docs")
-    long = {f.relative_to(ROOT).as_posix(): n for f in files if (n := len(f.read_text().splitlines())) > LONGEST_FILE}
-    assert not long
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, at whatever distance."""
+    behind = {module: _reached(graph, module) for module in graph}
+    found = {tuple(sorted(m for m in behind[n] if n in behind[m])) for n in graph if n in behind[n]}
+    return sorted(map(list, found))
+
+
+def _reached(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = graph.get(waiting.pop(), set()) - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
+def test_no_room_holds_an_import_circle():
+    """Imports inside functions and for types count too. The facade, `mmrl` itself, is in nobody's way."""
+    known = modules()
+    graph = {name: set(imported(ast.parse(file.read_text()))) & known.keys() for name, file in known.items()}
+    graph = {name: reached - {name, "mmrl"} for name, reached in graph.items()}
+    assert not [group for group in circles(graph) if not all(m.startswith("mmrl.data") for m in group)]
+
+
+def test_a_circle_is_seen_at_any_distance():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert not circles({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+POLICY_ROOMS = {"language", "language/families", "language/fast", "language/probes", "language/engines"} | {
+    "generation", "generation/families", "generation/likelihoods", "masked",
+}  # fmt: skip
+SHARED_BY_POLICIES = {"__init__", "base", "registry", "views", "adapters", "sharding", "weight_average"}
+
+
+def test_policies_keep_to_their_rooms():
+    """At the top stands only what all policies share, and it imports none of the rooms."""
+    rooms: dict[str, set[str]] = {}
+    for file in sources("mmrl"):
+        place = file.relative_to(ROOT).as_posix()
+        if place.startswith("mmrl/policies/"):
+            folder, _, name = place.removeprefix("mmrl/policies/").rpartition("/")
+            rooms.setdefault(folder, set()).add(name.removesuffix(".py"))
+    assert rooms.pop("") == SHARED_BY_POLICIES
+    assert rooms.keys() <= POLICY_ROOMS
+    closed = tuple(f"mmrl.policies.{room}" for room in rooms if "/" not in room)
+    for name in SHARED_BY_POLICIES:
+        reached = imported(ast.parse((ROOT / f"mmrl/policies/{name}.py").read_text()))
+        assert not [module for module in reached if module.startswith(closed)], name
+
+
+def test_every_policy_of_the_registry_is_one():
+    from mmrl.policies.base import Policy
+    from mmrl.policies.registry import MODALITIES, policy_class
+
+    for modality in MODALITIES:
+        assert issubclass(policy_class(modality), Policy) and policy_class(modality).modality == modality
+
+
+@pytest.mark.parametrize(
+    ("most", "folders"), [(LONGEST_FILE, MAY_IMPORT), (LONGEST_TEST, ("tests", "benchmarks", "docs"))]
+)
+def test_no_file_is_too_long(most, folders):
+    lengths = {f.relative_to(ROOT).as_posix(): len(f.read_text().splitlines()) for f in sources(*folders)}
+    assert lengths and not {name: length for name, length in lengths.items() if length > most}
 
 
 def test_nothing_unsafe_is_called():

@@ -118,3 +118,18 @@ def test_rows_that_do_not_train_leave_the_denominators():
     everything: Batch = explain({}, batch, batch.old_log_probs).batch
     assert not everything.trained[3] and not everything.trained[12], "dropped by the caller, and a group of one"
     assert explain({}, batch, batch.old_log_probs).weights.sum() == pytest.approx(1.0)
+
+
+def test_a_shared_action_weighs_once_where_asked():
+    """Three leaves; the first action is all of theirs, the second that of two: weights of 1/3, 1/2 and 1 parts."""
+    owner = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 2, 2]])
+    batch = Batch(mask=torch.ones(3, 3), old_log_probs=torch.zeros(3, 3), group=torch.zeros(3).long(), owner=owner)
+    each, once = (
+        Objective.of({"aggregation": {"name": "token_mean", "shared": s}}).weights(batch) for s in ("each", "once")
+    )
+    assert torch.allclose(each, torch.full((3, 3), 1 / 9))
+    assert torch.allclose(once * 9, torch.tensor([[1 / 3, 1 / 2, 1], [1 / 3, 1 / 2, 1], [1 / 3, 1, 1]]))
+    apart = replace(batch, group=torch.arange(3))
+    assert torch.allclose(Objective.of({"aggregation": {"name": "token_mean", "shared": "once"}}).weights(apart), each)
+    with pytest.raises(ConfigError, match="did you mean 'once'"):
+        Objective.of({"aggregation": {"name": "token_mean", "shared": "onse"}})

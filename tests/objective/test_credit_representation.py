@@ -5,7 +5,7 @@ import torch
 
 from mmrl.errors import ConfigError
 from mmrl.objective.credit.representation import discriminative_weights, residual_weights, token_hidden_reward
-from mmrl.policies.base import policy_class
+from mmrl.policies.registry import policy_class
 from mmrl.record import Batch
 from mmrl.stages import Bound
 

@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from mmrl.objective import Objective, explain
-from mmrl.objective.off_policy import (
-    effective_samples,
-    effective_share,
-    geometric_rejection,
-    importance_correction,
-    off_policy_mask,
-    owpo,
-)
+from mmrl.objective.credit.off_policy import geometric_rejection, importance_correction, off_policy_mask, owpo
+from mmrl.objective.learning_rates import effective_samples, effective_share
 from mmrl.record import Evaluation
 from mmrl.selection.routing import dypo_routing, lightningrl_filter, red_drop
 from tests.objective.small import close, rows

@@ -217,3 +217,24 @@ def test_a_lol_clips_the_weight_of_the_sequence(apart, weight):
     values = objective.trust_region(objective.ratio(Evaluation(new), batch), Evaluation(new), batch)
     (gradient,) = torch.autograd.grad(values.sum(), new)
     assert close(gradient, [[0.5 * weight] * 2])
+
+
+def elbo_bound(advantage: float, draws: list[float]) -> tuple[float, torch.Tensor]:
+    batch, new = rows([draws], [advantage])
+    objective = Objective.of({"trust_region": "bgpo", "aggregation": "sequence_mean"})
+    values = objective.trust_region(objective.ratio(Evaluation(new), batch), Evaluation(new), batch)
+    value = (objective.weights(batch) * values).sum()
+    return value.item(), torch.autograd.grad(value, new)[0]
+
+
+def test_bgpo_bounds_the_elbo_objective_from_below():
+    draws, true = [0.1, -0.3], math.exp(-0.1)
+    assert elbo_bound(1.0, draws)[0] == pytest.approx(0.9)
+    assert elbo_bound(-1.0, draws)[0] == pytest.approx(-0.922995, abs=1e-6)
+    assert elbo_bound(1.0, draws)[0] <= true and elbo_bound(-1.0, draws)[0] <= -true
+
+
+@pytest.mark.parametrize("advantage", [1.5, -1.5])
+def test_bgpo_is_the_elbo_objective_on_policy(advantage):
+    value, gradient = elbo_bound(advantage, [0.0] * 4)
+    assert value == pytest.approx(advantage) and close(gradient, [[advantage / 4] * 4])

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from mmrl.pipelines.cli import _config_and_overrides, overrides_of
-from mmrl.pipelines.config import MODALITIES, overruled, read_config
+from mmrl.pipelines.config import overruled, read_config
+from mmrl.policies.registry import MODALITIES
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.stages import STAGES
 from tests.pipelines.runs import write_config, write_data, write_rows

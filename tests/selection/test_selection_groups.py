@@ -1,4 +1,4 @@
-"""Which groups and rows train: dropped, filtered, asked again."""
+"""Which groups and rows train: dropped, filtered."""
 
 import pytest
 import torch
@@ -23,19 +23,18 @@ def batch_of(reward, group, **fields) -> Batch:
 NAN = float("nan")
 
 
-def test_dynamic_sampling_drops_flat_groups_and_asks_for_as_many():
+def test_dynamic_sampling_drops_flat_groups():
     batch = batch_of([1, 1, 1, 0, 0, 0, NAN, 1], [0, 0, 1, 1, 2, 2, 3, 3])
     selection = Bound.of("group", "dynamic_sampling")(batch)
     assert selection.trained.tolist() == [False, False, True, True, False, False, False, False]
     assert selection.counted.tolist() == selection.trained.tolist()
-    assert selection.fresh == 3
 
 
 def test_dynamic_sampling_looks_at_success_where_length_shaping_moved_the_reward():
     batch = batch_of([1.0, 0.9, 1.0, 0.2], [0, 0, 1, 1], success=[1.0, 1.0, NAN, NAN])
     assert Bound.of("group", "dynamic_sampling")(batch).trained.tolist() == [False, False, True, True]
     by_reward = Bound.of("group", {"name": "dynamic_sampling", "by": "reward"})(batch)
-    assert by_reward.trained.all() and by_reward.fresh == 0
+    assert by_reward.trained.all()
     with pytest.raises(ConfigError, match="did you mean 'success'"):
         Bound.of("group", {"name": "dynamic_sampling", "by": "sucess"})(batch)
 
@@ -43,9 +42,9 @@ def test_dynamic_sampling_looks_at_success_where_length_shaping_moved_the_reward
 def test_dynamic_sampling_bounds_and_rows_that_are_already_out():
     batch = batch_of([1, 1, 1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1, 1, 1])
     kept = Bound.of("group", {"name": "dynamic_sampling", "high": 0.7})(batch)
-    assert kept.trained.tolist() == [False] * 4 + [True] * 4 and kept.fresh == 1
+    assert kept.trained.tolist() == [False] * 4 + [True] * 4
     gone = batch_of([1, 1, 0, 1], [0, 0, 1, 1], counted=[False, False, True, True])
-    assert Bound.of("group", "dynamic_sampling")(gone).fresh == 0
+    assert Bound.of("group", "dynamic_sampling")(gone).trained.tolist() == [False, False, True, True]
 
 
 def test_overlong_filter_keeps_the_baseline():

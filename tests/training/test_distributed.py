@@ -9,10 +9,10 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.bases.models import tiny_vlm
-from mmrl.policies.language import LanguagePolicyConfig
-from mmrl.policies.vision import VisionPolicy
+from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.vision import VisionPolicy
 from mmrl.training.distributed import make_accelerator
-from tests.policies.flow_tiny import flow_policy
+from tests.policies.generation.tiny import flow_policy
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "accelerate").glob("*.yaml"))
 

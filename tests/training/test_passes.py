@@ -5,7 +5,7 @@ import pytest
 from mmrl import stages
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
-from mmrl.policies.vision import VisionPolicy
+from mmrl.policies.language.vision import VisionPolicy
 from mmrl.stages import Need, View, stage
 from mmrl.training.passes import plan_passes
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from mmrl.objective import Objective
-from mmrl.policies.language import LanguagePolicyConfig
-from mmrl.policies.vision import VisionPolicy
+from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.vision import VisionPolicy
 from mmrl.recipes import load_recipe
 from mmrl.record import Scores
 from mmrl.training.config import TrainingConfig
 from mmrl.training.trainer import Trainer
-from tests.policies.scenes import mixed_prompts
+from tests.policies.language.scenes import mixed_prompts
 
 
 def score(outputs, prompts) -> Scores:
@@ -22,7 +22,7 @@ def score(outputs, prompts) -> Scores:
     return Scores({"accuracy": right, "predicted_score": grade}, right, right)
 
 
-def run(tmp_path, objective, **changes) -> list[dict]:
+def run(tmp_path, objective, rollout=(), **changes) -> list[dict]:
     from mmrl.pipelines.bases.models import tiny_vlm
 
     policy = VisionPolicy(*tiny_vlm("qwen3_vl", 0), LanguagePolicyConfig(model="tiny", max_new_tokens=10))
@@ -30,7 +30,7 @@ def run(tmp_path, objective, **changes) -> list[dict]:
     metrics: list[dict] = []
     trainer = Trainer(
         policy, Objective.of(objective), mixed_prompts() * 2, score, TrainingConfig(**settings), tmp_path,
-        report=lambda step, values: metrics.append(values),
+        report=lambda step, values: metrics.append(values), rollout=rollout,
     )  # fmt: skip
     trainer.train()
     return metrics
@@ -73,7 +73,7 @@ def test_clip_v_reads_the_whole_distribution(tmp_path):
 
 def test_xrpo_gives_more_rollouts_where_the_mean_reward_is_least_known(tmp_path):
     allocator = {"name": "xrpo_allocator", "average": 6, "explore": 0.1}
-    first, _ = run(tmp_path, {"group": [allocator], "advantage": "grpo", "credit": ["xrpo"]})
+    first, _ = run(tmp_path, {"advantage": "grpo", "credit": ["xrpo"]}, rollout=allocator)
     assert first["rollouts"] == 4 * 6 and math.isfinite(first["gradient_norm"])
 
 

@@ -31,6 +31,7 @@ def make_trainer(
     prompts=None,
     sampler=None,
     regularizers=(),
+    rollout=(),
     **changes,
 ):
     settings = {"steps": 3, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-3, "save_every": 1}
@@ -40,7 +41,7 @@ def make_trainer(
     objective = {**objective, "regularizers": [*objective.get("regularizers", ()), *regularizers]}
     return Trainer(
         policy or make_policy(), Objective.of(objective), prompts or make_prompts(16), score,
-        config, run_dir, eval_prompts=make_prompts(4), sampler=sampler,
+        config, run_dir, eval_prompts=make_prompts(4), sampler=sampler, rollout=rollout or load_recipe(recipe).rollout,
         trackers=[JsonLines(run_dir / "metrics.jsonl", keep_until)],
     )  # fmt: skip
 
@@ -256,7 +257,9 @@ def test_dynamic_sampling_asks_for_more_prompts_in_place_of_flat_groups(tmp_path
         scores.success[:] = float("nan")
         return scores
 
-    trainer = make_trainer(tmp_path, recipe="dapo", score=half_flat, steps=1, max_refills=6)
+    trainer = make_trainer(
+        tmp_path, recipe="dapo", score=half_flat, steps=1, rollout={"name": "dynamic_sampling", "rounds": 6}
+    )
     trainer.train()
     (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
     assert metrics["rollouts"] > 16

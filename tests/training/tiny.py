@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from mmrl.pipelines.bases.models import tiny_vlm
-from mmrl.policies.language import LanguagePolicyConfig
-from mmrl.policies.vision import VisionPolicy
+from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.vision import VisionPolicy
 from mmrl.record import Prompt, Scores
 
 COLOURS = [(220, 30, 30), (30, 60, 220), (20, 180, 60), (230, 210, 40)]

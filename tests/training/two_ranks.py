@@ -45,8 +45,9 @@ def main(out: Path, name: str) -> None:
     if accelerator.num_processes > 1:  # each rank prepares its share ahead, which changes nothing either
         prompts = Ahead(prompts, workers=1)
     score = score_some if name.startswith("refills") else score_vowels
+    rollout = ["dynamic_sampling"] if name.startswith("refills") else []
     trainer = Trainer(
-        make_policy(), Objective.of(OBJECTIVES[name]), prompts, score, config, out,
+        make_policy(), Objective.of(OBJECTIVES[name]), prompts, score, config, out, rollout=rollout,
         eval_prompts=make_prompts(5), accelerator=accelerator, trackers=trackers,
     )  # fmt: skip
     trainer.train()

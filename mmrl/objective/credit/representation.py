@@ -2,7 +2,8 @@
 
 The mathematics here works on the states of one group or batch, which never enter the record: a policy that
 offers the named probe computes them inside its forward passes and returns one number for each token
-(`mmrl.policies.group_probes`, and `batch_probes` for DelTA, whose centroids span the batch of all ranks).
+(`mmrl.policies.language.probes`: `group_probes`, and `batch_probes` for DelTA, whose centroids span the batch of
+all ranks).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Credit of whole rollouts: factors on an advantage that any baseline has made.
 
-Each multiplies or silences rows and leaves the denominator alone.
+Each multiplies, bounds or silences rows and leaves the denominator alone.
 """
 
 from __future__ import annotations
@@ -198,3 +198,18 @@ def vspo_smoothing(advantage: Tensor, batch: Batch, *, smooth: str = "sqrt", cap
     n = copies[torch.searchsorted(prompts, batch.prompt)].to(advantage.dtype)
     factor = (n**-0.5 if smooth == "sqrt" else 1 / n).clamp(max=cap)
     return advantage * factor[:, None], batch.loss_mask
+
+
+@stage(
+    "credit",
+    method="flow_grpo",
+    paper="Flow-GRPO, arXiv 2505.05470, published code",
+    formula="A <- clip(A, -limit, limit)",
+    grain="row",
+)
+def clip_advantage(advantage: Tensor, batch: Batch, *, limit: float = 5.0) -> tuple[Tensor, Tensor]:
+    """Bounds the advantage of an outlier. Returns (B, T) twice.
+
+    limit  all published flow recipes use 5
+    """
+    return advantage.clamp(-limit, limit), batch.loss_mask

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.numerics import at_least_float32, log_ratio_to, safe_exp
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import stage
+from mmrl.stages import FLOW, stage
 
 
 def k1(difference: Tensor) -> Tensor:
@@ -80,3 +80,33 @@ def kl_in_reward(batch: Batch, *, beta: float = 0.05) -> Tensor:
     """
     apart = (at_least_float32(batch.old_log_probs) - at_least_float32(batch["ref_log_probs"])) * batch.mask
     return batch.reward - beta * apart.sum(1).to(batch.reward)
+
+
+@stage(
+    "regularizer",
+    method="flow_grpo",
+    paper="Flow-GRPO, arXiv 2505.05470",
+    formula="mean((mu_new - mu_ref)^2) / (2 std^2)",
+    needs=("reference_kl",),
+    modalities=FLOW,
+)
+def gaussian_kl(evaluation: Evaluation, batch: Batch) -> Tensor:
+    """Exact KL of each step to the reference model's step. Returns (B, T), aggregated like the objective.
+
+    `policy.kl` chooses the scale: with "legacy_no_dt" a published coefficient keeps its meaning (times h).
+    """
+    return torch.where(batch.mask, evaluation["reference_kl"], 0.0)
+
+
+@stage(
+    "regularizer",
+    method="sage_grpo",
+    paper="SAGE-GRPO: manifold-aware exploration, arXiv 2603.21872",
+    formula="lp_old - lp_new",
+)
+def old_policy_kl(evaluation: Evaluation, batch: Batch) -> Tensor:
+    """Sampled KL of the rollout policy to the new one. Returns (B, T).
+
+    Zero in value on-policy, but with a gradient for each sample (zero in expectation): do not leave it out there.
+    """
+    return -log_ratio_to(evaluation, batch)

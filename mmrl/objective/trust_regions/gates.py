@@ -12,7 +12,7 @@ from mmrl.errors import ConfigError
 from mmrl.objective.numerics import LOG_BOUND, current_log_probs, either, row_uniform, safe_exp
 from mmrl.objective.trust_regions.clip import check_dual, ppo
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import stage
+from mmrl.stages import FLOW, stage
 
 
 @stage(
@@ -154,3 +154,24 @@ def nsr_rescue(
     back = torch.where(advantage >= 0, shaken <= 1 + high, shaken >= 1 - low)
     plain = ppo(ratio, advantage, 1 - low, 1 + high)
     return torch.where(clipped & back, xi * ratio * advantage, plain)
+
+
+@stage(
+    "trust_region",
+    paper="Flow-DPPO, arXiv 2606.11025",
+    formula="rho A; no gradient where D > delta and (A > 0 and rho > 1, or A < 0 and rho < 1), D the exact step KL",
+    needs=("mean_shift",),
+    modalities=FLOW,
+)
+def flow_dppo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, delta: float = 1e-5) -> Tensor:
+    """A step that has moved further than `delta` may come back but not move on. Returns (B, T).
+
+    delta  KL to the rollout's step, mean((mu_new - mu_old)^2) / (2 std^2); larger allows longer steps
+
+    Wants `policy.keep_means: true`. Source: verl-omni's documentation; the paper's own code was not read.
+    """
+    ratio = safe_exp(log_ratio)
+    outwards = torch.where(batch.advantage > 0, ratio > 1, ratio < 1) & (batch.advantage != 0)
+    blocked = outwards & (evaluation["mean_shift"].detach() > delta)
+    objective = ratio * batch.advantage
+    return torch.where(blocked, objective.detach(), objective)

@@ -1,1 +1,0 @@
-"""Likelihoods for models without one: masked diffusion, soft tokens, one-token rollouts."""

@@ -1,0 +1,471 @@
+"""Flow policies: a text-to-image flow-matching model that acts by denoising. `T` is the axis of denoising steps.
+
+A stochastic step is an action: a Gaussian around the sampler's mean, with a log-prob. The mask is True at trained
+steps only. Rollouts keep the states around them, so that training scores exactly what was sampled, under the
+same text embeddings, times, guidance and noise level. Evaluation (`greedy`) is the ODE sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import ConfigError, PolicyError, unknown
+from mmrl.media import ReadClip
+from mmrl.policies import adapters
+from mmrl.policies.base import Policy
+from mmrl.policies.generation.config import FlowPolicyConfig
+from mmrl.policies.generation.pipeline import (
+    FrozenParts,
+    TextEncoding,
+    check_pipeline,
+    gathered,
+    latent_shape,
+    load_pipeline,
+    load_transformer,
+)
+from mmrl.policies.generation.sampling import Group, Sampled, finish, sample
+from mmrl.policies.generation.scoring import Denoiser, Scoring, Text, Transitions
+from mmrl.policies.generation.sde import KINDS, gradient_equalizer, noise, schedule, stochastic_steps
+from mmrl.policies.generation.steps import StepPlan, check_group_size, continued, ode_plan, plan_steps
+from mmrl.policies.sharding import is_sharded, whole, whole_weights, writes_files
+from mmrl.policies.weight_average import WeightAverage
+from mmrl.precision import DTYPES
+from mmrl.randomness import Key
+from mmrl.record import FINISHED, Evaluation, Prompt, Request, Rollouts
+from mmrl.stages import Need, View
+
+FROM_ROLLOUT = frozenset({"step_std", "step_sizes", "step_equalizer", "branch"})
+"""Probes that the rollout itself fills: no pass is needed."""
+FROM_FORWARD = frozenset({"log_probs", "reference_kl", "mean_shift"})
+AVERAGE = "average|"
+"""Marks the moving average's tensors among those of a checkpoint."""
+
+
+class FlowPolicy(Policy):
+    """An SD3-family pipeline of diffusers as a policy."""
+
+    modality = "flow"
+    varied_when_greedy = True
+    config_type = FlowPolicyConfig
+    probes = FROM_FORWARD | FROM_ROLLOUT | {"step_rewards"}
+
+    def __init__(self, pipeline: Any, config: FlowPolicyConfig, *, seed: int = 0):
+        """
+        pipeline  a `StableDiffusion3Pipeline`; adapters are attached to its transformer here
+        seed      of adapter weights
+        """
+        check_pipeline(pipeline)
+        self.config, self.pipeline, self.seed = config, pipeline, seed
+        self.shape = latent_shape(pipeline, config)
+        self.shift = config.shift if config.shift is not None else float(pipeline.scheduler.config.get("shift", 1.0))
+        self.scoring = Scoring(
+            config.sampler.kind, config.sampler.noise_level, config.guidance_scale,
+            config.reduction, config.normalised, config.kl,
+        )  # fmt: skip
+        self.average = None if config.ema is None else WeightAverage(config.ema)
+        self._source: str | None = None
+        self.frozen = FrozenParts(pipeline, config)
+        autocast = None if config.autocast is None else DTYPES[config.autocast]
+        self.module = Denoiser(self._prepared(pipeline), chunk=config.transformer_batch, autocast=autocast)
+
+    @classmethod
+    def from_config(cls, config: FlowPolicyConfig, *, seed: int = 0, read_clip: ReadClip | None = None) -> FlowPolicy:
+        """Load the pipeline that `config.model` names."""
+        policy = cls(load_pipeline(config), config, seed=seed)
+        policy._source = config.model
+        return policy
+
+    # -- what the model is ---------------------------------------------------------------------------------------
+
+    @property
+    def max_actions(self) -> int:
+        return self.config.steps
+
+    @cached_property
+    def _possible(self) -> Tensor:
+        """(S,) bool: steps of a rollout that can have a log-prob."""
+        return stochastic_steps(self.scoring.kind, schedule(self.config.steps, self.shift), self.scoring.level)
+
+    def _prepared(self, pipeline: Any) -> Any:
+        """The transformer with adapters, checkpointing and attention as asked."""
+        config, transformer = self.config, pipeline.transformer
+        if config.attention is not None:
+            transformer.set_attention_backend(config.attention)
+        if config.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        if config.lora is None and config.adapter is None:
+            return transformer.requires_grad_(True)
+        return adapters.attach_lora(transformer, config.lora, seed=self.seed, start=config.adapter)
+
+    # -- prompts -------------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: Prompt) -> TextEncoding:
+        """The prompt's text embeddings, computed once while the cache holds them."""
+        if prompt.images or prompt.videos:
+            raise PolicyError(f"prompt {prompt.id!r} has images or videos; the flow policy reads text only")
+        return self.frozen.encode(prompt.text, self.device)
+
+    def _text(self, encodings: Sequence[TextEncoding], index: Tensor) -> Text:
+        text = Text(
+            torch.stack([e.embeds for e in encodings]),
+            torch.stack([e.pooled for e in encodings]),
+            index.to(self.device),
+        )
+        if self.scoring.guidance != 1:
+            negative = self.frozen.encode(self.config.negative_prompt, self.device)
+            text.negative_embeds, text.negative_pooled = negative.embeds[None], negative.pooled[None]
+        return text
+
+    def _encoded(self, rollouts: Rollouts) -> list[TextEncoding]:
+        for i, entry in enumerate(rollouts.encoded):
+            if entry is None:
+                rollouts.encoded[i] = self.encode(rollouts.prompts[i])
+        return rollouts.encoded
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
+        """Draw `count` images per request. Noise is keyed by (key, prompt id, member, step)."""
+        steps = self.config.eval_steps if greedy else self.config.steps
+        times = schedule(steps, self.shift)
+        owner = torch.tensor([r for r, request in enumerate(requests) for _ in range(request.count)])
+        members = torch.cat([request.first_member + torch.arange(request.count) for request in requests])
+        for request in requests:
+            self._check_request(request, greedy)
+        ids = [requests[r].prompt.id for r in owner.tolist()]
+        plan = ode_plan(len(owner), steps, members)
+        if not greedy:
+            config = self.config
+            plan = plan_steps(config.train_steps, self._possible, ids, members, key, config.same_initial_noise)
+        starts = {row: start for row, o in enumerate(owner.tolist()) if (start := requests[o].start) is not None}
+        plan = continued(plan, starts, ids)
+        shown = [self.encode(request.shown or request.prompt) for request in requests]
+        if self.average is not None:
+            self.average.start(self.inner)
+        averaged = self._averaged() if greedy else nullcontext()
+        with averaged, self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
+            denoiser = self.inner
+            guidance = self.scoring.guidance
+            sampled = sample(
+                Group(ids, members, self._text(shown, owner), plan, starts),
+                lambda x, t, text: denoiser.velocity(x, t, text, guidance),
+                times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
+                share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
+            )  # fmt: skip
+            outputs = self.frozen.decode(sampled.final)
+        rollouts = self._record(requests, owner, members, plan, times, sampled, outputs)
+        for row, start in starts.items():
+            rollouts.owner[row, : start.action] = start.row.owner[0, : start.action]
+        return rollouts
+
+    def _check_request(self, request: Request, greedy: bool) -> None:
+        if request.prefix is not None:
+            raise PolicyError(f"prompt {request.prompt.id!r}: denoising steps cannot be replayed from a prefix")
+        if greedy:
+            return
+        if not bool(self._possible.any()):
+            raise ConfigError(
+                f"sampler {self.scoring.kind!r} at level {self.scoring.level} draws no noise, so there is nothing "
+                "to train; choose another sampler or raise sampler.level"
+            )
+        if request.start is None:
+            check_group_size(self.config.train_steps, self._possible, request.count)
+        elif self.config.train_steps.select == "one":
+            raise ConfigError(
+                "policy.train_steps.select=one is a tree of its own, in which no row begins in another; choose all"
+            )
+
+    def _record(
+        self, requests: Sequence[Request], owner: Tensor, members: Tensor, plan: StepPlan, times: Tensor,
+        sampled: Sampled, outputs: list[Any],
+    ) -> Rollouts:  # fmt: skip
+        prompts: dict[str, Prompt] = {}
+        for request in requests:
+            prompts.setdefault(request.prompt.id, request.prompt)
+        places = {name: place for place, name in enumerate(prompts)}
+        rows, steps = plan.trained.shape
+        device = self.device
+        replay = {"latents": sampled.latents, "first": sampled.first, "times": times.expand(rows, -1)}
+        replay["shown"] = torch.tensor([requests[r].shown is not None for r in owner.tolist()])
+        replay |= {name: torch.full((rows,), value) for name, value in self._settings().items()}
+        if sampled.means is not None:
+            replay["means"] = sampled.means
+        trained = bool(plan.trained.any())
+        return Rollouts(
+            prompts=list(prompts.values()),
+            encoded=[self.encode(prompt) for prompt in prompts.values()],
+            prompt=torch.tensor([places[requests[r].prompt.id] for r in owner.tolist()], device=device),
+            group=torch.tensor([requests[r].group for r in owner.tolist()], device=device),
+            member=members.to(device),
+            actions=torch.arange(steps, device=device).expand(rows, -1).contiguous(),
+            mask=plan.trained.to(device),
+            old_log_probs=sampled.log_probs,
+            outputs=outputs,
+            length=torch.full((rows,), steps, device=device),
+            finish=[FINISHED] * rows,
+            columns=self._step_columns(plan, times) if trained else {},
+            replay={name: value.to(device) for name, value in replay.items()} if trained else {},
+        )
+
+    def _step_columns(self, plan: StepPlan, times: Tensor) -> dict[str, Tensor]:
+        """What the schedule alone says of each trained step."""
+        kind, level = self.scoring.kind, self.scoring.level
+        values = {
+            "step_std": noise(kind, times[:-1], times[1:], level, times[1]).std,
+            "step_sizes": times[:-1] - times[1:],
+            "step_equalizer": gradient_equalizer(kind, times, level),
+        }
+        columns = {Need(name).key: torch.where(plan.trained, value, 0.0) for name, value in values.items()}
+        columns[Need("branch").key] = plan.branch
+        return {name: value.to(self.device) for name, value in columns.items()}
+
+    def step_outputs(self, rollouts: Rollouts) -> tuple[list[Any], Tensor]:
+        """The image the ODE leads to from the state before each trained step (DenseGRPO's look-ahead).
+
+        Returns `(images, addresses (N, 2))`, an address being (row, step). All remaining steps of the rollout's
+        own schedule are taken: one-step predictions are worse than no step reward at all.
+        """
+        self._check_settings(rollouts)
+        rows, steps = rollouts.mask.nonzero(as_tuple=True)
+        states = rollouts.replay["latents"][rows, steps - rollouts.replay["first"][rows]]
+        text = self._text(self._encoded(rollouts), rollouts.prompt[rows])
+        with self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
+            denoiser, guidance = self.inner, self.scoring.guidance
+            final = finish(
+                states, steps, text, lambda x, t, some: denoiser.velocity(x, t, some, guidance),
+                rollouts.replay["times"][0],
+            )  # fmt: skip
+            return self.frozen.decode(final), torch.stack([rows, steps], 1)
+
+    def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
+        times = rollouts.replay.get("times")
+        if times is None:
+            return super().action_labels(rollouts)
+        return [[f"t={t:.3f}" for t in row[:-1]] for row in times.tolist()]
+
+    # -- scoring -------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        rollouts: Rollouts,
+        needs: Sequence[Need] = (),
+        *,
+        under: View | None = None,
+        weights: str = "current",
+    ) -> Evaluation:
+        """Score the trained steps: all (row, step) pairs in one forward of the module, in chunks. A state that several
+        rows of a tree go through is scored once.
+
+        A pass asked only for what the rollout knows already does not run the transformer.
+        """
+        if under is not None:
+            raise PolicyError(f"the flow policy cannot score its steps under the view {under}")
+        for need in needs:
+            if need.probe not in FROM_FORWARD | FROM_ROLLOUT:
+                raise PolicyError(unknown("probe of a denoising step", need.probe, FROM_FORWARD | FROM_ROLLOUT))
+        self._check_settings(rollouts)
+        columns = {n.key: rollouts.columns[Need(n.probe).key] for n in needs if n.probe in FROM_ROLLOUT}
+        if columns and len(columns) == len(needs) and weights == "old":
+            return Evaluation(rollouts.old_log_probs, columns)
+        rows, steps = rollouts.mask.nonzero(as_tuple=True)
+        if not len(rows):
+            raise PolicyError("these rollouts have no trained step: they were drawn by the ODE sampler (greedy)")
+        asked = frozenset(n.probe for n in needs if n.probe in FROM_FORWARD) | {"log_probs"}
+        first, which = _unique_states(rollouts, rows, steps)
+        text = self._text(self._encoded(rollouts), rollouts.prompt[rows[first]])
+        transitions = self._transitions(rollouts, rows[first], steps[first], "mean_shift" in asked)
+        with self._weights(weights) as module:
+            copy = self._frozen_reference if "reference_kl" in asked and not self._adapted else None
+            scores = module(transitions, text, self.scoring, asked, copy)
+        blank = torch.zeros(rollouts.mask.shape, device=self.device)
+        scores = {name: blank.index_put((rows, steps), values[which]) for name, values in scores.items()}
+        columns |= {n.key: scores[n.probe] for n in needs if n.probe in FROM_FORWARD}
+        return Evaluation(scores["log_probs"], columns)
+
+    def _transitions(self, rollouts: Rollouts, rows: Tensor, steps: Tensor, means: bool) -> Transitions:
+        replay = rollouts.replay
+        column = steps - replay["first"][rows]
+        if means and "means" not in replay:
+            raise PolicyError("'mean_shift' compares with the means of the rollout: set policy.keep_means=true")
+        return Transitions(
+            x=replay["latents"][rows, column].float(),
+            x_next=replay["latents"][rows, column + 1].float(),
+            t=replay["times"][rows, steps],
+            t_next=replay["times"][rows, steps + 1],
+            t_first=replay["times"][rows, 1],
+            mean_old=replay["means"][rows, column] if means else None,
+        )
+
+    def _settings(self) -> dict[str, float]:
+        """What rollout and training must agree on, stored with every rollout."""
+        scoring = self.scoring
+        return {
+            "kind": float(KINDS.index(scoring.kind)),
+            "level": scoring.level,
+            "guidance": scoring.guidance,
+            "sum": float(scoring.reduction == "sum"),
+            "normalised": float(scoring.normalised),
+        }
+
+    def _check_settings(self, rollouts: Rollouts) -> None:
+        for name, value in self._settings().items():
+            if name not in rollouts.replay:
+                raise PolicyError(
+                    "these rollouts hold no denoising states: they were drawn by the ODE sampler (greedy)"
+                )
+            drawn = rollouts.replay[name]
+            if bool((drawn - value).abs().max() > 1e-6):
+                raise PolicyError(
+                    f"rollouts were drawn with {name}={drawn[(drawn - value).abs().argmax()].item():g}, this policy "
+                    f"scores with {value:g}: the ratio would compare two different policies"
+                )
+
+    @property
+    def _adapted(self) -> bool:
+        return adapters.is_adapted(self.inner.transformer)
+
+    @contextmanager
+    def _weights(self, weights: str) -> Iterator[Any]:
+        """The module to score with. Passes without gradient run in evaluation mode, on the unwrapped module."""
+        if weights == "current" and torch.is_grad_enabled():
+            yield self.module
+            return
+        if weights == "ema" and self.average is None:
+            raise PolicyError("this policy keeps no moving average of its weights: set policy.ema, or use 'reference'")
+        averaged = self._averaged() if weights == "ema" else nullcontext()
+        with averaged, self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
+            if weights != "reference":
+                yield self.inner
+            elif self._adapted:
+                with self.inner.reference_weights():
+                    yield self.inner
+            else:
+                yield Denoiser(self._frozen_reference, chunk=self.inner.chunk, autocast=self.inner.autocast)
+
+    @cached_property
+    def _frozen_reference(self) -> Any:
+        """The transformer as training found it: loaded again, or copied when first asked for."""
+        if self._source is None:
+            return adapters.frozen_copy(self.inner.transformer, self.device)
+        return load_transformer(self.config).requires_grad_(False).eval().to(self.device)
+
+    def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
+        """At most `size` rows each, those with equally many trained steps together. Rows of a tree stay together,
+        however many, since their shared steps are scored once."""
+        owners, members = rollouts.owner[rows], rollouts.member[rows]
+        shares = bool(((owners >= 0) & (owners != members[:, None])).any())
+        if shares:
+            groups = rollouts.group[rows]
+            trees = [rows[(groups == g).to(rows.device)] for g in torch.unique(groups)]
+            return packed_whole(trees, size)
+        count = rollouts.mask.sum(1).cpu()
+        order = torch.argsort(count[rows.cpu()], stable=True, descending=True)
+        return list(rows[order.to(rows.device)].split(size))
+
+    # -- weights -------------------------------------------------------------------------------------------------
+
+    def after_update(self) -> None:
+        if self.average is not None:
+            self.average.update(self.inner)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The moving average of the weights, where one is kept."""
+        return nullcontext() if self.average is None else self.average.applied(self.inner)
+
+    def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
+        """An adapter for `PeftModel` and, beside it, for `pipeline.load_lora_weights`; transformer weights after
+        full fine-tuning; with `merged` a whole pipeline, adapters folded in. The moving average where one is kept.
+        Every rank must call it."""
+        with self._averaged():
+            if merged:
+                self._save_pipeline(directory)
+                return
+            extras = [self._diffusers_lora()] if self._adapted else []
+            transformer = self.inner.transformer
+            if is_sharded(transformer) and not self._adapted:
+                transformer = gathered(transformer)
+            adapters.save_adapter_or_weights(transformer, directory, merged=False, extras=extras)
+
+    def _save_pipeline(self, directory: str | Path) -> None:
+        transformer = self.inner.transformer
+        if is_sharded(transformer):
+            raise PolicyError("sharded weights cannot be merged; save the adapter, load it without FSDP and merge then")
+        if not writes_files():
+            return
+        folded = adapters.merged_copy(transformer) if self._adapted else transformer
+        pipeline = type(self.pipeline)(**{**self.pipeline.components, "transformer": folded})
+        with adapters.written_atomically(directory) as scratch:
+            pipeline.save_pretrained(scratch)
+
+    def _diffusers_lora(self) -> Callable[[Path], Any]:
+        """What writes the adapter in the layout of diffusers."""
+        import peft
+
+        model: Any = self.inner.transformer
+        weights = peft.get_peft_model_state_dict(model, adapter_name="default")
+        settings = model.peft_config["default"].to_dict()
+        return partial(
+            type(self.pipeline).save_lora_weights,
+            transformer_lora_layers={n.removeprefix("base_model.model."): whole(w) for n, w in weights.items()},
+            transformer_lora_adapter_metadata={n: sorted(v) if isinstance(v, set) else v for n, v in settings.items()},
+        )
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        state = adapters.trainable_state(self.inner)
+        if self.average is not None:
+            state |= {AVERAGE + name: whole(value).clone() for name, value in self.average.values.items()}
+        return state
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        tensors = super().trained_tensors()
+        if self.average is not None:  # until it begins, it is the weights
+            tensors |= {AVERAGE + name: value for name, value in (self.average.values or tensors).items()}
+        return tensors
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        if self._source is None and not self._adapted and not is_sharded(self.inner):
+            _ = self._frozen_reference  # the weights about to be replaced are the reference
+        averages = {name.removeprefix(AVERAGE): v for name, v in state.items() if name.startswith(AVERAGE)}
+        if self.average is not None and averages:
+            # through the parameters, which know their device and their shards
+            adapters.load_trainable_state(self.inner, averages)
+            self.average.values = {}
+            self.average.start(self.inner)
+        adapters.load_trainable_state(self.inner, {n: v for n, v in state.items() if not n.startswith(AVERAGE)})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.average is None else {"averaged_updates": self.average.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.average is not None:
+            self.average.updates = state["averaged_updates"]
+
+
+def _unique_states(rollouts: Rollouts, rows: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Of N (row, step) pairs, the first of each state, and which state (N,) a pair is in."""
+    state = torch.stack([rollouts.group[rows], steps, rollouts.owner[rows, steps]], 1)
+    unique, which = torch.unique(state, dim=0, return_inverse=True)
+    first = torch.full((len(unique),), len(rows), device=rows.device)
+    first.scatter_reduce_(0, which, torch.arange(len(rows), device=rows.device), "amin")
+    order = torch.argsort(first)  # pairs that are all unique keep their order, so nothing is rounded otherwise
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return first[order], place[which]
+
+
+def packed_whole(trees: Sequence[Tensor], size: int) -> list[Tensor]:
+    """Rows of whole trees put together up to `size` rows; a larger tree is by itself."""
+    parts: list[list[Tensor]] = []
+    for tree in trees:
+        if parts and sum(map(len, parts[-1])) + len(tree) <= size:
+            parts[-1].append(tree)
+        else:
+            parts.append([tree])
+    return [torch.cat(part) for part in parts]

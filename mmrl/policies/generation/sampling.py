@@ -1,0 +1,200 @@
+"""Denoising many rollouts at once: shared ODE prefixes, keyed noise, and what training needs of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import PolicyError
+from mmrl.policies.generation.scoring import Scoring, Text
+from mmrl.policies.generation.sde import sde_step, transition_log_prob
+from mmrl.policies.generation.steps import StepPlan
+from mmrl.randomness import Key
+from mmrl.record import Start
+
+Velocity = Callable[[Tensor, Tensor, Text], Tensor]
+"""(x (N, C, H, W), t (N,), text of N rows) -> velocity"""
+
+
+@dataclass
+class Sampled:
+    """What the sampler leaves behind.
+
+    final      (B, C, H, W) the clean latents
+    first      (B,) the first trained step; S where there is none
+    latents    (B, L, C, H, W) in storage dtype: column j holds the state before step `first + j`
+    means      (B, L, C, H, W) float32 means of the trained steps, where kept
+    log_probs  (B, S) of the trained steps, 0 elsewhere
+    """
+
+    final: Tensor
+    first: Tensor
+    latents: Tensor
+    means: Tensor | None
+    log_probs: Tensor
+
+
+def initial_noise(key: Key, prompt: str, seed: int, shape: Sequence[int]) -> Tensor:
+    """The start of the trajectory `seed` of a prompt."""
+    return key.at(prompt=prompt, member=seed, purpose="initial").normal(*shape)
+
+
+def step_noise(key: Key, prompt: str, member: int, step: int, shape: Sequence[int]) -> Tensor:
+    return key.at(prompt=prompt, member=member, purpose=f"noise {step}").normal(*shape)
+
+
+@dataclass
+class Group:
+    """B rollouts to sample: prompt ids, members, and the text they are conditioned on.
+
+    starts  {row: where it begins in another}; its plan draws no noise before that
+    """
+
+    prompts: list[str]
+    members: Tensor
+    text: Text
+    plan: StepPlan
+    starts: Mapping[int, Start] = field(default_factory=dict)
+
+
+def state_at(start: Start, prompt: str) -> Tensor:
+    """(C, H, W) the stored state before step `start.action`; PolicyError where the row kept none."""
+    row, column = start.row, start.action - int(start.row.replay["first"][0])
+    kept = row.replay["latents"].shape[1]
+    if not 0 <= column < kept or not bool(row.mask[0, : start.action].any()):
+        first = int(row.replay["first"][0])
+        raise PolicyError(
+            f"prompt {prompt!r}: a row cannot begin before step {start.action} of another, which kept its states "
+            f"before steps {first} to {first + kept - 1}; choose one of {first + 1} to {first + kept - 1}"
+        )
+    return row.replay["latents"][0, column]
+
+
+@torch.no_grad()
+def sample(
+    group: Group, velocity: Velocity, times: Tensor, scoring: Scoring, key: Key, shape: Sequence[int],
+    storage: torch.dtype, *, share_prefix: bool = True, keep_means: bool = False,
+) -> Sampled:  # fmt: skip
+    """Denoise a group along `times (S + 1,)`.
+
+    Rows of equal (text, seed) are one trajectory until their first noise: with `share_prefix` it is computed once
+    and its rows leave it at their first stochastic step, each with its own noise. Every state is rounded to
+    `storage` before it is scored, so that training reads the very numbers the log-prob was taken at.
+    """
+    device, plan = times.device, group.plan
+    steps = len(times) - 1
+    trunk_of, owners = _trunks(group)
+    noise = [initial_noise(key, group.prompts[o], int(plan.seed[o]), shape) for o in owners.tolist()]
+    trunk = _stored(torch.stack(noise).to(device), storage)
+    start = plan.first.clone() if share_prefix else torch.zeros_like(plan.first)
+    begun = torch.tensor(sorted(group.starts), dtype=torch.long)
+    start[begun] = 0  # they need no trunk
+    stop = torch.zeros(len(owners), dtype=torch.long).scatter_reduce_(0, trunk_of, start, "amax")
+    x = trunk[trunk_of.to(device)]
+    record = _Record(plan, shape, storage, keep_means, device)
+    for row, begin in group.starts.items():
+        start[row], x[row] = begin.action, _stored(state_at(begin, group.prompts[row]).to(device), storage)
+        record.taken_over(row, begin)
+    for i in range(steps):
+        joining = (start == i).nonzero().squeeze(1)
+        joining = joining[~torch.isin(joining, begun)]
+        x[joining.to(device)] = trunk[trunk_of[joining].to(device)]
+        rows, moving = (start <= i).nonzero().squeeze(1), (stop > i).nonzero().squeeze(1)
+        if not len(rows) + len(moving):  # all begin later in others
+            continue
+        states = torch.cat([x[rows.to(device)], trunk[moving.to(device)]])
+        text = replace(group.text, index=group.text.index[torch.cat([rows, owners[moving]]).to(device)])
+        v = velocity(states, times[i].expand(len(states)), text)
+        ode = _stored(sde_step("ode", v, states, times[i], times[i + 1], 0.0, times[1]).mean, storage)
+        trunk[moving.to(device)] = ode[len(rows) :]
+        following = ode[: len(rows)]
+        drawn = plan.stochastic[rows, i].nonzero().squeeze(1)
+        if len(drawn):
+            at = drawn.to(device)
+            mean, std = sde_step(scoring.kind, v[at], states[at], times[i], times[i + 1], scoring.level, times[1])
+            who = rows[drawn].tolist()
+            draws = [step_noise(key, group.prompts[b], int(group.members[b]), i, shape) for b in who]
+            following[at] = _stored(mean + std * torch.stack(draws).to(device), storage)
+            log_probs = transition_log_prob(following[at], mean, std, scoring.reduction, scoring.normalised)
+            assert log_probs is not None
+            record.transitions(i, rows[drawn], mean, log_probs)
+        record.states(i, rows, states[: len(rows)], following)
+        x[rows.to(device)] = following
+    late = (start == steps).nonzero().squeeze(1)
+    x[late.to(device)] = trunk[trunk_of[late].to(device)]
+    return Sampled(x, record.first, record.latents, record.means, record.log_probs)
+
+
+@torch.no_grad()
+def finish(states: Tensor, start: Tensor, text: Text, velocity: Velocity, times: Tensor) -> Tensor:
+    """(N, C, H, W) clean latents the ODE leads to from `states (N, ...)`, each before its step `start (N,)`."""
+    x = states.float().clone()
+    for i in range(int(start.min()), len(times) - 1):
+        rows = (start <= i).nonzero().squeeze(1)
+        text_rows = replace(text, index=text.index[rows])
+        v = velocity(x[rows], times[i].expand(len(rows)), text_rows)
+        x[rows] = sde_step("ode", v, x[rows], times[i], times[i + 1], 0.0, times[1]).mean
+    return x
+
+
+def _trunks(group: Group) -> tuple[Tensor, Tensor]:
+    """(B,) which trajectory a row starts on, and the first row of each: equal text, prompt and seed are one."""
+    seen: dict[tuple[int, str, int], int] = {}
+    owners: list[int] = []
+    trunk_of = []
+    identity = zip(group.text.index.tolist(), group.prompts, group.plan.seed.tolist(), strict=True)
+    for row, who in enumerate(identity):
+        if who not in seen:
+            seen[who] = len(owners)
+            owners.append(row)
+        trunk_of.append(seen[who])
+    return torch.tensor(trunk_of), torch.tensor(owners)
+
+
+def _stored(x: Tensor, storage: torch.dtype) -> Tensor:
+    """What remains of float32 latents after a round trip through the storage dtype."""
+    return x.to(storage).float()
+
+
+class _Record:
+    """Collects the states around trained steps."""
+
+    def __init__(self, plan: StepPlan, shape: Sequence[int], storage: torch.dtype, means: bool, device: torch.device):
+        rows, steps = plan.trained.shape
+        column = torch.arange(steps)
+        trained = plan.trained.any(1)
+        self.plan = plan
+        self.first = torch.where(trained, plan.trained.int().argmax(1), steps)
+        last = torch.where(trained, (plan.trained * column).amax(1), steps - 1)
+        self.width = int((last - self.first).max()) + 2
+        self.latents = torch.zeros(rows, self.width, *shape, dtype=storage, device=device)
+        self.means = torch.zeros(rows, self.width, *shape, device=device) if means else None
+        self.log_probs = torch.zeros(rows, steps, device=device)
+
+    def states(self, step: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
+        """The states `before` and `after` a step; a row keeps the columns that its trained steps touch."""
+        for states, offset in ((before, step), (after, step + 1)):
+            column = offset - self.first[rows]
+            kept = ((column >= 0) & (column < self.width)).nonzero().squeeze(1)
+            at = (rows[kept].to(states.device), column[kept].to(states.device))
+            self.latents[at] = states[kept.to(states.device)].to(self.latents.dtype)
+
+    def taken_over(self, row: int, begin: Start) -> None:
+        """What `row` shares with the one it begins in: states before its start, means and log-probs of its steps."""
+        first, theirs = int(self.first[row]), int(begin.row.replay["first"][0])
+        for step in range(first, begin.action):
+            self.latents[row, step - first] = begin.row.replay["latents"][0, step - theirs].to(self.latents)
+            if self.means is not None:
+                self.means[row, step - first] = begin.row.replay["means"][0, step - theirs].to(self.means)
+        self.log_probs[row, : begin.action] = begin.row.old_log_probs[0, : begin.action].to(self.log_probs)
+
+    def transitions(self, step: int, rows: Tensor, means: Tensor, log_probs: Tensor) -> None:
+        trained = self.plan.trained[rows, step].nonzero().squeeze(1)
+        at = trained.to(means.device)
+        where = rows[trained].to(means.device)
+        self.log_probs[where, step] = log_probs[at]
+        if self.means is not None:
+            self.means[where, (step - self.first[rows[trained]]).to(means.device)] = means[at]

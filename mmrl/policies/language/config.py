@@ -1,0 +1,70 @@
+"""The configuration of language policies: every default with how to choose it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mmrl.policies.adapters import LoraConfig
+from mmrl.precision import Autocast, Precision
+from mmrl.settings import Section
+
+
+class LanguagePolicyConfig(Section):
+    """Which model acts, how it is trained, and how it samples.
+
+    model                   checkpoint directory or hub name
+    adapter                 PEFT adapter to start from; it is also the reference then
+    dtype                   of the weights
+    autocast                dtype of matrix products over float32 weights; null follows the weights. Sampling and
+                            scoring use it alike, so leave accelerate's own mixed precision off
+    attention               transformers' attention backend
+    lora                    adapters, or null for full fine-tuning
+    train_vision            the vision tower too; null: yes in full fine-tuning, no with LoRA
+    gradient_checkpointing  less memory, about a third more time
+    max_new_tokens          responses are cut there and flagged as "length"
+    max_prompt_tokens       a longer prompt is an error: prompts are never cut
+    temperature             of sampling and of every log-prob
+    top_p, top_k            must stay 1 and 0: truncated sampling biases the importance ratios
+    min_pixels, max_pixels  area an image is resized into; null keeps the checkpoint's
+    stop, stop_tokens       strings and ids that end a response besides the checkpoint's own end tokens
+    thinking                `enable_thinking` of chat templates that know it
+    trust_remote_code       run code that comes with the checkpoint
+    shared_prompt           score a group's rows in one packed row: auto, on or off
+    reuse_prefill           keep the graph of the rollout's pass over a prompt for the update: auto where the update
+                            before scored everything in one pass, which holds all those graphs anyway; on whatever
+                            memory it takes; off runs prompts again, which is the same. Not with gradient checkpointing,
+                            sharded weights, LoRA dropout or sliding windows: auto is off then, on an error
+    reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
+                            (tokens x hidden size per prompt) and runs the tower in every pass
+    decode_rows             responses written at once; lower it if the rollout runs out of memory
+    logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
+    reference_device        where the frozen reference of full fine-tuning lives: "same" or "cpu"
+    """
+
+    model: str
+    adapter: str | None = None
+    dtype: Precision = "float32"
+    autocast: Autocast | None = None
+    attention: str = "sdpa"
+    lora: LoraConfig | None = None
+    train_vision: bool | None = None
+    gradient_checkpointing: bool = False
+    max_new_tokens: int = Field(512, ge=1)
+    max_prompt_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = 1.0
+    top_k: int = 0
+    min_pixels: int | None = Field(None, ge=1)
+    max_pixels: int | None = Field(None, ge=1)
+    stop: list[str] = []
+    stop_tokens: list[int] = []
+    thinking: bool | None = None
+    trust_remote_code: bool = False
+    shared_prompt: Literal["auto", "on", "off"] = "auto"
+    reuse_prefill: Literal["auto", "on", "off"] = "auto"
+    reuse_vision: bool = True
+    decode_rows: int = Field(64, ge=1)
+    logit_rows: int = Field(1024, ge=1)
+    reference_device: Literal["same", "cpu"] = "same"

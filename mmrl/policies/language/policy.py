@@ -1,0 +1,457 @@
+"""Language policies: a vision-language model that answers in tokens. `T` is the token axis.
+
+Both modalities of this family, images (`vision.py`) and clips (`video.py`), share this adapter. It encodes each
+prompt once, decodes groups from one prefill, and scores the same ids, pixels, grids and positions afterwards, under
+the same temperature and suppressed ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import ConfigError, PolicyError
+from mmrl.media import ReadClip
+from mmrl.policies import adapters
+from mmrl.policies.base import Policy
+from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.encoding import POSITION_ONLY, Encoded, collate, encode, extended, predictors, to_device
+from mmrl.policies.language.families.base import Family, check_family, family_of
+from mmrl.policies.language.fast import prefill, shared_prompt
+from mmrl.policies.language.fast.prefill import KeptPrefills, Prefill
+from mmrl.policies.language.log_probs import Asked, Distribution
+from mmrl.policies.language.pixels import corrupted
+from mmrl.policies.language.probes import token_probes
+from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
+from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
+from mmrl.policies.language.probes.spectrum import visual_entropy
+from mmrl.policies.language.sampling import Decoded, decode
+from mmrl.policies.language.scoring import LOG_PROBS, ScoredLanguageModel
+from mmrl.policies.language.stopping import Stopping
+from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
+from mmrl.policies.sharding import is_sharded
+from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
+from mmrl.precision import DTYPES
+from mmrl.randomness import Key
+from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
+from mmrl.stages import Need, View
+
+PROMPT_PROBES = frozenset({"visual_entropy"})
+PAIR_PROBES = frozenset({"hellinger"})
+VECTORS = frozenset({"states", "gradient_proxy"})
+"""Probes of a vector for each token, too wide for a column."""
+STATES: Asked = (("states", "states", ()),)
+"""Probes with one value per prompt, expanded to its rows."""
+
+
+class LanguagePolicy(Policy):
+    """What image and video policies share."""
+
+    batch_probes = frozenset(BATCH_PROBES)
+    group_probes = frozenset(GROUP_PROBES)
+    probes = frozenset(token_probes.PROBES) - VECTORS | PROMPT_PROBES | PAIR_PROBES | group_probes | batch_probes
+    config: Any
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        config: LanguagePolicyConfig,
+        *,
+        seed: int = 0,
+        read_clip: ReadClip | None = None,
+    ):
+        """
+        model, processor  of `transformers`; adapters are attached here
+        seed              of adapter weights and of the views' randomness
+        read_clip         decodes videos, `mmrl.data.video.read_clip` or anything like it; the video policy needs it
+        """
+        if config.top_p != 1.0 or config.top_k != 0:
+            raise ConfigError(
+                f"top_p={config.top_p}, top_k={config.top_k}: expected 1 and 0. Truncated sampling biases the "
+                "importance ratios (a kept mass of .895 gives a mean ratio of .896); lower the temperature instead"
+            )
+        self.config, self.processor, self.seed, self.read_clip = config, processor, seed, read_clip
+        self.family: Family = family_of(model.config, processor.tokenizer)
+        self.stopping = Stopping.of(model, processor.tokenizer, config.stop, config.stop_tokens)
+        self._size_images()
+        self.pixel_scales = PixelScale.of(processor)
+        self._source: str | None = None
+        self._features: WeakKeyDictionary[Encoded, dict[str, Tensor]] = WeakKeyDictionary()
+        self.module = self._scored(self._prepared(model))
+        self._kept = KeptPrefills(self.inner)
+        self._prefill_refusal()
+
+    @classmethod
+    def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
+        """Load the checkpoint that `config.model` names; its family is checked before its weights are read."""
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+        trusted = {"trust_remote_code": config.trust_remote_code}
+        try:
+            check_family(AutoConfig.from_pretrained(config.model, **trusted).model_type)
+            processor = AutoProcessor.from_pretrained(config.model, **trusted)
+            model = _load(AutoModelForImageTextToText, config)
+        except (OSError, ValueError, ImportError) as error:  # the last for an attention backend that is not installed
+            raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
+        policy = cls(model, processor, config, seed=seed, read_clip=read_clip)
+        policy._source = config.model
+        return policy
+
+    def _scored(self, model: Any) -> ScoredLanguageModel:
+        config = self.config
+        core = model.get_base_model() if adapters.is_adapted(model) else model
+        reason = shared_prompt.refusal(core, config.attention)
+        if config.shared_prompt == "on" and reason:
+            raise ConfigError(f"shared_prompt: on, but {reason}; set it to 'off' (or 'auto') for plain rows")
+        return ScoredLanguageModel(
+            model,
+            self.family,
+            Distribution(config.temperature, self.family.suppressed, self.family.soft_cap),
+            rows=config.logit_rows,
+            autocast=None if config.autocast is None else DTYPES[config.autocast],
+            shared=config.shared_prompt != "off" and reason is None,
+        )
+
+    @property
+    def inner(self) -> ScoredLanguageModel:
+        return cast(ScoredLanguageModel, super().inner)
+
+    # -- what the model is ---------------------------------------------------------------------------------------
+
+    @property
+    def max_actions(self) -> int:
+        return self.config.max_new_tokens
+
+    def _size_images(self) -> None:
+        size = self.processor.image_processor.size
+        low, high = self.config.min_pixels, self.config.max_pixels
+        if low is not None or high is not None:
+            self.processor.image_processor.size = {
+                "shortest_edge": low or size["shortest_edge"],
+                "longest_edge": high or size["longest_edge"],
+            }
+
+    def _prepared(self, model: Any) -> Any:
+        """Adapters on, frozen parts frozen, checkpointing as asked."""
+        config = self.config
+        if model.config._attn_implementation != config.attention:
+            model.set_attn_implementation(config.attention)
+        adapted = config.lora is not None or config.adapter is not None
+        train_vision = config.train_vision if config.train_vision is not None else not adapted
+        if adapted:
+            exclude = None if train_vision else r".*visual.*"
+            model = adapters.attach_lora(model, config.lora, seed=self.seed, start=config.adapter, exclude=exclude)
+        elif not train_vision:
+            model.model.visual.requires_grad_(False)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
+
+    # -- prompts -------------------------------------------------------------------------------------------------
+
+    def _frames(self, prompt: Prompt) -> list[Any]:
+        """Sampled frames of the prompt's videos."""
+        if prompt.videos:
+            raise PolicyError(
+                f"prompt {prompt.id!r} has {len(prompt.videos)} video(s), the {self.modality} policy reads images "
+                "only; train it with the video policy"
+            )
+        return []
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """The prompt as the model reads it. The trainer never calls this twice for one rollout."""
+        template = {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
+        return encode(
+            prompt,
+            self.processor,
+            self.family,
+            self.inner.core.model.get_rope_index,
+            frames=self._frames(prompt),
+            template=template,
+            max_tokens=self.config.max_prompt_tokens,
+        )
+
+    def _with_features(self, entries: Sequence[Encoded]) -> list[Encoded]:
+        """`entries` with what a frozen vision tower makes of them: it runs once per prompt, for the rollout and
+        every pass after it. A tower that trains runs in every pass over the prompt."""
+        if self.inner.vision_trains or not self.config.reuse_vision:
+            return list(entries)
+        new = [e for e in entries if e.media and e not in self._features]
+        if new:
+            with self.acting():
+                for entry in new:
+                    media = {k: v for k, v in entry.media.items() if k not in POSITION_ONLY}
+                    self._features[entry] = self.inner.encode_media(to_device(media, self.device))
+        return [replace(e, features=self._features.get(e)) for e in entries]
+
+    def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
+        """The token at each place, as text; empty past a response's end."""
+        decode_one = self.processor.tokenizer.decode
+        labels = []
+        for ids, length in zip(rollouts.actions.tolist(), rollouts.length.tolist(), strict=True):
+            labels.append([decode_one([token]) if t < length else "" for t, token in enumerate(ids)])
+        return labels
+
+    def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
+        """The encodings of `rollouts.prompts`, as `view` shows them."""
+        for index, entry in enumerate(rollouts.encoded):
+            if entry is None:
+                rollouts.encoded[index] = self.encode(rollouts.prompts[index])
+        if view is None:
+            return self._with_features(rollouts.encoded)
+        check_view(view, self.views)
+        if view.kind == REMOVE_MEDIA:
+            return [self.encode(without_media(p)) for p in rollouts.prompts]
+        return [
+            corrupted(entry, view, prompt.id, self.seed, self.family, self.pixel_scales)
+            for prompt, entry in zip(rollouts.prompts, rollouts.encoded, strict=True)
+        ]
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
+        """Write `count` responses per request. See `mmrl.policies.language.sampling` for what a draw depends on."""
+        prompts: dict[str, Prompt] = {}
+        for request in requests:
+            prompts.setdefault(request.prompt.id, request.prompt)
+        encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
+        ready = dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
+        plan, parts = WritingPlan.of(requests, self.config.max_new_tokens), []
+        prefills = {} if greedy else self._prefills(requests, encoded, ready)
+        with self.acting():
+            for rows in torch.arange(len(plan.context)).split(self.config.decode_rows):
+                asked, context = torch.unique(plan.context[rows], return_inverse=True)
+                contexts = [self._context(requests[r], ready, plan.prefixes[r]) for r in asked.tolist()]
+                uniforms = None if greedy else plan.draws(key, rows)
+                known = [prefills.get(c) for c in contexts]
+                budget = plan.budget[rows]
+                parts.append(decode(self.inner, contexts, context, uniforms, budget, self.stopping, known))
+        return plan.record(Decoded.join(parts), prompts, encoded, self.processor.tokenizer)
+
+    def _prefills(
+        self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
+    ) -> dict[Encoded, Prefill]:
+        """Of `ready` prompts, with gradient, to be taken by the update; none where it would run prompts again."""
+        way = self.config.reuse_prefill
+        if way == "off" or not torch.is_grad_enabled() or self._prefill_refusal():
+            return {}
+        one_pass = self._kept.begin()
+        if way == "auto" and not one_pass:
+            return {}
+        prefills: dict[Encoded, Prefill] = {}
+        prompt_of = {
+            ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is r.prefix is r.start is None
+        }
+        with self.acting(), torch.enable_grad():
+            for row in prefill.packs(list(prompt_of)):
+                made = self.inner.prefill(row)
+                self._kept.keep([prompt_of[shown] for shown in row], made)
+                prefills |= zip(row, made, strict=True)
+        return prefills
+
+    def _prefill_refusal(self) -> str | None:
+        """Why the update has to run prompts again, or None; an error where the opposite was asked for."""
+        reason = prefill.refusal(self.inner, self.config.gradient_checkpointing)
+        if reason and self.config.reuse_prefill == "on":
+            raise ConfigError(f"reuse_prefill: on, but {reason}; set it to 'off' (or 'auto')")
+        return reason
+
+    def _context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded:
+        """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""
+        shown = ready[request.prompt.id] if request.shown is None else self.encode(request.shown)
+        return extended(shown, prefix)
+
+    @torch.no_grad()
+    def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
+        """Answers of others as rows of this policy's, with its own log-probs of them."""
+        end, limit = self.processor.tokenizer.eos_token_id, self.config.max_new_tokens
+        end = self.stopping.ids[0] if end is None else end
+        pairs = list(zip(answers, prompts, strict=True))
+        known, never = self.processor.tokenizer, self.family.suppressed
+        ids = [tokens_of(answer, prompt, known, end, limit, never) for answer, prompt in pairs]
+        encoded = {name: self.encode(prompt) for name, prompt in {p.id: p for p in prompts}.items()}
+        rows = given_rows(ids, prompts, encoded, self.processor.tokenizer, self.device)
+        for part in self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows):
+            rows.old_log_probs[part] = self.evaluate(rows.index(part), (), weights="old").log_probs
+        return rows
+
+    # -- scoring -------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        rollouts: Rollouts,
+        needs: Sequence[Need] = (),
+        *,
+        under: View | None = None,
+        weights: str = "current",
+    ) -> Evaluation:
+        """Score the rollouts' tokens under their own prompts, or under a view of them.
+
+        A pass that is asked for prompt-wise probes alone, such as `visual_entropy`, does not run the decoder;
+        its log-probs are the rollout's own.
+        """
+        shown = self._shown(rollouts, under)
+        by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
+        by_group = [need for need in needs if need.probe in GROUP_PROBES]
+        by_pair = [need for need in needs if need.probe in PAIR_PROBES]
+        by_token = [need for need in needs if need.probe in token_probes.PROBES]
+        with self._weights(weights) as module:
+            unwrapped = self.inner if module is self.module else module
+            columns = {n.key: self._of_prompts(unwrapped, shown)[rollouts.prompt] for n in by_prompt}
+            if by_prompt and len(by_prompt) == len(needs) and weights == "old" and under is None:
+                return Evaluation(rollouts.old_log_probs, columns)
+            asked = LOG_PROBS + tuple((n.key, n.probe, n.options) for n in by_token if n.probe != "log_probs")
+            updating = weights == "current" and under is None and torch.is_grad_enabled()
+            known = self._kept.take(rollouts.encoded) if updating else None
+            numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known)
+            if by_group:
+                columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
+        if by_pair:
+            distance = self._hellinger(rollouts, shown)
+            columns |= {n.key: distance for n in by_pair}
+        log_probs = numbers.pop("log_probs")
+        columns |= numbers | {n.key: log_probs for n in by_token if n.probe == "log_probs"}
+        return Evaluation(log_probs, columns)
+
+    def _score(
+        self,
+        module: Any,
+        rollouts: Rollouts,
+        shown: list[Encoded],
+        asked: Asked,
+        prefills: Sequence[Prefill | None] | None = None,
+    ) -> dict[str, Tensor]:
+        device, home = next(module.parameters()).device, rollouts.mask.device
+        actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
+        if self.inner.shared:
+            rows = (rollouts.prompt, rollouts.actions, rollouts.length)
+            packed = shared_prompt.pack(shown, *rows, device, prefills)
+            numbers = module(packed.inputs, packed.where, actions, mask, asked, packed.layout)
+        else:
+            entries = [shown[p] for p in rollouts.prompt.tolist()]
+            inputs = collate(entries, rollouts.actions, rollouts.length, device)
+            where = predictors(max(map(len, entries)), actions)
+            numbers = module(inputs, where, actions, mask, asked)
+        return {name: values.to(home) for name, values in numbers.items()}
+
+    @torch.no_grad()
+    def _of_groups(self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]) -> dict[str, Tensor]:
+        """`{Need.key: (B, T)}` of probes that compare the members of a group; the rollouts must hold whole groups."""
+        columns = {need.key: torch.zeros_like(rollouts.old_log_probs) for need in needs}
+        for g in torch.unique(rollouts.group).tolist():
+            rows = (rollouts.group == g).nonzero().squeeze(1)
+            success = None if rollouts.success is None else rollouts.success[rows]
+            group = Group(states[rows], rollouts.actions[rows], rollouts.mask[rows], success, module.logits)
+            for need in needs:
+                columns[need.key][rows] = GROUP_PROBES[need.probe](group, **dict(need.options)).to(states.device)
+        return columns
+
+    @torch.no_grad()
+    def _hellinger(self, rollouts: Rollouts, shown: list[Encoded]) -> Tensor:
+        """(B, T) squared Hellinger distance of the next-token distributions of the policy and its reference."""
+        mask, states = rollouts.mask, {}
+        for weights in ("old", "reference"):
+            with self._weights(weights) as module:
+                states[weights] = self._score(module, rollouts, shown, STATES)["states"][mask]
+
+        def logits(weights: str, rows: slice) -> Tensor:
+            with self._weights(weights) as module:
+                return module.logits(states[weights][rows]).to(mask.device)
+
+        distance = hellinger(partial(logits, "old"), partial(logits, "reference"), int(mask.sum()))
+        return torch.zeros_like(rollouts.old_log_probs).masked_scatter(mask, distance)
+
+    def _of_prompts(self, module: Any, shown: list[Encoded]) -> Tensor:
+        """(P,) visual entropy of each prompt's media."""
+        return torch.tensor([visual_entropy(module, entry) for entry in shown], device=self.device)
+
+    @contextmanager
+    def _weights(self, weights: str) -> Iterator[Any]:
+        """The module to score with. Passes without gradient run in evaluation mode, on the unwrapped module."""
+        if weights == "current" and torch.is_grad_enabled():
+            yield self.module
+            return
+        if weights == "ema":
+            raise PolicyError(f"the {self.modality} policy keeps no moving average of its weights; use 'reference'")
+        with self.acting():
+            if weights in ("current", "old"):
+                yield self.inner
+            elif adapters.is_adapted(self.inner.model):
+                with adapters.reference_adapter(self.inner.model):
+                    yield self.inner
+            else:
+                yield self._frozen_reference
+
+    @cached_property
+    def _frozen_reference(self) -> ScoredLanguageModel:
+        """The model as training found it: loaded again from its checkpoint, or copied when first asked for."""
+        device = "cpu" if self.config.reference_device == "cpu" else self.device
+        if self._source is None:
+            return adapters.frozen_copy(self.inner, device)
+        from transformers import AutoModelForImageTextToText
+
+        model = _load(AutoModelForImageTextToText, self.config).requires_grad_(False).eval().to(device)
+        return self._scored(model)
+
+    def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
+        """At most `size` rows each: rows of one prompt stay together, prompts of like length are neighbours."""
+        prompt, length = rollouts.prompt.cpu(), rollouts.length.cpu()
+        pieces: dict[int, list[int]] = {}
+        for row in sorted(rows.tolist(), key=lambda r: -int(length[r])):
+            pieces.setdefault(int(prompt[row]), []).append(row)
+
+        def tokens(p: int) -> tuple[int, int]:
+            return -len(rollouts.encoded[p] or ()), -int(length[pieces[p]].max())
+
+        batches: list[list[int]] = [[]]
+        for p in sorted(pieces, key=tokens):
+            for start in range(0, len(pieces[p]), size):
+                piece = pieces[p][start : start + size]
+                if batches[-1] and len(batches[-1]) + len(piece) > size:
+                    batches.append([])
+                batches[-1] += piece
+        return [torch.tensor(batch, device=rows.device) for batch in batches if batch]
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"update_in_one_pass": self._kept.one_pass}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._kept.one_pass = state.get("update_in_one_pass", False)
+
+    # -- weights -------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
+        adapters.save_adapter_or_weights(
+            self.inner.model,
+            directory,
+            merged=merged,
+            extras=[self.processor.save_pretrained],
+        )
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        return adapters.trainable_state(self.inner)
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        if self._source is None and not adapters.is_adapted(self.inner.model) and not is_sharded(self.inner):
+            _ = self._frozen_reference  # the weights about to be replaced are the reference
+        adapters.load_trainable_state(self.inner, state)
+
+
+def _load(auto: Any, config: LanguagePolicyConfig) -> Any:
+    return auto.from_pretrained(
+        config.model,
+        dtype=DTYPES[config.dtype],
+        attn_implementation=config.attention,
+        trust_remote_code=config.trust_remote_code,
+    )

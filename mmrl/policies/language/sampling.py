@@ -1,0 +1,190 @@
+"""Decoding with keyed draws: each prompt is prefilled once, its cache serves the whole group.
+
+The token at position t of a row is chosen by inverting the cumulative distribution at a uniform number drawn for
+(seed, step, prompt, member, t) before decoding starts. So a row depends on nothing but its key and its prompt:
+neither on how the batch was split, nor on which other rows are still being written.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.policies.language.encoding import Encoded, collate
+from mmrl.policies.language.fast.prefill import Prefill, stacked
+from mmrl.policies.language.fast.shared_decode import SharedPrefix
+from mmrl.policies.language.scoring import ScoredLanguageModel
+from mmrl.record import pad_columns
+
+
+@dataclass
+class Decoded:
+    """tokens (B, N) and log_probs (B, N), 0 past `length (B,)`; `stopped (B,)` False where cut at the limit."""
+
+    tokens: Tensor
+    log_probs: Tensor
+    length: Tensor
+    stopped: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Decoded]) -> Decoded:
+        """Rows of all parts, N padded to the widest."""
+        tokens = torch.cat(pad_columns([p.tokens for p in parts]))
+        log_probs = torch.cat(pad_columns([p.log_probs for p in parts]))
+        return cls(tokens, log_probs, torch.cat([p.length for p in parts]), torch.cat([p.stopped for p in parts]))
+
+
+def choose(logits: Tensor, uniform: Tensor | None) -> Tensor:
+    """logits (b, V) float32, uniform (b,) float64 in [0, 1) -> (b,) token ids; argmax without `uniform`.
+
+    The first token whose cumulative probability exceeds the draw: never one of probability zero.
+    """
+    if uniform is None:
+        return logits.argmax(-1)
+    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+
+
+@torch.no_grad()
+def decode(
+    model: ScoredLanguageModel,
+    contexts: Sequence[Encoded],
+    context: Tensor,
+    uniforms: Tensor | None,
+    budget: Tensor,
+    is_stop: Callable[[Tensor, Tensor], Tensor],
+    prefills: Sequence[Prefill | None] | None = None,
+) -> Decoded:
+    """Write one continuation per row.
+
+    contexts  U distinct prompts (with any replayed prefix), prefilled once each
+    context   (B,) which of them a row continues, ascending
+    uniforms  (B, N) float64 draws, or None for greedy decoding
+    budget    (B,) tokens a row may write, at most N
+    is_stop   (tokens written so far (b, n), newest included; rows (b,)) -> (b,) bool
+    prefills  of those prompts that have been prefilled already
+    """
+    device = next(model.parameters()).device
+    count, steps = context.shape[0], int(budget.max())
+    tokens = torch.zeros(count, steps, dtype=torch.long, device=device)
+    log_probs = torch.zeros(count, steps, device=device)
+    length = torch.zeros(count, dtype=torch.long, device=device)
+    stopped = torch.zeros(count, dtype=torch.bool, device=device)
+    budget = budget.to(device)
+    state: _Rows
+    if model.shares_prefixes:
+        state = SharedCache(model, contexts, context.to(device), prefills)
+    else:
+        state = RepeatedCache(model, contexts, context.to(device))
+    uniforms = None if uniforms is None else uniforms.to(device)
+    for step in range(steps):
+        rows = state.rows
+        newest = choose(state.logits, None if uniforms is None else uniforms[rows, step])
+        writing = ~stopped[rows] & (length[rows] < budget[rows])
+        tokens[rows, step] = newest * writing
+        chosen = torch.log_softmax(state.logits, -1).gather(-1, newest[:, None]).squeeze(-1)
+        log_probs[rows, step] = chosen * writing
+        length[rows] += writing.long()
+        stopped[rows] |= writing & is_stop(tokens[rows, : step + 1], rows)
+        alive = ~stopped[rows] & (length[rows] < budget[rows])
+        if not alive.any():
+            break
+        if 2 * int(alive.sum()) <= len(rows):
+            state.keep(alive.nonzero().squeeze(-1))
+            newest = newest[alive]
+        state.advance(newest)
+    return Decoded(tokens, log_probs, length, stopped)
+
+
+class _Rows(ABC):
+    """Rows still being written: which they are, their next position, and their next-token logits."""
+
+    cache: Any
+    logits: Tensor
+
+    def __init__(self, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor):
+        self.model, self.device, self.context = model, context.device, context
+        self.config = model.core.config.get_text_config()
+        self.rows = torch.arange(len(context), device=context.device)
+        self.position = torch.tensor([c.next_position for c in contexts], device=context.device)[context]
+
+    def keep(self, chosen: Tensor) -> None:
+        """Forget the other rows."""
+        self.rows, self.context, self.position = self.rows[chosen], self.context[chosen], self.position[chosen]
+
+    @abstractmethod
+    def memory(self, count: int) -> dict[str, Any]:
+        """What the model needs beside `cache` to see the past of `count` rows."""
+
+    def advance(self, tokens: Tensor) -> None:
+        """Append one token (b,) to every row."""
+        positions = self.position[None, :, None].expand(3, -1, -1)
+        inputs = {"input_ids": tokens[:, None], "position_ids": positions, **self.memory(len(tokens))}
+        self.logits = self.model.next_logits(inputs, self.cache)
+        self.position = self.position + 1
+
+
+class RepeatedCache(_Rows):
+    """The prompt's keys and values repeated for every row of its group: any attention backend and layer type."""
+
+    def __init__(self, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor):
+        from transformers import DynamicCache
+
+        super().__init__(model, contexts, context)
+        inputs = collate(contexts, None, None, self.device)
+        self.cache = DynamicCache(config=self.config)
+        self.logits = model.next_logits(inputs, self.cache)[context]
+        self.cache.batch_select_indices(context)
+        self.attention = inputs["attention_mask"][context]
+
+    def keep(self, chosen: Tensor) -> None:
+        super().keep(chosen)
+        self.cache.batch_select_indices(chosen)
+        self.attention = self.attention[chosen]
+
+    def memory(self, count: int) -> dict[str, Any]:
+        self.attention = torch.cat([self.attention, self.attention.new_ones(count, 1)], dim=1)
+        return {"attention_mask": self.attention}
+
+
+class SharedCache(_Rows):
+    """One copy of each prompt's keys and values for its whole group; rows cache their own tokens."""
+
+    def __init__(
+        self,
+        model: ScoredLanguageModel,
+        contexts: Sequence[Encoded],
+        context: Tensor,
+        prefills: Sequence[Prefill | None] | None = None,
+    ):
+        from transformers import DynamicCache
+
+        super().__init__(model, contexts, context)
+        known = prefills or [None] * len(contexts)
+        new = iter(model.prefill([c for c, p in zip(contexts, known, strict=True) if p is None]))
+        ready = [next(new) if p is None else p for p in known]
+        self.logits = model.logits(torch.cat([p.last for p in ready]))[context]
+        self.prompts, self.real = stacked(ready, self.config)
+        self.prefix = SharedPrefix.of(self.prompts, self.real, context)
+        self.cache = DynamicCache(config=self.config)
+        # The attention needs no mask; one of four dimensions tells transformers not to make one.
+        self.no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
+
+    def keep(self, chosen: Tensor) -> None:
+        super().keep(chosen)
+        self.cache.batch_select_indices(chosen)
+        used, self.context = torch.unique(self.context, return_inverse=True)
+        if len(used) < len(self.real):
+            self.prompts.batch_select_indices(used)
+            self.real = self.real[used]
+        self.prefix = SharedPrefix.of(self.prompts, self.real, self.context)
+
+    def memory(self, count: int) -> dict[str, Any]:
+        return {"attention_mask": self.no_mask, "shared_prompt": self.prefix}

@@ -1,0 +1,79 @@
+"""Video LLMs: the same families on clips. Frames come decoded, sampled and resized from an injected reader.
+
+The reader decides the frames once; the processor is told neither to sample nor to resize, so every later pass
+sees the same grid. Time reaches the model the family's way: Qwen2.5-VL through seconds per grid step in its
+positions, Qwen3-VL through a `<t seconds>` text before each pair of frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmrl.errors import ConfigError, PolicyError
+from mmrl.media import Frames, ReadClip, VideoSampling
+from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.families.base import Family, family_of
+from mmrl.policies.language.policy import LanguagePolicy
+from mmrl.policies.views import PIXEL_VIEWS, REMOVE_MEDIA
+from mmrl.record import Prompt
+
+
+class VideoPolicyConfig(LanguagePolicyConfig):
+    """A language policy that watches clips.
+
+    sampling  which frames, at which size; `factor` and `frame_multiple` are set from the model
+    """
+
+    sampling: VideoSampling = VideoSampling.model_validate({})
+
+
+class VideoPolicy(LanguagePolicy):
+    """Answers about clips, and about images between them. Needs `read_clip`."""
+
+    modality = "video"
+    reads = frozenset({"image", "video"})
+    config_type = VideoPolicyConfig
+    views = frozenset(PIXEL_VIEWS) | {REMOVE_MEDIA}
+    read_clip: ReadClip
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        config: VideoPolicyConfig,
+        *,
+        seed: int = 0,
+        read_clip: ReadClip | None = None,
+    ):
+        if read_clip is None:
+            raise ConfigError("the video policy needs `read_clip`, such as mmrl.data.video.read_clip")
+        super().__init__(model, processor, config, seed=seed, read_clip=read_clip)
+        self.sampling = _sampling(config, self.family)
+
+    @staticmethod
+    def sampling_of(config: VideoPolicyConfig) -> VideoSampling:
+        """How the policy of `config` would read clips, from the checkpoint's configuration alone."""
+        from transformers import AutoConfig, AutoProcessor
+
+        trusted = {"trust_remote_code": config.trust_remote_code}
+        tokenizer = AutoProcessor.from_pretrained(config.model, **trusted).tokenizer
+        return _sampling(config, family_of(AutoConfig.from_pretrained(config.model, **trusted), tokenizer))
+
+    def _frames(self, prompt: Prompt) -> list[Frames]:
+        clips = []
+        for video in prompt.videos:
+            frames = self.read_clip(video, self.sampling)
+            count, _, height, width = frames.pixels.shape
+            if count % self.family.temporal_patch or height % self.family.factor or width % self.family.factor:
+                raise PolicyError(
+                    f"prompt {prompt.id!r}: {count} frames of {height}x{width} pixels; {self.family.model_type} "
+                    f"needs a multiple of {self.family.temporal_patch} frames and sides that are multiples of "
+                    f"{self.family.factor}. The reader must follow VideoSampling.factor and frame_multiple"
+                )
+            clips.append(frames)
+        return clips
+
+
+def _sampling(config: VideoPolicyConfig, family: Family) -> VideoSampling:
+    wanted = {"factor": family.factor, "frame_multiple": family.temporal_patch}
+    return config.sampling.model_copy(update=wanted)

@@ -1,0 +1,28 @@
+"""Which policy acts for a modality. Each is named by module and class, and imported when it is first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from mmrl.errors import ConfigError, unknown
+
+POLICIES = {
+    "vlm": "mmrl.policies.language.vision:VisionPolicy",
+    "video": "mmrl.policies.language.video:VideoPolicy",
+    "flow": "mmrl.policies.generation.policy:FlowPolicy",
+}
+MODALITIES = tuple(POLICIES)
+
+
+def policy_class(modality: str) -> Any:
+    """The `mmrl.policies.base.Policy` subclass of a modality; no model library is loaded."""
+    if modality not in POLICIES:
+        raise ConfigError(unknown("modality", modality, POLICIES))
+    module, _, name = POLICIES[modality].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def policy_classes() -> dict[str, Any]:
+    """The policy of every modality."""
+    return {modality: policy_class(modality) for modality in POLICIES}

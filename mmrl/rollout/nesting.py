@@ -1,0 +1,138 @@
+"""Several strategies as one: the outer is consulted once the inner has nothing more to ask.
+
+`rollout: [dynamic_sampling, guide]` asks for new prompts (outer) only for groups that stay flat after `guide` (inner)
+has tried to rescue them, and the groups it adds pass through `guide` in their turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import ConfigError
+from mmrl.record import Answer, Batch, Prompt, Rollouts
+from mmrl.rollout.plan import Ask, Given, Plan, Step, Strategy
+from mmrl.stages import Bound, Need
+
+Rows = dict[tuple[int, int], bool]
+
+
+@dataclass
+class Nested:
+    """`bounds`, outermost first; none at all is `independent`."""
+
+    bounds: list[Bound]
+    _masks: dict[int, tuple[Rows, Rows]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, choices: Any) -> Nested:
+        several = [choices] if isinstance(choices, str | dict) else list(choices or ())
+        bounds = [Bound.of("rollout", choice) for choice in several]
+        names = [b.name for b in bounds]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise ConfigError(f"rollout: {', '.join(sorted(twice))} stands twice in {names}; once is enough")
+        return cls(bounds)
+
+    @property
+    def strategies(self) -> list[Strategy]:
+        return [cast(Strategy, b.state) for b in self.bounds]
+
+    @property
+    def needs(self) -> dict[Need, list[str]]:
+        asked: dict[Need, list[str]] = {}
+        for bound in self.bounds:
+            for need in bound.needs.values():
+                asked.setdefault(need, []).append(f"rollout {bound.name!r}")
+        return asked
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """Row constants of all of them, with their fills."""
+        merged: dict[str, float] = {}
+        for strategy in self.strategies:
+            merged |= strategy.columns
+        return merged
+
+    def ask(self, step: Step) -> Plan:
+        """The first requests: of the outermost that has any."""
+        self._masks = {}
+        for place, strategy in enumerate(self.strategies):
+            plan = strategy.ask(step)
+            if plan is not None:
+                return self._signed(plan, place)
+        return step.first()
+
+    def join(self, batch: Batch, step: Step) -> Plan | None:
+        """From the innermost outwards; the first that wants another round is heard. Each sees the masks of those
+        inside it."""
+        for place in reversed(range(len(self.bounds))):
+            bound = self.bounds[place]
+            seen = self.masked(batch, inside=place).seen_by({n: need.key for n, need in bound.needs.items()})
+            plan = cast(Strategy, bound.state).join(seen, step)
+            if plan is None:
+                continue
+            self._remember(place, plan, batch)
+            if plan.asks:
+                return self._signed(plan, place)
+        return None
+
+    def masked(self, batch: Batch, inside: int = -1) -> Batch:
+        """`batch` without the rows that strategies further in than place `inside` took out."""
+        counted, trained = batch.counted, batch.trained
+        addresses = list(zip(batch.group.tolist(), batch.member.tolist(), strict=True))
+        for place, (count, train) in self._masks.items():
+            if place > inside:
+                counted = counted & _of(count, addresses, counted)
+                trained = trained & _of(train, addresses, trained)
+        return replace(batch, counted=counted, trained=trained)
+
+    def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt:
+        return self.strategies[ask.by].shown(ask, prompt, rows)
+
+    def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
+        return self.strategies[given.by].given(given, prompt, rows)
+
+    def observe(self, batch: Batch, step: Step) -> None:
+        for bound in self.bounds:
+            aliases = {name: need.key for name, need in bound.needs.items()}
+            cast(Strategy, bound.state).observe(batch.seen_by(aliases), step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {b.name: cast(Strategy, b.state).state_dict() for b in self.bounds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for bound in self.bounds:
+            if bound.name in state:
+                cast(Strategy, bound.state).load_state_dict(state[bound.name])
+
+    def _signed(self, plan: Plan, place: int) -> Plan:
+        """Who planned it, and no column that it did not declare."""
+        declared = self.strategies[place].columns
+        for columns in [a.columns for a in plan.ask] + [g.columns for g in plan.given]:
+            if unknown := columns.keys() - declared.keys():
+                raise ConfigError(
+                    f"rollout {self.bounds[place].name!r} sets the column {sorted(unknown)[0]!r}, which it does not "
+                    f"declare in `columns`; it declares: {', '.join(declared) or 'none'}"
+                )
+        return replace(
+            plan,
+            ask=cast(Sequence[Ask], [replace(a, by=place) for a in plan.ask]),
+            given=cast(Sequence[Given], [replace(g, by=place) for g in plan.given]),
+        )
+
+    def _remember(self, place: int, plan: Plan, batch: Batch) -> None:
+        addresses = list(zip(batch.group.tolist(), batch.member.tolist(), strict=True))
+        before = self._masks.get(place, ({}, {}))
+        new = [
+            old if mask is None else dict(zip(addresses, mask.tolist(), strict=True))
+            for mask, old in zip((plan.counted, plan.trained), before, strict=True)
+        ]
+        self._masks[place] = (new[0], new[1])
+
+
+def _of(known: Rows, addresses: Iterable[tuple[int, int]], like: Tensor) -> Tensor:
+    return torch.tensor([known.get(a, True) for a in addresses], dtype=torch.bool, device=like.device)

@@ -1,0 +1,183 @@
+"""What a rollout strategy says: whom to ask, which rows are given, who counts. Stage `rollout` of a step.
+
+    @stage("rollout", paper="...", formula="...", confidence="ours")
+    class Twice(Strategy):
+        def join(self, batch, step):
+            solved = ...                       # reads the scored batch of all ranks
+            return Plan(ask=[Ask(2, group=g) for g in unsolved]) if step.round == 1 else None
+
+A strategy runs on every rank as a function of the gathered batch and the step alone, so all ranks make the same plan;
+they compare its digest. It never numbers groups or members and never sees a rank: the collector does both. What needs
+a prompt's own words, or the texts of rows, is made where the rows are, by `shown` and `given`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from mmrl.errors import ConfigError, unknown
+from mmrl.randomness import Key
+from mmrl.record import SOURCES, Answer, Batch, Prompt, Rollouts
+
+Behaviour = Literal["policy", "given", "one"]
+BEHAVIOURS = ("policy", "given", "one")
+
+
+@dataclass(frozen=True)
+class Address:
+    """The state after the first `action` actions of member `member` of a held group."""
+
+    member: int
+    action: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """`count` more members, of a held group or of a new one.
+
+    group    a group of this step; None opens a new one, for `index` or `prompt`
+    index    the dataset row of a new group, as `step.draw` gave it
+    prompt   of a new group whose prompt the strategy made itself; its id must say so
+    start    where the members begin: in another member of the same held group
+    note     what `Strategy.shown` is told, where these members see something else than the prompt; None: they do not
+    trains   "prompt": the loss is under the prompt; "shown": under what was shown
+    columns  row constants of these members, of those the strategy declares
+    by       which of several nested strategies asked; they need not say it
+    """
+
+    count: int
+    group: int | None = None
+    index: int | None = None
+    prompt: Prompt | None = None
+    start: Address | None = None
+    note: Any = None
+    trains: Literal["prompt", "shown"] = "prompt"
+    columns: Mapping[str, float] = field(default_factory=dict)
+    by: int = 0
+
+
+@dataclass(frozen=True)
+class Given:
+    """Rows that nobody acts for: `Strategy.given` makes them where the group's prompt is.
+
+    source     a name of `mmrl.record.SOURCES`
+    behaviour  the ratio's denominator: "policy" (its own log-probs at collection), "given" (those that came with the
+               rows), "one" (probability 1 at every action, as methods that imitate have it)
+    others     as in `Ask`
+    """
+
+    source: str
+    behaviour: Behaviour = "policy"
+    group: int | None = None
+    index: int | None = None
+    prompt: Prompt | None = None
+    note: Any = None
+    columns: Mapping[str, float] = field(default_factory=dict)
+    by: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES[1:]:
+            raise ConfigError(unknown("source of given rows", self.source, SOURCES[1:]))
+        if self.behaviour not in BEHAVIOURS:
+            raise ConfigError(unknown("behaviour of given rows", self.behaviour, BEHAVIOURS))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One round.
+
+    ask, given        what is wanted; both empty: no further round, only the masks count
+    counted, trained  (B,) bool over the gathered batch the plan was made from: rows that stay in the baseline and in
+                      the loss. A strategy's latest masks hold; rows that come later are in. None: all
+    """
+
+    ask: Sequence[Ask] = ()
+    given: Sequence[Given] = ()
+    counted: Tensor | None = None
+    trained: Tensor | None = None
+
+    @property
+    def asks(self) -> bool:
+        return bool(self.ask or self.given)
+
+    def digest(self) -> str:
+        """Equal for equal plans, whichever rank made them."""
+        masks = [None if m is None else m.tolist() for m in (self.counted, self.trained)]
+        wanted = [*map(_plain, self.ask), *map(_plain, self.given)]
+        return hashlib.sha256(repr((wanted, masks)).encode()).hexdigest()[:16]
+
+
+def _plain(wanted: Ask | Given) -> tuple:
+    values = dict(vars(wanted))
+    values["prompt"] = None if wanted.prompt is None else wanted.prompt.id
+    values["columns"] = sorted(wanted.columns.items())
+    return type(wanted).__name__, sorted(values.items(), key=lambda item: item[0])
+
+
+@dataclass
+class Step:
+    """What a strategy may know and do in one step.
+
+    number, steps     of the run, from 0
+    key               for its own draws: `step.key.at(purpose="...")`
+    group_size        rollouts a prompt starts with
+    prompts_per_step  groups a step should end with
+    draw              `draw(n)` takes n dataset rows from stage 1
+    select            stage 4 tried on a batch: `counted` and `trained` as the recipe's selections would leave them
+    round             rounds of acting that are done
+    groups            dataset row of each group of this step, None where a strategy made the prompt
+    """
+
+    number: int
+    steps: int
+    key: Key
+    group_size: int
+    prompts_per_step: int
+    draw: Callable[[int], list[int]]
+    select: Callable[[Batch], Batch]
+    round: int = 0
+    groups: list[int | None] = field(default_factory=list)
+
+    def first(self) -> Plan:
+        """Independent draws: `group_size` members of each of `prompts_per_step` prompts."""
+        return Plan([Ask(self.group_size, index=i) for i in self.draw(self.prompts_per_step)])
+
+
+class Strategy:
+    """How a group comes to be. Every method may be left out.
+
+    columns  {name: fill} of the row constants that `Ask.columns` and `Given.columns` may set: columns (B,) of the
+             batch, `fill` for rows that say nothing
+    """
+
+    columns: ClassVar[Mapping[str, float]] = {}
+
+    def ask(self, step: Step) -> Plan | None:
+        """The first requests of a step; None leaves them to the strategy inside, at last to independent draws."""
+        return None
+
+    def join(self, batch: Batch, step: Step) -> Plan | None:
+        """After each round of scoring: what else is wanted, or None. `batch` is scored and shaped, not selected."""
+        return None
+
+    def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt:
+        """What the members of `ask` see: `rows` are those of their group so far, with texts. Runs on one rank."""
+        raise NotImplementedError(f"{type(self).__name__} asked with a note, and has no `shown`")
+
+    def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
+        """The rows of `given`, as texts or token by token; none at all is an answer too. Runs on one rank."""
+        raise NotImplementedError(f"{type(self).__name__} plans given rows, and has no `given`")
+
+    def observe(self, batch: Batch, step: Step) -> None:
+        """Once a step, after the last round: here, and nowhere else, a strategy remembers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What `state_dict` gave."""

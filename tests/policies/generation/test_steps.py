@@ -1,0 +1,85 @@
+"""Which denoising steps are actions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmrl.errors import ConfigError
+from mmrl.policies.generation.sde import schedule, stochastic_steps
+from mmrl.policies.generation.steps import TrainSteps, check_group_size, plan_steps, window_start
+from mmrl.randomness import Key
+
+POSSIBLE = stochastic_steps("flow_sde", schedule(10, 3), 0.7)
+
+
+def plan(members: int = 6, same_noise: bool = False, step: int = 0, possible=POSSIBLE, **choice):
+    ids = ["a"] * members
+    return plan_steps(TrainSteps(**choice), possible, ids, torch.arange(members), Key(0, step), same_noise)
+
+
+def test_all_leaves_out_the_last_step():
+    made = plan()
+    assert made.trained.tolist() == [[True] * 9 + [False]] * 6
+    assert torch.equal(made.stochastic, made.trained)
+    assert made.seed.tolist() == list(range(6)) and plan(same_noise=True).seed.tolist() == [0] * 6
+
+
+def test_fraction_trains_a_share_of_each_rollout_and_draws_noise_everywhere():
+    made = plan(members=50, select="fraction", fraction=0.6)
+    assert made.trained.sum(1).tolist() == [5] * 50  # int(.6 * 9)
+    assert made.stochastic[:, :9].all() and not made.stochastic[:, 9].any()
+    assert len({tuple(row) for row in made.trained.tolist()}) > 20
+    assert torch.equal(made.trained, plan(members=50, select="fraction", fraction=0.6).trained)
+
+
+def test_fraction_that_trains_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"at least 0\.111"):
+        plan(select="fraction", fraction=0.1)
+
+
+def test_window_is_one_draw_for_all_rollouts_of_a_training_step():
+    starts = set()
+    for step in range(40):
+        made = plan(step=step, select="window", size=3, high=5)
+        assert made.trained.sum(1).tolist() == [3] * 6
+        assert torch.equal(made.trained, made.trained[:1].expand(6, -1))
+        starts.add(int(made.first[0]))
+    assert starts == {0, 1, 2}
+
+
+def test_progressive_window_slides_wraps_and_is_never_empty():
+    """S = 6, w = 2, every step: [0,1], [1,2], ... [4,5], [0,1]."""
+    every = torch.ones(6, dtype=torch.bool)
+    choice = {"select": "window", "size": 2, "order": "progressive", "every": 1}
+    windows = [plan(1, step=s, possible=every, **choice).trained[0].nonzero().squeeze(1).tolist() for s in range(6)]
+    assert windows == [[0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [0, 1]]
+
+
+def test_progressive_window_stays_clear_of_the_ode_step_and_keeps_its_pace():
+    choice = TrainSteps(select="window", size=4, order="progressive", every=25, stride=1)
+    starts = [window_start(choice, POSSIBLE, Key(0, s)) for s in range(0, 175, 25)]
+    assert starts == [0, 1, 2, 3, 4, 5, 0]
+    assert window_start(choice, POSSIBLE, Key(0, 24)) == 0
+
+
+@pytest.mark.parametrize("options", [{"size": 10}, {"size": 3, "low": 7}, {"size": 2, "high": 10}])
+def test_a_window_that_does_not_fit_is_refused(options):
+    with pytest.raises(ConfigError, match="does not fit the trainable steps"):
+        plan(select="window", **options)
+
+
+def test_one_enumerates_seed_step_branch():
+    made = plan(members=36, select="one", branches=2)
+    assert made.trained.sum(1).tolist() == [1] * 36
+    assert made.first.tolist() == [k for _ in range(2) for k in range(9) for _ in range(2)]
+    assert made.seed.tolist() == [0] * 18 + [1] * 18
+    assert torch.unique(made.branch, return_counts=True)[1].tolist() == [2] * 18
+
+
+def test_group_sizes_that_leave_a_step_short_are_refused_with_the_nearest():
+    choice = TrainSteps(select="one", branches=6)
+    check_group_size(choice, POSSIBLE, 216)
+    with pytest.raises(ConfigError, match="choose 54"):
+        check_group_size(choice, POSSIBLE, 48)
+    check_group_size(TrainSteps(), POSSIBLE, 7)
