@@ -31,6 +31,9 @@ app = typer.Typer(
 cache_app = typer.Typer(no_args_is_help=True, help="The cache of decoded video: build, verify, prune.")
 app.add_typer(cache_app, name="cache")
 console = Console()
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the code a run from elsewhere names, and read what it names.")
+]
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -93,11 +96,13 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="A run directory or checkpoint to continue, with its own configuration.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Train a policy. Further arguments override the configuration: `training.steps=200 --policy.model NAME`."""
     from mmrl.pipelines.config import read_config
     from mmrl.pipelines.progress import progress, quiet_libraries
     from mmrl.pipelines.run import train as run
+    from mmrl.pipelines.trust import require
     from mmrl.training.resume import run_folder
 
     config, changes = _config_and_overrides(config, context.args)
@@ -105,6 +110,8 @@ def train(
     if config is None and root is None:
         raise ConfigError("name a configuration file, or a run to continue with --resume RUN")
     settings = read_config(config or root / "config.yaml", changes, modality)
+    if root is not None and config is None:
+        require(read_config(root / "config.yaml", (), modality), settings, root, trust)
     if root is not None and not any(change.startswith("run_dir=") for change in changes):
         settings = settings.model_copy(update={"run_dir": str(root)})
     main = os.environ.get("RANK", "0") == "0"
@@ -159,13 +166,14 @@ def _print_result(folder: Path, result: Result) -> None:
 def evaluate(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
+    trust: Trust = False,
 ) -> None:
     """Held-out scores of a checkpoint, as JSON."""
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.run import evaluate_run
 
     quiet_libraries()
-    print(json.dumps(evaluate_run(checkpoint, overrides_of(context.args)), indent=1))
+    print(json.dumps(evaluate_run(checkpoint, overrides_of(context.args), trust=trust), indent=1))
 
 
 @app.command(context_settings=OVERRIDES)
@@ -175,13 +183,14 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for rows.jsonl and images.")] = Path("samples"),
     prompts: Annotated[int, typer.Option(help="How many held-out prompts.")] = 8,
     count: Annotated[int, typer.Option(help="Samples of each prompt.")] = 1,
+    trust: Trust = False,
 ) -> None:
     """Let a checkpoint act on held-out prompts and save what it did."""
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.sample import sample_run
 
     quiet_libraries()
-    folder = sample_run(checkpoint, out, prompts, count, overrides_of(context.args))
+    folder = sample_run(checkpoint, out, prompts, count, overrides_of(context.args), trust=trust)
     say(f"samples in {folder}")
 
 
@@ -189,15 +198,19 @@ def sample(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
     folder: Annotated[Path, typer.Argument(help="Where the weights go.")],
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Leave an adapter as it is, for peft and policy.adapter=...")
+    ] = False,
+    trust: Trust = False,
 ) -> None:
-    """Whole weights with adapters folded in, for programs that know neither mmrl nor peft."""
+    """The Hugging Face layout: whole weights with adapters folded in, for programs that know neither mmrl nor peft."""
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.run import load_run
 
     quiet_libraries()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty; name a new folder")
-    load_run(checkpoint)[1].save_pretrained(folder, merged=True)
+    load_run(checkpoint, trust=trust)[1].save_pretrained(folder, merged=not adapter)
     say(f"weights in {folder}")
 
 
@@ -259,11 +272,11 @@ def check(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+def report(run: Annotated[Path, typer.Argument(help="A run directory.")], trust: Trust = False) -> None:
     """Write report.html: curves, rollouts with their rewards, and where the credit went."""
     from mmrl.pipelines.report import write_report
 
-    say(f"report in {write_report(run)}")
+    say(f"report in {write_report(run, trust=trust)}")
 
 
 @app.command()

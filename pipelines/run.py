@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.pipelines.trust import remember, require
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
@@ -267,6 +268,7 @@ def _open_folder(config: RunConfig, start: Path | None, accelerator: Accelerator
         return []
     folder = config.directory
     write_atomically(folder / "config.yaml", config.to_yaml())
+    remember(config, folder)
     write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
     if start is not None:
         checkpoint.adopt(folder)
@@ -330,21 +332,28 @@ def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
     return read_config(run / "config.yaml"), path
 
 
-def load_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Policy]:
-    """The policy as the checkpoint left it."""
-    config, path = run_of(checkpoint_path)
-    if overrides:
-        config = read_config(config.model_dump(mode="json"), overrides)
+def load_run(
+    checkpoint_path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False
+) -> tuple[RunConfig, Policy]:  # fmt: skip
+    """The policy as the checkpoint left it.
+
+    trust  the run's configuration may name code and open doors that this user never trained with
+    """
+    saved, path = run_of(checkpoint_path)
+    config = read_config(saved.model_dump(mode="json"), overrides) if overrides else saved
+    require(saved, config, path.parent.parent, trust)
     policy = build_policy(config)
     checkpoint.load_weights(path, policy)
     return config, policy
 
 
-def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+def evaluate_run(
+    checkpoint_path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False
+) -> dict[str, float]:  # fmt: skip
     """Held-out scores of a checkpoint, as the training run computed them."""
     from mmrl.training.evaluation import evaluate
 
-    config, policy = load_run(checkpoint_path, overrides)
+    config, policy = load_run(checkpoint_path, overrides, trust=trust)
     if not config.data.eval:
         raise ConfigError("the run has no held-out data: name it with data.eval=...")
     accelerator = make_accelerator()

@@ -1,8 +1,10 @@
 """Every test runs offline, on one thread, from the same seed, and without progress bars."""
 
 import os
+import tempfile
 
 os.environ |= {
+    "XDG_STATE_HOME": tempfile.mkdtemp(prefix="mmrl-state-"),  # what tests train with is not remembered beyond them
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",

@@ -36,7 +36,7 @@ class TrainingConfig(Section):
     eval_every, save_every  in steps; 0 means only at the end
     save_every_minutes  of wall time since the last checkpoint; null: steps alone decide
     export_every        steps between checkpoints that hold `policy/`, the Hugging Face layout; 0: only the last one
-    keep_best           a metric, such as eval/success or reward/mean, whose best checkpoint stays, as `checkpoints/best`
+    keep_best           a metric, such as eval/success or reward/mean, whose best checkpoint stays: `checkpoints/best`
     eval_samples        1 is one greedy answer of each held-out prompt; more are sampled, and give pass@k
     keep_checkpoints    older ones are deleted
     save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts

@@ -19,6 +19,19 @@ def _number(value: Tensor) -> float | None:
     return round(number, 6) if math.isfinite(number) else None
 
 
+def replace_rollouts(
+    folder: Path, rollouts: Rollouts, labels: list[list[str]], batch: Batch | None, weights: Tensor | None
+) -> None:
+    """`save_rollouts` into a folder of the run's own, which is whole or as it was before."""
+    beside = folder.with_name(f".{folder.name}.partial")
+    with writing(folder):
+        remove_tree(beside)
+        save_rollouts(beside, rollouts, labels, batch, weights)
+        remove_tree(folder)
+        os.replace(beside, folder)
+        sync(folder.parent)
+
+
 def save_rollouts(
     folder: Path, rollouts: Rollouts, labels: list[list[str]], batch: Batch | None, weights: Tensor | None
 ) -> None:
@@ -26,20 +39,10 @@ def save_rollouts(
 
     batch, weights  the prepared rows, in the order of `rollouts`; None for evaluation samples
     """
-    beside = folder.with_name(f".{folder.name}.partial")
     with writing(folder):
-        remove_tree(beside)
-        beside.mkdir(parents=True)
-        _write(beside, rollouts, labels, batch, weights)
-        remove_tree(folder)
-        os.replace(beside, folder)
-        sync(folder.parent)
-
-
-def _write(
-    folder: Path, rollouts: Rollouts, labels: list[list[str]], batch: Batch | None, weights: Tensor | None
-) -> None:
-    rows = []
+        folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    written: set[str] = set()
     for i in range(len(rollouts)):
         prompt = rollouts.prompts[int(rollouts.prompt[i])]
         row: dict[str, Any] = {
@@ -50,7 +53,7 @@ def _write(
             "solution": prompt.columns.get("solution"),
             "finish": rollouts.finish[i],
             "length": int(rollouts.length[i]),
-            "media": _save_media(folder, f"prompt-{int(rollouts.group[i]):04d}", prompt.images),
+            "media": _save_media(folder, f"prompt-{int(rollouts.group[i]):04d}", prompt.images, written),
             "videos": [str(getattr(v, "path", v)) for v in prompt.videos],
             "reward": None if rollouts.reward is None else _number(rollouts.reward[i]),
             "components": {k: _number(v[i]) for k, v in rollouts.components.items()},
@@ -59,7 +62,7 @@ def _write(
         row["output"] = output if isinstance(output, str) else None
         if not isinstance(output, str):
             images = output if isinstance(output, list) else [output]
-            row["images"] = _save_media(folder, f"output-{i:04d}", images)
+            row["images"] = _save_media(folder, f"output-{i:04d}", images, written)
         row["actions"] = _actions(i, rollouts, labels[i], batch, weights)
         rows.append(row)
     write_atomically(folder / "rows.jsonl", "".join(json.dumps(r, default=str) + "\n" for r in rows))
@@ -78,11 +81,12 @@ def _actions(i: int, rollouts: Rollouts, labels: list[str], batch: Batch | None,
     return actions
 
 
-def _save_media(folder: Path, stem: str, images: list[Any]) -> list[str]:
-    names = []
-    for n, image in enumerate(images):
-        name = f"{stem}-{n}.png"
-        if not (folder / name).exists():
-            image.save(folder / name)
-        names.append(name)
+def _save_media(folder: Path, stem: str, images: list[Any], written: set[str]) -> list[str]:
+    """Names of the files; a prompt's images are written once for all its rows."""
+    names = [f"{stem}-{n}.png" for n in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        if name not in written:
+            with writing(folder / name):
+                image.save(folder / name)
+            written.add(name)
     return names

@@ -298,7 +298,7 @@ class Trainer:
             )  # fmt: skip
         if kept is not None and self.accelerator.is_main_process:
             folder = self.run_dir / "rollouts" / f"eval-{self.step:06d}"
-            run_log.save_rollouts(folder, kept, self.policy.action_labels(kept), None, None)
+            run_log.replace_rollouts(folder, kept, self.policy.action_labels(kept), None, None)
         return scores
 
     def save(self, state: dict[str, Any] | None = None, *, best: bool = False) -> Path:
@@ -389,7 +389,7 @@ class Trainer:
         few = collected.rollouts.index(rows)
         local, local_weights = _local(batch, weights, collected.mine, few.mask.shape[1])
         folder = self.run_dir / "rollouts" / f"step-{self.step + 1:06d}"
-        run_log.save_rollouts(folder, few, self.policy.action_labels(few), local.index(rows), local_weights[rows])
+        run_log.replace_rollouts(folder, few, self.policy.action_labels(few), local.index(rows), local_weights[rows])
 
 
 def _local(batch: Batch, weights: Tensor, mine: Tensor, width: int) -> tuple[Batch, Tensor]:
