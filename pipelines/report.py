@@ -51,7 +51,7 @@ class Chart:
 def write_report(run: str | Path, *, trust: bool = False) -> Path:
     """Render `run/report.html` from the run's plain files; opens without network or server.
 
-    Nothing outside the run is read, but frames of the data set's clips where this user trained the run here, or `trust`.
+    Nothing outside the run is read, but frames of the data set's clips: of a run made here, or with `trust`.
     """
     run = Path(run)
     metrics = read_metrics(_inside(run, run / "metrics.jsonl"))
