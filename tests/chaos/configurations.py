@@ -14,10 +14,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from mmrl.errors import MMRLError
+from mmrl.errors import MMRLError, got
 from mmrl.pipelines.config import read_config, set_dotted
 from mmrl.pipelines.plan import plan_run
 from mmrl.pipelines.run import check_config
+from tests.chaos.trials import Tally
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LONGEST = 600
@@ -81,6 +82,16 @@ def outcome(modality: str, name: str, key: str, value: Any) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def mutate(count: int, seed: int = 0) -> list[Tally]:
+    """`count` mutations of each shipped configuration."""
+    tally = Tally("a key of a shipped configuration with a value that does not belong there")
+    for modality, name in shipped():
+        for key, value in mutations(modality, name, count, seed):
+            problem = outcome(modality, name, key, value)
+            tally.count(problem and f"{modality} {name}: {key}={got(value)}: {problem}")
+    return [tally]
 
 
 def _vague(message: str, key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mmrl.pipelines.run import train
@@ -50,7 +51,7 @@ def newest(ground: Ground, count: int, seed: int = 0) -> Tally:
         path = config.directory / "checkpoints" / f"step-{STEPS:06d}" / FILES[number % len(FILES)]
         way = WAYS[number // len(FILES) % len(WAYS)]
         way(path, draw)
-        ended = in_child(lambda: train(config, resume=config.directory), log)
+        ended = in_child(partial(train, config, resume=config.directory), log)
         problem = "" if ended.status == 0 else f"ended with {ended.status}: {ended.said[-300:]}"
         missing = way is remove and path.name == "state.json"  # without it, it was never a complete checkpoint
         if not problem and not missing and f"step-{STEPS:06d}" not in ended.said:

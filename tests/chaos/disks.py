@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 from collections.abc import Iterable
+from functools import partial
 
 from mmrl.pipelines.run import train
 from tests.chaos.trials import Ground, Tally, at_file_operation, disk_full, in_child
@@ -27,7 +28,8 @@ def cut(ground: Ground, sizes: Iterable[int]) -> Tally:
     tally = Tally("file cut in the middle of a write, then --resume or the same command")
     for size in sizes:
         config = ground.fresh(f"cut-{size}")
-        problem = _trial(ground, config, f"cut-{size}", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+        limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+        problem = _trial(ground, config, f"cut-{size}", limit)
         tally.count(problem or "")
     return tally
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from mmrl.pipelines.run import train
@@ -17,7 +18,7 @@ def fresh(ground: Ground, numbers: Iterable[int]) -> Tally:
     for number in numbers:
         config = ground.fresh(f"kill-{number}")
         log = ground.root / f"kill-{number}" / "log"
-        ended = in_child(lambda: train(config), log, first=at_file_operation(number, config.directory, kill))
+        ended = in_child(partial(train, config), log, first=at_file_operation(number, config.directory, kill))
         if ended.status == 0:
             break  # a run has no more operations than that
         tally.count(_gone_on(ground, config, ended.status, log))
@@ -36,7 +37,7 @@ def _gone_on(ground: Ground, config, status: int | None, log: Path) -> str:
 
 
 def going_back(ground: Ground, numbers: Iterable[int]) -> Tally:
-    """`--resume` of an earlier checkpoint, killed, then `--resume RUN`: never the branch that was left, no line lost."""
+    """`--resume` of an earlier checkpoint, killed, then `--resume RUN`: never the branch left, no line lost."""
     tally = Tally("kill -9 at a file operation, resuming a named earlier checkpoint, then --resume")
     done = ground.fresh("back", keep_checkpoints=9)
     in_child(lambda: train(done), ground.root / "back" / "log")
@@ -46,11 +47,11 @@ def going_back(ground: Ground, numbers: Iterable[int]) -> Tally:
         log = ground.root / f"back-{number}" / "log"
         earlier = config.directory / "checkpoints" / "step-000001"
         ended = in_child(
-            lambda: train(config, resume=earlier), log, first=at_file_operation(number, config.directory, kill)
+            partial(train, config, resume=earlier), log, first=at_file_operation(number, config.directory, kill)
         )
         if ended.status == 0:
             break
-        in_child(lambda: train(config, resume=config.directory), log)
+        in_child(partial(train, config, resume=config.directory), log)
         problem = ground.same_as_straight(config.directory)
         aside = config.directory / "set_aside" / "1" / "checkpoints"
         if not problem and (config.directory / "set_aside").exists():

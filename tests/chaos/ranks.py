@@ -1,4 +1,4 @@
-"""Two ranks of which one fails, is killed, is interrupted or sees other rewards: both end, within a minute, with the cause.
+"""Two ranks of which one fails, is killed, is interrupted or sees other rewards: both end, within a minute.
 
 The ranks are forked by hand, without a launcher that would end the one when the other does.
 """

@@ -27,6 +27,7 @@ from tests.pipelines.runs import save_bases, timeless, write_config
 
 STEPS = 3
 LIMIT_SECONDS = 60.0
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
 
 
@@ -138,10 +139,8 @@ def at_file_operation(number: int, folder: Path, act: Callable[[], Any]) -> Call
         def hook(event: str, arguments: tuple) -> None:
             nonlocal count
             if event == "open":
-                path, mode, flags = arguments
-                changes = isinstance(path, str | os.PathLike) and bool(
-                    (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-                )
+                path, _, flags = arguments
+                changes = isinstance(path, str | os.PathLike) and bool((flags or 0) & WRITING)
             elif event in CHANGING:
                 path, changes = arguments[0], isinstance(arguments[0], str | os.PathLike)
             else:
