@@ -19,7 +19,7 @@ from tests.chaos.trials import Tally
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 ROWS: tuple[Any, ...] = (
-    "{", "[]", "1", "null", "nul", '"text"', "{}", '{"prompt": 1}', '{"prompt": null}', '{"prompt": []}', '{"prompt": {}}',
+    "{", "[]", "1", "null", "nul", '"text"', "{}", '{"prompt": 1}', '{"prompt": []}', '{"prompt": {}}',
     '{"prompt": [1]}', '{"prompt": [{"role": 1, "content": 2}]}', '{"prompt": "x", "image": 1}',
     '{"prompt": "x", "image": []}', '{"prompt": "x", "image": {"bytes": 3}}', '{"prompt": "x", "image": "\\ud800.png"}',
     '{"prompt": "x", "image": "/etc/passwd"}', '{"prompt": "x", "image": "../../etc/passwd"}', '{"prompt": "\\ud800"}',
