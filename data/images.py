@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import io
 import os
+import struct
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 64_000_000  # below where Pillow starts to warn of a decompression bomb (89 million)
 MAX_URL_BYTES = 64 * 2**20
 URL_SECONDS = 20
+LONGEST_NAME = 255
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
+"""What Pillow's decoders raise on it; TypeError and the like come from EXIF."""
 _SHORT = 80
 
 
@@ -44,8 +48,7 @@ class MediaAccess:
     def resolve(self, path: str | Path) -> Path:
         """The file a dataset means by `path`; it must exist and, unless allowed, lie inside `root`."""
         text = os.fspath(path).removeprefix("file://")
-        if "\0" in text:
-            raise DataError(f"path holds a zero byte: {text[:_SHORT]!r}")
+        _check_path(text)
         full = Path(os.path.realpath(self.root / text))
         root = Path(os.path.realpath(self.root))
         if not self.allow_outside and not full.is_relative_to(root):
@@ -66,6 +69,21 @@ class MediaAccess:
         if len(body) > MAX_URL_BYTES:
             raise DataError(f"{url[:_SHORT]!r}: more than {MAX_URL_BYTES:,} bytes")
         return body
+
+
+def _check_path(text: str) -> None:
+    """DataError for what no file can be called."""
+    if "\0" in text:
+        raise DataError(f"path holds a zero byte: {text[:_SHORT]!r}")
+    try:
+        longest = max((len(part.encode()) for part in text.split("/")), default=0)
+    except UnicodeEncodeError:
+        raise DataError(f"{text[:_SHORT]!r} holds half a character; no file is called so") from None
+    if longest > LONGEST_NAME:
+        raise DataError(
+            f"{text[:_SHORT]!r}... has {longest:,} bytes, and a file's name at most {LONGEST_NAME}; if it is base64, "
+            "write data:image/png;base64,..."
+        )
 
 
 def is_url(value: Any) -> bool:
@@ -156,7 +174,7 @@ def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Imag
         raise DataError(f"{name}: not an image in one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damage
+    except DAMAGE as error:
         raise DataError(f"{name}: cannot be decoded: {error}") from None
 
 

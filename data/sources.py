@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from mmrl.errors import DataError
 
+LONGEST_REASON = 200
 FORMS = "a .jsonl, .json or .parquet file, a folder of parquet files or one saved by `datasets`, or world:NAME"
 
 
@@ -82,8 +83,8 @@ class JsonLines:
         start, end, _ = self._spans[index]
         try:
             return _as_row(json.loads(self._bytes[start:end]))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise RowError(WHOLE_ROW, f"the line is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or nesting as deep
+            raise RowError(WHOLE_ROW, f"the line is not JSON: {str(error)[:LONGEST_REASON]}") from None
 
     def where(self, index: int) -> str:
         return f"{self.file}, line {self._spans[index][2]}"
@@ -151,10 +152,22 @@ def open_rows(source: Any) -> Rows:
     raise DataError(f"{path}: unknown kind of data set {path.suffix!r}; expected {FORMS}")
 
 
+def _refuse_outside(folder: Path) -> None:
+    """DataError where the list of arrow files of a folder saved by `datasets` leads out of it."""
+    path = folder / "state.json"
+    try:
+        listed = [str(entry["filename"]) for entry in json.loads(path.read_bytes())["_data_files"]]
+    except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
+        raise DataError(f"{path}: not what `datasets` writes: {type(error).__name__}: {error}") from None
+    for name in listed:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path}: lists {name[:LONGEST_REASON]!r}, which is outside the folder")
+
+
 def _read_json(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         hint = "; one object a line is JSONL: name it .jsonl" if "Extra data" in str(error) else ""
         raise DataError(f"{path}: not JSON: {error}{hint}") from None
     if not isinstance(rows, list):
@@ -179,6 +192,7 @@ def _open_folder(folder: Path) -> Columnar:
         splits = [str(folder / p.name) for p in sorted(folder.iterdir()) if p.is_dir()]
         raise DataError(f"{folder}: holds several splits; name one of them: {', '.join(splits)}")
     if (folder / "state.json").exists():
+        _refuse_outside(folder)
         try:
             return Columnar(datasets.load_from_disk(str(folder)), str(folder), folder)
         except (OSError, ValueError, KeyError) as error:

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmrl.errors import ConfigError, StorageError
+from mmrl.errors import ConfigError, MMRLError, StorageError
 from mmrl.objective import Objective, signal
 from mmrl.objective.groups import group_extreme, representatives
 from mmrl.policies.base import Policy
@@ -139,7 +139,7 @@ class Trainer:
         if resume:
             self._resume(resume)
         start = self.step
-        with self.stopping, self._watchdog():
+        with self.stopping, self._guarded():
             if self.step == 0:
                 self.before = self.evaluate(self.stopping.halted)
                 if not self.stopping.agreed:
@@ -161,9 +161,13 @@ class Trainer:
         return Result(self.step, self.before, self.after, interrupted, start, self.stopping.agreed)
 
     @contextmanager
-    def _watchdog(self) -> Iterator[None]:
+    def _guarded(self) -> Iterator[None]:
         try:
             yield
+        except MMRLError as error:
+            if self.saved and not getattr(error, "__notes__", ()):
+                error.add_note(f"step {self.saved} is saved: continue with --resume {self.run_dir}")
+            raise
         finally:
             faulthandler.cancel_dump_traceback_later()
 
