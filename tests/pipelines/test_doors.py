@@ -80,7 +80,7 @@ def foreign(tmp_path) -> Path:
         "reward": 1.0,
         "components": {},
     }
-    write_rows(folder / "rows.jsonl", [{**row, "output": "an answer", "actions": []}])
+    write_rows(folder / "rows.jsonl", [{**row, "components": {}, "output": "an answer", "actions": []}])
     write_rows(tmp_path / "run" / "metrics.jsonl", [{"step": 1, "rollouts": 1, "reward/mean": 0.5}])
     (tmp_path / "secret.png").write_bytes(b"a secret")
     return tmp_path / "run"
