@@ -7,8 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mmrl import plugins
 from mmrl.errors import ConfigError, got, unknown
-from mmrl.settings import Section, read_section, read_yaml
+from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 
 
 class Recipe(Section):
@@ -42,7 +43,20 @@ def _read(name: str) -> Recipe:
 
 
 def load_recipe(name: str) -> Recipe:
-    """A fresh copy of the recipe; an unknown name raises with the nearest one."""
+    """A fresh copy of a shipped recipe, or the one in a `.yaml` file; an unknown name raises with the nearest one."""
     if not isinstance(name, str):
         raise ConfigError(f"recipe: expected the name of one, such as grpo, got {got(name)}")
-    return _read(name).model_copy(deep=True)
+    if not is_file(name):
+        return _read(name).model_copy(deep=True)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"recipe {got(name)}: no such file")
+    values = read_yaml_file(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {name}: expected a mapping of keys, got {type(values).__name__}")
+    return read_section(Recipe, plugins.absolute(values, [path.parent]), str(path))
+
+
+def is_file(name: str) -> bool:
+    """Whether a recipe is named by its file."""
+    return name.endswith((".yaml", ".yml"))

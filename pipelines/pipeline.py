@@ -15,6 +15,7 @@ from mmrl.pipelines.config import RunConfig, merge, read_config
 from mmrl.pipelines.progress import progress
 from mmrl.pipelines.run import build_policy, check_prompts, clip_reader, made_ready, open_prompts, reward_panel
 from mmrl.pipelines.run import train as train_run
+from mmrl.plugins import reference_of
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
@@ -146,10 +147,12 @@ class Pipeline:
 
     @staticmethod
     def _named(config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None, rewards: Rewards) -> RunConfig:
-        """The run's configuration with what has a name: data sets, and rewards unless one is a function."""
+        """The run's configuration with what has a name: data sets, and rewards unless one is known to this process
+        alone."""
         paths = {"train": dataset, "eval": eval_dataset}
         kept = {k: str(v) for k, v in paths.items() if isinstance(v, (str, Path))}
-        specs = [{"name": r} if isinstance(r, str) else r for r in rewards if not callable(r)]
+        named_by = [reference_of(r) if callable(r) else r for r in rewards]
+        specs = [{"name": r} if isinstance(r, str) else r for r in named_by if r is not None]
         named = [RewardSpec.model_validate(spec) for spec in specs] if len(specs) == len(rewards) else []
         data = config.data.model_copy(update=kept)
         return config.model_copy(update={"data": data, "rewards": named})

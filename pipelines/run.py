@@ -52,7 +52,7 @@ CHECKED_PROMPTS = 32
 
 def check_config(config: RunConfig) -> Objective:
     """Everything that can be refused before a model is loaded; returns the bound objective."""
-    kind: type[Policy] = policy_class(config.modality)
+    kind: type[Policy] = config.policy_class
     _refuse_half_weights(config.policy_settings())
     objective = Objective.of(config.objective)
     strategies = Nested.of(config.rollout)
@@ -131,7 +131,7 @@ def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: E
 
 
 def build_policy(config: RunConfig) -> Policy:
-    kind: type[Policy] = policy_class(config.modality)
+    kind: type[Policy] = config.policy_class
     settings = config.policy_settings()
     parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
     try:
@@ -218,7 +218,7 @@ def train(
             panel = reward_panel(config)
             stack.callback(panel.close)
             score = panel.score
-            check_prompts(panel, prompts, policy_class(config.modality).reads)
+            check_prompts(panel, prompts, config.policy_class.reads)
         policy = policy or build_policy(config)
         given = (prompts, eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mmrl.pipelines.config import RunConfig
 
 VARIABLE = "MMRL_TRUST"
 SHOWN_DOORS = 3
+_CODE = re.compile(r".+\.py:\w+|(?!asset:|world:)\w+(\.\w+)*:\w+")
 
 
 def doors(config: RunConfig) -> list[str]:
@@ -38,8 +40,7 @@ def doors(config: RunConfig) -> list[str]:
     if config.data.allow_urls:
         found.append(f"fetches addresses that {config.data.train} and {config.data.eval} name")
     rest = config.model_dump(mode="json", exclude={"rewards", "data", "run_dir"})
-    found += [f"runs {_absolute(text)}" for text in _texts(rest) if ".py:" in text]
-    return found
+    return found + [f"runs {_absolute(text)}" for text in _texts(rest) if _CODE.fullmatch(text)]
 
 
 def remember(config: RunConfig, run: Path) -> None:
