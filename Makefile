@@ -4,6 +4,7 @@
 #   make test [ARGS=...]   the test suite; ARGS go to pytest
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
+#   make chaos [ARGS=...]  kills, full disks, damage, failing ranks, odd input; ARGS="--quick" for a few of each
 #   make docs              write the generated pages of docs/ again
 #
 # pip's own settings are honoured. The index may offer a CUDA build of torch; to take a CPU build, point pip at an
@@ -20,11 +21,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint bench docs
+.PHONY: help demo test lint bench chaos docs
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,7s/^# *//p' Makefile
+	@sed -n '3,8s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -41,6 +42,10 @@ lint: $(READY)
 
 bench: $(READY)
 	@set -e; for name in vlm group video flow; do echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name $(ARGS); done
+
+chaos: export OMP_NUM_THREADS := 1
+chaos: $(READY)
+	@$(BIN)/python -m tests.chaos --write $(ARGS)
 
 docs: $(READY)
 	@$(BIN)/python docs/generate.py

@@ -302,8 +302,9 @@ def _refuse_another_run(config: RunConfig, start: Path) -> None:
         old, new = (_looked_up(c, key) for c in (then, config))
         if old != new:
             raise ConfigError(
-                f"{start} belongs to a run with {key}={old!r}, not {new!r}; to start a new run from its weights, name "
-                f"them in policy.adapter, policy.model or, of a generator, policy.transformer: {start / 'policy'}"
+                f"{start} belongs to a run with {key}={old!r}, not {new!r}; to start a new run from its weights, "
+                f"write them out (mmrl export {start} FOLDER --adapter) and name FOLDER in policy.adapter, policy.model or, "
+                "of a generator, policy.transformer"
             )
 
 
