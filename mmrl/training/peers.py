@@ -61,16 +61,20 @@ def together_to_the_end() -> Iterator[None]:
 
 
 class Peers:
-    """What ranks know of each other, through the store they met in."""
+    """What ranks know of each other, through the store they met in. Each training of a process has keys of its own."""
+
+    trainings = 0
 
     def __init__(self) -> None:
+        Peers.trainings += 1
+        self.training = Peers.trainings
         self.store: Any = torch.distributed.distributed_c10d._get_default_store()
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.done, self.parent = False, os.getppid()
         self.store.set(self.key("place", self.rank), json.dumps([_machine(), os.getpid()]))
 
     def key(self, kind: str, rank: int) -> str:
-        return f"mmrl/{kind}/{rank}"
+        return f"mmrl/{self.training}/{kind}/{rank}"
 
     def tell(self, error: BaseException) -> None:
         with suppress(Exception):  # the store may be gone with the rank that held it

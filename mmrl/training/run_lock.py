@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.errors import ConfigError
+from mmrl.shown import tell
 from mmrl.training.storage import writing
 
 _HELD: set[Path] = set()
 NAME = ".lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunLock:
@@ -48,6 +51,10 @@ class RunLock:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # systems differ in what they say
             raise self._refused(self._told()) from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            tell(f"{self.path.parent} is on a disk that keeps no locks ({error.strerror}): train with one process only")
         return self.path.exists() and os.fstat(self.file.fileno()).st_ino == self.path.stat().st_ino
 
     def _told(self) -> dict[str, Any]:
