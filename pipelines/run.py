@@ -303,8 +303,8 @@ def _refuse_another_run(config: RunConfig, start: Path) -> None:
         if old != new:
             raise ConfigError(
                 f"{start} belongs to a run with {key}={old!r}, not {new!r}; to start a new run from its weights, "
-                f"write them out (mmrl export {start} FOLDER --adapter) and name FOLDER in policy.adapter, policy.model "
-                "or, of a generator, policy.transformer"
+                f"write them out (mmrl export {start} FOLDER --adapter) and name FOLDER in policy.adapter, "
+                "policy.model or, of a generator, policy.transformer"
             )
 
 
