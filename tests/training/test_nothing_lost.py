@@ -2,16 +2,20 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mmrl.errors import ConfigError
 from mmrl.training import checkpoint
+from mmrl.training.peers import end_with_launcher
 from mmrl.training.resume import check_folder, fresh_start
 from mmrl.training.run_lock import RunLock
+from mmrl.training.stopping import LAUNCHED
 from mmrl.training.tracking import JsonLines, read_metrics
 
 HOLD = """
@@ -108,3 +112,25 @@ def test_an_interrupted_deletion_is_never_complete(tmp_path, monkeypatch):
     remove_tree(path)
     assert checkpoint.checkpoints(tmp_path) == []
     assert [p.name for p in path.parent.iterdir()] == [".step-000001.deleted"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
+def test_a_launcher_that_is_killed_takes_its_ranks_along(tmp_path, monkeypatch):
+    """A rank hears of it as SIGTERM, on which it saves."""
+    monkeypatch.setenv(LAUNCHED, "a run")
+    launcher = os.fork()
+    if not launcher:
+        if os.fork():
+            while not (tmp_path / "ready").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        signal.signal(signal.SIGTERM, lambda *_: ((tmp_path / "asked").touch(), os._exit(0)))
+        end_with_launcher()
+        (tmp_path / "ready").touch()
+        time.sleep(20)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(launcher, 0)[1]) == -signal.SIGKILL
+    limit = time.monotonic() + 10
+    while not (tmp_path / "asked").exists() and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert (tmp_path / "asked").exists()

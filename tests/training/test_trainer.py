@@ -295,6 +295,21 @@ def test_interrupting_saves_and_stops(tmp_path):
     assert checkpoint.latest(tmp_path).name == "step-000001"
 
 
+def test_a_signal_in_the_first_evaluation_has_nothing_to_save(tmp_path):
+    calls = []
+
+    def score(outputs, prompts):
+        calls.append(len(outputs))
+        signal.raise_signal(signal.SIGTERM)
+        return score_vowels(outputs, prompts)
+
+    trainer = make_trainer(tmp_path, score=score, eval_batch_size=1)
+    result = trainer.train()
+    assert (result.interrupted, result.steps, result.signal) == (True, 0, signal.SIGTERM)
+    assert len(calls) == 1 < len(trainer.eval_prompts), "it does not wait for the whole evaluation"
+    assert checkpoint.checkpoints(tmp_path) == []
+
+
 class OneBroken(list):
     """Prompts of which one cannot be read."""
 
