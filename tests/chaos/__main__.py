@@ -6,10 +6,13 @@ python -m tests.chaos [--quick] [--only KIND] [--seed N] [--write]
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -28,14 +31,14 @@ def plan(quick: bool, seed: int) -> dict[str, Callable[[Ground], list[Tally]]]:
     few = quick
     return {
         "kills": lambda g: [
-            kills.fresh(g, range(seed % 4 + 1, EVERY, 40 if few else 4)),
-            kills.going_back(g, range(seed % 4 + 1, EVERY, 60 if few else 6)),
+            kills.fresh(g, range(seed % 5 + 1, EVERY, 50 if few else 5)),
+            kills.going_back(g, range(seed % 5 + 1, EVERY, 80 if few else 8)),
         ],
         "disks": lambda g: [
-            disks.full(g, range(seed % 4 + 1, EVERY, 40 if few else 6)),
-            disks.cut(g, range(2_000, 200_000, 90_000 if few else 12_000)),
+            disks.full(g, range(seed % 5 + 1, EVERY, 50 if few else 8)),
+            disks.cut(g, range(2_000, 200_000, 90_000 if few else 14_000)),
         ],
-        "damage": lambda g: [damage.newest(g, 3 if few else 45, seed)],
+        "damage": lambda g: [damage.newest(g, 3 if few else 30, seed)],
         "ranks": lambda g: ranks.fail(g, 7 if few else 105, seed),
         "configurations": lambda g: configurations.mutate(30 if few else 300, seed),
         "media": lambda g: media.fuzz(g.root / "media", 50 if few else 1000, seed),
@@ -43,14 +46,36 @@ def plan(quick: bool, seed: int) -> dict[str, Callable[[Ground], list[Tally]]]:
     }
 
 
-def run(names: list[str], quick: bool, seed: int) -> Iterator[Tally]:
+SHARES = (("kills", "disks", "configurations"), ("ranks", "damage", "media", "rewards"))
+"""What each of the two processes tries."""
+
+
+def run(names: Sequence[str], quick: bool, seed: int) -> Iterator[Tally]:
     trials = plan(quick, seed)
     with tempfile.TemporaryDirectory(prefix="mmrl-chaos-") as root:
         ground = Ground(Path(root))
-        for name in names or trials:
+        for name in names:
             began = time.monotonic()
             yield from trials[name](ground)
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def run_shared(quick: bool, seed: int) -> Iterator[Tally]:
+    """Every kind, in two processes; in the order in which they come out."""
+    options = ["--json", "--seed", str(seed), *(["--quick"] if quick else [])]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos", *options, *(f"--only={name}" for name in share)],
+            stdout=subprocess.PIPE, text=True,
+        )
+        for share in SHARES
+    ]  # fmt: skip
+    for process in started:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield Tally(**json.loads(line))
+        if process.wait() not in (0, 1):
+            raise SystemExit(f"a process of the trials ended with {process.returncode}")
 
 
 def table(tallies: list[Tally]) -> str:
@@ -64,11 +89,15 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], choices=list(plan(True, 0)), metavar="KIND")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each kind")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     tallies = []
-    for tally in run(asked.only, asked.quick, asked.seed):
+    for tally in run(asked.only, asked.quick, asked.seed) if asked.only else run_shared(asked.quick, asked.seed):
         tallies.append(tally)
+        if asked.json:
+            print(json.dumps(asdict(tally)), flush=True)
+            continue
         print(f"{tally.trials - len(tally.lost):5,} of {tally.trials:5,}  {tally.kind}", flush=True)
         for problem in tally.lost[:10]:
             print(f"       {problem}", flush=True)
