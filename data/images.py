@@ -26,7 +26,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 64_000_000  # below where Pillow starts to warn of a decompression bomb (89 million)
 MAX_URL_BYTES = 64 * 2**20
 URL_SECONDS = 20
-LONGEST_NAME = 255
+LONGEST_NAME, LONGEST_PATH = 255, 1024
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
 """What Pillow's decoders raise on it; TypeError and the like come from EXIF."""
 _SHORT = 80
@@ -79,10 +79,10 @@ def _check_path(text: str) -> None:
         longest = max((len(part.encode()) for part in text.split("/")), default=0)
     except UnicodeEncodeError:
         raise DataError(f"{text[:_SHORT]!r} holds half a character; no file is called so") from None
-    if longest > LONGEST_NAME:
+    if longest > LONGEST_NAME or len(text) > LONGEST_PATH:
         raise DataError(
-            f"{text[:_SHORT]!r}... has {longest:,} bytes, and a file's name at most {LONGEST_NAME}; if it is base64, "
-            "write data:image/png;base64,..."
+            f"{text[:_SHORT]!r}... is too long for a file's name ({len(text):,} characters); if it is base64, write "
+            "data:image/png;base64,..."
         )
 
 

@@ -31,6 +31,7 @@ def test_arrow_files_outside_the_folder_are_not_read(tmp_path):
     ("name", "why"),
     [
         ("a" * 300 + "==", "if it is base64, write data:image/png"),
+        ("a/" * 900, "if it is base64"),
         ("\ud800.png", "half a character"),
         ("a\0b", "zero byte"),
     ],
