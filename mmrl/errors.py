@@ -41,6 +41,17 @@ class StorageError(MMRLError):
     """A disk that is full, read-only or refuses; names the path. What was saved before still stands."""
 
 
+class NonFiniteError(MMRLError):
+    """A loss, gradient or weight that is not finite; raised before the optimizer moves.
+
+    acting  the policy could not even act: its weights are no state to go on from
+    """
+
+    def __init__(self, message: str, acting: bool = False):
+        super().__init__(message)
+        self.acting = acting
+
+
 SHOWN_CHARACTERS = 80
 SHOWN_NAMES = 30
 

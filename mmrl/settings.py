@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -98,7 +98,12 @@ MOVED = {"max_refills": "`rounds` of the rollout strategy: rollout={name: dynami
 
 
 class Section(BaseModel):
-    """A typed part of the configuration file. Subclasses list fields, defaults and how to choose them."""
+    """A typed part of the configuration file. Subclasses list fields, defaults and how to choose them.
+
+    moved  keys of earlier versions, which a validator of the section tells the new place of
+    """
+
+    moved: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
@@ -133,6 +138,8 @@ def _check_keys(kind: type[Section], values: Any, where: str) -> None:
     if not isinstance(values, dict):
         return
     for key, value in values.items():
+        if key in kind.moved:
+            continue
         if key not in kind.model_fields:
             found = f"; what TRL calls {key} is {ELSEWHERE[key]}" if key in ELSEWHERE else ""
             raise ConfigError(f"{where or kind.__name__}: {unknown('key', key, kind.model_fields)}{found}")

@@ -19,6 +19,7 @@ from mmrl.pipelines.trust import made_here
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.settings import read_yaml_file
 from mmrl.shown import tell
+from mmrl.training.step_metrics import not_acted
 from mmrl.training.storage import write_atomically
 from mmrl.training.tracking import read_metrics
 
@@ -123,6 +124,7 @@ def _facts(config: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[
     policy = config.get("policy")
     facts += [("model", str(policy.get("model")))] if isinstance(policy, dict) else []
     facts += [("steps", str(last["step"])), ("rollouts", f"{sum(m.get('rollouts', 0) for m in metrics):,}")]
+    facts += [("without effect", sentence)] if (sentence := not_acted(metrics)) else []
     return [
         *facts,
         ("seconds", f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}"),

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmrl.columns import missing
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.trust import remember, require
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
-from mmrl.rollout.nesting import Nested
+from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.shown import tell
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.distributed import gather_objects, make_accelerator, together
+from mmrl.training.made import check_data, with_numbers
 from mmrl.training.passes import plan_passes
 from mmrl.training.peers import together_to_the_end
 from mmrl.training.resume import (
@@ -44,16 +47,26 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from mmrl.data.cache import VideoCache
+    from mmrl.data.images import Sizing
+    from mmrl.rewards.panel import RewardPanel
 
 LONGEST_REASON = 300
 CHECKED_PROMPTS = 32
 """Prompts read through before a model is loaded; `mmrl check` reads them all."""
 
 
-def check_config(config: RunConfig) -> Objective:
-    """Everything that can be refused before a model is loaded; returns the bound objective."""
+def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Objective:
+    """Everything that can be refused before a model is loaded; returns the bound objective.
+
+    made  {column: who makes it} of rewards that the configuration does not name; None where nobody can know
+    """
     kind: type[Policy] = config.policy_class
-    _refuse_half_weights(config.policy_settings())
+    settings = config.policy_settings()
+    if getattr(settings, "dtype", "") == "float16" and getattr(settings, "lora", None) is None:
+        raise ConfigError(
+            "policy.dtype=float16 would train float16 weights, whose gradients vanish or overflow without scaling; "
+            "choose policy.dtype=bfloat16, policy.dtype=float32 with policy.autocast=float16, or policy.lora"
+        )
     objective = Objective.of(config.objective)
     strategies = Nested.of(config.rollout)
     for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
@@ -61,32 +74,48 @@ def check_config(config: RunConfig) -> Objective:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
     plan_passes(objective, kind, strategies)
+    if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made}, on_offer())):
+        raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
     return objective
 
 
-def _refuse_half_weights(settings: Any) -> None:
-    """AdamW's epsilon is 0 in float16, and gradients would need scaling: the first update makes weights NaN."""
-    adapted = any(getattr(settings, name, None) is not None for name in ("lora", "adapter"))
-    if getattr(settings, "dtype", None) == "float16" and not adapted:
-        raise ConfigError(
-            "policy.dtype=float16 cannot be trained in full: the first update would leave NaN; choose "
-            "policy.dtype=bfloat16, policy.autocast=float16 over float32 weights, or adapters (policy.lora)"
-        )
+def makers_of(config: RunConfig) -> dict[str, str]:
+    """{column: who makes it}, as far as the configuration declares it; forward passes aside."""
+    kind: type[Policy] = config.policy_class
+    makers = {name: f"the {config.modality} policy" for name in kind.columns}
+    for bound in Nested.of(config.rollout).bounds:
+        makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
+    makers |= {name: "the data set" for name in config.data.numbers}
+    return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
 
 
-def open_prompts(spec: Any, data: DataConfig, limit: int | None = None) -> Sequence[Prompt]:
+def open_prompts(
+    spec: Any,
+    data: DataConfig,
+    limit: int | None = None,
+    *,
+    panel: RewardPanel | None = None,
+    sizing: Sizing | None = None,
+    held_out: bool = False,
+) -> Sequence[Prompt]:
+    """The prompts of a specification. `panel`: the rewards that read them; `sizing`: how the model sizes images."""
     from mmrl.data.datasets import open_dataset
 
-    return open_dataset(
-        spec,
-        columns=data.columns,
-        media_root=data.media_root,
-        allow_outside=data.allow_outside,
-        allow_urls=data.allow_urls,
-        template=data.template,
-        system=data.system,
-        limit=limit,
-    )
+    options = row_options(data, panel, sizing, held_out)
+    return open_dataset(spec, **options, limit=limit)
+
+
+def row_options(
+    data: DataConfig, panel: RewardPanel | None = None, sizing: Sizing | None = None, held_out: bool = False
+) -> dict[str, Any]:
+    """How rows are read, for `open_dataset` and `check_dataset` alike."""
+    from mmrl.data.sources import HELD_OUT, TRAIN
+
+    names = ("columns", "format", "media_root", "allow_outside", "allow_urls", "template", "system")
+    options = {name: getattr(data, name) for name in (*names, "task", "ignore", "repeats")}
+    members = panel.members if panel is not None else ()
+    read = [name for member in members for name in (*member.columns.required, *member.columns.optional)]
+    return options | {"elsewhere": read, "sizing": sizing, "splits": HELD_OUT if held_out else TRAIN}
 
 
 def clip_reader(cache: CacheConfig) -> Callable:
@@ -163,7 +192,12 @@ def reward_panel(config: RunConfig, rewards: Sequence = ()):
 
 
 def check_prompts(panel, prompts: Sequence[Prompt], reads: frozenset[str]) -> None:
-    """Refuse, before anything is spent, prompts that some reward could never score or the policy never read."""
+    """Refuse, before anything is spent, prompts that some reward could never score or the policy never read.
+
+    The truths of all rows are read, by what `mmrl check` reads them with; media of the first prompts only, and of a
+    world that draws its prompts all but those are trusted.
+    """
+    check_truths(panel, prompts)
     for index in range(min(len(prompts), CHECKED_PROMPTS)):
         prompt = prompts[index]
         with told_where(prompts):
@@ -172,6 +206,22 @@ def check_prompts(panel, prompts: Sequence[Prompt], reads: frozenset[str]) -> No
             for kind in (k for k, media in unread.items() if media and k not in reads):
                 readers = " or ".join(m for m in MODALITIES if kind in policy_class(m).reads)
                 raise DataError(f"prompt {prompt.id!r} has {kind}s, which this policy does not read; {readers} would")
+
+
+def check_truths(panel, prompts: Sequence[Prompt]) -> None:
+    """Refuse the first row that some reward could never score; no media is opened."""
+    from mmrl.data.prompts import Prompts
+
+    if isinstance(prompts, list | tuple):
+        panel.check(prompts)
+    if not isinstance(prompts, Prompts):
+        return
+    with told_where(prompts):
+        for index, name in enumerate(prompts.ids()):
+            columns = prompts.columns(index)
+            if columns is None:
+                return
+            panel.check([Prompt(name, [], columns=dict(columns))])
 
 
 @contextmanager
@@ -199,26 +249,38 @@ def train(
     prompts: Sequence[Prompt] | None = None,
     eval_prompts: Sequence[Prompt] | None = None,
     score: Callable | None = None,
+    made: Mapping[str, str] | None = None,
     report: Report = lambda step, metrics: None,
 ) -> Result:
     """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
 
     resume  a run directory or a checkpoint; what the run did after it is set aside
+    made    {column that stage functions read: who makes it} of a `score` that is passed in
     """
-    objective = check_config(config)
+    made = {} if score is None and made is None else made
+    objective = check_config(config, made)
     folder, accelerator = config.directory, make_accelerator()
     with ExitStack() as stack:
         stack.enter_context(together_to_the_end())
         start = _begin(config, resume, accelerator, stack)
-        if prompts is None:
-            prompts = open_prompts(config.data.train, config.data, config.data.limit)
-        if eval_prompts is None and config.data.eval:
-            eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit)
+        panel = None
         if score is None:
             panel = reward_panel(config)
             stack.callback(panel.close)
             score = panel.score
-            check_prompts(panel, prompts, config.policy_class.reads)
+        read = {"panel": panel, "sizing": image_sizing(config)}
+        if prompts is None:
+            prompts = open_prompts(config.data.train, config.data, config.data.limit, **read)
+        if eval_prompts is None and config.data.eval:
+            eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit, **read, held_out=True)
+        if panel is not None:
+            for each in (prompts, eval_prompts or ()):
+                check_prompts(panel, each, config.policy_class.reads)
+        strategies = Nested.of(config.rollout)
+        if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
+            first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]
+            check_data(first, config.data.numbers, strategies, objective.columns)
+        score = with_numbers(score, config.data.numbers)
         policy = policy or build_policy(config)
         given = (prompts, eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)
@@ -227,7 +289,8 @@ def train(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts, report=report,
             counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout, accelerator=accelerator,
         )  # fmt: skip
-        trainer.trackers = together(lambda: _open_folder(config, start, accelerator, stack), accelerator)
+        told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
+        trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)
         with told_where(*given):
             result = trainer.train(start)
         if accelerator.is_main_process and result.after:
@@ -262,7 +325,15 @@ def _begin(
     return None if start is None else Path(start)
 
 
-def _open_folder(config: RunConfig, start: Path | None, accelerator: Accelerator, stack: ExitStack) -> list[Tracker]:
+def described(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What a run writes down of its data: where it lies, the data formats of its rows, how many repeat another."""
+    names = ("source", "format", "repeated")
+    return {"rows": len(prompts)} | {name: getattr(prompts, name) for name in names if hasattr(prompts, name)}
+
+
+def _open_folder(
+    config: RunConfig, start: Path | None, told: dict[str, Any], accelerator: Accelerator, stack: ExitStack
+) -> list[Tracker]:  # fmt: skip
     """Write down what this run is, and go on with its metrics after `start`. The first rank's business."""
     if not accelerator.is_main_process:
         return []
@@ -270,6 +341,7 @@ def _open_folder(config: RunConfig, start: Path | None, accelerator: Accelerator
     write_atomically(folder / "config.yaml", config.to_yaml())
     remember(config, folder)
     write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
+    write_atomically(folder / "data.json", json.dumps(told, indent=1))
     if start is not None:
         checkpoint.adopt(folder)
     step = checkpoint.step_of(start) if start else 0
@@ -359,10 +431,11 @@ def evaluate_run(
         raise ConfigError("the run has no held-out data: name it with data.eval=...")
     accelerator = make_accelerator()
     policy.module = accelerator.prepare(policy.module)
-    prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit)
     with ExitStack() as stack:
         panel = reward_panel(config)
         stack.callback(panel.close)
+        sizing, limit = image_sizing(config), config.data.eval_limit
+        prompts = open_prompts(config.data.eval, config.data, limit, panel=panel, sizing=sizing, held_out=True)
         scores, _ = evaluate(
             Actor(policy),
             made_ready(prompts, policy, config.data.workers, stack),

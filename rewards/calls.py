@@ -27,8 +27,7 @@ from mmrl.errors import RewardError, unknown
 from mmrl.rewards.registry import Columns, Reward, columns_of, takes
 
 Style = Literal["trl", "trl_chat", "verl", "easyr1"]
-LARGEST = 3.4028234e38
-"""Rewards are kept as float32, in which more than this is infinite."""
+FLOAT32_END = 2.0**128 - 2.0**103  # from here on numbers round to infinity in float32, as the batch holds them
 WHOLE = ""  # the key of a reward that returns a number, not a dictionary
 
 
@@ -49,13 +48,14 @@ class Inputs:
 
 @dataclass
 class Outcome:
-    """What one completion got: numbers by key (NaN where a key has none), and why numbers are missing.
+    """What one completion got: numbers by key (NaN where a key has none), why numbers are missing, and lists by key.
 
     A row without any answer has no values and one problem, under WHOLE.
     """
 
     values: dict[str, float]
     problems: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, list] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,15 +133,24 @@ def _outcome(value: Any) -> Outcome:
         return Outcome({}, {WHOLE: problem}) if problem else Outcome({WHOLE: number})
     if not value:
         return Outcome({}, {WHOLE: "an empty dictionary"})
-    read = {str(key): read_number(each) for key, each in value.items()}
+    lists = {str(key): listed for key, each in value.items() if (listed := as_list(each)) is not None}
+    read = {str(key): read_number(each) for key, each in value.items() if str(key) not in lists}
     return Outcome(
         {key: number for key, (number, _) in read.items()},
         {key: problem for key, (_, problem) in read.items() if problem},
+        lists,
     )
 
 
+def as_list(value: Any) -> list | None:
+    """Numbers or spans of one row, such as `[0, 1, 1]` or `[[3, 9]]`; None for what is a single number."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return list(value) if isinstance(value, list | tuple) else None
+
+
 def read_number(value: Any) -> tuple[float, str]:
-    """(number, "") or (NaN, why): None, NaN, infinities, and everything that is not a number."""
+    """(number, "") or (NaN, why): None, NaN, infinities, what float32 cannot hold, and what is no number."""
     if value is None:
         return math.nan, "None"
     if hasattr(value, "item") and getattr(value, "size", 1) != 0:
@@ -151,7 +160,10 @@ def read_number(value: Any) -> tuple[float, str]:
             return math.nan, f"{type(value).__name__}, not a number"
     if not isinstance(value, bool | int | float):
         return math.nan, f"{type(value).__name__}, not a number"
-    if value != value:
+    if isinstance(value, int) and abs(value) >= FLOAT32_END:  # may be too large for a float, too
+        return math.nan, "an integer infinite in float32"
+    if math.isnan(value):
         return math.nan, "NaN"
-    # compared as it came: an integer of 40 digits is finite, as float32 it is not
-    return (float(value), "") if -LARGEST < value < LARGEST else (math.nan, "infinite")
+    if math.isinf(value):
+        return math.nan, "infinite"
+    return (float(value), "") if abs(value) < FLOAT32_END else (math.nan, f"{value:.3g}, infinite in float32")

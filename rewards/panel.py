@@ -32,8 +32,10 @@ from mmrl.rewards.rows import (
     RowScores,
     count_causes,
     gather_inputs,
+    is_blank,
     key_column,
     keys_of,
+    made_column,
     problem_of,
     row_values,
     score_rows,
@@ -61,6 +63,8 @@ class RewardSpec(Section):
     none      what None means: "unscored" (the row is left out), or "skip" (the row is worth the sum of its other
               rewards, as in TRL's multi-task training)
     isolated  run in a worker process; None: as the reward declares
+    columns   keys of its answers that stage functions read as columns, and that are worth nothing themselves: one
+              number, one for each action, or spans of the output's characters, [start, end] or [start, end, value]
     """
 
     name: str = Field(min_length=1)
@@ -72,6 +76,7 @@ class RewardSpec(Section):
     success: bool | None = None
     none: Literal["unscored", "skip"] = "unscored"
     isolated: bool | None = None
+    columns: list[str] = []
 
 
 @dataclass
@@ -88,13 +93,18 @@ class Member:
     keys: list[str] = field(default_factory=list)
 
     def learn_keys(self, outcomes: Sequence[Outcome]) -> None:
-        self.keys += [key for key in keys_of(outcomes) if key not in self.keys]
+        self.keys += [key for key in keys_of(outcomes) if key not in (*self.keys, *self.spec.columns)]
+        for key in (key for outcome in outcomes for key in outcome.lists if key not in self.spec.columns):
+            raise RewardError(
+                f"reward {self.label!r} returns lists under {key!r}, where a number is expected; if stage functions "
+                f"are to read them, declare it: rewards=[{{name: {self.spec.name}, columns: [{key}]}}]"
+            )
 
     @property
     def all_keys(self) -> list[str]:
         """Those seen and those weighted, so that components stay the same from call to call."""
         weighted = self.spec.weight if isinstance(self.spec.weight, dict) else ()
-        return list(dict.fromkeys((*self.keys, *weighted))) or [WHOLE]
+        return list(dict.fromkeys((*self.keys, *weighted))) or ([] if self.spec.columns else [WHOLE])
 
     @property
     def main(self) -> str | None:
@@ -145,6 +155,9 @@ class RewardPanel:
                 raise RewardError(f"two rewards are called {twice[0]!r}: give one of them a `label`")
             if all(not member.spec.weight for member in self.members):
                 raise RewardError("every reward has weight 0: nothing would be trained")
+            made = Counter(name for member in self.members for name in member.spec.columns)
+            if twice := [name for name, count in made.items() if count > 1]:
+                raise RewardError(f"two rewards make the column {twice[0]!r}: take it from one of them")
         except BaseException:
             self.close()
             raise
@@ -169,15 +182,27 @@ class RewardPanel:
                 raise RewardError(f"prompt {prompt.id!r}: {error}", error.column)
 
     @property
+    def makes(self) -> dict[str, str]:
+        """{column that stage functions may read: who makes it}."""
+        return {name: f"reward {member.label!r}" for member in self.members for name in member.spec.columns}
+
+    @property
     def required_columns(self) -> list[str]:
         """The data set's columns that every row must have; what every prompt has, `images`, is not among them."""
         named = dict.fromkeys(name for member in self.members for name in member.columns.required)
         return [name for name in named if name not in MEDIA]
 
     def refusals(self, row: Mapping[str, Any]) -> Iterator[RewardError]:
-        """Why rewards could never score this row, whatever the answer: one error for each that could not."""
+        """Why rewards could never score this row, whatever the answer: `mmrl check` and training ask the same.
+
+        One error for each column that a reward reads and that is null or blank, and for each truth it cannot read.
+        """
         for member in self.members:
-            if member.check:
+            blank = [name for name in member.columns.required if name in row and is_blank(row[name])]
+            for name in blank:
+                state = "null" if row[name] is None else "blank"
+                yield RewardError(f"column {name!r} is {state}, and reward {member.label!r} reads it", name)
+            if member.check and not blank:
                 try:
                     member.check(row, **member.spec.options)
                 except RewardError as error:
@@ -210,7 +235,8 @@ class RewardPanel:
     def _assemble(self, results: list[RowScores], count: int) -> Scores:
         components: dict[str, Tensor] = {}
         causes: Counter = Counter()
-        reward, applies = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+        columns: dict[str, list] = {}
+        reward, applies = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool)
         for member, result in zip(self.members, results, strict=True):
             member.learn_keys(result.outcomes)
             for key in member.all_keys:
@@ -226,11 +252,16 @@ class RewardPanel:
                     counted = ["" if skip else each for each, skip in zip(problems, skipped.tolist(), strict=True)]
                     causes.update(count_causes(member.component(key), counted))
                 if weight:
-                    reward += torch.where(skipped, 0.0, weight * column)
+                    reward += torch.where(skipped, 0.0, weight * column.double())
                     applies |= ~skipped
+            for name in member.spec.columns:
+                columns[name], problems = made_column(result.outcomes, name)
+                causes.update(count_causes(f"{member.label}/{name}", problems))
+                reward[torch.tensor([bool(problem) for problem in problems], dtype=torch.bool)] = NAN
         reward[~applies] = NAN
+        reward = _in_float32(reward, causes)
         self._enforce_ceiling(reward, results, causes)
-        return Scores(components, reward, self._success(results, count), dict(causes))
+        return Scores(components, reward, self._success(results, count), dict(causes), columns)
 
     def _success(self, results: list[RowScores], count: int) -> Tensor:
         """(N,) 1 where every component that decides is >= 0.5, 0 where one is not, NaN where one is missing."""
@@ -276,6 +307,15 @@ class RewardPanel:
         columns = Columns(tuple(about["required"]), tuple(about["optional"]), about["everything"])
         check = known.check if known else None
         return Member(_label(spec), spec, columns, isolated, success, True, check)
+
+
+def _in_float32(reward: Tensor, causes: Counter) -> Tensor:
+    """The weighted sums as the batch holds them; one that float32 cannot hold is unscored, and counted."""
+    held = reward.float()
+    lost = held.isinf()
+    if lost.any():
+        causes.update({f"weighted sum: {reward[lost][0].item():.3g}, infinite in float32": int(lost.sum())})
+    return torch.where(lost, NAN, held)
 
 
 def read_spec(given: RewardSpec | Mapping[str, Any] | str | Callable) -> list[RewardSpec | Callable]:

@@ -63,6 +63,15 @@ def row_values(label: str, prompt: Prompt, names: Sequence[str]) -> dict[str, An
     return {name: offered[name] for name in names}
 
 
+def is_blank(value: Any) -> bool:
+    """Null, NaN, or text of white space: what no reward can read. An empty list may say "there is none"."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
 def _offered(prompt: Prompt) -> dict[str, Any]:
     return {**{name: getattr(prompt, name) for name in MEDIA}, **prompt.columns}
 
@@ -120,6 +129,12 @@ def keys_of(outcomes: Sequence[Outcome]) -> list[str]:
 def key_column(outcomes: Sequence[Outcome], key: str) -> list[float]:
     """One number a row, NaN where the reward gave none under this key."""
     return [outcome.values.get(key, math.nan) for outcome in outcomes]
+
+
+def made_column(outcomes: Sequence[Outcome], name: str) -> tuple[list[Any], list[str]]:
+    """What each row's answer holds under the key of a declared column, None where it has nothing, and why not."""
+    values = [outcome.lists.get(name, outcome.values.get(name)) for outcome in outcomes]
+    return values, [problem_of(o, name) if value is None else "" for o, value in zip(outcomes, values, strict=True)]
 
 
 def problem_of(outcome: Outcome, key: str) -> str:

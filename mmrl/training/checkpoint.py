@@ -29,6 +29,7 @@ from mmrl.policies.sharding import is_sharded_tensor, plain_name
 from mmrl.training import tensor_files
 from mmrl.training.digests import digest_of, read_state, sealed, verify
 from mmrl.training.distributed import gather_objects, together
+from mmrl.training.finite import refuse_weights
 from mmrl.training.storage import remove_tree, require_space, sync, write_atomically, writing
 
 _NAME = re.compile(r"step-(\d+)$")
@@ -82,6 +83,7 @@ def save(
             if accelerator.is_main_process:
                 remove_tree(beside)
                 beside.mkdir(parents=True)
+        refuse_weights(weights.items(), f"{final} is not written")
         require_space(final, size, "a checkpoint")
 
     def finish() -> None:
@@ -230,6 +232,7 @@ def load_weights(path: Path, policy: Policy) -> dict[str, Any]:
     fits = {name for name, shape in found.items() if name in live and tuple(live[name].shape) == shape}
     targets = {n: torch.empty_like(live[n]) if n in fits else torch.empty(shape) for n, shape in found.items()}
     tensor_files.read(path, tensor_files.WEIGHTS, targets)
+    refuse_weights(targets.items(), str(path / "trainable.safetensors"))
     policy.load_trainable_state(targets)  # which says what does not fit
     policy.load_state_dict(state["policy"])
     return state

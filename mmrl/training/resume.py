@@ -20,7 +20,16 @@ from mmrl.training.tracking import parse_metrics
 
 ASIDE = "set_aside"
 OURS = frozenset(
-    {".lock", "config.yaml", "environment.json", "metrics.jsonl", "metrics.damaged.txt", "result.json", "report.html"}
+    {
+        ".lock",
+        "config.yaml",
+        "environment.json",
+        "data.json",
+        "metrics.jsonl",
+        "metrics.damaged.txt",
+        "result.json",
+        "report.html",
+    }
     | {"checkpoints", "rollouts", ASIDE, "tensorboard", "wandb"}
 )
 _NUMBERED = re.compile(r"(step|eval)-(\d+)$")

@@ -20,7 +20,7 @@ TWICE = "recipe: grpo\npolicy: {model: asset:tiny_vlm}\ntraining: {steps: 5}\ntr
         ("training.learning_rate=.nan", r"training\.learning_rate: .*finite"),
         ("training.watchdog_seconds=.inf", r"training\.watchdog_seconds: .*finite"),
         ("reward_run.timeout=.inf", r"reward_run\.timeout: .*finite"),
-        ("policy.dtype=float16", r"float16 cannot be trained in full.*policy\.autocast=float16"),
+        ("policy.dtype=float16", r"float16 would train float16 weights.*policy\.autocast=float16"),
         ("objective.regularizers=[{name: kl, coefficient: null}]", r"coefficient: expected a finite number, got None"),
         ("objective.trust_region.low=.nan", r"trust_region 'clip': low: expected a finite number"),
         ("objective.advantage.name=[grpo]", r"advantage: name: expected text, got \['grpo'\]"),
