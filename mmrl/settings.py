@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -98,12 +99,7 @@ MOVED = {"max_refills": "`rounds` of the rollout strategy: rollout={name: dynami
 
 
 class Section(BaseModel):
-    """A typed part of the configuration file. Subclasses list fields, defaults and how to choose them.
-
-    moved  keys of earlier versions, which a validator of the section tells the new place of
-    """
-
-    moved: ClassVar[tuple[str, ...]] = ()
+    """A typed part of the configuration file. Subclasses list fields, defaults and how to choose them."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
@@ -122,8 +118,11 @@ class Section(BaseModel):
 def read_section(kind: type[Section], values: Any, where: str = "") -> Any:
     """Validate, turning pydantic's report into one line: each mistake with its key, what was expected and received."""
     try:
-        _check_keys(kind, values, where)
         return kind.model_validate(values)
+    except ConfigError as error:  # of a key, by a section that does not know where it stands
+        name, _, said = str(error).partition(": ")
+        place = next(_places(kind, values, where, name), None)
+        raise ConfigError(f"{place}: {said}" if place else str(error)) from None
     except ValidationError as error:
         lines = {_line(e, where): None for e in error.errors()}
         shown = [*lines][:SHOWN_MISTAKES]
@@ -133,20 +132,17 @@ def read_section(kind: type[Section], values: Any, where: str = "") -> Any:
         raise ConfigError(f"{where or kind.__name__}: nested too deeply") from None
 
 
-def _check_keys(kind: type[Section], values: Any, where: str) -> None:
-    """Unknown keys with the place they stand at, which a section by itself does not know."""
+def _places(kind: type[Section], values: Any, where: str, name: str) -> Iterator[str]:
+    """Where sections of the kind called `name` stand that have keys it does not know."""
     if not isinstance(values, dict):
         return
+    if kind.__name__ == name and any(key not in kind.model_fields for key in values):
+        yield where or name
     for key, value in values.items():
-        if key in kind.moved:
-            continue
-        if key not in kind.model_fields:
-            found = f"; what TRL calls {key} is {ELSEWHERE[key]}" if key in ELSEWHERE else ""
-            raise ConfigError(f"{where or kind.__name__}: {unknown('key', key, kind.model_fields)}{found}")
         path = f"{where}.{key}" if where else str(key)
-        for section in _sections_in(kind.model_fields[key].annotation):
+        for section in _sections_in(kind.model_fields[key].annotation) if key in kind.model_fields else ():
             for i, entry in enumerate(value if isinstance(value, list) else [value]):
-                _check_keys(section, entry, f"{path}.{i}" if isinstance(value, list) else path)
+                yield from _places(section, entry, f"{path}.{i}" if isinstance(value, list) else path, name)
 
 
 def _sections_in(annotation: Any) -> list[type[Section]]:

@@ -103,7 +103,8 @@ def save(
         together(finish, accelerator)
     except MMRLError:
         if accelerator.is_main_process:
-            remove_tree(beside)
+            with suppress(OSError):  # what went wrong first is what is said
+                remove_tree(beside)
         raise
     return final
 
@@ -242,9 +243,8 @@ def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[s
     """Weights, moments and policy state from a checkpoint; returns its `state.json`."""
     state = load_weights(path, policy)
     parameters = _parameters(policy)
-    found = tensor_files.shapes(path, tensor_files.MOMENTS)
     targets = {}
-    for key, shape in found.items():
+    for key, (shape, kind) in tensor_files.described(path, tensor_files.MOMENTS).items():
         name, _, moment = key.partition("|")
         parameter = parameters.get(name.removeprefix("module."), parameters.get(name))
         if parameter is None:
@@ -252,7 +252,8 @@ def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[s
         wide = bool(shape)
         if wide and shape != tuple(parameter.shape):
             raise DataError(f"{path}/optimizer.safetensors: {key}: shape {shape}, expected {tuple(parameter.shape)}")
-        targets[key] = torch.empty_like(parameter, requires_grad=False) if wide else torch.empty(())
+        # in their own precision: moments and master copies of bfloat16 weights are float32
+        targets[key] = torch.empty_like(parameter.detach(), dtype=kind) if wide else torch.empty((), dtype=kind)
         optimizer.state[parameter][moment] = targets[key]
     tensor_files.read(path, tensor_files.MOMENTS, targets)
     return state

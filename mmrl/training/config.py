@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,8 +47,6 @@ class TrainingConfig(Section):
     save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
     watchdog_seconds    a step that takes longer has its stack printed, and goes on
     """
-
-    moved: ClassVar[tuple[str, ...]] = ("updates_per_step",)
 
     steps: int = Field(100, ge=1)
     prompts_per_step: int = Field(8, ge=1)

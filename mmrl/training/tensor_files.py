@@ -66,8 +66,13 @@ def read(folder: Path, stem: str, targets: dict[str, Tensor]) -> None:
 
 def shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor in the files of `stem`, shards put together."""
+    return {name: shape for name, (shape, _) in described(folder, stem).items()}
+
+
+def described(folder: Path, stem: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """(shape, dtype) of every tensor in the files of `stem`, shards put together."""
     metadata = _Reader(folder, stem).read_metadata().state_dict_metadata
-    return {name: tuple(entry.size) for name, entry in metadata.items()}  # type: ignore[union-attr]
+    return {n: (tuple(e.size), e.properties.dtype) for n, e in metadata.items()}  # type: ignore[union-attr]
 
 
 def files_of(folder: Path, stem: str) -> list[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from mmrl.pipelines.run import train
-from tests.chaos.trials import Ground, Tally, at_file_operation, disk_full, in_child
+from tests.chaos.trials import GROWING, Ground, Tally, at_file_operation, disk_full, in_child
 
 
 def full(ground: Ground, numbers: Iterable[int]) -> Tally:
@@ -16,7 +16,7 @@ def full(ground: Ground, numbers: Iterable[int]) -> Tally:
     tally = Tally("disk full from a file operation on, then --resume or the same command")
     for number in numbers:
         config = ground.fresh(f"full-{number}")
-        first = at_file_operation(number, config.directory, disk_full)
+        first = at_file_operation(number, config.directory, disk_full, GROWING)
         if (problem := _trial(ground, config, f"full-{number}", first)) is None:
             break
         tally.count(problem)

@@ -19,7 +19,7 @@ import torch
 
 from mmrl.pipelines.run import train
 from mmrl.record import Scores
-from tests.chaos.trials import Ending, Ground, Tally, at_file_operation, disk_full, fork, wait_for
+from tests.chaos.trials import GROWING, Ending, Ground, Tally, at_file_operation, disk_full, fork, wait_for
 
 WORLD = 2
 ENDLESS = 100_000
@@ -177,7 +177,7 @@ def _disk(ground: Ground, name: str, draw: random.Random) -> str:
 
     def first(rank: int) -> None:
         if rank == 0:
-            at_file_operation(number, ground.root / name / "run", disk_full)()
+            at_file_operation(number, ground.root / name / "run", disk_full, GROWING)()
 
     ends = Ranks(ground, name, first=first, save_every=1).end()
     return _problem(ends, lambda e: e.status in (1, 2), "No space left on device")

@@ -28,7 +28,9 @@ from tests.pipelines.runs import save_bases, timeless, write_config
 STEPS = 3
 LIMIT_SECONDS = 60.0
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
+GROWING = frozenset({"os.rename", "os.mkdir", "os.link", "os.symlink"})
+"""What needs room on a disk; deleting does not."""
+CHANGING = GROWING | {"os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
 
 
 @dataclass
@@ -129,7 +131,9 @@ def wait_for(pid: int, log: Path, limit: float = LIMIT_SECONDS) -> Ending:
     return Ending(None, log.read_text(errors="replace"))
 
 
-def at_file_operation(number: int, folder: Path, act: Callable[[], Any]) -> Callable[[], None]:
+def at_file_operation(
+    number: int, folder: Path, act: Callable[[], Any], events: frozenset[str] = CHANGING
+) -> Callable[[], None]:  # fmt: skip
     """What installs a hook that calls `act` before the `number`-th change to a file below `folder`, and every later."""
 
     def install() -> None:
@@ -141,7 +145,7 @@ def at_file_operation(number: int, folder: Path, act: Callable[[], Any]) -> Call
             if event == "open":
                 path, _, flags = arguments
                 changes = isinstance(path, str | os.PathLike) and bool((flags or 0) & WRITING)
-            elif event in CHANGING:
+            elif event in events:
                 path, changes = arguments[0], isinstance(arguments[0], str | os.PathLike)
             else:
                 return
