@@ -209,8 +209,9 @@ def check(path: Path, *, weights_only: bool = False) -> dict[str, Any]:
     state = read_state(path)
     names = [n for n in state.get("files", {}) if n.startswith(tensor_files.WEIGHTS)] if weights_only else None
     verify(path, state, names)
-    for stem in (tensor_files.WEIGHTS, *(() if weights_only else (tensor_files.MOMENTS,))):
-        _readable(path, stem)
+    if "files" not in state:  # of the version before: what a file holds can be read, at least
+        for stem in (tensor_files.WEIGHTS, *(() if weights_only else (tensor_files.MOMENTS,))):
+            _readable(path, stem)
     return state
 
 

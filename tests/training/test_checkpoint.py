@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from mmrl.errors import ConfigError, DataError, StorageError
 from mmrl.training import checkpoint, storage, tensor_files
 from mmrl.training.config import TrainingConfig
+from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.resume import finish_going_back, go_back, newest_whole
 from mmrl.training.saving import Saving
 from tests.chaos import damage
@@ -123,6 +124,32 @@ def test_where_none_is_whole_every_one_is_named(copied):
         damage.cut(copied / "checkpoints" / f"step-{step:06d}" / "optimizer.safetensors", random.Random(step))
     with pytest.raises(DataError, match=r"step-000002/optimizer.*; .*step-000001/optimizer"):
         newest_whole(copied)
+
+
+def test_a_run_that_took_no_optimizer_step_has_no_moments(tmp_path):
+    policy = make_policy(**LORA)
+    optimizer = optimizer_of(policy)
+    checkpoint.save(tmp_path, 1, policy, optimizer, {}, Accelerator(cpu=True), keep=1)
+    path = newest_whole(tmp_path)
+    assert path is not None and checkpoint.load(path, policy, optimizer)["step"] == 1
+
+
+def test_moments_keep_their_own_precision(tmp_path):
+    """Those of bfloat16 weights are float32, as their master copies are."""
+    policy = make_policy(**LORA)
+    policy.module.to(torch.bfloat16)
+    trained = [p for p in policy.inner.parameters() if p.requires_grad]
+    optimizer = MasterAdamW(trained, lr=1e-3)
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    checkpoint.save(tmp_path, 1, policy, optimizer, {}, Accelerator(cpu=True), keep=1)
+    again = MasterAdamW(trained, lr=1e-3)
+    checkpoint.load(tmp_path / "checkpoints" / "step-000001", policy, again)
+    for parameter in trained:
+        for name, value in optimizer.state[parameter].items():
+            assert torch.equal(again.state[parameter][name], value), name
+            assert again.state[parameter][name].dtype == torch.float32
 
 
 def test_a_digest_cannot_point_out_of_the_checkpoint(copied, tmp_path):
