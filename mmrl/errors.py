@@ -67,6 +67,13 @@ def got(value: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 
+def finite(value: object, what: str) -> float:
+    """A number of a configuration. Raises ConfigError that names `what`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+        raise ConfigError(f"{what}: expected a finite number, got {got(value)}")
+    return float(value)
+
+
 def unknown(kind: str, name: object, known: Iterable[str], aliases: Iterable[str] = ()) -> str:
     """`unknown trust region 'clp'; did you mean 'clip'? Known: cispo, clip, ...`; aliases are only suggested.
 

@@ -19,7 +19,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from mmrl.columns import ways_to
-from mmrl.errors import ConfigError, got, unknown
+from mmrl.errors import ConfigError, finite, got, unknown
 from mmrl.objective.groups import degenerate, group_count
 from mmrl.objective.numerics import at_least_float32
 from mmrl.objective.prefixes import leaves
@@ -76,19 +76,14 @@ class Regularizer:
     @classmethod
     def of(cls, choice: Choice, index: int) -> Regularizer:
         described = dict(choice) if isinstance(choice, dict) else {}
+        who = f"regularizer {got(choice)}"
         if "coefficient" not in described:
-            raise ConfigError(
-                f"regularizer {got(choice)}: give it a coefficient, as in {{name: kl, coefficient: 0.04}}"
-            )
-        coefficient = described["coefficient"]
-        if isinstance(coefficient, bool) or not isinstance(coefficient, int | float) or not abs(coefficient) < 1e30:
-            raise ConfigError(
-                f"regularizer {got(choice)}: coefficient: expected a finite number, got {got(coefficient)}"
-            )
+            raise ConfigError(f"{who}: give it a coefficient, as in {{name: kl, coefficient: 0.04}}")
+        coefficient = finite(described["coefficient"], f"{who}: coefficient")
         own = described.pop("aggregation", None)
         bound = Bound.of("regularizer", described)
         aggregation = None if own is None else Bound.of("aggregation", own)
-        return cls(bound, float(described["coefficient"]), aggregation, f"weights of regularizer {index}")
+        return cls(bound, coefficient, aggregation, f"weights of regularizer {index}")
 
 
 @dataclass
