@@ -112,7 +112,7 @@ class RunConfig(Section):
              independent draws
     """
 
-    modality: Literal["vlm", "video", "flow"]
+    modality: Literal["vlm", "video", "flow", "masked"]
     recipe: str = "grpo"
     run_dir: str = "runs/{modality}-{recipe}"
     policy: dict[str, Any] = {}

@@ -208,6 +208,7 @@ def rollout_section(folder: Path, *, clips: bool = True) -> dict[str, Any]:
     for row in rows:
         row["components"] = unprefixed(row["components"])
         row["outputs"] = [_embedded(folder, name) for name in row.get("images", [])]
+        row["sounds"] = [_embedded(folder, name, "audio/wav") for name in row.get("sounds", [])]
         for action in row["actions"]:
             _tint(action, largest)
     groups = []
@@ -225,7 +226,7 @@ def rollout_section(folder: Path, *, clips: bool = True) -> dict[str, Any]:
         )
     kind, _, number = folder.name.partition("-")
     title = f"{'Held-out prompts after' if kind == 'eval' else 'Rollouts of'} step {int(number)}"
-    pictured = any(row["outputs"] for row in rows)
+    pictured = any(row["outputs"] or row["sounds"] for row in rows)
     return {"title": title, "groups": groups, "credit": kind != "eval", "pictured": pictured}
 
 
@@ -256,9 +257,9 @@ def data_uri(image: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _embedded(folder: Path, name: str) -> str:
-    """A picture of the folder's own, by its bare name."""
+def _embedded(folder: Path, name: str, kind: str = "image/png") -> str:
+    """A file of the folder's own, by its bare name."""
     path = _inside(folder, folder / name)
     if Path(name).name != name:
         raise ConfigError(f"{folder / 'rows.jsonl'} names {name!r}; expected a file beside it")
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode()

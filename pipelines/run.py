@@ -286,8 +286,9 @@ def train(
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
-            policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts, report=report,
-            counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout, accelerator=accelerator,
+            policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
+            report=_noting_the_model(report, policy, folder), accelerator=accelerator,
+            counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout,
         )  # fmt: skip
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
         trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)
@@ -329,6 +330,19 @@ def described(prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What a run writes down of its data: where it lies, the data formats of its rows, how many repeat another."""
     names = ("source", "format", "repeated")
     return {"rows": len(prompts)} | {name: getattr(prompts, name) for name in names if hasattr(prompts, name)}
+
+
+def _noting_the_model(report: Report, policy: Policy, folder: Path) -> Report:
+    """Write down, once it is known, what the policy found out about its model."""
+    written: dict[str, Any] = {}
+
+    def noted(step: int, metrics: dict[str, Any]) -> None:
+        if policy.found and policy.found != written:
+            written.update(policy.found)
+            write_atomically(folder / "model.json", json.dumps(written, indent=1))
+        report(step, metrics)
+
+    return noted
 
 
 def _open_folder(

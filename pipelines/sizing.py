@@ -16,7 +16,7 @@ KNOWN = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast")
 
 def image_sizing(config: RunConfig) -> Sizing | None:
     """None for generators, for a model that is not named or not here yet, and for processors of another kind."""
-    if config.modality == "flow" or not config.policy.get("model"):
+    if "image" not in config.policy_class.reads or not config.policy.get("model"):
         return None
     settings = config.policy_settings()
     if not hasattr(settings, "min_pixels"):  # a policy of the user's own
