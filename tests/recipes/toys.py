@@ -25,7 +25,7 @@ def part(completions: Sequence[Any], *, shift: int = 0) -> list[float]:
     return [((i + shift) % 3) / 2 for i in range(len(completions))]
 
 
-def made(completions: Sequence[Any], *, columns: Mapping[str, Any] = {}) -> list[dict[str, Any]]:  # noqa: B006
+def made(completions: Sequence[Any], *, columns: Mapping[str, Any] = {}) -> list[dict[str, Any]]:
     """Columns, by the shape they have: a number, or a number for each half of the output.
 
     columns  {name: numbers}: of the two halves of an answer, or of rows in turn
