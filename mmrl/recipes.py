@@ -10,14 +10,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mmrl import plugins
-<<<<<<< HEAD
-from mmrl.errors import ConfigError, unknown
-from mmrl.settings import Section, read_section, read_yaml
-from mmrl.stages import RENAMED
-=======
 from mmrl.errors import ConfigError, got, unknown
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
->>>>>>> main
+from mmrl.stages import RENAMED
 
 
 class PaperUpdates(Section):
@@ -78,14 +73,10 @@ def _read(name: str) -> Recipe:
 
 
 def load_recipe(name: str) -> Recipe:
-<<<<<<< HEAD
     """A fresh copy of a shipped recipe, by its name or a former one, or the one in a `.yaml` file; an unknown name raises
     with the nearest one."""
-=======
-    """A fresh copy of a shipped recipe, or the one in a `.yaml` file; an unknown name raises with the nearest one."""
     if not isinstance(name, str):
         raise ConfigError(f"recipe: expected the name of one, such as grpo, got {got(name)}")
->>>>>>> main
     if not is_file(name):
         return _read(RENAMED.get(name, name)).model_copy(deep=True)
     path = Path(name).expanduser()

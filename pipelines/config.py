@@ -18,12 +18,8 @@ from mmrl.policies.base import Policy
 from mmrl.policies.registry import policy_class
 from mmrl.recipes import Recipe, is_file, load_recipe
 from mmrl.rewards.panel import RewardSpec
-<<<<<<< HEAD
-from mmrl.settings import Section, read_section, read_yaml
-from mmrl.stages import RENAMED
-=======
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
->>>>>>> main
+from mmrl.stages import RENAMED
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
 
@@ -233,14 +229,10 @@ def _recipe_of(values: dict[str, Any], changes: dict[str, Any], folders: list[Pa
     """The recipe that the configuration names; one in a file is named by its whole path from here on, and one of a
     former name by its present one."""
     holder = changes if "recipe" in changes else values
-<<<<<<< HEAD
-    name = str(holder.setdefault("recipe", "grpo"))
-    holder["recipe"] = RENAMED.get(name, name)
-    if is_file(name):
-=======
     name = holder.setdefault("recipe", "grpo")
+    if isinstance(name, str):
+        holder["recipe"] = RENAMED.get(name, name)
     if isinstance(name, str) and is_file(name):
->>>>>>> main
         found = [f / Path(name).expanduser() for f in folders if (f / Path(name).expanduser()).is_file()]
         holder["recipe"] = str(found[0].resolve()) if found else name
     return load_recipe(holder["recipe"])

@@ -156,6 +156,11 @@ def is_fresh(view: View) -> bool:
     return view.kind in DRAWN and bool(dict(view.options).get(FRESH, True))
 
 
+def options_of(view: View) -> dict[str, Any]:
+    """What the function of a pixel view is called with."""
+    return {name: value for name, value in view.options if name != FRESH}
+
+
 def without_media(prompt: Prompt) -> Prompt:
     """The prompt with every image and video part left out."""
     messages = []

@@ -236,22 +236,15 @@ class LanguagePolicy(Policy):
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
-<<<<<<< HEAD
         draws = [Key(self.seed, prompt=prompt.id) for prompt in rollouts.prompts]
         if is_fresh(view):
             draws = [d.at(step=view.step, member=m) for d, m in zip(draws, rollouts.member.tolist(), strict=True)]
-        return [
-            corrupted(entry, view, draw, self.family, self.pixel_scales)
-            for draw, entry in zip(draws, rollouts.encoded, strict=True)
-=======
-        pairs = zip(rollouts.prompts, rollouts.encoded, strict=True)
+        entries = zip(rollouts.prompts, rollouts.encoded, draws, strict=True)
         if isinstance(self.family, Qwen):
-            known = self.seed, self.family, self.pixel_scales
-            return [corrupted(entry, view, prompt.id, *known) for prompt, entry in pairs]
+            return [corrupted(entry, view, draw, self.family, self.pixel_scales) for _, entry, draw in entries]
         return [
-            shown_otherwise(prompt, entry, view, self.seed, self._frames(prompt), self._encode)
-            for prompt, entry in pairs
->>>>>>> main
+            shown_otherwise(prompt, entry, view, draw, self._frames(prompt), self._encode)
+            for prompt, entry, draw in entries
         ]
 
     # -- acting --------------------------------------------------------------------------------------------------
