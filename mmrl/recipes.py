@@ -73,8 +73,8 @@ def _read(name: str) -> Recipe:
 
 
 def load_recipe(name: str) -> Recipe:
-    """A fresh copy of a shipped recipe, by its name or a former one, or the one in a `.yaml` file; an unknown name raises
-    with the nearest one."""
+    """A fresh copy of a shipped recipe, by its name or a former one, or the one in a `.yaml` file; an unknown name
+    raises with the nearest one."""
     if not isinstance(name, str):
         raise ConfigError(f"recipe: expected the name of one, such as grpo, got {got(name)}")
     if not is_file(name):

@@ -2,7 +2,9 @@
 
 A view is a value (kind, options). What it draws is keyed by step, prompt and member: every rollout has a mask of its
 own, as VPPO and PAPO draw theirs, and a pass can be repeated exactly. With `fresh: false` it is keyed by the prompt
-alone: one mask for all its rollouts and visits, whose passes share the prompt and cost a fraction. Pixel views act on frames after the resize, so that token ids, grids and positions stay as they were;
+alone: one mask for all its rollouts and visits, whose passes share the prompt and cost a fraction.
+
+Pixel views act on frames after the resize, so that token ids, grids and positions stay as they were;
 `language.pixels` rebuilds the frames from what a processor made of them. `remove_media` is another prompt:
 re-tokenised without placeholders, so of another length.
 

@@ -28,7 +28,7 @@ import torch
 from mmrl.columns import COLUMNS
 from mmrl.errors import MMRLError
 from mmrl.objective import Objective
-from mmrl.pipelines.config import merge, read_config
+from mmrl.pipelines.config import DataConfig, merge, read_config
 from mmrl.pipelines.progress import quiet_libraries
 from mmrl.pipelines.run import open_prompts, train
 from mmrl.policies.registry import MODALITIES
@@ -45,7 +45,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "video": ("world:motion?split=train&size=16&difficulty=1", {**LANGUAGE, "sampling": SAMPLING}),
     "flow": (
         "world:compositions?split=train&size=16&difficulty=2",
-        {"max_sequence_length": 16, "steps": 4, "transformer_batch": 128, "decode_batch": 64},
+        {"max_sequence_length": 16, "steps": 4, "schedule": "linear", "transformer_batch": 128, "decode_batch": 64},
     ),
     "masked": ("world:lists?split=train&size=16", {"max_new_tokens": 6}),
 }
@@ -71,10 +71,8 @@ def pairs(only: list[str] | None = None) -> list[tuple[str, str]]:
 @cache
 def prompts_of(modality: str) -> list:
     """Prompts of the modality's world, opened once a process."""
-    world, policy = MODELS[modality]
-    model = f"asset:tiny_{modality}"
-    data = read_config({"policy": {"model": model, **policy}, "data": {"train": world}}, (), modality).data
-    return [toys.with_columns(p, i) for i, p in enumerate(open_prompts(data.train, data))]
+    world, _ = MODELS[modality]
+    return [toys.with_columns(p, i) for i, p in enumerate(open_prompts(world, DataConfig()))]
 
 
 def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]:

@@ -26,7 +26,7 @@ from mmrl.stages import View
 
 
 def corrupted(encoded: Encoded, view: View, draw: Key, family: Qwen, scales: dict[str, PixelScale]) -> Encoded:
-    """`encoded` with the pixels a view shows. Each image and each video draws its own randomness, named after `draw`."""
+    """`encoded` with the pixels a view shows. Each image and each video has a draw of its own, named after `draw`."""
     media = dict(encoded.media)
     for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if pixels not in media or (kind == "image" and view.kind in VIDEO_VIEWS):
