@@ -12,6 +12,7 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import Recipe, load_recipe, recipe_names
+from mmrl.rewards.presets import PUBLISHED
 from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as registered_rewards
 from mmrl.rollout.nesting import Nested, on_offer
@@ -38,8 +39,29 @@ def methods_json() -> list[dict[str, Any]]:
     for reward in published():
         rewards[reward.method].append(reward)
     recipes = {name: load_recipe(name) for name in recipe_names()}
-    names = sorted({*functions, *rewards, *recipes})
-    return [_entry(name, functions[name], rewards[name], recipes.get(name)) for name in names]
+    names = sorted({*functions, *rewards, *recipes, *PUBLISHED})
+    return [
+        _preset(name) if name in PUBLISHED else _entry(name, functions[name], rewards[name], recipes.get(name))
+        for name in names
+    ]
+
+
+def _preset(name: str) -> dict[str, Any]:
+    """The entry of a method that is a preset of rewards."""
+    preset = PUBLISHED[name]
+    return {
+        "name": name,
+        "formula": preset.formula(name),
+        "stages": ["reward"],
+        "needs": [],
+        "modalities": list(preset.modalities),
+        "paper": preset.paper,
+        "confidence": preset.confidence,
+        "deviates": [],
+        "functions": [f"reward preset: {name}"],
+        "recipe": False,
+        "summary": preset.summary,
+    }
 
 
 def published() -> list[Reward]:
