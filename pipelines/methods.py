@@ -116,7 +116,9 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
             plan_passes(objective, policy_class(modality), strategies)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
-    problems += missing(objective.columns, dict.fromkeys(strategies.columns, "its strategies"), on_offer())
+    kept = [policy_class(m).columns for m in recipe.modalities]  # by the policy, with its rollouts
+    made = {*strategies.columns, *(name for name in kept[0] if all(name in k for k in kept))}
+    problems += missing(objective.columns, dict.fromkeys(made, "strategies and policies"), on_offer())
     makers = {name: list(COLUMNS[name].makers) for name in objective.columns if COLUMNS[name].makers}
     return {
         "trainable": not problems,
