@@ -10,7 +10,7 @@ import torch
 from mmrl.pipelines.run import load_run, open_prompts, reward_panel
 from mmrl.randomness import Key
 from mmrl.record import Request
-from mmrl.rollout.actor import Actor
+from mmrl.rollout.actor import score_rows
 from mmrl.training.run_log import save_rollouts
 
 
@@ -24,9 +24,8 @@ def sample_run(checkpoint: str | Path, out: Path, prompts: int, count: int, over
     rollouts = Actor(policy).act(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
     panel = reward_panel(config)
     try:
-        scores = panel.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
+        score_rows(rollouts, panel.score)
     finally:
         panel.close()
-    rollouts.components, rollouts.reward, rollouts.success = scores.components, scores.reward, scores.success
     save_rollouts(out, rollouts, policy.action_labels(rollouts), None, None)
     return out

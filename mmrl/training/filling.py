@@ -15,7 +15,7 @@ from mmrl.policies.base import Policy
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.randomness import Key
 from mmrl.record import Batch, Request, Rollouts
-from mmrl.rollout.actor import Actor
+from mmrl.rollout.actor import Actor, score_rows
 from mmrl.stages import NEEDS, Need
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import even_micro_batches, gather_batch, together, whole_groups
@@ -75,9 +75,9 @@ class Columns:
         requests = [Request(prompt, 1, group=i) for i, prompt in enumerate(rollouts.prompts)]
         key = Key(self.config.seed, purpose="greedy")
         answers = together(lambda: self.actor.act(requests, key, greedy=True), self.accelerator)
-        scores = self.score(answers.outputs, rollouts.prompts)
-        causes.update({f"greedy {k}": v for k, v in scores.causes.items()})
-        worth = torch.where(scores.success.isnan(), scores.reward, scores.success).to(rollouts.old_log_probs)
+        causes.update({f"greedy {k}": v for k, v in score_rows(answers, self.score).items()})
+        assert answers.success is not None and answers.reward is not None
+        worth = torch.where(answers.success.isnan(), answers.reward, answers.success).to(rollouts.old_log_probs)
         rollouts.columns[NEEDS["greedy_success"].key] = worth[rollouts.prompt]
 
     def _score_steps(self, rollouts: Rollouts, causes: Counter) -> None:

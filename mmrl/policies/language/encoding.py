@@ -109,18 +109,7 @@ def encode(
     text = processor.apply_chat_template(
         prompt.messages, tokenize=False, add_generation_prompt=True, **(template or {})
     )
-    _check_text(prompt, text, processor)
-    given: dict[str, Any] = {}
-    if prompt.images:
-        given["images"] = [open_image(image, prompt) for image in prompt.images]
-    if frames:
-        given["videos"] = [torch.as_tensor(f.pixels) for f in frames]
-        given["videos_kwargs"] = _video_options(frames)
-    output = dict(processor(text=[text], return_tensors="pt", **given))
-    ids = output.pop("input_ids")[0]
-    types = output.pop("mm_token_type_ids", torch.zeros_like(ids)[None])[0]
-    media = {k: torch.as_tensor(v) for k, v in output.items() if k not in ("attention_mask", "video_metadata")}
-    _check_placeholders(prompt, ids, media, family)
+    ids, types, media = processed(prompt, text, processor, family, frames)
     if max_tokens is not None and len(ids) > max_tokens:
         raise PolicyError(
             f"prompt {prompt.id!r} has {len(ids)} tokens ({int((types > 0).sum())} of them media), the limit "
@@ -135,6 +124,25 @@ def encode(
     )
     positions = positions[:, 0]
     return Encoded(ids, types, positions, int(positions.max()) + 1, media)
+
+
+def processed(
+    prompt: Prompt, text: str, processor: Any, family: Family, frames: Sequence[Frames]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Rendered `text` and the media of `prompt` -> ids (n,), their types (n,), and the tensors of the media."""
+    _check_text(prompt, text, processor)
+    given: dict[str, Any] = {}
+    if prompt.images:
+        given["images"] = [open_image(image, prompt) for image in prompt.images]
+    if frames:
+        given["videos"] = [torch.as_tensor(f.pixels) for f in frames]
+        given["videos_kwargs"] = _video_options(frames)
+    output = dict(processor(text=[text], return_tensors="pt", **given))
+    ids = output.pop("input_ids")[0]
+    types = output.pop("mm_token_type_ids", torch.zeros_like(ids)[None])[0]
+    media = {k: torch.as_tensor(v) for k, v in output.items() if k not in ("attention_mask", "video_metadata")}
+    _check_placeholders(prompt, ids, media, family)
+    return ids, types, media
 
 
 def _video_options(frames: Sequence[Frames]) -> dict[str, Any]:

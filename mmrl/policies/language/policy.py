@@ -22,7 +22,9 @@ from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
+from mmrl.policies.language.batching import micro_batches
 from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoding import POSITION_ONLY, Encoded, collate, encode, extended, predictors, to_device
 from mmrl.policies.language.families.base import Family, check_family, family_of
 from mmrl.policies.language.fast import prefill, shared_prompt
@@ -36,12 +38,14 @@ from mmrl.policies.language.probes.spectrum import visual_entropy
 from mmrl.policies.language.sampling import Decoded, decode
 from mmrl.policies.language.scoring import LOG_PROBS, ScoredLanguageModel
 from mmrl.policies.language.stopping import Stopping
+from mmrl.policies.language.turns import Turns, plain_rows, written_out
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
 from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
+from mmrl.rollout.environments.base import Surroundings
 from mmrl.stages import Need, View
 
 PROMPT_PROBES = frozenset({"visual_entropy"})
@@ -169,14 +173,13 @@ class LanguagePolicy(Policy):
 
     def encode(self, prompt: Prompt) -> Encoded:
         """The prompt as the model reads it. The trainer never calls this twice for one rollout."""
-        template = {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
         return encode(
             prompt,
             self.processor,
             self.family,
-            self.inner.core.model.get_rope_index,
+            self.positions_of,
             frames=self._frames(prompt),
-            template=template,
+            template=self._template,
             max_tokens=self.config.max_prompt_tokens,
         )
 
@@ -197,8 +200,8 @@ class LanguagePolicy(Policy):
         """The token at each place, as text; empty past a response's end."""
         decode_one = self.processor.tokenizer.decode
         labels = []
-        for ids, length in zip(rollouts.actions.tolist(), rollouts.length.tolist(), strict=True):
-            labels.append([decode_one([token]) if t < length else "" for t, token in enumerate(ids)])
+        for ids, extent in zip(rollouts.actions.tolist(), rollouts.extent.tolist(), strict=True):
+            labels.append([decode_one([token]) if t < extent else "" for t, token in enumerate(ids)])
         return labels
 
     def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
@@ -223,21 +226,52 @@ class LanguagePolicy(Policy):
         prompts: dict[str, Prompt] = {}
         for request in requests:
             prompts.setdefault(request.prompt.id, request.prompt)
-        encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
-        ready = dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
+        encoded, ready = self.ready(prompts)
         plan, parts = WritingPlan.of(requests, self.config.max_new_tokens), []
-        prefills = {} if greedy else self._prefills(requests, encoded, ready)
+        prefills = {} if greedy else self.prefills(requests, encoded, ready)
         with self.acting():
             for rows in torch.arange(len(plan.context)).split(self.config.decode_rows):
                 asked, context = torch.unique(plan.context[rows], return_inverse=True)
-                contexts = [self._context(requests[r], ready, plan.prefixes[r]) for r in asked.tolist()]
+                contexts = [self.context(requests[r], ready, plan.prefixes[r]) for r in asked.tolist()]
                 uniforms = None if greedy else plan.draws(key, rows)
                 known = [prefills.get(c) for c in contexts]
                 budget = plan.budget[rows]
                 parts.append(decode(self.inner, contexts, context, uniforms, budget, self.stopping, known))
         return plan.record(Decoded.join(parts), prompts, encoded, self.processor.tokenizer)
 
-    def _prefills(
+    def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]:
+        """The encoding of each prompt by its id: as it is kept, and with features of its media."""
+        encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
+        return encoded, dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
+
+    def converse(
+        self, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
+    ) -> Rollouts:
+        """As `rollout`, with an environment that answers between turns (`mmrl.policies.language.conversing`)."""
+        return converse(self, requests, key, surroundings, greedy=greedy)
+
+    @cached_property
+    def turns(self) -> Turns:
+        """How later turns are rendered; raises PolicyError for a chat template that cannot append one."""
+        return Turns(self.processor, self.family, self._frames, self._template)
+
+    def check_turns(self) -> None:
+        _ = self.turns
+
+    @property
+    def _template(self) -> dict[str, Any]:
+        return {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
+
+    @property
+    def positions_of(self) -> Any:
+        return self.inner.core.model.get_rope_index
+
+    def max_extent(self, prompt: int) -> int:
+        """Columns a response may take behind a prompt of so many tokens."""
+        positions = self.inner.core.config.get_text_config().max_position_embeddings - prompt
+        return positions if self.config.max_extent is None else min(self.config.max_extent, positions)
+
+    def prefills(
         self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
     ) -> dict[Encoded, Prefill]:
         """Of `ready` prompts, with gradient, to be taken by the update; none where it would run prompts again."""
@@ -265,7 +299,7 @@ class LanguagePolicy(Policy):
             raise ConfigError(f"reuse_prefill: on, but {reason}; set it to 'off' (or 'auto')")
         return reason
 
-    def _context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded:
+    def context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded:
         """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""
         shown = ready[request.prompt.id] if request.shown is None else self.encode(request.shown)
         return extended(shown, prefix)
@@ -312,7 +346,7 @@ class LanguagePolicy(Policy):
             asked = LOG_PROBS + tuple((n.key, n.probe, n.options) for n in by_token if n.probe != "log_probs")
             updating = weights == "current" and under is None and torch.is_grad_enabled()
             known = self._kept.take(rollouts.encoded) if updating else None
-            numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known)
+            numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known, under)
             if by_group:
                 columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
         if by_pair:
@@ -329,19 +363,42 @@ class LanguagePolicy(Policy):
         shown: list[Encoded],
         asked: Asked,
         prefills: Sequence[Prefill | None] | None = None,
+        under: View | None = None,
     ) -> dict[str, Tensor]:
         device, home = next(module.parameters()).device, rollouts.mask.device
         actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
-        if self.inner.shared:
-            rows = (rollouts.prompt, rollouts.actions, rollouts.length)
+        if any(rollouts.media):
+            sizes = [len(shown[p]) for p in rollouts.prompt.tolist()]
+            inputs, where = plain_rows(self._written_out(rollouts, shown, under), sizes, actions.shape[1], device)
+            numbers = module(inputs, where, actions, mask, asked)
+        elif self.inner.shared:
+            rows = (rollouts.prompt, rollouts.actions, rollouts.extent)
             packed = shared_prompt.pack(shown, *rows, device, prefills)
             numbers = module(packed.inputs, packed.where, actions, mask, asked, packed.layout)
         else:
             entries = [shown[p] for p in rollouts.prompt.tolist()]
-            inputs = collate(entries, rollouts.actions, rollouts.length, device)
+            inputs = collate(entries, rollouts.actions, rollouts.extent, device)
             where = predictors(max(map(len, entries)), actions)
             numbers = module(inputs, where, actions, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
+
+    def _written_out(self, rollouts: Rollouts, shown: list[Encoded], under: View | None) -> list[Encoded]:
+        """Each row whole, as `under` shows it: media of a response change as those of its prompt do."""
+        rows = []
+        parts = (rollouts.prompt.tolist(), rollouts.actions.cpu(), rollouts.extent.tolist(), rollouts.media)
+        for p, ids, extent, media in zip(*parts, strict=True):
+            if media is None or under is None:
+                rows.append(written_out(shown[p], ids[:extent], media or {}, self.family, self.positions_of))
+                continue
+            prompt = rollouts.prompts[p]
+            if under.kind == REMOVE_MEDIA:
+                raise PolicyError(
+                    f"prompt {prompt.id!r}: a response in which an environment showed pictures has no form without "
+                    f"them; the view {REMOVE_MEDIA!r} is for responses without media"
+                )
+            whole = written_out(rollouts.encoded[p], ids[:extent], media, self.family, self.positions_of)
+            rows.append(corrupted(whole, under, prompt.id, self.seed, self.family, self.pixel_scales))
+        return rows
 
     @torch.no_grad()
     def _of_groups(self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]) -> dict[str, Tensor]:
@@ -403,23 +460,7 @@ class LanguagePolicy(Policy):
         return self._scored(model)
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
-        """At most `size` rows each: rows of one prompt stay together, prompts of like length are neighbours."""
-        prompt, length = rollouts.prompt.cpu(), rollouts.length.cpu()
-        pieces: dict[int, list[int]] = {}
-        for row in sorted(rows.tolist(), key=lambda r: -int(length[r])):
-            pieces.setdefault(int(prompt[row]), []).append(row)
-
-        def tokens(p: int) -> tuple[int, int]:
-            return -len(rollouts.encoded[p] or ()), -int(length[pieces[p]].max())
-
-        batches: list[list[int]] = [[]]
-        for p in sorted(pieces, key=tokens):
-            for start in range(0, len(pieces[p]), size):
-                piece = pieces[p][start : start + size]
-                if batches[-1] and len(batches[-1]) + len(piece) > size:
-                    batches.append([])
-                batches[-1] += piece
-        return [torch.tensor(batch, device=rows.device) for batch in batches if batch]
+        return micro_batches(rollouts, rows, size)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
