@@ -13,7 +13,8 @@ from mmrl.settings import Section, read_section, read_yaml
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own."""
+    configuration overrides; `prompts` is the sampler, `rollout` the strategies and `environment` who answers between
+    turns, where the method brings its own."""
 
     method: str
     title: str
@@ -23,6 +24,7 @@ class Recipe(Section):
     summary: str = ""
     prompts: str | dict[str, Any] = "shuffled"
     rollout: list[str | dict[str, Any]] = []
+    environment: str | dict[str, Any] | None = None
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}
     training: dict[str, Any] = {}

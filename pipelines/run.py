@@ -17,6 +17,8 @@ from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
+from mmrl.rollout.environments.base import Here, Surroundings
+from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
@@ -43,7 +45,30 @@ def check_config(config: RunConfig) -> Objective:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
     plan_passes(objective, kind, strategies)
+    if config.environment is not None:
+        _check_environment(config, kind)
     return objective
+
+
+def _check_environment(config: RunConfig, kind: type[Policy]) -> None:
+    bound = environment_of(config.environment or "")
+    if config.modality not in bound.spec.modalities or kind.converse is Policy.converse:
+        able = [m for m in bound.spec.modalities if policy_class(m).converse is not Policy.converse]
+        raise ConfigError(f"environment {bound.name!r} is for {', '.join(able)}, not for {config.modality!r}")
+
+
+def surroundings_of(config: RunConfig, stack: ExitStack) -> Surroundings | None:
+    """The environment of a configuration at work, until `stack` closes; None where there is none."""
+    if config.environment is None:
+        return None
+    from mmrl.pipelines.environments import Apart
+
+    bound, settings = environment_of(config.environment), config.environment_run
+    if not settings.isolated:
+        return Here(bound.state, ceiling=settings.lost_ceiling)
+    apart = Apart(bound, workers=settings.workers, timeout=settings.timeout, ceiling=settings.lost_ceiling)
+    stack.callback(apart.close)
+    return apart
 
 
 def open_prompts(spec: Any, data: DataConfig, limit: int | None = None) -> Sequence[Prompt]:
@@ -187,6 +212,7 @@ def train(
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts, report=report,
             counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout,
+            environment=surroundings_of(config, stack),
         )  # fmt: skip
         if trainer.accelerator.is_main_process:
             trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack)
@@ -235,7 +261,7 @@ def _refuse_another_run(config: RunConfig, start: Path) -> None:
     if not saved.exists():
         return
     then = read_config(saved)
-    for key in ("modality", "recipe", "prompts.name", "policy.model", "policy.lora"):
+    for key in ("modality", "recipe", "prompts.name", "environment", "policy.model", "policy.lora"):
         old, new = (_looked_up(c, key) for c in (then, config))
         if old != new:
             raise ConfigError(
@@ -287,7 +313,7 @@ def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> 
         panel = reward_panel(config)
         stack.callback(panel.close)
         scores, _ = evaluate(
-            Actor(policy),
+            Actor(policy, surroundings_of(config, stack)),
             made_ready(prompts, policy, config.data.workers, stack),
             panel.score,
             batch_size=config.training.eval_batch_size,

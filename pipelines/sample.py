@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
-from mmrl.pipelines.run import load_run, open_prompts, reward_panel
+from mmrl.pipelines.run import load_run, open_prompts, reward_panel, surroundings_of
 from mmrl.randomness import Key
 from mmrl.record import Request
-from mmrl.rollout.actor import score_rows
+from mmrl.rollout.actor import Actor, score_rows
 from mmrl.training.run_log import save_rollouts
 
 
@@ -21,11 +22,11 @@ def sample_run(checkpoint: str | Path, out: Path, prompts: int, count: int, over
     data = open_prompts(config.data.eval or config.data.train, config.data, prompts)
     requests = [Request(data[i], count, group=i) for i in range(min(prompts, len(data)))]
     greedy = count == 1 or policy.varied_when_greedy
-    rollouts = Actor(policy).act(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
-    panel = reward_panel(config)
-    try:
+    with ExitStack() as stack:
+        actor = Actor(policy, surroundings_of(config, stack))
+        rollouts = actor.act(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
+        panel = reward_panel(config)
+        stack.callback(panel.close)
         score_rows(rollouts, panel.score)
-    finally:
-        panel.close()
     save_rollouts(out, rollouts, policy.action_labels(rollouts), None, None)
     return out

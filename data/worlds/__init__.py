@@ -4,6 +4,8 @@
     digits        mosaics of real handwritten digits                             vlm
     stills        half shapes, half digits                                       vlm
     motion        short clips, written as mp4 files                              video
+    fine_print    digits that can be read only after a closer look               vlm
+    flashes       clips whose events lie between the frames looked at first      video
     compositions  captions with an exactly verifiable picture                    flow
 
 Every prompt is a pure function of (world, split, difficulty, seed, index): nothing is stored, and the same
@@ -22,6 +24,8 @@ from typing import Any
 from mmrl.data.prompts import Prompts
 from mmrl.data.worlds.compositions import Compositions
 from mmrl.data.worlds.digits import Digits
+from mmrl.data.worlds.fine_print import FinePrint
+from mmrl.data.worlds.flashes import Flashes
 from mmrl.data.worlds.motion import Motion
 from mmrl.data.worlds.questions import World
 from mmrl.data.worlds.scenes import check_level, check_split, keyed_random, picture_hash, split_of
@@ -31,7 +35,7 @@ from mmrl.errors import DataError, unknown
 from mmrl.randomness import Key
 from mmrl.record import Prompt
 
-WORLDS: dict[str, type[World]] = {w.name: w for w in (Shapes, Digits, Stills, Motion, Compositions)}
+WORLDS: dict[str, type[World]] = {w.name: w for w in (Shapes, Digits, Stills, FinePrint, Motion, Flashes, Compositions)}
 SIZES = {"train": 4096, "test": 256}
 DIFFICULTY = 2
 MOST_ATTEMPTS = 1000

@@ -52,7 +52,7 @@ class Motion(World):
 
     def __init__(self, root: str | Path | None = None, skills: tuple[str, ...] = ()) -> None:
         super().__init__(skills)
-        self.root = Path(root) if root is not None else default_root() / "worlds" / "motion"
+        self.root = Path(root) if root is not None else default_root() / "worlds" / self.name
 
     @classmethod
     def open(cls, root: str | Path | None, skills: tuple[str, ...]) -> Motion:

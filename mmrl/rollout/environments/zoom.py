@@ -35,14 +35,13 @@ class Zoom(Environment):
 
     side       pixels of the crop's longer side as it is shown; a larger crop is left to the policy's pixel budget
     image      which of the prompt's pictures, from 0
-    blank      show the crop's mean colour in its place: the control that what is seen matters
     max_turns  looks and the answer, at most
     """
 
-    def __init__(self, *, side: int = 448, image: int = 0, blank: bool = False, max_turns: int = MAX_TURNS) -> None:
+    def __init__(self, *, side: int = 448, image: int = 0, max_turns: int = MAX_TURNS) -> None:
         if side < 1 or image < 0:
             raise ConfigError(f"environment 'zoom': side={side}, image={image}: expected side from 1, image from 0 on")
-        self.side, self.image, self.blank, self.max_turns = side, image, blank, max_turns
+        self.side, self.image, self.max_turns = side, image, max_turns
 
     def reset(self, prompt: Prompt) -> Pictures:
         return Pictures(prompt)
@@ -67,8 +66,6 @@ class Zoom(Environment):
     def _shown(self, crop: Any) -> Any:
         from PIL import Image
 
-        if self.blank:
-            crop = crop.resize((1, 1), Image.Resampling.BOX)
         scale = self.side / max(crop.size)
         if scale <= 1:
             return crop
