@@ -1,0 +1,153 @@
+"""Environments in worker processes: what raises, hangs or dies loses one row; what it said before is played again."""
+
+from contextlib import ExitStack
+
+import pytest
+from PIL import Image
+
+from mmrl.errors import ConfigError, DataError
+from mmrl.media import Clip, FrameList
+from mmrl.pipelines.config import read_config
+from mmrl.pipelines.environments import Apart, packed_video, unpacked_video
+from mmrl.pipelines.run import check_config, surroundings_of
+from mmrl.record import Prompt
+from mmrl.rollout.environments.base import Done, Here, Lost, Observation
+from mmrl.rollout.environments.opening import environment_of
+
+TALKER = '''
+import os, sys, time
+from mmrl.rollout.environments.base import Done, Environment, Observation
+
+class Talker(Environment):
+    """Says what was said so far; some words are the end of it."""
+
+    columns = {"words": 0.0}
+
+    def reset(self, prompt):
+        if prompt.columns.get("bad"):
+            raise RuntimeError("no such prompt")
+        return [prompt.columns.get("name", "")]
+
+    def step(self, state, output):
+        print("printing harms nobody")
+        state.append(output)
+        if output == "raise":
+            raise ValueError("no\\nsuch word")
+        if output == "hang":
+            time.sleep(60)
+        if output == "die":
+            os._exit(3)
+        if output == "exit":
+            sys.exit(1)
+        if output == "wrong":
+            return Done({"unknown": 1.0})
+        return Done({"words": float(len(state))}) if output == "bye" else Observation.of(" ".join(state))
+'''
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory):
+    file = tmp_path_factory.mktemp("mine") / "talker.py"
+    file.write_text(TALKER)
+    return f"{file}:Talker"
+
+
+@pytest.fixture(scope="module")
+def apart(talker):
+    made = Apart(environment_of(talker), workers=1, timeout=5.0)
+    yield made
+    made.close()
+
+
+def prompt(name, **columns):
+    return Prompt(name, [{"role": "user", "content": "?"}], columns={"name": name, **columns})
+
+
+def text(reply):
+    return reply.messages[0]["content"][0]["text"]
+
+
+class TestApart:
+    def test_conversations_keep_their_own_state(self, apart):
+        talks = apart.reset([prompt("a"), prompt("b"), prompt("a")])
+        assert [text(r) for r in apart.step(talks, ["x", "y", "z"])] == ["a x", "b y", "a z"]
+        replies = apart.step(talks[:2], ["bye", "w"])
+        assert replies[0] == Done({"words": 3.0}) and text(replies[1]) == "b y w"
+
+    @pytest.mark.parametrize(
+        ("word", "cause"),
+        [
+            ("raise", "ValueError: no such word"),
+            ("hang", "timeout"),
+            ("die", "worker died with exit code 3"),
+            ("exit", "SystemExit: 1"),
+            ("wrong", "TypeError: Done sets the column 'unknown', which `columns` does not declare"),
+        ],
+    )
+    def test_a_failure_loses_its_row_and_the_others_go_on_where_they_were(self, apart, word, cause):
+        apart._lanes[0].timeout = 1.0 if word == "hang" else 5.0
+        apart.counts.clear()
+        talks = apart.reset([prompt("a"), prompt("b"), prompt("c")])
+        apart.step(talks, ["1", "2", "3"])
+        replies = apart.step(talks, ["4", word, "6"])
+        assert text(replies[0]) == "a 1 4" and replies[1] == Lost(cause) and text(replies[2]) == "c 3 6"
+        assert text(apart.step(talks[:1], ["7"])[0]) == "a 1 4 7"
+        assert apart.counts[f"lost/{cause}"] == 1 and apart.counts["calls"] == 6
+
+    def test_a_reset_that_raises_loses_its_rows(self, apart):
+        talks = apart.reset([prompt("a"), prompt("b", bad=True)])
+        assert talks[1] == Lost("RuntimeError: no such prompt")
+        assert text(apart.step(talks[:1], ["x"])[0]) == "a x"
+
+    def test_what_cannot_travel_is_named(self, apart):
+        with pytest.raises(DataError, match=r"prompt 'a' cannot go.*columns.thing is a object.*isolated=false"):
+            apart.reset([prompt("a", thing=object())])
+
+    def test_pictures_and_clips_come_as_they_went(self):
+        zoom = Apart(environment_of({"name": "zoom", "side": 32}), workers=1)
+        frames = Apart(environment_of("frames"), workers=1)
+        try:
+            picture = Image.radial_gradient("L").convert("RGB")
+            asked = Prompt("p", [{"role": "user", "content": "?"}], images=[picture])
+            call = '<tool>{"box": [0, 0, 500, 500]}</tool>'
+            (there,) = zoom.step(zoom.reset([asked]), [call])
+            here = Here(environment_of({"name": "zoom", "side": 32}).state)
+            (same,) = here.step(here.reset([asked]), [call])
+            assert there.images[0].tobytes() == same.images[0].tobytes() and there.messages == list(same.messages)
+            seen = Prompt("v", [{"role": "user", "content": "?"}], videos=[Clip("a.mp4", 1.0)])
+            (part,) = frames.step(frames.reset([seen]), ['<tool>{"start": 0, "end": 1}</tool>'])
+            assert part == Observation(
+                [{"role": "user", "content": [{"type": "video"}]}], (), (Clip("a.mp4", 1.0, 2.0),)
+            )
+        finally:
+            zoom.close()
+            frames.close()
+
+    def test_every_kind_of_video_travels(self, tmp_path):
+        for video in (Clip(tmp_path / "a.mp4", 1.0, None), FrameList((tmp_path / "a.png",), 4.0), "a.mp4"):
+            assert unpacked_video(packed_video(video)) == video
+
+
+class TestConfiguration:
+    def test_a_configuration_names_it_and_how_it_runs(self, talker):
+        changes = [f"environment={talker}", "environment_run.workers=1", "policy.model=asset:tiny_vlm"]
+        config = read_config("demo", changes, "vlm")
+        check_config(config)
+        with ExitStack() as stack:
+            made = surroundings_of(config, stack)
+            assert isinstance(made, Apart) and made.columns == {"words": 0.0} and made.ceiling == 0.5
+        config = read_config("demo", [*changes, "environment_run.isolated=false"], "vlm")
+        with ExitStack() as stack:
+            assert isinstance(surroundings_of(config, stack), Here)
+
+    def test_what_it_is_not_for_is_refused_before_a_model_is_loaded(self, talker):
+        with pytest.raises(ConfigError, match="environment 'zoom' is for vlm, video, not for 'flow'"):
+            check_config(read_config("demo", ["environment=zoom"], "flow"))
+        with pytest.raises(ConfigError, match="is for vlm, video, not for 'flow'"):
+            check_config(read_config("demo", [f"environment={talker}"], "flow"))
+        with pytest.raises(ConfigError, match="environment 'frames' is for video, not for 'vlm'"):
+            check_config(read_config("demo", ["environment=frames"], "vlm"))
+
+    def test_none_is_none(self):
+        with ExitStack() as stack:
+            assert surroundings_of(read_config("demo", (), "vlm"), stack) is None
