@@ -40,6 +40,16 @@ class Shows(Environment):
         return self.observations[state["step"] - 1]
 
 
+class Sometimes(Shows):
+    """Shows something about some prompts only."""
+
+    def step(self, state, output):
+        return super().step(state, output) if state["shows"] else Done()
+
+    def reset(self, prompt):
+        return {"step": 0, "shows": prompt.id in ("one", "none")}
+
+
 def two_pictures():
     return Shows(Observation.of("look", images=[RED]), Observation.of("and", images=[BLUE]))
 
@@ -211,13 +221,23 @@ class TestScoring:
             assert (policy.evaluate(rows).log_probs - rows.old_log_probs).abs().max() < 1e-4
         assert packed
 
-    def test_rows_with_pictures_stand_in_micro_batches_of_their_own(self, policies, spoken, monkeypatch):
-        policy, rows = policies["qwen3_vl"], spoken["qwen3_vl"]
-        some = torch.arange(len(rows))
-        parts = policy.micro_batches(rows, some, 5)
+    def test_rows_with_pictures_stand_apart_and_the_others_keep_the_shared_prompt(self, policies, monkeypatch):
+        policy, packed = policies["qwen3_vl"], []
+        requests = [Request(p, 3, group=i) for i, p in enumerate(mixed_prompts())]
+        rows = policy.converse(requests, Key(3), Here(Sometimes(Observation.of("look", images=[RED]))))
+        parts = policy.micro_batches(rows, torch.arange(len(rows)), 5)
         kinds = [{rows.media[r] is None for r in part.tolist()} for part in parts]
-        assert all(len(kind) == 1 for kind in kinds) and {True} in kinds and {False} in kinds
-        assert sorted(r for part in parts for r in part.tolist()) == some.tolist()
+        assert kinds == sorted(kinds, key=lambda k: k != {True}) and {True} in kinds and {False} in kinds
+        assert sorted(r for part in parts for r in part.tolist()) == list(range(len(rows)))
+        real = shared_prompt.pack
+        monkeypatch.setattr(shared_prompt, "pack", lambda *a: packed.append(1) or real(*a))
+        with torch.no_grad():
+            apart = torch.zeros_like(rows.old_log_probs)
+            for part in parts:
+                apart[part] = policy.evaluate(rows.index(part)).log_probs[:, : apart.shape[1]]
+            assert len(packed) == kinds.count({True})
+            mixed = policy.evaluate(rows).log_probs
+        assert (apart - rows.old_log_probs).abs().max() < 1e-4 and (mixed - apart).abs().max() < 1e-4
 
     def test_views_change_pictures_of_the_response_too(self, policies, spoken):
         policy, rows = policies["qwen3_vl"], spoken["qwen3_vl"]
