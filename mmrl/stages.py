@@ -38,6 +38,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from mmrl import plugins
 from mmrl.errors import ConfigError, unknown
 from mmrl.policies.registry import MODALITIES
 
@@ -218,7 +219,7 @@ def stage(
 
 
 def load_all() -> None:
-    """Import every module of the rooms whose functions register themselves."""
+    """Import every module of the rooms whose functions register themselves, and what installed plugins bring."""
     global _loaded
     if _loaded:
         return
@@ -227,15 +228,29 @@ def load_all() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{room}."):
             importlib.import_module(module.name)
     _loaded = True
+    plugins.enter()
 
 
 def find(stage: str, name: str) -> StageFunction:
+    """The function that plays `stage` under `name`, or that `path/to/file.py:name` or `package.module:name` names."""
     load_all()
+    if plugins.is_reference(name):
+        return _outside(stage, name)
     if (stage, name) in _REGISTRY:
         return _REGISTRY[stage, name]
     elsewhere = [s for s, n in _REGISTRY if n == name]
     hint = f" ({name!r} is a {' and a '.join(elsewhere)})" if elsewhere else ""
     raise ConfigError(unknown(stage.replace("_", " "), name, (n for s, n in _REGISTRY if s == stage)) + hint)
+
+
+def _outside(stage: str, reference: str) -> StageFunction:
+    function = plugins.load(reference, stage.replace("_", " "))
+    specs = [spec for spec in _REGISTRY.values() if spec.function is function]
+    for spec in specs:
+        if spec.stage == stage:
+            return spec
+    found = f"it plays {specs[0].stage}" if specs else f'put @stage("{stage}", ...) of mmrl.stages above it'
+    raise ConfigError(f"{stage.replace('_', ' ')} {reference!r} is not registered for this stage: {found}")
 
 
 def registered(stage: str | None = None) -> list[StageFunction]:

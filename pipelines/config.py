@@ -10,17 +10,21 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator
 
+from mmrl import plugins
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
+from mmrl.policies.base import Policy
 from mmrl.policies.registry import policy_class
-from mmrl.recipes import load_recipe
+from mmrl.recipes import Recipe, is_file, load_recipe
 from mmrl.rewards.panel import RewardSpec
 from mmrl.settings import Section, read_section, read_yaml
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
 
 ASSET = "asset:"
+CLASS = "class"
+"""Of `policy`: a class of the user's own."""
 METHOD_KEYS = ("updates_per_step", "self_check")
 """Training settings that belong to a method; the others to the machine and the data."""
 
@@ -127,17 +131,31 @@ class RunConfig(Section):
         several = [value] if isinstance(value, str | Mapping) else value
         return [{"name": v} if isinstance(v, str) else v for v in several] if isinstance(several, list) else several
 
+    @property
+    def policy_class(self) -> type[Policy]:
+        """The policy of the modality, or the one that `policy.class` names by `file.py:Class`."""
+        own = self.policy.get(CLASS)
+        if own is None:
+            return policy_class(self.modality)
+        kind = plugins.load(str(own), "policy.class") if plugins.is_reference(str(own)) else None
+        if not (isinstance(kind, type) and issubclass(kind, Policy) and kind.modality == self.modality):
+            raise ConfigError(
+                f"policy.class={own!r}: expected file.py:Class of a mmrl.policies.base.Policy of modality "
+                f"{self.modality!r}"
+            )
+        return kind
+
     def policy_settings(self) -> Any:
         """The typed `policy:` section, with `asset:NAME` resolved to the checkpoint that ships as NAME."""
-        kind = policy_class(self.modality)
-        values = dict(self.policy)
+        kind = self.policy_class
+        values = {k: v for k, v in self.policy.items() if k != CLASS}
         if str(values.get("model", "")).startswith(ASSET):
             values["model"] = str(shipped_asset(values["model"].removeprefix(ASSET)))
         return read_section(kind.config_type, values, "policy")
 
     @property
     def directory(self) -> Path:
-        return Path(self.run_dir.format(modality=self.modality, recipe=self.recipe))
+        return Path(self.run_dir.format(modality=self.modality, recipe=Path(self.recipe).stem))
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -151,7 +169,9 @@ def read_config(
     changes = dict(_override(o) for o in overrides)
     if modality is not None and values.setdefault("modality", modality) != modality:
         raise ConfigError(f"{source} is a configuration for {values['modality']!r}, not for {modality!r}")
-    recipe = load_recipe(changes.get("recipe", values.get("recipe", "grpo")))
+    folders = [Path(), *([Path(source).parent] if isinstance(source, str | Path) else [])]
+    values, changes = plugins.absolute(values, folders), plugins.absolute(changes, folders)
+    recipe = _recipe_of(values, changes, folders)
     base: dict[str, Any] = {"prompts": recipe.prompts, "rollout": recipe.rollout}
     base |= {"environment": recipe.environment} if recipe.environment else {}
     base |= {"policy": recipe.policy, "training": recipe.training}
@@ -159,13 +179,23 @@ def read_config(
     merged = merge(base, values)
     for key, value in changes.items():
         set_dotted(merged, key, value)
-    merged["recipe"] = changes.get("recipe", values.get("recipe", "grpo"))
+    merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
     where = "" if source is None or isinstance(source, Mapping) else str(source)
     config = read_section(RunConfig, merged, where)
     supported = recipe.modalities
     if config.modality not in supported:
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
     return config
+
+
+def _recipe_of(values: dict[str, Any], changes: dict[str, Any], folders: list[Path]) -> Recipe:
+    """The recipe that the configuration names; one in a file is named by its whole path from here on."""
+    holder = changes if "recipe" in changes else values
+    name = str(holder.setdefault("recipe", "grpo"))
+    if is_file(name):
+        found = [f / Path(name).expanduser() for f in folders if (f / Path(name).expanduser()).is_file()]
+        holder["recipe"] = str(found[0].resolve()) if found else name
+    return load_recipe(holder["recipe"])
 
 
 def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> str:

@@ -23,6 +23,7 @@ from mmrl.pipelines.run import (
     surroundings_of,
 )
 from mmrl.pipelines.run import train as train_run
+from mmrl.plugins import reference_of
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
@@ -75,7 +76,8 @@ class Pipeline:
         held_out = self._prompts(eval_dataset, config) if eval_dataset is not None else None
         panel = self._panel(rewards, config)
         try:
-            check_prompts(panel, prompts, type(self.policy).reads)
+            for each in (prompts, held_out or ()):
+                check_prompts(panel, each, type(self.policy).reads)
             config = self._named(config, dataset, eval_dataset, rewards)
             self._settle(config)
             with progress(config, Console()) if report is None else nullcontext(report) as shown:
@@ -161,10 +163,12 @@ class Pipeline:
 
     @staticmethod
     def _named(config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None, rewards: Rewards) -> RunConfig:
-        """The run's configuration with what has a name: data sets, and rewards unless one is a function."""
+        """The run's configuration with what has a name: data sets, and rewards unless one is known to this process
+        alone."""
         paths = {"train": dataset, "eval": eval_dataset}
         kept = {k: str(v) for k, v in paths.items() if isinstance(v, (str, Path))}
-        specs = [{"name": r} if isinstance(r, str) else r for r in rewards if not callable(r)]
+        named_by = [reference_of(r) if callable(r) else r for r in rewards]
+        specs = [{"name": r} if isinstance(r, str) else r for r in named_by if r is not None]
         named = [RewardSpec.model_validate(spec) for spec in specs] if len(specs) == len(rewards) else []
         data = config.data.model_copy(update=kept)
         return config.model_copy(update={"data": data, "rewards": named})

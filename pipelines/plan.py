@@ -7,7 +7,6 @@ import os
 from mmrl.objective import Objective
 from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.run import check_config
-from mmrl.policies.registry import policy_class
 from mmrl.rollout.nesting import Nested
 from mmrl.training.passes import plan_passes
 
@@ -15,7 +14,7 @@ from mmrl.training.passes import plan_passes
 def plan_run(config: RunConfig) -> str:
     """Batch arithmetic with what divides what, the passes of a step, and a memory estimate."""
     objective = check_config(config)
-    kind = policy_class(config.modality)
+    kind = config.policy_class
     strategies = Nested.of(config.rollout)
     plan = plan_passes(objective, kind, strategies)
     lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]

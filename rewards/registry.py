@@ -12,24 +12,20 @@ configuration. Nothing here imports torch: workers that score text start in a fr
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from mmrl.errors import RewardError, unknown
+from mmrl import plugins
+from mmrl.errors import ConfigError, RewardError, unknown
 from mmrl.rewards.presets import PRESETS
 
 ROOMS = (
-    "accuracy", "choice", "clip", "exercises", "format", "grounding", "image", "numeric", "structure", "temporal",
-    "text", "wording",
+    "accuracy", "choice", "clip", "exercises", "expressions", "format", "grounding", "image", "numeric", "structure",
+    "temporal", "text", "wording",
 )  # fmt: skip
 INPUTS = ("prompts", "completions")
 
@@ -96,6 +92,18 @@ def reward(
     return register
 
 
+def checks(read: Callable[..., Any], *context: str) -> Callable[..., None]:
+    """The `check` of a reward whose truth is read by `read(solution, **context)`: what it raises is told of `solution`.
+
+    context  columns that `read` takes besides, where a row has them
+    """
+
+    def check(row: Mapping[str, Any], **options: Any) -> None:
+        read(row.get("solution"), **{name: row[name] for name in context if row.get(name) is not None})
+
+    return check
+
+
 def registered() -> dict[str, Reward]:
     """All rewards of this package, and those registered by modules imported so far."""
     global _loaded
@@ -114,7 +122,11 @@ def resolve(name: str) -> Reward:
             raise RewardError(unknown("reward", name, [*known, *PRESETS]) + ". Yours: path/to/file.py:function")
         return known[name]
     place, attribute = name.rpartition(":")[::2] if ":" in name else name.rpartition(".")[::2]
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, name)
+    try:
+        file, what = place.endswith(".py"), f"reward {name!r}"
+        module = plugins.load_file(Path(place), what) if file else plugins.load_module(place, what)
+    except ConfigError as error:
+        raise RewardError(str(error)) from None
     function = getattr(module, attribute, None)
     if function is None:
         offered = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -153,35 +165,3 @@ def takes(function: Callable, parameter: str) -> bool:
 def _place(function: Callable) -> str:
     code = getattr(function, "__code__", None)
     return f"{code.co_filename}:{function.__qualname__}" if code else repr(function)
-
-
-def _load_file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise RewardError(f"no such reward file: {path}")
-    name = "mmrl_reward_" + hashlib.sha256(str(path).encode()).hexdigest()[:12]
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # so that it can import its neighbours
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _load_module(place: str, name: str) -> ModuleType:
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as `python -m` does; a console script does not
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name and (place == error.name or place.startswith(error.name + ".")):
-            raise RewardError(f"reward {name!r}: no module named {error.name!r} on the import path") from None
-        raise

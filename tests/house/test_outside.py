@@ -1,0 +1,134 @@
+"""What a user brings from files of their own: nothing in mmrl changes for it, and a run goes on from anywhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mmrl.errors import ConfigError
+from mmrl.pipelines.cli import app
+from mmrl.pipelines.config import read_config
+from mmrl.pipelines.run import check_config
+
+OWN = '''
+from mmrl.policies.language.vision import VisionPolicy
+from mmrl.rollout.plan import Ask, Plan, Strategy
+from mmrl.stages import stage
+
+
+@stage("credit", "outside_fading", paper="-", formula="A_t = A decay^t", confidence="ours")
+def fading(advantage, batch, *, decay: float = 0.9):
+    """Early tokens learn most."""
+    place = (batch.mask.cumsum(1) - 1).clamp(min=0)
+    return advantage * decay**place * batch.mask, batch.loss_mask
+
+
+@stage("rollout", "outside_more", paper="-", formula="one more each", confidence="ours")
+class More(Strategy):
+    """One more member for every group."""
+
+    def __init__(self, *, count: int = 1):
+        self.count = count
+
+    def join(self, batch, step):
+        groups = sorted(set(batch.group.tolist()))
+        return Plan([Ask(self.count, group=g) for g in groups]) if step.round == 1 else None
+
+
+def vowels(completions):
+    return [sum(c in "aeiou" for c in text) / max(len(text), 1) for text in completions]
+
+
+class Mine(VisionPolicy):
+    pass
+
+
+def unregistered(advantage, batch):
+    return advantage, batch.loss_mask
+'''
+RECIPE = """
+method: my_method
+title: Mine
+paper: an example
+confidence: ours
+summary: Fading credit, one more member.
+modalities: [vlm]
+rollout: ["own.py:More"]
+objective:
+  credit:
+    - {name: "own.py:fading", decay: 0.5}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    done = CliRunner().invoke(app, [*arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+SMALL = [
+    "training.prompts_per_step=2", "training.group_size=2", "policy.max_new_tokens=4", "data.eval=null",
+    "training.save_every=1", "data.limit=8", "rewards=own.py:vowels", "policy.class=own.py:Mine",
+]  # fmt: skip
+
+
+def test_a_recipe_with_a_stage_a_strategy_a_reward_and_a_policy_of_one_s_own_trains_and_resumes(own, monkeypatch):
+    run("train", "vlm", "demo", "recipe=mine.yaml", "run_dir=out", "training.steps=1", *SMALL)
+    lines = [json.loads(line) for line in (own / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["rollouts"] == 2 * 3 and lines[0]["reward/vowels/mean"] >= 0
+    assert lines[0]["credit/outside_fading/reweighted"] >= 0
+    (own / "elsewhere").mkdir()
+    monkeypatch.chdir(own / "elsewhere")
+    run("train", "vlm", "../out/config.yaml", "--resume", "../out", "run_dir=../out", "training.steps=2")
+    assert len((own / "out" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_run_directories_are_named_by_the_recipe_and_not_by_its_path(own):
+    assert read_config(None, ["recipe=mine.yaml"], "vlm").directory == Path("runs/vlm-mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("objective.credit=own.py:unregistered", "not registered for this stage: put @stage"),
+        ("objective.credit=own.py:More", "it plays rollout"),
+        ("objective.credit=own.py:fadin", "did you mean 'fading'"),
+        ("rollout=gone.py:More", "no such file"),
+        ("policy.class=own.py:fading", "expected file.py:Class of a mmrl.policies.base.Policy of modality 'vlm'"),
+        ("policy.class=Mine", "expected file.py:Class"),
+        ("recipe=gone.yaml", "no such file"),
+    ],
+)
+def test_what_cannot_be_is_one_line(own, change, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        check_config(read_config("demo", [change], "vlm"))
+    assert "\n" not in str(error.value)
+
+
+def test_installed_packages_bring_theirs_by_an_entry_point(own, monkeypatch):
+    from importlib import metadata
+
+    from mmrl import plugins
+
+    monkeypatch.syspath_prepend(str(own))
+    (own / "a_package.py").write_text(OWN.replace("outside_", "installed_"))
+    point = metadata.EntryPoint("theirs", "a_package", plugins.GROUP)
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [point] if group == plugins.GROUP else [])
+    monkeypatch.setattr(plugins, "_entered", False)
+    plugins.enter()
+    check_config(read_config("demo", ["objective.credit=installed_fading", "rollout=installed_more"], "vlm"))
+    monkeypatch.setattr(plugins, "_entered", False)
+    monkeypatch.setattr(
+        plugins.metadata, "entry_points", lambda group: [metadata.EntryPoint("x", "no_such_module", group)]
+    )
+    with pytest.raises(ConfigError, match=r"plugin 'x' .no_such_module. cannot be imported"):
+        plugins.enter()
