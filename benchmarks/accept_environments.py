@@ -8,9 +8,9 @@ with the shipped configuration, which differ in the environment alone:
     none   no environment                         held-out success must stay within `NEAR` of chance
     blank  calls are followed, nothing is shown   held-out success must rise by less than `BLANK_GAIN`
 
-and the policy that was trained with the tool is shown blanks at last: within `NEAR` of chance again. The tool's training
-must take less than `SECONDS` of processor time. Worlds, verifier, seeds, budget and limits were fixed before anything
-was tuned on them. The result is printed and written as JSON; the exit code is 1 where a limit is missed.
+and the policy that was trained with the tool is shown blanks at last: within `NEAR` of chance again. The tool's
+training must take less than `SECONDS` of processor time. Worlds, verifier, seeds, budget and limits were fixed before
+anything was tuned on them. The result is printed and written as JSON; the exit code is 1 where a limit is missed.
 """
 
 from __future__ import annotations

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmrl import plugins
 from mmrl.errors import DataError, RewardError
 from mmrl.media import Clip, FrameList
 from mmrl.record import Prompt
 from mmrl.rewards.pool import LOAD_SECONDS, CallFailed, Worker
 from mmrl.rollout.environments.base import Done, Environment, Lost, Observation, count, turns_of
-from mmrl.stages import Bound
+from mmrl.rollout.environments.opening import environment_of
 
 MODULE = "mmrl.pipelines.environment_worker"
 
@@ -93,17 +94,19 @@ class Lane:
 class Apart:
     """`mmrl.rollout.environments.base.Surroundings` in worker processes.
 
-    bound    the environment, as `environment_of` gives it
+    choice   the environment as a configuration names it
     workers  processes that answer at once
     timeout  seconds a call may take
     """
 
-    def __init__(self, bound: Bound, *, workers: int = 2, timeout: float = 30.0, ceiling: float = 0.5) -> None:
-        environment: Environment = bound.state
+    def __init__(
+        self, choice: str | Mapping[str, Any], *, workers: int = 2, timeout: float = 30.0, ceiling: float = 0.5
+    ) -> None:
+        environment: Environment = environment_of(choice).state
         self.columns, self.max_turns, self.ceiling = environment.columns, turns_of(environment), ceiling
         self.counts: Counter = Counter()
-        choice = {"name": _absolute(bound.name), **bound.parameters}
-        self._lanes = [Lane(choice, timeout) for _ in range(workers)]
+        named = {"name": choice} if isinstance(choice, str) else dict(choice)
+        self._lanes = [Lane(plugins.absolute(named, [Path.cwd()]), timeout) for _ in range(workers)]
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="environment")
         self._talks = 0
 
@@ -152,11 +155,6 @@ def _tried(call: Any) -> Any:
         return call()
     except CallFailed as error:
         return Lost(error.cause)
-
-
-def _absolute(name: str) -> str:
-    place, colon, attribute = name.rpartition(":")
-    return f"{Path(place).resolve()}:{attribute}" if colon and place.endswith(".py") else name
 
 
 def packed_prompt(prompt: Prompt) -> dict[str, Any]:

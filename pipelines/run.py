@@ -63,10 +63,10 @@ def surroundings_of(config: RunConfig, stack: ExitStack) -> Surroundings | None:
         return None
     from mmrl.pipelines.environments import Apart
 
-    bound, settings = environment_of(config.environment), config.environment_run
+    settings = config.environment_run
     if not settings.isolated:
-        return Here(bound.state, ceiling=settings.lost_ceiling)
-    apart = Apart(bound, workers=settings.workers, timeout=settings.timeout, ceiling=settings.lost_ceiling)
+        return Here(environment_of(config.environment).state, ceiling=settings.lost_ceiling)
+    apart = Apart(config.environment, workers=settings.workers, timeout=settings.timeout, ceiling=settings.lost_ceiling)
     stack.callback(apart.close)
     return apart
 

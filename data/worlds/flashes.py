@@ -1,7 +1,7 @@
 """Clips in which things happen between the frames that are looked at first.
 
-A clip of 24 frames, 6 seconds, is seen in 4 frames: 0, 8, 15 and 23. In each gap one shape flashes up in a colour of its
-own and is gone before the next of them. Who asks for the frames of a gap sees its flash.
+A clip of 24 frames, 6 seconds, is seen in 4 frames: 0, 8, 15 and 23. In each gap one shape flashes up in a colour of
+its own and is gone before the next of them. Who asks for the frames of a gap sees its flash.
 """
 
 from __future__ import annotations

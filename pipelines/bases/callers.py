@@ -1,8 +1,8 @@
 """Supervised training of bases that know how to call a tool, and rarely do.
 
-Half of the examples answer at once, with a guess; half call the tool, are shown what it gives, and answer from that.
-The choice between the two is weighed so that the base calls in about `CALL_RATE` of its samples and never in its
-greedy answers: what is left for reinforcement learning is to find out that calling pays.
+A quarter of the examples answer at once, with a guess; the others call the tool, are shown what it gives, and answer
+from that. The choice between the two is weighed so that the base calls in about `CALL_RATE` of its samples and never
+in its greedy answers: what is left for reinforcement learning is to find out that calling pays.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from mmrl.rewards.accuracy import judge
 from mmrl.rollout.environments.base import Environment, Observation, Surroundings
 
 CALL_RATE = 0.2
+GUESSES = BATCH // 4
 CHOICE = 2
 """The first tokens of a run, `<` and `tool` or `answer`, choose between calling and answering."""
+SEEN, GUESSED = 3.0, 0.2
+"""Weights of answers: reading is what has to be learned, and guesses are noise."""
 CALL_PIECES = ("tool", '>{"', '":', " [", "]}</", ' "', "}</")
 """Of the call's syntax, for the tokenizer: they keep a call within twenty tokens."""
 
@@ -51,9 +54,10 @@ def example(
     prompt: Prompt,
     entry: Encoded,
     environment: Environment,
-    runs: Sequence[tuple[str, float]],
+    runs: Sequence[tuple[str, float, float]],
 ) -> Example:
-    """A conversation in which the policy says `runs`: each a text, and the weight of the choice it begins with.
+    """A conversation in which the policy says `runs`: each a text, the weight of the choice it begins with, and that
+    of its other tokens.
 
     entry  the prompt as the policy encodes it
     """
@@ -62,9 +66,9 @@ def example(
     ids: list[int] = []
     weights: list[float] = []
     media: dict[str, Tensor] = {}
-    for place, (text, choice) in enumerate(runs):
+    for place, (text, choice, rest) in enumerate(runs):
         run = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
-        ids, weights = ids + run, weights + [choice] * CHOICE + [1.0] * (len(run) - CHOICE)
+        ids, weights = ids + run, weights + [choice] * CHOICE + [rest] * (len(run) - CHOICE)
         if place + 1 < len(runs):
             reply = environment.step(state, text)
             assert isinstance(reply, Observation) and not reply.bad, reply
@@ -96,6 +100,7 @@ def fit_calls(
     """
     model = policy.inner.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    rare = CALL_RATE / (1 - CALL_RATE) * GUESSES / (BATCH - GUESSES)
     opened: dict[int, tuple[Prompt, Encoded]] = {}
     known: dict[tuple[int, str], Example] = {}
 
@@ -105,8 +110,8 @@ def fit_calls(
         if (index, guess) not in known:
             prompt, entry = opened[index]
             call, answer = script(prompt)
-            looking = [(call, CALL_RATE / (1 - CALL_RATE)), (answered(answer), 1.0)]
-            guessing = [(answered(guess), 1.0)]
+            looking = [(call, rare, 1.0), (answered(answer), 1.0, SEEN)]
+            guessing = [(answered(guess), 1.0, GUESSED)]
             known[index, guess] = example(policy, prompt, entry, environment, guessing if guess else looking)
         return known[index, guess]
 
@@ -114,14 +119,13 @@ def fit_calls(
     order: list[int] = []
     epoch = 0
     for step in range(steps):
-        if len(order) < BATCH // 2:
+        if len(order) < BATCH:
             shuffle = Key(seed, epoch, purpose="shuffle").generator()
             order, epoch = torch.randperm(len(prompts), generator=shuffle).tolist(), epoch + 1
-        chosen, order = order[: BATCH // 2], order[BATCH // 2 :]
-        drawn = torch.randint(len(guesses), (len(chosen),), generator=Key(seed, step, purpose="guess").generator())
-        batch = [made(i, "") for i in chosen] + [
-            made(i, guesses[g]) for i, g in zip(chosen, drawn.tolist(), strict=True)
-        ]
+        looked, guessed, order = order[GUESSES:BATCH], order[:GUESSES], order[BATCH:]
+        drawn = torch.randint(len(guesses), (GUESSES,), generator=Key(seed, step, purpose="guess").generator())
+        batch = [made(i, "") for i in looked]
+        batch += [made(i, guesses[g]) for i, g in zip(guessed, drawn.tolist(), strict=True)]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * schedule(step, steps)
         loss = loss_of(policy, batch)

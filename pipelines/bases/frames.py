@@ -1,4 +1,5 @@
-"""Train the tiny base that asks for frames: `python -m mmrl.pipelines.bases.frames --out data/assets/tiny_frames --seed 0`.
+"""Train the tiny base that asks for frames:
+`python -m mmrl.pipelines.bases.frames --out data/assets/tiny_frames --seed 0`.
 
 Supervised conversations on the `flashes` world: half guess at once, half look at the gap and tell.
 """
@@ -42,8 +43,8 @@ def train(folder: Path, seed: int, steps: int = STEPS) -> None:
         processor,
         score,
         title="Tiny video LLM that asks for frames",
-        about="A Qwen3-VL model for the `flashes` world, for demonstrations and tests of environments. It knows\n"
-        f"the call of the `frames` environment, makes it in about {CALL_RATE:.0%} of its samples and never in its greedy\n"
+        about="A Qwen3-VL model for the `flashes` world, to show and test environments with. It knows\n"
+        f"the call of the `frames` environment, makes it in about {CALL_RATE:.0%} of its samples, never in greedy\n"
         "answers, and tells what it is then shown. `looking` is its score where the right call was made for it.",
         module=MODULE,
         seed=seed,

@@ -21,7 +21,7 @@ from mmrl.rollout.environments.base import Here
 from mmrl.rollout.environments.zoom import Zoom
 
 MODULE = "mmrl.pipelines.bases.zoom"
-STEPS, TRAIN_SIZE = 350, 1024
+STEPS, TRAIN_SIZE = 450, 1024
 MAX_NEW_TOKENS = 28
 EDGES = tuple(str(edge) for place in PLACES for edge in box_of(place))
 
@@ -38,8 +38,8 @@ def train(folder: Path, seed: int, steps: int = STEPS) -> None:
         processor,
         score,
         title="Tiny VLM that can zoom",
-        about="A Qwen3-VL model for the `fine_print` world, for demonstrations and tests of environments. It knows\n"
-        f"the call of the `zoom` environment, makes it in about {CALL_RATE:.0%} of its samples and never in its greedy\n"
+        about="A Qwen3-VL model for the `fine_print` world, to show and test environments with. It knows\n"
+        f"the call of the `zoom` environment, makes it in about {CALL_RATE:.0%} of its samples, never in greedy\n"
         "answers, and reads what it is then shown. `looking` is its score where the right call was made for it.",
         module=MODULE,
         seed=seed,

@@ -54,7 +54,7 @@ def talker(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def apart(talker):
-    made = Apart(environment_of(talker), workers=1, timeout=5.0)
+    made = Apart(talker, workers=1, timeout=5.0)
     yield made
     made.close()
 
@@ -104,8 +104,8 @@ class TestApart:
             apart.reset([prompt("a", thing=object())])
 
     def test_pictures_and_clips_come_as_they_went(self):
-        zoom = Apart(environment_of({"name": "zoom", "side": 32}), workers=1)
-        frames = Apart(environment_of("frames"), workers=1)
+        zoom = Apart({"name": "zoom", "side": 32}, workers=1)
+        frames = Apart("frames", workers=1)
         try:
             picture = Image.radial_gradient("L").convert("RGB")
             asked = Prompt("p", [{"role": "user", "content": "?"}], images=[picture])

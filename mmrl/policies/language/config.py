@@ -24,8 +24,8 @@ class LanguagePolicyConfig(Section):
     train_vision            the vision tower too; null: yes in full fine-tuning, no with LoRA
     gradient_checkpointing  less memory, about a third more time
     max_new_tokens          responses are cut there and flagged as "length"
-    max_extent              tokens of a response in which an environment spoke, its own words and pictures included: what
-                            does not fit ends the response as "length"; null: as many positions as the model has
+    max_extent              tokens of a response with what an environment showed in it: what does not fit ends the
+                            response as "length"; null: as many as the model has positions
     max_prompt_tokens       a longer prompt is an error: prompts are never cut
     temperature             of sampling and of every log-prob
     top_p, top_k            must stay 1 and 0: truncated sampling biases the importance ratios

@@ -213,7 +213,8 @@ def _refuse_losses(lines: Sequence[Line], ceiling: float) -> None:
     if causes.total() > ceiling * len(lines):
         why = "; ".join(f"{cause} ({times})" for cause, times in causes.most_common(5))
         raise SurroundingsError(
-            f"the environment failed {causes.total()} of {len(lines)} rows, more than the ceiling of {ceiling:.0%}: {why}"
+            f"the environment failed {causes.total()} of {len(lines)} rows, more than the ceiling of {ceiling:.0%}: "
+            f"{why}"
         )
 
 

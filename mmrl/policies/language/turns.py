@@ -81,9 +81,9 @@ class Turns:
         said = [{"role": "user", "content": "what was asked"}, {"role": "assistant", "content": SAID}]
         before, after = self._rendered(said, False), self._rendered([*said, *messages], True)
         if not after.startswith(before) or SAID not in before:
+            name = getattr(self.processor.tokenizer, "name_or_path", "") or "no name"
             raise PolicyError(
-                f"the chat template of {type(self.processor).__name__} "
-                f"({getattr(self.processor.tokenizer, 'name_or_path', '') or 'no name'}) renders earlier turns anew when "
+                f"the chat template of {type(self.processor).__name__} ({name}) renders earlier turns anew when "
                 "another follows: responses of several turns would be scored under other words than they were written "
                 "under. Give the model a template that only appends, or train without an environment"
             )

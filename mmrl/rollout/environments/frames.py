@@ -18,7 +18,7 @@ EXAMPLE = '{"start": seconds, "end": seconds} with 0 <= start < end'
     "environment",
     "frames",
     paper="after LongVT, arXiv 2511.20785",
-    formula='<tool>{"start": s, "end": e}</tool> shows frames of the clip between two moments, sampled as the prompt is',
+    formula='<tool>{"start": s, "end": e}</tool> shows frames between two moments, sampled as the prompt is',
     confidence="ours",
     modalities=("video",),
 )

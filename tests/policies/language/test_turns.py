@@ -146,7 +146,7 @@ class TestColumns:
         assert said in policy.processor.chat_template
         shortened = "{{ message['content'] if loop.last or message['role'] == 'user' else '...' }}"
         policy.processor.chat_template = policy.processor.chat_template.replace(said, shortened)
-        with pytest.raises(PolicyError, match="Qwen3VLProcessor.*renders earlier turns anew"):
+        with pytest.raises(PolicyError, match=r"Qwen3VLProcessor.*renders earlier turns anew"):
             Actor(policy, Here(two_pictures()))
 
     def test_what_a_policy_without_turns_says(self):
