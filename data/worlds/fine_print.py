@@ -1,8 +1,9 @@
 """Pictures whose digits can only be read after a closer look.
 
-Four handwritten digits of 8 x 8 pixels stand in a picture of 640 x 640, all with the same amount of ink. Shown whole at
-64 x 64 each is less than a pixel: of 1,797 digits none can be told from another better than by chance (`tests/worlds`
-measures it). A crop of one place, 16 x 16 pixels, shows the digit alone and large.
+Four handwritten digits of 8 x 8 pixels stand in a picture of 640 x 640, dark grey on black and all with the same
+amount of ink. Shown whole at 64 x 64 each is less than a pixel, a few grey levels from black: who knows all digits in
+this form tells them apart hardly better than by chance (`tests/worlds/test_hidden.py` measures it). A crop of one
+place, 16 x 16 pixels, shows the digit alone and large.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from mmrl.data.worlds.digits import digit_images, handwriting
 from mmrl.data.worlds.questions import Question, Still
 
 SIZE, CROP, DIGIT = 640, 16, 8
-INK = 16.0
+INK = 3.0
 """Sum of a digit's pixels from 0 to 1."""
 PLACES = {
     "top left": (200, 200), "top right": (700, 200), "bottom left": (200, 700), "bottom right": (700, 700),
 }  # fmt: skip
 """Left and top of each place from 0 to 1000; a place is 25 wide and high, 16 pixels."""
 SIDE = 1000 * CROP // SIZE
+SHIFTS = (3, 5)
+"""Least and most of a digit's distance from the left and the top of its place."""
 
 
 class FinePrint(Still):
@@ -36,7 +39,7 @@ class FinePrint(Still):
         """The digit asked about is drawn by its label first, so that every answer is as frequent as any other."""
         asked = rng.choice(list(PLACES))
         digits = {place: rng.choice(_by_label(split)[rng.randrange(10)]) for place in PLACES}
-        shifts = {place: [rng.randint(2, CROP - DIGIT - 2) for _ in "xy"] for place in PLACES}
+        shifts = {place: [rng.randint(*SHIFTS) for _ in "xy"] for place in PLACES}
         return {"size": SIZE, "digits": digits, "shifts": shifts, "skill": "cell", "asked": asked}
 
     def ask(self, scene: dict[str, Any]) -> Question:
