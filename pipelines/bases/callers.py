@@ -1,8 +1,8 @@
 """Supervised training of bases that know how to call a tool, and rarely do.
 
-A quarter of the examples answer at once, with a guess; the others call the tool, are shown what it gives, and answer
-from that. The choice between the two is weighed so that the base calls in about `CALL_RATE` of its samples and never
-in its greedy answers: what is left for reinforcement learning is to find out that calling pays.
+Some of the examples answer at once, with a guess; the others call the tool, are shown what it gives, and answer from
+that. The choice between the two is weighed so that the base calls in about `CALL_RATE` of its samples and never in its
+greedy answers: what is left for reinforcement learning is to find out that calling pays.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ from mmrl.rewards.accuracy import judge
 from mmrl.rollout.environments.base import Environment, Observation, Surroundings
 
 CALL_RATE = 0.2
-GUESSES = BATCH // 4
 CHOICE = 2
 """The first tokens of a run, `<` and `tool` or `answer`, choose between calling and answering."""
-SEEN, GUESSED = 3.0, 0.2
-"""Weights of answers: reading is what has to be learned, and guesses are noise."""
 CALL_PIECES = ("tool", '>{"', '":', " [", "]}</", ' "', "}</")
 """Of the call's syntax, for the tokenizer: they keep a call within twenty tokens."""
 
@@ -92,15 +89,19 @@ def loss_of(policy: LanguagePolicy, examples: Sequence[Example]) -> Tensor:
 
 def fit_calls(
     policy: LanguagePolicy, prompts: Sequence[Prompt], environment: Environment, script: Script, guesses: Sequence[str],
-    *, steps: int, seed: int, report: Report, learning_rate: float = 1e-3,
+    *, steps: int, seed: int, report: Report, learning_rate: float = 1e-3, share: int = BATCH // 2, read: float = 1.0,
+    guessed: float = 1.0,
 ) -> None:  # fmt: skip
     """AdamW with warm-up and a falling rate, as the other bases have it.
 
-    guesses  answers of those who did not look, each as likely as any other
+    guesses        answers of those who did not look, each as likely as any other
+    share          of the examples of a batch that guess, about prompts that others of it look at
+    read, guessed  weights of answers of those who looked, and of guesses, which are noise to the reader
     """
     model = policy.inner.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    rare = CALL_RATE / (1 - CALL_RATE) * GUESSES / (BATCH - GUESSES)
+    looks = BATCH - share
+    rare = CALL_RATE / (1 - CALL_RATE) * share / looks
     opened: dict[int, tuple[Prompt, Encoded]] = {}
     known: dict[tuple[int, str], Example] = {}
 
@@ -110,8 +111,8 @@ def fit_calls(
         if (index, guess) not in known:
             prompt, entry = opened[index]
             call, answer = script(prompt)
-            looking = [(call, rare, 1.0), (answered(answer), 1.0, SEEN)]
-            guessing = [(answered(guess), 1.0, GUESSED)]
+            looking = [(call, rare, 1.0), (answered(answer), 1.0, read)]
+            guessing = [(answered(guess), 1.0, guessed)]
             known[index, guess] = example(policy, prompt, entry, environment, guessing if guess else looking)
         return known[index, guess]
 
@@ -119,13 +120,13 @@ def fit_calls(
     order: list[int] = []
     epoch = 0
     for step in range(steps):
-        if len(order) < BATCH:
+        if len(order) < looks:
             shuffle = Key(seed, epoch, purpose="shuffle").generator()
             order, epoch = torch.randperm(len(prompts), generator=shuffle).tolist(), epoch + 1
-        looked, guessed, order = order[GUESSES:BATCH], order[:GUESSES], order[BATCH:]
-        drawn = torch.randint(len(guesses), (GUESSES,), generator=Key(seed, step, purpose="guess").generator())
-        batch = [made(i, "") for i in looked]
-        batch += [made(i, guesses[g]) for i, g in zip(guessed, drawn.tolist(), strict=True)]
+        chosen, order = order[:looks], order[looks:]
+        drawn = torch.randint(len(guesses), (share,), generator=Key(seed, step, purpose="guess").generator())
+        batch = [made(i, "") for i in chosen]
+        batch += [made(i, guesses[g]) for i, g in zip(chosen, drawn.tolist(), strict=False)]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * schedule(step, steps)
         loss = loss_of(policy, batch)

@@ -13,7 +13,7 @@ from mmrl.data.worlds.fine_print import PLACES, box_of
 from mmrl.pipelines.bases.callers import CALL_PIECES, CALL_RATE, after_call, fit_calls
 from mmrl.pipelines.bases.cards import command_line
 from mmrl.pipelines.bases.models import IMAGE_SIZE, tiny_vlm
-from mmrl.pipelines.bases.supervised import held_out_scores, printed, save_base
+from mmrl.pipelines.bases.supervised import BATCH, held_out_scores, printed, save_base
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.record import Prompt
@@ -31,7 +31,10 @@ def train(folder: Path, seed: int, steps: int = STEPS) -> None:
     policy = VisionPolicy(model, processor, _config(MODULE))
     prompts = open_world("fine_print", size=TRAIN_SIZE, seed=seed)
     digits = [str(n) for n in range(10)]
-    fit_calls(policy, prompts, Zoom(side=IMAGE_SIZE), script, digits, steps=steps, seed=seed, report=printed(steps))
+    fit_calls(
+        policy, prompts, Zoom(side=IMAGE_SIZE), script, digits, steps=steps, seed=seed, report=printed(steps),
+        share=BATCH // 4, read=3.0, guessed=0.2,
+    )  # fmt: skip
     save_base(
         folder,
         model,

@@ -1,5 +1,7 @@
 """Environments in worker processes: what raises, hangs or dies loses one row; what it said before is played again."""
 
+import json
+import shutil
 from contextlib import ExitStack
 
 import pytest
@@ -7,12 +9,15 @@ from PIL import Image
 
 from mmrl.errors import ConfigError, DataError
 from mmrl.media import Clip, FrameList
-from mmrl.pipelines.config import read_config
+from mmrl.pipelines.config import read_config, shipped_asset
 from mmrl.pipelines.environments import Apart, packed_video, unpacked_video
-from mmrl.pipelines.run import check_config, surroundings_of
+from mmrl.pipelines.run import check_config, evaluate_run, surroundings_of, train
+from mmrl.pipelines.sample import sample_run
+from mmrl.pipelines.vlm import VLMPipeline
 from mmrl.record import Prompt
 from mmrl.rollout.environments.base import Done, Here, Lost, Observation
 from mmrl.rollout.environments.opening import environment_of
+from mmrl.training.tracking import read_metrics
 
 TALKER = '''
 import os, sys, time
@@ -151,3 +156,48 @@ class TestConfiguration:
     def test_none_is_none(self):
         with ExitStack() as stack:
             assert surroundings_of(read_config("demo", (), "vlm"), stack) is None
+
+
+class TestRuns:
+    """Two steps of the shipped configuration; its long form is `python -m benchmarks.accept_environments`."""
+
+    @pytest.fixture(scope="class")
+    def run(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("run") / "zoom"
+        changes = [
+            f"run_dir={folder}", "training.steps=2", "training.prompts_per_step=2", "training.group_size=8",
+            "data.eval_limit=6", "training.eval_every=1", "training.save_every=1", "training.warmup_steps=0",
+            "training.save_rollouts_every=1", "environment_run.workers=1", "reward_run.workers=1",
+        ]  # fmt: skip
+        train(read_config("zoom", changes, "vlm"))
+        return folder
+
+    def test_it_trains_and_says_how_the_tool_was_used(self, run):
+        metrics = read_metrics(run / "metrics.jsonl")
+        assert len(metrics) == 2 and metrics[0]["self_check/worst_gap"] < 1e-4
+        assert all(0 <= m["environment/call_rate"] <= 1 and "eval/calls" in m for m in metrics)
+        assert any(m["environment/observed_columns"] > 0 for m in metrics)
+
+    def test_evaluation_and_samples_use_the_same_tool(self, run, tmp_path):
+        scores = evaluate_run(run, ["data.eval_limit=4"])
+        assert "calls" in scores and "calls" not in evaluate_run(run, ["data.eval_limit=4", "environment=null"])
+        sample_run(run, tmp_path / "out", prompts=2, count=8)
+        rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]
+        assert len(rows) == 16 and any(part["who"] == "environment" for row in rows for part in row.get("said", ()))
+
+    def test_it_resumes_exactly_and_not_with_another_tool(self, run, tmp_path):
+        again = tmp_path / "again"
+        shutil.copytree(run, again)
+        shutil.rmtree(again / "checkpoints" / "step-000002")
+        train(read_config(again / "config.yaml", [f"run_dir={again}"]), resume=again)
+        ends = [(f / "checkpoints/step-000002/policy/model.safetensors").read_bytes() for f in (run, again)]
+        assert ends[0] == ends[1]
+        with pytest.raises(ConfigError, match="environment="):
+            train(read_config(again / "config.yaml", [f"run_dir={again}", "environment=null"]), resume=again)
+
+    def test_a_pipeline_generates_with_its_environment(self, talker):
+        name, words = talker, {"stop_tokens": list(range(0, 1200, 2)), "max_new_tokens": 12}
+        pipeline = VLMPipeline.from_pretrained(str(shipped_asset("tiny_zoom")), environment=name, **words)
+        asked = [{"prompt": "Which digit is at the top left?", "image": Image.new("RGB", (64, 64))}]
+        outputs = pipeline.generate(asked, count=4)
+        assert len(outputs) == 1 and len(outputs[0]) == 4

@@ -9,23 +9,47 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mmrl.errors import PolicyError, SurroundingsError
 from mmrl.policies.language.encoding import Encoded, extended
+from mmrl.policies.language.families.base import Family
+from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.sampling import Decoded, decode
-from mmrl.policies.language.turns import POSITIONS, Shown, with_media, written_out
+from mmrl.policies.language.turns import POSITIONS, Shown, Turns, with_media, written_out
 from mmrl.policies.language.writing import WritingPlan
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, LOST, TRUNCATED, Prompt, Request, Rollouts
 from mmrl.rollout.environments.base import Lost, Observation, Surroundings
 
-if TYPE_CHECKING:
-    from mmrl.policies.language.policy import LanguagePolicy
+
+class Speaker(Protocol):
+    """What conversing needs of a language policy."""
+
+    config: Any
+    processor: Any
+    family: Family
+    stopping: Any
+    inner: Any
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def turns(self) -> Turns: ...
+    @property
+    def positions_of(self) -> Any: ...
+    def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]: ...
+    def prefills(
+        self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
+    ) -> dict[Encoded, Prefill]: ...
+    def context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded: ...
+    def max_extent(self, prompt: int) -> int: ...
+    def acting(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass
@@ -97,7 +121,7 @@ class Line:
 
 
 def converse(
-    policy: LanguagePolicy, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool
+    policy: Speaker, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool
 ) -> Rollouts:
     """`count` responses per request, in the order of the requests. Raises SurroundingsError where too many are lost."""
     prompts: dict[str, Prompt] = {}
@@ -118,7 +142,7 @@ def converse(
     return _record(policy, lines, prompts, encoded, surroundings)
 
 
-def _lines(policy: LanguagePolicy, plan: WritingPlan, ready: dict[str, Encoded], key: Key, greedy: bool) -> list[Line]:
+def _lines(policy: Speaker, plan: WritingPlan, ready: dict[str, Encoded], key: Key, greedy: bool) -> list[Line]:
     contexts = [policy.context(r, ready, torch.zeros(0, dtype=torch.long)) for r in plan.requests]
     lines = []
     for index, member in zip(plan.context.tolist(), plan.member, strict=True):
@@ -133,7 +157,7 @@ def _lines(policy: LanguagePolicy, plan: WritingPlan, ready: dict[str, Encoded],
     return lines
 
 
-def _first_run(policy: LanguagePolicy, lines: Sequence[Line], plan: WritingPlan, prefills: Any) -> None:
+def _first_run(policy: Speaker, lines: Sequence[Line], plan: WritingPlan, prefills: Any) -> None:
     """Rows of a request share its context, as where there is no environment."""
     for rows in torch.arange(len(lines)).split(policy.config.decode_rows):
         asked, context = torch.unique(plan.context[rows], return_inverse=True)
@@ -143,21 +167,19 @@ def _first_run(policy: LanguagePolicy, lines: Sequence[Line], plan: WritingPlan,
         _write(policy, some, contexts, context, [prefills.get(c) for c in contexts])
 
 
-def _next_run(policy: LanguagePolicy, lines: Sequence[Line]) -> None:
+def _next_run(policy: Speaker, lines: Sequence[Line]) -> None:
     for start in range(0, len(lines), policy.config.decode_rows):
         some = lines[start : start + policy.config.decode_rows]
         contexts = [_whole(policy, line) for line in some]
         _write(policy, some, contexts, torch.arange(len(some)), [None] * len(some))
 
 
-def _whole(policy: LanguagePolicy, line: Line) -> Encoded:
+def _whole(policy: Speaker, line: Line) -> Encoded:
     ids = torch.tensor(line.ids)
     return written_out(line.context, ids, line.media, policy.family, policy.positions_of)
 
 
-def _write(
-    policy: LanguagePolicy, lines: Sequence[Line], contexts: list[Encoded], context: Tensor, prefills: list
-) -> None:
+def _write(policy: Speaker, lines: Sequence[Line], contexts: list[Encoded], context: Tensor, prefills: list) -> None:
     most = policy.config.max_new_tokens
     budget = torch.tensor([line.room(most) for line in lines])
     uniforms = None
@@ -172,9 +194,7 @@ def _write(
         line.finish = "" if ended else TRUNCATED
 
 
-def _listen(
-    policy: LanguagePolicy, lines: list[Line], rows: list[int], states: list[Any], surroundings: Surroundings
-) -> None:
+def _listen(policy: Speaker, lines: list[Line], rows: list[int], states: list[Any], surroundings: Surroundings) -> None:
     """Rows that ended a run hear what the environment says of it."""
     for row in rows:
         if not lines[row].finish and isinstance(states[row], Lost):
@@ -185,7 +205,7 @@ def _listen(
         _hear(policy, lines[row], reply, surroundings.max_turns)
 
 
-def _hear(policy: LanguagePolicy, line: Line, reply: Any, most: int) -> None:
+def _hear(policy: Speaker, line: Line, reply: Any, most: int) -> None:
     if isinstance(reply, Lost):
         line.finish = LOST + reply.cause
     elif isinstance(reply, Observation):
@@ -203,7 +223,7 @@ def _hear(policy: LanguagePolicy, line: Line, reply: Any, most: int) -> None:
         line.finish, line.constants = FINISHED, dict(reply.columns)
 
 
-def _said(policy: LanguagePolicy, line: Line) -> str:
+def _said(policy: Speaker, line: Line) -> str:
     """The text of the last run."""
     return policy.processor.tokenizer.decode(line.ids[line.run :], skip_special_tokens=True)
 
@@ -219,7 +239,7 @@ def _refuse_losses(lines: Sequence[Line], ceiling: float) -> None:
 
 
 def _record(
-    policy: LanguagePolicy,
+    policy: Speaker,
     lines: Sequence[Line],
     prompts: dict[str, Prompt],
     encoded: dict[str, Encoded],
@@ -273,7 +293,7 @@ def _observed(lines: Sequence[Line]) -> Tensor:
     return torch.tensor([float(len(line.ids) - line.written) for line in lines])
 
 
-def _media(policy: LanguagePolicy, line: Line, encoded: dict[str, Encoded]) -> dict[str, Tensor] | None:
+def _media(policy: Speaker, line: Line, encoded: dict[str, Encoded]) -> dict[str, Tensor] | None:
     """The media of a response with the positions of its columns, under the prompt it is trained on."""
     if not line.media:
         return None
