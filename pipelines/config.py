@@ -25,7 +25,7 @@ from mmrl.training.tracking import TrackerName
 ASSET = "asset:"
 CLASS = "class"
 """Of `policy`: a class of the user's own."""
-METHOD_KEYS = ("updates_per_step", "self_check")
+METHOD_KEYS = ("self_check",)
 """Training settings that belong to a method; the others to the machine and the data."""
 
 
@@ -39,11 +39,17 @@ def shipped_asset(name: str) -> Path:
 
 
 class DataConfig(Section):
-    """Where prompts come from: a file, a `datasets` directory, or `world:NAME`.
+    """Where prompts come from: a file, a `datasets` directory, a hub name, or `world:NAME`.
 
     eval        held-out prompts; without it nothing is evaluated
-    template    wraps a string prompt, as in "{prompt}\\nAnswer inside <answer></answer>."
+    format      the data format of the rows, by name; auto recognises it
+    columns     our names to theirs: {prompt: question, solution: answer}
+    numbers     columns of numbers that stage functions read, such as reference_value; every row must have them
+    template    wraps the prompt, as in "{prompt}\\nAnswer inside <answer></answer>."; {column} is read from the row
     system      a system message put before every prompt
+    task        of rows that name none
+    ignore      columns that are left out: the answer to "holds an image that nothing reads"
+    repeats     equal rows get numbered ids, or are refused
     allow_outside, allow_urls  media may leave the dataset's folder, or be fetched; off for safety
     workers     prompts of the next step made ready while one trains: so many at a time have their images opened and
                 their clips decoded, each in a process of its own; 0: all is read when it is needed
@@ -53,10 +59,15 @@ class DataConfig(Section):
     eval: str | None = None
     limit: int | None = None
     eval_limit: int | None = None
+    format: str = "auto"
     columns: dict[str, str] | None = None
+    numbers: list[str] = []
     media_root: str | None = None
     template: str | None = None
     system: str | None = None
+    task: str | None = None
+    ignore: list[str] = []
+    repeats: Literal["number", "refuse"] = "number"
     allow_outside: bool = False
     allow_urls: bool = False
     workers: int = Field(2, ge=0)
@@ -103,7 +114,7 @@ class RunConfig(Section):
                  ...}; null: a response is one run
     """
 
-    modality: Literal["vlm", "video", "flow"]
+    modality: Literal["vlm", "video", "flow", "masked"]
     recipe: str = "grpo"
     run_dir: str = "runs/{modality}-{recipe}"
     policy: dict[str, Any] = {}
@@ -185,6 +196,7 @@ def read_config(
     supported = recipe.modalities
     if config.modality not in supported:
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
+    config.training = config.training.following(recipe.updates.count, recipe.updates.epochs)
     return config
 
 
@@ -209,6 +221,7 @@ def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> st
     suggested = {f"policy.{k}": v for k, v in recipe.policy.items()}
     suggested |= {f"training.{k}": v for k, v in recipe.training.items() if k in METHOD_KEYS}
     suggested |= {f"objective.{k}": v for k, v in recipe.objective.items()}
+    suggested["training.updates"] = {"count": recipe.updates.count, "epochs": recipe.updates.epochs}
     lost = []
     for key, value in suggested.items():
         section, _, name = key.partition(".")

@@ -18,6 +18,7 @@ from mmrl.media import VideoSampling
 from mmrl.pipelines import palette
 from mmrl.pipelines.charts import line_chart
 from mmrl.recipes import load_recipe, recipe_names
+from mmrl.training.step_metrics import not_acted
 from mmrl.training.tracking import read_metrics, write_atomically
 
 CHARTS = (
@@ -98,6 +99,7 @@ def _facts(config: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[
     facts: list[tuple[str, str]] = [(k, config[k]) for k in ("modality", "recipe") if k in config]
     facts += [("model", str(config["policy"].get("model")))] if config else []
     facts += [("steps", str(last["step"])), ("rollouts", f"{sum(m['rollouts'] for m in metrics):,}")]
+    facts += [("without effect", sentence)] if (sentence := not_acted(metrics)) else []
     return [
         *facts,
         ("seconds", f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}"),
@@ -177,6 +179,7 @@ def rollout_section(folder: Path) -> dict[str, Any]:
     for row in rows:
         row["components"] = unprefixed(row["components"])
         row["outputs"] = [_embedded(folder / name) for name in row.get("images", [])]
+        row["sounds"] = [_embedded(folder / name, "audio/wav") for name in row.get("sounds", [])]
         for action in row["actions"]:
             _tint(action, largest)
     groups = []
@@ -194,7 +197,7 @@ def rollout_section(folder: Path) -> dict[str, Any]:
         )
     kind, _, number = folder.name.partition("-")
     title = f"{'Held-out prompts after' if kind == 'eval' else 'Rollouts of'} step {int(number)}"
-    pictured = any(row["outputs"] for row in rows)
+    pictured = any(row["outputs"] or row["sounds"] for row in rows)
     return {"title": title, "groups": groups, "credit": kind != "eval", "pictured": pictured}
 
 
@@ -225,5 +228,5 @@ def data_uri(image: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _embedded(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _embedded(path: Path, kind: str = "image/png") -> str:
+    return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode()

@@ -7,6 +7,7 @@
     fine_print    digits that can be read only after a closer look               vlm
     flashes       clips whose events lie between the frames looked at first      video
     compositions  captions with an exactly verifiable picture                    flow
+    lists         digits to say in another order, text alone                     masked
 
 Every prompt is a pure function of (world, split, difficulty, seed, index): nothing is stored, and the same
 numbers give the same prompts on every machine. Which split a scene belongs to is decided by the hash of the
@@ -26,6 +27,7 @@ from mmrl.data.worlds.compositions import Compositions
 from mmrl.data.worlds.digits import Digits
 from mmrl.data.worlds.fine_print import FinePrint
 from mmrl.data.worlds.flashes import Flashes
+from mmrl.data.worlds.lists import Lists
 from mmrl.data.worlds.motion import Motion
 from mmrl.data.worlds.questions import World
 from mmrl.data.worlds.scenes import check_level, check_split, keyed_random, picture_hash, split_of
@@ -35,7 +37,9 @@ from mmrl.errors import DataError, unknown
 from mmrl.randomness import Key
 from mmrl.record import Prompt
 
-WORLDS: dict[str, type[World]] = {w.name: w for w in (Shapes, Digits, Stills, FinePrint, Motion, Flashes, Compositions)}
+WORLDS: dict[str, type[World]] = {
+    w.name: w for w in (Shapes, Digits, Stills, FinePrint, Motion, Flashes, Compositions, Lists)
+}
 SIZES = {"train": 4096, "test": 256}
 DIFFICULTY = 2
 MOST_ATTEMPTS = 1000

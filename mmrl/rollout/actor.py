@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,8 +62,8 @@ class Actor:
         }
 
 
-def score_rows(rollouts: Rollouts, score: Callable[[list[Any], list[Prompt]], Scores]) -> dict[str, int]:
-    """Write into `rollouts` what its outputs are worth; returns why outputs stayed unscored.
+def score_rows(rollouts: Rollouts, score: Callable[[list[Any], list[Prompt]], Scores]) -> Scores:
+    """Write into `rollouts` what its outputs are worth, and return it, an entry a row.
 
     Rows whose environment failed are not shown to the rewards: they are unscored, for that cause.
     """
@@ -71,13 +71,30 @@ def score_rows(rollouts: Rollouts, score: Callable[[list[Any], list[Prompt]], Sc
     kept = [row for row, why in enumerate(rollouts.finish) if not why.startswith(LOST)]
     prompts = [rollouts.prompts[i] for i in rollouts.prompt.tolist()]
     scores = score([rollouts.outputs[row] for row in kept], [prompts[row] for row in kept])
-    device, rows = rollouts.mask.device, torch.tensor(kept, dtype=torch.long)
+    if lost:
+        scores = _spread(scores, kept, len(rollouts), lost)
+    device = rollouts.mask.device
+    rollouts.components = {name: values.to(device) for name, values in scores.components.items()}
+    rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
+    return scores
 
-    def spread(values: torch.Tensor) -> torch.Tensor:
-        if not lost:
-            return values.to(device)
-        return values.new_full((len(rollouts),), float("nan")).index_copy(0, rows, values).to(device)
 
-    rollouts.components = {name: spread(values) for name, values in scores.components.items()}
-    rollouts.reward, rollouts.success = spread(scores.reward), spread(scores.success)
-    return dict(Counter(scores.causes) + lost)
+def _spread(scores: Scores, kept: Sequence[int], count: int, lost: Counter) -> Scores:
+    """Scores of the rows `kept` among `count`: NaN and None for the others."""
+    rows = torch.tensor(kept, dtype=torch.long)
+
+    def tensor(values: torch.Tensor) -> torch.Tensor:
+        return values.new_full((count,), float("nan")).index_copy(0, rows, values)
+
+    def listed(values: Sequence[Any]) -> list[Any]:
+        held = dict(zip(kept, values, strict=True))
+        return [held.get(row) for row in range(count)]
+
+    return replace(
+        scores,
+        components={name: tensor(values) for name, values in scores.components.items()},
+        reward=tensor(scores.reward),
+        success=tensor(scores.success),
+        causes=dict(Counter(scores.causes) + lost),
+        columns={name: listed(values) for name, values in scores.columns.items()},
+    )

@@ -75,7 +75,7 @@ class Columns:
         requests = [Request(prompt, 1, group=i) for i, prompt in enumerate(rollouts.prompts)]
         key = Key(self.config.seed, purpose="greedy")
         answers = together(lambda: self.actor.act(requests, key, greedy=True), self.accelerator)
-        causes.update({f"greedy {k}": v for k, v in score_rows(answers, self.score).items()})
+        causes.update({f"greedy {k}": v for k, v in score_rows(answers, self.score).causes.items()})
         assert answers.success is not None and answers.reward is not None
         worth = torch.where(answers.success.isnan(), answers.reward, answers.success).to(rollouts.old_log_probs)
         rollouts.columns[NEEDS["greedy_success"].key] = worth[rollouts.prompt]

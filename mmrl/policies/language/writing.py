@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.errors import PolicyError
+from mmrl.errors import NonFiniteError, PolicyError
 from mmrl.policies.language.encoding import Encoded
 from mmrl.policies.language.sampling import Decoded
 from mmrl.randomness import Key
@@ -69,15 +69,27 @@ class WritingPlan:
             drawn.append(named.uniform(self.limit).roll(-len(self.prefixes[request])))
         return torch.stack(drawn)
 
+    def _refuse_what_is_no_number(self, written: Decoded) -> None:
+        """Logits that overflow or weights that are not finite end here, before anything is scored or trained."""
+        bad = (~torch.isfinite(written.log_probs)).any(1).nonzero().squeeze(1).tolist()
+        if bad:
+            named = f"prompt {self.requests[int(self.context[bad[0]])].prompt.id!r} member {self.member[bad[0]]}"
+            raise NonFiniteError(
+                f"the policy's own log-probs are not finite for {named}, and {len(bad)} of {len(self.context)} rows in "
+                "all: its weights have grown too large for its precision, or are not finite",
+                acting=True,
+            )
+
     def record(
         self, written: Decoded, prompts: dict[str, Prompt], encoded: dict[str, Encoded], tokenizer: Any
     ) -> Rollouts:
         """prompts, encoded: by id, in the order of `Rollouts.prompts`."""
+        self._refuse_what_is_no_number(written)
         device = written.tokens.device
         before = self.before.to(device)
-        length = before + written.length
-        column = torch.arange(int(length.max()), device=device)
-        mask = (column >= before[:, None]) & (column < length[:, None])
+        extent = before + written.length
+        column = torch.arange(int(extent.max()), device=device)
+        mask = (column >= before[:, None]) & (column < extent[:, None])
         fresh = torch.arange(written.tokens.shape[1], device=device) < written.length[:, None]
         actions = torch.zeros(mask.shape, dtype=torch.long, device=device)
         old = torch.zeros(mask.shape, device=device)
@@ -89,7 +101,7 @@ class WritingPlan:
                 for mine, theirs in ((mask, start.row.mask), (old, start.row.old_log_probs), (owner, start.row.owner)):
                     mine[row, : start.action] = theirs[0, : start.action].to(mine)
         places = {name: place for place, name in enumerate(prompts)}
-        texts = [ids[:n] for ids, n in zip(actions.tolist(), length.tolist(), strict=True)]
+        texts = [ids[:n] for ids, n in zip(actions.tolist(), extent.tolist(), strict=True)]
         asked = [self.requests[request] for request in self.context.tolist()]
         return Rollouts(
             prompts=list(prompts.values()),
@@ -101,7 +113,8 @@ class WritingPlan:
             mask=mask,
             old_log_probs=old,
             outputs=tokenizer.batch_decode(texts, skip_special_tokens=True),
-            length=length,
+            length=mask.sum(1),
+            extent=extent,
             finish=[FINISHED if stopped else TRUNCATED for stopped in written.stopped.tolist()],
             owner=owned(owner, mask),
             replay={"shown": torch.tensor([r.shown is not None for r in asked], device=device)},

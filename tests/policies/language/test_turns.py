@@ -337,7 +337,7 @@ class TestFailures:
         rows = actor.act(requests, Key(3))
         lost = [why.startswith(LOST) for why in rows.finish]
         assert 0 < sum(lost) < len(rows)
-        causes = score_rows(rows, lambda outputs, prompts: scores_of(len(outputs)))
+        causes = score_rows(rows, lambda outputs, prompts: scores_of(len(outputs))).causes
         assert rows.reward.isnan().tolist() == lost and rows.success.isnan().tolist() == lost
         assert causes == {"environment: ValueError: no such thing": sum(lost)}
         assert here.counts["lost/ValueError: no such thing"] == sum(lost)
