@@ -19,7 +19,7 @@ from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
-from mmrl.rollout.environments.base import Here, Surroundings
+from mmrl.rollout.environments.base import MADE, Here, Surroundings
 from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.selection.prompts import Prefetching, Sampler
@@ -92,6 +92,9 @@ def makers_of(config: RunConfig) -> dict[str, str]:
     makers = {name: f"the {config.modality} policy" for name in kind.columns}
     for bound in Nested.of(config.rollout).bounds:
         makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
+    if config.environment is not None:
+        bound = environment_of(config.environment)
+        makers |= {name: f"environment {bound.name!r}" for name in (*MADE, *bound.state.columns)}
     makers |= {name: "the data set" for name in config.data.numbers}
     return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
 

@@ -1,9 +1,9 @@
 """Pictures whose digits can only be read after a closer look.
 
-Four handwritten digits of 8 x 8 pixels stand in a picture of 640 x 640, dark grey on black and all with the same
-amount of ink. Shown whole at 64 x 64 each is less than a pixel, a few grey levels from black: who knows all digits in
-this form tells them apart hardly better than by chance (`tests/worlds/test_hidden.py` measures it). A crop of one
-place, 16 x 16 pixels, shows the digit alone and large.
+Four handwritten digits of 8 x 8 pixels are etched into a grey picture of 640 x 640: of each only the fine structure is
+left, what no plane or parabola over its pixels explains. Shown whole at 64 x 64 nothing of it remains: the picture is
+the same for all digits, to the last grey level (`tests/worlds/test_hidden.py`). A crop of one place, 16 x 16 pixels,
+shows the digit alone and large.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from mmrl.data.worlds.digits import digit_images, handwriting
 from mmrl.data.worlds.questions import Question, Still
 
 SIZE, CROP, DIGIT = 640, 16, 8
-INK = 3.0
-"""Sum of a digit's pixels from 0 to 1."""
+GREY, DEPTH = 128, 120
 PLACES = {
     "top left": (200, 200), "top right": (700, 200), "bottom left": (200, 700), "bottom right": (700, 700),
 }  # fmt: skip
 """Left and top of each place from 0 to 1000; a place is 25 wide and high, 16 pixels."""
 SIDE = 1000 * CROP // SIZE
-SHIFTS = (3, 5)
-"""Least and most of a digit's distance from the left and the top of its place."""
 
 
 class FinePrint(Still):
@@ -36,11 +33,9 @@ class FinePrint(Still):
     offers = ("cell",)
 
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
-        """The digit asked about is drawn by its label first, so that every answer is as frequent as any other."""
-        asked = rng.choice(list(PLACES))
+        """Digits are drawn by their label first, so that every answer is as frequent as any other."""
         digits = {place: rng.choice(_by_label(split)[rng.randrange(10)]) for place in PLACES}
-        shifts = {place: [rng.randint(*SHIFTS) for _ in "xy"] for place in PLACES}
-        return {"size": SIZE, "digits": digits, "shifts": shifts, "skill": "cell", "asked": asked}
+        return {"size": SIZE, "digits": digits, "skill": "cell", "asked": rng.choice(list(PLACES))}
 
     def ask(self, scene: dict[str, Any]) -> Question:
         label = digit_images()[1][scene["digits"][scene["asked"]]]
@@ -49,11 +44,10 @@ class FinePrint(Still):
     def render(self, scene: dict[str, Any]) -> Any:
         from PIL import Image
 
-        picture = np.zeros((SIZE, SIZE), np.uint8)
+        picture = np.full((SIZE, SIZE), GREY, np.uint8)
         for place, (x, y) in PLACES.items():
-            right, down = scene["shifts"][place]
-            left, top = x * SIZE // 1000 + right, y * SIZE // 1000 + down
-            picture[top : top + DIGIT, left : left + DIGIT] = inked(scene["digits"][place])
+            left, top = (n * SIZE // 1000 + (CROP - DIGIT) // 2 for n in (x, y))
+            picture[top : top + DIGIT, left : left + DIGIT] = etched()[scene["digits"][place]]
         return Image.fromarray(picture).convert("RGB")
 
 
@@ -64,12 +58,15 @@ def box_of(place: str) -> list[int]:
 
 
 @functools.cache
-def inked(digit: int) -> np.ndarray:
-    """(8, 8) uint8 pixels of a digit, lightened or darkened until they sum up to `INK`."""
-    pixels = digit_images()[0][digit].astype(np.float64) / 255
-    for _ in range(100):
-        pixels = np.clip(pixels * INK / pixels.sum(), 0, 1)
-    return np.round(pixels * 255).astype(np.uint8)
+def etched() -> np.ndarray:
+    """(1797, 8, 8) uint8: each digit without its best fit by polynomials of degree 2, around grey."""
+    pixels = digit_images()[0].reshape(-1, DIGIT**2) / 255
+    y, x = np.mgrid[-1 : 1 : DIGIT * 1j, -1 : 1 : DIGIT * 1j]
+    smooth = np.stack([(x**i * y**j).ravel() for i in range(3) for j in range(3 - i)], axis=1)
+    basis, _ = np.linalg.qr(smooth)
+    fine = pixels - pixels @ basis @ basis.T
+    fine /= abs(fine).max(1, keepdims=True)
+    return np.round(GREY + DEPTH * fine).astype(np.uint8).reshape(-1, DIGIT, DIGIT)
 
 
 @functools.cache

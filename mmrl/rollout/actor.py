@@ -44,7 +44,7 @@ class Actor:
         if self.environment is not None:
             constants = {"calls": 0.0, "bad_calls": 0.0, "observed": 0.0} | dict(self.environment.columns)
             rows.columns |= {name: torch.full_like(rows.old_log_probs[:, 0], fill) for name, fill in constants.items()}
-            rows.columns["turn"] = torch.zeros_like(rows.actions)
+            rows.columns |= {"turn": torch.zeros_like(rows.actions), "segment": rows.mask.long() - 1}
         return rows
 
     def metrics(self, batch: Batch) -> dict[str, float]:

@@ -21,7 +21,7 @@ from mmrl.rollout.environments.base import Here
 from mmrl.rollout.environments.zoom import Zoom
 
 MODULE = "mmrl.pipelines.bases.zoom"
-STEPS, TRAIN_SIZE = 360, 1024
+STEPS, TRAIN_SIZE = 240, 1024
 MAX_NEW_TOKENS = 28
 EDGES = tuple(str(edge) for place in PLACES for edge in box_of(place))
 

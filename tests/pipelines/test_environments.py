@@ -181,9 +181,9 @@ class TestRuns:
     def test_evaluation_and_samples_use_the_same_tool(self, run, tmp_path):
         scores = evaluate_run(run, ["data.eval_limit=4"])
         assert "calls" in scores and "calls" not in evaluate_run(run, ["data.eval_limit=4", "environment=null"])
-        sample_run(run, tmp_path / "out", prompts=2, count=8)
+        sample_run(run, tmp_path / "out", prompts=2, count=32)
         rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]
-        assert len(rows) == 16 and any(part["who"] == "environment" for row in rows for part in row.get("said", ()))
+        assert len(rows) == 64 and any(part["who"] == "environment" for row in rows for part in row.get("said", ()))
 
     def test_it_resumes_exactly_and_not_with_another_tool(self, run, tmp_path):
         again = tmp_path / "again"

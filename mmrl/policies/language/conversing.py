@@ -280,6 +280,7 @@ def _record(
         columns=constants
         | {
             "turn": column("turn", torch.long),
+            "segment": torch.where(mask, column("turn", torch.long), -1),
             "calls": constant([float(line.shown) for line in lines]),
             "bad_calls": constant([float(line.bad) for line in lines]),
             "observed": _observed(lines).to(device),

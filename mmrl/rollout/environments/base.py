@@ -21,6 +21,8 @@ from mmrl.errors import ConfigError
 from mmrl.record import Prompt
 
 MAX_TURNS = 4
+MADE = ("turn", "segment", "calls", "bad_calls", "observed")
+"""Columns that every environment makes, beside its own."""
 
 
 @dataclass(frozen=True)
