@@ -57,16 +57,21 @@ class Lane:
                 self.close()
             raise
 
-    def begin(self, talk: Talk) -> None:
-        """The worker knows the conversation up to what was said last."""
+    def begin(self, talk: Talk) -> Talk:
+        """`talk`, which the worker now knows up to what was said last."""
         if talk.known == self.generation and self.worker is not None:
-            return
+            return talk
         if talk.prompt.id not in self.prompts:
             self._bring(talk.prompt)
         self.ask({"op": "reset", "talk": talk.number, "prompt": talk.prompt.id})
         for output in talk.said:
             self.ask({"op": "step", "talk": talk.number, "output": output})
         talk.known = self.generation
+        return talk
+
+    def reply(self, talk: Talk, output: str) -> Observation | Done:
+        self.begin(talk)
+        return unpacked_reply(self.ask({"op": "step", "talk": talk.number, "output": output}))
 
     def _bring(self, prompt: Prompt) -> None:
         try:
@@ -117,13 +122,12 @@ class Apart:
             self._talks += 1
         for lane in self._lanes:
             lane.forget()
-        return self._each(talks, lambda lane, i: _tried(lambda: lane.begin(talks[i]) or talks[i]))
+        return self._each(talks, lambda lane, i: _tried(lambda: lane.begin(talks[i])))
 
     def step(self, conversations: Sequence[Talk], outputs: Sequence[str]) -> list[Observation | Done | Lost]:
         def one(lane: Lane, i: int) -> Any:
             talk = conversations[i]
-            request = {"op": "step", "talk": talk.number, "output": outputs[i]}
-            reply = _tried(lambda: lane.begin(talk) or unpacked_reply(lane.ask(request)))
+            reply = _tried(lambda: lane.reply(talk, outputs[i]))
             talk.said.append(outputs[i])
             return reply
 

@@ -48,7 +48,7 @@ class Motion(World):
     """`root` holds the clips; the default is a folder in the user's cache."""
 
     name = "motion"
-    offers = SKILLS
+    offers: tuple[str, ...] = SKILLS
 
     def __init__(self, root: str | Path | None = None, skills: tuple[str, ...] = ()) -> None:
         super().__init__(skills)

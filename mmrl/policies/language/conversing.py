@@ -35,8 +35,9 @@ class Speaker(Protocol):
     processor: Any
     family: Family
     stopping: Any
-    inner: Any
 
+    @property
+    def inner(self) -> Any: ...
     @property
     def device(self) -> torch.device: ...
     @property
