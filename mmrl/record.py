@@ -191,7 +191,7 @@ class Rollouts:
     length: Tensor
     finish: list[str]
     extent: Tensor | None = None
-    media: list[dict[str, Tensor] | None] | None = None
+    media: list[dict[str, Any] | None] | None = None
     owner: Tensor | None = None
     source: Tensor | None = None
     components: dict[str, Tensor] = field(default_factory=dict)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from mmrl.data.worlds.questions import Question, World, question_columns
 from mmrl.record import Prompt
 
-ORDERS = {
+ORDERS: dict[str, tuple[str, Callable[[list[int]], list[int]]]] = {
     "reverse": ("Say this from right to left", lambda digits: digits[::-1]),
     "sort": ("Say this from small to big", sorted),
     "rotate": ("Say this with the first at the end", lambda digits: [*digits[1:], digits[0]]),

@@ -75,16 +75,17 @@ class Columns:
         requests = [Request(prompt, 1, group=i) for i, prompt in enumerate(rollouts.prompts)]
         key = Key(self.config.seed, purpose="greedy")
         answers = together(lambda: self.actor.act(requests, key, greedy=True), self.accelerator)
-        causes.update({f"greedy {k}": v for k, v in score_rows(answers, self.score).causes.items()})
-        assert answers.success is not None and answers.reward is not None
-        worth = torch.where(answers.success.isnan(), answers.reward, answers.success).to(rollouts.old_log_probs)
+        scores = together(lambda: score_rows(answers, self.score), self.accelerator)
+        causes.update({f"greedy {k}": v for k, v in scores.causes.items()})
+        worth = torch.where(scores.success.isnan(), scores.reward, scores.success).to(rollouts.old_log_probs)
         rollouts.columns[NEEDS["greedy_success"].key] = worth[rollouts.prompt]
 
     def _score_steps(self, rollouts: Rollouts, causes: Counter) -> None:
         """What each state before an action would lead to is worth: column `step_rewards (B, T)`."""
         outputs, addresses = self.policy.step_outputs(rollouts)
         rows, steps = addresses.unbind(1)
-        scores = self.score(outputs, [rollouts.prompts[int(rollouts.prompt[r])] for r in rows.tolist()])
+        prompts = [rollouts.prompts[int(rollouts.prompt[r])] for r in rows.tolist()]
+        scores = together(lambda: self.score(outputs, prompts), self.accelerator)
         causes.update({f"step {k}": v for k, v in scores.causes.items()})
         column = torch.zeros_like(rollouts.old_log_probs)
         values = scores.reward.to(column)

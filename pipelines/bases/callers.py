@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from mmrl.pipelines.bases.supervised import BATCH, Report, schedule
-from mmrl.policies.language.encoding import Encoded
+from mmrl.policies.language.encoded import Encoded
+from mmrl.policies.language.families.turns import joined
 from mmrl.policies.language.policy import LanguagePolicy
-from mmrl.policies.language.turns import plain_rows, with_media, written_out
+from mmrl.policies.language.turns import whole_rows
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
 from mmrl.rewards.accuracy import judge
@@ -62,18 +63,19 @@ def example(
     tokenizer = policy.processor.tokenizer
     ids: list[int] = []
     weights: list[float] = []
-    media: dict[str, Tensor] = {}
+    parts: list[Tensor | Encoded] = []
     for place, (text, choice, rest) in enumerate(runs):
         run = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
         ids, weights = ids + run, weights + [choice] * CHOICE + [rest] * (len(run) - CHOICE)
+        parts.append(torch.tensor(run))
         if place + 1 < len(runs):
             reply = environment.step(state, text)
             assert isinstance(reply, Observation) and not reply.bad, reply
             shown = policy.turns.turn(reply, ids[-1], prompt.id)
             ids, weights = ids + shown.ids.tolist(), weights + [0.0] * len(shown.ids)
-            media = with_media(media, shown.media)
+            parts.append(shown)
     actions = torch.tensor(ids)
-    row = written_out(entry, actions, media, policy.family, policy.positions_of)
+    row = joined(policy.family, policy.inner.core, entry, parts)
     return Example(row, len(entry), actions, torch.tensor(weights))
 
 
@@ -82,8 +84,8 @@ def loss_of(policy: LanguagePolicy, examples: Sequence[Example]) -> Tensor:
     actions = torch.nn.utils.rnn.pad_sequence([e.actions for e in examples], batch_first=True)
     weights = torch.nn.utils.rnn.pad_sequence([e.weights for e in examples], batch_first=True)
     sizes = [e.prompt for e in examples]
-    inputs, where = plain_rows([e.row for e in examples], sizes, actions.shape[1], policy.device)
-    log_probs = policy.inner(inputs, where, actions, weights > 0)["log_probs"]
+    rows = whole_rows([e.row for e in examples], sizes, policy.device, policy.family)
+    log_probs = policy.inner(rows, actions, weights > 0)["log_probs"]
     return -(weights * log_probs).sum() / weights.sum()
 
 

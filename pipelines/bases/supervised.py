@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from mmrl.pipelines.bases.cards import write_card
-from mmrl.policies.language.encoding import Encoded, collate
+from mmrl.policies.base import Policy
+from mmrl.policies.language.encoded import Encoded
+from mmrl.policies.language.encoding import collate
 from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
@@ -102,7 +104,7 @@ def answer_loss(policy: LanguagePolicy, entries: list[Encoded], answers: list[Te
     """Mean over answer tokens of -log p, under the prompts exactly as the policy samples from them."""
     lengths = torch.tensor([len(answer) for answer in answers])
     actions = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)
-    inputs = collate(entries, actions, lengths, policy.device)
+    inputs = collate(entries, actions, lengths, policy.device, policy.family)
     width = actions.shape[1]
     logits = policy.inner.model(**inputs, logits_to_keep=width + 1).logits[:, :-1].float()
     real = torch.arange(width) < lengths[:, None]
@@ -130,7 +132,7 @@ def _batches(
 
 
 def held_out_scores(
-    policy: LanguagePolicy, prompts: Sequence[Prompt], environment: Surroundings | None = None, batch_size: int = 64
+    policy: Policy, prompts: Sequence[Prompt], environment: Surroundings | None = None, batch_size: int = 64
 ) -> dict[str, float]:
     """Share of greedy answers that the accuracy reward calls right (0.5 or more), in all and by skill."""
     actor = Actor(policy, environment)

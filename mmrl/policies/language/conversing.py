@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mmrl.errors import PolicyError, SurroundingsError
-from mmrl.policies.language.encoding import Encoded, extended
-from mmrl.policies.language.families.base import Family
+from mmrl.policies.language.batching import decoded_together
+from mmrl.policies.language.encoded import Encoded
+from mmrl.policies.language.encoding import extended
+from mmrl.policies.language.families.default import Family
+from mmrl.policies.language.families.turns import joined
 from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.sampling import Decoded, decode
-from mmrl.policies.language.turns import POSITIONS, Shown, Turns, with_media, written_out
+from mmrl.policies.language.turns import Turns, response_media
 from mmrl.policies.language.writing import WritingPlan
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, LOST, TRUNCATED, Prompt, Request, Rollouts
@@ -42,14 +45,11 @@ class Speaker(Protocol):
     def device(self) -> torch.device: ...
     @property
     def turns(self) -> Turns: ...
-    @property
-    def positions_of(self) -> Any: ...
     def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]: ...
     def prefills(
         self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
     ) -> dict[Encoded, Prefill]: ...
     def context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded: ...
-    def max_extent(self, prompt: int) -> int: ...
     def acting(self) -> AbstractContextManager[None]: ...
 
 
@@ -60,6 +60,7 @@ class Line:
     context  the prompt as it is shown, without what follows it
     ids, log_probs, mask, owner, turn  of each column
     run      column at which the last run began
+    parts    what follows the context: runs (n,), and what was shown
     """
 
     request: Request
@@ -77,7 +78,7 @@ class Line:
     written: int = 0
     shown: int = 0
     bad: int = 0
-    media: dict[str, Tensor] = field(default_factory=dict)
+    parts: list[Tensor | Encoded] = field(default_factory=list)
     finish: str = ""
     constants: dict[str, float] = field(default_factory=dict)
 
@@ -85,6 +86,7 @@ class Line:
         """Columns that are replayed, and trained only where another row of the group drew them."""
         count = len(prefix)
         self.ids, self.turn, self.written = prefix.tolist(), [0] * count, count
+        self.parts = [prefix] if count else []
         self.log_probs, self.mask, self.owner = [0.0] * count, [False] * count, [-1] * count
         if (start := self.request.start) is not None:
             row = start.row
@@ -104,6 +106,7 @@ class Line:
     def write(self, tokens: list[int], log_probs: list[float]) -> None:
         self.run = len(self.ids) if self.turns else 0
         self.ids += tokens
+        self.parts.append(torch.tensor(tokens))
         self.log_probs += log_probs
         self.mask += [True] * len(tokens)
         self.owner += [self.member] * len(tokens)
@@ -111,14 +114,14 @@ class Line:
         self.turns += 1
         self.written += len(tokens)
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: Encoded) -> None:
         count = len(shown.ids)
         self.ids += shown.ids.tolist()
         self.log_probs += [0.0] * count
         self.mask += [False] * count
         self.owner += [-1] * count
         self.turn += [0] * count
-        self.media = with_media(self.media, shown.media)
+        self.parts.append(shown)
 
 
 def converse(
@@ -150,7 +153,7 @@ def _lines(policy: Speaker, plan: WritingPlan, ready: dict[str, Encoded], key: K
         request, context = plan.requests[index], contexts[index]
         named = key.at(prompt=request.prompt.id, member=member, purpose="sample")
         draws = None if greedy else named.uniform(plan.limit)
-        line = Line(request, member, context, draws, policy.max_extent(len(context)))
+        line = Line(request, member, context, draws, _columns(policy, len(context)))
         line.begin(plan.prefixes[index])
         if line.room(plan.limit) < 1:
             raise PolicyError(f"prompt {request.prompt.id!r}: policy.max_extent={line.limit} leaves nothing to write")
@@ -158,9 +161,15 @@ def _lines(policy: Speaker, plan: WritingPlan, ready: dict[str, Encoded], key: K
     return lines
 
 
+def _columns(policy: Speaker, prompt: int) -> int:
+    """Columns a response may take behind a prompt of so many tokens."""
+    positions = policy.inner.core.config.get_text_config().max_position_embeddings - prompt
+    return positions if policy.config.max_extent is None else min(policy.config.max_extent, positions)
+
+
 def _first_run(policy: Speaker, lines: Sequence[Line], plan: WritingPlan, prefills: Any) -> None:
     """Rows of a request share its context, as where there is no environment."""
-    for rows in torch.arange(len(lines)).split(policy.config.decode_rows):
+    for rows in decoded_together(plan, policy.config.decode_rows, policy.family.capabilities):
         asked, context = torch.unique(plan.context[rows], return_inverse=True)
         some = [lines[i] for i in rows.tolist()]
         first = {r: next(line.context for line in some if line.request is plan.requests[r]) for r in asked.tolist()}
@@ -169,15 +178,16 @@ def _first_run(policy: Speaker, lines: Sequence[Line], plan: WritingPlan, prefil
 
 
 def _next_run(policy: Speaker, lines: Sequence[Line]) -> None:
-    for start in range(0, len(lines), policy.config.decode_rows):
-        some = lines[start : start + policy.config.decode_rows]
-        contexts = [_whole(policy, line) for line in some]
+    most = 1 if policy.family.capabilities.batches is None else policy.config.decode_rows
+    for start in range(0, len(lines), most):
+        some = lines[start : start + most]
+        contexts = [_whole(policy, line, line.context) for line in some]
         _write(policy, some, contexts, torch.arange(len(some)), [None] * len(some))
 
 
-def _whole(policy: Speaker, line: Line) -> Encoded:
-    ids = torch.tensor(line.ids)
-    return written_out(line.context, ids, line.media, policy.family, policy.positions_of)
+def _whole(policy: Speaker, line: Line, entry: Encoded) -> Encoded:
+    """The row so far behind a prompt."""
+    return joined(policy.family, policy.inner.core, replace(entry, features=None), line.parts)
 
 
 def _write(policy: Speaker, lines: Sequence[Line], contexts: list[Encoded], context: Tensor, prefills: list) -> None:
@@ -295,10 +305,10 @@ def _observed(lines: Sequence[Line]) -> Tensor:
     return torch.tensor([float(len(line.ids) - line.written) for line in lines])
 
 
-def _media(policy: Speaker, line: Line, encoded: dict[str, Encoded]) -> dict[str, Tensor] | None:
+def _media(policy: Speaker, line: Line, encoded: dict[str, Encoded]) -> dict[str, Any] | None:
     """The media of a response with the positions of its columns, under the prompt it is trained on."""
-    if not line.media:
-        return None
     entry = encoded[line.request.prompt.id]
-    whole = written_out(entry, torch.tensor(line.ids), line.media, policy.family, policy.positions_of)
-    return line.media | {POSITIONS: whole.positions[:, len(entry) :]}
+    shown = [part for part in line.parts if isinstance(part, Encoded)]
+    if not any(part.media for part in shown):
+        return None
+    return response_media(entry, _whole(policy, line, entry), shown)

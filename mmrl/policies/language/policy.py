@@ -7,9 +7,9 @@ the same temperature and suppressed ids.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,27 +19,33 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.media import ReadClip
+from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
-from mmrl.policies.language.batching import micro_batches
+from mmrl.policies.language.batching import decoded_together, micro_batches
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.conversing import converse
-from mmrl.policies.language.encoding import POSITION_ONLY, Encoded, collate, encode, extended, predictors, to_device
-from mmrl.policies.language.families.base import Family, check_family, family_of
-from mmrl.policies.language.fast import prefill, shared_prompt
+from mmrl.policies.language.encoded import Encoded, to_device, with_features
+from mmrl.policies.language.encoding import encode, extended
+from mmrl.policies.language.families import check_model_type, family_of
+from mmrl.policies.language.families.base import Capabilities
+from mmrl.policies.language.families.default import Family
+from mmrl.policies.language.families.kept import capabilities_of
+from mmrl.policies.language.families.qwen import Qwen
+from mmrl.policies.language.fast import prefill
 from mmrl.policies.language.fast.prefill import KeptPrefills, Prefill
+from mmrl.policies.language.layout import Way, lay_out, ways
 from mmrl.policies.language.log_probs import Asked, Distribution
-from mmrl.policies.language.pixels import corrupted
+from mmrl.policies.language.pixels import corrupted, shown_otherwise
 from mmrl.policies.language.probes import token_probes
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.language.probes.spectrum import visual_entropy
 from mmrl.policies.language.sampling import Decoded, decode
-from mmrl.policies.language.scoring import LOG_PROBS, ScoredLanguageModel
+from mmrl.policies.language.scoring import LOG_PROBS, Rows, ScoredLanguageModel
 from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
-from mmrl.policies.language.turns import Turns, plain_rows, written_out
+from mmrl.policies.language.turns import Changed, Turns, whole_rows, written_rows
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
 from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
@@ -85,24 +91,25 @@ class LanguagePolicy(Policy):
                 "importance ratios (a kept mass of .895 gives a mean ratio of .896); lower the temperature instead"
             )
         self.config, self.processor, self.seed, self.read_clip = config, processor, seed, read_clip
-        self.family: Family = family_of(model.config, processor.tokenizer)
+        self.family: Family = family_of(model.config, processor)
         self.stopping = Stopping.of(model, processor.tokenizer, config.stop, config.stop_tokens)
         self._size_images()
-        self.pixel_scales = PixelScale.of(processor)
+        self.pixel_scales = PixelScale.of(processor) if isinstance(self.family, Qwen) else {}
         self._source: str | None = None
-        self._features: WeakKeyDictionary[Encoded, dict[str, Tensor]] = WeakKeyDictionary()
+        self._features: WeakKeyDictionary[Encoded, dict[str, Any]] = WeakKeyDictionary()
         self.module = self._scored(self._prepared(model))
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
-        """Load the checkpoint that `config.model` names; its family is checked before its weights are read."""
+        """Load the checkpoint that `config.model` names; whether transformers has its kind is seen before its weights
+        are read."""
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
-            check_family(AutoConfig.from_pretrained(config.model, **trusted).model_type)
+            check_model_type(AutoConfig.from_pretrained(config.model, **trusted))
             processor = AutoProcessor.from_pretrained(config.model, **trusted)
             model = _load(AutoModelForImageTextToText, config)
         except (OSError, ValueError, ImportError) as error:  # the last for an attention backend that is not installed
@@ -112,19 +119,26 @@ class LanguagePolicy(Policy):
         return policy
 
     def _scored(self, model: Any) -> ScoredLanguageModel:
-        config = self.config
-        core = model.get_base_model() if adapters.is_adapted(model) else model
-        reason = shared_prompt.refusal(core, config.attention)
-        if config.shared_prompt == "on" and reason:
-            raise ConfigError(f"shared_prompt: on, but {reason}; set it to 'off' (or 'auto') for plain rows")
+        config, found = self.config, self.capabilities
+        self.ways = ways(config, self.family, adapters.unwrapped(model))
         return ScoredLanguageModel(
             model,
             self.family,
-            Distribution(config.temperature, self.family.suppressed, self.family.soft_cap),
+            Distribution(config.temperature, self.family.suppressed, self.family.soft_cap, found.scale),
             rows=config.logit_rows,
             autocast=None if config.autocast is None else DTYPES[config.autocast],
-            shared=config.shared_prompt != "off" and reason is None,
+            shared=Way.PACKED in self.ways,
         )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What was found about this model when it was loaded."""
+        return self.family.capabilities
+
+    @property
+    def found(self) -> dict[str, Any]:
+        told = {"model_type": self.family.model_type, "family": type(self.family).__name__}
+        return told | {"ways": [way.value for way in self.ways], **self.capabilities.as_dict()}
 
     @property
     def inner(self) -> ScoredLanguageModel:
@@ -137,33 +151,49 @@ class LanguagePolicy(Policy):
         return self.config.max_new_tokens
 
     def _size_images(self) -> None:
-        size = self.processor.image_processor.size
         low, high = self.config.min_pixels, self.config.max_pixels
-        if low is not None or high is not None:
-            self.processor.image_processor.size = {
-                "shortest_edge": low or size["shortest_edge"],
-                "longest_edge": high or size["longest_edge"],
-            }
+        if low is None and high is None:
+            return
+        size = getattr(self.processor.image_processor, "size", None)
+        edges = {name: getattr(size, name, None) for name in ("shortest_edge", "longest_edge")}
+        if isinstance(size, dict):
+            edges = {name: size.get(name) for name in edges}
+        if self.family.factor is None or None in edges.values():
+            raise ConfigError(
+                f"min_pixels, max_pixels: {type(self.processor.image_processor).__name__} of "
+                f"{self.family.model_type!r} has no range of areas (its size is {size}); leave both null"
+            )
+        self.processor.image_processor.size = {
+            "shortest_edge": low or edges["shortest_edge"],
+            "longest_edge": high or edges["longest_edge"],
+        }
 
     def _prepared(self, model: Any) -> Any:
-        """Adapters on, frozen parts frozen, checkpointing as asked."""
+        """Capabilities found, adapters on, frozen parts frozen, checkpointing as asked."""
         config = self.config
         if model.config._attn_implementation != config.attention:
             model.set_attn_implementation(config.attention)
+        self.family.capabilities = capabilities_of(model, self.family, config.attention, video="video" in self.reads)
+        readers = self.family.readers(model)
         adapted = config.lora is not None or config.adapter is not None
         train_vision = config.train_vision if config.train_vision is not None else not adapted
         if adapted:
-            exclude = None if train_vision else r".*visual.*"
-            model = adapters.attach_lora(model, config.lora, seed=self.seed, start=config.adapter, exclude=exclude)
+            frozen = [*([] if train_vision else readers), *self.family.not_linear(model)]
+            exclude = rf"(.*\.)?({'|'.join(map(re.escape, frozen))})(\..*)?" if frozen else None
+            lora = config.lora
+            if lora is not None and lora.targets == "all-linear":
+                lora = lora.model_copy(update={"targets": self.family.linear_targets(model)})
+            model = adapters.attach_lora(model, lora, seed=self.seed, start=config.adapter, exclude=exclude)
         elif not train_vision:
-            model.model.visual.requires_grad_(False)
+            for reader in readers.values():
+                reader.requires_grad_(False)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
     # -- prompts -------------------------------------------------------------------------------------------------
 
-    def _frames(self, prompt: Prompt) -> list[Any]:
+    def _frames(self, prompt: Prompt) -> list[Frames]:
         """Sampled frames of the prompt's videos."""
         if prompt.videos:
             raise PolicyError(
@@ -174,28 +204,23 @@ class LanguagePolicy(Policy):
 
     def encode(self, prompt: Prompt) -> Encoded:
         """The prompt as the model reads it. The trainer never calls this twice for one rollout."""
-        return encode(
-            prompt,
-            self.processor,
-            self.family,
-            self.positions_of,
-            frames=self._frames(prompt),
-            template=self._template,
-            max_tokens=self.config.max_prompt_tokens,
-        )
+        return self._encode(prompt, self._frames(prompt))
+
+    def _encode(self, prompt: Prompt, frames: Sequence[Frames]) -> Encoded:
+        limit = self.config.max_prompt_tokens
+        return encode(prompt, self.family, self.inner.core, frames=frames, template=self._template, max_tokens=limit)
 
     def _with_features(self, entries: Sequence[Encoded]) -> list[Encoded]:
         """`entries` with what a frozen vision tower makes of them: it runs once per prompt, for the rollout and
         every pass after it. A tower that trains runs in every pass over the prompt."""
-        if self.inner.vision_trains or not self.config.reuse_vision:
+        if self.inner.vision_trains or not self.config.reuse_vision or not self.capabilities.features:
             return list(entries)
         new = [e for e in entries if e.media and e not in self._features]
         if new:
             with self.acting():
                 for entry in new:
-                    media = {k: v for k, v in entry.media.items() if k not in POSITION_ONLY}
-                    self._features[entry] = self.inner.encode_media(to_device(media, self.device))
-        return [replace(e, features=self._features.get(e)) for e in entries]
+                    self._features[entry] = self.inner.encode_media(to_device(entry.media, self.device))
+        return [with_features(e, self._features.get(e)) for e in entries]
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """The token at each place, as text; empty past a response's end."""
@@ -214,9 +239,13 @@ class LanguagePolicy(Policy):
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
+        pairs = zip(rollouts.prompts, rollouts.encoded, strict=True)
+        if isinstance(self.family, Qwen):
+            known = self.seed, self.family, self.pixel_scales
+            return [corrupted(entry, view, prompt.id, *known) for prompt, entry in pairs]
         return [
-            corrupted(entry, view, prompt.id, self.seed, self.family, self.pixel_scales)
-            for prompt, entry in zip(rollouts.prompts, rollouts.encoded, strict=True)
+            shown_otherwise(prompt, entry, view, self.seed, self._frames(prompt), self._encode)
+            for prompt, entry in pairs
         ]
 
     # -- acting --------------------------------------------------------------------------------------------------
@@ -230,7 +259,7 @@ class LanguagePolicy(Policy):
         plan, parts = WritingPlan.of(requests, self.config.max_new_tokens), []
         prefills = {} if greedy else self.prefills(requests, encoded, ready)
         with self.acting():
-            for rows in torch.arange(len(plan.context)).split(self.config.decode_rows):
+            for rows in decoded_together(plan, self.config.decode_rows, self.capabilities):
                 asked, context = torch.unique(plan.context[rows], return_inverse=True)
                 contexts = [self.context(requests[r], ready, plan.prefixes[r]) for r in asked.tolist()]
                 uniforms = None if greedy else plan.draws(key, rows)
@@ -253,7 +282,7 @@ class LanguagePolicy(Policy):
     @cached_property
     def turns(self) -> Turns:
         """How later turns are rendered; raises PolicyError for a chat template that cannot append one."""
-        return Turns(self.processor, self.family, self._frames, self._template)
+        return Turns(self.family, self.inner.core, self._frames, self._template)
 
     def check_turns(self) -> None:
         _ = self.turns
@@ -261,15 +290,6 @@ class LanguagePolicy(Policy):
     @property
     def _template(self) -> dict[str, Any]:
         return {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
-
-    @property
-    def positions_of(self) -> Any:
-        return self.inner.core.model.get_rope_index
-
-    def max_extent(self, prompt: int) -> int:
-        """Columns a response may take behind a prompt of so many tokens."""
-        positions = self.inner.core.config.get_text_config().max_position_embeddings - prompt
-        return positions if self.config.max_extent is None else min(self.config.max_extent, positions)
 
     def prefills(
         self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
@@ -369,36 +389,18 @@ class LanguagePolicy(Policy):
         actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
         if any(rollouts.media):
             sizes = [len(shown[p]) for p in rollouts.prompt.tolist()]
-            inputs, where = plain_rows(self._written_out(rollouts, shown, under), sizes, actions.shape[1], device)
-            numbers = module(inputs, where, actions, mask, asked)
-        elif self.inner.shared:
-            rows = (rollouts.prompt, rollouts.actions, rollouts.extent)
-            packed = shared_prompt.pack(shown, *rows, device, prefills)
-            numbers = module(packed.inputs, packed.where, actions, mask, asked, packed.layout)
+            alone = self.capabilities.batches is None
+            changed = under and Changed(under, self.seed, self.family, self.pixel_scales)
+            rows: Rows = whole_rows(written_rows(rollouts, shown, changed), sizes, device, self.family, alone)
         else:
-            entries = [shown[p] for p in rollouts.prompt.tolist()]
-            inputs = collate(entries, rollouts.actions, rollouts.extent, device)
-            where = predictors(max(map(len, entries)), actions)
-            numbers = module(inputs, where, actions, mask, asked)
+            rows = lay_out(self._way(), shown, rollouts, device, self.family, prefills)
+        numbers = module(rows, actions, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
 
-    def _written_out(self, rollouts: Rollouts, shown: list[Encoded], under: View | None) -> list[Encoded]:
-        """Each row whole, as `under` shows it: media of a response change as those of its prompt do."""
-        rows = []
-        parts = (rollouts.prompt.tolist(), rollouts.actions.cpu(), rollouts.extent.tolist(), rollouts.media)
-        for p, ids, extent, media in zip(*parts, strict=True):
-            if media is None or under is None:
-                rows.append(written_out(shown[p], ids[:extent], media or {}, self.family, self.positions_of))
-                continue
-            prompt = rollouts.prompts[p]
-            if under.kind == REMOVE_MEDIA:
-                raise PolicyError(
-                    f"prompt {prompt.id!r}: a response in which an environment showed pictures has no form without "
-                    f"them; the view {REMOVE_MEDIA!r} is for responses without media"
-                )
-            whole = written_out(rollouts.encoded[p], ids[:extent], media, self.family, self.positions_of)
-            rows.append(corrupted(whole, under, prompt.id, self.seed, self.family, self.pixel_scales))
-        return rows
+    def _way(self) -> Way:
+        """transformers drops the cache of a layer whose activations are checkpointed."""
+        dropped = self.config.gradient_checkpointing and torch.is_grad_enabled()
+        return next(way for way in self.ways if not (dropped and way is Way.TWO_CALLS))
 
     @torch.no_grad()
     def _of_groups(self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]) -> dict[str, Tensor]:

@@ -125,7 +125,7 @@ class TestColumns:
         assert ids.tolist() == whole["input_ids"][0].tolist() + end
         assert torch.equal(torch.cat([rows.encoded[0].media["pixel_values"], rows.media[0]["pixel_values"]]),
                            whole["pixel_values"])  # fmt: skip
-        places = policy.positions_of(
+        places = policy.inner.core.model.get_rope_index(
             input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], image_grid_thw=whole["image_grid_thw"],
             mm_token_type_ids=(ids == policy.family.image_token).long()[None],
         )[0]  # fmt: skip
@@ -146,7 +146,7 @@ class TestColumns:
         assert said in policy.processor.chat_template
         shortened = "{{ message['content'] if loop.last or message['role'] == 'user' else '...' }}"
         policy.processor.chat_template = policy.processor.chat_template.replace(said, shortened)
-        with pytest.raises(PolicyError, match=r"Qwen3VLProcessor.*renders earlier turns anew"):
+        with pytest.raises(PolicyError, match=r"qwen3_vl.*writes a conversation otherwise"):
             Actor(policy, Here(two_pictures()))
 
     def test_what_a_policy_without_turns_says(self):
@@ -246,7 +246,7 @@ class TestScoring:
             plain = policy.evaluate(seen).log_probs
             masked = policy.evaluate(seen, under=View.of("patch_black", share=0.9, size=14)).log_probs
             again = policy.evaluate(seen, under=View.of("patch_black", share=0.9, size=14)).log_probs
-            with pytest.raises(PolicyError, match="no form without"):
+            with pytest.raises(PolicyError, match="has no form under the view"):
                 policy.evaluate(seen, under=View.of("remove_media"))
         later = seen.columns["turn"] > 0
         assert (plain - masked).abs()[later].max() > 1e-2 and torch.equal(masked, again)
