@@ -13,7 +13,7 @@ from mmrl.record import Rollouts
 
 
 def decoded_together(plan: WritingPlan, most: int, found: Capabilities) -> Iterator[Tensor]:
-    """Rows that are written at once, at most so many: of one prompt, where the model takes no batches of unlike ones."""
+    """Rows that are written at once, at most so many; of one prompt, where a model takes no batches of unlike ones."""
     each = torch.unique(plan.context).tolist()
     alike = [plan.context == c for c in each] if found.batches is None else [plan.context >= 0]
     for chosen in alike:

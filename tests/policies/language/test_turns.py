@@ -142,9 +142,9 @@ class TestColumns:
 
     def test_a_template_that_renders_earlier_turns_anew_is_refused_by_name(self, make_policy):
         policy = make_policy("qwen3_vl")
-        said = "{{ message['content'] }}"
+        said = "{{ part['text'] }}"
         assert said in policy.processor.chat_template
-        shortened = "{{ message['content'] if loop.last or message['role'] == 'user' else '...' }}"
+        shortened = "{{ part['text'] if messages | length < 3 or message['role'] == 'user' else '...' }}"
         policy.processor.chat_template = policy.processor.chat_template.replace(said, shortened)
         with pytest.raises(PolicyError, match=r"qwen3_vl.*writes a conversation otherwise"):
             Actor(policy, Here(two_pictures()))
