@@ -33,7 +33,8 @@ class Batch:
     member         (B,) long: number among the prompt's members of this step; with `group` it keys random choices,
                    whatever the row order
     task           (B,) long: rows of the same task share a number
-    prompt         (B,) long: a number of the prompt's id, for what remembers prompts across steps
+    prompt         (B,) long: a number of the prompt's id, for what remembers prompts across steps; a hinted prompt has
+                   that of the prompt it was made of
     reward         (B,) NaN where unscored
     components     {name: (B,)} reward components before they were combined
     success        (B,) 1, 0 or NaN
@@ -155,7 +156,7 @@ class Batch:
 
 def _prompt_numbers(rollouts: Any) -> Tensor:
     """(B,) a 63-bit number of each row's prompt id, equal on every rank and in every run."""
-    digests = [hashlib.blake2b(p.id.encode(), digest_size=8).digest() for p in rollouts.prompts]
+    digests = [hashlib.blake2b(p.asks.encode(), digest_size=8).digest() for p in rollouts.prompts]
     numbers = torch.tensor([int.from_bytes(d, "big") >> 1 for d in digests], dtype=torch.long)
     return numbers.to(rollouts.prompt.device)[rollouts.prompt]
 

@@ -99,8 +99,22 @@ class Nested:
                 trained = trained & _of(train, addresses, trained)
         return replace(batch, counted=counted, trained=trained)
 
-    def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt:
+    def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt | None:
         return self.strategies[ask.by].shown(ask, prompt, rows)
+
+    def heard(self, ask: Ask, texts: list[str]) -> None:
+        self.strategies[ask.by].heard(ask, texts)
+
+    @property
+    def besides(self) -> bool:
+        """Whether any of them puts prompts beside those of the groups."""
+        return any(type(s).beside is not Strategy.beside for s in self.strategies)
+
+    def beside(self, prompt: Prompt, rows: Rollouts) -> dict[str, Prompt]:
+        merged: dict[str, Prompt] = {}
+        for strategy in self.strategies:
+            merged |= strategy.beside(prompt, rows)
+        return merged
 
     def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
         return self.strategies[given.by].given(given, prompt, rows)

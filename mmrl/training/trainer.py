@@ -332,6 +332,7 @@ class Trainer:
             "updates": self.updates,
             "rollouts": len(batch),
             "unscored": dict(collected.causes),
+            "rollouts/not_shown": collected.not_shown,
             **speed_metrics(batch, self.clock.take()),
             **self.counters(),
         }

@@ -39,7 +39,7 @@ from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
-from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
+from mmrl.policies.views import BESIDE, REMOVE_MEDIA, PixelScale, check_view, without_media
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
@@ -211,6 +211,10 @@ class LanguagePolicy(Policy):
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
+        if view.kind == BESIDE:
+            name = dict(view.options)["prompt"]
+            pairs = zip(rollouts.prompts, rollouts.encoded, strict=True)
+            return [self.encode(p.beside[name]) if name in p.beside else entry for p, entry in pairs]
         return [
             corrupted(entry, view, prompt.id, self.seed, self.family, self.pixel_scales)
             for prompt, entry in zip(rollouts.prompts, rollouts.encoded, strict=True)

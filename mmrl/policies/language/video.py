@@ -14,7 +14,7 @@ from mmrl.media import Frames, ReadClip, VideoSampling
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.families.base import Family, family_of
 from mmrl.policies.language.policy import LanguagePolicy
-from mmrl.policies.views import PIXEL_VIEWS, REMOVE_MEDIA
+from mmrl.policies.views import BESIDE, PIXEL_VIEWS, REMOVE_MEDIA
 from mmrl.record import Prompt
 
 
@@ -33,7 +33,7 @@ class VideoPolicy(LanguagePolicy):
     modality = "video"
     reads = frozenset({"image", "video"})
     config_type = VideoPolicyConfig
-    views = frozenset(PIXEL_VIEWS) | {REMOVE_MEDIA}
+    views = frozenset(PIXEL_VIEWS) | {REMOVE_MEDIA, BESIDE}
     read_clip: ReadClip
 
     def __init__(
