@@ -102,6 +102,9 @@ class Nested:
     def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt | None:
         return self.strategies[ask.by].shown(ask, prompt, rows)
 
+    def usable(self, ask: Ask, prompt: Prompt, texts: list[str]) -> list[str]:
+        return self.strategies[ask.by].usable(ask, prompt, texts)
+
     def heard(self, ask: Ask, texts: list[str]) -> None:
         self.strategies[ask.by].heard(ask, texts)
 

@@ -182,8 +182,12 @@ class Strategy:
         """The rows of `given`, as texts or token by token; none at all is an answer too. Runs on one rank."""
         raise NotImplementedError(f"{type(self).__name__} plans given rows, and has no `given`")
 
+    def usable(self, ask: Ask, prompt: Prompt, texts: list[str]) -> list[str]:
+        """Which of the texts written for an `ask` aside may be used; the others are counted. Runs on one rank."""
+        return texts
+
     def heard(self, ask: Ask, texts: list[str]) -> None:
-        """What was written for an `ask` aside; not called where there was nothing to show. Runs on all ranks."""
+        """The usable texts of an `ask` aside; not called where there was nothing to show. Runs on all ranks."""
         raise NotImplementedError(f"{type(self).__name__} asks aside, and has no `heard`")
 
     def beside(self, prompt: Prompt, rows: Rollouts) -> Mapping[str, Prompt]:

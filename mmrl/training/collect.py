@@ -43,7 +43,7 @@ class Collected:
     indices   dataset row of each group, None where a strategy made the prompt
     step      as the strategies saw it
     causes    why outputs stayed unscored, over all ranks
-    not_shown members a strategy asked for with something to show, where there was nothing, over all ranks
+    not_shown members asked for with something to show where there was nothing, and asides that were no use; all ranks
     """
 
     rollouts: Rollouts
@@ -172,7 +172,7 @@ class Collector:
         requests = [(ask, request) for ask, request in every if request is not None]
         requests.sort(key=lambda pair: pair[0].aside)
         acted = self._acted([request for _, request in requests], step.key, groups)
-        self._heard(plan, acted, [ask for ask, _ in requests if ask.aside])
+        self._heard(plan, acted, [pair for pair in requests if pair[0].aside])
         constants = [ask.columns for ask, _ in requests if not ask.aside for _ in range(ask.count)]
         parts = [(acted.index(range(len(constants))), constants)] if acted and constants else []
         parts += self._written(givens, rows, groups)
@@ -190,16 +190,17 @@ class Collector:
             )
         return Rollouts.concatenate(have) if len(have) > 1 else have[0]
 
-    def _heard(self, plan: Plan, acted: Rollouts | None, asides: list[Ask]) -> None:
-        """Tell the strategies on all ranks what was written aside: the last rows of `acted`, in the order of `asides`."""
+    def _heard(self, plan: Plan, acted: Rollouts | None, asides: list[tuple[Ask, Request]]) -> None:
+        """Tell the strategies of all ranks what was written aside: the last rows of `acted`, as `asides` has them."""
         if not any(ask.aside for ask in plan.ask):
             return
         outputs = [str(text) for text in acted.outputs] if acted else []
-        at, texts = len(outputs) - sum(ask.count for ask in asides), []
-        for ask in asides:
-            texts.append(outputs[at : at + ask.count])
-            at += ask.count
-        places = [plan.ask.index(ask) for ask in asides]
+        at, texts = len(outputs) - sum(ask.count for ask, _ in asides), []
+        for ask, request in asides:
+            written, at = outputs[at : at + ask.count], at + ask.count
+            texts.append(self.strategies.usable(ask, request.prompt, written))
+            self.not_shown += len(written) - len(texts[-1])
+        places = [plan.ask.index(ask) for ask, _ in asides]
         every = gather_objects(list(zip(places, texts, strict=True)), self.accelerator)
         for place, written in sorted(pair for part in every for pair in part):
             self.strategies.heard(plan.ask[place], written)
