@@ -5,6 +5,7 @@
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
 #   make docs              write the generated pages of docs/ again
+#   make generators        every family of generators against its own pipeline; writes docs/generators.md again
 #
 # pip's own settings are honoured. The index may offer a CUDA build of torch; to take a CPU build, point pip at an
 # index that has one: PIP_INDEX_URL=... make demo
@@ -20,11 +21,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint bench docs
+.PHONY: help demo test lint bench docs generators
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,7s/^# *//p' Makefile
+	@sed -n '3,8s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -44,6 +45,10 @@ bench: $(READY)
 
 docs: $(READY)
 	@$(BIN)/python docs/generate.py
+
+generators: export OMP_NUM_THREADS := 1
+generators: $(READY)
+	@$(BIN)/python -m tests.policies.generation.families.table $(ARGS)
 
 # torch first and alone, so that nothing installed later can choose another build of it
 $(READY): pyproject.toml constraints.txt

@@ -127,3 +127,19 @@ class Frames:
 
 ReadClip = Callable[[Any, VideoSampling], Frames]
 """`mmrl.data.video.read_clip` or anything like it: (Clip or path, sampling) -> Frames."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A generated waveform.
+
+    samples  (channels, n) float32 in [-1, 1], a numpy array
+    rate     samples a second
+    """
+
+    samples: Any
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return self.samples.shape[-1] / self.rate

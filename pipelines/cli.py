@@ -289,17 +289,18 @@ def launch(context: typer.Context) -> None:
 
 @app.command()
 def doctor(
+    model: Annotated[str | None, typer.Argument(help="A model to look at in place of the machine.")] = None,
     repair: Annotated[bool, typer.Option(help="Let every program here import a torchvision built for CUDA.")] = False,
 ) -> None:
-    """What this machine has, what is missing, and how to mend it."""
+    """What this machine has, what is missing, and how to mend it; or how a MODEL would be trained."""
     from mmrl import _torchvision
     from mmrl.pipelines.doctor import doctor as diagnose
-    from mmrl.pipelines.doctor import render
+    from mmrl.pipelines.doctor import examined, render
 
     if repair:
         written = _torchvision.repair_environment()
         say(f"written: {written}" if written else "torchvision needs no repair")
-    console.print(render(diagnose()))
+    console.print(render(diagnose() if model is None else examined(model)))
 
 
 @cache_app.command("build", context_settings=OVERRIDES)

@@ -21,6 +21,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from mmrl.errors import MMRLError
+
 LIBRARIES = ("transformers", "diffusers", "accelerate", "peft", "datasets", "safetensors", "qwen-vl-utils")
 EXTRAS = {"ocr": "rapidocr", "vllm": "vllm", "ray": "ray", "tracking": "wandb"}
 READERS = {"decord": "decord", "pyav": "av"}
@@ -53,6 +55,19 @@ def doctor() -> list[Check]:
     checks += [_guarded("open_clip", _open_clip), _guarded("attention", _attention), _guarded("extras", _extras)]
     checks += [_guarded("disk", _disk), _guarded("browser", _browser), _guarded("hub", _hub)]
     return checks
+
+
+def examined(model: str) -> list[Check]:
+    """What a model is found to be: one line each; an error where it cannot be trained."""
+    from mmrl.policies.generation.families.doctor import examine, is_pipeline
+
+    if not is_pipeline(model):
+        hint = "name a folder or hub model with a model_index.json, downloaded before"
+        return [Check(model, "error", "is not a pipeline of diffusers that can be read here", hint)]
+    try:
+        return [Check(name, "ok", finding) for name, finding in examine(model)]
+    except MMRLError as error:
+        return [Check(model, "error", str(error), "docs/generators.md says what can be trained")]
 
 
 def render(checks: Sequence[Check]) -> Group:

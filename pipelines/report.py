@@ -179,6 +179,7 @@ def rollout_section(folder: Path) -> dict[str, Any]:
     for row in rows:
         row["components"] = unprefixed(row["components"])
         row["outputs"] = [_embedded(folder / name) for name in row.get("images", [])]
+        row["sounds"] = [_embedded(folder / name, "audio/wav") for name in row.get("sounds", [])]
         for action in row["actions"]:
             _tint(action, largest)
     groups = []
@@ -196,7 +197,7 @@ def rollout_section(folder: Path) -> dict[str, Any]:
         )
     kind, _, number = folder.name.partition("-")
     title = f"{'Held-out prompts after' if kind == 'eval' else 'Rollouts of'} step {int(number)}"
-    pictured = any(row["outputs"] for row in rows)
+    pictured = any(row["outputs"] or row["sounds"] for row in rows)
     return {"title": title, "groups": groups, "credit": kind != "eval", "pictured": pictured}
 
 
@@ -227,5 +228,5 @@ def data_uri(image: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _embedded(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _embedded(path: Path, kind: str = "image/png") -> str:
+    return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode()

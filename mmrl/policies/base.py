@@ -43,6 +43,7 @@ class Policy(ABC):
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
     columns    what stage functions may read of its rollouts besides probes (`mmrl.columns`)
     reads      kinds of media it can be shown, "image" and "video"
+    found      what the policy found out about its model by trying it, written into the run as `model.json`
     module     the trainable module; the trainer replaces it by the one accelerate prepared. Methods of it that
                run parts of the model besides `forward` are named in its `partial_forwards`
     """
@@ -58,6 +59,10 @@ class Policy(ABC):
     columns: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return {}
 
     @classmethod
     @abstractmethod

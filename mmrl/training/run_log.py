@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import wave
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from mmrl.media import Sound
 from mmrl.record import Batch, Rollouts
 from mmrl.training.tracking import write_atomically
+
+SHOWN_FRAMES = 16
+"""Of a generated video, kept as files."""
 
 
 def _number(value: Tensor) -> float | None:
@@ -42,14 +48,33 @@ def save_rollouts(
             "reward": None if rollouts.reward is None else _number(rollouts.reward[i]),
             "components": {k: _number(v[i]) for k, v in rollouts.components.items()},
         }
-        output = rollouts.outputs[i]
-        row["output"] = output if isinstance(output, str) else None
-        if not isinstance(output, str):
-            images = output if isinstance(output, list) else [output]
-            row["images"] = _save_media(folder, f"output-{i:04d}", images)
+        row |= _saved_output(folder, f"output-{i:04d}", rollouts.outputs[i])
         row["actions"] = _actions(i, rollouts, labels[i], batch, weights)
         rows.append(row)
     write_atomically(folder / "rows.jsonl", "".join(json.dumps(r, default=str) + "\n" for r in rows))
+
+
+def _saved_output(folder: Path, stem: str, output: Any) -> dict[str, Any]:
+    """Text in the row; an image, evenly spread frames of a video, or a sound in files beside it."""
+    if isinstance(output, str):
+        return {"output": output}
+    if isinstance(output, Sound):
+        return {"output": None, "sounds": [_save_sound(folder / f"{stem}.wav", output)]}
+    frames = output if isinstance(output, list) else [output]
+    shown = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(len(frames), SHOWN_FRAMES))]
+    count = {"frames": len(frames)} if isinstance(output, list) else {}
+    return {"output": None, "images": _save_media(folder, stem, shown), **count}
+
+
+def _save_sound(path: Path, sound: Sound) -> str:
+    """16-bit PCM."""
+    samples = np.asarray(sound.samples, dtype=np.float32).clip(-1, 1)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(samples.shape[0])
+        file.setsampwidth(2)
+        file.setframerate(sound.rate)
+        file.writeframes((samples.T * 32767).round().astype("<i2").tobytes())
+    return path.name
 
 
 def _actions(i: int, rollouts: Rollouts, labels: list[str], batch: Batch | None, weights: Tensor | None) -> list[dict]:

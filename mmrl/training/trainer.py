@@ -262,7 +262,8 @@ class Trainer:
             for part in even_micro_batches(self.policy, rollouts, size, self.accelerator):
                 new[part.to(new.device)] = self.policy.evaluate(rollouts.index(part), ()).log_probs
         allowed = Tolerance.of(self.policy.precision, self.config.self_check)
-        apart = rollouts.replay["shown"].to(rollouts.source.device) | (rollouts.source > 0)
+        shown = rollouts.replay.get("shown", torch.zeros_like(rollouts.source))
+        apart = shown.to(rollouts.source.device).bool() | (rollouts.source > 0)
         check = compare(rollouts.old_log_probs, new, rollouts.mask, allowed, shown=apart)
         failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
         check.raise_if_failed()

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import Field, model_validator
 
 from mmrl.errors import ConfigError
 from mmrl.policies.adapters import LoraConfig
+from mmrl.policies.generation.families.asking import Asked
 from mmrl.policies.generation.sde import DEFAULT_LEVEL, KLKind, Reduction, SamplerKind
 from mmrl.policies.generation.steps import TrainSteps
 from mmrl.policies.weight_average import AverageConfig
 from mmrl.precision import Autocast, Precision
 from mmrl.settings import Section
 
-ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-"""Attention projections of an MM-DiT: the LoRA targets of the published recipes."""
-
 
 class FlowLoraConfig(LoraConfig):
-    """Adapters on the attention layers, with the rank and alpha of Flow-GRPO."""
+    """Adapters with the rank and alpha of Flow-GRPO.
+
+    targets  null takes the family's own: the attention projections, by the names its transformer gives them
+    """
 
     rank: int = Field(32, ge=1)
     alpha: int = Field(64, ge=1)
-    targets: str | list[str] = ATTENTION_LAYERS
+    targets: str | list[str] | None = None  # type: ignore[assignment]
 
 
 class Sampler(Section):
@@ -48,7 +51,9 @@ class Sampler(Section):
 class FlowPolicyConfig(Section):
     """Which generator acts, how it is trained, and how it samples.
 
-    model                   directory or hub name of a `StableDiffusion3Pipeline`
+    model                   directory or hub name of a flow-matching pipeline of diffusers, its class read from
+                            model_index.json. docs/generators.md lists the families; any other pipeline is replayed,
+                            exact and slower
     transformer             directory of transformer weights in place of the pipeline's, as saved by full fine-tuning
     adapter                 PEFT adapter to start from; it is also the reference then
     lora                    adapters, or null for full fine-tuning
@@ -58,22 +63,33 @@ class FlowPolicyConfig(Section):
                             accelerate's own mixed precision off
     attention               diffusers attention backend such as "native" or "flash"; null is diffusers' default
     gradient_checkpointing  less memory, about a third more time
-    height, width           of the images; null is the model's own size
-    max_sequence_length     text tokens of the third (T5) encoder
+    offload                 text encoders and VAE wait on the CPU between uses
+    height, width, frames   of the outputs; null is the pipeline's own. Frames are for video only
+    max_sequence_length     text tokens, where the pipeline takes a limit; null is the pipeline's own
+    pipeline_options        further arguments of the pipeline's call, by its own names
     steps, eval_steps       of rollouts, and of the ODE sampler that evaluation uses. 10 and 40 are published
-    shift                   of the schedule; null takes the pipeline's. Larger spends more steps at high noise
+    schedule                "pipeline": the times that the pipeline itself would use. "linear": s u / (1 + (s - 1) u)
+                            of uniform u, as earlier runs did
+    shift                   s of the linear schedule; null takes the pipeline's. Larger spends more steps at high noise
     sampler, train_steps    how noise is drawn, and at which steps
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
-    guidance_scale          of rollout and training alike; 1 skips the unconditional pass
+    guidance_scale          classifier-free guidance of rollout and training alike, by the pipeline's own formula (its
+                            `guidance_scale`, or `true_cfg_scale` where guidance is an input too); 1 skips the
+                            unconditional pass
+    guidance_scale_2        that of the second expert of Wan 2.2; null: the same
+    embedded_guidance       guidance that the model takes as an input (FLUX.1-dev, FLUX.2-dev, HunyuanVideo); null is
+                            the pipeline's default
     negative_prompt         text of the unconditional pass
-    reduction, normalised   of the log-prob (`transition_log_prob` in `sde.py`); clip ranges depend on both
+    reduction, normalised   of the log-prob (`mmrl.policies.generation.sde.transition_log_prob`); clip ranges depend
+                            on both
     kl                      how the KL to the reference is measured: "legacy_no_dt" reproduces Flow-GRPO's runs
     latent_dtype            of the stored latents. bfloat16 moves log-probs by up to 6e-4: more than the clip range
     keep_means              store the mean of each trained step, which GRPO-Guard and Flow-DPPO compare with
     transformer_batch       latents in one call of the transformer
-    decode_batch            images decoded at once
-    text_cache              prompts whose embeddings are kept
+    decode_batch            outputs decoded at once
+    decode_tiles            decode in tiles, which bounds memory and blends their seams; null: videos only
+    condition_cache         GiB of CPU memory for the conditions of the prompts used last
     ema                     moving average of the trained weights: what evaluation and export use; null for none
     """
 
@@ -85,17 +101,23 @@ class FlowPolicyConfig(Section):
     autocast: Autocast | None = None
     attention: str | None = None
     gradient_checkpointing: bool = False
+    offload: bool = True
     height: int | None = Field(None, ge=1)
     width: int | None = Field(None, ge=1)
-    max_sequence_length: int = Field(256, ge=1)
+    frames: int | None = Field(None, ge=1)
+    max_sequence_length: int | None = Field(None, ge=1)
+    pipeline_options: dict[str, Any] = {}
     steps: int = Field(10, ge=2)
     eval_steps: int = Field(40, ge=1)
+    schedule: Literal["pipeline", "linear"] = "pipeline"
     shift: float | None = Field(None, gt=0)
     sampler: Sampler = Sampler()
     train_steps: TrainSteps = TrainSteps()
     share_prefix: bool = True
     same_initial_noise: bool = False
     guidance_scale: float = Field(1.0, ge=0)
+    guidance_scale_2: float | None = Field(None, ge=0)
+    embedded_guidance: float | None = Field(None, ge=0)
     negative_prompt: str = ""
     reduction: Reduction = "mean"
     normalised: bool = True
@@ -104,5 +126,23 @@ class FlowPolicyConfig(Section):
     keep_means: bool = False
     transformer_batch: int = Field(16, ge=1)
     decode_batch: int = Field(8, ge=1)
-    text_cache: int = Field(1024, ge=0)
+    decode_tiles: bool | None = None
+    condition_cache: float = Field(4.0, ge=0)
     ema: AverageConfig | None = None
+
+    @model_validator(mode="after")
+    def _shift_is_read(self) -> FlowPolicyConfig:
+        if self.shift is not None and self.schedule != "linear":
+            raise ConfigError(
+                f"shift={self.shift:g}: only schedule=linear reads it; the pipeline's own schedule has its own shift"
+            )
+        return self
+
+    def asked(self) -> Asked:
+        """What every output is asked for."""
+        limit = {} if self.max_sequence_length is None else {"max_sequence_length": self.max_sequence_length}
+        return Asked(
+            height=self.height, width=self.width, frames=self.frames, guidance=self.guidance_scale,
+            guidance_2=self.guidance_scale_2, embedded=self.embedded_guidance, negative=self.negative_prompt,
+            options=limit | self.pipeline_options,
+        )  # fmt: skip

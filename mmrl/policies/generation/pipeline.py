@@ -1,141 +1,162 @@
-"""What a flow policy uses of a diffusers pipeline besides the transformer: loading, text encoders, VAE."""
+"""What a flow policy uses of a diffusers pipeline besides its transformers: loading, text encoders, VAE."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, PolicyError
+from mmrl.policies.generation.conditions import ConditionCache, Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
+from mmrl.policies.generation.families.asking import condition_media
+from mmrl.policies.generation.families.base import Generator, moved
 from mmrl.policies.sharding import whole
 from mmrl.precision import DTYPES
+from mmrl.record import Prompt
 
-
-@dataclass
-class TextEncoding:
-    """One prompt as the transformer reads it: embeds (L, D), pooled (Q,)."""
-
-    embeds: Tensor
-    pooled: Tensor
+GIB = 2**30
 
 
 class FrozenParts:
-    """Text encoders and VAE of a `StableDiffusion3Pipeline`: they never train, and follow the transformer's device."""
+    """Text encoders, VAE and whatever else of a pipeline never trains. They act on the transformer's device."""
 
-    def __init__(self, pipeline: Any, config: FlowPolicyConfig):
-        self.pipeline, self.config = pipeline, config
-        self._texts: OrderedDict[str, TextEncoding] = OrderedDict()
+    def __init__(self, generator: Generator, config: FlowPolicyConfig):
+        self.generator, self.config = generator, config
+        self._kept = ConditionCache(int(config.condition_cache * GIB))
+        self._negative: PromptConditions | None = None
         for part in self._modules():
             part.requires_grad_(False).eval()
 
     def _modules(self) -> list[Any]:
-        names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-        return [part for name in names if (part := getattr(self.pipeline, name)) is not None]
+        parts = self.generator.pipeline.components.items()
+        return [part for name, part in parts if isinstance(part, nn.Module) and name not in self.generator.modules]
 
-    def _settle(self, device: torch.device) -> None:
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """The frozen parts on the device; back on the CPU afterwards where they are offloaded."""
         for part in self._modules():
-            if part.device != device:
+            if next(part.parameters()).device != device:
                 part.to(device)
+        try:
+            yield
+        finally:
+            if self.config.offload and device.type != "cpu":
+                for part in self._modules():
+                    part.to("cpu")
 
-    @torch.no_grad()
-    def encode(self, text: str, device: torch.device) -> TextEncoding:
-        """Embeddings of one text, kept while the cache has room.
+    def encode(self, prompts: Sequence[Prompt], device: torch.device) -> list[PromptConditions]:
+        """The conditions of each prompt, captured once while the cache holds them.
 
         One at a time: they must not depend on which prompts were encoded together.
         """
-        if text in self._texts:
-            self._texts.move_to_end(text)
-            return self._texts[text]
-        self._settle(device)
-        embeds, _, pooled, _ = self.pipeline.encode_prompt(
-            prompt=[text], prompt_2=None, prompt_3=None, device=device, do_classifier_free_guidance=False,
-            max_sequence_length=self.config.max_sequence_length,
-        )  # fmt: skip
-        encoding = TextEncoding(embeds[0], pooled[0])
-        self._texts[text] = encoding
-        while len(self._texts) > self.config.text_cache:
-            self._texts.popitem(last=False)
-        return encoding
+        keys = [self._key(prompt) for prompt in prompts]
+        found = [self._kept.get(key) for key in keys]
+        if all(found):
+            return [entry for entry in found if entry is not None]
+        fresh: dict[Any, PromptConditions] = {}
+        with self.on(device):
+            for key, prompt, entry in zip(keys, prompts, found, strict=True):
+                if entry is None and key not in fresh:
+                    fresh[key] = self._captured(prompt)
+        for key, entry in fresh.items():
+            self._kept.put(key, entry)
+        return [entry or fresh[key] for key, entry in zip(keys, found, strict=True)]
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> list[Any]:
-        """PIL images of `latents (N, C, H, W)`."""
-        from PIL import Image
+    def _key(self, prompt: Prompt) -> Any:
+        return prompt.text, (prompt.id if prompt.images or prompt.videos else None)
 
-        self._settle(latents.device)
-        vae, images = self.pipeline.vae, []
-        dtype = next(vae.parameters()).dtype
-        for chunk in latents.split(self.config.decode_batch):
-            scaled = chunk / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-            pixels = vae.decode(scaled.to(dtype), return_dict=False)[0].float()
-            pixels = (pixels.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-            images += [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-        return images
+    def _captured(self, prompt: Prompt) -> PromptConditions:
+        generator = self.generator
+        media = condition_media(prompt)
+        generator.check_media(prompt.id, media)
+        given = moved(generator.conditions(prompt.text, media), "cpu")
+        if not generator.asked.guided or generator.guides_itself:
+            return PromptConditions(given)
+        if media:
+            return PromptConditions(given, moved(generator.negative(media), "cpu"))
+        if self._negative is None:
+            self._negative = PromptConditions(moved(generator.negative(), "cpu"))
+        return PromptConditions(given, self._negative.given)
+
+    def forget(self, generator: Generator) -> None:
+        """Another generator of the same pipeline takes over: what the first one prepared is not its."""
+        self.generator, self._negative = generator, None
+        self._kept = ConditionCache(self._kept.limit)
+
+    def decode(self, latents: Tensor, conditioned: Conditioned) -> list[Any]:
+        """N outputs of `latents (N, ...)`: PIL images, lists of them, or sound."""
+        outputs: list[Any] = []
+        given, _ = conditioned.listed()
+        size = self.config.decode_batch
+        with self.on(latents.device):
+            for start in range(0, len(latents), size):
+                rows = slice(start, start + size)
+                outputs += self.generator.decode(latents[rows], given[rows], tiles=self.config.decode_tiles)
+        return outputs
 
 
 def load_pipeline(config: FlowPolicyConfig) -> Any:
-    """The pipeline that `config.model` names, with the transformer of `config.transformer` where one is given."""
-    from diffusers import DiffusionPipeline
+    """The pipeline that `config.model` names, with the transformers of `config.transformer` where they are given."""
+    import diffusers
 
-    parts = {} if config.transformer is None else {"transformer": load_transformer(config)}
     try:
         # diffusers takes a part saved as absent, such as an SD3 without its T5, only if told again that it is
-        listed = DiffusionPipeline.load_config(config.model)
-        parts |= {name: None for name, kind in listed.items() if isinstance(kind, list | tuple) and kind[0] is None}
-        return DiffusionPipeline.from_pretrained(config.model, dtype=DTYPES[config.dtype], **parts)
-    except (OSError, ValueError) as error:
+        listed = diffusers.DiffusionPipeline.load_config(config.model)
+        parts: dict[str, Any] = {n: None for n, kind in listed.items() if isinstance(kind, list) and kind[0] is None}
+        if config.transformer is not None:
+            parts |= load_transformers(config)
+        # the class itself: the base class ignores parts that are optional in the class, as Wan's transformers are
+        kind = getattr(diffusers, str(listed.get("_class_name")), diffusers.DiffusionPipeline)
+        return kind.from_pretrained(config.model, dtype=DTYPES[config.dtype], **parts)
+    except (OSError, ValueError, AttributeError) as error:
         alone = Path(config.model, "config.json").is_file() and not Path(config.model, "model_index.json").is_file()
         hint = "; is it a transformer alone? Name it in policy.transformer, and the pipeline in policy.model"
         problem = str(error).splitlines()[0] + (hint if alone else "")
         raise ConfigError(f"model: cannot load {config.model!r}: {problem}") from None
 
 
-def load_transformer(config: FlowPolicyConfig) -> Any:
-    """The transformer that `config` starts from."""
-    from diffusers import SD3Transformer2DModel
+def load_transformers(config: FlowPolicyConfig) -> dict[str, Any]:
+    """The transformers that `config` starts from, by component name, each of the class the pipeline lists."""
+    import diffusers
 
-    place = {} if config.transformer is not None else {"subfolder": "transformer"}
-    source = config.transformer or config.model
-    try:
-        return SD3Transformer2DModel.from_pretrained(source, dtype=DTYPES[config.dtype], **place)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"transformer: cannot load {source!r}: {str(error).splitlines()[0]}") from None
+    listed = diffusers.DiffusionPipeline.load_config(config.model)
+    kinds = {n: listed[n][1] for n in ("transformer", "transformer_2") if (listed.get(n) or (None,))[0] is not None}
+    if not kinds:
+        raise ConfigError(f"model: {config.model!r} has no transformer; mmrl trains flow-matching transformers")
+    found = {}
+    for name, kind in kinds.items():
+        source, options = config.model, {"subfolder": name}
+        if config.transformer is not None:
+            # by its own path: diffusers would read the weights beside a subfolder first
+            own = Path(config.transformer) if name == "transformer" else Path(config.transformer, name)
+            if name == "transformer" or own.is_dir():  # else the second expert was not trained
+                source, options = str(own), {}
+        try:
+            found[name] = getattr(diffusers, kind).from_pretrained(source, dtype=DTYPES[config.dtype], **options)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"transformer: cannot load {source!r}: {str(error).splitlines()[0]}") from None
+    return found
 
 
 def gathered(transformer: Any) -> Any:
     """A CPU copy of a transformer whose weights are held in shards. Every rank must call it."""
-    from diffusers import SD3Transformer2DModel
-
     weights = {name: whole(value) for name, value in transformer.state_dict().items()}
+    kind: Any = next(k for k in type(transformer).__mro__ if not k.__name__.startswith("FSDP"))
     with torch.device("meta"):
-        copy = SD3Transformer2DModel.from_config(transformer.config)
+        copy = kind.from_config(transformer.config)
     copy.load_state_dict(weights, assign=True)
     return copy
 
 
-def check_pipeline(pipeline: Any) -> None:
-    from diffusers import SD3Transformer2DModel
-
-    transformer = getattr(pipeline, "transformer", None)
-    if not isinstance(transformer, SD3Transformer2DModel):
-        raise ConfigError(
-            f"model: {type(pipeline).__name__} with a {type(transformer).__name__}; the flow policy trains pipelines "
-            "of the StableDiffusion3 family (SD3Transformer2DModel)"
-        )
-
-
-def latent_shape(pipeline: Any, config: FlowPolicyConfig) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents."""
-    scale, patch = pipeline.vae_scale_factor, pipeline.patch_size
-    default = pipeline.default_sample_size * scale
-    sides = {"height": config.height or default, "width": config.width or default}
-    for name, side in sides.items():
-        if side % (scale * patch):
-            nearest = max(1, round(side / (scale * patch))) * scale * patch
-            raise ConfigError(f"{name}={side}: expected a multiple of {scale * patch}; the nearest is {nearest}")
-    return (pipeline.transformer.config.in_channels, sides["height"] // scale, sides["width"] // scale)
+def trained_modules(generator: Generator) -> dict[str, Any]:
+    """The components that are trained, by name."""
+    parts = {name: getattr(generator.pipeline, name, None) for name in generator.modules}
+    found = {name: part for name, part in parts.items() if part is not None}
+    if not found:
+        raise PolicyError(f"{type(generator.pipeline).__name__} has none of {', '.join(generator.modules)}")
+    return found

@@ -1,15 +1,17 @@
-"""Flow policies: a text-to-image flow-matching model that acts by denoising. `T` is the axis of denoising steps.
+"""Flow policies: a flow-matching generator that acts by denoising. `T` is the axis of denoising steps.
 
 A stochastic step is an action: a Gaussian around the sampler's mean, with a log-prob. The mask is True at trained
 steps only. Rollouts keep the states around them, so that training scores exactly what was sampled, under the
-same text embeddings, times, guidance and noise level. Evaluation (`greedy`) is the ODE sampler.
+same conditions, times, guidance and noise level. Evaluation (`greedy`) is the ODE sampler, on the pipeline's own
+times. What is particular to a pipeline stands in `mmrl.policies.generation.families`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,19 @@ from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
+from mmrl.policies.generation.conditions import Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
-from mmrl.policies.generation.pipeline import (
-    FrozenParts,
-    TextEncoding,
-    check_pipeline,
-    gathered,
-    latent_shape,
-    load_pipeline,
-    load_transformer,
-)
+from mmrl.policies.generation.families import generator_of
+from mmrl.policies.generation.families.asking import condition_media
+from mmrl.policies.generation.families.base import Generator
+from mmrl.policies.generation.families.check import Verdict, checked
+from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
 from mmrl.policies.generation.sampling import Group, Sampled, finish, sample
-from mmrl.policies.generation.scoring import Denoiser, Scoring, Text, Transitions
+from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
+from mmrl.policies.generation.scoring import Denoiser, Scoring, Transitions
 from mmrl.policies.generation.sde import KINDS, gradient_equalizer, noise, schedule, stochastic_steps
 from mmrl.policies.generation.steps import StepPlan, check_group_size, continued, ode_plan, plan_steps
-from mmrl.policies.sharding import is_sharded, whole, whole_weights, writes_files
+from mmrl.policies.sharding import is_sharded, whole, whole_weights
 from mmrl.policies.weight_average import WeightAverage
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
@@ -49,31 +49,34 @@ AVERAGE = "average|"
 
 
 class FlowPolicy(Policy):
-    """An SD3-family pipeline of diffusers as a policy."""
+    """A flow-matching pipeline of diffusers as a policy.
+
+    verdict  what the comparison with the pipeline's own call found, before the first step; None until then
+    """
 
     modality = "flow"
     varied_when_greedy = True
     config_type = FlowPolicyConfig
     probes = FROM_FORWARD | FROM_ROLLOUT | {"step_rewards"}
+    reads = frozenset({"image"})
 
     def __init__(self, pipeline: Any, config: FlowPolicyConfig, *, seed: int = 0):
         """
-        pipeline  a `StableDiffusion3Pipeline`; adapters are attached to its transformer here
+        pipeline  a flow-matching pipeline; adapters are attached to its transformers here
         seed      of adapter weights
         """
-        check_pipeline(pipeline)
         self.config, self.pipeline, self.seed = config, pipeline, seed
-        self.shape = latent_shape(pipeline, config)
-        self.shift = config.shift if config.shift is not None else float(pipeline.scheduler.config.get("shift", 1.0))
+        self.generator = generator_of(pipeline, config.asked())
+        self.verdict: Verdict | None = None
         self.scoring = Scoring(
-            config.sampler.kind, config.sampler.noise_level, config.guidance_scale,
-            config.reduction, config.normalised, config.kl,
-        )  # fmt: skip
+            config.sampler.kind, config.sampler.noise_level, config.reduction, config.normalised, config.kl
+        )
         self.average = None if config.ema is None else WeightAverage(config.ema)
         self._source: str | None = None
-        self.frozen = FrozenParts(pipeline, config)
-        autocast = None if config.autocast is None else DTYPES[config.autocast]
-        self.module = Denoiser(self._prepared(pipeline), chunk=config.transformer_batch, autocast=autocast)
+        self._schedules: dict[int, Tensor] = {}
+        self.frozen = FrozenParts(self.generator, config)
+        modules = {name: self._prepared(name, part) for name, part in trained_modules(self.generator).items()}
+        self.module = self._denoiser(modules)
 
     @classmethod
     def from_config(cls, config: FlowPolicyConfig, *, seed: int = 0, read_clip: ReadClip | None = None) -> FlowPolicy:
@@ -88,53 +91,101 @@ class FlowPolicy(Policy):
     def max_actions(self) -> int:
         return self.config.steps
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row's state."""
+        return self.generator.state_shape()
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return {} if self.verdict is None else {"generator": self.verdict.as_dict()}
+
+    def _denoiser(self, modules: Any) -> Denoiser:
+        autocast = None if self.config.autocast is None else DTYPES[self.config.autocast]
+        return Denoiser(self.generator, modules, chunk=self.config.transformer_batch, autocast=autocast)
+
+    def times(self, steps: int, media: Sequence[Any] = ()) -> Tensor:
+        """(S + 1,) times of a rollout: the pipeline's own, or the linear ones of `policy.schedule`."""
+        if steps not in self._schedules:
+            if self.config.schedule == "linear":
+                shift = self.config.shift or float(self.pipeline.scheduler.config.get("shift", 1.0))
+                self._schedules[steps] = schedule(steps, shift)
+            else:
+                with self.frozen.on(self.device):
+                    self._schedules[steps] = self.generator.schedule(steps, media)
+        return self._schedules[steps]
+
     @cached_property
     def _possible(self) -> Tensor:
         """(S,) bool: steps of a rollout that can have a log-prob."""
-        return stochastic_steps(self.scoring.kind, schedule(self.config.steps, self.shift), self.scoring.level)
+        return stochastic_steps(self.scoring.kind, self.times(self.config.steps), self.scoring.level)
 
-    def _prepared(self, pipeline: Any) -> Any:
-        """The transformer with adapters, checkpointing and attention as asked."""
-        config, transformer = self.config, pipeline.transformer
+    def _prepared(self, name: str, transformer: Any) -> Any:
+        """A transformer with adapters, checkpointing and attention as asked."""
+        config = self.config
         if config.attention is not None:
             transformer.set_attention_backend(config.attention)
         if config.gradient_checkpointing:
+            if self.generator.checkpointing is not None:
+                raise ConfigError(
+                    f"gradient_checkpointing: not under {type(self.pipeline).__name__}: {self.generator.checkpointing}"
+                )
             transformer.enable_gradient_checkpointing()
         if config.lora is None and config.adapter is None:
             return transformer.requires_grad_(True)
-        return adapters.attach_lora(transformer, config.lora, seed=self.seed, start=config.adapter)
+        lora = config.lora
+        if lora is not None and lora.targets is None:
+            lora = lora.model_copy(update={"targets": self.generator.targets(transformer)})
+        start = config.adapter
+        if start is not None and name != MAIN:
+            start = str(Path(start) / name)
+        return adapters.attach_lora(transformer, lora, seed=self.seed, start=start)
+
+    def _compared(self, prompt: Prompt) -> None:
+        """Before anything is drawn or scored: is the generator its pipeline? Once, on the first prompt."""
+        if self.verdict is not None:
+            return
+        media = condition_media(prompt)
+        self.generator.check_media(prompt.id, media)
+        modules, before = trained_modules(self.generator), self.generator
+        with self.frozen.on(self.device), self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
+            found = self.inner.within(lambda: checked(before, prompt.text, media, modules))
+            generator, self.verdict = found
+            self._use(generator)
+            for steps in (self.config.steps, self.config.eval_steps):
+                self.times(steps, media)
+        if self.verdict.note:
+            warnings.warn(self.verdict.line(), stacklevel=2)
+
+    def _use(self, generator: Generator) -> None:
+        if generator is not self.generator:
+            self.generator = self.inner.generator = generator
+            self.frozen.forget(generator)
 
     # -- prompts -------------------------------------------------------------------------------------------------
 
-    def encode(self, prompt: Prompt) -> TextEncoding:
-        """The prompt's text embeddings, computed once while the cache holds them."""
-        if prompt.images or prompt.videos:
-            raise PolicyError(f"prompt {prompt.id!r} has images or videos; the flow policy reads text only")
-        return self.frozen.encode(prompt.text, self.device)
+    def encode(self, prompt: Prompt) -> PromptConditions:
+        """What the prompt conditions the transformer on, captured once while the cache holds it."""
+        return self.frozen.encode([prompt], self.device)[0]
 
-    def _text(self, encodings: Sequence[TextEncoding], index: Tensor) -> Text:
-        text = Text(
-            torch.stack([e.embeds for e in encodings]),
-            torch.stack([e.pooled for e in encodings]),
-            index.to(self.device),
-        )
-        if self.scoring.guidance != 1:
-            negative = self.frozen.encode(self.config.negative_prompt, self.device)
-            text.negative_embeds, text.negative_pooled = negative.embeds[None], negative.pooled[None]
-        return text
+    def _conditioned(self, encodings: Sequence[PromptConditions], index: Tensor) -> Conditioned:
+        return Conditioned.of(encodings, index, self.device)
 
-    def _encoded(self, rollouts: Rollouts) -> list[TextEncoding]:
-        for i, entry in enumerate(rollouts.encoded):
-            if entry is None:
-                rollouts.encoded[i] = self.encode(rollouts.prompts[i])
+    def _encoded(self, rollouts: Rollouts) -> list[PromptConditions]:
+        missing = [i for i, entry in enumerate(rollouts.encoded) if entry is None]
+        for i, entry in zip(
+            missing, self.frozen.encode([rollouts.prompts[i] for i in missing], self.device), strict=True
+        ):
+            rollouts.encoded[i] = entry
         return rollouts.encoded
 
     # -- acting --------------------------------------------------------------------------------------------------
 
     def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
-        """Draw `count` images per request. Noise is keyed by (key, prompt id, member, step)."""
+        """Draw `count` outputs per request. Noise is keyed by (key, prompt id, member, step)."""
+        self._compared(requests[0].prompt)
         steps = self.config.eval_steps if greedy else self.config.steps
-        times = schedule(steps, self.shift)
+        times = self.times(steps)
         owner = torch.tensor([r for r, request in enumerate(requests) for _ in range(request.count)])
         members = torch.cat([request.first_member + torch.arange(request.count) for request in requests])
         for request in requests:
@@ -146,20 +197,18 @@ class FlowPolicy(Policy):
             plan = plan_steps(config.train_steps, self._possible, ids, members, key, config.same_initial_noise)
         starts = {row: start for row, o in enumerate(owner.tolist()) if (start := requests[o].start) is not None}
         plan = continued(plan, starts, ids)
-        shown = [self.encode(request.shown or request.prompt) for request in requests]
+        shown = self.frozen.encode([request.shown or request.prompt for request in requests], self.device)
+        conditioned = self._conditioned(shown, owner)
         if self.average is not None:
             self.average.start(self.inner)
         averaged = self._averaged() if greedy else nullcontext()
         with averaged, self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
-            denoiser = self.inner
-            guidance = self.scoring.guidance
             sampled = sample(
-                Group(ids, members, self._text(shown, owner), plan, starts),
-                lambda x, t, text: denoiser.velocity(x, t, text, guidance),
+                Group(ids, members, conditioned, plan, starts), self.inner.velocity,
                 times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
             )  # fmt: skip
-            outputs = self.frozen.decode(sampled.final)
+            outputs = self.frozen.decode(sampled.final, conditioned)
         rollouts = self._record(requests, owner, members, plan, times, sampled, outputs)
         for row, start in starts.items():
             rollouts.owner[row, : start.action] = start.row.owner[0, : start.action]
@@ -200,7 +249,7 @@ class FlowPolicy(Policy):
         trained = bool(plan.trained.any())
         return Rollouts(
             prompts=list(prompts.values()),
-            encoded=[self.encode(prompt) for prompt in prompts.values()],
+            encoded=self.frozen.encode(list(prompts.values()), self.device),
             prompt=torch.tensor([places[requests[r].prompt.id] for r in owner.tolist()], device=device),
             group=torch.tensor([requests[r].group for r in owner.tolist()], device=device),
             member=members.to(device),
@@ -227,22 +276,18 @@ class FlowPolicy(Policy):
         return {name: value.to(self.device) for name, value in columns.items()}
 
     def step_outputs(self, rollouts: Rollouts) -> tuple[list[Any], Tensor]:
-        """The image the ODE leads to from the state before each trained step (DenseGRPO's look-ahead).
+        """The output the ODE leads to from the state before each trained step (DenseGRPO's look-ahead).
 
-        Returns `(images, addresses (N, 2))`, an address being (row, step). All remaining steps of the rollout's
+        Returns `(outputs, addresses (N, 2))`, an address being (row, step). All remaining steps of the rollout's
         own schedule are taken: one-step predictions are worse than no step reward at all.
         """
         self._check_settings(rollouts)
         rows, steps = rollouts.mask.nonzero(as_tuple=True)
         states = rollouts.replay["latents"][rows, steps - rollouts.replay["first"][rows]]
-        text = self._text(self._encoded(rollouts), rollouts.prompt[rows])
+        conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[rows])
         with self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
-            denoiser, guidance = self.inner, self.scoring.guidance
-            final = finish(
-                states, steps, text, lambda x, t, some: denoiser.velocity(x, t, some, guidance),
-                rollouts.replay["times"][0],
-            )  # fmt: skip
-            return self.frozen.decode(final), torch.stack([rows, steps], 1)
+            final = finish(states, steps, conditioned, self.inner.velocity, rollouts.replay["times"][0])
+            return self.frozen.decode(final, conditioned), torch.stack([rows, steps], 1)
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         times = rollouts.replay.get("times")
@@ -279,11 +324,12 @@ class FlowPolicy(Policy):
             raise PolicyError("these rollouts have no trained step: they were drawn by the ODE sampler (greedy)")
         asked = frozenset(n.probe for n in needs if n.probe in FROM_FORWARD) | {"log_probs"}
         first, which = _unique_states(rollouts, rows, steps)
-        text = self._text(self._encoded(rollouts), rollouts.prompt[rows[first]])
+        self._compared(rollouts.prompts[0])
+        conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[rows[first]])
         transitions = self._transitions(rollouts, rows[first], steps[first], "mean_shift" in asked)
         with self._weights(weights) as module:
             copy = self._frozen_reference if "reference_kl" in asked and not self._adapted else None
-            scores = module(transitions, text, self.scoring, asked, copy)
+            scores = module(transitions, conditioned, self.scoring, asked, copy)
         blank = torch.zeros(rollouts.mask.shape, device=self.device)
         scores = {name: blank.index_put((rows, steps), values[which]) for name, values in scores.items()}
         columns |= {n.key: scores[n.probe] for n in needs if n.probe in FROM_FORWARD}
@@ -305,11 +351,13 @@ class FlowPolicy(Policy):
 
     def _settings(self) -> dict[str, float]:
         """What rollout and training must agree on, stored with every rollout."""
-        scoring = self.scoring
+        scoring, asked = self.scoring, self.generator.asked
         return {
             "kind": float(KINDS.index(scoring.kind)),
             "level": scoring.level,
-            "guidance": scoring.guidance,
+            "guidance": asked.guidance,
+            "guidance_2": asked.guidance if asked.guidance_2 is None else asked.guidance_2,
+            "embedded": -1.0 if asked.embedded is None else asked.embedded,
             "sum": float(scoring.reduction == "sum"),
             "normalised": float(scoring.normalised),
         }
@@ -329,7 +377,7 @@ class FlowPolicy(Policy):
 
     @property
     def _adapted(self) -> bool:
-        return adapters.is_adapted(self.inner.transformer)
+        return all(adapters.is_adapted(module) for module in self.inner.trained.values())
 
     @contextmanager
     def _weights(self, weights: str) -> Iterator[Any]:
@@ -347,14 +395,15 @@ class FlowPolicy(Policy):
                 with self.inner.reference_weights():
                     yield self.inner
             else:
-                yield Denoiser(self._frozen_reference, chunk=self.inner.chunk, autocast=self.inner.autocast)
+                yield self._denoiser(self._frozen_reference)
 
     @cached_property
-    def _frozen_reference(self) -> Any:
-        """The transformer as training found it: loaded again, or copied when first asked for."""
+    def _frozen_reference(self) -> dict[str, Any]:
+        """The transformers as training found them: loaded again, or copied when first asked for."""
         if self._source is None:
-            return adapters.frozen_copy(self.inner.transformer, self.device)
-        return load_transformer(self.config).requires_grad_(False).eval().to(self.device)
+            return {name: adapters.frozen_copy(part, self.device) for name, part in self.inner.trained.items()}
+        loaded = load_transformers(self.config)
+        return {name: part.requires_grad_(False).eval().to(self.device) for name, part in loaded.items()}
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
         """At most `size` rows each, those with equally many trained steps together. Rows of a tree stay together,
@@ -381,41 +430,13 @@ class FlowPolicy(Policy):
 
     def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
         """An adapter for `PeftModel` and, beside it, for `pipeline.load_lora_weights`; transformer weights after
-        full fine-tuning; with `merged` a whole pipeline, adapters folded in. The moving average where one is kept.
-        Every rank must call it."""
+        full fine-tuning; with `merged` a whole pipeline, adapters folded in. A second expert goes into a folder of
+        its name. The moving average where one is kept. Every rank must call it."""
         with self._averaged():
             if merged:
-                self._save_pipeline(directory)
-                return
-            extras = [self._diffusers_lora()] if self._adapted else []
-            transformer = self.inner.transformer
-            if is_sharded(transformer) and not self._adapted:
-                transformer = gathered(transformer)
-            adapters.save_adapter_or_weights(transformer, directory, merged=False, extras=extras)
-
-    def _save_pipeline(self, directory: str | Path) -> None:
-        transformer = self.inner.transformer
-        if is_sharded(transformer):
-            raise PolicyError("sharded weights cannot be merged; save the adapter, load it without FSDP and merge then")
-        if not writes_files():
-            return
-        folded = adapters.merged_copy(transformer) if self._adapted else transformer
-        pipeline = type(self.pipeline)(**{**self.pipeline.components, "transformer": folded})
-        with adapters.written_atomically(directory) as scratch:
-            pipeline.save_pretrained(scratch)
-
-    def _diffusers_lora(self) -> Callable[[Path], Any]:
-        """What writes the adapter in the layout of diffusers."""
-        import peft
-
-        model: Any = self.inner.transformer
-        weights = peft.get_peft_model_state_dict(model, adapter_name="default")
-        settings = model.peft_config["default"].to_dict()
-        return partial(
-            type(self.pipeline).save_lora_weights,
-            transformer_lora_layers={n.removeprefix("base_model.model."): whole(w) for n, w in weights.items()},
-            transformer_lora_adapter_metadata={n: sorted(v) if isinstance(v, set) else v for n, v in settings.items()},
-        )
+                save_pipeline(self.pipeline, self.inner.trained, directory)
+            else:
+                save_transformers(self.pipeline, self.inner.trained, directory)
 
     def trainable_state(self) -> dict[str, Tensor]:
         state = adapters.trainable_state(self.inner)

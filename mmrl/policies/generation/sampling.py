@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mmrl.errors import PolicyError
-from mmrl.policies.generation.scoring import Scoring, Text
+from mmrl.policies.generation.conditions import Conditioned
+from mmrl.policies.generation.scoring import Scoring
 from mmrl.policies.generation.sde import sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
 from mmrl.randomness import Key
 from mmrl.record import Start
 
-Velocity = Callable[[Tensor, Tensor, Text], Tensor]
-"""(x (N, C, H, W), t (N,), text of N rows) -> velocity"""
+Velocity = Callable[[Tensor, Tensor, Conditioned], Tensor]
+"""(x (N, ...), t (N,), conditions of N rows) -> velocity (N, ...)"""
 
 
 @dataclass
 class Sampled:
     """What the sampler leaves behind.
 
-    final      (B, C, H, W) the clean latents
+    final      (B, ...) the clean latents
     first      (B,) the first trained step; S where there is none
-    latents    (B, L, C, H, W) in storage dtype: column j holds the state before step `first + j`
-    means      (B, L, C, H, W) float32 means of the trained steps, where kept
+    latents    (B, L, ...) in storage dtype: column j holds the state before step `first + j`
+    means      (B, L, ...) float32 means of the trained steps, where kept
     log_probs  (B, S) of the trained steps, 0 elsewhere
     """
 
@@ -48,20 +49,20 @@ def step_noise(key: Key, prompt: str, member: int, step: int, shape: Sequence[in
 
 @dataclass
 class Group:
-    """B rollouts to sample: prompt ids, members, and the text they are conditioned on.
+    """B rollouts to sample: prompt ids, members, and what they are conditioned on.
 
     starts  {row: where it begins in another}; its plan draws no noise before that
     """
 
     prompts: list[str]
     members: Tensor
-    text: Text
+    conditioned: Conditioned
     plan: StepPlan
     starts: Mapping[int, Start] = field(default_factory=dict)
 
 
 def state_at(start: Start, prompt: str) -> Tensor:
-    """(C, H, W) the stored state before step `start.action`; PolicyError where the row kept none."""
+    """(...) the stored state before step `start.action`; PolicyError where the row kept none."""
     row, column = start.row, start.action - int(start.row.replay["first"][0])
     kept = row.replay["latents"].shape[1]
     if not 0 <= column < kept or not bool(row.mask[0, : start.action].any()):
@@ -80,7 +81,7 @@ def sample(
 ) -> Sampled:  # fmt: skip
     """Denoise a group along `times (S + 1,)`.
 
-    Rows of equal (text, seed) are one trajectory until their first noise: with `share_prefix` it is computed once
+    Rows of equal (conditions, seed) are one trajectory until their first noise: with `share_prefix` it is computed once
     and its rows leave it at their first stochastic step, each with its own noise. Every state is rounded to
     `storage` before it is scored, so that training reads the very numbers the log-prob was taken at.
     """
@@ -106,8 +107,7 @@ def sample(
         if not len(rows) + len(moving):  # all begin later in others
             continue
         states = torch.cat([x[rows.to(device)], trunk[moving.to(device)]])
-        text = replace(group.text, index=group.text.index[torch.cat([rows, owners[moving]]).to(device)])
-        v = velocity(states, times[i].expand(len(states)), text)
+        v = velocity(states, times[i].expand(len(states)), group.conditioned.rows(torch.cat([rows, owners[moving]])))
         ode = _stored(sde_step("ode", v, states, times[i], times[i + 1], 0.0, times[1]).mean, storage)
         trunk[moving.to(device)] = ode[len(rows) :]
         following = ode[: len(rows)]
@@ -129,23 +129,22 @@ def sample(
 
 
 @torch.no_grad()
-def finish(states: Tensor, start: Tensor, text: Text, velocity: Velocity, times: Tensor) -> Tensor:
-    """(N, C, H, W) clean latents the ODE leads to from `states (N, ...)`, each before its step `start (N,)`."""
+def finish(states: Tensor, start: Tensor, conditioned: Conditioned, velocity: Velocity, times: Tensor) -> Tensor:
+    """(N, ...) clean latents the ODE leads to from `states (N, ...)`, each before its step `start (N,)`."""
     x = states.float().clone()
     for i in range(int(start.min()), len(times) - 1):
         rows = (start <= i).nonzero().squeeze(1)
-        text_rows = replace(text, index=text.index[rows])
-        v = velocity(x[rows], times[i].expand(len(rows)), text_rows)
+        v = velocity(x[rows], times[i].expand(len(rows)), conditioned.rows(rows))
         x[rows] = sde_step("ode", v, x[rows], times[i], times[i + 1], 0.0, times[1]).mean
     return x
 
 
 def _trunks(group: Group) -> tuple[Tensor, Tensor]:
-    """(B,) which trajectory a row starts on, and the first row of each: equal text, prompt and seed are one."""
+    """(B,) which trajectory a row starts on, and the first row of each: equal conditions, prompt and seed are one."""
     seen: dict[tuple[int, str, int], int] = {}
     owners: list[int] = []
     trunk_of = []
-    identity = zip(group.text.index.tolist(), group.prompts, group.plan.seed.tolist(), strict=True)
+    identity = zip(group.conditioned.index.tolist(), group.prompts, group.plan.seed.tolist(), strict=True)
     for row, who in enumerate(identity):
         if who not in seen:
             seen[who] = len(owners)

@@ -1,4 +1,4 @@
-"""The module that is trained: an SD3-family transformer whose forward returns one number per denoising step.
+"""The module that is trained: a generator's transformers behind a forward that returns one number per denoising step.
 
 What enters travels in plain dataclasses: wrappers that cast float inputs to a training precision leave those
 alone, and the sampler's arithmetic stays float32.
@@ -6,8 +6,8 @@ alone, and the sampler's arithmetic stays float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,35 +16,17 @@ from torch import Tensor, nn
 
 from mmrl.errors import PolicyError
 from mmrl.policies import adapters
+from mmrl.policies.generation.conditions import Conditioned
+from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.sde import gaussian_kl, mean_square, sde_step, transition_log_prob
-
-TIMESTEPS = 1000.0
-"""The transformer's time input is 1000 t."""
-
-
-@dataclass
-class Text:
-    """What the transformer is conditioned on. Rows of `index (N,)` point into P prompts.
-
-    embeds   (P, L, D), pooled (P, Q)
-    negative_embeds (1, L, D), negative_pooled (1, Q): the unconditional prompt, None at guidance 1
-    """
-
-    embeds: Tensor
-    pooled: Tensor
-    index: Tensor
-    negative_embeds: Tensor | None = None
-    negative_pooled: Tensor | None = None
-
-    def rows(self, rows: slice) -> Text:
-        return Text(self.embeds, self.pooled, self.index[rows], self.negative_embeds, self.negative_pooled)
+from mmrl.policies.sharding import is_sharded
 
 
 @dataclass
 class Transitions:
     """N denoising steps to score.
 
-    x, x_next  (N, C, H, W) the state before and after; mean_old: the mean it was drawn around, where kept
+    x, x_next  (N, ...) the state before and after; mean_old: the mean it was drawn around, where kept
     t, t_next, t_first  (N,) times of the step, and the second time of its schedule
     """
 
@@ -58,7 +40,7 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.x)
 
-    def rows(self, rows: slice) -> Transitions:
+    def rows(self, rows: Tensor) -> Transitions:
         mean_old = None if self.mean_old is None else self.mean_old[rows]
         return Transitions(
             self.x[rows], self.x_next[rows], self.t[rows], self.t_next[rows], self.t_first[rows], mean_old
@@ -70,32 +52,43 @@ class Scoring:
     """How a step is drawn and scored: one object for rollout and training, so that they cannot differ.
 
     kind, level  the sampler (`mmrl.policies.generation.sde`)
-    guidance     classifier-free guidance scale; at 1 the unconditional pass is skipped
     reduction, normalised  of the log-prob; kl: how the KL to the reference is measured
     """
 
     kind: str
     level: float
-    guidance: float
     reduction: str = "mean"
     normalised: bool = True
     kl: str = "exact"
 
 
 class Denoiser(nn.Module):
-    """A velocity model, possibly with PEFT adapters, that scores denoising steps.
+    """A generator's transformers, possibly with PEFT adapters, that score denoising steps.
 
-    chunk     latents in one call of the transformer
-    autocast  dtype of matrix products on top of the weights' dtype, None to follow the weights
+    generator  how its pipeline asks them
+    modules    the trained components of the pipeline by name: one, or the two experts of Wan 2.2
+    chunk      states in one call of a transformer
+    autocast   dtype of matrix products on top of the weights' dtype, None to follow the weights
     """
 
-    partial_forwards = ("velocity",)
+    partial_forwards = ("velocity", "within")
+    transformer: Any
 
-    def __init__(self, transformer: nn.Module, *, chunk: int = 16, autocast: torch.dtype | None = None):
+    def __init__(
+        self, generator: Generator, modules: Mapping[str, nn.Module], *, chunk: int = 16,
+        autocast: torch.dtype | None = None,
+    ):  # fmt: skip
         super().__init__()
-        self.transformer = transformer
+        self.generator, self.names = generator, tuple(modules)
+        for name, module in modules.items():
+            self.add_module(name, module)
         self.chunk = chunk
         self.autocast = autocast
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """The transformers by name."""
+        return {name: getattr(self, name) for name in self.names}
 
     @property
     def _no_split_modules(self) -> list[str]:
@@ -105,24 +98,31 @@ class Denoiser(nn.Module):
     def forward(
         self,
         steps: Transitions,
-        text: Text,
+        conditioned: Conditioned,
         scoring: Scoring,
         asked: frozenset[str] = frozenset({"log_probs"}),
-        reference: nn.Module | None = None,
+        reference: Mapping[str, nn.Module] | None = None,
     ) -> dict[str, Tensor]:
         """`{probe: (N,) float32}` for N steps, in chunks, in one call of the wrapped module.
 
         asked      "log_probs", "mean_shift" (mean move since the rollout, (mu - mu_old)^2 / 2 std^2) and
                    "reference_kl"
-        reference  frozen copy to measure the KL to; without one the adapters are switched off
+        reference  frozen copies to measure the KL to; without them the adapters are switched off
         """
-        parts = [self._score(steps.rows(r), text.rows(r), scoring, asked, reference) for r in self._chunks(len(steps))]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        chunks = self._chunks(steps.t, conditioned)
+        if torch.is_grad_enabled() and is_sharded(self):
+            self._check_calls(len(chunks), len(steps))
+        parts = [self._score(steps.rows(r), conditioned.rows(r), scoring, asked, reference) for r in chunks]
+        scores = {name: _restored([part[name] for part in parts], chunks) for name in parts[0]}
+        if torch.is_grad_enabled() and len(self.names) > 1:
+            scores["log_probs"] = scores["log_probs"] + self._untouched()
+        return scores
 
     def _score(
-        self, steps: Transitions, text: Text, scoring: Scoring, asked: frozenset[str], reference: nn.Module | None
-    ) -> dict[str, Tensor]:
-        velocity = self._guided(self.transformer, steps.x, steps.t, text, scoring.guidance)
+        self, steps: Transitions, conditioned: Conditioned, scoring: Scoring, asked: frozenset[str],
+        reference: Mapping[str, nn.Module] | None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        velocity = self._guided(self.trained, steps.x, steps.t, conditioned)
         times = (steps.t, steps.t_next, scoring.level, steps.t_first)
         mean, std = sde_step(scoring.kind, velocity, steps.x, *times)
         log_probs = transition_log_prob(steps.x_next, mean, std, scoring.reduction, scoring.normalised)
@@ -133,8 +133,8 @@ class Denoiser(nn.Module):
             assert steps.mean_old is not None
             scores["mean_shift"] = mean_square(mean, steps.mean_old) / (2 * std**2)
         if "reference_kl" in asked:
-            with torch.no_grad(), self.reference_weights(reference) as transformer:
-                base = self._guided(transformer, steps.x, steps.t, text, scoring.guidance)
+            with torch.no_grad(), self.reference_weights(reference) as modules:
+                base = self._guided(modules, steps.x, steps.t, conditioned)
             # the difference stays outside no_grad: inside, the penalty would have no gradient
             if scoring.kl == "velocity_mse":
                 scores["reference_kl"] = mean_square(velocity, base)
@@ -143,47 +143,68 @@ class Denoiser(nn.Module):
                 scores["reference_kl"] = gaussian_kl(mean, base_mean, std, steps.t - steps.t_next, scoring.kl)
         return scores
 
-    def velocity(self, x: Tensor, t: Tensor, text: Text, guidance: float) -> Tensor:
-        """(N, C, H, W) float32 velocity at `x (N, C, H, W)`, times `t (N,)`, with guidance; for sampling."""
-        parts = [self._guided(self.transformer, x[r], t[r], text.rows(r), guidance) for r in self._chunks(len(x))]
-        return torch.cat(parts)
+    def velocity(self, x: Tensor, t: Tensor, conditioned: Conditioned) -> Tensor:
+        """(N, ...) float32 velocity at `x (N, ...)`, times `t (N,)`, with guidance; for sampling."""
+        chunks = self._chunks(t, conditioned)
+        return _restored([self._guided(self.trained, x[r], t[r], conditioned.rows(r)) for r in chunks], chunks)
+
+    def within(self, function: Callable[[], Any]) -> Any:
+        """Call what runs parts of this module itself, as a pass of it: the pipeline's own call, when it is checked."""
+        with self._precision():
+            return function()
 
     @contextmanager
-    def reference_weights(self, copy: nn.Module | None = None) -> Iterator[nn.Module]:
-        """The transformer as it was when training began."""
-        if copy is not None:
-            yield copy
+    def reference_weights(self, copies: Mapping[str, nn.Module] | None = None) -> Iterator[Mapping[str, nn.Module]]:
+        """The transformers as they were when training began."""
+        if copies is not None:
+            yield copies
             return
-        if not adapters.is_adapted(self.transformer):
-            raise PolicyError("full fine-tuning has no reference without a frozen copy of the starting weights")
-        with adapters.reference_adapter(self.transformer):
-            yield self.transformer
+        with ExitStack() as stack:
+            for module in self.trained.values():
+                if not adapters.is_adapted(module):
+                    raise PolicyError("full fine-tuning has no reference without a frozen copy of the starting weights")
+                stack.enter_context(adapters.reference_adapter(module))
+            yield self.trained
 
-    def _guided(self, transformer: nn.Module, x: Tensor, t: Tensor, text: Text, guidance: float) -> Tensor:
-        """v_u + w (v_c - v_u), the unconditional v_u without gradient; v_c alone at w = 1."""
-        conditional = self._call(transformer, x, t, text.embeds[text.index], text.pooled[text.index])
-        if guidance == 1:
-            return conditional
-        assert text.negative_embeds is not None and text.negative_pooled is not None
-        with torch.no_grad():
-            embeds = text.negative_embeds.expand(len(x), -1, -1)
-            unconditional = self._call(transformer, x, t, embeds, text.negative_pooled.expand(len(x), -1))
-        return unconditional + guidance * (conditional - unconditional)
+    def _guided(self, modules: Mapping[str, Any], x: Tensor, t: Tensor, conditioned: Conditioned) -> Tensor:
+        given, negative = conditioned.listed()
+        with self._precision():
+            return self.generator.velocity(modules, x, t, given, negative)
 
-    def _call(self, transformer: Any, x: Tensor, t: Tensor, embeds: Tensor, pooled: Tensor) -> Tensor:
-        dtype = next(transformer.parameters()).dtype
-        with self._precision(x):
-            velocity = transformer(
-                hidden_states=x.to(dtype),
-                timestep=TIMESTEPS * t,
-                encoder_hidden_states=embeds.to(dtype),
-                pooled_projections=pooled.to(dtype),
-                return_dict=False,
-            )[0]
-        return velocity.float()
+    def _precision(self) -> AbstractContextManager[Any]:
+        device = next(self.parameters()).device.type
+        return nullcontext() if self.autocast is None else torch.autocast(device, self.autocast)
 
-    def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
-        return nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
+    def _chunks(self, t: Tensor, conditioned: Conditioned) -> list[Tensor]:
+        """Rows that can share a call: of one form and one expert, at most `chunk` of them."""
+        generator = self.generator
+        forms = [generator.form(each) for each in conditioned.given]
+        if conditioned.negative is not None:
+            forms = [(a, generator.form(b)) for a, b in zip(forms, conditioned.negative, strict=True)]
+        experts = [generator.expert(clock) for clock in generator.clock(t).tolist()]
+        groups: dict[Any, list[int]] = {}
+        for row, (prompt, expert) in enumerate(zip(conditioned.index.tolist(), experts, strict=True)):
+            groups.setdefault((forms[prompt], expert), []).append(row)
+        return [chunk for rows in groups.values() for chunk in torch.tensor(rows).split(self.chunk)]
 
-    def _chunks(self, rows: int) -> list[slice]:
-        return [slice(start, min(start + self.chunk, rows)) for start in range(0, rows, self.chunk)]
+    def _check_calls(self, calls: int, rows: int) -> None:
+        """Ranks that hold shards gather them at every call, so all must make equally many."""
+        if calls > -(-rows // self.chunk):
+            raise PolicyError(
+                f"{rows} steps need {calls} calls of the transformer, since they differ in their expert or in the form "
+                "of their conditions, and ranks that hold its weights in shards must make equally many; train without "
+                "FSDP, or with prompts of one form"
+            )
+
+    def _untouched(self) -> Tensor:
+        """0, by way of every trained weight: DDP waits for gradients of the expert that scored nothing too."""
+        return sum((p.sum() * 0.0 for p in self.parameters() if p.requires_grad), torch.zeros(()))  # type: ignore[return-value]
+
+
+def _restored(parts: list[Tensor], chunks: list[Tensor]) -> Tensor:
+    """Rows of the parts in the order they had before they were chunked."""
+    order = torch.cat(chunks)
+    joined = torch.cat(parts)
+    if torch.equal(order, torch.arange(len(order))):
+        return joined
+    return joined[torch.argsort(order).to(joined.device)]

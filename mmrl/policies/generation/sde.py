@@ -47,6 +47,10 @@ SAGE_CLAMP = 1 - 3e-3
 """`sage_sde` integrates to at most this time: its variance is infinite at t = 1."""
 
 
+OUTRUN = 1.5
+"""Largest standard deviation of a step, in units of the time it ends at: noise above it stays in the image."""
+
+
 class Transition(NamedTuple):
     """The Gaussian a step draws from: mean `(N, ...)`, std of every element, shaped like the times."""
 
@@ -76,7 +80,8 @@ def noise(kind: str, t: Tensor | float, t_next: Tensor | float, level: float, t_
     """Drift and deviation of a step, each shaped like `t`.
 
     level    a of flow_sde, eta of dance_sde and sage_sde, 0 to 1 for cps
-    t_first  the second time of the schedule, t_1: flow_sde replaces 1 - t by 1 - t_1 at t = 1
+    t_first  the second time of the schedule, t_1: flow_sde replaces 1 - t by 1 - t_1 in the first step, whose t is
+             1 or, with some schedulers, a hair below it
 
     `sage_sde` has no positive variance above t_1 of about .997: the step is then the ODE's (std 0).
     """
@@ -96,7 +101,7 @@ def noise(kind: str, t: Tensor | float, t_next: Tensor | float, level: float, t_
     if kind == "dance_sde":
         variance = level**2 * h
     elif kind == "flow_sde":
-        variance = level**2 * t / torch.where(t >= 1, 1 - t_first, 1 - t) * h
+        variance = level**2 * t / torch.where(t > t_first, 1 - t_first, 1 - t) * h
     else:
         variance = level**2 * (torch.log((1 - t_next) / (1 - t.clamp(max=SAGE_CLAMP))) - h)
         variance = variance.clamp(min=0)
@@ -130,9 +135,11 @@ def stochastic_steps(kind: str, times: Tensor, level: float) -> Tensor:
     """(S,) bool: steps of the schedule `times (S + 1,)` that have a log-prob.
 
     The last step is always the ODE's, for every sampler: its noise would stay in the image, and `cps` has none.
+    So is a step whose noise would outrun its end, std > 1.5 t_next: no later step could remove it. Ordinary steps
+    stay below 1.02; the last but one of a schedule that ends .28, .009, 0 is at 25.
     """
     std = noise(kind, times[:-1], times[1:], level, times[1]).std
-    possible = std > 0
+    possible = (std > 0) & (std <= OUTRUN * times[1:])
     possible[-1] = False
     return possible
 

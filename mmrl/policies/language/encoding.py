@@ -6,22 +6,19 @@ per rollout. Positions (M-RoPE, timestamps) are computed here too, by the model'
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from mmrl.errors import DataError, PolicyError
+from mmrl.errors import PolicyError
 from mmrl.media import Frames
+from mmrl.policies.images import open_image
 from mmrl.policies.language.families.base import Family
 from mmrl.record import Prompt
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 POSITION_ONLY = frozenset({"second_per_grid_ts"})
 """Processor outputs that only enter position ids; kept in the record, not passed to the forward."""
 
@@ -71,21 +68,6 @@ def check_media(prompt: Prompt) -> None:
                 f"prompt {prompt.id!r} has {given} {kind}(s) but its messages have {parts} {kind} part(s); "
                 f'add one {{"type": "{kind}"}} part for each, where the {kind} belongs in the text'
             )
-
-
-def open_image(image: Any, prompt: Prompt) -> Image.Image:
-    """A PIL image in RGB, from a PIL image or a path in an allowed format and size."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if not isinstance(image, (str, Path)):
-        raise DataError(f"prompt {prompt.id!r}: expected a PIL image or a path, got {type(image).__name__}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(image, formats=IMAGE_FORMATS) as file:
-                return file.convert("RGB")
-    except (OSError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"prompt {prompt.id!r}: cannot read image {image}: {error}") from None
 
 
 def encode(

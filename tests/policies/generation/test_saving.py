@@ -139,7 +139,7 @@ class TestStartingAgain:
         resumed = FlowPolicy.from_config(self.config(base, lora=None))
         resumed.load_trainable_state(policy.trainable_state())
         assert torch.equal(probe(resumed)[1], probe(policy)[1])
-        for name, parameter in resumed._frozen_reference.named_parameters():
+        for name, parameter in resumed._frozen_reference["transformer"].named_parameters():
             assert torch.equal(parameter, start[name]) and not parameter.requires_grad
 
     def test_what_is_not_there_is_named(self, base, tmp_path):

@@ -59,7 +59,7 @@ def test_leaves_share_the_states_before_their_start_and_draw_their_own_behind_it
 
 def test_model_calls_are_those_of_unique_states(policy, grown):
     """5 trained steps of 6. Sampling: the root 6, its sibling 4, their siblings 2 each. Scoring: 5 + 3 + 1 + 1."""
-    guided = 2 if policy.scoring.guidance != 1 else 1
+    guided = 2 if policy.generator.asked.guided else 1
     assert calls_of(policy, lambda: tree(policy)) == (6 + 4 + 2 + 2) * guided
     assert calls_of(policy, lambda: policy.evaluate(grown, ())) == (5 + 3 + 1 + 1) * guided
 

@@ -30,7 +30,7 @@ def flow_pipeline() -> Any:
 
 
 def flow_policy(seed: int = 0, **options: Any) -> FlowPolicy:
-    options = {"model": "tiny", "max_sequence_length": 16, "steps": 6, "eval_steps": 8} | options
+    options = {"model": "tiny", "max_sequence_length": 16, "steps": 6, "eval_steps": 8, "schedule": "linear"} | options
     return FlowPolicy(flow_pipeline(), FlowPolicyConfig(**options), seed=seed)
 
 

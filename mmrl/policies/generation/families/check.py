@@ -1,0 +1,152 @@
+"""Is a generator its pipeline? A few steps of the pipeline's own call, and ours at the same states and times.
+
+Before anything trains, the velocity through a family must be the one that the pipeline hands its scheduler; if it
+is not, the pipeline's own call is replayed in its place (`swap`), and if that is not equal either, the model is
+refused with the numbers. A guidance, sign, packing or mask that is off would otherwise train on, silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import PolicyError
+from mmrl.policies.generation.families.base import SEED, Generator, moved, weights_dtype
+from mmrl.policies.generation.families.capture import twin_of
+from mmrl.policies.generation.families.swap import Swapped
+
+STEPS = 3
+"""Enough for both experts of Wan 2.2, and for a step that is neither first nor last."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+"""Largest relative difference: pipelines round times and states to the dtype of their weights, we do not. On a CPU
+in float32 it is below 1e-5; TF32 convolutions of a GPU are the rest."""
+
+
+@dataclass
+class Watched:
+    """What a pipeline's own call did.
+
+    times   (S + 1,) of its scheduler
+    states  S states before each step, velocities S answers to them
+    result  what the call returned, where it was not stopped
+    """
+
+    times: Tensor
+    states: list[Tensor]
+    velocities: list[Tensor]
+    result: Any
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the check found; written into the run.
+
+    path  "family", or "swap" where the pipeline's own call is replayed
+    gap   largest relative difference of a velocity from the pipeline's
+    note  how sampling differs from the pipeline's call; empty where it does not
+    """
+
+    pipeline: str
+    family: str
+    path: str
+    gap: float
+    tolerance: float
+    times: tuple[float, ...]
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def line(self) -> str:
+        way = self.family if self.path == "family" else "its own call replayed (exact, slower)"
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.pipeline} through {way}: velocity within {self.gap:.1e} of the pipeline's{note}"
+
+
+@torch.no_grad()
+def watch(
+    generator: Generator, prompt: str, media: Sequence[Any] = (), *, steps: int = STEPS, output: str = "latent"
+) -> Watched:  # fmt: skip
+    """The pipeline's own call, noted step by step; whatever its scheduler, it takes Euler steps on its times."""
+    twin = twin_of(generator.pipeline, generator.parts(generator.asked.guided))
+    scheduler = twin.scheduler
+    seen = Watched(torch.empty(0), [], [], None)
+
+    def step(
+        model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any
+    ) -> Any:
+        from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
+
+        at, seen.times = len(seen.states), scheduler.sigmas.float().cpu().clone()
+        seen.states.append(sample.float().clone())
+        seen.velocities.append(model_output.float().clone())
+        after = (sample.float() + (seen.times[at + 1] - seen.times[at]) * model_output).to(model_output.dtype)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=after) if return_dict else (after,)
+
+    scheduler.step = step
+    call = generator.request(prompt, media) | {"num_inference_steps": steps, "output_type": output}
+    seen.result = twin(**call, generator=torch.Generator().manual_seed(SEED))
+    if not seen.states:
+        raise PolicyError(f"{type(generator.pipeline).__name__} never stepped its scheduler; is it a flow pipeline?")
+    return seen
+
+
+@torch.no_grad()
+def velocity_gap(
+    generator: Generator, seen: Watched, prompt: str, media: Sequence[Any], modules: Mapping[str, Any]
+) -> float:
+    """The largest relative difference of a step's velocity, at the pipeline's own states."""
+    device = seen.states[0].device
+    given = moved(generator.conditions(prompt, media), device)
+    negatives = None
+    if generator.asked.guided and not generator.guides_itself:
+        negatives = [moved(generator.negative(media), device)]
+    times = generator.schedule(len(seen.states), media)
+    if not torch.equal(times, seen.times):
+        return float("inf")
+    gaps = []
+    for state, answer, t in zip(seen.states, seen.velocities, times, strict=False):
+        x, expected = generator.moving(state), generator.moving(answer)
+        if tuple(x.shape[1:]) != generator.state_shape():
+            return float("inf")
+        found = generator.velocity(modules, x, t[None].to(device), [given], negatives)
+        gaps.append(((found - expected).norm() / expected.norm()).item())
+    return max(gaps)
+
+
+def checked(
+    generator: Generator, prompt: str, media: Sequence[Any], modules: Mapping[str, Any]
+) -> tuple[Generator, Verdict]:
+    """The generator if it is its pipeline, else the one that replays the pipeline's call; or a refusal."""
+    pipeline = generator.pipeline
+    tolerance = TOLERANCE.get(weights_dtype(pipeline.transformer), TOLERANCE[torch.bfloat16])
+    tried: list[str] = []
+    candidates = [generator] if isinstance(generator, Swapped) else [generator, None]
+    for candidate in candidates:
+        try:
+            made = candidate or Swapped(pipeline, generator.asked, like=generator)
+            seen = watch(made, prompt, media)
+            gap = velocity_gap(made, seen, prompt, media, modules)
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, TypeError, AttributeError, RuntimeError, PolicyError) as error:
+            tried.append(f"{_name(candidate)} cannot run it ({type(error).__name__}: {str(error).splitlines()[0]})")
+            continue
+        if gap <= tolerance:
+            path = "swap" if isinstance(made, Swapped) else "family"
+            times = tuple(round(t, 4) for t in seen.times.tolist())
+            note = "; ".join(filter(None, (*tried, made.sampler_note())))
+            return made, Verdict(type(pipeline).__name__, type(made).__name__, path, gap, tolerance, times, note)
+        tried.append(f"{_name(candidate)} is {gap:.1e} off the pipeline's velocity")
+    raise PolicyError(
+        f"{type(pipeline).__name__} cannot be trained: {'; '.join(tried)}; the tolerance is {tolerance:g}. "
+        "Options that depend on the number of the step cannot be replayed"
+    )
+
+
+def _name(candidate: Generator | None) -> str:
+    return "its replayed call" if candidate is None or isinstance(candidate, Swapped) else type(candidate).__name__

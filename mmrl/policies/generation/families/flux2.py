@@ -1,0 +1,52 @@
+"""FLUX.2-dev (guidance is an input) and FLUX.2-klein (guided unless distilled), with images to edit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.errors import ConfigError
+from mmrl.policies.generation.families.asking import Asked
+from mmrl.policies.generation.families.base import ATTENTION_LAYERS, Conditions
+from mmrl.policies.generation.families.tokens import Tokens
+
+MOST_IMAGES = 10
+
+
+class Flux2(Tokens):
+    scale, embeds_guidance, images = "", True, (0, MOST_IMAGES)
+
+    def _check_guidance(self, pipeline: Any, asked: Asked) -> None:
+        super()._check_guidance(pipeline, asked)
+        if asked.guided and not self.scale:
+            raise ConfigError(
+                f"guidance_scale={asked.guidance:g}: {type(pipeline).__name__} has no unconditional pass; its guidance "
+                "is an input of the model: set embedded_guidance"
+            )
+
+    def targets(self, module: nn.Module) -> str | list[str]:
+        """The single blocks, most of the model, fuse their projections."""
+        double = "|".join(name.replace(".", r"\.") for name in ATTENTION_LAYERS)
+        return rf".*\.({double}|to_qkv_mlp_proj)|.*single_transformer_blocks\.\d+\.attn\.to_out"
+
+    def pixels(self, x: Tensor, own: Conditions) -> Tensor:
+        pipe, rows = self.pipeline, self.size.height // self.side()
+        grid, norm = x.transpose(1, 2).unflatten(2, (rows, -1)), pipe.vae.bn
+        spread = torch.sqrt(norm.running_var.view(1, -1, 1, 1) + pipe.vae.config.batch_norm_eps)
+        grid = grid * spread.to(grid) + norm.running_mean.view(1, -1, 1, 1).to(grid)
+        return self.decoded(pipe._unpatchify_latents(grid))
+
+
+class Flux2Klein(Flux2):
+    """The pipeline's unconditional pass is always under an empty prompt."""
+
+    scale, embeds_guidance, reads_negative = "guidance_scale", False, False
+
+    def _check_guidance(self, pipeline: Any, asked: Asked) -> None:
+        super()._check_guidance(pipeline, asked)
+        if asked.guided and pipeline.config.is_distilled:
+            raise ConfigError(f"guidance_scale={asked.guidance:g}: this FLUX.2-klein is distilled; set it to 1")
+        if asked.guided and asked.negative:
+            raise ConfigError("negative_prompt: the FLUX.2-klein pipeline reads none; leave it empty")

@@ -1,0 +1,96 @@
+"""Wan 2.1 and 2.2: video from text or an image; two experts (A14B), a time for each token (TI2V-5B)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrl.policies.generation.families.base import Conditions, Generator
+
+
+class Video(Generator):
+    """A state (channels, frames, height, width); what an image conditions stands on further channels."""
+
+    video = True
+
+    def side(self) -> int:
+        patch = self.pipeline.transformer.config.patch_size
+        return max(16, self.pipeline.vae_scale_factor_spatial * (patch if isinstance(patch, int) else patch[-1]))
+
+    def stride(self) -> int:
+        return self.pipeline.vae_scale_factor_temporal
+
+    def state_shape(self) -> tuple[int, ...]:
+        config, spatial = self.pipeline.vae.config, self.pipeline.vae_scale_factor_spatial
+        frames = (self.size.frames - 1) // self.stride() + 1
+        channels = config.get("z_dim") or config.latent_channels
+        return channels, frames, self.size.height // spatial, self.size.width // spatial
+
+    def reference(self, raw: Tensor) -> Conditions:
+        channels = self.state_shape()[0]
+        return {"_channels": raw[:, channels:]} if raw.shape[1] > channels else {}
+
+    def enter(self, x: Tensor, own: Conditions) -> Tensor:
+        return torch.cat([x, own["_channels"]], 1) if "_channels" in own else x
+
+
+class Wan(Video):
+    modules = ("transformer", "transformer_2")
+
+    def expert(self, clock: float) -> str:
+        boundary = self.pipeline.config.boundary_ratio
+        high = boundary is None or clock >= boundary * self.train_timesteps
+        return "transformer" if high else "transformer_2"
+
+    def time(self, clock: Tensor, x: Tensor, own: Conditions) -> Tensor:
+        if not self.pipeline.config.expand_timesteps:
+            return clock
+        patch = self.pipeline.transformer.config.patch_size
+        tokens = (x.shape[3] // patch[1]) * (x.shape[4] // patch[2])
+        return (clock[:, None] * self.clocked(x)).repeat_interleave(tokens, 1)
+
+    def clocked(self, x: Tensor) -> Tensor:
+        """(F,) 1 where a latent frame has the state's time, 0 where it is given."""
+        return x.new_ones(x.shape[2])
+
+    def pixels(self, x: Tensor, own: Conditions) -> Tensor:
+        config = self.pipeline.vae.config
+        mean, std = (x.new_tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
+        return self.decoded(x * std + mean)
+
+
+class WanImage(Wan):
+    """The first frame on further channels: Wan 2.1, and 2.2 with two experts."""
+
+    images = (1, 1)
+
+
+class WanFirstFrame(WanImage):
+    """Wan 2.2 TI2V-5B: the first latent frame is the image, at time 0; the state is the frames after it."""
+
+    def state_shape(self) -> tuple[int, ...]:
+        channels, frames, height, width = super().state_shape()
+        return channels, frames - 1, height, width
+
+    def reference(self, raw: Tensor) -> Conditions:
+        return {"_first": raw[:, :, :1]}
+
+    def enter(self, x: Tensor, own: Conditions) -> Tensor:
+        return torch.cat([own["_first"], x], 2)
+
+    def leave(self, out: Tensor, x: Tensor) -> Tensor:
+        return out[:, :, 1:]
+
+    def clocked(self, x: Tensor) -> Tensor:
+        return (torch.arange(x.shape[2] + 1, device=x.device) > 0).to(x)
+
+    def moving(self, latents: Tensor) -> Tensor:
+        return latents[:, :, 1:]
+
+    def pixels(self, x: Tensor, own: Conditions) -> Tensor:
+        return super().pixels(self.enter(x, {"_first": own["_first"].to(x)}), own)
+
+
+def wan_image(pipeline: object) -> type[WanImage]:
+    """Which of the two an image-to-video pipeline is."""
+    return WanFirstFrame if pipeline.config.expand_timesteps else WanImage  # type: ignore[attr-defined]
