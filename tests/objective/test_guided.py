@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from mmrl.objective import Objective
 from mmrl.objective.advantages.group import grpo
-from mmrl.objective.shaping.injected import visurf
+from mmrl.objective.shaping.outcomes import visurf_label
 from mmrl.objective.trust_regions.guided import row_quantile
 from mmrl.record import Batch, Evaluation
 from mmrl.rollout.hints import with_text
@@ -45,7 +46,7 @@ class TestViSurf:
             torch.ones(len(reward), 1), torch.zeros(len(reward), 1).double(), torch.zeros(len(reward)).long(),
             reward=reward, columns={"expert": expert}, components={"format": torch.full_like(reward, 0.25)},
         )  # fmt: skip
-        batch.reward = visurf(batch, **options)
+        batch.reward = visurf_label(batch, **options)
         return batch.reward.tolist(), grpo(batch, ddof=0)
 
     def test_where_nobody_is_right_the_annotation_teaches(self):
@@ -62,9 +63,7 @@ class TestViSurf:
 
 
 def taught_batch(success: list[float], teacher: list[float], entropy: list[float], group: list[int]) -> Batch:
-    from mmrl.objective.credit.distillation import _privileged_and_entropy
-
-    needs = _privileged_and_entropy()
+    needs = Bound.of("credit", "srpo").needs
     rows = len(success)
     return Batch(
         torch.ones(rows, 1), torch.full((rows, 1), -1.0).double(), torch.tensor(group),
@@ -94,11 +93,9 @@ class TestDistillation:
     def test_the_teacher_sees_a_right_answer_and_the_student_learns_it(self, tmp_path):
         policy, prompts = taught_policy(f"A right answer to this:\n{RIGHT}", share=0.4), hinted_prompts(2)
         settings = TrainingConfig(steps=1, prompts_per_step=2, group_size=6, learning_rate=3e-4)
-        from mmrl.objective import Objective
-
         trainer = Trainer(
-            policy, Objective.of({"advantage": "dr_grpo", "credit": ["sdpo"]}), prompts, score_right, settings, tmp_path,
-            rollout=["privileged"],
+            policy, Objective.of({"advantage": "dr_grpo", "credit": ["sdpo"]}), prompts, score_right, settings,
+            tmp_path, rollout=["privileged"],
         )  # fmt: skip
         rollouts = trainer.collector.collect(0).rollouts
         solved = [p for p in rollouts.prompts if "teacher" in p.beside]

@@ -30,7 +30,7 @@ class TestDars:
         batch, dars = rows([0] * 8 + [1, 1, 0, 0, 0, 0, 0, 0] + [1] * 8, [0] * 8 + [1] * 8 + [2] * 8), Dars()
         assert [(a.group, a.count) for a in dars.join(batch, step(1, size=8)).ask] == [(0, 24), (1, 3)]
         assert dars.join(batch, step(2, size=8)) is None
-        with pytest.raises(ConfigError, match="most=4 is less than training.group_size=8"):
+        with pytest.raises(ConfigError, match=r"most=4 is less than training\.group_size=8"):
             Dars(most=4).join(batch, step(1, size=8))
 
 

@@ -88,7 +88,7 @@ class TestHints:
     @pytest.mark.parametrize("name", ["guide", "ghpo", "sage", "hill", "igrpo", "expo", "fission_grpo", "privileged"])
     def test_a_template_without_its_field_is_refused(self, name):
         field = {"sage": "show", "hill": "show", "fission_grpo": "feedback"}.get(name, "template")
-        with pytest.raises(ConfigError, match="lacks {"):
+        with pytest.raises(ConfigError, match=r"lacks \{"):
             Bound.of("rollout", {"name": name, field: "nothing"})
 
 
