@@ -66,7 +66,7 @@ def makers_of(config: RunConfig) -> dict[str, str]:
     kind: type[Policy] = config.policy_class
     makers = {name: f"the {config.modality} policy" for name in kind.columns}
     for bound in Nested.of(config.rollout).bounds:
-        makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
+        makers |= {name: f"rollout {bound.name!r}" for name in (*bound.state.columns, *bound.state.made)}
     makers |= {name: "the data set" for name in config.data.numbers}
     return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
 

@@ -25,7 +25,7 @@ def on_offer() -> dict[str, list[str]]:
     """{column: the strategies that make it}, of all that are registered."""
     offered: dict[str, list[str]] = {}
     for spec in registered("rollout"):
-        for name in getattr(spec.function, "columns", {}):
+        for name in (*getattr(spec.function, "columns", {}), *getattr(spec.function, "made", ())):
             offered.setdefault(name, []).append(spec.name)
     return offered
 
@@ -121,6 +121,18 @@ class Nested:
 
     def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
         return self.strategies[given.by].given(given, prompt, rows)
+
+    @property
+    def makes(self) -> list[str]:
+        """Every column that comes of one of them."""
+        return [*self.columns, *(name for s in self.strategies for name in s.made)]
+
+    def make(self, batch: Batch) -> Batch:
+        """`batch` with the columns that come of whole groups."""
+        columns = dict(batch.columns)
+        for strategy in self.strategies:
+            columns |= strategy.make(batch)
+        return replace(batch, columns=columns)
 
     def observe(self, batch: Batch, step: Step) -> None:
         for bound in self.bounds:

@@ -159,9 +159,11 @@ class Strategy:
 
     columns  {name: fill} of the row constants that `Ask.columns` and `Given.columns` may set: columns (B,) of the
              batch, `fill` for rows that say nothing
+    made     names of the columns that `make` gives
     """
 
     columns: ClassVar[Mapping[str, float]] = {}
+    made: ClassVar[tuple[str, ...]] = ()
 
     def ask(self, step: Step) -> Plan | None:
         """The first requests of a step; None leaves them to the strategy inside, at last to independent draws."""
@@ -193,6 +195,10 @@ class Strategy:
     def beside(self, prompt: Prompt, rows: Rollouts) -> Mapping[str, Prompt]:
         """After the last round, of each held group: prompts that passes show in place of its own, by the name that
         `View.of("beside", prompt=name)` reads. Runs on one rank."""
+        return {}
+
+    def make(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Once a step, of the rows of all ranks: columns (B,) or (B, T) that come of the group as it is in the end."""
         return {}
 
     def observe(self, batch: Batch, step: Step) -> None:

@@ -93,6 +93,7 @@ class Collector:
             self.strategies.observe(batch, step)
         if not self.columns.plan.early:
             batch = self._with_columns(batch, rows, causes)
+        batch = self.strategies.make(batch)
         for other in gather_objects(dict(causes), self.accelerator)[1:] if self.accelerator.num_processes > 1 else ():
             causes.update(other)
         not_shown = sum(gather_objects(self.not_shown, self.accelerator))

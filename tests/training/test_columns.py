@@ -179,7 +179,7 @@ def test_methods_say_of_each_recipe_whether_it_trains_and_what_is_missing():
     assert recipes["vppo"]["trainable"] and recipes["vppo"]["missing"] == []
     assert not recipes["perceval"]["trainable"]
     assert recipes["perceval"]["makers"] == {"flagged_tokens": ["reward"]}
-    for name in ("calibrl", "rlvmr", "salt"):
+    for name in ("rlvmr", "salt"):
         assert recipes[name]["missing"], name
-    for name in ("hill", "tgrl", "grao", "dypo", "expo", "otr", "guide"):
+    for name in ("hill", "tgrl", "grao", "dypo", "expo", "otr", "guide", "calibrl"):
         assert recipes[name]["trainable"], name
