@@ -1,4 +1,4 @@
-"""Rows that were hinted, annotated or taught: GUIDE's bounded ratio, ViSurf's controls, SDPO's and SRPO's credit."""
+"""Rows that were hinted, annotated, taught or never judged: Guide, ViSurf, SDPO, SRPO, TTRV."""
 
 import math
 
@@ -10,6 +10,8 @@ from mmrl.objective.advantages.group import grpo
 from mmrl.objective.shaping.outcomes import visurf_label
 from mmrl.objective.trust_regions.guided import row_quantile
 from mmrl.record import Batch, Evaluation
+from mmrl.rewards.label_free import answer_number
+from mmrl.rewards.panel import RewardPanel
 from mmrl.rollout.hints import with_text
 from mmrl.rollout.privileged import right_answer
 from mmrl.stages import Bound
@@ -111,3 +113,34 @@ class TestDistillation:
         before = policy.written(prompts, [RIGHT] * 2).old_log_probs.sum()
         trainer.train()
         assert policy.written(prompts, [RIGHT] * 2).old_log_probs.sum() > before
+
+
+class TestLabelFree:
+    def shaped(self, answer: list[int], group: list[int], **options) -> list[float]:
+        count = len(answer)
+        batch = Batch(
+            torch.ones(count, 1), torch.zeros(count, 1).double(), torch.tensor(group),
+            reward=torch.ones(count).double(), columns={"answer": torch.tensor(answer).float()},
+        )  # fmt: skip
+        return Bound.of("shaping", {"name": "ttrv", **options})(batch).tolist()
+
+    def test_worked_frequencies(self):
+        """A, A, B, A: H = .5623, over log 2: .8113."""
+        assert self.shaped([7, 7, 9, 7], [0] * 4) == pytest.approx([0.141541, 0.141541, -0.358459, 0.141541], abs=1e-6)
+        assert self.shaped([7, 7, 9, 7], [0] * 4, entropy=0.0) == [0.75, 0.75, 0.25, 0.75]
+
+    def test_no_answer_agrees_with_none(self):
+        assert self.shaped([0, 0, 5, 5], [0, 0, 1, 1]) == [0, 0, 1, 1]
+        assert self.shaped([0, 5], [0, 0]) == [0, 0.5]
+
+    def test_answers_are_numbered_as_they_read(self):
+        say = "<answer>{}</answer>".format
+        numbers = [answer_number(text) for text in (say("Red"), say(" red. "), say("blue"), "red", r"so \boxed{red}")]
+        assert numbers[0] == numbers[1] == numbers[4] != numbers[2] and numbers[3] == 0
+        assert float(torch.tensor(float(numbers[0]), dtype=torch.float32)) == numbers[0]
+
+    def test_the_reward_makes_the_column(self):
+        outputs = ["<answer>red</answer>", "<answer>RED</answer>", "<answer>blue</answer>", "none"]
+        with RewardPanel([{"name": "answer_number", "columns": ["answer"]}]) as panel:
+            scores = panel.score(outputs, hinted_prompts(1) * 4)
+        assert scores.reward.tolist() == [1, 1, 1, 0] and scores.columns["answer"][0] == scores.columns["answer"][1]
