@@ -16,8 +16,6 @@ from mmrl.rollout.plan import Given, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
 REPLAY = SOURCES.index("replay")
-SHOWN = ("hint", "draft", "recovery")
-"""Columns of rows that saw something else than the prompt of their row of the data set."""
 
 
 @dataclass
@@ -120,9 +118,7 @@ class Replay(Strategy):
 
     def observe(self, batch: Batch, step: Step) -> None:
         """Keep the groups of this step that are worth more than what is kept."""
-        own = (batch.source == 0) & ((batch.owner == batch.member[:, None]) | ~batch.mask).all(1)
-        for shown in (name for name in SHOWN if name in batch):
-            own &= batch[shown] == 0
+        own = ~batch.helped & ((batch.owner == batch.member[:, None]) | ~batch.mask).all(1)
         spread = group_std(batch.reward, batch.group, batch.counted, ddof=0)
         for group in sorted(set(batch.group.tolist())):
             rows = ((batch.group == group) & batch.counted & batch.trained).nonzero().squeeze(1)

@@ -26,7 +26,7 @@ from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
 from mmrl.rollout.nesting import Nested
-from mmrl.selection.prompts import Sampler, Shuffled
+from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, run_log
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
@@ -190,7 +190,7 @@ class Trainer:
             batch = self.columns.compare(collected.rollouts, collected.mine, batch)
             passes = passes_over(self.objective, batch, self.config)
             batch, weights = passes[0]
-            self.sampler.observe(collected.indices, batch)
+            self.sampler.observe(collected.indices, unhelped(batch))
             self.collector.announce([], self.step + 1)
         if self.checked is None:
             self.checked = self.self_check(collected.rollouts)

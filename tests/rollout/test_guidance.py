@@ -19,6 +19,7 @@ from mmrl.rollout.igrpo import best_draft
 from mmrl.rollout.offline_slot import OfflineSlot
 from mmrl.rollout.sage import Sage, SageLight, next_level
 from mmrl.rollout.scope import first_flagged
+from mmrl.selection.prompts import unhelped
 from mmrl.stages import Bound
 from mmrl.training.config import TrainingConfig
 from mmrl.training.trainer import Trainer
@@ -143,6 +144,29 @@ def _groups():
     from mmrl.training.groups import Groups
 
     return Groups(0, 1)
+
+
+class TestSamplers:
+    def test_how_hard_a_prompt_is_is_what_the_policy_does_alone(self):
+        helped = torch.tensor([False, False, True, True, False, False])
+        counted = torch.tensor([False, False, True, True, True, False])
+        batch = unhelped(rows([0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1], helped=helped, counted=counted))
+        assert batch.group.tolist() == [0, 0, 1, 1] and batch.counted.tolist() == [True, True, True, False]
+        plain = rows([0, 1], [0, 0])
+        assert unhelped(plain) is plain
+
+    @pytest.mark.parametrize("name", ["shuffled", "drive", "spo_single_stream"])
+    def test_a_step_of_helped_rows_alone_says_nothing(self, name):
+        sampler = Bound.of("prompts", name).state
+        before = sampler.state_dict()
+        sampler.observe([3], unhelped(rows([0, 1], [0, 0], helped=torch.tensor([True, True]))))
+        assert sampler.state_dict() == before
+
+    def test_rows_know_that_they_were_helped(self, policy, tmp_path):
+        for rollout in (["guide"], ["ghpo"], ["demonstrations"]):
+            batch = trainer_of(policy, tmp_path, rollout).collector.collect(0).batch
+            name = "expert" if rollout == ["demonstrations"] else "hint"
+            assert batch.helped.any() and torch.equal(batch.helped, batch[name] > 0), rollout
 
 
 class TestGhpo:

@@ -71,8 +71,7 @@ class TestBuffer:
     def test_hinted_and_given_rows_are_not_kept(self):
         now, replay = step(size=2), Replay()
         now.groups = [7, 8]
-        batch = rows([0, 1, 0, 1], [0, 0, 1, 1], columns={"hint": torch.tensor([1.0, 0, 0, 0])})
-        batch.source = torch.tensor([0, 0, 0, 1])
+        batch = rows([0, 1, 0, 1], [0, 0, 1, 1], helped=torch.tensor([True, False, False, True]))
         replay.observe(batch, now)
         assert replay.kept == []
 
