@@ -7,12 +7,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from mmrl import plugins
-from mmrl.errors import ConfigError, unknown
-from mmrl.settings import Section, read_section, read_yaml
+from mmrl.errors import ConfigError, got, unknown
+from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 
 
 class PaperUpdates(Section):
@@ -69,15 +68,14 @@ def _read(name: str) -> Recipe:
 
 def load_recipe(name: str) -> Recipe:
     """A fresh copy of a shipped recipe, or the one in a `.yaml` file; an unknown name raises with the nearest one."""
+    if not isinstance(name, str):
+        raise ConfigError(f"recipe: expected the name of one, such as grpo, got {got(name)}")
     if not is_file(name):
         return _read(name).model_copy(deep=True)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise ConfigError(f"recipe {name}: no such file")
-    try:
-        values = read_yaml(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {name}: not valid YAML: {error}".replace("\n", " ")) from None
+        raise ConfigError(f"recipe {got(name)}: no such file")
+    values = read_yaml_file(path)
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {name}: expected a mapping of keys, got {type(values).__name__}")
     return read_section(Recipe, plugins.absolute(values, [path.parent]), str(path))

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mmrl import plugins
 from mmrl.columns import COLUMNS, Column
-from mmrl.errors import ConfigError, unknown
+from mmrl.errors import ConfigError, got, unknown
 from mmrl.policies.registry import MODALITIES
 
 STAGES = (
@@ -246,6 +247,8 @@ def load_all() -> None:
 def find(stage: str, name: str) -> StageFunction:
     """The function that plays `stage` under `name`, or that `path/to/file.py:name` or `package.module:name` names."""
     load_all()
+    if not isinstance(name, str):
+        raise ConfigError(f"{stage}: name: expected text, got {got(name)}")
     if plugins.is_reference(name):
         return _outside(stage, name)
     if (stage, name) in _REGISTRY:
@@ -276,10 +279,17 @@ def _typed(spec: StageFunction, parameter: str, value: Any) -> Any:
     if parameter not in hints:
         return value
     try:
-        return TypeAdapter(hints[parameter]).validate_python(value)
+        typed = TypeAdapter(hints[parameter]).validate_python(value)
+        if _not_finite(typed) and not _not_finite(spec.defaults.get(parameter)):
+            raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: expected a finite number, got {got(value)}")
+        return typed
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: {problem}, got {value!r}") from None
+        raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: {problem}, got {got(value)}") from None
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 @dataclass
@@ -294,7 +304,7 @@ class Bound:
     def of(cls, stage: str, description: str | Mapping[str, Any]) -> Bound:
         description = {"name": description} if isinstance(description, str) else dict(description)
         if "name" not in description:
-            raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {description}")
+            raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {got(description)}")
         spec = find(stage, description.pop("name"))
         description.pop("coefficient", None) if stage == "regularizer" else None
         for parameter, value in description.items():

@@ -16,9 +16,11 @@ from mmrl.training.run_log import save_rollouts
 
 
 @torch.no_grad()
-def sample_run(checkpoint: str | Path, out: Path, prompts: int, count: int, overrides: Sequence[str] = ()) -> Path:
+def sample_run(
+    checkpoint: str | Path, out: Path, prompts: int, count: int, overrides: Sequence[str] = (), *, trust: bool = False
+) -> Path:  # fmt: skip
     """Greedy for one sample a prompt, drawn for several; rows with rewards in `out/rows.jsonl`."""
-    config, policy = load_run(checkpoint, overrides)
+    config, policy = load_run(checkpoint, overrides, trust=trust)
     with reward_panel(config) as panel:
         data = open_prompts(
             config.data.eval or config.data.train, config.data, prompts, panel=panel, sizing=image_sizing(config),

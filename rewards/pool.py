@@ -15,12 +15,14 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmrl.errors import RewardError
 from mmrl.rewards.calls import Inputs, Outcome
+from mmrl.rewards.children import MARK, kill_family
 from mmrl.rewards.wire import read_message, write_message
 
 PING_SECONDS = 10.0
@@ -42,6 +44,7 @@ class Worker:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OMP_NUM_THREADS": "1",
+            MARK: (mark := uuid.uuid4().hex),
         }
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mmrl.rewards.worker"],
@@ -50,6 +53,7 @@ class Worker:
             env=environment,
             start_new_session=True,  # Ctrl-C is the trainer's to handle, and killing takes grandchildren along
         )
+        self._mark = mark
         self.loaded: set[str] = set()
         self._lost = False
 
@@ -84,11 +88,8 @@ class Worker:
         return False
 
     def kill(self) -> None:
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        else:
-            self._process.kill()
+        kill_family(self._process.pid, self._mark)
+        self._process.kill()
 
     def close(self) -> None:
         self.kill()

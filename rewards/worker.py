@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from mmrl.errors import RewardError
 from mmrl.rewards.calls import Callee, Inputs, prepare
+from mmrl.rewards.children import MARK, kill_family
 from mmrl.rewards.registry import resolve
 from mmrl.rewards.wire import read_message, write_message
 
@@ -61,7 +62,9 @@ def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]
 def _read_all(stream: IO[bytes], requests: queue.SimpleQueue) -> None:
     while (request := read_message(stream)) is not None:
         requests.put(request)
-    os._exit(0)  # the trainer is gone: stop, even in the middle of a reward that hangs
+    # the trainer is gone: stop, even in the middle of a reward that hangs, and take along what rewards started
+    kill_family(os.getpid(), os.environ.get(MARK, ""), spare=os.getpid())
+    os._exit(0)
 
 
 def serve() -> None:

@@ -1,8 +1,13 @@
 """Every test runs offline, on one thread, from the same seed, and without progress bars."""
 
 import os
+import tempfile
 
+if "MMRL_CACHE" not in os.environ:  # parallel workers share that of the first process
+    _cache = tempfile.TemporaryDirectory(prefix="mmrl-tests-")
+    os.environ["MMRL_CACHE"] = _cache.name
 os.environ |= {
+    "XDG_STATE_HOME": tempfile.mkdtemp(prefix="mmrl-state-"),  # what tests train with is not remembered beyond them
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",

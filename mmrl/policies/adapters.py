@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies.sharding import is_sharded, is_sharded_tensor, whole, writes_files
+from mmrl.errors import ConfigError, PolicyError, unknown
+from mmrl.policies.sharding import is_sharded, is_sharded_tensor, plain_name, whole, writes_files
 from mmrl.settings import Section
 
 START = "start"
@@ -88,12 +89,23 @@ def attach_lora(
             use_dora=config.dora,
             use_rslora=config.rslora,
         )
-        return peft.get_peft_model(model, settings)
+        try:
+            return peft.get_peft_model(model, settings)
+        except (ValueError, TypeError, re.error) as error:  # no layer of that name, or no pattern at all
+            layers = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+            targets = config.targets if isinstance(config.targets, str) else ", ".join(config.targets)
+            reason = f"({' '.join(str(error).split())[:100]})"
+            raise ConfigError(f"lora: targets: {unknown('layer', targets, layers)} {reason}") from None
 
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether `attach_lora` wrapped this model."""
     return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
+
+
+def unwrapped(model: Any) -> Any:
+    """The model under any adapters."""
+    return model.get_base_model() if is_adapted(model) else model
 
 
 @contextmanager
@@ -120,12 +132,12 @@ def frozen_copy(model: nn.Module, device: str | torch.device | None = None) -> A
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
     """`{parameter name: CPU tensor}` of everything with `requires_grad`; sharded tensors are gathered."""
-    return {n: whole(p.detach()).clone() for n, p in module.named_parameters() if p.requires_grad}
+    return {plain_name(n): whole(p.detach()).clone() for n, p in module.named_parameters() if p.requires_grad}
 
 
 def load_trainable_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Put `trainable_state` back; names and shapes must agree exactly."""
-    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    parameters = {plain_name(n): p for n, p in module.named_parameters() if p.requires_grad}
     missing, extra = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
     if missing or extra:
         raise PolicyError(
@@ -139,7 +151,7 @@ def load_trainable_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             value = state[name].to(parameter.device, parameter.dtype)
-            if is_sharded_tensor(parameter):
+            if is_sharded_tensor(parameter) and not is_sharded_tensor(value):
                 from torch.distributed.tensor import DTensor, distribute_tensor
 
                 shards = cast(DTensor, parameter)

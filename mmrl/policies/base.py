@@ -19,7 +19,7 @@ from torch import nn
 from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
 from mmrl.policies.registry import policy_classes
-from mmrl.policies.sharding import whole_weights
+from mmrl.policies.sharding import plain_name, whole_weights
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section
@@ -41,6 +41,7 @@ class Policy(ABC):
     batch_probes  those that compare all rollouts of a step, of all ranks (`language.probes.batch_probes`)
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
+    splits_actions  scoring fewer actions of a row costs less, so that an update may be made in pieces of a row
     columns    what stage functions may read of its rollouts besides probes (`mmrl.columns`)
     reads      kinds of media it can be shown, "image" and "video"
     found      what the policy found out about its model by trying it, written into the run as `model.json`
@@ -56,6 +57,7 @@ class Policy(ABC):
     batch_probes: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[frozenset[str]] = frozenset()
     varied_when_greedy: ClassVar[bool] = False
+    splits_actions: ClassVar[bool] = False
     columns: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
@@ -137,7 +139,12 @@ class Policy(ABC):
         """What training changes, by parameter name: the whole checkpoint for a resume."""
 
     @abstractmethod
-    def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None: ...
+    def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put `trainable_state` back: whole tensors, or shards as `trained_tensors` gave them."""
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """What `trainable_state` holds, as it lies on this rank: live tensors, shards left as they are."""
+        return {plain_name(n): p.detach() for n, p in self.inner.named_parameters() if p.requires_grad}
 
     def character_spans(self, rollouts: Rollouts, row: int) -> list[tuple[int, int]]:
         """Which characters of its output each action of a row wrote, [start, end); of policies that write text."""

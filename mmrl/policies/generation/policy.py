@@ -56,6 +56,7 @@ class FlowPolicy(Policy):
 
     modality = "flow"
     varied_when_greedy = True
+    splits_actions = True
     config_type = FlowPolicyConfig
     probes = FROM_FORWARD | FROM_ROLLOUT | {"step_rewards"}
     reads = frozenset({"image"})
@@ -443,6 +444,12 @@ class FlowPolicy(Policy):
         if self.average is not None:
             state |= {AVERAGE + name: whole(value).clone() for name, value in self.average.values.items()}
         return state
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        tensors = super().trained_tensors()
+        if self.average is not None:  # until it begins, it is the weights
+            tensors |= {AVERAGE + name: value for name, value in (self.average.values or tensors).items()}
+        return tensors
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         if self._source is None and not self._adapted and not is_sharded(self.inner):
