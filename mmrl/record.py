@@ -240,6 +240,12 @@ class Rollouts:
             )
         return replace(self, **changes)
 
+    def prompt_a_row(self) -> Rollouts:
+        """The same rows, each with an entry of its own in `prompts` and `encoded`: nothing is shared between them."""
+        places = self.prompt.tolist()
+        changes: dict[str, Any] = {name: [getattr(self, name)[p] for p in places] for name in ("prompts", "encoded")}
+        return replace(self, **changes, prompt=torch.arange(len(places), device=self.prompt.device))
+
     @classmethod
     def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:
         """Rows of all parts, `T` padded to the widest; every part must carry the same columns.

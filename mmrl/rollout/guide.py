@@ -20,6 +20,7 @@ HINT = "Hint: {hint}"
     formula="where no member of a group is right: members o ~ pi(. | q, h) in the place of wrong ones, "
     "rho_t = pi_new(o_t | q, o_<t) / pi_old(o_t | q, h, o_<t)",
     modalities=LANGUAGE,
+    confidence="verified",
 )
 class Guide(Strategy):
     """Members who saw a hint take the places of wrong ones; the loss is under the bare prompt.

@@ -22,6 +22,7 @@ WRITING, TRYING = "write", "try"
     paper="HiLL: learned hints, arXiv 2604.00698",
     formula="for a prompt nobody solved: hints written from a failed answer and the solution, a group under each",
     modalities=LANGUAGE,
+    confidence="partly",
 )
 class Hill(Strategy):
     """The rollouts of HiLL: selection `hill` takes the hint whose right answers stay likely without it.

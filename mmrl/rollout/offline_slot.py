@@ -21,6 +21,7 @@ from mmrl.stages import LANGUAGE, stage
     paper="EasyVideoR1's hybrid of offline and online rollouts, arXiv 2604.16893; NPO: near-future policy, 2604.20733",
     formula="where the mean outcome of a group is below `below`: one stored answer in the place of one member",
     modalities=LANGUAGE,
+    confidence="partly",
 )
 class OfflineSlot(Strategy):
     """A stored answer takes one place of a group, scored and trained like the others.

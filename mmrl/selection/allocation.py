@@ -22,6 +22,7 @@ def _hill_reads(**_) -> dict[str, Need | Column]:
     "group",
     paper="HiLL: hints that transfer, 2026; code Andree-9/HiLL, hinter_utils.py",
     formula="of each prompt the hint of the largest R = b exp(min(D, 0)/T), b = 1 - p^n - (1 - p)^n; none, if R is 0",
+    confidence="verified",
     needs=_hill_reads,
     modalities=LANGUAGE,
 )
@@ -68,6 +69,7 @@ def best_hint(batch: Batch, rows: Tensor, temperature: float, form: str) -> int:
     "self",
     paper="The reasoning boundary paradox (SELF), arXiv 2510.02230",
     formula="keep a prompt iff its greedy answer is wrong",
+    confidence="verified",
     needs=("greedy_success",),
 )
 def self_curation(batch: Batch, *, solved: float = 0.5) -> Selection:

@@ -113,7 +113,7 @@ class Collector:
 
     def _with_columns(self, batch: Batch, rows: Rollouts, causes: Counter) -> Batch:
         """The batch with the columns of passes that no selection reads; rows that lost their reward there are out."""
-        self.columns.fill(rows, causes)
+        self.columns.fill(rows, causes, batch.step)
         gathered, _ = self._gather(rows, batch.step)
         scored = ~gathered.reward.isnan()
         return replace(batch, columns=gathered.columns, counted=batch.counted & scored, trained=batch.trained & scored)
@@ -183,7 +183,7 @@ class Collector:
         fresh = Rollouts.concatenate(new) if new else None
         self._score_together(fresh, causes)
         if self.columns.plan.early:
-            self._fill_together(fresh, rows, causes)
+            self._fill_together(fresh, rows, causes, step.number)
         have = [r for r in (rows, fresh) if r is not None]
         if not have:
             raise ConfigError(
@@ -308,12 +308,12 @@ class Collector:
         with self.clock("reward"):
             together(lambda: None if rollouts is None else self._score(rollouts, causes), self.accelerator)
 
-    def _fill_together(self, fresh: Rollouts | None, rows: Rollouts | None, causes: Counter) -> None:
+    def _fill_together(self, fresh: Rollouts | None, rows: Rollouts | None, causes: Counter, step: int) -> None:
         """A rank without new rows runs the passes of an old one beside the others, and drops what came out."""
         if fresh is not None:
-            self.columns.fill(fresh, causes)
+            self.columns.fill(fresh, causes, step)
         elif rows is not None:
-            self.columns.fill(rows.index([0]), Counter())
+            self.columns.fill(rows.index([0]), Counter(), step)
 
     def _score(self, rollouts: Rollouts, causes: Counter) -> None:
         scores = score_rows(rollouts, self.score)

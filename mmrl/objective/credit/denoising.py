@@ -17,6 +17,7 @@ from mmrl.stages import FLOW, stage
     method="tempflow_grpo",
     paper="TempFlow-GRPO: when timing matters, arXiv 2508.04324",
     formula="A_t <- A_t std_t / mean_j(std_j)",
+    confidence="verified",
     needs=("step_std",),
     scope="batch",
     modalities=FLOW,
@@ -39,6 +40,7 @@ def noise_level_weights(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor
     method="sage_grpo",
     paper="SAGE-GRPO: manifold-aware exploration, arXiv 2603.21872",
     formula="A_t <- A_t median_j(N_j) / N_t, N = |d mean / d v| / std",
+    confidence="verified",
     needs=("step_equalizer",),
     modalities=FLOW,
 )

@@ -70,6 +70,7 @@ def false_negative_rate(
     "shaping",
     paper="ARM (Ada-GRPO): adaptive reasoning formats, 2025",
     formula="r_i a_f, a_f = 1 + .5 (G/F_f - 1)(1 + cos(pi t/T)), F_f = members of the group in format f",
+    confidence="verified",
 )
 def arm_ada_grpo(batch: Batch, *, label: str = "format_label") -> Tensor:
     """Rare answer formats of a group are paid more at first, and alike at the end of the run. (B,)
@@ -92,6 +93,7 @@ def arm_ada_grpo(batch: Batch, *, label: str = "format_label") -> Tensor:
     "shaping",
     paper="S-GRPO: early exit by decaying reward, arXiv 2505.07686",
     formula="r_i decay^(n_i - 1) if right, n_i = right answers among exits 1..i",
+    confidence="partly",
     needs=("success",),
     modalities=LANGUAGE,
 )
@@ -120,6 +122,7 @@ def s_grpo(batch: Batch, *, decay: float = 0.5) -> Tensor:
     "visurf_label",
     paper="ViSurf, arXiv 2510.10606",
     formula="reward of the label row = mean of the rollouts' rewards where their best reaches it",
+    confidence="partly",
     method="visurf",
     needs=("expert",),
 )

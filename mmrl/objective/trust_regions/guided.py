@@ -29,6 +29,7 @@ def row_quantile(values: Tensor, mask: Tensor, share: float) -> Tensor:
     formula="hinted rows: A rho/(rho + g), g the row's quantile of rho, detached, no clip; others: PPO clip",
     needs=("hint",),
     modalities=LANGUAGE,
+    confidence="verified",
 )
 def guide(
     log_ratio: Tensor,
