@@ -390,7 +390,7 @@ class LanguagePolicy(Policy):
         if any(rollouts.media):
             sizes = [len(shown[p]) for p in rollouts.prompt.tolist()]
             alone = self.capabilities.batches is None
-            changed = under and Changed(under, self.seed, self.family, self.pixel_scales)
+            changed = Changed(under, self.seed, self.family, self.pixel_scales) if under else None
             rows: Rows = whole_rows(written_rows(rollouts, shown, changed), sizes, device, self.family, alone)
         else:
             rows = lay_out(self._way(), shown, rollouts, device, self.family, prefills)
