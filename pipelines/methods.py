@@ -91,7 +91,7 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
             plan_passes(objective, policy_class(modality), strategies)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
-    problems += missing(objective.columns, dict.fromkeys(strategies.columns, "its strategies"), on_offer())
+    problems += missing(objective.columns, dict.fromkeys(strategies.makes, "its strategies"), on_offer())
     makers = {name: list(COLUMNS[name].makers) for name in objective.columns if COLUMNS[name].makers}
     return {
         "trainable": not problems,

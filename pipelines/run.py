@@ -111,7 +111,7 @@ def makers_of(config: RunConfig) -> dict[str, str]:
     kind: type[Policy] = config.policy_class
     makers = {name: f"the {config.modality} policy" for name in kind.columns}
     for bound in Nested.of(config.rollout).bounds:
-        makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
+        makers |= {name: f"rollout {bound.name!r}" for name in (*bound.state.columns, *bound.state.made)}
     if config.environment is not None:
         bound = environment_of(config.environment)
         makers |= {name: f"environment {bound.name!r}" for name in (*MADE, *bound.state.columns)}

@@ -3,7 +3,8 @@
 A view is a value (kind, options), and its randomness is keyed by the prompt's id, so a pass can be repeated
 exactly. Pixel views act on frames after the resize, so that token ids, grids and positions stay as they were;
 `language.pixels` rebuilds the frames from what a processor made of them. `remove_media` is another prompt:
-re-tokenised without placeholders, so of another length.
+re-tokenised without placeholders, so of another length. `beside` shows the prompt that a rollout strategy put beside
+it, such as the one without a hint; a prompt that has none of that name is shown as it is.
 
 Videos are corrupted as images are. (VPPO's released code corrupts images only, so a video keeps a clean input
 and a perception score of 0.)
@@ -29,7 +30,7 @@ from mmrl.stages import View
 PixelView = Callable[..., Tensor]
 PIXEL_VIEWS: dict[str, PixelView] = {}
 VIDEO_VIEWS = frozenset({"shuffle_frames", "drop_frames"})
-REMOVE_MEDIA = "remove_media"
+REMOVE_MEDIA, BESIDE = "remove_media", "beside"
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ def check_view(view: View, offered: frozenset[str]) -> None:
     """Unknown kinds and options are errors that name the nearest."""
     if view.kind not in offered:
         raise ConfigError(unknown("view", view.kind, offered))
-    if view.kind == REMOVE_MEDIA:
-        known: set[str] = set()
+    if view.kind in (REMOVE_MEDIA, BESIDE):
+        known: set[str] = {"prompt"} if view.kind == BESIDE else set()
     else:
         parameters = inspect.signature(PIXEL_VIEWS[view.kind]).parameters.values()
         known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -48,7 +48,7 @@ from mmrl.policies.language.stopping import Stopping
 from mmrl.policies.language.turns import Changed, Turns, whole_rows, written_rows
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
-from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
+from mmrl.policies.views import BESIDE, REMOVE_MEDIA, PixelScale, check_view, without_media
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
@@ -240,6 +240,9 @@ class LanguagePolicy(Policy):
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
         pairs = zip(rollouts.prompts, rollouts.encoded, strict=True)
+        if view.kind == BESIDE:
+            name = dict(view.options)["prompt"]
+            return [self.encode(p.beside[name]) if name in p.beside else entry for p, entry in pairs]
         if isinstance(self.family, Qwen):
             known = self.seed, self.family, self.pixel_scales
             return [corrupted(entry, view, prompt.id, *known) for prompt, entry in pairs]
