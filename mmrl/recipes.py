@@ -36,8 +36,9 @@ class PaperUpdates(Section):
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own;
-    `updates` are its paper's, which `training.updates: auto` follows as far as a smaller batch allows."""
+    configuration overrides; `prompts` is the sampler, `rollout` the strategies and `environment` who answers between
+    turns, where the method brings its own; `updates` are its paper's, which `training.updates: auto` follows as far as
+    a smaller batch allows."""
 
     method: str
     title: str
@@ -47,6 +48,7 @@ class Recipe(Section):
     summary: str = ""
     prompts: str | dict[str, Any] = "shuffled"
     rollout: list[str | dict[str, Any]] = []
+    environment: str | dict[str, Any] | None = None
     updates: PaperUpdates = PaperUpdates()
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}

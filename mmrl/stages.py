@@ -22,6 +22,7 @@ Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.reco
     learning_rate      (batch) -> share of the learning rate this optimizer step deserves, in (0, 1]
     prompts            class: select(count, size, key) -> indices, then observe(indices, batch) (mmrl.selection.prompts)
     rollout            class: ask(step), join(batch, step) -> Plan    how a group comes to be (mmrl.rollout.plan)
+    environment        class: reset(prompt), step(state, output)   who answers between turns (mmrl.rollout.environments)
 
 Hyper-parameters are keyword-only. A function that must remember is a class with `state_dict`.
 """
@@ -46,6 +47,7 @@ from mmrl.policies.registry import MODALITIES
 STAGES = (
     "prompts",
     "rollout",
+    "environment",
     "shaping",
     "group",
     "advantage",

@@ -22,6 +22,7 @@ from mmrl.policies.registry import policy_classes
 from mmrl.policies.sharding import plain_name, whole_weights
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
+from mmrl.rollout.environments.base import Surroundings
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
@@ -103,6 +104,17 @@ class Policy(ABC):
         Results carry no gradient. Where the caller's grad mode is on, a policy may keep what an update on these
         rollouts can go on from; rollouts that are not trained on belong under `torch.no_grad`.
         """
+
+    def converse(
+        self, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
+    ) -> Rollouts:
+        """As `rollout`, in an environment: acted runs, and between them what it showed. `extent`, `media`, and the
+        columns `turn (B, T)`, `calls`, `bad_calls` and `observed` (B,) say which is which."""
+        raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
+
+    def check_turns(self) -> None:
+        """Raise PolicyError where this model cannot take a second turn; called before anything is spent."""
+        raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
 
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """Rows nobody acted for: `answers[i]` as an answer to `prompts[i]`, texts with the end token added.

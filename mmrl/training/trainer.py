@@ -25,6 +25,7 @@ from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
+from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, run_log
@@ -82,6 +83,7 @@ class Trainer:
     sampler  which prompts come next; every prompt once an epoch if not given
     rollout  how a group comes to be: a strategy by name or as {name: ..., parameter: ...}, or several, outermost
              first; independent draws if not given
+    environment  that answers between the turns of a response, in training and evaluation; none if not given
     report   called with (step, metrics) on the main process
     counters  further numbers of this process for each step's metrics
     """
@@ -89,7 +91,8 @@ class Trainer:
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,
         run_dir: str | Path, *, eval_prompts: Sequence[Prompt] = (), accelerator: Accelerator | None = None,
-        sampler: Sampler | None = None, rollout: Any = (), trackers: Sequence[Tracker] = (),
+        sampler: Sampler | None = None, rollout: Any = (), environment: Surroundings | None = None,
+        trackers: Sequence[Tracker] = (),
         report: Report = lambda step, metrics: None,
         counters: Callable[[], dict[str, float]] = dict,
     ):  # fmt: skip
@@ -131,7 +134,7 @@ class Trainer:
         self.sampler: Sampler = sampler or Shuffled()
         self.strategies = Nested.of(rollout)
         plan = plan_passes(objective, type(policy), self.strategies)
-        self.actor = Actor(policy)
+        self.actor = Actor(policy, environment)
         self.columns = Columns(self.actor, plan, score, config, self.accelerator, self.clock)
         self.collector = Collector(
             self.actor, objective, self.columns, self.strategies, prompts, score, self.sampler, config,
@@ -351,6 +354,7 @@ class Trainer:
     def _metrics(self, collected: Collected, batch: Batch, weights: Tensor, log: UpdateLog) -> dict[str, Any]:
         metrics: dict[str, Any] = {
             **batch_metrics(batch, weights),
+            **self.actor.metrics(batch),
             **self.objective.diagnostics,
             **update_metrics(gather_objects(log, self.accelerator), self.policy.precision),
             "learning_rate": self.config.learning_rate_at(max(self.updates - 1, 0)),
