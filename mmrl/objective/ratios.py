@@ -246,7 +246,7 @@ def grpo_guard(evaluation: Evaluation, batch: Batch) -> Tensor:
 
     The plain ratio of a denoising step has a mean below 1, so positive samples are never clipped. Gradient flows
     through the log-prob and through b. Wants `policy.keep_means: true`, mean reduction and normalised log-probs.
-    Source: the public implementations in verl-omni and Flow-Factory; the paper's own code was not read.
+    Source: the authors' code, which weighs steps by credit `inverse_step_size` too; verl-omni agrees.
     """
     recentred = log_ratio_to(evaluation, batch) + evaluation["mean_shift"]
     return torch.where(batch.mask, recentred * batch["step_std"].to(recentred), 0.0)
