@@ -4,8 +4,9 @@ A file holds `pixels` (F, 3, H, W) uint8, after sampling and resize, and in its 
 and a sha256 over both. It is written under a temporary name, synced, and renamed, so that readers take no
 lock and two writers of one key leave one valid file. Its name is the sha256 of everything the frames depend
 on: path, size and mtime of the source (or its content), start and end, every field of `VideoSampling`, the
-reader with its version, the version of this format. Idea: EasyVideoR1 (arXiv 2604.16893), whose key lacks the
-file's identity and the reader, so that a changed file is served stale.
+reader with its version, the version of this format. Beside the clips lie the indexes of the packets of their
+files (`*.index`, see `frame_index`). Idea: EasyVideoR1 (arXiv 2604.16893), whose key lacks the file's identity
+and the reader, so that a changed file is served stale.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from mmrl.data import frame_index
 from mmrl.errors import DataError
 from mmrl.media import Clip, Frames, VideoSampling
 
-FORMAT = 1
+FORMAT = 2  # 1 held frames as decord gave them, unchecked
 Identity = Literal["stat", "content"]
 _STALE_SECONDS = 3600
 
@@ -133,7 +136,7 @@ def read_frames(path: Path, *, verify: bool) -> Frames:
 
 @dataclass
 class CacheReport:
-    """What `verify` or `prune` found and did; `removed` counts files, `bytes` is what is left."""
+    """What `verify` or `prune` found and did; `removed` counts clips, `bytes` is what is left, indexes included."""
 
     entries: int
     bytes: int
@@ -180,6 +183,12 @@ class VideoCache:
     def key(self, paths: Sequence[str | Path], sampling: VideoSampling, backend: str, **part) -> str:
         """`clip_key` with this cache's way to tell files apart."""
         return clip_key(paths, sampling, backend, identity=self.identity, **part)
+
+    def index_path(self, path: str | Path) -> Path:
+        """Where the index of a file's packets lies, or will."""
+        parts = {"format": frame_index.FORMAT, "av": version("av"), "source": file_identity(path, self.identity)}
+        name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return self.root / name[:2] / f"{name}.index"
 
     def get(self, keys: Sequence[str]) -> Frames | None:
         """Frames under the first of `keys` that is stored intact; counts one hit or one miss."""
@@ -270,8 +279,8 @@ class VideoCache:
         if due:
             self._count("evicted", self.prune(self.budget_bytes).removed)
 
-    def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.root.glob("??/*.safetensors"):
+    def _entries(self, kind: str = "safetensors") -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.root.glob(f"??/*.{kind}"):
             try:
                 yield path, path.stat()
             except FileNotFoundError:
@@ -279,27 +288,34 @@ class VideoCache:
 
     def prune(self, budget_bytes: int) -> CacheReport:
         """Remove least recently used entries until at most `budget_bytes` are left, and stale temporaries."""
-        for leftover in self.root.glob("*.tmp"):
+        for leftover in self.root.rglob("*.tmp"):
             try:
                 if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
                     leftover.unlink()
             except FileNotFoundError:
                 continue
-        entries = sorted(self._entries(), key=lambda e: e[1].st_mtime_ns)
-        report = CacheReport(entries=len(entries), bytes=sum(s.st_size for _, s in entries))
-        for path, stat in entries:
+        clips, indexes = list(self._entries()), list(self._entries("index"))
+        files = sorted([*clips, *indexes], key=lambda e: e[1].st_mtime_ns)
+        report = CacheReport(entries=len(clips), bytes=sum(s.st_size for _, s in files))
+        for path, stat in files:
             if report.bytes <= budget_bytes:
                 break
             path.unlink(missing_ok=True)
-            self._forget(path.stem)
             report.bytes -= stat.st_size
-            report.entries -= 1
-            report.removed += 1
+            if path.suffix == ".safetensors":
+                self._forget(path.stem)
+                report.entries -= 1
+                report.removed += 1
         return report
 
     def verify(self, *, remove: bool = True) -> CacheReport:
         """Read every entry and compare checksums; damaged ones are removed, to be made again when asked for."""
         report = CacheReport(entries=0, bytes=0)
+        for path, stat in self._entries("index"):
+            if frame_index.FrameIndex.load(path) is not None:
+                report.bytes += stat.st_size
+            elif remove:
+                path.unlink(missing_ok=True)
         for path, stat in self._entries():
             try:
                 sound = read_frames(path, verify=True).key == path.stem

@@ -92,6 +92,9 @@ class PromptDataset(Prompts):
     def ids(self) -> list[str]:
         return list(self._ids)
 
+    def columns(self, index: int) -> dict[str, Any]:
+        return parse_row(self._rows[index], self._columns).columns
+
     def where(self, index: int) -> str:
         return self._rows.where(index)
 

@@ -2,7 +2,8 @@
 
 Each decoder is a fresh interpreter that answers one JSON line per request on its standard output; frames come
 back as a safetensors file, memory-mapped by the caller, never through the pipe. A decoder that dies or
-overruns its time is killed, the file is reported as a DataError, and the next request gets a new one.
+overruns its time is killed, and the next request gets a new one. A file whose decoder died is tried once more; a
+file that two decoders died of, or one overran its time with, is reported as a DataError.
 
     python -m mmrl.data.decoder_process      serves requests until its standard input closes
 
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,14 @@ START_SECONDS = 180.0
 
 
 class DecoderDied(Exception):
-    """The process ended or was killed; the message says how."""
+    """The process ended or was killed; the message says how.
+
+    overrun  it was stopped here, for taking longer than its time
+    """
+
+    def __init__(self, message: str, overrun: bool = False):
+        super().__init__(message)
+        self.overrun = overrun
 
 
 class Decoder:
@@ -93,7 +101,7 @@ class Decoder:
             return json.loads(line)
         code = self._process.wait()
         if overrun.is_set():
-            raise DecoderDied(f"took more than {timeout:g} s and was stopped")
+            raise DecoderDied(f"took more than {timeout:g} s and was stopped", overrun=True)
         raise DecoderDied(f"the decoder {_ending(code)}{self._last_error()}")
 
     def _last_error(self) -> str:
@@ -161,20 +169,39 @@ decoders = DecoderPool()
 atexit.register(decoders.close)
 
 
-def decode_apart(request: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """Run one request in a decoder process. Raises DataError naming the file, whatever happened to it."""
+def decode_apart(
+    request: dict[str, Any], timeout: float, on_restart: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Run one request in a decoder process. Raises DataError naming the file, whatever happened to it.
+
+    A decoder that dies may have been killed for what others did (memory, an administrator): the file is tried once
+    more in a new one, after `on_restart`. One that overruns its time is not.
+    """
     try:
-        with decoders.borrow() as decoder:
-            answer = decoder.ask(request, timeout)
+        try:
+            answer = _ask(request, timeout)
+        except DecoderDied as error:
+            if error.overrun:
+                raise
+            on_restart()
+            answer = _ask(request, timeout)
     except DecoderDied as error:
-        raise DataError(f"{request['path']}: {error}") from None
+        again = "" if error.overrun else ", twice"
+        raise DataError(f"{request['path']}: {error}{again}") from None
     if "error" in answer:
         raise DataError(answer["error"])
     return answer
 
 
-def clip_request(path: Path, sampling, start, end, limits, output: Path, key_of: dict[str, str]) -> dict[str, Any]:
-    """Decode `path` and write its frames to `output`; `key_of` names the content address under each reader."""
+def _ask(request: dict[str, Any], timeout: float) -> dict[str, Any]:
+    with decoders.borrow() as decoder:
+        return decoder.ask(request, timeout)
+
+
+def clip_request(
+    path: Path, sampling, start, end, limits, output: Path, key: str, index: Path | None = None
+) -> dict[str, Any]:
+    """Decode `path` and write its frames to `output` under `key`; `index`: where the index of its packets lies."""
     return {
         "path": str(path),
         "sampling": sampling.model_dump(),
@@ -182,23 +209,24 @@ def clip_request(path: Path, sampling, start, end, limits, output: Path, key_of:
         "end": end,
         "limits": asdict(limits),
         "output": str(output),
-        "keys": key_of,
+        "key": key,
+        "index": str(index) if index is not None else None,
     }
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from mmrl.data.cache import write_frames
-    from mmrl.data.decoding import DecodeLimits, decode
+    from mmrl.data.decoding import decode
+    from mmrl.data.frame_index import DecodeLimits
     from mmrl.media import Frames, VideoSampling
 
     path, limits = Path(request["path"]), DecodeLimits(**request["limits"])
+    index = Path(request["index"]) if request["index"] else None
     sampling = VideoSampling(**request["sampling"])
-    made = decode(path, sampling, request["start"], request["end"], limits)
-    frames = Frames(
-        made.pixels, made.indices, made.fps, made.total_frames, made.size, made.backend, request["keys"][made.backend]
-    )
+    made = decode(path, sampling, request["start"], request["end"], limits, index)
+    frames = Frames(**vars(made), key=request["key"])
     write_frames(Path(request["output"]), frames)
-    return {"key": frames.key, "backend": made.backend, "refused": made.refused}
+    return {"backend": made.backend}
 
 
 def serve() -> None:

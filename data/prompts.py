@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 from mmrl.record import Prompt
 
@@ -19,6 +19,10 @@ class Prompts(Sequence[Prompt]):
     @abstractmethod
     def ids(self) -> list[str]:
         """The ids of all prompts, in order; no media is made or opened."""
+
+    def columns(self, index: int) -> Mapping[str, Any] | None:
+        """The columns of the prompt at `index` where they can be had without its media; None where not."""
+        return None
 
     def where(self, index: int) -> str:
         """Where the prompt at `index` comes from, as a person would look it up; "" where there is no such place."""

@@ -20,33 +20,46 @@ from mmrl.media import VideoSampling
 MAX_ASPECT = 200
 
 
-def clip_range(total: int, fps: float, start: float | None, end: float | None) -> tuple[int, int]:
-    """First and last frame between `start` and `end` seconds; an `end` past the last frame means to the end."""
+def clip_range(total: int, fps: float, start: float | None, end: float | None, slack: float = 1e-6) -> tuple[int, int]:
+    """First and last frame between `start` and `end` seconds; an `end` past the last frame means to the end.
+
+    slack  seconds that a frame may be shown before or after k / fps and still be frame k: 0.28 s is frame 7 of 25 a
+           second, although 0.28 * 25 > 7 in floats
+    """
     duration = total / fps
     if start is not None and not 0 <= start < duration:
         raise DataError(f"start={start:g} s is outside the video, which lasts {duration:.2f} s")
-    first = math.ceil(start * fps) if start is not None else 0
-    last = min(math.floor(min(end, duration) * fps), total - 1) if end is not None else total - 1
+    if end is not None and not end >= 0:
+        raise DataError(f"end={end:g} s is outside the video, which lasts {duration:.2f} s")
+    first = max(math.ceil((start - slack) * fps), 0) if start is not None else 0
+    last = min(math.floor((min(end, duration) + slack) * fps), total - 1) if end is not None else total - 1
     if first > last:
         raise DataError(f"no frame between start={start} s and end={end} s ({total} frames at {fps:.3f} fps)")
     return first, last
 
 
-def frame_count(total: int, fps: float, sampling: VideoSampling) -> int:
+def frame_count(total: int, fps: float, sampling: VideoSampling, most: int | None = None) -> int:
     """How many of `total` frames are read: `fps` asked for, within min and max, down to `frame_multiple`.
 
-    Where `min_frames` and `max_frames` contradict each other, `max_frames` wins.
+    Where `min_frames` and `max_frames` contradict each other, `max_frames` wins. `most`: frames that there are, where
+    `total` counts slots of time.
     """
     multiple = sampling.frame_multiple
     low = math.ceil(sampling.min_frames / multiple) * multiple
     high = sampling.max_frames // multiple * multiple
+    most = total if most is None else most
     if high < multiple:
         raise ConfigError(f"max_frames={sampling.max_frames} is below frame_multiple={multiple}")
     asked = high if sampling.fps is None else total / fps * sampling.fps
-    count = math.floor(min(max(asked, low), high, total) / multiple) * multiple
+    count = math.floor(min(max(asked, low), high, most) / multiple) * multiple
     if count < multiple:
-        raise DataError(f"holds {total} frame(s), needs at least {multiple} (frame_multiple)")
+        raise DataError(f"holds {most} frame(s), needs at least {multiple} (frame_multiple)")
     return count
+
+
+def spread(first: int, last: int, count: int) -> list[int]:
+    """`count` frame numbers, evenly from `first` to `last`."""
+    return torch.linspace(first, last, count).round().long().tolist()
 
 
 def choose_frames(
@@ -54,8 +67,7 @@ def choose_frames(
 ) -> tuple[list[int], int]:
     """Absolute frame numbers, evenly spread over the clip, and how many frames the clip has."""
     first, last = clip_range(total, fps, start, end)
-    count = frame_count(last - first + 1, fps, sampling)
-    return torch.linspace(first, last, count).round().long().tolist(), last - first + 1
+    return spread(first, last, frame_count(last - first + 1, fps, sampling)), last - first + 1
 
 
 def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:

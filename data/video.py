@@ -2,13 +2,11 @@
 
     frames = read_clip(Clip(path, start=2.0, end=7.5), VideoSampling(fps=2), cache=VideoCache())
 
-`counts` of this module says what happened in this process: clips decoded, fallbacks from one reader to
-another, failures; the metrics read it.
+`counts` of this module says what happened in this process: clips decoded, failures, decoders that died.
 """
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import threading
 from collections import Counter, deque
@@ -22,16 +20,18 @@ import torch
 
 from mmrl.data.cache import VideoCache, clip_key, read_frames
 from mmrl.data.decoder_process import clip_request, decode_apart
-from mmrl.data.decoding import DecodeLimits, backend_chain, check_container, decode, resize
+from mmrl.data.decoding import decode, resize
+from mmrl.data.frame_index import DecodeLimits, check_container
 from mmrl.data.images import open_image
+from mmrl.data.readers import reader_of
 from mmrl.data.sampling import choose_frames, frame_size
-from mmrl.errors import DataError
+from mmrl.errors import ConfigError, DataError
 from mmrl.media import Clip, FrameList, Frames, VideoSampling
 
 counts: Counter[str] = Counter()
-"""`decoded`, `failed`, and `fallback/decord->pyav` for each clip that one reader passed on to the next."""
+"""`decoded`, `decoded/pyav` (by reader), `failed`, and `decoder/restarted` for each clip tried again after a decoder
+died."""
 
-_log = logging.getLogger(__name__)
 _lock = threading.Lock()
 Source = Clip | FrameList | str | Path | Sequence[str | Path]
 
@@ -67,51 +67,51 @@ def read_clip(
     """
     limits = limits or DecodeLimits()
     clip = as_clip(clip)
+    sampling = own_sampling(clip, sampling)
     if isinstance(clip, FrameList):
         return _read_frame_list(clip, sampling, cache)
     check_container(clip.path, limits)
-    keys = _keys(clip, sampling, cache)
-    if cache is not None and (stored := cache.get(list(keys.values()))):
+    make = cache.key if cache is not None else clip_key
+    _, reader = reader_of(sampling.backend)
+    key = make([clip.path], sampling, reader, start=clip.start, end=clip.end)
+    if cache is not None and (stored := cache.get([key])):
         return stored
     try:
-        frames = (_decode_apart if isolate else _decode_here)(clip, sampling, cache, limits, keys)
+        frames = (_decode_apart if isolate else _decode_here)(clip, sampling, cache, limits, key)
     except DataError:
         _count("failed")
         raise
     _count("decoded")
+    _count(f"decoded/{frames.backend.split()[0]}")
     return frames
 
 
-def _keys(clip: Clip, sampling: VideoSampling, cache: VideoCache | None) -> dict[str, str]:
-    """Content address under each reader that may come to decode the clip, by the reader's identity."""
-    make = cache.key if cache is not None else clip_key
-    identities = [identity for _, identity in backend_chain(sampling.backend)]
-    return {i: make([clip.path], sampling, i, start=clip.start, end=clip.end) for i in identities}
+def own_sampling(clip: Clip | FrameList, sampling: VideoSampling) -> VideoSampling:
+    """`sampling` with what the clip asks for itself. Raises DataError where the two do not fit together."""
+    try:
+        return clip.asks.over(sampling)
+    except ConfigError as error:
+        path = clip.path if isinstance(clip, Clip) else clip.paths[0]
+        raise DataError(f"{path}: the clip's own limits and the run's do not fit together: {error}") from None
 
 
-def _count_fallbacks(path: Path, refused: dict[str, str], backend: str) -> None:
-    for name, cause in refused.items():
-        passed = f"fallback/{name}->{backend.split()[0]}"
-        if not counts[passed]:
-            _log.warning("%s: %s cannot read it (%s); read by %s. Counted from here on", path, name, cause, backend)
-        _count(passed)
+def _index_file(clip: Clip, cache: VideoCache | None) -> Path | None:
+    return cache.index_path(clip.path) if cache is not None else None
 
 
-def _decode_here(clip: Clip, sampling, cache: VideoCache | None, limits, keys: dict[str, str]) -> Frames:
-    made = decode(clip.path, sampling, clip.start, clip.end, limits)
-    _count_fallbacks(clip.path, made.refused, made.backend)
-    frames = Frames(made.pixels, made.indices, made.fps, made.total_frames, made.size, made.backend, keys[made.backend])
+def _decode_here(clip: Clip, sampling, cache: VideoCache | None, limits, key: str) -> Frames:
+    made = decode(clip.path, sampling, clip.start, clip.end, limits, _index_file(clip, cache))
+    frames = Frames(**vars(made), key=key)
     return frames if cache is None else cache.put(frames)
 
 
-def _decode_apart(clip: Clip, sampling, cache: VideoCache | None, limits, keys: dict[str, str]) -> Frames:
+def _decode_apart(clip: Clip, sampling, cache: VideoCache | None, limits, key: str) -> Frames:
     output = cache.temporary() if cache is not None else _shared_memory_file()
     try:
-        request = clip_request(clip.path, sampling, clip.start, clip.end, limits, output, keys)
-        answer = decode_apart(request, limits.timeout)
-        _count_fallbacks(clip.path, answer["refused"], answer["backend"])
+        request = clip_request(clip.path, sampling, clip.start, clip.end, limits, output, key, _index_file(clip, cache))
+        decode_apart(request, limits.timeout, on_restart=lambda: _count("decoder/restarted"))
         if cache is not None:
-            return cache.commit(output, answer["key"])
+            return cache.commit(output, key)
         return read_frames(output, verify=False)  # the mapping outlives the name
     finally:
         output.unlink(missing_ok=True)

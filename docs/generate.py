@@ -19,6 +19,7 @@ from mmrl.pipelines.methods import methods_json
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.recipes import load_recipe, recipe_names
+from mmrl.rewards.accuracy import TASKS
 from mmrl.rewards.registry import columns_of
 from mmrl.rewards.registry import registered as rewards_registered
 from mmrl.settings import Section
@@ -89,6 +90,14 @@ def rewards() -> str:
         "What `rewards:` in a configuration can name, besides your own as `path/to/file.py:function`. Columns are "
         "those of the dataset; options go under `options:`.",
         table(("reward", "what it is worth", "columns", "options"), *rows),
+        "## What is read as an answer, and what a truth may look like",
+        "By the `task` of a row, which `accuracy` reads; the reward of the same kind reads the same. One parser serves "
+        "answer and truth. A truth it cannot read for certain is refused by `mmrl check` and by training, with row and "
+        "column.",
+        table(
+            ("`task` (also)", "an answer", "a truth (`solution`)"),
+            *((f"`{name}` ({', '.join(task.aliases)})", task.answer, task.truth) for name, task in TASKS.items()),
+        ),
     )
 
 

@@ -11,13 +11,14 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.settings import Section
+from mmrl.settings import Section, read_section
 
 
 class VideoSampling(Section):
     """Which frames of a clip are read, and at which size. Part of the cache key, so it is immutable.
 
     fps          frames per second asked for; None: exactly `max_frames`, evenly spread
+    backend      reader; auto is PyAV, which can be checked frame by frame
     max_frames   larger sees more, costs memory linearly in prompt tokens
     max_pixels   per frame after the resize; sides are multiples of `factor`
     total_pixels over the whole clip; lowers the size of each frame of a long clip
@@ -26,7 +27,7 @@ class VideoSampling(Section):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fps: float | None = 2.0
+    fps: float | None = Field(2.0, gt=0)
     min_frames: int = Field(4, ge=1)
     max_frames: int = Field(128, ge=1)
     min_pixels: int = 16 * 28 * 28
@@ -47,12 +48,40 @@ class VideoSampling(Section):
 
 
 @dataclass(frozen=True)
+class OwnSampling:
+    """What one clip asks for in place of the run's `VideoSampling`; None: as the run says."""
+
+    fps: float | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    total_pixels: int | None = None
+
+    def over(self, sampling: VideoSampling) -> VideoSampling:
+        """`sampling` with this clip's own values; one bound of its own moves the run's other bound out of its way.
+
+        Raises ConfigError where its own do not fit together.
+        """
+        own = {k: v for k, v in vars(self).items() if v is not None}
+        if not own:
+            return sampling
+        values = sampling.model_dump() | own
+        for low, high in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):
+            if values[low] > values[high] and (low in own) != (high in own):
+                moved, kept = (high, low) if low in own else (low, high)
+                values[moved] = values[kept]
+        return read_section(VideoSampling, values)
+
+
+@dataclass(frozen=True)
 class Clip:
-    """A video, or the part of it between `start` and `end` seconds."""
+    """A video, or the part of it between `start` and `end` seconds after its first frame."""
 
     path: Path
     start: float | None = None
     end: float | None = None
+    asks: OwnSampling = OwnSampling()
 
 
 @dataclass(frozen=True)
@@ -61,6 +90,7 @@ class FrameList:
 
     paths: tuple[Path, ...]
     fps: float = 2.0
+    asks: OwnSampling = OwnSampling()
 
 
 @dataclass
@@ -68,9 +98,9 @@ class Frames:
     """Decoded, sampled and resized frames of one clip.
 
     pixels        (F, 3, H, W) uint8, possibly memory-mapped
-    indices       F absolute frame numbers in the file
-    fps           of the file
-    total_frames  of the clip (between start and end)
+    indices       F frame numbers in the file, or, of a file of variable rate, slots of its time
+    fps           frames of the file a second, or those slots (about 1000)
+    total_frames  frames or slots of the clip (between start and end)
     size          (height, width) of the file
     backend       decoder and version that made them
     key           content address of (file, sampling)
@@ -86,7 +116,7 @@ class Frames:
 
     @property
     def timestamps(self) -> list[float]:
-        """Seconds of each frame."""
+        """Seconds of each frame after the first of the file."""
         return [i / self.fps for i in self.indices]
 
     @property

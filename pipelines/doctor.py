@@ -168,7 +168,7 @@ def _decoder(backend: str) -> Check:
     name, package = f"video: {backend}", READERS[backend]
     if find_spec(package) is None:
         if backend == "decord":
-            return Check(name, "warning", "not installed here", "nothing to do: PyAV reads the clips, more slowly")
+            return Check(name, "warning", "not installed here", "nothing to do: PyAV reads the clips")
         return Check(name, "error", "not installed", "pip install av")
     levels = [0, 80, 160, 240]
     sampling = VideoSampling(fps=None, max_frames=4, min_pixels=56 * 56, max_pixels=56 * 56, backend=backend)

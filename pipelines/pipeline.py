@@ -65,7 +65,8 @@ class Pipeline:
         held_out = self._prompts(eval_dataset, config) if eval_dataset is not None else None
         panel = self._panel(rewards, config)
         try:
-            check_prompts(panel, prompts, type(self.policy).reads)
+            for each in (prompts, held_out or ()):
+                check_prompts(panel, each, type(self.policy).reads)
             config = self._named(config, dataset, eval_dataset, rewards)
             self._settle(config)
             with progress(config, Console()) if report is None else nullcontext(report) as shown:

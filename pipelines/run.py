@@ -126,7 +126,12 @@ def reward_panel(config: RunConfig, rewards: Sequence = ()):
 
 
 def check_prompts(panel, prompts: Sequence[Prompt], reads: frozenset[str]) -> None:
-    """Refuse, before anything is spent, prompts that some reward could never score or the policy never read."""
+    """Refuse, before anything is spent, prompts that some reward could never score or the policy never read.
+
+    The truths of all rows are read, by what `mmrl check` reads them with; media of the first prompts only, and of a
+    world that draws its prompts all but those are trusted.
+    """
+    check_truths(panel, prompts)
     for index in range(min(len(prompts), CHECKED_PROMPTS)):
         prompt = prompts[index]
         with told_where(prompts):
@@ -135,6 +140,22 @@ def check_prompts(panel, prompts: Sequence[Prompt], reads: frozenset[str]) -> No
             for kind in (k for k, media in unread.items() if media and k not in reads):
                 readers = " or ".join(m for m in MODALITIES if kind in policy_class(m).reads)
                 raise DataError(f"prompt {prompt.id!r} has {kind}s, which this policy does not read; {readers} would")
+
+
+def check_truths(panel, prompts: Sequence[Prompt]) -> None:
+    """Refuse the first row that some reward could never score; no media is opened."""
+    from mmrl.data.prompts import Prompts
+
+    if isinstance(prompts, list | tuple):
+        panel.check(prompts)
+    if not isinstance(prompts, Prompts):
+        return
+    with told_where(prompts):
+        for index, name in enumerate(prompts.ids()):
+            columns = prompts.columns(index)
+            if columns is None:
+                return
+            panel.check([Prompt(name, [], columns=dict(columns))])
 
 
 @contextmanager
@@ -179,7 +200,8 @@ def train(
             panel = reward_panel(config)
             stack.callback(panel.close)
             score = panel.score
-            check_prompts(panel, prompts, config.policy_class.reads)
+            for each in (prompts, eval_prompts or ()):
+                check_prompts(panel, each, config.policy_class.reads)
         policy = policy or build_policy(config)
         given = (prompts, eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)

@@ -1,10 +1,11 @@
-"""Reading answers: the one place where text becomes a letter, a number, a set, a list or JSON.
+r"""Reading answers: where an answer stands in a text, and what every kind of answer shares.
 
-Every scorer parses prediction and truth through these functions, so that what counts as "the answer" is the
-same for all. Nothing is ever evaluated. None means "there is no such answer here".
+Each kind has one parser, which serves prediction and truth: `options` and `chosen` (letters), `numbers`, `booleans`,
+`temporal`, `boxes`, `expressions`. Nothing is ever evaluated. None means "there is no such answer here".
 
 The answer is looked for outside the thought: in the LAST `<answer>` tag, since taking the first rewards a decoy
-written early; then in the last balanced `\\boxed{}`; then in the whole text.
+written early; then in the last balanced `\boxed{}`; then in the whole text. A tag or box that is opened and never
+closed is a reply that was cut: it has no answer.
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NoReturn
 
-LETTERS = "ABCDEFGHIJ"
+from mmrl.errors import RewardError
+
+MOST_STATEMENTS = 100  # of "the answer is": the last ones
 MOST_STARTS = 1000  # brackets tried as the start of JSON: degenerate outputs are all brackets
 _BLANKS = re.compile(r"(?<![ \t])[ \t]+(?=[<>/])|(?<=[<>/])[ \t]+")
+_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+_BOX_START = re.compile(r"\\f?boxed\s*\{")
 
 
 def normalise(text: str) -> str:
@@ -26,13 +33,11 @@ def normalise(text: str) -> str:
 
 
 def outside_thought(text: str) -> str:
-    """What follows the last `</think>`; nothing when the thought was never closed; all of it without one."""
+    """What follows the last `</think>`; nothing when a thought was never closed; all of it without one."""
     lowered = text.lower()
     end = lowered.rfind("</think>")
-    if end >= 0:
-        return text[end + len("</think>") :]
-    start = lowered.find("<think>")
-    return text if start < 0 else text[:start]
+    rest = text[end + len("</think>") :] if end >= 0 else text
+    return "" if "<think>" in rest.lower() else rest
 
 
 def tagged(text: str) -> str | None:
@@ -46,7 +51,7 @@ def tagged(text: str) -> str | None:
 
 def boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{...}` whose braces balance."""
-    starts = {match.end() - 1 for match in re.finditer(r"\\f?boxed\s*\{", text)}
+    starts = {match.end() - 1 for match in _BOX_START.finditer(text)}
     stack: list[int] = []
     last: tuple[int, int] = (-1, -1)
     for i, character in enumerate(text if starts else ""):
@@ -67,148 +72,135 @@ def extract(text: str, *, whole: bool = True) -> str:
     if inner is not None:
         return inner
     if answer is not None:
-        return answer
-    return text.strip() if whole else ""
+        return "" if _BOX_START.search(answer) else answer
+    cut = _ANSWER_TAG.search(text) or _BOX_START.search(text)
+    return text.strip() if whole and not cut else ""
 
 
+# ------------------------------------------------------------------------------------------------------- truths
 def truth(solution: Any) -> str:
-    """The answer in a `solution` column: `$...$` and tags taken off, numbers written out."""
-    text = normalise(str(solution))
+    """The answer in a `solution` column: `$...$` and tags taken off, numbers written out, a list of one unwrapped.
+
+    RewardError for a solution that no answer can be compared with: null, NaN, blank, several values, a mapping.
+    """
+    if isinstance(solution, list | tuple) and len(solution) == 1:
+        return truth(solution[0])
+    if is_missing(solution):
+        refuse(solution, "is blank", "the right answer")
+    if not isinstance(solution, str | int | float):
+        refuse(solution, f"is a {type(solution).__name__}", "one answer, as text or number")
+    text = extract(normalise(undollar(_written(solution))))
+    if not plain(text):
+        refuse(solution, "holds no answer", "the right answer")
+    return text
+
+
+def alternatives(solution: Any) -> list[str]:
+    """The truths of a column whose list means "any of these"."""
+    if isinstance(solution, list | tuple) and solution:
+        return [truth(each) for each in solution]
+    return [truth(solution)]
+
+
+def is_missing(value: Any) -> bool:
+    """Null, NaN, blank text, or an empty list or mapping."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, list | tuple | dict) and not value)
+
+
+def refuse(solution: Any, problem: str, expected: str) -> NoReturn:
+    """Raise the RewardError of a truth that cannot be read for certain."""
+    shown = repr(solution)
+    raise RewardError(
+        f"solution {shown if len(shown) <= 100 else shown[:97] + '...'} {problem}; expected {expected}", "solution"
+    )
+
+
+def undollar(text: str) -> str:
+    """`$...$` and `$$...$$` taken off where they hold the whole text."""
+    text = text.strip()
     for mark in ("$$", "$"):
-        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
-            text = text[len(mark) : -len(mark)].strip()
-            break
-    return extract(text)
+        inner = text[len(mark) : -len(mark)]
+        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark) and "$" not in inner:
+            return inner.strip()
+    return text
 
 
-# ---------------------------------------------------------------------------------------------- option letters
-# "the answer is A cat" is a sentence, "the answer is A because" is a choice: A and I are words, too.
-_CHOICE = r"\(?\**([B-HJ]|[AI](?!\s+(?!because\b|since\b|as\b|for\b)[a-z]))\b\**\)?"
-_STATEMENTS = (
-    re.compile(r"(?i:answer|choice)(?:\s+(?i:is|would be))?\s*[:=]?\s*(?i:option\s+)?" + _CHOICE),
-    re.compile(r"(?i:choose|select|pick)\s+(?i:option\s+)?" + _CHOICE),
-    re.compile(r"(?i:option)\s+" + _CHOICE + r"\s+(?i:is\s+(?:the\s+)?(?:correct|right))"),
-    re.compile(r"\*\*\(?([A-J])\)?[.:]?\*\*"),
+def _written(solution: str | int | float) -> str:
+    if isinstance(solution, float) and solution.is_integer():
+        return str(int(solution))  # what a column of numbers with gaps makes of 3
+    return str(solution)
+
+
+# --------------------------------------------------------------------------------------------- what is finally said
+_STATEMENT = re.compile(
+    r"\banswers?\s*(?:(?:is|are|=|:|would be|should be|must be|will be)\s*:?\s*)(?:that\s+)?", re.IGNORECASE
 )
-_LEADING = re.compile(r"\(([A-Ja-j])\)|([A-J])[.):\]]|([a-j])\)")
-_SHORT = 12
-
-
-def option_letter(text: str, options: Sequence[str] | None = None) -> str | None:
-    """The option a short answer or a sentence chooses, A to J; ambiguous texts choose none.
-
-    options  the texts of A, B, ... : an answer that spells one out chooses its letter
-    """
-    text = text.strip()
-    if len(text) == 1 and text.upper() in LETTERS:
-        return text.upper()
-    if letter := _leading_letter(text):
-        return letter
-    sentence = " ".join(text.split())
-    for pattern in _STATEMENTS:
-        if found := pattern.findall(sentence):
-            return found[-1]
-    for line in reversed(text.splitlines()[-5:]):
-        line = line.strip()
-        if len(line) == 1 and line in LETTERS:
-            return line
-        if letter := _leading_letter(line):
-            return letter
-    alone = set(re.findall(r"\b[A-J]\b", text)) if len(text) <= _SHORT else set()
-    if len(alone) == 1:
-        return alone.pop()
-    return _letter_of_option(text, options or ())
-
-
-def _leading_letter(text: str) -> str | None:
-    match = _LEADING.match(text)
-    return next(group for group in match.groups() if group).upper() if match else None
-
-
-def _letter_of_option(text: str, options: Sequence[str]) -> str | None:
-    text, options = plain(text), [plain(re.sub(r"^\(?[A-J][.):]\s*", "", str(option))) for option in options]
-    for matches in (
-        lambda option: text == option,
-        lambda option: text.startswith(option),
-        lambda option: text.endswith(option),
-    ):
-        found = [i for i, option in enumerate(options) if option and matches(option)]
-        if len(found) == 1:
-            return LETTERS[found[0]]
-    return None
-
-
-def option_letters(text: str) -> frozenset[str]:
-    """All options a multiple-answer reply chooses: "A, C", "AC", "(A) and (C)"."""
-    text = text.strip()
-    if re.fullmatch(r"[A-J]{1,10}", text):
-        return frozenset(text)
-    return frozenset(re.findall(r"\b[A-J]\b", text))
-
-
-# ------------------------------------------------------------------------------------------------------ numbers
-# fmt: off
-_UNITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+_TURNS = re.compile(
+    r"\b(?:but|wait|actually|no|however|instead|rather|corrections?|corrected|final|finally|therefore|so|thus|hence|"
+    r"first|initially|sorry|mistake|reconsider\w*|second thought)\b",
+    re.IGNORECASE,
 )
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-# fmt: on
-_WORDS = {word: i for i, word in enumerate(_UNITS)} | {word: 10 * i for i, word in enumerate(_TENS, 2)}
-_WORD = re.compile(rf"\b({'|'.join(_TENS)})[ -]({'|'.join(_UNITS[1:10])})\b|\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
-_PLAIN = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:(?<=\d)\.\d*|\.\d+)?(?:(?<=[\d.])[eE][-+]?\d+)?"
-_NUMBER = re.compile(rf"(?<![\w.,/])({_PLAIN})(?:\s*/\s*([-+]?\d+(?:\.\d+)?))?\s*(%)?(?![\d/]|[.,]\d)")
+_CLAUSE_END = re.compile(r"[.!?](?=\s|$)|\n|;|,?\s+(?:because|since|as|which|where|given)\b", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?<=\n)")
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|mathbf|textbf|textit|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 
 
-def number(text: str, *, share: bool = False) -> float | None:
-    """The one number in a text: `1,234`, `3/4`, `-2.5e3`, `twenty-one`; None if there is none, or several.
+def statements(text: str) -> list[tuple[int, str]]:
+    """Where "the answer is" stands, and what follows it up to the end of the clause."""
+    found = []
+    matches = list(_STATEMENT.finditer(text))[-MOST_STATEMENTS:]
+    for match, following in zip_longest(matches, matches[1:]):
+        end_of_it = following.start() if following else len(text)
+        rest = text[match.end() : min(match.end() + 300, end_of_it)]
+        end = _CLAUSE_END.search(rest)
+        found.append((match.end(), rest[: end.start()] if end else rest))
+    return found
 
-    share  the quantity asked for is a share of 1, so that `50%` is .5; otherwise it is 50
+
+def settled(said: Sequence[tuple[int, Any]], text: str) -> Any:
+    """The value that statements settle on: the only one, or the last of two after a word that turns ("but", "so").
+
+    Three different values, or two side by side, are a walk through the choices and settle nothing.
     """
-    text = " ".join(text.replace("\N{MINUS SIGN}", "-").split())
-    found = {v for m in _NUMBER.finditer(text) if m[1] and (v := _value(m, share)) is not None}
-    if not found:
-        found = {float(_spelled(match)) for match in _WORD.finditer(text)}
-    return found.pop() if len(found) == 1 else None
-
-
-def _value(match: re.Match, share: bool) -> float | None:
-    digits = match[1].replace(",", "")
-    if not any(c.isdigit() for c in digits):
+    values = list(dict.fromkeys(value for _, value in said))
+    if len(values) == 1:
+        return values[0]
+    if len(values) != 2:
         return None
-    value = float(digits)
-    if match[2]:
-        divisor = float(match[2])
-        value = value / divisor if divisor else math.nan
-    if match[3] and share:
-        value /= 100
-    return value if math.isfinite(value) else None
+    last = said[-1][1]
+    start = next(position for position, value in reversed(said) if value != last)
+    return last if _TURNS.search(text, start, said[-1][0]) else None
 
 
-def _spelled(match: re.Match) -> int:
-    tens, units, single = (word and word.lower() for word in match.groups())
-    return _WORDS[single] if single else _WORDS[tens] + _WORDS[units]
+def without_questions(text: str) -> str:
+    """A question is no answer: the prompt repeated says nothing."""
+    if "?" not in text:
+        return text
+    return "".join(each for each in _SENTENCE_END.split(text) if not each.rstrip("\"'*) \n").endswith("?"))
 
 
-# ---------------------------------------------------------------------------------------------------- the rest
-_TRUE, _FALSE = frozenset(("yes", "true", "1")), frozenset(("no", "false", "0"))
-
-
-def boolean(text: str) -> bool | None:
-    """Yes or no, by whole words: "not" holds no "no". A text that says both says neither."""
-    text = plain(text)
-    if text in _TRUE | _FALSE:
-        return text in _TRUE
-    words = set(re.findall(r"[a-z]+", text))
-    yes, no = bool(words & _TRUE), bool(words & _FALSE)
-    return yes if yes != no else None
+def bare(text: str) -> str:
+    r"""Marks that only dress a text taken off: `**`, `__`, backticks and `\text{...}`."""
+    for _ in range(3):
+        text = _TEXT_COMMAND.sub(r" \1 ", text)
+    return re.sub(r"\*\*|__|`", "", text)
 
 
 def plain(text: str) -> str:
     """For comparing texts: case folded, white space collapsed, final punctuation and quotes taken off."""
-    return " ".join(text.split()).strip("\"'`").rstrip(".!,;:").casefold()
+    text = unicodedata.normalize("NFC", text).translate(_QUOTES)
+    return " ".join(text.split()).strip("\"'`").rstrip(".!,;:").strip("\"'`").casefold()
 
 
+_QUOTES = str.maketrans({"\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{LEFT SINGLE QUOTATION MARK}": "'",
+                         "\N{LEFT DOUBLE QUOTATION MARK}": '"', "\N{RIGHT DOUBLE QUOTATION MARK}": '"'})  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------- JSON
 def json_value(text: str) -> Any:
     """The JSON in a text: all of it, the last fenced block, or the last {...} or [...] that parses."""
     for candidate in (text, *reversed(re.findall(r"```(?:json)?(.*?)```", text, re.DOTALL))):

@@ -27,6 +27,7 @@ from mmrl.errors import RewardError, unknown
 from mmrl.rewards.registry import Columns, Reward, columns_of, takes
 
 Style = Literal["trl", "trl_chat", "verl", "easyr1"]
+FLOAT32_END = 2.0**128 - 2.0**103  # from here on numbers round to infinity in float32, as the batch holds them
 WHOLE = ""  # the key of a reward that returns a number, not a dictionary
 
 
@@ -139,7 +140,7 @@ def _outcome(value: Any) -> Outcome:
 
 
 def read_number(value: Any) -> tuple[float, str]:
-    """(number, "") or (NaN, why): None, NaN, infinities, and everything that is not a number."""
+    """(number, "") or (NaN, why): None, NaN, infinities, what float32 cannot hold, and what is no number."""
     if value is None:
         return math.nan, "None"
     if hasattr(value, "item") and getattr(value, "size", 1) != 0:
@@ -149,6 +150,10 @@ def read_number(value: Any) -> tuple[float, str]:
             return math.nan, f"{type(value).__name__}, not a number"
     if not isinstance(value, bool | int | float):
         return math.nan, f"{type(value).__name__}, not a number"
+    if isinstance(value, int) and abs(value) >= FLOAT32_END:  # may be too large for a float, too
+        return math.nan, "an integer infinite in float32"
     if math.isnan(value):
         return math.nan, "NaN"
-    return (float(value), "") if math.isfinite(value) else (math.nan, "infinite")
+    if math.isinf(value):
+        return math.nan, "infinite"
+    return (float(value), "") if abs(value) < FLOAT32_END else (math.nan, f"{value:.3g}, infinite in float32")

@@ -13,43 +13,17 @@ IoU does not change when an axis is scaled, so boxes are compared as shares. Pix
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.errors import RewardError, unknown
 from mmrl.rewards import answers
+from mmrl.rewards.boxes import Box, boxes, says_none, true_boxes
 from mmrl.rewards.registry import reward
 
 FRAMES = ("abs_original", "abs_resized", "rel_1000", "rel_1")
-KEYS = ("boxes", "bboxes", "bbox_2d", "bbox", "box")
-_NUMBER = r"-?\d+(?:\.\d+)?"
-_BOX = re.compile(rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]")
-
-Box = tuple[float, float, float, float]
-
-
-def boxes(text: str) -> list[Box]:
-    """All boxes of a text: those of its JSON, where it has more than a bare box, or each `[x1, y1, x2, y2]`."""
-    value = answers.json_value(text)
-    bare = isinstance(value, list) and all(isinstance(each, int | float) for each in value)
-    found = [] if bare else _from_json(value)
-    return found or [_box(match) for match in _BOX.findall(text)]
-
-
-def _from_json(value: Any) -> list[Box]:
-    if isinstance(value, dict):
-        return next((_from_json(value[key]) for key in KEYS if key in value), [])
-    if not isinstance(value, list | tuple):
-        return []
-    if len(value) == 4 and all(isinstance(each, int | float) and not isinstance(each, bool) for each in value):
-        return [_box(value)]
-    return [box for each in value for box in _from_json(each)]
-
-
-def _box(values: Sequence) -> Box:
-    x1, y1, x2, y2 = (float(v) for v in values)
-    return x1, y1, x2, y2
+WALL = 8  # boxes that an answer may always hold; beyond, more than four for each true one are a wall, not an answer
 
 
 def iou(a: Box, b: Box) -> float:
@@ -77,30 +51,47 @@ def matched_iou(predicted: Sequence[Box], right: Sequence[Box]) -> float:
     return sum(table[i][j] for i, j in zip(rows, columns, strict=True)) / max(len(predicted), len(right))
 
 
-def to_shares(box: Box, frame: str, sizes: dict[str, Sequence[float] | None]) -> Box:
+def to_shares(box: Box, frame: str, sizes: Mapping[str, Sequence[float] | None]) -> Box:
     """A box of `frame` in shares of width and height."""
-    if frame not in FRAMES:
-        raise RewardError(unknown("box_format", frame, FRAMES))
+    check_frame("box_format", frame)
     if frame == "rel_1":
         return box
     if frame == "rel_1000":
         width = height = 1000.0
     else:
-        column = "image_size" if frame == "abs_original" else "resized_size"
-        size = sizes.get(column)
-        if size is None:
-            raise RewardError(f"boxes in {frame!r} need the column {column!r}: [width, height] in pixels")
-        width, height = size
+        width, height = _size("image_size" if frame == "abs_original" else "resized_size", frame, sizes)
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
-def true_boxes(solution: Any) -> list[Box]:
-    """RewardError when the column holds no boxes, or one without area. An empty list means "there is none"."""
-    found = _from_json(solution) if isinstance(solution, dict | list | tuple) else boxes(answers.truth(solution))
-    empty = solution in ([], "[]", {"boxes": []})
-    if (not found and not empty) or any(box[2] <= box[0] or box[3] <= box[1] for box in found):
-        raise RewardError(f"solution {solution!r} is no box; expected [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
-    return found
+def check_frame(option: str, frame: str | None) -> None:
+    """RewardError for a frame that does not exist."""
+    if frame is not None and frame not in FRAMES:
+        raise RewardError(unknown(option, str(frame), FRAMES))
+
+
+def _size(column: str, frame: str, sizes: Mapping[str, Sequence[float] | None]) -> tuple[float, float]:
+    size = sizes.get(column)
+    if size is None:
+        raise RewardError(f"boxes in {frame!r} need the column {column!r}: [width, height] in pixels", column)
+    numbers = isinstance(size, list | tuple) and all(isinstance(each, int | float) for each in size)
+    if not numbers or len(size) != 2 or not all(math.isfinite(each) and each > 0 for each in size):
+        raise RewardError(f"column {column!r} is {size!r}; expected [width, height] in pixels", column)
+    return float(size[0]), float(size[1])
+
+
+def check_boxes(
+    row: Mapping[str, Any], *, box_format: str | None = None, truth_format: str | None = None, **_: Any
+) -> None:
+    """RewardError for a truth that holds no box, a frame that does not exist, or one whose image size is not there."""
+    check_frame("box_format", box_format)
+    check_frame("truth_format", truth_format)
+    right = true_boxes(row.get("solution"))
+    most = {"rel_1": 1.0, "rel_1000": 1000.0}.get(truth_format or "", math.inf)
+    if any(not -0.02 * most <= each <= 1.02 * most for box in right for each in box if math.isfinite(most)):
+        answers.refuse(row.get("solution"), f"lies outside the frame {truth_format!r}", f"numbers from 0 to {most:g}")
+    if box_format and truth_format and box_format != truth_format:
+        for frame in (box_format, truth_format):
+            to_shares((0, 0, 1, 1), frame, row)
 
 
 def where(
@@ -119,18 +110,26 @@ def where(
     box_format    the frame the model answers in; None: the frame of the truth, and nothing is converted
     truth_format  the frame of the `solution` column; None: that of the answers
     threshold     1 if the IoU reaches it, else 0, instead of the IoU
-    For a single true box the first box of the answer counts: more guesses gain nothing.
+    Several boxes for a single true one are no answer, and neither is a wall of them. Where the truth is that there is
+    nothing to find, 1 for an answer that says so, else 0.
     """
-    right, predicted = true_boxes(solution), boxes(answers.extract(completion))
+    right, answer = true_boxes(solution), answers.extract(completion)
+    check_frame("box_format", box_format)
+    check_frame("truth_format", truth_format)
+    predicted = boxes(answer)
+    if len(set(predicted)) > 1 and (said := answers.statements(answer)):
+        predicted = boxes(said[-1][1])
+    if not right:
+        return float(not predicted and says_none(answer))
     if box_format and truth_format and box_format != truth_format:
         sizes = {"image_size": image_size, "resized_size": resized_size}
         right = [to_shares(box, truth_format, sizes) for box in right]
         predicted = [to_shares(box, box_format, sizes) for box in predicted]
     if every or len(right) != 1:
-        value = matched_iou(predicted, right)
+        value = matched_iou(predicted, right) if len(predicted) <= max(WALL, 4 * len(right)) else 0.0
     else:
-        value = iou(predicted[0], right[0]) if predicted else 0.0
-    return value if threshold is None else float(value >= threshold)
+        value = iou(predicted[0], right[0]) if len(set(predicted)) == 1 else 0.0
+    return value if threshold is None else float(value > 0 and value >= threshold)
 
 
 def _rows(completions, solution, image_size, resized_size, **options) -> list[float]:
@@ -141,7 +140,7 @@ def _rows(completions, solution, image_size, resized_size, **options) -> list[fl
     ]
 
 
-@reward("box_iou", success=True)
+@reward("box_iou", success=True, check=check_boxes)
 def box_iou(
     completions,
     solution,
@@ -157,7 +156,7 @@ def box_iou(
     return _rows(completions, solution, image_size, resized_size, **options)
 
 
-@reward("boxes_iou", success=True)
+@reward("boxes_iou", success=True, check=check_boxes)
 def boxes_iou(
     completions,
     solution,

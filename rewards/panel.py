@@ -32,6 +32,7 @@ from mmrl.rewards.rows import (
     RowScores,
     count_causes,
     gather_inputs,
+    is_blank,
     key_column,
     keys_of,
     problem_of,
@@ -170,9 +171,16 @@ class RewardPanel:
         return [name for name in named if name not in MEDIA]
 
     def refusals(self, row: Mapping[str, Any]) -> Iterator[RewardError]:
-        """Why rewards could never score this row, whatever the answer: one error for each that could not."""
+        """Why rewards could never score this row, whatever the answer: `mmrl check` and training ask the same.
+
+        One error for each column that a reward reads and that is null or blank, and for each truth it cannot read.
+        """
         for member in self.members:
-            if member.check:
+            blank = [name for name in member.columns.required if name in row and is_blank(row[name])]
+            for name in blank:
+                state = "null" if row[name] is None else "blank"
+                yield RewardError(f"column {name!r} is {state}, and reward {member.label!r} reads it", name)
+            if member.check and not blank:
                 try:
                     member.check(row, **member.spec.options)
                 except RewardError as error:
@@ -199,7 +207,7 @@ class RewardPanel:
     def _assemble(self, results: list[RowScores], count: int) -> Scores:
         components: dict[str, Tensor] = {}
         causes: Counter = Counter()
-        reward, applies = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
+        reward, applies = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool)
         for member, result in zip(self.members, results, strict=True):
             member.learn_keys(result.outcomes)
             for key in member.all_keys:
@@ -215,9 +223,10 @@ class RewardPanel:
                     counted = ["" if skip else each for each, skip in zip(problems, skipped.tolist(), strict=True)]
                     causes.update(count_causes(member.component(key), counted))
                 if weight:
-                    reward += torch.where(skipped, 0.0, weight * column)
+                    reward += torch.where(skipped, 0.0, weight * column.double())
                     applies |= ~skipped
         reward[~applies] = NAN
+        reward = _in_float32(reward, causes)
         self._enforce_ceiling(reward, results, causes)
         return Scores(components, reward, self._success(results, count), dict(causes))
 
@@ -265,6 +274,15 @@ class RewardPanel:
         columns = Columns(tuple(about["required"]), tuple(about["optional"]), about["everything"])
         check = known.check if known else None
         return Member(_label(spec), spec, columns, isolated, success, True, check)
+
+
+def _in_float32(reward: Tensor, causes: Counter) -> Tensor:
+    """The weighted sums as the batch holds them; one that float32 cannot hold is unscored, and counted."""
+    held = reward.float()
+    lost = held.isinf()
+    if lost.any():
+        causes.update({f"weighted sum: {reward[lost][0].item():.3g}, infinite in float32": int(lost.sum())})
+    return torch.where(lost, NAN, held)
 
 
 def read_spec(given: RewardSpec | Mapping[str, Any] | str | Callable) -> list[RewardSpec | Callable]:

@@ -24,8 +24,8 @@ from mmrl.errors import ConfigError, RewardError, unknown
 from mmrl.rewards.presets import PRESETS
 
 ROOMS = (
-    "accuracy", "choice", "clip", "exercises", "format", "grounding", "image", "numeric", "structure", "temporal",
-    "text", "wording",
+    "accuracy", "choice", "clip", "exercises", "expressions", "format", "grounding", "image", "numeric", "structure",
+    "temporal", "text", "wording",
 )  # fmt: skip
 INPUTS = ("prompts", "completions")
 
@@ -90,6 +90,18 @@ def reward(
         return function
 
     return register
+
+
+def checks(read: Callable[..., Any], *context: str) -> Callable[..., None]:
+    """The `check` of a reward whose truth is read by `read(solution, **context)`: what it raises is told of `solution`.
+
+    context  columns that `read` takes besides, where a row has them
+    """
+
+    def check(row: Mapping[str, Any], **options: Any) -> None:
+        read(row.get("solution"), **{name: row[name] for name in context if row.get(name) is not None})
+
+    return check
 
 
 def registered() -> dict[str, Reward]:

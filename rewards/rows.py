@@ -62,6 +62,15 @@ def row_values(label: str, prompt: Prompt, names: Sequence[str]) -> dict[str, An
     return {name: offered[name] for name in names}
 
 
+def is_blank(value: Any) -> bool:
+    """Null, NaN, or text of white space: what no reward can read. An empty list may say "there is none"."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
 def _offered(prompt: Prompt) -> dict[str, Any]:
     return {**{name: getattr(prompt, name) for name in MEDIA}, **prompt.columns}
 

@@ -5,14 +5,12 @@ A tool call is `{"name": ..., "parameters": {...}}`: an agent's call, a labelled
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmrl.errors import RewardError
 from mmrl.rewards import answers
-from mmrl.rewards.registry import reward
+from mmrl.rewards.registry import checks, reward
 
 Call = tuple[str, dict[str, Any]]
 
@@ -36,6 +34,22 @@ def calls(value: Any) -> list[Call] | None:
     return found
 
 
+def true_calls(solution: Any) -> list[Call]:
+    """The calls of a solution; RewardError where there are none."""
+    found = calls(answers.json_value(solution) if isinstance(solution, str) else solution)
+    if not found:
+        answers.refuse(solution, "is no tool call", '{"name": ..., "parameters": {...}}, or a list of them')
+    return found
+
+
+def true_object(solution: Any) -> Mapping[str, Any]:
+    """The JSON object of a solution; RewardError for anything else, and for an empty one."""
+    value = answers.json_value(solution) if isinstance(solution, str) else solution
+    if not isinstance(value, Mapping) or not value:
+        answers.refuse(solution, "is no JSON object", 'one with the fields an answer should have, as {"kind": "cat"}')
+    return value
+
+
 def call_score(predicted: Sequence[Call], true: Sequence[Call]) -> float:
     """Names, and for each true call the best unused predicted one of its name: keys and equal values; a share of 1."""
     score, free = overlap([name for name, _ in predicted], [name for name, _ in true]), list(predicted)
@@ -54,6 +68,7 @@ def _match(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> float:
 
 @reward(
     "toolrl",
+    check=checks(true_calls),
     paper="ToolRL, 2025; code qiancheng0/ToolRL, rlla.py",
     formula="(hi - lo) score / most + lo; score = Jaccard(names) + sum over calls of Jaccard(keys) + equal values",
 )
@@ -61,9 +76,7 @@ def toolrl(completions, solution, *, low: float = -3.0, high: float = 3.0) -> li
     """Tool calls against the true ones: names, parameter names and values; `low` for what cannot be read."""
     scores = []
     for completion, truth in zip(completions, solution, strict=True):
-        true = calls(json.loads(truth) if isinstance(truth, str) else truth)
-        if true is None:
-            raise RewardError(f'solution {truth!r} is no tool call; expected {{"name": ..., "parameters": {{...}}}}')
+        true = true_calls(truth)
         predicted = calls(answers.json_value(answers.extract(completion)))
         scores.append(low if predicted is None else (high - low) * call_score(predicted, true) + low)
     return scores
@@ -82,6 +95,7 @@ def checklist(value: Any, truth: Mapping[str, Any]) -> dict[str, float]:
 
 @reward(
     "structured_output",
+    check=checks(true_object),
     method="rl_struct",
     paper="after RL-Struct, arXiv 2512.00319 (withdrawn by its authors)",
     formula="sum_k w_k s_k / sum_k w_k over validity, structure, correctness; correctness 0 unless valid",
@@ -94,9 +108,7 @@ def structured_output(
     weights = {"validity": validity, "structure": structure, "correctness": correctness}
     scores = []
     for completion, truth in zip(completions, solution, strict=True):
-        wanted = json.loads(truth) if isinstance(truth, str) else truth
-        if not isinstance(wanted, Mapping):
-            raise RewardError(f"solution {truth!r} is no JSON object")
+        wanted = true_object(truth)
         parts = checklist(answers.json_value(answers.extract(completion)), wanted)
         total = sum(weights[name] * share for name, share in parts.items()) / sum(weights.values())
         scores.append({"structured_output": total, **parts})

@@ -2,52 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from mmrl.errors import RewardError
 from mmrl.rewards import answers
-from mmrl.rewards.registry import reward
-
-_STAMP = r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)"
-_BETWEEN = r"\s*(?:s|sec|seconds?)?\s*(?:to|and|until|-|\u2013)\s*"
-_RANGE = re.compile(rf"(?<![\d.:])(?:{_STAMP}){_BETWEEN}(?:{_STAMP})(?![\d:])")
-_KEYS = (("start_time", "end_time"), ("start", "end"))
-
-Interval = tuple[float, float]
-
-
-def interval(text: str) -> Interval | None:
-    """`{"time": [s, e]}`, `{"start_time": s, "end_time": e}`, `[s, e]`, or "from 2 to 8.5 seconds", "0:02 - 0:08"."""
-    found = _from_json(answers.json_value(text))
-    if found:
-        return found
-    matches = list(_RANGE.finditer(" ".join(text.split())))
-    if len(matches) != 1:
-        return None
-    groups = matches[0].groups()
-    return _seconds(groups[:4]), _seconds(groups[4:])
-
-
-def _from_json(value: Any) -> Interval | None:
-    if isinstance(value, dict):
-        for first, last in _KEYS:
-            if first in value and last in value:
-                return _pair([value[first], value[last]])
-        value = value.get("time")
-    return _pair(value)
-
-
-def _pair(value: Any) -> Interval | None:
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    start, end = (each if isinstance(each, int | float) else answers.number(str(each)) for each in value)
-    return None if start is None or end is None else (float(start), float(end))
-
-
-def _seconds(groups: tuple[str | None, ...]) -> float:
-    hours, minutes, seconds, plain = groups
-    return float(plain) if plain else 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
+from mmrl.rewards.intervals import Interval, from_value, interval
+from mmrl.rewards.registry import checks, reward
 
 
 def overlap(a: Interval, b: Interval) -> float:
@@ -70,16 +29,14 @@ def when(completion: str, solution: Any) -> float:
 
 def true_interval(solution: Any) -> Interval:
     """RewardError when the column holds no interval of positive length."""
-    if isinstance(solution, dict | list | tuple):
-        found = _from_json(list(solution) if isinstance(solution, tuple) else solution)
-    else:
-        found = interval(answers.truth(solution))
+    structured = isinstance(solution, dict | list | tuple)
+    found = from_value(solution) if structured else interval(answers.truth(solution))
     if not found or found[1] <= found[0]:
-        raise RewardError(f'solution {solution!r} is no time interval; expected {{"time": [start, end]}} in seconds')
+        answers.refuse(solution, "is no time interval", '{"time": [start, end]} in seconds, start before end')
     return found
 
 
-@reward("temporal_iou", success=True)
+@reward("temporal_iou", success=True, check=checks(true_interval))
 def temporal_iou(completions, solution) -> list[float]:
     """Overlap of the answered and the true time interval over their union."""
     return [when(c, s) for c, s in zip(completions, solution, strict=True)]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmrl.rewards import answers
-from mmrl.rewards.registry import reward
+from mmrl.rewards.registry import checks, reward
 
 
-def exact(completion: str, solution: str) -> float:
-    """1 if answer and truth are the same text, whatever their case, spacing and final punctuation."""
-    return float(answers.plain(answers.extract(completion)) == answers.plain(answers.truth(solution)))
+def true_texts(solution: Any) -> list[str]:
+    """The texts that are right, for comparing: a list in the column means "any of these". RewardError for none."""
+    return [answers.plain(text) for text in answers.alternatives(solution)]
 
 
-@reward("exact_match", success=True)
-def exact_match(completions: Sequence[str], solution: Sequence[str]) -> list[float]:
-    """1 if answer and truth are the same text up to case, spacing and final punctuation, else 0."""
+def exact(completion: str, solution: Any) -> float:
+    """1 if the answer is the truth, or one of its alternatives, whatever its case, spacing and final punctuation."""
+    return float(answers.plain(answers.extract(completion)) in true_texts(solution))
+
+
+@reward("exact_match", success=True, check=checks(true_texts))
+def exact_match(completions: Sequence[str], solution: Sequence[Any]) -> list[float]:
+    """1 if answer and truth are the same text up to case, spacing and final punctuation, else 0; a list: any of it."""
     return [exact(c, s) for c, s in zip(completions, solution, strict=True)]

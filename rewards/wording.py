@@ -11,7 +11,7 @@ from itertools import pairwise
 from mmrl.errors import RewardError
 from mmrl.rewards import answers
 from mmrl.rewards.clip import TINY, load_scorer
-from mmrl.rewards.registry import resolve, reward
+from mmrl.rewards.registry import checks, resolve, reward
 
 _WORD = re.compile(r"\w+")
 _SENTENCE = re.compile(r"[.!?\n]+")
@@ -64,6 +64,7 @@ def text_diversity(completions, *, n: int = 2) -> list[float]:
 
 @reward(
     "semantic_reward",
+    check=checks(answers.truth),
     isolated=False,
     paper="Shaping explanations by a semantic reward, 2025",
     formula="max(cos(enc(answer), enc(reference)), 0), or (1 + cos)/2; 0 for an empty answer",
@@ -112,6 +113,7 @@ def alike(first: str, second: str, threshold: float = 0.5) -> bool:
 
 @reward(
     "rm_nlhf",
+    check=checks(answers.truth),
     paper="RM-NLHF: reward models from natural-language feedback, 2026",
     formula="F1 of the critique's claims against a person's; 0 if the preference is wrong",
     confidence="reconstructed",
@@ -139,6 +141,7 @@ def cut(text: str, most: int | None, side: str) -> str:
 
 @reward(
     "polar",
+    check=checks(answers.truth),
     isolated=False,
     paper="POLAR: pre-trained policy discriminators, 2025; code InternLM/POLAR, reward_func.py",
     formula="R(prompt, reference, candidate) of a reward model, unbounded",

@@ -77,7 +77,7 @@ def test_everything_else_the_frames_depend_on_changes_the_key(clip, changes):
 
 def test_another_format_version_is_another_key(clip, monkeypatch):
     before = clip_key([clip], VideoSampling(), "x")
-    monkeypatch.setattr("mmrl.data.cache.FORMAT", 2)
+    monkeypatch.setattr("mmrl.data.cache.FORMAT", 1)
     assert clip_key([clip], VideoSampling(), "x") != before
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from mmrl.data import video
 from mmrl.data.cache import VideoCache
-from mmrl.data.decoder_process import decoders
-from mmrl.data.decoding import DecodeLimits
+from mmrl.data.decoder_process import DecoderPool, decoders
+from mmrl.data.frame_index import DecodeLimits
 from mmrl.data.video import prefetch, read_clip
 from mmrl.errors import DataError
-from mmrl.media import Clip, FrameList, VideoSampling
+from mmrl.media import Clip, FrameList, OwnSampling, VideoSampling
 from tests.data.clips import cut_short, frame, numbers, write_clip, write_rotated
 
 
@@ -48,7 +48,7 @@ def test_frames_are_those_of_qwen_vl_utils(tmp_path, patch, bounds, budget):
     assert ours.indices == metadata["frames_indices"]
     assert ours.total_frames == metadata["total_num_frames"]
     assert ours.fps == metadata["fps"]
-    assert metadata["video_backend"] == "decord" and ours.backend.startswith("decord")
+    assert metadata["video_backend"] == "decord" and ours.backend.startswith("pyav")
     assert kwargs == {"do_sample_frames": False}
     assert ours.pixels.shape == theirs.shape
     assert torch.equal(ours.pixels.float(), theirs)  # theirs are floats, but whole numbers: uint8 loses nothing
@@ -82,14 +82,36 @@ def test_frames_in_shared_memory_leave_no_file_behind(clip, sampling):
     assert numbers(frames.pixels) == frames.indices  # the mapping outlives the file
 
 
-def test_fallbacks_are_counted_and_named(tmp_path, clip, sampling, caplog):
+def test_the_reader_is_named_and_counted(tmp_path, clip, sampling):
     path = write_rotated(tmp_path / "r.mp4", clip, 90)
-    before = dict(video.counts)
+    before = video.counts["decoded/pyav"]
     cache = VideoCache(tmp_path / "cache")
     first, second = (read_clip(path, sampling, cache=cache) for _ in range(2))
-    assert first.backend == second.backend and " after decord" in first.backend
-    assert video.counts["fallback/decord->pyav"] == before.get("fallback/decord->pyav", 0) + 1
+    assert first.backend == second.backend and first.backend.startswith("pyav ")
+    assert video.counts["decoded/pyav"] == before + 1
     assert cache.counts == {"misses": 1, "written": 1, "hits": 1}
+    with pytest.raises(DataError, match="backend auto may read it"):
+        read_clip(path, sampling.model_copy(update={"backend": "decord"}))
+
+
+def test_a_clip_is_read_by_its_own_rates_and_limits(clip, sampling, tmp_path):
+    cache = VideoCache(tmp_path / "cache")
+    own = Clip(clip, 0.5, 1.5, OwnSampling(fps=10, max_frames=6, min_pixels=28 * 28, max_pixels=4 * 28 * 28))
+    frames = read_clip(own, sampling, cache=cache)
+    assert len(frames.indices) == 6 and (frames.indices[0], frames.indices[-1]) == (15, 45)
+    assert frames.pixels.shape[2] * frames.pixels.shape[3] <= 4 * 28 * 28
+    assert len(read_clip(Clip(clip, 0.5, 1.5), sampling, cache=cache).indices) == 4 and cache.counts["misses"] == 2
+    with pytest.raises(DataError, match=r"h264\.mp4: the clip's own limits and the run's do not fit.*max_pixels=100"):
+        read_clip(Clip(clip, asks=OwnSampling(min_pixels=2000, max_pixels=100)), sampling)
+    with pytest.raises(DataError, match=r"h264\.mp4: the clip's own limits .*max_frames: .* got 0"):
+        read_clip(Clip(clip, asks=OwnSampling(max_frames=0)), sampling)
+
+
+@pytest.mark.parametrize("number", [7, 29, 33])
+def test_a_start_at_the_time_of_a_frame_is_that_frame(clip, sampling, number):
+    """1.1 s is frame 33 at 30 frames a second, although 1.1 * 30 is more than 33 in floats."""
+    frames = read_clip(Clip(clip, start=number / 30, end=(number + 9) / 30), sampling, isolate=False)
+    assert (frames.indices[0], frames.indices[-1], frames.total_frames) == (number, number + 9, 10)
 
 
 def test_a_hung_decoder_is_stopped_and_only_its_file_lost(tmp_path, clip, sampling):
@@ -101,20 +123,31 @@ def test_a_hung_decoder_is_stopped_and_only_its_file_lost(tmp_path, clip, sampli
     assert numbers(read_clip(clip, sampling).pixels)[-1] == 59
 
 
-def test_a_crashed_decoder_is_replaced_and_named(clip, sampling):
-    read_clip(clip, sampling)
-    with decoders.borrow() as decoder:
-        os.kill(decoder.pid, signal.SIGSTOP)
+def crash_next(times: int):
+    """In place of `DecoderPool._take`: the decoders taken next are killed before they can answer."""
+    take, killed = DecoderPool._take, []
 
-    def crash() -> None:
-        os.kill(decoder.pid, signal.SIGSEGV)
-        os.kill(decoder.pid, signal.SIGCONT)
+    def taken(pool: DecoderPool):
+        decoder = take(pool)
+        if len(killed) < times:
+            killed.append(decoder.pid)
+            os.kill(decoder.pid, signal.SIGSEGV)
+        return decoder
 
-    timer = threading.Timer(0.3, crash)
-    timer.start()
-    with pytest.raises(DataError, match=r"h264\.mp4: the decoder was killed by SIGSEGV"):
+    return taken
+
+
+def test_a_file_whose_decoder_was_killed_is_tried_once_more(clip, sampling, monkeypatch):
+    before = video.counts["decoder/restarted"]
+    monkeypatch.setattr(DecoderPool, "_take", crash_next(1))
+    assert numbers(read_clip(clip, sampling).pixels)[-1] == 59
+    assert video.counts["decoder/restarted"] == before + 1
+
+
+def test_a_file_that_two_decoders_died_of_is_named_and_others_are_read(clip, sampling, monkeypatch):
+    monkeypatch.setattr(DecoderPool, "_take", crash_next(2))
+    with pytest.raises(DataError, match=r"h264\.mp4: the decoder was killed by SIGSEGV, twice"):
         read_clip(clip, sampling)
-    timer.join()
     assert numbers(read_clip(clip, sampling).pixels)[-1] == 59
 
 
@@ -132,7 +165,7 @@ def test_decoders_need_no_main_guard_and_end_with_their_caller(clip, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, signal\n"
-        "from mmrl.data.video import read_clip\nfrom mmrl.data.decoder_process import decoders\n"
+        "from mmrl.data.video import read_clip\nfrom mmrl.data.decoder_process import DecoderPool, decoders\n"
         "from mmrl.media import VideoSampling\n"
         f"read_clip({str(clip)!r}, VideoSampling())\n"
         "with decoders.borrow() as d: print(d.pid, flush=True)\n"

@@ -149,6 +149,25 @@ class TestColumns:
             with pytest.raises(RewardError, match="'task'"):
                 panel.check(prompts(1, solution="3"))
 
+    @pytest.mark.parametrize("value", [None, "", "  ", float("nan")])
+    def test_check_refuses_null_and_blank_columns_that_a_reward_reads(self, value):
+        message = r"'p0': column 'solution' is (null|blank), and reward 'exact_match'"
+        with RewardPanel(["exact_match"]) as panel, pytest.raises(RewardError, match=message):
+            panel.check(prompts(1, solution=value))
+
+    def test_check_and_scoring_refuse_the_same_truths(self):
+        """Each reward refuses before training what it would refuse when it judges."""
+        for name, solution in {
+            "number": "red",
+            "temporal_iou": "8 to 2",
+            "boxes_iou": "a cat",
+            "choice": "A, B",
+        }.items():
+            with RewardPanel([name]) as panel, pytest.raises(RewardError, match=r"'p0'.*solution"):
+                panel.check(prompts(1, solution=solution))
+            with pytest.raises(RewardError, match=r"'p0'.*solution"):
+                scores_of([name], ["x"], prompts(1, solution=solution))
+
     def test_a_row_that_cannot_be_judged_stops_the_run_and_is_named(self):
         with pytest.raises(RewardError, match=r"prompt 'p1': reward 'accuracy': unknown task 'numerc'"):
             scores_of(["accuracy"], ["3", "3"], prompts(2, solution="3", task=["numeric", "numerc"]))
@@ -156,6 +175,29 @@ class TestColumns:
     def test_one_prompt_per_output(self):
         with pytest.raises(RewardError, match="2 outputs for 1 prompts"):
             scores_of(["exact_match"], ["a", "b"], prompts(solution="a"))
+
+
+class TestFloat32:
+    """The batch holds rewards in float32, where 1e39 is infinite."""
+
+    def test_a_number_it_cannot_hold_leaves_its_row_unscored(self):
+        def huge(completions):
+            return [1e39, -1e39, 10**400, 3.4e38, 1.0, 0.0]
+
+        scores = scores_of([huge], list("abcdef"), prompts(6))
+        assert scores.reward[:3].isnan().all() and scores.reward[3:].isfinite().all()
+        assert sum(scores.causes.values()) == 3
+        assert all(cause.startswith("huge: ") and "infinite in float32" in cause for cause in scores.causes)
+
+    def test_a_sum_it_cannot_hold_is_unscored_and_says_so(self):
+        def large(completions):
+            return [3e38, 1.0, 2.0]
+
+        scores = scores_of(
+            [large, {"name": "format", "weight": 3e38}], ["<think></think><answer>b</answer>", "b", "b"], prompts(3)
+        )
+        assert scores.reward.isnan().tolist() == [True, False, False]
+        assert list(scores.causes.values()) == [1] and "weighted sum: 6e+38, infinite in float32" in scores.causes
 
 
 class TestSignatures:
@@ -234,7 +276,7 @@ class TestNames:
             ({"name": "accuracy", "options": {"decimal": 1}}, RewardError, "did you mean 'decimals'"),
             ({"name": "accuracy", "timeout": 0}, ConfigError, "rewards.timeout"),
             ({"name": "accuracy", "style": "vrl"}, ConfigError, "rewards.style"),
-            ("nowhere.py:f", RewardError, "no such reward file"),
+            ("nowhere.py:f", RewardError, "no such file"),
             (f"{USER_FILE}:lenght", RewardError, "did you mean 'length'"),
             ("nowhere.at.all", RewardError, "no module named 'nowhere'"),
             ("os:sep", RewardError, "expected a function"),

@@ -1,0 +1,147 @@
+r"""Reading boxes `[x1, y1, x2, y2]` from what models print, and the statement that there is none.
+
+    [10, 20, 30, 40]   (10, 20, 30, 40)   10, 20, 30, 40           {"bbox_2d": [10, 20, 30, 40], "label": "cat"}
+    <|box_start|>(10,20),(30,40)<|box_end|>                        Qwen2-VL
+    <box>[[10, 20, 30, 40]]</box>   <box>(10,20),(30,40)</box>     InternVL, Qwen-VL
+    {"x1": 10, "y1": 20, "x2": 30, "y2": 40}   {"xmin": ...}   {"left": ...}   {"x", "y", "width", "height"}
+    [[10, 20], [30, 40]]   [[010 020 030 040]]   {<10><20><30><40>}   x1=10, y1=20, x2=30, y2=40
+
+A point is no box, and neither are three or five numbers, NaN or text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mmrl.rewards import answers
+
+Box = tuple[float, float, float, float]
+LONGEST = 20_000
+KEYS = (
+    "boxes", "bboxes", "bbox_2d", "bbox", "box", "box_2d", "objects", "detections", "bounding_boxes", "bounding_box",
+    "coordinates", "answer", "predictions",
+)  # fmt: skip
+_CORNERS = (
+    ("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"),
+    ("left", "top", "right", "bottom"), ("x0", "y0", "x1", "y1"),
+)  # fmt: skip
+_EXTENTS = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+_N = r"([-+]?\s?(?:\d+(?:\.\d*)?|\.\d+))"
+_BOX = re.compile(rf"[\[(]\s*{_N}\s*[,;\s]\s*{_N}\s*[,;\s]\s*{_N}\s*[,;\s]\s*{_N}\s*,?\s*[\])]")
+_CORNER_PAIR = re.compile(rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]\s*(?:,|to|and|-|;)?\s*[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]")
+_ANGLED = re.compile(rf"<{_N}>\s*<{_N}>\s*<{_N}>\s*<{_N}>")
+_NAMED = re.compile(
+    rf"x_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+y_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+x_?(?:2"
+    rf"|max)\s*[:=]\s*{_N}[,;\s]+y_?(?:2|max)\s*[:=]\s*{_N}",
+    re.I,
+)
+_BARE = re.compile(rf"\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*[.;]?\s*")
+_SPECIAL = re.compile(
+    r"<\|?/?(?:box|bbox|box_start|box_end|bbox_start|bbox_end|object_ref_start|object_ref_end|ref"
+    r"|quad_start|quad_end)\|?>"
+)
+_MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\uff0d"), "-")
+_NOTHING = re.compile(
+    r"(?:\[\s*(?:\[\s*\])?\s*\]|none|null|nothing|no (?:such )?(?:box(?:es)?|object(?:s)?"
+    r"|match(?:es)?|target(?:s)?|detections?|bounding box(?:es)?)"
+    r"|(?:there (?:is|are) (?:no|none)|no(?! (?:idea|doubt|way|clue|answer|image|picture|one knows))"
+    r"|nothing)\b[^.,;\d\[\]]{0,60}|not (?:found|present|visible|in the (?:image|picture)))",
+    re.IGNORECASE,
+)
+
+
+def boxes(text: str) -> list[Box]:
+    """All boxes of a text, in order: those of its JSON, or of the first notation above that finds some."""
+    text = _SPECIAL.sub(" ", text[:LONGEST].translate(_MINUS))
+    value = answers.json_value(text)
+    flat = isinstance(value, list) and all(_is_number(each) for each in value)
+    if value is not None and not flat:
+        return from_value(value)
+    for notation in (_BOX, _CORNER_PAIR, _ANGLED, _NAMED):
+        if matches := notation.findall(text):
+            return [_box([each.replace(" ", "") for each in match]) for match in matches]
+    whole = _BARE.fullmatch(text)
+    return [_box([each.replace(" ", "") for each in whole.groups()])] if whole else []
+
+
+def says_none(text: str) -> bool:
+    """Whether a text states that there is nothing to find: `[]`, `{"boxes": []}`, "none", "there is no dog"."""
+    text = answers.bare(text).strip()
+    value = answers.json_value(text)
+    if value is not None:
+        return _is_empty(value)
+    return bool(_NOTHING.fullmatch(answers.plain(text)))
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, dict):
+        named = [value[key] for key in KEYS if key in value]
+        return bool(named) and all(_is_empty(each) for each in named)
+    return value is None or (isinstance(value, list | tuple) and all(_is_empty(each) for each in value))
+
+
+def from_value(value: Any) -> list[Box]:
+    """The boxes of a parsed value, by its names or as lists of four."""
+    if isinstance(value, dict):
+        return _from_mapping({str(key).lower(): each for key, each in value.items()})
+    if isinstance(value, str):
+        return boxes(value)
+    if not isinstance(value, list | tuple):
+        return []
+    if len(value) == 4 and all(_is_number(each) for each in value):
+        return [_box(value)]
+    if len(value) == 2 and all(_is_point(each) for each in value):
+        return [_box([*value[0], *value[1]])]
+    return [box for each in value for box in from_value(each)]
+
+
+def _from_mapping(value: dict[str, Any]) -> list[Box]:
+    for names in _CORNERS:
+        if all(_is_number(value.get(name)) for name in names):
+            return [_box([value[name] for name in names])]
+    for names in _EXTENTS:
+        if all(_is_number(value.get(name)) for name in names):
+            x, y, width, height = (float(value[name]) for name in names)
+            return [(x, y, x + width, y + height)]
+    return next((from_value(value[key]) for key in KEYS if key in value), [])
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(each) for each in value)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(re.fullmatch(r"\s*-?(?:\d+(?:\.\d*)?|\.\d+)\s*", value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _box(values: Sequence) -> Box:
+    x1, y1, x2, y2 = (float(v) for v in values)
+    return x1, y1, x2, y2
+
+
+def true_boxes(solution: Any) -> list[Box]:
+    """RewardError for a column without boxes, or with one without area. [] or "none": there is nothing to find."""
+    structured = isinstance(solution, dict | list | tuple)
+    if solution is None or solution == {}:
+        answers.refuse(solution, "is no box", "[x1, y1, x2, y2], or [] where there is nothing to find")
+    text = "" if structured else answers.truth(solution)
+    found = from_value(solution) if structured else boxes(text)
+    empty = not found and (_is_empty(solution) if structured else says_none(text))
+    counted = _count(solution if structured else answers.json_value(text))
+    flat = any(box[2] <= box[0] or box[3] <= box[1] for box in found)
+    if flat or (not found and not empty) or (found and counted and counted != len(found)):
+        answers.refuse(solution, "is no box", "[x1, y1, x2, y2] with x1 < x2 and y1 < y2, or a list of them")
+    return found
+
+
+def _count(value: Any) -> int:
+    """How many boxes a list holds by its length, so that one that cannot be read is not passed over; 0: unknown."""
+    if isinstance(value, dict):
+        return next((_count(value[key]) for key in KEYS if key in value), 0)
+    nested = isinstance(value, list | tuple) and any(isinstance(each, list | tuple | dict) for each in value)
+    return len(value) if nested and not (len(value) == 2 and all(map(_is_point, value))) else 0

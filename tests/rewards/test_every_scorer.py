@@ -1,0 +1,131 @@
+"""What no scorer may reward, asked of every reward there is: nothing, noise, a cut reply, all options, the prompt."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmrl.errors import RewardError
+from mmrl.rewards.accuracy import TASKS
+from mmrl.rewards.registry import registered
+
+PETS = ["A cat", "A dog", "A cow", "A hen"]
+PET_PROMPT = "Which pet is it?\nA. A cat\nB. A dog\nC. A cow\nD. A hen\nAnswer with the option's letter: A, B, C or D."
+BOX, BOXES = [10, 20, 110, 220], [[10, 20, 110, 220], [300, 300, 400, 400]]
+BOX_PROMPT = "Where is the cat? Answer with its box as [x1, y1, x2, y2] in pixels."
+CALL = {"name": "zoom", "parameters": {"x": 1, "y": 2}}
+
+# task: (prompt, solution, a right answer, options)
+SAMPLES = {
+    "exact": ("Which colour is the car?", "red", "red", None),
+    "choice": (PET_PROMPT, "B", "B", PETS),
+    "multi_choice": (PET_PROMPT, "B, C", "B, C", PETS),
+    "boolean": ("Is there a cat? Answer yes or no.", "yes", "yes", None),
+    "numeric": ("How many circles are there? Answer with one number.", "3", "3", None),
+    "regression": ("How far is the chair, in metres? Answer with a number.", "3", "3", None),
+    "math": ("What is $\\frac{1}{2} + x$? Put your answer in a box.", "x + \\frac{1}{2}", "\\frac{1}{2} + x", None),
+    "temporal": ("When does the dog jump? Give start and end in seconds.", [2, 8], "[2, 8]", None),
+    "box": (BOX_PROMPT, BOX, str(BOX), None),
+    "boxes": (BOX_PROMPT, BOXES, str(BOXES), None),
+}
+# reward: the sample it is given, or its own
+REWARDS = {
+    "exact_match": SAMPLES["exact"], "choice": SAMPLES["choice"], "golden_goose": SAMPLES["choice"],
+    "multi_choice": SAMPLES["multi_choice"], "boolean": SAMPLES["boolean"], "number": SAMPLES["numeric"],
+    "regression": SAMPLES["regression"], "math": SAMPLES["math"], "temporal_iou": SAMPLES["temporal"],
+    "box_iou": SAMPLES["box"], "boxes_iou": SAMPLES["boxes"],
+    "masked_fill": ("Fill the masks: [MASK] = 4, so [MASK]", ["2 + 2", "8"], '["2 + 2", "8"]', None),
+    "step_order": ("Put the steps in order: 1. b 2. c 3. a", [3, 1, 2], "[3, 1, 2]", None),
+    "toolrl": ("Zoom in on the cat.", json.dumps(CALL), json.dumps(CALL), None),
+    "structured_output": ("Describe the picture.", '{"kind": "cat"}', '{"kind": "cat"}', None),
+    "c2": ("Which answer is better?", "A", '{"preference": "A"}', None),
+    "rm_nlhf": ("Which answer is better, and why?", "B", "B", None),
+}  # fmt: skip
+ELSEWHERE = {
+    "accuracy": "each of its tasks is asked here",
+    "format": "judges where an answer stands, not what it says: TestFormat",
+    "format_graded": "as format",
+    "text_diversity": "judges how varied a text is, whatever it says",
+    "semantic_reward": "a cosine: near texts are worth something by design",
+    "polar": "worth what the user's model says",
+    "clip_score": "judges pictures: test_clip",
+    "compositional": "judges pictures: test_image",
+}
+
+
+def test_every_reward_is_asked_or_says_where():
+    ours = {name for name, each in registered().items() if each.function.__module__.startswith("mmrl.")}
+    assert ours == {*REWARDS, *ELSEWHERE}
+    assert set(TASKS) == set(SAMPLES)
+
+
+CASES = [
+    *(pytest.param(name, sample, {}, id=name) for name, sample in REWARDS.items()),
+    *(pytest.param("accuracy", sample, {"task": task}, id=f"accuracy-{task}") for task, sample in SAMPLES.items()),
+]
+
+
+def score(name: str, completion: str, sample: tuple, extra: dict) -> float:
+    _, solution, _, options = sample
+    columns = {"solution": [solution], **{key: [value] for key, value in extra.items()}}
+    if options:
+        columns["options"] = [options]
+    if name == "rm_nlhf":
+        columns["critique"] = ["The light is harsh."]
+    value = registered()[name].function(completions=[completion], **columns)[0]
+    return value[name] if isinstance(value, dict) else value
+
+
+def worthless(prompt: str, right: str, options: list | None) -> list[str]:
+    """Replies that answer nothing, untagged and tagged."""
+    wall = str([[x, y, x + 20, y + 20] for x in range(0, 200, 10) for y in range(0, 200, 10)])
+    said = [
+        "", " ", "\n\n", "...", "?", "\N{REPLACEMENT CHARACTER}" * 20, "garbage quux zzz", "I do not know.",
+        "null", "{}",
+        "NaN",
+        "yes no yes no", "yes or no", "A B C D E F", "A, B, C, D", "A or B or C or D", "ABCDEFGHIJ", "A. B. C. D.",
+        "The answer is A. The answer is B. The answer is C. The answer is D.", " ".join(map(str, range(100))),
+        "0 or 1 or 2 or 3", ", ".join(f"{i} to {i + 1} s" for i in range(20)), wall, wall.replace("], [", "]\n["),
+        prompt, f"{prompt}\n{prompt}", f"{prompt}\n" * 5, *([", ".join(options), "\n".join(options), str(options)]
+          if options else []),
+    ]  # fmt: skip
+    cut = [
+        f"<answer>{right}", f"{right}</answer>", f"<think>{right}", f"<think>so <answer>{right}</answer>",
+        f"\\boxed{{{right}", f"<answer>\\boxed{{{right}</answer>", "<answer>", "<answer></answer>", "\\boxed{}",
+        "<think></think>",
+        f"<think><answer>{right}</answer></think>", f"<answer>{right}</think>",
+    ]  # fmt: skip
+    return [*said, *(f"<answer>{text}</answer>" for text in said), *(f"\\boxed{{{text}}}" for text in said), *cut]
+
+
+@pytest.mark.parametrize(("name", "sample", "extra"), CASES)
+class TestEveryScorer:
+    def test_a_right_answer_is_worth_something(self, name, sample, extra):
+        """Without this the rest would hold of a scorer that always says 0."""
+        thought = "The light is harsh. " if name == "rm_nlhf" else ""
+        assert score(name, f"{thought}<answer>{sample[2]}</answer>", sample, extra) > 0
+
+    def test_nothing_is_worth_nothing(self, name, sample, extra):
+        for completion in worthless(sample[0], sample[2], sample[3]):
+            if name == "structured_output" and "{}" in completion:
+                continue  # an object without fields parses, which is worth its share
+            assert score(name, completion, sample, extra) <= 0, completion
+
+    @settings(max_examples=40, deadline=None)
+    @given(text=st.text(alphabet="qzj <>/{}[]()\\.,:-'\"\n", max_size=80), tagged=st.booleans())
+    def test_noise_is_worth_nothing(self, name, sample, extra, text, tagged):
+        value = score(name, f"<answer>{text}</answer>" if tagged else text, sample, extra)
+        assert math.isfinite(value) and (value <= 0 or (name == "structured_output" and "{" in text))
+
+    @pytest.mark.parametrize("solution", [None, "", "  ", math.nan, {}])
+    def test_a_blank_truth_is_refused_by_check_and_by_the_scorer(self, name, sample, extra, solution):
+        check = registered()[name].check
+        assert check is not None
+        row = {"solution": solution, "options": sample[3], **extra}
+        with pytest.raises(RewardError):
+            check(row)
+        if name != "c2":
+            with pytest.raises(RewardError):
+                score(name, "<answer>x</answer>", (sample[0], solution, *sample[2:]), extra)
