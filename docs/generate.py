@@ -67,7 +67,7 @@ def _stage(stage: str, functions: list[StageFunction]) -> str:
 
 def _function(function: StageFunction) -> str:
     defaults = ", ".join(f"{name}={value!r}" for name, value in function.defaults.items())
-    needs = [*sorted(function.needs(**function.defaults)), *function.required]
+    needs = [*sorted(function.needs()), *function.columns()]
     facts = [
         f"needs {', '.join(needs)}" if needs else "",
         f"sees the whole {function.scope}" if function.scope != "group" else "",

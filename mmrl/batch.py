@@ -30,7 +30,8 @@ class Batch:
     mask           (B, T) bool: sampled by the policy
     old_log_probs  (B, T) float32, 0 outside the mask
     group          (B,) long; ragged groups are welcome
-    member         (B,) long: place in the group; with `group` it keys random choices, whatever the row order
+    member         (B,) long: number among the prompt's members of this step; with `group` it keys random choices,
+                   whatever the row order
     task           (B,) long: rows of the same task share a number
     prompt         (B,) long: a number of the prompt's id, for what remembers prompts across steps
     reward         (B,) NaN where unscored
@@ -40,7 +41,8 @@ class Batch:
     truncated      (B,) bool: cut at the length limit
     counted        (B,) bool: enters baselines
     trained        (B,) bool: enters the loss
-    update         (B,) long: which optimizer step of this rollout batch the row belongs to
+    update         (B,) long: which optimizer step of this rollout batch the row belongs to. A selection sees 0 and
+                   may answer 1, 2, ...: a further round of optimizer steps, after all of the first
     advantage      (B, T), set by stages 5 and 6
     loss_mask      (B, T) what the aggregation divides by, set by stage 6
     actions        (B, T) token ids or step indices, where a function compares members
@@ -175,7 +177,7 @@ class Selection:
 
     counted  (B,) bool: enters baselines
     trained  (B,) bool: enters the loss
-    update   (B,) long: the optimizer step of this rollout batch the row belongs to
+    update   (B,) long: the round of optimizer steps of this rollout batch the row belongs to: 0 the first, 1 after it
 
     Who is asked for more is the business of a rollout strategy (`mmrl.rollout`).
     """

@@ -37,6 +37,17 @@ class SelfCheckError(MMRLError):
     """The first update does not see the probabilities the rollout was sampled with."""
 
 
+class NonFiniteError(MMRLError):
+    """A loss, gradient or weight that is not finite; raised before the optimizer moves.
+
+    acting  the policy could not even act: its weights are no state to go on from
+    """
+
+    def __init__(self, message: str, acting: bool = False):
+        super().__init__(message)
+        self.acting = acting
+
+
 def unknown(kind: str, name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str:
     """`unknown trust region 'clp'; did you mean 'clip'? Known: cispo, clip, ...`; aliases are only suggested."""
     known = sorted(known)

@@ -8,15 +8,37 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 
 from mmrl import plugins
 from mmrl.errors import ConfigError, unknown
 from mmrl.settings import Section, read_section, read_yaml
 
 
+class PaperUpdates(Section):
+    """How often the authors step the optimizer on one rollout batch.
+
+    count    optimizer steps of one pass over the batch
+    prompts  of the batch, where it is known
+    epochs   passes over it
+    source   where the numbers stand; "ours" for a choice of this project
+    """
+
+    count: int = Field(1, ge=1)
+    prompts: int | None = Field(None, ge=1)
+    epochs: int = Field(1, ge=1)
+    source: str = "ours"
+
+    def __str__(self) -> str:
+        batch = f" of {self.prompts} prompts" if self.prompts else ""
+        epochs = f", {self.epochs} epochs" if self.epochs > 1 else ""
+        return f"{self.count} optimizer step{'s' * (self.count > 1)} a rollout batch{batch}{epochs} ({self.source})"
+
+
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own."""
+    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own;
+    `updates` are its paper's, which `training.updates: auto` follows as far as a smaller batch allows."""
 
     method: str
     title: str
@@ -26,6 +48,7 @@ class Recipe(Section):
     summary: str = ""
     prompts: str | dict[str, Any] = "shuffled"
     rollout: list[str | dict[str, Any]] = []
+    updates: PaperUpdates = PaperUpdates()
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}
     training: dict[str, Any] = {}

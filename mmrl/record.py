@@ -121,12 +121,15 @@ class Scores:
     reward      (N,) the combination, NaN where any component it needs is NaN
     success     (N,) 1, 0 or NaN: the verifiable part, used by pass@k and difficulty statistics
     causes      why outputs stayed unscored: {"accuracy: timeout": 3}
+    columns     {column that stage functions read: N values}: a number, a number for each action, or spans of the
+                output's characters, [start, end] or [start, end, value]; None where there is none
     """
 
     components: dict[str, Tensor]
     reward: Tensor
     success: Tensor
     causes: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, list] = field(default_factory=dict)
 
 
 def _rows(value: Any, rows: Tensor) -> Any:
@@ -154,7 +157,8 @@ class Rollouts:
     encoded        P entries: the policy's own encoding of each prompt (ids, pixel tensors, embeddings), kept
                    so that training scores exactly what was sampled
     prompt         (B,) index into `prompts`
-    group, member  (B,) which group, and which place in it: `(group, member)` is unique on all ranks
+    group, member  (B,) which group, and which of its prompt's members in this step: `(group, member)` is unique on all
+                   ranks
     actions        (B, T, ...) token ids, or denoising-step indices
     mask           (B, T) bool: sampled by this policy
     old_log_probs  (B, T) float32

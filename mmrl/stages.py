@@ -38,6 +38,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from mmrl import plugins
+from mmrl.columns import COLUMNS, Column
 from mmrl.errors import ConfigError, unknown
 from mmrl.policies.registry import MODALITIES
 
@@ -128,20 +129,31 @@ class StageFunction:
     paper: str
     formula: str
     confidence: str
-    needs: Callable[..., Mapping[str, Need]]
+    reads: Callable[..., Mapping[str, Need | Column]]
     scope: str
     phase: str
     modalities: tuple[str, ...]
-    required: tuple[str, ...] = ()
     silent_at_zero: bool = True
     prepared: Callable[..., Mapping[str, Any]] | None = None
     relative: bool = False
     grain: str = "action"
+    idle: str = ""
 
     @property
     def defaults(self) -> dict[str, Any]:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    def needs(self, **parameters) -> dict[str, Need]:
+        """What it reads that a forward pass gives, by the name it reads it under."""
+        return {n: v for n, v in self._reads(parameters).items() if isinstance(v, Need)}
+
+    def columns(self, **parameters) -> dict[str, Column]:
+        """What it reads of the rollouts and their rewards."""
+        return {n: v for n, v in self._reads(parameters).items() if isinstance(v, Column)}
+
+    def _reads(self, parameters: Mapping[str, Any]) -> Mapping[str, Need | Column]:
+        return self.reads(**{**self.defaults, **parameters})
 
     @property
     def summary(self) -> str:
@@ -164,25 +176,25 @@ def stage(
     formula: str = "",
     confidence: str = "verified",
     method: str | None = None,
-    needs: tuple[str, ...] | Callable[..., Mapping[str, Need]] = (),
+    needs: tuple[str, ...] | Callable[..., Mapping[str, Need | Column]] = (),
     scope: str = "group",
     phase: str = "prepare",
     modalities: tuple[str, ...] = MODALITIES,
-    required: tuple[str, ...] = (),
     silent_at_zero: bool = True,
     prepared: Callable[..., Mapping[str, Any]] | None = None,
     relative: bool | None = None,
     grain: str | None = None,
+    idle: str = "",
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
     name      as a recipe spells it; the function's own name by default
     method    the published method it belongs to, as in `mmrl methods`; `name` by default
-    needs     names from `NEEDS`, or a function of the hyper-parameters returning `{name: Need}`
+    needs     all it reads beyond the basics: names from `NEEDS` (a forward pass gives it) and from `COLUMNS` (somebody
+              makes it), or a function of the hyper-parameters returning `{name: Need or Column}`
     scope     what the function must see at once: "group", "update" (one optimizer step over all ranks) or
               "batch" (the whole rollout batch)
     phase     "prepare" (no gradient) or, for a credit function that reads current log-probs, "update"
-    required  batch fields that must be present beyond the basics, such as "success"
     silent_at_zero  of a trust region: a zero advantage gives a zero gradient, so such rows may skip the update
     prepared  `(batch, **parameters) -> {column: tensor}`, computed once on whole groups of all ranks, for a
               function of the update phase that reads what a micro-batch cannot see
@@ -191,6 +203,8 @@ def stage(
     grain     what it tells apart: an advantage or credit, "row" or "action"; a ratio, "row" if all actions of a row
               share one gradient; a trust region, "ratio" (as the ratio), "row", or "action" (through each
               action's own log-prob, whatever the ratio)
+    idle      what it comes to in the first update of a batch, of a function other than ratio and trust region that
+              acts in later ones alone
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -201,15 +215,15 @@ def stage(
         key = (stage, name or function.__name__)
         if key in _REGISTRY and _REGISTRY[key].function.__qualname__ != function.__qualname__:
             raise ConfigError(f"{stage} {key[1]!r} is registered twice: by {_REGISTRY[key].function} and {function}")
-        if not callable(needs):
-            for need in needs:
-                if need not in NEEDS:
-                    raise ConfigError(unknown("need", need, NEEDS))
-        resolve = needs if callable(needs) else lambda **_: {n: NEEDS[n] for n in needs}
+        known: dict[str, Need | Column] = {**COLUMNS, **NEEDS}
+        for need in () if callable(needs) else needs:
+            if need not in known:
+                raise ConfigError(unknown("need", need, known))
+        resolve = needs if callable(needs) else lambda **_: {n: known[n] for n in needs}
         compares = scope == "group" if relative is None else relative
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
-            modalities, required, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"),
+            modalities, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle,
         )  # fmt: skip
         return function
 
@@ -298,7 +312,11 @@ class Bound:
 
     @property
     def needs(self) -> dict[str, Need]:
-        return dict(self.spec.needs(**{**self.spec.defaults, **self.parameters}))
+        return self.spec.needs(**self.parameters)
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        return self.spec.columns(**self.parameters)
 
     def prepare(self, batch) -> dict[str, Any]:
         """Columns this function reads of whole groups; nothing for most. A class that remembers may have `prepare`."""

@@ -147,6 +147,8 @@ def _print_result(folder: Path, result: Result) -> None:
     for name in ("success", "reward"):
         if name in result.before and name in result.after:
             say(f"held-out {name}: {result.before[name]:.3f} -> {result.after[name]:.3f}")
+    if result.not_acted:
+        say(result.not_acted)
     verb = f"interrupted after step {result.steps}, saved; continue with --resume" if result.interrupted else "run in"
     say(f"{verb} {folder}")
 

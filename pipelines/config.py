@@ -25,7 +25,7 @@ from mmrl.training.tracking import TrackerName
 ASSET = "asset:"
 CLASS = "class"
 """Of `policy`: a class of the user's own."""
-METHOD_KEYS = ("updates_per_step", "self_check")
+METHOD_KEYS = ("self_check",)
 """Training settings that belong to a method; the others to the machine and the data."""
 
 
@@ -42,6 +42,7 @@ class DataConfig(Section):
     """Where prompts come from: a file, a `datasets` directory, or `world:NAME`.
 
     eval        held-out prompts; without it nothing is evaluated
+    numbers     columns of numbers that stage functions read, such as reference_value; every row must have them
     template    wraps a string prompt, as in "{prompt}\\nAnswer inside <answer></answer>."
     system      a system message put before every prompt
     allow_outside, allow_urls  media may leave the dataset's folder, or be fetched; off for safety
@@ -54,6 +55,7 @@ class DataConfig(Section):
     limit: int | None = None
     eval_limit: int | None = None
     columns: dict[str, str] | None = None
+    numbers: list[str] = []
     media_root: str | None = None
     template: str | None = None
     system: str | None = None
@@ -170,6 +172,7 @@ def read_config(
     supported = recipe.modalities
     if config.modality not in supported:
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
+    config.training = config.training.following(recipe.updates.count, recipe.updates.epochs)
     return config
 
 
@@ -194,6 +197,7 @@ def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> st
     suggested = {f"policy.{k}": v for k, v in recipe.policy.items()}
     suggested |= {f"training.{k}": v for k, v in recipe.training.items() if k in METHOD_KEYS}
     suggested |= {f"objective.{k}": v for k, v in recipe.objective.items()}
+    suggested["training.updates"] = {"count": recipe.updates.count, "epochs": recipe.updates.epochs}
     lost = []
     for key, value in suggested.items():
         section, _, name = key.partition(".")

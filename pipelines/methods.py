@@ -7,21 +7,23 @@ from typing import Any
 
 from rich.table import Column, Table
 
+from mmrl.columns import COLUMNS, missing
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
-from mmrl.policies.registry import MODALITIES
+from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import Recipe, load_recipe, recipe_names
 from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as registered_rewards
+from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.stages import STAGES, StageFunction, registered
+from mmrl.training.passes import plan_passes
 
 DEFAULTS = {"grpo", "token", "clip", "token_mean"}
 """What a recipe takes unless it says otherwise: it says nothing of the method."""
 
 
 def _needs(function: StageFunction) -> list[str]:
-    required = {k: v for k, v in function.defaults.items()}
-    return [*sorted(function.needs(**required)), *function.required]
+    return [*sorted(function.needs()), *function.columns()]
 
 
 WIDE = 140  # columns of a terminal that holds every field of the table
@@ -58,7 +60,7 @@ def _entry(
         own = [b for b in bound if b.spec.method == name] or [b for b in bound if b.name not in DEFAULTS] or bound
         formulas = [b.spec.formula for b in own] + [r.formula for r in rewards]
         stages |= {b.spec.stage for b in bound if b.spec.method == name or not functions}
-        needs |= {n for b in bound for n in (*b.needs, *b.spec.required)}
+        needs |= {n for b in bound for n in (*b.needs, *b.columns)}
         modalities = list(recipe.modalities)
     source = recipe or (functions[0] if functions else rewards[0])
     return {
@@ -71,7 +73,31 @@ def _entry(
         "confidence": source.confidence,
         "functions": [*(f"{f.stage}: {f.name}" for f in functions), *(f"reward: {r.name}" for r in rewards)],
         "recipe": recipe is not None,
+        **(training_of(recipe) if recipe else {}),
         "summary": source.summary,
+    }
+
+
+def training_of(recipe: Recipe) -> dict[str, Any]:
+    """Whether a recipe trains with what is shipped.
+
+    trainable  in every modality it names, nobody having to make a column first
+    makers     {column: the kinds of makers that can}, for what is neither a reward nor a pass of the policy
+    missing    why it does not train: a line for each column that nobody makes, or for a pass no policy gives
+    """
+    objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
+    for modality in recipe.modalities:
+        try:
+            plan_passes(objective, policy_class(modality), strategies)
+        except ConfigError as error:
+            problems.append(f"{modality}: {error}")
+    problems += missing(objective.columns, dict.fromkeys(strategies.columns, "its strategies"), on_offer())
+    makers = {name: list(COLUMNS[name].makers) for name in objective.columns if COLUMNS[name].makers}
+    return {
+        "trainable": not problems,
+        "makers": makers,
+        "missing": problems,
+        "updates": {"count": recipe.updates.count, "epochs": recipe.updates.epochs, "source": recipe.updates.source},
     }
 
 
@@ -118,6 +144,8 @@ def describe(name: str) -> str:
         recipe = load_recipe(name)
         chosen = {"prompts": recipe.prompts, **recipe.objective}
         lines += [f"  {stage}: {choice}" for stage, choice in chosen.items() if choice != "shuffled"]
+        lines.append(f"  updates: {recipe.updates}")
+        lines += [f"  cannot train yet: {line}" for line in training_of(recipe)["missing"]]
         lines.append("formulas of its stages:")
         for bound in Objective.of(recipe.objective).stages:
             lines.append(f"  {bound.spec.stage} {bound.name}: {bound.spec.formula} (source: {bound.spec.paper})")

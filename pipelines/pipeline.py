@@ -73,7 +73,7 @@ class Pipeline:
                 self.trained = True
                 return train_run(
                     config, resume=resume, policy=self.policy, prompts=prompts, eval_prompts=held_out,
-                    score=panel.score, report=shown,
+                    score=panel.score, made=panel.makes, report=shown,
                 )  # fmt: skip
         finally:
             panel.close()

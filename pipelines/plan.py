@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 
+from mmrl.columns import COLUMNS
 from mmrl.objective import Objective
+from mmrl.objective.idle import idle_at_one
 from mmrl.pipelines.config import RunConfig
-from mmrl.pipelines.run import check_config
+from mmrl.pipelines.run import check_config, makers_of
+from mmrl.recipes import load_recipe
 from mmrl.rollout.nesting import Nested
 from mmrl.training.passes import plan_passes
 
 
 def plan_run(config: RunConfig) -> str:
     """Batch arithmetic with what divides what, the passes of a step, and a memory estimate."""
-    objective = check_config(config)
+    objective = check_config(config, {})
     kind = config.policy_class
     strategies = Nested.of(config.rollout)
     plan = plan_passes(objective, kind, strategies)
     lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]
-    lines += [*_batch(config), "", "acting", *_acting(strategies, objective), "", "passes of a step"]
+    lines += [*_batch(config), "", *_updates(config, objective)]
+    lines += ["", "acting", *_acting(strategies, objective), "", "passes of a step"]
     lines += [f"  {line}" for line in plan.describe()]
+    lines += ["", *_columns(config, objective)]
     lines += ["", "memory", *_memory(config, bool(any(p.weights == "reference" for p in plan.prepare)))]
     return "\n".join(lines)
 
@@ -28,15 +33,48 @@ def _batch(config: RunConfig) -> list[str]:
     t = config.training
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rollouts = t.prompts_per_step * t.group_size
-    per_update = rollouts / t.updates_per_step
+    per_update = rollouts / t.updates_per_epoch
+    epochs = f" in each of {t.epochs} epochs" if t.epochs > 1 else ""
     return [
         "batch",
         f"  {t.prompts_per_step} prompts x {t.group_size} rollouts = {rollouts} rollouts a step on {world} process(es)",
-        f"  / {t.updates_per_step} optimizer step(s) = {per_update:g} rollouts each, in micro-batches of "
+        f"  / {t.updates_per_epoch} optimizer step(s){epochs} = {per_update:g} rollouts each, in micro-batches of "
         f"{t.micro_batch_size} = {-(-per_update // (t.micro_batch_size * world)):g} forward-backward a process",
         f"  {t.steps} steps = {t.steps * rollouts} rollouts, {t.total_updates} optimizer steps",
         "  micro-batch size and process count change speed and memory, never the loss",
     ]
+
+
+def _updates(config: RunConfig, objective: Objective) -> list[str]:
+    """The paper's optimizer steps beside the run's, and what they leave without effect."""
+    t, recipe = config.training, load_recipe(config.recipe)
+    made = t.updates_per_epoch * t.epochs
+    steps = f"{t.updates_per_epoch} optimizer step{'s' * (t.updates_per_epoch > 1)} a rollout batch"
+    lines = [
+        "updates",
+        f"  paper: {recipe.updates}",
+        f"  run: {steps} of {t.prompts_per_step} prompts" + (f", {t.epochs} epochs" if t.epochs > 1 else ""),
+        f"  learning rate x updates: {t.learning_rate:g} x {made} = {t.learning_rate * made:g} a rollout batch",
+    ]
+    if (rate := recipe.training.get("learning_rate")) is not None:
+        theirs = recipe.updates.count * recipe.updates.epochs
+        lines[-1] += f"; paper {rate:g} x {theirs} = {rate * theirs:g}"
+    if made == 1:
+        lines += [f"  cannot act with one update a batch: {name}" for name in idle_at_one(objective)]
+    return lines
+
+
+def _columns(config: RunConfig, objective: Objective) -> list[str]:
+    """Each column that a stage function reads, beyond what every rollout has, and who makes it."""
+    lines = ["columns"]
+    for need, readers in objective.needs.items():
+        shown = f" under {need.under}" if need.under else ""
+        lines.append(f"  {need.probe}: a pass with {need.weights} weights{shown}, for {' and '.join(readers)}")
+    makers = makers_of(config)
+    for name, readers in objective.columns.items():
+        maker = makers.get(name, "rollouts and rewards")
+        lines.append(f"  {name} {COLUMNS[name].shape}: {maker}, for {' and '.join(readers)}")
+    return lines if len(lines) > 1 else [*lines, "  none beyond log-probs and rewards"]
 
 
 def _acting(strategies: Nested, objective: Objective) -> list[str]:

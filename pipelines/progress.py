@@ -83,6 +83,8 @@ class Lines:
         if not self.warned and metrics["signal/active_fraction"] < LOW_SIGNAL:
             self.warned = True
             self._say(low_signal_sentence(metrics))
+        for reason in metrics.get("skipped", ()):
+            self._say(f"left out, as training.skip_nonfinite says: {reason}")
         if metrics["unscored"]:
             causes = sorted(metrics["unscored"].items(), key=lambda item: -item[1])
             shown = ", ".join(f"{cause} ({n})" for cause, n in causes[:SHOWN_CAUSES])

@@ -18,6 +18,7 @@ from mmrl.media import VideoSampling
 from mmrl.pipelines import palette
 from mmrl.pipelines.charts import line_chart
 from mmrl.recipes import load_recipe, recipe_names
+from mmrl.training.step_metrics import not_acted
 from mmrl.training.tracking import read_metrics, write_atomically
 
 CHARTS = (
@@ -98,6 +99,7 @@ def _facts(config: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[
     facts: list[tuple[str, str]] = [(k, config[k]) for k in ("modality", "recipe") if k in config]
     facts += [("model", str(config["policy"].get("model")))] if config else []
     facts += [("steps", str(last["step"])), ("rollouts", f"{sum(m['rollouts'] for m in metrics):,}")]
+    facts += [("without effect", sentence)] if (sentence := not_acted(metrics)) else []
     return [
         *facts,
         ("seconds", f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmrl.columns import missing
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
@@ -17,10 +18,11 @@ from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
-from mmrl.rollout.nesting import Nested
+from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
+from mmrl.training.made import check_data, with_numbers
 from mmrl.training.passes import plan_passes
 from mmrl.training.tracking import Tracker, environment, open_trackers, read_metrics, write_atomically
 from mmrl.training.trainer import Report, Result, Trainer
@@ -32,10 +34,18 @@ CHECKED_PROMPTS = 32
 """Prompts read through before a model is loaded; `mmrl check` reads them all."""
 
 
-def check_config(config: RunConfig) -> Objective:
-    """Everything that can be refused before a model is loaded; returns the bound objective."""
+def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Objective:
+    """Everything that can be refused before a model is loaded; returns the bound objective.
+
+    made  {column: who makes it} of rewards that the configuration does not name; None where nobody can know
+    """
     kind: type[Policy] = config.policy_class
-    config.policy_settings()
+    settings = config.policy_settings()
+    if getattr(settings, "dtype", "") == "float16" and getattr(settings, "lora", None) is None:
+        raise ConfigError(
+            "policy.dtype=float16 would train float16 weights, whose gradients vanish or overflow without scaling; "
+            "choose policy.dtype=bfloat16, policy.dtype=float32 with policy.autocast=float16, or policy.lora"
+        )
     objective = Objective.of(config.objective)
     strategies = Nested.of(config.rollout)
     for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
@@ -43,7 +53,19 @@ def check_config(config: RunConfig) -> Objective:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
     plan_passes(objective, kind, strategies)
+    if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made}, on_offer())):
+        raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
     return objective
+
+
+def makers_of(config: RunConfig) -> dict[str, str]:
+    """{column: who makes it}, as far as the configuration declares it; forward passes aside."""
+    kind: type[Policy] = config.policy_class
+    makers = {name: f"the {config.modality} policy" for name in kind.columns}
+    for bound in Nested.of(config.rollout).bounds:
+        makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
+    makers |= {name: "the data set" for name in config.data.numbers}
+    return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
 
 
 def open_prompts(spec: Any, data: DataConfig, limit: int | None = None) -> Sequence[Prompt]:
@@ -183,13 +205,16 @@ def train(
     prompts: Sequence[Prompt] | None = None,
     eval_prompts: Sequence[Prompt] | None = None,
     score: Callable | None = None,
+    made: Mapping[str, str] | None = None,
     report: Report = lambda step, metrics: None,
 ) -> Result:
     """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
 
     resume  a run directory or a checkpoint; metrics after it are written again
+    made    {column that stage functions read: who makes it} of a `score` that is passed in
     """
-    objective = check_config(config)
+    made = {} if score is None and made is None else made
+    objective = check_config(config, made)
     folder, start = config.directory, _start_of(config, resume)
     with ExitStack() as stack:
         if prompts is None:
@@ -202,6 +227,11 @@ def train(
             score = panel.score
             for each in (prompts, eval_prompts or ()):
                 check_prompts(panel, each, config.policy_class.reads)
+        strategies = Nested.of(config.rollout)
+        if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
+            first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]
+            check_data(first, config.data.numbers, strategies, objective.columns)
+        score = with_numbers(score, config.data.numbers)
         policy = policy or build_policy(config)
         given = (prompts, eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)

@@ -48,13 +48,14 @@ class Inputs:
 
 @dataclass
 class Outcome:
-    """What one completion got: numbers by key (NaN where a key has none), and why numbers are missing.
+    """What one completion got: numbers by key (NaN where a key has none), why numbers are missing, and lists by key.
 
     A row without any answer has no values and one problem, under WHOLE.
     """
 
     values: dict[str, float]
     problems: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, list] = field(default_factory=dict)
 
 
 @dataclass
@@ -132,11 +133,20 @@ def _outcome(value: Any) -> Outcome:
         return Outcome({}, {WHOLE: problem}) if problem else Outcome({WHOLE: number})
     if not value:
         return Outcome({}, {WHOLE: "an empty dictionary"})
-    read = {str(key): read_number(each) for key, each in value.items()}
+    lists = {str(key): listed for key, each in value.items() if (listed := as_list(each)) is not None}
+    read = {str(key): read_number(each) for key, each in value.items() if str(key) not in lists}
     return Outcome(
         {key: number for key, (number, _) in read.items()},
         {key: problem for key, (_, problem) in read.items() if problem},
+        lists,
     )
+
+
+def as_list(value: Any) -> list | None:
+    """Numbers or spans of one row, such as `[0, 1, 1]` or `[[3, 9]]`; None for what is a single number."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return list(value) if isinstance(value, list | tuple) else None
 
 
 def read_number(value: Any) -> tuple[float, str]:

@@ -35,6 +35,7 @@ from mmrl.rewards.rows import (
     is_blank,
     key_column,
     keys_of,
+    made_column,
     problem_of,
     row_values,
     score_rows,
@@ -60,6 +61,8 @@ class RewardSpec(Section):
     none      what None means: "unscored" (the row is left out), or "skip" (the row is worth the sum of its other
               rewards, as in TRL's multi-task training)
     isolated  run in a worker process; None: as the reward declares
+    columns   keys of its answers that stage functions read as columns, and that are worth nothing themselves: one
+              number, one for each action, or spans of the output's characters, [start, end] or [start, end, value]
     """
 
     name: str = Field(min_length=1)
@@ -71,6 +74,7 @@ class RewardSpec(Section):
     success: bool | None = None
     none: Literal["unscored", "skip"] = "unscored"
     isolated: bool | None = None
+    columns: list[str] = []
 
 
 @dataclass
@@ -87,13 +91,18 @@ class Member:
     keys: list[str] = field(default_factory=list)
 
     def learn_keys(self, outcomes: Sequence[Outcome]) -> None:
-        self.keys += [key for key in keys_of(outcomes) if key not in self.keys]
+        self.keys += [key for key in keys_of(outcomes) if key not in (*self.keys, *self.spec.columns)]
+        for key in (key for outcome in outcomes for key in outcome.lists if key not in self.spec.columns):
+            raise RewardError(
+                f"reward {self.label!r} returns lists under {key!r}, where a number is expected; if stage functions "
+                f"are to read them, declare it: rewards=[{{name: {self.spec.name}, columns: [{key}]}}]"
+            )
 
     @property
     def all_keys(self) -> list[str]:
         """Those seen and those weighted, so that components stay the same from call to call."""
         weighted = self.spec.weight if isinstance(self.spec.weight, dict) else ()
-        return list(dict.fromkeys((*self.keys, *weighted))) or [WHOLE]
+        return list(dict.fromkeys((*self.keys, *weighted))) or ([] if self.spec.columns else [WHOLE])
 
     @property
     def main(self) -> str | None:
@@ -141,6 +150,9 @@ class RewardPanel:
                 raise RewardError(f"two rewards are called {twice[0]!r}: give one of them a `label`")
             if all(not member.spec.weight for member in self.members):
                 raise RewardError("every reward has weight 0: nothing would be trained")
+            made = Counter(name for member in self.members for name in member.spec.columns)
+            if twice := [name for name, count in made.items() if count > 1]:
+                raise RewardError(f"two rewards make the column {twice[0]!r}: take it from one of them")
         except BaseException:
             self.close()
             raise
@@ -163,6 +175,11 @@ class RewardPanel:
                 row_values(member.label, prompt, member.columns.required)
             for error in self.refusals(prompt.columns):
                 raise RewardError(f"prompt {prompt.id!r}: {error}", error.column)
+
+    @property
+    def makes(self) -> dict[str, str]:
+        """{column that stage functions may read: who makes it}."""
+        return {name: f"reward {member.label!r}" for member in self.members for name in member.spec.columns}
 
     @property
     def required_columns(self) -> list[str]:
@@ -208,6 +225,7 @@ class RewardPanel:
         components: dict[str, Tensor] = {}
         causes: Counter = Counter()
         reward, applies = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool)
+        columns: dict[str, list] = {}
         for member, result in zip(self.members, results, strict=True):
             member.learn_keys(result.outcomes)
             for key in member.all_keys:
@@ -225,10 +243,14 @@ class RewardPanel:
                 if weight:
                     reward += torch.where(skipped, 0.0, weight * column.double())
                     applies |= ~skipped
+            for name in member.spec.columns:
+                columns[name], problems = made_column(result.outcomes, name)
+                causes.update(count_causes(f"{member.label}/{name}", problems))
+                reward[torch.tensor([bool(problem) for problem in problems], dtype=torch.bool)] = NAN
         reward[~applies] = NAN
         reward = _in_float32(reward, causes)
         self._enforce_ceiling(reward, results, causes)
-        return Scores(components, reward, self._success(results, count), dict(causes))
+        return Scores(components, reward, self._success(results, count), dict(causes), columns)
 
     def _success(self, results: list[RowScores], count: int) -> Tensor:
         """(N,) 1 where every component that decides is >= 0.5, 0 where one is not, NaN where one is missing."""

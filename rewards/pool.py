@@ -202,4 +202,4 @@ class IsolatedReward:
             if self._key not in worker.loaded:
                 self._load_in(worker)
             reply = worker.ask(request, self._timeout)
-        return [Outcome(values, problems) for values, problems in reply["rows"]]
+        return [Outcome(*row) for row in reply["rows"]]

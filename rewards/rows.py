@@ -122,6 +122,12 @@ def key_column(outcomes: Sequence[Outcome], key: str) -> list[float]:
     return [outcome.values.get(key, math.nan) for outcome in outcomes]
 
 
+def made_column(outcomes: Sequence[Outcome], name: str) -> tuple[list[Any], list[str]]:
+    """What each row's answer holds under the key of a declared column, None where it has nothing, and why not."""
+    values = [outcome.lists.get(name, outcome.values.get(name)) for outcome in outcomes]
+    return values, [problem_of(o, name) if value is None else "" for o, value in zip(outcomes, values, strict=True)]
+
+
 def problem_of(outcome: Outcome, key: str) -> str:
     """Why a row has no number under `key`; "" if it has one."""
     if WHOLE in outcome.problems:

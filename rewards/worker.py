@@ -4,7 +4,7 @@ Requests arrive on standard input and answers leave on the original standard out
 to standard error. Requests:
 
     {"op": "load", "key", "name", "options", "style"}          -> its columns, "success", "isolated"
-    {"op": "call", "key", "prompts", "completions", "columns"} -> {"rows": [[values, problems], ...]}
+    {"op": "call", "key", "prompts", "completions", "columns"} -> {"rows": [[values, problems, lists], ...]}
     {"op": "ping"}                                             -> {}
 
 Any but the last may answer {"error", "traceback"} (the reward raised) or {"refused"} (a RewardError: a mistake in the
@@ -51,7 +51,7 @@ def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]
             callee = loaded[request["key"]] = prepare(reward, request["options"], request["style"])
             return {**asdict(callee.columns), "success": reward.success, "isolated": reward.isolated}
         inputs = Inputs(request["prompts"], request["completions"], request["columns"])
-        return {"rows": [[o.values, o.problems] for o in loaded[request["key"]](inputs)]}
+        return {"rows": [[o.values, o.problems, o.lists] for o in loaded[request["key"]](inputs)]}
     except RewardError as error:
         return {"refused": str(error)}
     except BaseException as error:  # SystemExit too: a reward may call sys.exit()

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mmrl.columns import columns
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_count, group_sum
 from mmrl.objective.numerics import at_least_float32, labels, row_advantage, segment_sum
@@ -98,7 +99,7 @@ def constant(batch: Batch, *, length: int | None = None, empty: Literal["exclude
     paper="F-GRPO (factorized), arXiv 2605.12995",
     formula="w_it = m_it / (N |segment of t in i|)",
     scope="update",
-    required=("segment",),
+    needs=("segment",),
 )
 def by_segment(batch: Batch, *, empty: Literal["exclude", "count"] = "exclude") -> Tensor:
     """Mean inside each segment, added over the segments of a sequence, mean over sequences. Returns (B, T).
@@ -218,6 +219,7 @@ def constant_with_signal(batch: Batch, *, length: int | None = None) -> Tensor:
     method="lightningrl",
     paper="token mean over some rows",
     formula="w_it = m_it [i in rows] / sum of those",
+    needs=lambda *, rows="success", **_: columns("expert") if rows == "expert" else {},
     scope="update",
 )
 def rows_token_mean(batch: Batch, *, rows: Literal["success", "expert"] = "success") -> Tensor:

@@ -20,7 +20,7 @@ def effective_share(weights: Tensor) -> Tensor:
     paper="VCPO: stable asynchrony, arXiv 2602.17616",
     formula="min(1, ESS / (B target))^power, ESS = (sum W)^2 / sum W^2 of the sequence ratios trainer / sampler",
     scope="update",
-    required=("sampler_log_probs",),
+    needs=("sampler_log_probs",),
 )
 def effective_samples(batch: Batch, *, target: float = 1.0, power: float = 0.5) -> Tensor:
     """Shrinks the step when few sequences carry most of the importance weight. Returns a scalar in (0, 1].

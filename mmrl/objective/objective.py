@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
+from mmrl.columns import ways_to
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.groups import degenerate, group_count
 from mmrl.objective.numerics import at_least_float32
@@ -26,6 +28,8 @@ from mmrl.settings import Section, read_section
 from mmrl.stages import Bound, Need
 
 Choice = str | dict[str, Any]
+CHANGED = 1e-5
+"""Relative difference from the gradient of advantage times ratio from which on a trust region has acted."""
 
 
 class ObjectiveConfig(Section):
@@ -203,6 +207,15 @@ class Objective:
                 asked.setdefault(need, []).append(f"{bound.spec.stage} {bound.name!r}")
         return asked
 
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """Every column of the rollouts and rewards that is read, and its readers."""
+        read: dict[str, list[str]] = {}
+        for bound in self.stages:
+            for name in bound.columns:
+                read.setdefault(name, []).append(f"{bound.spec.stage} {bound.name!r}")
+        return read
+
     # ---- prepare: no gradient, the rollout batch of all ranks
 
     @torch.no_grad()
@@ -365,11 +378,12 @@ class Objective:
         return batch
 
     def _diagnose(self, log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> dict:
-        """How far the policy moved, and the share of actions whose gradient the trust region removed."""
+        """How far the policy moved, and the shares of actions whose gradient the trust region removed or changed."""
         with torch.enable_grad():
             leaf = log_ratio.detach().clone().requires_grad_()
-            detached = replace(evaluation, log_probs=evaluation.log_probs.detach())
-            objective = self.trust_region(leaf, detached, batch)
+            # those that detach the ratio have their gradient through the log-probs, which move with it
+            moving = replace(evaluation, log_probs=evaluation.log_probs.detach() + leaf - leaf.detach())
+            objective = self.trust_region(leaf, moving, batch)
             gradient = torch.zeros_like(leaf)
             if objective.requires_grad:
                 (gradient,) = torch.autograd.grad(objective.sum(), leaf, allow_unused=True, materialize_grads=True)
@@ -377,13 +391,26 @@ class Objective:
         active = mask * (batch.advantage != 0)
         ratio = leaf.detach().clamp(-20, 20).exp()
         drift = evaluation.log_probs.detach() - batch.old_log_probs
+        plain = batch.advantage * ratio
+        changed = (gradient - plain).abs() > CHANGED * plain.abs()
         return {
+            "ratio/gap": ((leaf.detach().abs() * mask).sum(), mask.sum()),
+            "trust_region/changed_fraction": ((changed * active).sum(), active.sum()),
             "ratio/mean": ((ratio * mask).sum(), mask.sum()),
             "ratio/clip_fraction": (((gradient == 0) * active).sum(), active.sum()),
             "ratio/approx_kl": ((((-drift).clamp(-20, 20).exp() - 1 + drift) * mask).sum(), mask.sum()),
         }
 
     # ---- state of the functions that remember
+
+    def memory(self) -> list[dict[str, Any]]:
+        """What the functions that remember know now, for `recall`."""
+        return [copy.deepcopy(vars(b.state)) for b in self.stages if b.state is not None]
+
+    def recall(self, memory: list[dict[str, Any]]) -> None:
+        """Go back to what `memory` was."""
+        for bound, known in zip((b for b in self.stages if b.state is not None), memory, strict=True):
+            vars(bound.state).update(copy.deepcopy(known))
 
     def state_dict(self) -> dict[str, Any]:
         return {f"{b.spec.stage}/{b.name}": b.state.state_dict() for b in self.stages if hasattr(b.state, "state_dict")}
@@ -420,13 +447,14 @@ def _drop_unscored(batch: Batch) -> Batch:
 
 def _require(bound: Bound | None, batch: Batch) -> None:
     """What a function reads beyond the basics must be there: a field, the components, or a column of the rollouts."""
-    for name in bound.spec.required if bound else ():
+    for name, column in bound.columns.items() if bound else ():
         value = getattr(batch, name, None) if name in Batch.__dataclass_fields__ else None
         if (value is None or (isinstance(value, dict) and not value)) and name not in batch:
             present = sorted({*batch.columns, *batch.components})
             raise ConfigError(
                 f"{bound.spec.stage} {bound.name!r} reads {name!r}, which these rollouts do not carry; "
                 f"they carry: {', '.join(present) or 'no further columns'}"
+                + (f". It takes {ways_to(column)}" if column.makers else "")
             )
 
 

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from mmrl.columns import columns
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import masked_mean
 from mmrl.objective.numerics import (
@@ -199,6 +200,7 @@ def segments(batch: Batch, separators: tuple[int, ...] = (), shortest: int = 1) 
     paper="SSPO: Subsentence-level Policy Optimization, arXiv 2511.04256",
     formula="log s_ik = mean over the segment k of R_it, on each of its actions",
     confidence="partly",
+    needs=lambda *, separators=(), **_: {} if separators else columns("segment"),
 )
 def segment(
     evaluation: Evaluation,
@@ -248,8 +250,7 @@ def grpo_guard(evaluation: Evaluation, batch: Batch) -> Tensor:
     method="soft_grpo",
     paper="SofT-GRPO, arXiv 2511.06411",
     formula="lp - lp_old, lp = mean over likely ids of -u - exp(-u), u = clip(g - log p~, -1.5, 3), on soft tokens",
-    needs=lambda **_: {"kept_log_probs": Need("kept_log_probs", weights="current")},
-    required=("soft", "gumbels"),
+    needs=lambda **_: {"kept_log_probs": Need("kept_log_probs", weights="current"), **columns("soft", "gumbels")},
     modalities=LANGUAGE,
 )
 def soft_token(evaluation: Evaluation, batch: Batch) -> Tensor:

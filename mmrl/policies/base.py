@@ -41,6 +41,7 @@ class Policy(ABC):
     batch_probes  those that compare all rollouts of a step, of all ranks (`language.probes.batch_probes`)
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
+    columns    what stage functions may read of its rollouts besides probes (`mmrl.columns`)
     reads      kinds of media it can be shown, "image" and "video"
     found      what the policy found out about its model by trying it, written into the run as `model.json`
     module     the trainable module; the trainer replaces it by the one accelerate prepared. Methods of it that
@@ -55,6 +56,7 @@ class Policy(ABC):
     batch_probes: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[frozenset[str]] = frozenset()
     varied_when_greedy: ClassVar[bool] = False
+    columns: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
 
@@ -136,6 +138,10 @@ class Policy(ABC):
 
     @abstractmethod
     def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None: ...
+
+    def character_spans(self, rollouts: Rollouts, row: int) -> list[tuple[int, int]]:
+        """Which characters of its output each action of a row wrote, [start, end); of policies that write text."""
+        raise PolicyError("spans of characters need a policy that writes text: give one number for each action")
 
     def after_update(self) -> None:  # noqa: B027 (most policies keep no average)
         """Called after every optimizer step: a policy that keeps a moving average of its weights moves it here."""

@@ -37,6 +37,7 @@ class Demonstrations(Strategy):
             raise ConfigError(f"rollout 'demonstrations': behaviour is policy or one, got {behaviour!r}: texts bring "
                               "no log-probs along")  # fmt: skip
         self.column, self.count, self.behaviour = column, count, behaviour
+        self.data_columns = (column,)
         self._seen: set[int] = set()
 
     def join(self, batch: Batch, step: Step) -> Plan | None:

@@ -16,9 +16,18 @@ from torch import Tensor
 from mmrl.errors import ConfigError
 from mmrl.record import Answer, Batch, Prompt, Rollouts
 from mmrl.rollout.plan import Ask, Given, Plan, Step, Strategy
-from mmrl.stages import Bound, Need
+from mmrl.stages import Bound, Need, registered
 
 Rows = dict[tuple[int, int], bool]
+
+
+def on_offer() -> dict[str, list[str]]:
+    """{column: the strategies that make it}, of all that are registered."""
+    offered: dict[str, list[str]] = {}
+    for spec in registered("rollout"):
+        for name in getattr(spec.function, "columns", {}):
+            offered.setdefault(name, []).append(spec.name)
+    return offered
 
 
 @dataclass

@@ -16,7 +16,7 @@ from mmrl.stages import LANGUAGE, stage
     "group",
     paper="HiLL: hints that transfer, 2026; code Andree-9/HiLL, hinter_utils.py",
     formula="of each prompt the hint of the largest R = b exp(min(D, 0)/T), b = 1 - p^n - (1 - p)^n; none, if R is 0",
-    required=("success", "prompt", "hint", "bare_log_probs"),
+    needs=("success", "prompt", "hint", "bare_log_probs"),
     modalities=LANGUAGE,
 )
 def hill(batch: Batch, *, temperature: float = 0.3, form: str = "group") -> Selection:

@@ -83,7 +83,7 @@ def d3s(batch: Batch, *, first: float = 0.5, last: float = 1.0, group_share: flo
     formula="priority step: the shortest share of the right and the longest share of the wrong; the rest in a "
     "compensation step with probability p, annealed to 0",
     confidence="partly",
-    required=("success",),
+    needs=("success",),
     modalities=LANGUAGE,
 )
 @after_advantage
@@ -117,7 +117,7 @@ def rorecomp(batch: Batch, *, share: float = 0.5, compensation: float = 0.5) -> 
     formula="drop an expert trace that is wrong, too unlikely (mean lp < -tau), or of a prompt already solved",
     confidence="reconstructed",
     method="tgrl",
-    required=("expert", "success"),
+    needs=("expert", "success"),
     modalities=LANGUAGE,
 )
 def expert_filter(batch: Batch, *, tau: float = 4.0, solved: float = 0.75) -> Selection:

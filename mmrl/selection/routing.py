@@ -17,7 +17,7 @@ from mmrl.stages import LANGUAGE, stage
     method="lightningrl",
     paper="LightningRL, arXiv 2603.13319",
     formula="drop prompts that are all wrong, or whose speeds differ by less than `spread`",
-    required=("components",),
+    needs=("components",),
     modalities=LANGUAGE,
 )
 def lightningrl_filter(
@@ -46,7 +46,7 @@ def lightningrl_filter(
     method="dypo",
     paper="DYPO, arXiv 2604.08926",
     formula="all wrong: imitate the teacher; all right: skip; mixed: train the own samples",
-    required=("expert",),
+    needs=("expert",),
     modalities=LANGUAGE,
 )
 def dypo_routing(batch: Batch) -> Selection:

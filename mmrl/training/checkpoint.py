@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mmrl.errors import ConfigError, DataError
 from mmrl.policies.base import Policy
+from mmrl.training.finite import refuse_weights
 
 _NAME = re.compile(r"step-(\d+)$")
 _OURS = re.compile(r"\.?step-\d+(\.partial)?$")
@@ -55,6 +56,7 @@ def save(
     final = folder / "checkpoints" / f"step-{step:06d}"
     beside = final.with_name(f".{final.name}.partial")
     trainable = {k: _whole(v) for k, v in policy.trainable_state().items()}
+    refuse_weights(trainable.items(), f"{final} is not written")
     moments = _optimizer_tensors(policy.module, optimizer)
     if accelerator.is_main_process:
         shutil.rmtree(beside, ignore_errors=True)
@@ -87,7 +89,9 @@ def load_weights(path: Path, policy: Policy) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     state = json.loads((path / "state.json").read_text())
-    policy.load_trainable_state(load_file(path / "trainable.safetensors"))
+    trainable = load_file(path / "trainable.safetensors")
+    refuse_weights(trainable.items(), str(path / "trainable.safetensors"))
+    policy.load_trainable_state(trainable)
     policy.load_state_dict(state["policy"])
     return state
 

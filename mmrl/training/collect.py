@@ -27,6 +27,7 @@ from mmrl.training.distributed import gather_batch, gather_objects, my_share, to
 from mmrl.training.evaluation import Score
 from mmrl.training.filling import Columns
 from mmrl.training.groups import Groups
+from mmrl.training.made import attach_columns
 from mmrl.training.timing import Clock
 
 ROUNDS = 100
@@ -277,6 +278,7 @@ class Collector:
         rollouts.components = {k: v.to(device) for k, v in scores.components.items()}
         rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
         causes.update(scores.causes)
+        causes.update(attach_columns(rollouts, scores, self.actor.policy))
 
     def _gather(self, rollouts: Rollouts, step: int) -> tuple[Batch, Tensor]:
         constants: dict[str, Any] = {
@@ -285,8 +287,7 @@ class Collector:
             "steps": self.config.steps,
             "seed": self.config.seed,
         }
-        batch, mine = gather_batch(rollouts, self.accelerator, **constants)
-        return replace(batch, update=split_updates(batch.group, self.config.updates_per_step)), mine
+        return gather_batch(rollouts, self.accelerator, **constants)
 
 
 def _denominators(own: Tensor, behaviours: Sequence[str], answers: Sequence[str | Answer]) -> Tensor:
@@ -303,9 +304,3 @@ def _denominators(own: Tensor, behaviours: Sequence[str], answers: Sequence[str 
 def _of_group(rows: Rollouts | None, group: int) -> Rollouts | None:
     at = None if rows is None else (rows.group == group).nonzero().squeeze(1)
     return None if rows is None or at is None or not len(at) else rows.index(at)
-
-
-def split_updates(group: Tensor, updates: int) -> Tensor:
-    """(B,) which optimizer step a row belongs to: whole groups, in order, split as evenly as they go."""
-    ids, place = torch.unique(group, return_inverse=True)
-    return place * updates // len(ids)

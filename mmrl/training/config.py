@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from mmrl.errors import ConfigError
 from mmrl.settings import Section
+from mmrl.training.updates import Updates, updates_a_batch
 
 LARGEST_EPSILON = 1e-3
 """Of AdamW; nobody means more, and who writes more means the clip range, which TRL calls so."""
@@ -16,13 +17,17 @@ LARGEST_EPSILON = 1e-3
 class TrainingConfig(Section):
     """One optimizer for every modality.
 
-    steps               rollout batches; each makes `updates_per_step` optimizer steps
+    steps               rollout batches; each makes `updates` optimizer steps
     prompts_per_step    groups a step, over all ranks
     group_size          rollouts of one prompt; larger means a better baseline at proportional cost
-    updates_per_step    optimizer steps a rollout batch is split into; above 1 the later ones are off-policy
+    updates             auto: as many optimizer steps a rollout batch, and passes over it, as the recipe's paper
+                        makes and the batch has groups for (at least 2 each); or {count: 4, epochs: 1}. With 1
+                        every ratio is 1: no clip or gate can act
     micro_batch_size    rollouts scored at once on a rank; lower it when memory runs out, the numbers stay
     learning_rate       1e-6 for full fine-tuning of large models, 1e-5 to 3e-4 for LoRA
     schedule            after `warmup_steps`: constant, or decay to 0 (safest for short runs)
+    skip_nonfinite      leave out an optimizer step whose loss or gradient is not finite, and count it, instead of
+                        stopping the run
     self_check          largest allowed gap between rollout and training log-probs before the first update;
                         null takes 1e-4 in float32; below it 1, and 0.03 for the mean
     epsilon             AdamW's; the clip range is objective.trust_region.low and high
@@ -36,7 +41,7 @@ class TrainingConfig(Section):
     steps: int = Field(100, ge=1)
     prompts_per_step: int = Field(8, ge=1)
     group_size: int = Field(8, ge=1)
-    updates_per_step: int = Field(1, ge=1)
+    updates: Updates = Updates()
     micro_batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-6, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -46,6 +51,7 @@ class TrainingConfig(Section):
     epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = 1.0
     seed: int = 0
+    skip_nonfinite: bool = False
     self_check: float | None = None
     eval_every: int = Field(0, ge=0)
     eval_batch_size: int = Field(64, ge=1)
@@ -56,12 +62,23 @@ class TrainingConfig(Section):
     save_rollouts_every: int = Field(10, ge=1)
     watchdog_seconds: float = Field(1800, gt=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _updates_have_moved(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "updates_per_step" in values:
+            count = values["updates_per_step"]
+            raise ConfigError(
+                f"training.updates_per_step is now training.updates: write training.updates={{count: {count}}} for as "
+                "many optimizer steps a rollout batch, or leave it out for those of the recipe's paper"
+            )
+        return values
+
     @model_validator(mode="after")
     def _updates_fit(self) -> TrainingConfig:
-        if self.updates_per_step > self.prompts_per_step:
+        if self.updates_per_epoch > self.prompts_per_step:
             raise ConfigError(
-                f"training.updates_per_step={self.updates_per_step} splits {self.prompts_per_step} groups into more "
-                f"optimizer steps than there are groups; choose at most {self.prompts_per_step}"
+                f"training.updates.count={self.updates_per_epoch} splits {self.prompts_per_step} groups into more "
+                f"optimizer steps than there are groups; choose at most {self.prompts_per_step}, or auto"
             )
         return self
 
@@ -74,9 +91,22 @@ class TrainingConfig(Section):
             )
         return self
 
+    def following(self, count: int, epochs: int) -> TrainingConfig:
+        """With what `updates` leaves out filled in, from a recipe's paper."""
+        count = self.updates.count or updates_a_batch(count, self.prompts_per_step)
+        return self.model_copy(update={"updates": Updates(count=count, epochs=self.updates.epochs or epochs)})
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return self.updates.count or 1
+
+    @property
+    def epochs(self) -> int:
+        return self.updates.epochs or 1
+
     @property
     def total_updates(self) -> int:
-        return self.steps * self.updates_per_step
+        return self.steps * self.epochs * self.updates_per_epoch
 
     def learning_rate_at(self, update: int) -> float:
         """The rate of optimizer step `update` (from 0), a pure function so that a resume needs no scheduler."""

@@ -10,8 +10,7 @@ import random
 import signal as signals
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmrl.errors import ConfigError, MMRLError
-from mmrl.objective import Objective, signal
-from mmrl.objective.groups import group_extreme, representatives
+from mmrl.errors import ConfigError, MMRLError, NonFiniteError
+from mmrl.objective import Objective
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
@@ -32,15 +30,20 @@ from mmrl.selection.prompts import Sampler, Shuffled
 from mmrl.training import checkpoint, run_log
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
-from mmrl.training.distributed import even_micro_batches, gather_objects, make_accelerator, sum_over_ranks
+from mmrl.training.distributed import even_micro_batches, gather_objects, make_accelerator, together
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.filling import Columns
+from mmrl.training.finite import gradient_problem, named_rows, refuse_weights, weight_problem
+from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.passes import plan_passes
 from mmrl.training.self_check import SelfCheck, Tolerance, compare
-from mmrl.training.timing import Clock, peak_memory_bytes
+from mmrl.training.step_metrics import UpdateLog, batch_metrics, not_acted, speed_metrics, update_metrics
+from mmrl.training.timing import Clock
 from mmrl.training.tracking import Tracker
+from mmrl.training.update import Gradients, local_rows, passes_over
 
 Report = Callable[[int, dict[str, Any]], None]
+NO_STEP = "the optimizer did not move. training.skip_nonfinite=true leaves such steps out and counts them"
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Result:
     after        of the last evaluation since; empty where there was none
     interrupted  whether Ctrl-C stopped it before its last step
     start        the step it went on from
+    not_acted    one sentence on the ratio and trust region that changed nothing in any step; "" if they did
     """
 
     steps: int
@@ -59,6 +63,7 @@ class Result:
     after: dict[str, float]
     interrupted: bool = False
     start: int = 0
+    not_acted: str = ""
 
 
 class Trainer:
@@ -101,23 +106,30 @@ class Trainer:
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
         self.saved = 0
+        self.acted: dict[str, float] = {}
         self.counters = counters
         trained = [p for p in policy.module.parameters() if p.requires_grad]
         if not trained:
             raise ConfigError("the policy has no trainable parameter; give it a LoRA section or unfreeze something")
-        adamw = torch.optim.AdamW(
+        if any(p.dtype == torch.float16 for p in trained):
+            raise ConfigError(
+                "the trained weights are float16, whose gradients vanish or overflow without scaling: choose "
+                "policy.dtype=bfloat16, or policy.dtype=float32 with policy.autocast=float16"
+            )
+        self.adamw = MasterAdamW(
             trained, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, weight_decay=config.weight_decay
         )
-        policy.module, self.optimizer = self.accelerator.prepare(policy.module, adamw)
+        policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
         self.strategies = Nested.of(rollout)
-        self.plan = plan_passes(objective, type(policy), self.strategies)
+        plan = plan_passes(objective, type(policy), self.strategies)
         self.actor = Actor(policy)
-        self.columns = Columns(self.actor, self.plan, score, config, self.accelerator, self.clock)
+        self.columns = Columns(self.actor, plan, score, config, self.accelerator, self.clock)
         self.collector = Collector(
             self.actor, objective, self.columns, self.strategies, prompts, score, self.sampler, config,
             self.accelerator, self.clock,
         )  # fmt: skip
+        self.gradients = Gradients(policy, objective, plan.update, config, self.accelerator)
         self.checked: SelfCheck | None = None
 
     # ---- the loop
@@ -126,6 +138,7 @@ class Trainer:
         """Run to `config.steps`. Ctrl-C finishes the step, saves and stops; a second one stops at once."""
         if resume:
             self._resume(resume)
+        together(lambda: refuse_weights(self.policy.module.named_parameters(), "before training"), self.accelerator)
         start = self.step
         previous = signals.getsignal(signals.SIGINT)
         if _in_main_thread():
@@ -147,7 +160,7 @@ class Trainer:
             faulthandler.cancel_dump_traceback_later()
             if _in_main_thread():
                 signals.signal(signals.SIGINT, previous)
-        return Result(self.step, self.before, self.after, self.interrupted, start)
+        return Result(self.step, self.before, self.after, self.interrupted, start, not_acted([self.acted]))
 
     def _step_or_save(self) -> dict[str, Any]:
         """A step. If it fails before it moved the weights, what was trained so far is saved first."""
@@ -156,9 +169,14 @@ class Trainer:
             return self.train_step()
         except Exception as error:
             # an error of ours is raised by all ranks together; after another, the others do not come to save
-            together = isinstance(error, MMRLError) or self.accelerator.num_processes == 1
-            if together and self.step > self.saved and self.updates == updates:
-                self.save(state)
+            as_one = isinstance(error, MMRLError) or self.accelerator.num_processes == 1
+            if as_one and self.step > self.saved and self.updates == updates:
+                # those that raise for another rank do not know its reason
+                spoilt = any(gather_objects(getattr(error, "acting", False), self.accelerator))
+                if spoilt:
+                    error.add_note(f"in step {self.step + 1}; the weights of step {self.step} are not saved")
+                else:
+                    self.save(state)
             if self.saved:
                 error.add_note(f"step {self.saved} is saved: continue with --resume {self.run_dir}")
             raise
@@ -170,52 +188,47 @@ class Trainer:
         with self.clock("prepare"):
             batch = self.objective.assess(collected.batch)
             batch = self.columns.compare(collected.rollouts, collected.mine, batch)
-            batch, weights = self.objective.credit_and_weigh(batch)
+            passes = passes_over(self.objective, batch, self.config)
+            batch, weights = passes[0]
             self.sampler.observe(collected.indices, batch)
             self.collector.announce([], self.step + 1)
         if self.checked is None:
             self.checked = self.self_check(collected.rollouts)
+        log = UpdateLog()
         with self.clock("update"):
-            sums, norms = self.update(collected.rollouts, batch, weights, collected.mine)
+            for prepared in passes:
+                self.update(collected.rollouts, *prepared, collected.mine, log)
         if self.step % self.config.save_rollouts_every == 0 or self.step == self.config.steps - 1:
             self._save_rollouts(collected, batch, weights)
-        return self._metrics(collected, batch, weights, sums, norms)
+        return self._metrics(collected, batch, weights, log)
 
-    def update(
-        self, rollouts: Rollouts, batch: Batch, weights: Tensor, mine: Tensor
-    ) -> tuple[dict[str, float], list[float]]:
-        """The optimizer steps of one rollout batch. The loss is a sum: nothing is divided here."""
-        sums: dict[str, tuple[float, float]] = {}
-        norms: list[float] = []
-        local, local_weights = _local(batch, weights, mine, rollouts.mask.shape[1])
-        signal_rows = self.objective.has_signal(local).cpu()
-        # selection may have added optimizer steps of its own (RoRecomp)
-        for update in range(max(self.config.updates_per_step, int(batch.update.max()) + 1)):
-            rows = (signal_rows & (local.update == update).cpu()).nonzero().squeeze(1)
-            parts = even_micro_batches(self.policy, rollouts, self.config.micro_batch_size, self.accelerator, rows)
-            own = len(self.policy.micro_batches(rollouts, rows, self.config.micro_batch_size)) if len(rows) else 0
-            coefficients = self._score_coefficients(rollouts, batch, local, mine, update)
-            for i, part in enumerate(parts):
-                last = i == len(parts) - 1
-                with nullcontext() if last else self.accelerator.no_sync(self.policy.module):
-                    evaluation = self.policy.evaluate(rollouts.index(part), self.plan.update)
-                    at = part.to(local_weights.device)
-                    share = self.objective.loss(
-                        evaluation,
-                        local.index(at),
-                        local_weights[at],
-                        None if coefficients is None else coefficients[at],
-                    )
-                    alive = 1.0 if i < own else 0.0
-                    self.accelerator.backward(share.loss * (alive * self.accelerator.num_processes))
-                for name, (value, count) in share.sums.items():
-                    total = sums.get(name, (0.0, 0.0))
-                    sums[name] = (total[0] + alive * float(value), total[1] + alive * float(count))
-            if parts:
-                norms.append(self._optimizer_step(self.objective.learning_rate_factor(batch, update)))
-        return sum_over_ranks(sums, self.accelerator), norms
+    def update(self, rollouts: Rollouts, batch: Batch, weights: Tensor, mine: Tensor, log: UpdateLog) -> None:
+        """The optimizer steps of one pass over a rollout batch."""
+        for update in range(int(batch.update.max()) + 1):
+            added = self.gradients.add(rollouts, batch, weights, mine, update)
+            if not added.passes:
+                continue
+            try:
+                if added.problem:
+                    raise NonFiniteError(f"the loss is not finite: {added.problem}")
+                log.norms.append(self._optimizer_step(self.objective.learning_rate_factor(batch, update)))
+            except NonFiniteError as error:
+                where = f"step {self.step + 1}, optimizer step {update + 1}: {error}"
+                if not self.config.skip_nonfinite:
+                    rows = (batch.trained & (batch.update == update))[mine].nonzero().squeeze(1).tolist()
+                    trained = "" if added.problem else f" (it trains {named_rows(rollouts, rows)})"
+                    raise NonFiniteError(f"{where}{trained}; {NO_STEP}") from None
+                log.skipped.append(where)
+                self.optimizer.zero_grad(set_to_none=True)
+            else:
+                log.sums.append(added.sums)
+                log.moved.append(self._moved())
 
     def _optimizer_step(self, share: float = 1.0) -> float:
+        """Clip and step; returns the gradient's norm. Raises NonFiniteError before anything moves."""
+        problem = gradient_problem(self.policy.module.named_parameters())
+        if problem := next(filter(None, gather_objects(problem, self.accelerator)), None):
+            raise NonFiniteError(f"{problem} is not finite")
         norm = self.accelerator.clip_grad_norm_(self.policy.module.parameters(), self.config.max_grad_norm)
         rate = share * self.config.learning_rate_at(self.updates)
         for group in self.optimizer.param_groups:
@@ -226,28 +239,18 @@ class Trainer:
         self.updates += 1
         return float(norm)
 
-    def _score_coefficients(
-        self, rollouts: Rollouts, batch: Batch, local: Batch, mine: Tensor, update: int
-    ) -> Tensor | None:
-        """dJ/ds of a whole-sequence objective: scores of all ranks first, without gradient."""
-        if not self.objective.score_objective:
-            return None
-        scores = torch.zeros(0)
-        with torch.no_grad():
-            size = self.config.micro_batch_size
-            for part in even_micro_batches(self.policy, rollouts, size, self.accelerator):
-                evaluation = self.policy.evaluate(rollouts.index(part), self.plan.update)
-                at = part.to(mine.device)
-                own = self.objective.scores(evaluation, local.index(at)).to(batch.mask.device)
-                scores = scores if len(scores) else own.new_zeros(len(batch), *own.shape[1:])
-                scores[mine[at]] = own
-        if self.accelerator.num_processes > 1:
-            scores = self.accelerator.reduce(scores, "sum")
-        rows = (batch.trained & (batch.update == update)).nonzero().squeeze(1)
-        coefficients = torch.zeros_like(scores)
-        if len(rows):
-            coefficients[rows] = self.objective.score_coefficients(scores[rows], batch.index(rows))
-        return coefficients[mine]
+    def _moved(self) -> tuple[float, float]:
+        """How many weights of this process the last optimizer step changed, of how many. Past the largest number that
+        the model's precision has, the run is over: what it was before is in the last checkpoint."""
+        moved = self.adamw.moved
+        if moved is None:
+            return 0.0, 0.0
+        if not all(gather_objects(bool(moved.finite), self.accelerator)):
+            raise NonFiniteError(
+                f"{weight_problem(self.policy.module.named_parameters()) or 'weights of another rank'} are not finite "
+                f"after step {self.step + 1}: the gradient was, so the step was too large; lower training.learning_rate"
+            )
+        return float(moved.changed), float(moved.total)
 
     # ---- trust
 
@@ -294,6 +297,7 @@ class Trainer:
         """All that a checkpoint holds besides the policy and its optimizer."""
         return {
             "updates": self.updates,
+            "acted": dict(self.acted),
             "before": self.before,
             "after": self.after,
             "sampler": self.sampler.state_dict(),
@@ -304,7 +308,7 @@ class Trainer:
     def _resume(self, path: Path) -> None:
         state = checkpoint.load(path, self.policy, self.optimizer)
         self.step, self.updates, self.saved = state["step"], state["updates"], state["step"]
-        self.before, self.after = state["before"], state.get("after", {})
+        self.before, self.after, self.acted = state["before"], state.get("after", {}), state.get("acted", {})
         self.sampler.load_state_dict(state["sampler"])
         self.objective.load_state_dict(state["objective"])
         self.strategies.load_state_dict(state["strategies"])
@@ -319,35 +323,20 @@ class Trainer:
 
     # ---- what is reported
 
-    def _metrics(
-        self, collected: Collected, batch: Batch, weights: Tensor, sums: dict[str, float], norms: list[float]
-    ) -> dict[str, Any]:
-        length = batch.length.double()
-        active = weights != 0
-        advantage = batch.advantage[active].double() if active.any() else torch.zeros(1)
-        seconds = self.clock.take()
+    def _metrics(self, collected: Collected, batch: Batch, weights: Tensor, log: UpdateLog) -> dict[str, Any]:
         metrics: dict[str, Any] = {
-            **_reward_metrics(batch),
-            **signal(batch),
+            **batch_metrics(batch, weights),
             **self.objective.diagnostics,
-            "advantage/mean": advantage.mean().item(),
-            "advantage/abs_mean": advantage.abs().mean().item(),
-            "length/mean": length.mean().item(),
-            "length/truncated_fraction": batch.truncated.double().mean().item(),
-            "entropy/sampled": -(batch.old_log_probs * batch.mask).sum().item() / max(int(batch.mask.sum()), 1),
-            **sums,
-            "gradient_norm": float(np.mean(norms)) if norms else 0.0,
+            **update_metrics(gather_objects(log, self.accelerator), self.policy.precision),
             "learning_rate": self.config.learning_rate_at(max(self.updates - 1, 0)),
             "updates": self.updates,
             "rollouts": len(batch),
             "unscored": dict(collected.causes),
-            **{f"seconds/{k}": round(v, 4) for k, v in seconds.items()},
-            "memory/peak_bytes": peak_memory_bytes(),
+            **speed_metrics(batch, self.clock.take()),
             **self.counters(),
         }
-        if acting := seconds.get("rollout"):
-            metrics["rate/actions_per_second"] = round(batch.mask.sum().item() / acting, 2)
-            metrics["rate/rollouts_per_second"] = round(len(batch) / acting, 2)
+        for name in (n for n in ("ratio/acted", "trust_region/acted", "updates/of_step") if n in metrics):
+            self.acted[name] = max(metrics[name], self.acted.get(name, 0))
         if self.checked and self.step == 0:
             metrics["self_check/worst_gap"] = self.checked.worst
             metrics["self_check/not_compared"] = self.checked.excluded
@@ -365,38 +354,9 @@ class Trainer:
             return
         rows = torch.arange(count)
         few = collected.rollouts.index(rows)
-        local, local_weights = _local(batch, weights, collected.mine, few.mask.shape[1])
+        local, local_weights = local_rows(batch, weights, collected.mine, few.mask.shape[1])
         folder = self.run_dir / "rollouts" / f"step-{self.step + 1:06d}"
         run_log.save_rollouts(folder, few, self.policy.action_labels(few), local.index(rows), local_weights[rows])
-
-
-def _local(batch: Batch, weights: Tensor, mine: Tensor, width: int) -> tuple[Batch, Tensor]:
-    """This rank's rows in their local order, `T` cut to the local width (the rest is padding)."""
-    local = batch.index(mine)
-    cut: dict[str, Any] = {
-        n: getattr(local, n)[:, :width] for n in ("mask", "old_log_probs", "advantage", "loss_mask", "owner")
-    }
-    cut["columns"] = {k: v[:, :width] if v.dim() == 2 else v for k, v in local.columns.items()}
-    if local.actions is not None:
-        cut["actions"] = local.actions[:, :width]
-    return replace(local, **cut), weights[mine][:, :width]
-
-
-def _reward_metrics(batch: Batch) -> dict[str, float]:
-    metrics = {}
-    columns = {"reward": batch.reward, **{f"reward/{k}": v for k, v in batch.components.items()}}
-    for name, values in columns.items():
-        scored = values[~values.isnan()].double()
-        if len(scored):
-            metrics[f"{name}/mean"] = scored.mean().item()
-            metrics[f"{name}/std"] = scored.std().item() if len(scored) > 1 else 0.0
-    metrics["reward/unscored_fraction"] = batch.reward.isnan().double().mean().item()
-    if batch.success is not None and not batch.success.isnan().all():
-        success = batch.success.nan_to_num(0)
-        metrics["success"] = success.double().mean().item()
-        solved = group_extreme(success, batch.group)[representatives(batch.group)]
-        metrics["success/pass@group"] = solved.double().mean().item()
-    return metrics
 
 
 def _seed_everything(number: int) -> None:

@@ -95,7 +95,7 @@ def fill(batch: Batch, bounds: list[Bound], seed: int = 7) -> tuple[Batch, dict[
                 continue
             values = column(need.probe, batch, seed + sum(map(ord, need.key)))
             (current if need.weights == "current" else batch.columns)[need.key] = values
-        for name in bound.spec.required:
+        for name in bound.columns:
             if getattr(batch, name, None) is None:
                 batch.columns[name] = column(name, batch, seed)
     return batch, current

@@ -154,7 +154,7 @@ def test_a_saved_adapter_is_a_start(trained, tmp_path):
 class TestRecipesOfGenerators:
     """What a recipe says of sampler, guidance and adapters reaches the policy, and the run's configuration."""
 
-    TRAINING = {"steps": 1, "prompts_per_step": 2, "group_size": 18, "updates_per_step": 1, "micro_batch_size": 36}
+    TRAINING = {"steps": 1, "prompts_per_step": 2, "group_size": 18, "updates": {"count": 1}, "micro_batch_size": 36}
 
     @pytest.fixture(scope="class")
     def branched(self, tmp_path_factory, bases):

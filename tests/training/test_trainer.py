@@ -83,7 +83,7 @@ def test_micro_batches_do_not_change_the_update(tmp_path, recipe):
 
 
 def test_updates_split_a_step_into_optimizer_steps(tmp_path):
-    trainer = make_trainer(tmp_path, steps=1, updates_per_step=2)
+    trainer = make_trainer(tmp_path, steps=1, updates={"count": 2})
     trainer.train()
     (metrics,) = read_metrics(tmp_path / "metrics.jsonl")
     assert metrics["updates"] == 2

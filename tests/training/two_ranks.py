@@ -36,7 +36,9 @@ def score_some(outputs, prompts) -> Scores:
 
 def main(out: Path, name: str) -> None:
     torch.set_num_threads(1)
-    config = TrainingConfig(steps=2, prompts_per_step=4, group_size=4, learning_rate=1e-3, micro_batch_size=4)
+    updates = {"count": 2, "epochs": 2} if name == "vppo" else "auto"
+    sizes = {"steps": 2, "prompts_per_step": 4, "group_size": 4, "micro_batch_size": 4}
+    config = TrainingConfig(**sizes, learning_rate=1e-3, updates=updates)
     accelerator = make_accelerator()
     out.mkdir(parents=True, exist_ok=True)
     (out / "world.txt").write_text(str(accelerator.num_processes))

@@ -14,9 +14,8 @@ from mmrl.stages import FLOW, stage
     "advantage",
     paper="DenseGRPO: from sparse to dense reward, arXiv 2601.20218",
     formula="A_t = normalised over the group at step t of gain_t = V(x_{t+1}) - V(x_t), V the reward of x's ODE image",
-    needs=("step_rewards",),
+    needs=("step_rewards", "reward"),
     modalities=FLOW,
-    required=("reward",),
     grain="action",
 )
 def dense_grpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
@@ -40,9 +39,8 @@ def dense_grpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
     "advantage",
     paper="TempFlow-GRPO: when timing matters, arXiv 2508.04324",
     formula="A_i = (R_i - mean) / (std + eps) over the branches of one prompt, seed and step",
-    needs=("branch",),
+    needs=("branch", "reward"),
     modalities=FLOW,
-    required=("reward",),
 )
 def tempflow_grpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
     """Branches that leave one ODE trajectory at one step are compared with each other only. (B,)

@@ -17,7 +17,7 @@ from mmrl.stages import stage
     formula="P = sum_k w_k (R_k - mean_g) / (std_g + eps); A = (P - mean_batch P) / (std_batch P + eps)",
     scope="batch",
     relative=True,
-    required=("components",),
+    needs=("components",),
 )
 def gdpo_decoupled(
     batch: Batch,
@@ -71,7 +71,7 @@ def _conditioned(batch: Batch, easy: str, hard: str | None, threshold: float) ->
     formula="R = z_g(accuracy) + z_g(speed), population deviation, 0 if constant; A = z_batch(R - mean_g)",
     scope="batch",
     relative=True,
-    required=("components",),
+    needs=("components",),
 )
 def lightningrl(batch: Batch, *, accuracy: str = "accuracy", speed: str = "tokens_per_forward") -> Tensor:
     """Accuracy and decoding speed, each z-scored in its group, then z-scored over the batch. Returns (B,).

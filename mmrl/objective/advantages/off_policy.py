@@ -22,7 +22,7 @@ def sampler_ratio(batch: Batch) -> Tensor:
     "advantage",
     paper="VCPO: stable asynchrony, arXiv 2602.17616",
     formula="A_i = r_i - b, b = sum W^2 g^2 r / sum W^2 g^2 over the group, W = min(sequence ratio, cap)",
-    required=("score_gradient_norm",),
+    needs=("score_gradient_norm",),
 )
 def vcpo(batch: Batch, *, cap: float = 8.0, std: bool = False, eps: float = 1e-6) -> Tensor:
     """Reward minus the baseline of least variance under importance weights.
@@ -47,7 +47,7 @@ def vcpo(batch: Batch, *, cap: float = 8.0, std: bool = False, eps: float = 1e-6
     paper="Advantage-Leftover Lunch (A-LoL), arXiv 2305.14718",
     formula="A_i = max(r_i - V(x_i), 0), V the reference policy's value of the prompt",
     scope="batch",
-    required=("reference_value",),
+    needs=("reference_value",),
 )
 def a_lol(batch: Batch, *, keep_negative: bool = False) -> Tensor:
     """Reward above the reference policy's value; answers below it do not train.

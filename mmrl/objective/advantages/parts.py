@@ -41,7 +41,7 @@ def _same_part(batch: Batch, parts: int) -> Tensor:
     "advantage",
     paper="Dr. Kernel (TRLOO), arXiv 2602.05885",
     formula="A_ik = n/(n-1) (G_ik - mean over rollouts at (prompt, turn k)), G_ik = sum_{u >= k} gamma^(u-k) rew_iu",
-    required=("segment", "action_reward"),
+    needs=("segment", "action_reward"),
     modalities=LANGUAGE,
     grain="action",
 )
@@ -67,7 +67,7 @@ def trloo(batch: Batch, *, discount: float = 1.0) -> Tensor:
     "advantage",
     paper="Rank-GRPO, 2025",
     formula="A_ik = (rel_ik - mean) / (std + eps) over (prompt, rank k), rel_ik = sum_{j >= k} hit_ij / log2(j + 2)",
-    required=("segment", "action_reward"),
+    needs=("segment", "action_reward"),
     modalities=LANGUAGE,
     grain="action",
 )
@@ -99,7 +99,7 @@ def rank_grpo(
     paper="F-GRPO (factorized), arXiv 2605.12995",
     formula="A_i^s = R_i^s - mean_g(R^s) on the actions of phase s, each phase with its own reward",
     confidence="partly",
-    required=("segment", "components"),
+    needs=("segment", "components"),
     modalities=LANGUAGE,
     grain="action",
 )
@@ -144,7 +144,7 @@ def macro_actions(mask: Tensor, size: int) -> Tensor:
     paper="MA-RLHF, arXiv 2410.02743",
     formula="GAE over macro actions: delta_k = rew_k + gamma V_{k+1} - V_k, V and rew averaged inside the macro",
     scope="batch",
-    required=("values",),
+    needs=("values",),
     modalities=LANGUAGE,
     grain="action",
 )

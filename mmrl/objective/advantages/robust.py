@@ -149,7 +149,7 @@ def normal_scores(values: Tensor, group: Tensor, where: Tensor, unit_variance: b
     paper="The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347",
     formula="lambda if right, -1 if wrong (PSR: 1 and 0; NSR: 0 and -1)",
     scope="batch",
-    required=("success",),
+    needs=("success",),
 )
 def psr_nsr(batch: Batch, *, mode: str = "w_reinforce", positive: float = 0.1) -> Tensor:
     """The binary outcome itself, right answers weighted down; no baseline and no group needed. (B,)
@@ -175,7 +175,7 @@ def psr_nsr(batch: Batch, *, mode: str = "w_reinforce", positive: float = 0.1) -
     "the easy prompt, -+common for the usual outcomes",
     confidence="partly",
     scope="batch",
-    required=("success",),
+    needs=("success",),
 )
 def pairing_wgrpo(
     batch: Batch, *, scope: str = "pair", common: float = 0.5, eps: float = 1e-6, ddof: int = 0

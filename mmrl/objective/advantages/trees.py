@@ -21,7 +21,7 @@ from mmrl.stages import LANGUAGE, stage
     "whitened over tokens",
     scope="batch",
     relative=True,
-    required=("actions",),
+    needs=("actions",),
     modalities=LANGUAGE,
 )
 def treepo(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.columns import columns
 from mmrl.errors import ConfigError
 from mmrl.objective.credit.tokens import training_tokens
 from mmrl.objective.groups import masked_mean
@@ -19,8 +20,7 @@ from mmrl.stages import LANGUAGE, NEEDS, stage
     "credit",
     paper="GTPO: trajectory-based policy optimization, arXiv 2508.03772",
     formula="lam_t delta_i (A_i - gamma mean H_i); lam: W (A > 0) or 0 (A < 0) on the shared start and end, else 1",
-    needs=lambda *, gamma=0.1, **_: {"entropy": NEEDS["entropy"]} if gamma else {},
-    required=("actions",),
+    needs=lambda *, gamma=0.1, **_: columns("actions") | ({"entropy": NEEDS["entropy"]} if gamma else {}),
     scope="batch",
     modalities=LANGUAGE,
 )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.columns import columns
 from mmrl.objective.advantages.robust import successes
 from mmrl.objective.credit.tokens import (
     check_share,
@@ -186,9 +187,9 @@ def d3s_tokens(
         "entropy": NEEDS["entropy"],
         "hot_log_probs": Need("tempered_log_probs", options=(("temperature", hot),)),
         "cold_log_probs": Need("tempered_log_probs", options=(("temperature", cold),)),
+        **columns("success"),
     },
     scope="batch",
-    required=("success",),
     modalities=LANGUAGE,
 )
 class dcpo_distribution:

@@ -14,7 +14,7 @@ from mmrl.stages import MASKED_DIFFUSION, stage
     paper="MMaDA (UniGRPO), arXiv 2505.15809",
     formula="loss mask = actions that the likelihood surrogate scored",
     confidence="partly",
-    required=("scored",),
+    needs=("scored",),
     modalities=MASKED_DIFFUSION,
 )
 def scored_actions(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from mmrl.stages import stage
     "credit",
     paper="TIS / MIS: train-inference mismatch; TRL, verl rollout_corr_helper",
     formula="A <- c A, c = exp(lp_old - lp_sampler), truncated at `high` or dropped outside [low, high]",
-    required=("sampler_log_probs",),
+    needs=("sampler_log_probs",),
     grain="row",
 )
 def importance_correction(
@@ -62,7 +62,7 @@ def importance_correction(
     method="dr_kernel_trloo",
     paper="geometric rejection: verl; Dr. Kernel, arXiv 2602.05885",
     formula="A <- 0 where exp(mean_t(lp_old - lp_sampler)) leaves [low, high], or one action's ratio is below `veto`",
-    required=("sampler_log_probs",),
+    needs=("sampler_log_probs",),
     grain="row",
 )
 def geometric_rejection(

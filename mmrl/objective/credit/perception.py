@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.columns import columns
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.credit.tokens import (
     check_share,
@@ -152,8 +153,10 @@ def trajectory_scale(dependence: Tensor, update: Tensor, where: Tensor, beta_min
     paper="TGRL: trajectory-guided RL, arXiv 2603.26126",
     formula="A_it (1 + lambda S'_it) on expert tokens, S' = visual dependence over its maximum in the trace",
     confidence="reconstructed",
-    needs=lambda *, view, **_: {"perturbed_log_probs": Need("log_probs", under=view_of(view))},
-    required=("expert",),
+    needs=lambda *, view, **_: {
+        "perturbed_log_probs": Need("log_probs", under=view_of(view)),
+        **columns("expert"),
+    },
     modalities=LANGUAGE,
 )
 def tgrl(

@@ -29,6 +29,7 @@ def delta_log_p(advantage: Tensor, batch: Batch, *, alpha: float = 0.2) -> tuple
     "credit",
     paper="FIPO: Future-KL Influenced Policy Optimization, arXiv 2603.19835",
     formula="A_it clip(exp(F_t), lo, 1 + eps), F_t = sum_k>=t 2^(-(k-t)/tau) (lp_k - lp_old_k)",
+    idle="every weight is 1",
     phase="update",
 )
 def fipo(

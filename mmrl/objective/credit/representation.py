@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from mmrl.columns import columns
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.advantages.robust import scored, successes
 from mmrl.objective.groups import group_extreme, group_mean, masked_mean
@@ -37,8 +38,7 @@ def token_hidden_reward(errors: Tensor, hidden: Tensor, right: Tensor) -> Tensor
     formula="thr: A (1 + sign(THR) p) 1[|THR| > tau], THR = sign(A) s_t; nthr: A 2|.5 - share right| on wrong tokens "
     "with s_t > tau; tau = beta min over right rollouts of mean_t s",
     confidence="partly",
-    needs=lambda **_: {"token_hidden_reward": Need("token_hidden_reward")},
-    required=("success",),
+    needs=lambda **_: {"token_hidden_reward": Need("token_hidden_reward"), **columns("success")},
     modalities=LANGUAGE,
 )
 def thr(

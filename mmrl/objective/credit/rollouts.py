@@ -59,7 +59,7 @@ def ace(
     formula="A_i + min(max(lambda (1 - eta_i), 0), kappa A_i) for right rollouts with A_i > 0; "
     "eta_i = exp(s_i - mean_j s_j), s_i = mean_t lp_old",
     confidence="partly",
-    required=("success",),
+    needs=("success",),
     grain="row",
 )
 def xrpo(advantage: Tensor, batch: Batch, *, strength: float = 1.0, cap: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -149,7 +149,7 @@ def dr_irl_grpo_s(
     paper="MicroCoder-GRPO, arXiv 2603.07777",
     formula="A_i = 0 if truncated, right, not repeating, and u < rho",
     method="microcoder_grpo",
-    required=("success", "actions"),
+    needs=("success", "actions"),
     modalities=LANGUAGE,
     grain="row",
 )

@@ -69,7 +69,7 @@ def _pooled(returns: Tensor, pool: Tensor, where: Tensor, std: bool) -> Tensor:
     "credit",
     paper="GiGPO: Group-in-Group Policy Optimization, arXiv 2505.10978",
     formula="A_i + w (R_k - mean of R over the group's steps in the same state), R_k = sum_j>=k gamma^(j-k) r_j",
-    required=("segment", "state"),
+    needs=("segment", "state"),
     modalities=LANGUAGE,
 )
 def gigpo(
@@ -100,7 +100,7 @@ def gigpo(
     "credit",
     paper="ReBel: belief grouping, arXiv 2605.20061",
     formula="A_i + w (Z(R_env) + Z(R_belief)), Z over the group's steps that state the same belief",
-    required=("segment", "belief", "action_reward", "belief_reward"),
+    needs=("segment", "belief", "action_reward", "belief_reward"),
     modalities=LANGUAGE,
 )
 def rebel(
@@ -124,7 +124,7 @@ def rebel(
     "credit",
     paper="RLVMR: verifiable meta-reasoning rewards, 2025",
     formula="A_traj + a (r_step - mean over the group's steps with the same tag)",
-    required=("segment", "tag", "action_reward"),
+    needs=("segment", "tag", "action_reward"),
     modalities=LANGUAGE,
 )
 def rlvmr(advantage: Tensor, batch: Batch, *, weight: float = 1.0, std: bool = False) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ def rlvmr(advantage: Tensor, batch: Batch, *, weight: float = 1.0, std: bool = F
     paper="Graph-GRPO, 2025",
     formula="A of a choice = mean reward of the group's rollouts that make it - group mean",
     confidence="reconstructed",
-    required=("segment", "choice"),
+    needs=("segment", "choice"),
 )
 def graph_grpo(advantage: Tensor, batch: Batch, *, std: bool = False, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """A discrete choice is worth what the rollouts that make it earn beyond the group; replaces the advantage. (B, T)
@@ -179,7 +179,7 @@ def graph_grpo(advantage: Tensor, batch: Batch, *, std: bool = False, eps: float
     paper="SALT: step-level advantages from a trajectory graph, arXiv 2510.20022",
     formula="a step that rollouts share (same state, same actions, same next state) takes the mean of their A_i",
     confidence="partly",
-    required=("segment", "state", "actions"),
+    needs=("segment", "state", "actions"),
     modalities=LANGUAGE,
 )
 def salt(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -214,7 +214,7 @@ def salt(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     paper="DynFrame (SD-GRPO), 2026",
     formula="A_retrieval up to the first marker, A_answer after it, each the group z-score of its own reward",
     confidence="partly",
-    required=("actions", "components"),
+    needs=("actions", "components"),
     modalities=LANGUAGE,
 )
 def dynframe_sd_grpo(
@@ -262,7 +262,7 @@ def marker_end(actions: Tensor, mask: Tensor, marker: Sequence[int]) -> Tensor:
     "credit",
     paper="Perceval: perception process rewards, 2026",
     formula="A_i - alpha M_it |A_i|, M = 1 on tokens the process reward model flags",
-    required=("flagged_tokens",),
+    needs=("flagged_tokens",),
     modalities=LANGUAGE,
 )
 def perceval(advantage: Tensor, batch: Batch, *, alpha: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -301,7 +301,7 @@ def flagged_spans(pieces: Sequence[str], spans: Sequence[str]) -> list[bool]:
     formula="L_GRPO + alpha mean over functional tokens of their own clipped loss",
     confidence="partly",
     scope="update",
-    required=("actions",),
+    needs=("actions",),
     modalities=LANGUAGE,
 )
 def atlas_la_grpo(

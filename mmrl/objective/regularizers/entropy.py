@@ -198,9 +198,8 @@ def _diverse(batch: Batch, *, diversity: str | None, tau: float) -> dict[str, Te
     formula="-sum over right i of softmax(dv_i / tau) mean_t rho_it H_it, mean over groups",
     confidence="partly",
     method="dsdr",
-    needs=("current_entropy",),
+    needs=("current_entropy", "success"),
     scope="update",
-    required=("success",),
     modalities=LANGUAGE,
     prepared=_diverse,
 )

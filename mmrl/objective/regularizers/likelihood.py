@@ -60,7 +60,7 @@ def lp_reg(
     paper="unlikelihood training lifted to sequences",
     formula="-log(1 - exp(mean_t lp)) for wrong rollouts",
     confidence="reconstructed",
-    required=("success",),
+    needs=("success",),
     modalities=LANGUAGE,
 )
 def sequence_unlikelihood(evaluation: Evaluation, batch: Batch) -> Tensor:

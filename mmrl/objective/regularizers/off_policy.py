@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from mmrl.columns import Column, columns
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.aggregation import row_filter
 from mmrl.objective.numerics import at_least_float32, current_log_probs, log_ratio_to
@@ -71,6 +72,7 @@ def kl_convex(evaluation: Evaluation, batch: Batch, *, share: float = 0.5, estim
     method="lightningrl",
     paper="LightningRL, arXiv 2603.13319; DYPO, arXiv 2604.08926; ExPO, arXiv 2507.02834",
     formula="-lp_new on some rows",
+    needs=lambda *, rows="success", **_: columns("expert") if rows == "expert" else {},
 )
 def nll(evaluation: Evaluation, batch: Batch, *, rows: Literal["all", "success", "expert"] = "success") -> Tensor:
     """Negative log-likelihood of successful rollouts, or of demonstrations. Returns (B, T).
@@ -83,9 +85,12 @@ def nll(evaluation: Evaluation, batch: Batch, *, rows: Literal["all", "success",
     return loss if rows == "all" else loss * row_filter(batch, rows)[:, None]
 
 
-def _otr_needs(*, samples: int = 256, temperature: float = 1.3, miss: float = -0.1, **_) -> dict[str, Need]:
+def _otr_needs(
+    *, samples: int = 256, temperature: float = 1.3, miss: float = -0.1, rows: str = "expert", **_
+) -> dict[str, Need | Column]:
     options = (("miss", miss), ("samples", samples), ("temperature", temperature))
-    return {"one_token_rollout": Need("one_token_rollout", weights="current", options=options)}
+    drawn = Need("one_token_rollout", weights="current", options=options)
+    return {"one_token_rollout": drawn, **(columns("expert") if rows == "expert" else {})}
 
 
 @stage(

@@ -76,7 +76,7 @@ def q_hawkeye_perception(
     "regularizer",
     paper="CalibRL: controllable exploration with an expert baseline, 2026",
     formula="|A_i| LeakyReLU(-y_i (lp - sg lp_expert), slope), y = +1 for right and -1 for wrong rollouts",
-    required=("expert_log_probs",),
+    needs=("expert_log_probs",),
     modalities=LANGUAGE,
 )
 def calibrl(evaluation: Evaluation, batch: Batch, *, slope: float = 0.5, right_above: float = 0.1) -> Tensor:

@@ -109,6 +109,7 @@ def real(scores: Tensor, batch: Batch, *, tau: float = 0.5, skip_single_class: b
     "score_objective",
     paper="DisCO: discriminative constrained optimisation, arXiv 2505.12366",
     formula="mean_pos s - tau log mean_neg exp(s/tau), minus (beta/2) max(KL - delta, 0)^2",
+    idle="its hinge on the KL is 0",
 )
 def disco(scores: Tensor, batch: Batch, *, tau: float | None = 10.0, delta: float = 1e-4, beta: float = 1e3) -> Tensor:
     """Raise positive scores above a soft maximum of the negatives, under a hard KL constraint. Returns a scalar.
@@ -140,6 +141,7 @@ def disco(scores: Tensor, batch: Batch, *, tau: float | None = 10.0, delta: floa
     method="deepvideo_r1",
     paper="DeepVideo-R1 (Reg-GRPO), arXiv 2506.07464",
     formula="-mean_i (A_i - (rho_i - mean_g rho) / (std_g rho + eps))^2",
+    idle="every rho is 0, so nothing is predicted",
 )
 def reg_grpo(
     scores: Tensor, batch: Batch, *, eps: float = 1e-2, centred_only: bool = False, beta: float = 1.0
@@ -167,7 +169,7 @@ def reg_grpo(
     "score_objective",
     paper="GRAO: group relative alignment optimisation, arXiv 2508.07750",
     formula="mean_i [A_i E_i + beta A_y I + contrast A_i (E_i - I)], A over own samples and the reference answer y",
-    required=("expert",),
+    needs=("expert",),
 )
 def grao(scores: Tensor, batch: Batch, *, beta: float = 0.5, contrast: float = 0.6) -> Tensor:
     """Explore (own samples), imitate (a reference answer) and align (own against reference) in one loss. A scalar.

@@ -44,7 +44,7 @@ def diversity_of(batch: Batch, right: Tensor, name: str | None, asked_by: str) -
     paper="DSDR: dual-scale diversity regularization, arXiv 2602.19895",
     formula="r_i + lambda clip(dv_i, 0, 1) for right rollouts, dv_i = mean distance to the other right ones",
     confidence="partly",
-    required=("success",),
+    needs=("success",),
 )
 def dsdr(batch: Batch, *, weight: float = 0.1, diversity: str | None = None) -> Tensor:
     """Right rollouts earn a bounded bonus for differing from the other right ones of their group. (B,)

@@ -21,7 +21,7 @@ from mmrl.stages import stage
     paper="SearchLLM, 2026",
     formula="gate (base + sum w o) + (1 - gate)(mean min(b/t, 1) - 1), gate = prod 1[b_k >= t_k]",
     confidence="reconstructed",
-    required=("components",),
+    needs=("components",),
 )
 def searchllm(
     batch: Batch,
@@ -58,7 +58,7 @@ def searchllm(
     paper="Rubric Anchors, arXiv 2508.12790",
     formula="sum w f(s) / sum |w|, f(s) = min(s, cap)/cap; a failed veto caps the reward",
     confidence="partly",
-    required=("components",),
+    needs=("components",),
 )
 def rubric_anchors(
     batch: Batch,
@@ -98,7 +98,7 @@ def rubric_anchors(
     "shaping",
     paper="CaRR / C-GRPO, arXiv 2601.06021",
     formula="0 if the outcome is 0, else (1 - a) outcome + a q (or q / max of the group)",
-    required=("components",),
+    needs=("components",),
 )
 def carr_c_grpo(batch: Batch, *, share: float = 0.3, rubric: str = "rubric", normalize: bool = False) -> Tensor:
     """A rubric score counts only for right answers. (B,)
@@ -135,7 +135,7 @@ def connected_share(items: Sequence[Collection[Any]], answer: Any) -> float:
     formula="sum_k c_k s_k prod_{j<k} 1[s_j >= t_j]",
     confidence="partly",
     method="prs_vspo",
-    required=("components",),
+    needs=("components",),
 )
 def progressive_stages(batch: Batch, *, stages: Sequence[Mapping[str, Any]] = ()) -> Tensor:
     """Later stages of a reward count only after the earlier ones pass: parse, then format, then quality. (B,)

@@ -52,7 +52,7 @@ def soft_overlong(
     formula="right rollouts of the top lambda of prompts by accuracy: r - alpha sigmoid((L - mean L)/std L), over the "
     "right ones",
     scope="batch",
-    required=("success",),
+    needs=("success",),
     modalities=LANGUAGE,
 )
 def grpo_lambda(batch: Batch, *, share: float = 0.2, alpha: float = 0.2, threshold: float | None = None) -> Tensor:

@@ -92,7 +92,7 @@ def arm_ada_grpo(batch: Batch, *, label: str = "format_label") -> Tensor:
     "shaping",
     paper="S-GRPO: early exit by decaying reward, arXiv 2505.07686",
     formula="r_i decay^(n_i - 1) if right, n_i = right answers among exits 1..i",
-    required=("success",),
+    needs=("success",),
     modalities=LANGUAGE,
 )
 def s_grpo(batch: Batch, *, decay: float = 0.5) -> Tensor:
@@ -121,7 +121,7 @@ def s_grpo(batch: Batch, *, decay: float = 0.5) -> Tensor:
     paper="ViSurf, arXiv 2510.10606",
     formula="reward of the label row = mean of the rollouts' rewards where their best reaches it",
     method="visurf",
-    required=("expert",),
+    needs=("expert",),
 )
 def visurf_label(batch: Batch) -> Tensor:
     """The ground truth in the group stops teaching once a rollout is as good: its advantage becomes 0. (B,)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmrl.columns import columns
 from mmrl.objective.groups import group_std
 from mmrl.objective.numerics import at_least_float32, outcome, safe_exp, segment_mean, segment_sum
 from mmrl.objective.ratios import segments
 from mmrl.objective.trust_regions.clip import ppo
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import stage
+from mmrl.stages import NEEDS, stage
 
 
 @stage(
@@ -48,7 +49,7 @@ def dcpo(
     paper="SSPO: Subsentence-level Policy Optimization, arXiv 2511.04256",
     formula="PPO(s_ik, A; 1 - low f_k, 1 + high f_k), f_k = clip(H_k / mean_k H_k, smallest, largest)",
     confidence="reconstructed",
-    needs=("entropy",),
+    needs=lambda *, separators=(), **_: {"entropy": NEEDS["entropy"], **({} if separators else columns("segment"))},
 )
 def sspo(
     log_ratio: Tensor,

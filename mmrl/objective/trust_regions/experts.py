@@ -17,7 +17,7 @@ from mmrl.stages import LANGUAGE, stage
     formula="expert rows: A p/(p + c), p = exp(lp), no clip; others: PPO clip",
     confidence="reconstructed",
     method="tgrl",
-    required=("expert",),
+    needs=("expert",),
     modalities=LANGUAGE,
 )
 def expert_shaped(

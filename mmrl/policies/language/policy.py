@@ -35,6 +35,7 @@ from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hell
 from mmrl.policies.language.probes.spectrum import visual_entropy
 from mmrl.policies.language.sampling import Decoded, decode
 from mmrl.policies.language.scoring import LOG_PROBS, ScoredLanguageModel
+from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
@@ -195,11 +196,10 @@ class LanguagePolicy(Policy):
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """The token at each place, as text; empty past a response's end."""
-        decode_one = self.processor.tokenizer.decode
-        labels = []
-        for ids, length in zip(rollouts.actions.tolist(), rollouts.length.tolist(), strict=True):
-            labels.append([decode_one([token]) if t < length else "" for t, token in enumerate(ids)])
-        return labels
+        return action_labels(self.processor.tokenizer, rollouts)
+
+    def character_spans(self, rollouts: Rollouts, row: int) -> list[tuple[int, int]]:
+        return row_spans(self.processor.tokenizer, rollouts, row)
 
     def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
         """The encodings of `rollouts.prompts`, as `view` shows them."""

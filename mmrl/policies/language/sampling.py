@@ -49,7 +49,8 @@ def choose(logits: Tensor, uniform: Tensor | None) -> Tensor:
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
     total = cumulative[:, -1:]
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    place = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return place.clamp(max=logits.shape[-1] - 1)  # past the end only where a logit is not a number
 
 
 @torch.no_grad()

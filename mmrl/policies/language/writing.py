@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.errors import PolicyError
+from mmrl.errors import NonFiniteError, PolicyError
 from mmrl.policies.language.encoding import Encoded
 from mmrl.policies.language.sampling import Decoded
 from mmrl.randomness import Key
@@ -69,10 +69,22 @@ class WritingPlan:
             drawn.append(named.uniform(self.limit).roll(-len(self.prefixes[request])))
         return torch.stack(drawn)
 
+    def _refuse_what_is_no_number(self, written: Decoded) -> None:
+        """Logits that overflow or weights that are not finite end here, before anything is scored or trained."""
+        bad = (~torch.isfinite(written.log_probs)).any(1).nonzero().squeeze(1).tolist()
+        if bad:
+            named = f"prompt {self.requests[int(self.context[bad[0]])].prompt.id!r} member {self.member[bad[0]]}"
+            raise NonFiniteError(
+                f"the policy's own log-probs are not finite for {named}, and {len(bad)} of {len(self.context)} rows in "
+                "all: its weights have grown too large for its precision, or are not finite",
+                acting=True,
+            )
+
     def record(
         self, written: Decoded, prompts: dict[str, Prompt], encoded: dict[str, Encoded], tokenizer: Any
     ) -> Rollouts:
         """prompts, encoded: by id, in the order of `Rollouts.prompts`."""
+        self._refuse_what_is_no_number(written)
         device = written.tokens.device
         before = self.before.to(device)
         length = before + written.length

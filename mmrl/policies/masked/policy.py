@@ -101,6 +101,7 @@ class MaskedDiffusionPolicy(Policy):
     modality: ClassVar[str] = "masked_diffusion"
     config_type = MaskedDiffusionConfig
     probes = frozenset({"log_probs"})
+    columns = frozenset({"scored"})
 
     def __init__(self, model: Any, tokenizer: Any, config: MaskedDiffusionConfig, *, seed: int = 0):
         """model, tokenizer of `transformers`; the tokenizer needs a mask token and an end token."""

@@ -1,0 +1,100 @@
+"""AdamW for weights of any precision: what accumulates is float32, and it says how much moved.
+
+A bfloat16 weight of 0.02 has its neighbours 1e-4 away: updates of 1e-6 are rounded off, and plain AdamW on such weights
+moves 2 % of them in 50 steps. So each has a float32 master copy, which the moments and the learning rate act on; the
+model holds it rounded. The copy is optimizer state: a checkpoint has it, and a resumed run goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+CHUNK = 1 << 26
+"""Weights that are copied at once to see which of them a step moves."""
+
+
+@dataclass
+class Moved:
+    """What a step did to this process's weights: how many changed, how many there are, all of them finite or not."""
+
+    changed: Tensor
+    total: int
+    finite: Tensor
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """`torch.optim.AdamW`, bit for bit, on float32 weights; with float32 master copies of those below."""
+
+    moved: Moved | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        changed, total, finite = [], 0, []
+        for group in self.param_groups:
+            for chunk in chunks([p for p in group["params"] if p.grad is not None]):
+                weights = [self._master(p) for p in chunk]
+                before = [_here(w).clone() for w in weights]
+                self._adamw(chunk, weights, group)
+                for parameter, weight, old in zip(chunk, weights, before, strict=True):
+                    if weight is not parameter:
+                        parameter.copy_(weight)
+                    changed.append((_here(weight) != old).sum())
+                    total += old.numel()
+                    finite.append(all_finite(parameter))
+        if finite:
+            device = finite[0].device
+            counts, sound = (torch.stack([t.to(device) for t in values]) for values in (changed, finite))
+            self.moved = Moved(counts.sum(), total, sound.all())
+
+    def _master(self, parameter: nn.Parameter) -> Tensor:
+        """What the step acts on: the parameter itself, or its float32 copy."""
+        state = self.state[parameter]
+        low = parameter.dtype in (torch.bfloat16, torch.float16)
+        if "exp_avg" not in state:
+            like = parameter.detach().float() if low else parameter
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(like), torch.zeros_like(like)
+        if low and "master" not in state:
+            state["master"] = parameter.detach().float()
+        return state["master"] if low else parameter
+
+    def _adamw(self, parameters: list[nn.Parameter], weights: list[Tensor], group: dict[str, Any]) -> None:
+        states = [self.state[p] for p in parameters]
+        gradients = [p.grad.to(w.dtype) for p, w in zip(parameters, weights, strict=True) if p.grad is not None]
+        beta1, beta2 = group["betas"]
+        adamw(
+            weights, gradients, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [],
+            [s["step"] for s in states], amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
+            weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+        )  # fmt: skip
+
+
+def chunks(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Neighbours of together at most `CHUNK` weights, or one larger one."""
+    chunk: list[nn.Parameter] = []
+    for parameter in parameters:
+        if chunk and sum(p.numel() for p in (*chunk, parameter)) > CHUNK:
+            yield chunk
+            chunk = []
+        chunk.append(parameter)
+    if chunk:
+        yield chunk
+
+
+def all_finite(tensor: Tensor) -> Tensor:
+    """() bool: every element on this process is finite."""
+    tensor = _here(tensor.detach())
+    if not tensor.numel():
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    return torch.isfinite(torch.linalg.vector_norm(tensor, float("inf")))
+
+
+def _here(tensor: Tensor) -> Tensor:
+    """This process's shard, where the tensor is sharded."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
