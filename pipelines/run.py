@@ -52,7 +52,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
         if config.modality not in bound.spec.modalities:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
-    plan_passes(objective, kind, strategies)
+    plan_passes(objective, kind, strategies, settings)
     if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made}, on_offer())):
         raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
     return objective

@@ -16,7 +16,7 @@ from mmrl.objective.groups import masked_mean
 from mmrl.objective.numerics import current_log_probs, log_ratio_to, safe_exp
 from mmrl.objective.regularizers.kl import k3
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import stage
+from mmrl.stages import FLOW, Need, stage
 
 Reduce = Literal["sum", "mean"]
 
@@ -89,3 +89,24 @@ def disco_score(evaluation: Evaluation, batch: Batch, *, kind: Literal["log_prob
     values = current_log_probs(evaluation, batch) if kind == "log_prob" else safe_exp(apart)
     drift = (k3(-apart) * batch.mask).sum(1)
     return torch.stack([masked_mean(values, batch.mask), drift, batch.mask.sum(1).to(drift)], dim=1)
+
+
+@stage(
+    "score",
+    "matching_loss",
+    method="dgpo_direct",
+    paper="DGPO, arXiv 2510.08425; CRD, arXiv 2603.14128; GDRO, arXiv 2601.02036",
+    formula="s_ij = -mean((v_theta - v)^2) at draw j of time and noise",
+    needs=lambda *, weighted: {"loss": Need("matching_loss", weights="current", options=_weighted(weighted))},
+    modalities=FLOW,
+)
+def negative_matching_loss(evaluation: Evaluation, batch: Batch, *, weighted: bool = False) -> Tensor:
+    """Minus the flow-matching loss of a rollout's clean output. Returns (B, J).
+
+    weighted  each loss is divided by the mean absolute error, which carries no gradient (CRD)
+    """
+    return -evaluation["loss"]
+
+
+def _weighted(weighted: bool) -> tuple:
+    return (("weighted", True),) if weighted else ()

@@ -20,9 +20,12 @@ class Actor:
 
     policy: Policy
 
-    def act(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
-        """Rows in the order of the requests; see `Policy.rollout`."""
-        return self.policy.rollout(requests, key, greedy=greedy)
+    def act(
+        self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current"
+    ) -> Rollouts:
+        """Rows in the order of the requests; see `Policy.rollout`. `weights` is for methods that sample with others
+        than they train, as `Policy.samples_with` says."""
+        return self.policy.rollout(requests, key, greedy=greedy, weights=weights)
 
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """`answers[i]` as if the policy had answered `prompts[i]` with it; see `Policy.written`."""
