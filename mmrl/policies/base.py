@@ -197,13 +197,13 @@ class Policy(ABC):
         finally:
             self.module.train(training)
 
-    @classmethod
+    @classmethod  # noqa: B027 (most train any)
     def check_objective(cls, objective: Any, settings: Any = None) -> None:
         """Refuse, before anything is loaded, an objective that this policy cannot train; `settings`: its section."""
 
     @classmethod
     def check_need(cls, need: Need, asked_by: str, settings: Any = None) -> None:
-        """Refuse, before anything is loaded, what this policy cannot give, under these settings where they are known."""
+        """Refuse, before anything is loaded, what this policy cannot give; `settings`: its section, where known."""
         offers = policy_classes()
         if need.probe not in cls.probes | ANY_POLICY:
             others = [m for m, p in offers.items() if need.probe in p.probes]

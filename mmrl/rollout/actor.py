@@ -20,9 +20,7 @@ class Actor:
 
     policy: Policy
 
-    def act(
-        self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current"
-    ) -> Rollouts:
+    def act(self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current") -> Rollouts:
         """Rows in the order of the requests; see `Policy.rollout`. `weights` is for methods that sample with others
         than they train, as `Policy.samples_with` says."""
         return self.policy.rollout(requests, key, greedy=greedy, weights=weights)

@@ -1,4 +1,4 @@
-"""Objectives of the forward process: losses of a clean output under noise take the place of log-probs. AWM, DiffusionNFT.
+"""Objectives of the forward process: losses of a clean output under noise in place of log-probs. AWM, DiffusionNFT.
 
 Columns are (B, J), J draws of time and noise for each rollout (`policy.likelihood: matching`). Rows whose advantage is
 0 still train here: drop groups without a signal by a selection, as the authors do.

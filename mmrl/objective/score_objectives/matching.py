@@ -118,9 +118,7 @@ def _centre(values: Tensor, group: Tensor) -> Tensor:
     needs=("ref_matching_loss", "reward"),
     modalities=FLOW,
 )
-def gdro(
-    scores: Tensor, batch: Batch, *, beta: float = 12.0, temperature: float = 0.05, gamma: float = 0.5
-) -> Tensor:
+def gdro(scores: Tensor, batch: Batch, *, beta: float = 12.0, temperature: float = 0.05, gamma: float = 0.5) -> Tensor:
     """Listwise cross-entropy between the rewards of a group and the policy's implicit scores. Returns a scalar.
 
     beta         12 (OCR; 6 hacks the reward) or 6 (GenEval; 12 is weaker, 4 collapses)

@@ -74,8 +74,8 @@ class FlowPolicyConfig(Section):
     schedule                "pipeline": the times that the pipeline itself would use. "linear": s u / (1 + (s - 1) u)
                             of uniform u, as earlier runs did
     shift                   s of the linear schedule; null takes the pipeline's. Larger spends more steps at high noise
-    likelihood              what is scored: "transition" (log-probs of stochastic steps) or "matching" (the flow-matching
-                            loss of the clean output, from any sampler); or one of your own, `my.py:Mine`
+    likelihood              what is scored: "transition" (log-probs of stochastic steps), "matching" (the flow-matching
+                            loss of the clean output, from any sampler), or one of your own, `my.py:Mine`
     draws                   where the matching loss is measured
     sampler, train_steps    how noise is drawn, and at which steps (transition)
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact

@@ -24,6 +24,7 @@ from mmrl.media import ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.anchor import Anchor
 from mmrl.policies.base import Policy
+from mmrl.policies.generation.checking import check_objective, check_probe
 from mmrl.policies.generation.conditions import Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.families import generator_of
@@ -460,33 +461,14 @@ class FlowPolicy(Policy):
 
     @classmethod
     def check_need(cls, need: Need, asked_by: str, settings: Any = None) -> None:
-        name = getattr(settings, "likelihood", None)
-        offered = cls.probes if name is None else likelihood_class(name).offers()
-        if need.probe not in offered:
-            for other in LIKELIHOODS if name else ():
-                if need.probe in likelihood_class(other).offers():
-                    raise ConfigError(
-                        f"{asked_by} needs {need.probe!r}, which policy.likelihood={name} does not offer; "
-                        f"set policy.likelihood={other}"
-                    )
-        elif need.under is None:
-            return cls.check_weights(need, asked_by)
-        super().check_need(need, asked_by, settings)
+        if settings is None or not check_probe(need, asked_by, settings) or need.under is not None:
+            super().check_need(need, asked_by, settings)
+        cls.check_weights(need, asked_by)
 
     @classmethod
     def check_objective(cls, objective: Any, settings: Any = None) -> None:
-        """A likelihood without log-probs trains only what reads its probes."""
-        name = getattr(settings, "likelihood", "transition")
-        chosen = likelihood_class(name)
-        if chosen.trains == "ratio":
-            return
-        leading = objective.matching_objective or (None if objective.policy_weight else objective.score)
-        if leading is None or not any(need.probe in chosen.probes for need in leading.needs.values()):
-            what = f"{leading.spec.stage} {leading.name!r}" if leading else f"ratio {objective.ratio.name!r}"
-            raise ConfigError(
-                f"policy.likelihood={name} has no log-probs, and {what} reads them; choose a matching_objective "
-                "such as diffusion_nft, or policy.likelihood=transition"
-            )
+        if settings is not None:
+            check_objective(objective, settings)
 
 
 def packed_whole(trees: Sequence[Tensor], size: int) -> list[Tensor]:

@@ -80,9 +80,7 @@ class Watched:
         blank = torch.zeros(len(rollouts), STEPS, device=rollouts.mask.device)
         return blank, blank.clone(), torch.zeros_like(blank, dtype=torch.bool)
 
-    def compared(
-        self, rollouts: Rollouts, at: tuple[Tensor, Tensor], gap: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def compared(self, rollouts: Rollouts, at: tuple[Tensor, Tensor], gap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self.closed = True
         old, new, mask = self.nothing(rollouts)
         return old, new.index_put(at, gap), mask.index_put(at, torch.ones_like(gap, dtype=torch.bool))

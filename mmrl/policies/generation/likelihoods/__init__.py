@@ -1,7 +1,7 @@
 """What the policy's `evaluate` scores, and what its rollouts keep for it: one object a run, by name or from a file.
 
-    transition  the log-prob of a stochastic denoising step; T is the axis of steps
-    matching    the flow-matching loss of the clean output at random times and noises; T is the axis of draws
+transition  the log-prob of a stochastic denoising step; T is the axis of steps
+matching    the flow-matching loss of the clean output at random times and noises; T is the axis of draws
 """
 
 from __future__ import annotations

@@ -141,7 +141,8 @@ class Likelihood:
         """The states that answer what is asked of these rollouts, besides their log-probs."""
         raise NotImplementedError
 
-    def compares(self, asked: Sequence[Need]) -> frozenset[str]:
+    @classmethod
+    def compares(cls, asked: Sequence[Need]) -> frozenset[str]:
         """The other weights, "reference" and "anchor", that `score` will ask for."""
         return frozenset()
 

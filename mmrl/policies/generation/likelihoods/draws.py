@@ -82,9 +82,7 @@ def draw_times(draws: Draws, schedule: Tensor, key: Key) -> Tensor:
     return (draws.shift * u / (1 + (draws.shift - 1) * u)).clamp(min=LEAST_TIME).float()
 
 
-def drawn(
-    draws: Draws, schedule: Tensor, prompts: Sequence[str], members: Tensor, key: Key
-) -> tuple[Tensor, Tensor]:
+def drawn(draws: Draws, schedule: Tensor, prompts: Sequence[str], members: Tensor, key: Key) -> tuple[Tensor, Tensor]:
     """(B, J) times, and (B,) the number that each row's noise is drawn from."""
     times, seeds = [], []
     for prompt, member in zip(prompts, members.tolist(), strict=True):

@@ -19,9 +19,9 @@ from mmrl.errors import PolicyError
 from mmrl.policies.generation.likelihoods.base import Drawn, Kept, Likelihood, Predictions, States, Work, option
 from mmrl.policies.generation.likelihoods.draws import draw_noise, drawn
 from mmrl.policies.generation.sde import mean_square, wide
+from mmrl.precision import DTYPES
 from mmrl.record import Request, Rollouts
 from mmrl.stages import Need
-from mmrl.precision import DTYPES
 
 LEAST_ERROR = 1e-5
 """Below it a mean absolute error does not weigh: DiffusionNFT, train_nft_sd3.py."""
@@ -68,7 +68,7 @@ class Matching(Likelihood):
         clean = drawn_rows.sampled.final.to(DTYPES[self.config.latent_dtype])
         return Kept(
             actions, torch.ones_like(actions, dtype=torch.bool), torch.zeros(rows, draws.count, device=device),
-            {Need("draw_times").key: times}, {"clean": clean, "draw_times": times, "draw_seeds": seeds},
+            {Need("draw_times").key: times}, {"clean": clean, "draw_times": times.clone(), "draw_seeds": seeds},
         )  # fmt: skip
 
     def work(self, rollouts: Rollouts, asked: Sequence[Need]) -> Work:
@@ -81,7 +81,8 @@ class Matching(Likelihood):
         x = (1 - wide(when, x0)) * x0 + wide(when, x0) * e
         return Work(Noised(x, when, e - x0), row, (row, draw), torch.arange(len(row), device=t.device))
 
-    def compares(self, asked: Sequence[Need]) -> frozenset[str]:
+    @classmethod
+    def compares(cls, asked: Sequence[Need]) -> frozenset[str]:
         others = {option(need, "to", "reference") for need in asked if need.probe == "velocity_gap"}
         mixed = any(need.probe == "matching_loss" and option(need, "mix", 1.0) != 1.0 for need in asked)
         return frozenset(others | ({"anchor"} if mixed else set()))

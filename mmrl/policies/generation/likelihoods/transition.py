@@ -140,11 +140,12 @@ class Transition(Likelihood):
             mean_old=replay["means"][rows, column] if means else None,
         )
 
-    def compares(self, asked: Sequence[Need]) -> frozenset[str]:
+    @classmethod
+    def compares(cls, asked: Sequence[Need]) -> frozenset[str]:
         return frozenset({"reference"} if any(need.probe == "reference_kl" for need in asked) else ())
 
     def score(self, states: Transitions, predict: Predictions, asked: Sequence[Need]) -> dict[str, Tensor]:
-        """"mean_shift" is the mean's move since the rollout, (mu - mu_old)^2 / 2 std^2."""
+        """ "mean_shift" is the mean's move since the rollout, (mu - mu_old)^2 / 2 std^2."""
         scoring = self.scoring
         velocity = predict.current(guided=True)
         times = (states.t, states.t_next, scoring.level, states.t_first)
