@@ -25,7 +25,8 @@ class Mine(Likelihood):
     def record(self, drawn: Drawn) -> Kept:
         one = torch.zeros(len(drawn.members), 1)
         keys = [
-            drawn.key.at(prompt=p, member=m, purpose="halfway") for p, m in zip(drawn.prompts, drawn.members.tolist())
+            drawn.key.at(prompt=p, member=m, purpose="halfway")
+            for p, m in zip(drawn.prompts, drawn.members.tolist(), strict=True)
         ]
         noise = torch.stack([key.normal(*drawn.sampled.final.shape[1:]) for key in keys])
         return Kept(one.long(), one == 0, one, {}, {"clean": drawn.sampled.final, "noise": noise})
