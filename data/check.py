@@ -1,41 +1,37 @@
 """`mmrl check`: read every row as training will, and say what is wrong with it and what it should be.
 
-No problem stops the scan: each is counted, the first are shown.
+No problem stops the scan: each is counted, the first of each kind are shown.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmrl.data.datasets import WORLD, media_access, open_world_spec
-from mmrl.data.images import MediaAccess, describe
-from mmrl.data.rows import (
-    RIGHT_FORM,
-    Row,
-    open_row_image,
-    open_row_video,
-    parse_row,
-    present,
-    rename,
-    take_verl_solution,
-)
-from mmrl.data.sources import WHOLE_ROW, RowError, Rows, open_rows
+from mmrl.data.datasets import WORLD, Names, Repeats, media_access, open_world_spec, recogniser
+from mmrl.data.formats import AUTO, FORMATS
+from mmrl.data.images import MediaAccess, Sizing, describe
+from mmrl.data.items import Opened, open_image_item, open_video_item
+from mmrl.data.rows import RIGHT_FORM, Row, RowReader, missing, with_sizes
+from mmrl.data.sources import TRAIN, WHOLE_ROW, RowError, Rows, open_rows
 from mmrl.data.video import read_clip
 from mmrl.errors import DataError
-from mmrl.media import Clip, FrameList, VideoSampling
+from mmrl.media import Clip, FrameList, OwnSampling, VideoSampling
 from mmrl.record import Prompt
 
 Judge = Callable[[Mapping[str, Any]], Iterable[RowError]]
 
 SHOWN = 20
+EXAMPLES = 3
 KEPT = 1000
 _PROBE = VideoSampling(fps=None, min_frames=2, max_frames=2, min_pixels=28 * 28, max_pixels=64 * 28 * 28)
 _NAMES = ("id", "task")
 _NAMED = {WHOLE_ROW: "the whole row"}
+_OWN = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w<])/\S+|\d+(?:\.\d+)?")  # what one row's message has for itself
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,11 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.where}, {RowError(self.column, self.message, self.fix)}"
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What problems that are the same but for names and numbers have in common."""
+        return self.column, _OWN.sub("_", self.message)
+
 
 @dataclass
 class Report:
@@ -59,7 +60,10 @@ class Report:
 
     problems  the first 1,000, in row order; `total` counts them all
     counts    problems by column
+    kinds     problems that are the same but for names and numbers
     tasks     rows by `task`
+    formats   rows by data format
+    repeated  rows that are equal to an earlier one
     media     images and videos that open
     preview   the first good row, as the policy will see it
     """
@@ -70,6 +74,10 @@ class Report:
     total: int = 0
     problems: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    kinds: dict[tuple[str, str], list[Problem]] = field(default_factory=dict)
+    kind_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
     media: Counter[str] = field(default_factory=Counter)
     preview: str = ""
@@ -77,23 +85,46 @@ class Report:
     def add(self, problem: Problem) -> None:
         self.total += 1
         self.counts[problem.column] += 1
+        self.kind_counts[problem.kind] += 1
+        same = self.kinds.setdefault(problem.kind, [])
+        if len(same) < EXAMPLES:
+            same.append(problem)
         if len(self.problems) < KEPT:
             self.problems.append(problem)
 
+    @property
+    def format(self) -> str:
+        """The format of most rows, and those of others."""
+        return ", ".join(name for name, _ in self.formats.most_common())
+
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.rows} rows, {self.media['images']} images, {self.media['videos']} videos"]
+        if self.formats:
+            several = len(self.formats) > 1
+            named = [_titled(name) + (f" {n} rows" if several else "") for name, n in self.formats.most_common()]
+            lines.append("format: " + ", ".join(named))
         if self.tasks:
             lines.append("tasks: " + ", ".join(f"{task} {n}" for task, n in self.tasks.most_common()))
-        if self.total:
-            by_column = ", ".join(f"{_NAMED.get(c, c)} {n}" for c, n in self.counts.most_common())
-            lines.append(f"{self.total} problems in {self.bad_rows} rows (by column: {by_column})")
-            lines += [f"  {problem}" for problem in self.problems[:SHOWN]]
-            if self.total > SHOWN:
-                lines.append(f"  ... and {self.total - SHOWN} more")
-            lines.append(f"a row reads: {RIGHT_FORM}")
-        else:
-            lines.append("no problems")
+        if self.repeated:
+            lines.append(f"repeated rows: {self.repeated}, numbered; data.repeats=refuse refuses them")
+        lines += self._problem_lines() if self.total else ["no problems"]
         return "\n".join([*lines, self.preview] if self.preview else lines)
+
+    def _problem_lines(self) -> list[str]:
+        by_column = ", ".join(f"{_NAMED.get(c, c)} {n}" for c, n in self.counts.most_common())
+        lines = [f"{self.total} problems in {self.bad_rows} rows (by column: {by_column})"]
+        for kind, (first, *others) in list(self.kinds.items())[:SHOWN]:
+            times = self.kind_counts[kind]
+            also = [other.where.removeprefix(f"{other.file}, ") for other in others]
+            more = f" [{times} times, also {', '.join(also)}{', ...' if times > EXAMPLES else ''}]" if also else ""
+            lines.append(f"  {first}{more}")
+        if left := sum(self.kind_counts[kind] for kind in list(self.kinds)[SHOWN:]):
+            lines.append(f"  ... and {left} more")
+        return [*lines, f"a row reads: {RIGHT_FORM}"]
+
+
+def _titled(name: str) -> str:
+    return f"{name} ({FORMATS[name].title})" if name in FORMATS else name
 
 
 def check_dataset(
@@ -102,12 +133,19 @@ def check_dataset(
     judge: Judge | None = None,
     *,
     columns: Mapping[str, str] | None = None,
+    format: str = AUTO,
+    splits: Sequence[str] = TRAIN,
     media_root: str | Path | None = None,
     allow_outside: bool = False,
     allow_urls: bool = False,
     limit: int | None = None,
     system: str | None = None,
     template: str | None = None,
+    task: str | None = None,
+    ignore: Collection[str] = (),
+    repeats: Repeats = "number",
+    elsewhere: Collection[str] = (),
+    sizing: Sizing | None = None,
 ) -> Report:
     """Scan a data set; the options are those of `open_dataset`.
 
@@ -119,9 +157,10 @@ def check_dataset(
     """
     if isinstance(spec, str) and spec.startswith(WORLD):
         return _check_world(spec, limit, rewards_columns or (), judge or _no_judge)
-    rows = open_rows(spec)
+    rows = open_rows(spec, splits)
     access = media_access(rows, media_root, allow_outside, allow_urls)
-    scan = _Scan(rows, access, columns or {}, rewards_columns, judge or _no_judge, system, template)
+    reader = RowReader(columns or {}, recogniser(rows, format), system, template, task, ignore, elsewhere)
+    scan = _Scan(rows, access, reader, rewards_columns, judge or _no_judge, Names(rows, repeats), sizing)
     return scan.run(len(rows) if limit is None else min(limit, len(rows)))
 
 
@@ -148,8 +187,7 @@ def _scorable(columns: Mapping[str, Any], needed: Sequence[str], judge: Judge) -
     """What keeps rewards from scoring a row with these columns."""
     lacking = [name for name in needed if _is_empty(columns.get(name))]
     for name in lacking:
-        state = "missing" if name not in columns else "null" if columns[name] is None else "blank"
-        yield RowError(name, f"is {state}, and a reward reads it", "give the right answer")
+        yield missing(name, columns, "missing" if name not in columns else "null" if columns[name] is None else "blank")
     yield from (error for error in judge(columns) if error.column not in lacking)
 
 
@@ -161,12 +199,11 @@ def _is_empty(value: Any) -> bool:
 class _Scan:
     rows: Rows
     access: MediaAccess
-    columns: Mapping[str, str]
+    reader: RowReader
     rewards_columns: Sequence[str] | None
     judge: Judge
-    system: str | None
-    template: str | None
-    seen: dict[str, int] = field(default_factory=dict)
+    names: Names
+    sizing: Sizing | None
     clips: dict[Clip | FrameList, str] = field(default_factory=dict)
 
     def run(self, size: int) -> Report:
@@ -181,66 +218,68 @@ class _Scan:
             for error in problems:
                 where = self.rows.where(index)
                 report.add(Problem(self.rows.file, index, where, error.column, error.message, error.fix))
+        report.repeated = self.names.repeated
         return report
 
     def _answered(self, index: int) -> bool:
         """Whether a row is of the kind that has one right answer; a caption for a generator is not."""
         try:
-            values = rename(self.rows[index], self.columns)
+            columns = self.reader.parse(self.rows[index]).columns
         except RowError:  # told when its turn comes
             return False
-        take_verl_solution(values)
-        return any(values.get(name) is not None for name in ("solution", "task"))
+        return any(columns.get(name) is not None for name in ("solution", "task"))
 
     def _row(self, index: int, report: Report) -> Iterator[RowError]:
         try:
-            values = rename(self.rows[index], self.columns)
-        except RowError as error:
-            yield error
-            return
-        yield from self._values(values, report)
-        try:
-            row = parse_row(values)
-            messages = present(row.messages, self.system, self.template)
+            row = self.reader.parse(self.rows[index])
+            report.formats[row.format.name] += 1
+            messages = self.reader.presented(row)
         except DataError as error:
             yield _as_row_error(error, "prompt")
             return
-        if row.id in self.seen:
-            again = self.rows.where(self.seen[row.id])
-            yield RowError("id", f"{row.id!r} again, first at {again}", "without an `id` column the row is repeated")
-        self.seen.setdefault(row.id, index)
-        media = list(self._media(row, report))
-        yield from media
-        if not media and not report.preview:
-            report.preview = preview(Prompt(row.id, messages, row.images, row.videos, row.columns))
+        unread = list(self.reader.unread(row))
+        yield from unread
+        try:
+            self.names.of(index, row)
+        except RowError as error:
+            yield error
+        failed: list[RowError] = []
+        images = list(self._media(row, report, failed))
+        columns = with_sizes(row.columns, images, self.sizing) if not failed else row.columns
+        for problem in self._values(row, columns, report):
+            yield RowError(row.names.get(problem.column, problem.column), problem.message, problem.fix)
+        yield from failed
+        if not failed and not unread and not report.preview:
+            report.preview = preview(Prompt(row.id, messages, row.images, row.videos, columns))
 
-    def _values(self, values: dict[str, Any], report: Report) -> Iterator[RowError]:
-        values = dict(values)
-        take_verl_solution(values)
-        mistyped = [n for n in _NAMES if values.get(n) is not None and not isinstance(values[n], str | int)]
+    def _values(self, row: Row, columns: Mapping[str, Any], report: Report) -> Iterator[RowError]:
+        named = {"id": row.raw.get("id"), "task": columns.get("task")}
+        mistyped = [n for n in _NAMES if named[n] is not None and not isinstance(named[n], str | int)]
         for name in mistyped:
-            yield RowError(name, f"expected text, got {describe(values[name])}")
-        if isinstance(values.get("task"), str):
-            report.tasks[values["task"]] += 1
+            yield RowError(name, f"expected text, got {describe(named[name])}")
+        if isinstance(columns.get("task"), str):
+            report.tasks[columns["task"]] += 1
         if "task" not in mistyped:
-            yield from _scorable(values, self.rewards_columns or (), self.judge)
+            yield from _scorable(columns, self.rewards_columns or (), self.judge)
 
-    def _media(self, row: Row, report: Report) -> Iterator[RowError]:
-        for value in row.images:
+    def _media(self, row: Row, report: Report, failed: list[RowError]) -> Iterator[Opened]:
+        """Images that open, and in `failed` why media do not."""
+        for item in row.images:
             try:
-                open_row_image(value, self.access)
+                yield open_image_item(item, row.access(self.access, "image"), self.sizing)
                 report.media["images"] += 1
             except RowError as error:
-                yield error
-        for value in row.videos:
+                failed.append(RowError(row.names.get("image", error.column), error.message, error.fix))
+        for item in row.videos:
             try:
-                self._watch(open_row_video(value, self.access))
+                self._watch(open_video_item(item, row.access(self.access, "video")))
                 report.media["videos"] += 1
             except RowError as error:
-                yield error
+                failed.append(RowError(row.names.get("video", error.column), error.message, error.fix))
 
     def _watch(self, clip: Clip | FrameList) -> None:
-        """Decode two frames of a clip, once however many rows show it."""
+        """Decode two frames of a clip, once however many rows show it and whatever each asks of it."""
+        clip = replace(clip, asks=OwnSampling())
         if clip not in self.clips:
             try:
                 read_clip(clip, _PROBE)
@@ -255,12 +294,18 @@ def _as_row_error(error: DataError, column: str) -> RowError:
     return error if isinstance(error, RowError) else RowError(column, str(error))
 
 
+def _shown(part: Mapping[str, Any]) -> str:
+    if part["type"] == "text":
+        return part["text"]
+    return f"<{part['type']}{' as ' + part['role'] if 'role' in part else ''}>"
+
+
 def preview(prompt: Prompt) -> str:
     """The prompt as a few lines of text, media as <image> and <video>."""
     lines = [f"row {prompt.id}:"]
     for message in prompt.messages:
         content = message["content"]
         if not isinstance(content, str):
-            content = "".join(p["text"] if p["type"] == "text" else f"<{p['type']}>" for p in content)
+            content = "".join(map(_shown, content))
         lines.append(f"  {message['role']}: {content}")
     return "\n".join([*lines, *(f"  {name}: {describe(value)}" for name, value in prompt.columns.items())])

@@ -3,26 +3,34 @@
     open_dataset("train.jsonl", columns={"prompt": "question"}, template="{prompt}\\nAnswer with one word.")
     open_dataset("world:shapes?split=test&size=256&difficulty=2")
 
-Rows are parsed once on opening, so that a malformed row or a repeated id is an error before training starts;
-images are opened when a prompt is asked for.
+Rows are parsed once on opening, so that a malformed row is an error before training starts; images are opened when a
+prompt is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
-from mmrl.data.images import MediaAccess
+from mmrl.data.formats import AUTO, Recogniser
+from mmrl.data.images import MediaAccess, Sizing
+from mmrl.data.messages import present
 from mmrl.data.prompts import Prompts
-from mmrl.data.rows import open_row, parse_row, present
-from mmrl.data.sources import Rows, open_rows
+from mmrl.data.rows import Row, RowReader
+from mmrl.data.sources import TRAIN, RowError, Rows, open_rows
 from mmrl.errors import ConfigError, DataError, unknown
 from mmrl.record import Prompt
 
 WORLD = "world:"
+SAMPLED = 64
+"""Rows looked at to know the format of a data set whose rows do not all show it."""
+OPTIONAL = ("options", "image_size", "resized_size")
+"""Columns that a reward is given only where every prompt of a batch has them: null, where a row has none."""
+Repeats = Literal["number", "refuse"]
 
 
 def _levels(text: str) -> int | tuple[int, int]:
@@ -41,40 +49,52 @@ _WORLD_OPTIONS: dict[str, Callable[[str], Any]] = {
 
 
 class PromptDataset(Prompts):
-    """Prompts read from rows. `source` says where from."""
+    """Prompts read from rows. `source` says where from, `formats` counts the rows of each data format, `repeated` those
+    that are equal to an earlier one."""
 
     def __init__(
         self,
         rows: Rows,
         access: MediaAccess,
+        reader: RowReader,
         *,
-        columns: Mapping[str, str] | None = None,
-        system: str | None = None,
-        template: str | None = None,
         limit: int | None = None,
+        repeats: Repeats = "number",
+        sizing: Sizing | None = None,
     ):
         self.source = rows.file
-        self._rows, self._access = rows, access
-        self._columns, self._system, self._template = dict(columns or {}), system, template
+        self.formats: Counter[str] = Counter()
+        self._rows, self._access, self._reader, self._sizing = rows, access, reader, sizing
         self._size = len(rows) if limit is None else min(limit, len(rows))
         if self._size == 0:
             raise DataError(f"{self.source}: holds no rows")
-        self._ids = self._read_ids()
+        self._names = Names(rows, repeats)
+        self._shared: set[str] = set()
+        self._ids = [self._name(index) for index in range(self._size)]
 
-    def _read_ids(self) -> list[str]:
-        seen: dict[str, int] = {}
-        for index in range(self._size):
-            try:
-                name = parse_row(self._rows[index], self._columns).id
-            except DataError as error:
-                raise self._located(index, error) from None
-            if name in seen:
-                raise DataError(
-                    f"{self._rows.where(index)}: same id as {self._rows.where(seen[name])} ({name!r}); without an "
-                    "`id` column, prompt, media and solution are the id: remove the repeated row or add ids"
-                )
-            seen[name] = index
-        return list(seen)
+    @property
+    def format(self) -> str:
+        """The format of most rows, and those of others."""
+        return ", ".join(name for name, _ in self.formats.most_common())
+
+    @property
+    def repeated(self) -> int:
+        return self._names.repeated
+
+    def _name(self, index: int) -> str:
+        try:
+            row = self._reader.row(self._rows[index])
+            self._reader.presented(row)
+        except DataError as error:
+            raise self._located(index, error) from None
+        self.formats[row.format.name] += 1
+        self._shared |= {name for name in OPTIONAL if row.columns.get(name) is not None}
+        if row.images:
+            self._shared |= {"image_size"} | ({"resized_size"} if self._sizing else set())
+        try:
+            return self._names.of(index, row)
+        except RowError as error:
+            raise DataError(f"{self._rows.where(index)}: {error.message}; {error.fix}") from None
 
     def _located(self, index: int, error: DataError) -> DataError:
         return DataError(f"{self._rows.where(index)}: {error} (`mmrl check` lists every bad row)")
@@ -84,8 +104,10 @@ class PromptDataset(Prompts):
 
     def prompt(self, index: int) -> Prompt:
         try:
-            row = parse_row(self._rows[index], self._columns)
-            return open_row(row, self._access, self._system, self._template)
+            row = self._reader.row(self._rows[index])
+            prompt = self._reader.prompt(row, self._access, self._sizing)
+            columns = prompt.columns | {name: None for name in self._shared if name not in prompt.columns}
+            return replace(prompt, id=self._ids[index], columns=columns)
         except DataError as error:
             raise self._located(index, error) from None
 
@@ -93,26 +115,67 @@ class PromptDataset(Prompts):
         return list(self._ids)
 
     def columns(self, index: int) -> dict[str, Any]:
-        return parse_row(self._rows[index], self._columns).columns
+        """What rewards read of the prompt at `index`. Images are looked at by their header, and not decoded."""
+        try:
+            row = self._reader.row(self._rows[index])
+            return self._reader.columns_unopened(row, self._access, self._sizing)
+        except DataError as error:
+            raise self._located(index, error) from None
 
     def where(self, index: int) -> str:
         return self._rows.where(index)
 
 
+class Names:
+    """Ids unlike each other: rows that are equal to an earlier one are numbered `ID#2`, `ID#3`, ..."""
+
+    def __init__(self, rows: Rows, repeats: Repeats):
+        if repeats not in ("number", "refuse"):
+            raise ConfigError(unknown("data.repeats", repeats, ("number", "refuse")))
+        self._rows, self._refuse = rows, repeats == "refuse"
+        self._first: dict[str, tuple[int, str]] = {}
+        self._times: Counter[str] = Counter()
+
+    @property
+    def repeated(self) -> int:
+        return sum(self._times.values())
+
+    def of(self, index: int, row: Row) -> str:
+        """The id of the row at `index`. Raises RowError for the id of another row."""
+        name = row.id
+        if name in self._first:
+            first, content = self._first[name]
+            again = f"same id as {self._rows.where(first)} ({name!r})"
+            if content != row.content:
+                raise RowError("id", again, "give other ids, or leave the column out: data.ignore=[id]")
+            if self._refuse:
+                fix = "remove the repeated row or add ids; data.repeats=number takes it as a prompt of its own"
+                raise RowError("id", f"{again}, and the same prompt, media and solution", fix)
+            self._times[name] += 1
+            name = f"{name}#{self._times[name] + 1}"
+            if name in self._first:
+                raise RowError("id", f"a repeat of {row.id!r} would be {name!r}, which is an id already", "give ids")
+        self._first[name] = index, row.content
+        return name
+
+
 class PresentedWorld(Prompts):
     """The first `limit` prompts of a world, under a system prompt and a template."""
+
+    format, repeated = "world", 0
 
     def __init__(self, world: Any, source: str, limit: int | None, system: str | None, template: str | None):
         self.source, self._world = source, world
         self._size = len(world) if limit is None else min(limit, len(world))
         self._system, self._template = system, template
+        self.formats = Counter({self.format: self._size})
 
     def __len__(self) -> int:
         return self._size
 
     def prompt(self, index: int) -> Prompt:
         prompt = self._world[index]
-        return replace(prompt, messages=present(prompt.messages, self._system, self._template))
+        return replace(prompt, messages=present(prompt.messages, self._system, self._template, prompt.columns))
 
     def ids(self) -> list[str]:
         return self._world.ids()[: self._size]
@@ -122,22 +185,37 @@ def open_dataset(
     spec: str | Path | Sequence[Mapping[str, Any]] | Any,
     *,
     columns: Mapping[str, str] | None = None,
+    format: str = AUTO,
+    splits: Sequence[str] = TRAIN,
     media_root: str | Path | None = None,
     allow_outside: bool = False,
     allow_urls: bool = False,
     system: str | None = None,
     template: str | None = None,
+    task: str | None = None,
+    ignore: Collection[str] = (),
+    repeats: Repeats = "number",
     limit: int | None = None,
+    elsewhere: Collection[str] = (),
+    sizing: Sizing | None = None,
 ) -> PromptDataset | PresentedWorld:
-    """Prompts of a .jsonl, .json or .parquet file, a folder, `world:NAME?option=value`, or rows in memory.
+    """Prompts of a .jsonl, .json, .parquet or .txt file, a folder, a hub name, `world:NAME?option=value`, or rows in
+    memory.
 
     columns        our names to theirs: {"prompt": "question", "solution": "answer"}
+    format         a data format of `mmrl.data.formats`; "auto" recognises each row's
+    splits         of several that `folder?split=test` does not choose from: the first of these
     media_root     folder that media paths start from and stay in; default: where the data set lies
     allow_outside  let media paths leave that folder
     allow_urls     fetch http and https images
     system         system prompt put before every row
-    template       text around the last user message: "{prompt}\\nAnswer inside <answer></answer>"
+    template       text around the last user message: "{prompt}\\nAnswer inside <answer></answer>", `{column}` read too
+    task           of rows that name none
+    ignore         columns left out
+    repeats        equal rows are numbered, or refused
     limit          only the first rows
+    elsewhere      columns that rewards read, so that they count as read
+    sizing         how the model sizes images: fills the column `resized_size`
 
     Raises DataError naming file, row and column.
     """
@@ -147,9 +225,25 @@ def open_dataset(
         if columns or media_root:
             raise ConfigError(f"{spec}: a world takes neither `columns` nor `media_root`")
         return PresentedWorld(open_world_spec(spec), spec, limit, system, template)
-    rows = open_rows(spec)
+    rows = open_rows(spec, splits)
     access = media_access(rows, media_root, allow_outside, allow_urls)
-    return PromptDataset(rows, access, columns=columns, system=system, template=template, limit=limit)
+    reader = RowReader(columns or {}, recogniser(rows, format), system, template, task, ignore, elsewhere)
+    return PromptDataset(rows, access, reader, limit=limit, repeats=repeats, sizing=sizing)
+
+
+def recogniser(rows: Rows, format: str) -> Recogniser:
+    """What tells the formats of these rows; the kind of file says it where no row could."""
+    told = getattr(rows, "format", AUTO)
+    return Recogniser(told if format == AUTO else format, _readable(rows, SAMPLED))
+
+
+def _readable(rows: Rows, most: int) -> Iterator[Mapping[str, Any]]:
+    """The first rows that are rows; what is wrong with the others is told when their turn comes."""
+    for index in range(min(most, len(rows))):
+        try:
+            yield rows[index]
+        except RowError:
+            continue
 
 
 def media_access(

@@ -10,19 +10,25 @@ import base64
 import binascii
 import hashlib
 import io
+import math
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmrl.data.sampling import MAX_ASPECT
 from mmrl.errors import DataError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # TIFF: uncompressed, as `datasets` stores palette images
+LIMITS = ("min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")  # what a clip may ask for itself
 MAX_PIXELS = 64_000_000  # below where Pillow starts to warn of a decompression bomb (89 million)
+ORIENTATION = 0x0112  # the tag of EXIF that says how a picture is turned
 MAX_URL_BYTES = 64 * 2**20
 URL_SECONDS = 20
 _SHORT = 80
@@ -35,11 +41,13 @@ class MediaAccess:
     root            folder that relative paths start from
     allow_outside   let paths, also through links, leave `root`
     allow_urls      fetch http and https images
+    folder          where in `root` relative paths are looked for, if they are not in `root` itself
     """
 
     root: Path = field(default_factory=Path.cwd)
     allow_outside: bool = False
     allow_urls: bool = False
+    folder: str = ""
 
     def resolve(self, path: str | Path) -> Path:
         """The file a dataset means by `path`; it must exist and, unless allowed, lie inside `root`."""
@@ -47,6 +55,8 @@ class MediaAccess:
         if "\0" in text:
             raise DataError(f"path holds a zero byte: {text[:_SHORT]!r}")
         full = Path(os.path.realpath(self.root / text))
+        if self.folder and not full.exists():
+            full = Path(os.path.realpath(self.root / self.folder / text))
         root = Path(os.path.realpath(self.root))
         if not self.allow_outside and not full.is_relative_to(root):
             raise DataError(f"{text!r} leads outside the dataset's folder {root}; allow_outside=True permits it")
@@ -111,12 +121,14 @@ def media_identity(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(media_identity(v) for v in value) + "]"
     content = media_bytes(value)
-    if content is not None:
-        return hashlib.sha256(content).hexdigest()
-    if isinstance(value, dict):
-        extra = "".join(f"|{k}={value[k]}" for k in ("start", "end", "fps") if value.get(k) is not None)
-        return media_identity(value["frames"] if value.get("frames") else media_place(value)) + extra
-    return media_place(value)
+    own = hashlib.sha256(content).hexdigest() if content is not None else None
+    if not isinstance(value, dict):
+        return own or media_place(value)
+    extra = "".join(f"|{k}={value[k]}" for k in ("start", "end", "fps", *LIMITS) if value.get(k) is not None)
+    if own is None:
+        inner = value.get("frames") or value.get("path")
+        own = media_identity(inner) if isinstance(inner, list | tuple | Image.Image) else media_place(value)
+    return own + extra
 
 
 def describe(value: Any) -> str:
@@ -127,7 +139,10 @@ def describe(value: Any) -> str:
 
 def open_media_image(value: Any, access: MediaAccess, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image of a dataset row, whatever form it has there, as upright RGB."""
+    if isinstance(value, dict) and isinstance(value.get("path"), Image.Image):
+        value = value["path"]
     if isinstance(value, Image.Image):
+        _check_shape("image", *value.size)
         return upright_rgb(value)
     content = media_bytes(value)
     if content is None:
@@ -139,10 +154,31 @@ def open_media_image(value: Any, access: MediaAccess, max_pixels: int = MAX_PIXE
 
 
 def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode one image: PNG, JPEG, WEBP, BMP or the first frame of a GIF, as upright RGB.
+    """Decode one image: PNG, JPEG, WEBP, BMP, plain TIFF or the first frame of a GIF, as upright RGB.
 
-    Raises DataError for another format, more than `max_pixels` (by the header, before decoding), or damage.
+    Raises DataError for another format, more than `max_pixels` or an absurd shape (by the header, before decoding), or
+    damage.
     """
+    with _header(source, max_pixels) as image:
+        image.load()
+        return upright_rgb(image)
+
+
+def media_image_size(value: Any, access: MediaAccess) -> tuple[int, int]:
+    """(width, height) of the image of a dataset row, upright, by its header. Raises DataError as `open_image` does."""
+    value = value["path"] if isinstance(value, dict) and isinstance(value.get("path"), Image.Image) else value
+    content = None if isinstance(value, Image.Image) else media_bytes(value)
+    if isinstance(value, Image.Image) or (content is None and is_url(media_place(value))):
+        return open_media_image(value, access).size
+    with _header(access.resolve(media_place(value)) if content is None else content, MAX_PIXELS) as image:
+        width, height = image.size
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def _header(source: str | Path | bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """An image of which nothing is decoded yet, and of a kind, size and shape that may be."""
     name = f"image of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
@@ -150,14 +186,49 @@ def open_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Imag
             width, height = image.size
             if width * height > max_pixels:
                 raise DataError(f"{name}: {width}x{height} is {width * height:,} pixels, the limit is {max_pixels:,}")
-            image.load()
-            return upright_rgb(image)
+            _check_shape(name, width, height)
+            if image.format == "TIFF" and image.info.get("compression") != "raw":
+                raise DataError(f"{name}: a compressed TIFF; TIFF is read only as `datasets` stores palette images")
+            yield image
     except UnidentifiedImageError:
         raise DataError(f"{name}: not an image in one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damage
         raise DataError(f"{name}: cannot be decoded: {error}") from None
+
+
+def _check_shape(name: str, width: int, height: int) -> None:
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise DataError(f"{name}: {width}x{height} is more than {MAX_ASPECT} times longer than wide")
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The size at which a model sees an image: the arithmetic of the image processors of the Qwen-VL families.
+
+    factor                  sides are multiples of it: patch size x spatial merge
+    min_pixels, max_pixels  bounds on the area
+    """
+
+    factor: int = 28
+    min_pixels: int = 1
+    max_pixels: int = MAX_PIXELS
+
+    def within(
+        self, size: tuple[int, int], min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> tuple[int, int]:
+        """(width, height) of an image of this size, under bounds of its own where it has some."""
+        width, height = size
+        low, high = min_pixels or self.min_pixels, max_pixels or self.max_pixels
+        wide, tall = (round(side / self.factor) * self.factor for side in size)
+        if tall * wide > high:
+            scale = math.sqrt(height * width / high)
+            wide, tall = (max(self.factor, math.floor(s / scale / self.factor) * self.factor) for s in size)
+        elif tall * wide < low:
+            scale = math.sqrt(low / (height * width))
+            wide, tall = (math.ceil(side * scale / self.factor) * self.factor for side in size)
+        return wide, tall
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

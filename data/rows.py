@@ -8,321 +8,306 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from mmrl.data.cache import default_root
-from mmrl.data.images import (
-    MediaAccess,
-    describe,
-    is_url,
-    media_bytes,
-    media_identity,
-    media_place,
-    open_media_image,
+from mmrl.data.formats import Recogniser
+from mmrl.data.formats.base import Format, untagged
+from mmrl.data.images import MediaAccess, Sizing, describe, media_identity
+from mmrl.data.items import (
+    CONDITION,
+    KINDS,
+    Opened,
+    are_frames,
+    look_at_image_item,
+    open_image_item,
+    open_video_item,
+    read_item,
+    within_folder,
 )
-from mmrl.data.sources import RowError
-from mmrl.errors import ConfigError, DataError, unknown
-from mmrl.media import Clip, FrameList
+from mmrl.data.messages import (
+    Messages,
+    add_text,
+    fields_of,
+    place_media,
+    present,
+    read_messages,
+    take_answer,
+    text_of,
+)
+from mmrl.data.options import are_shown, option_lines, read_options
+from mmrl.data.sources import WHOLE_ROW, RowError
+from mmrl.data.unread import unread
+from mmrl.errors import unknown
 from mmrl.record import Prompt
 
 RIGHT_FORM = (
     '{"prompt": "How many cats?", "image": "photos/1.jpg", "solution": "2", "task": "count"}'
     "   (prompt may be chat messages; images, video, videos and any other column are welcome)"
 )
-ROLES = ("system", "developer", "user", "assistant", "tool")
-KINDS = ("image", "video")
-IMAGE_ROLES = ("condition",)
-"""What an image is to a generator: it edits it, or animates it."""
-_TAGS = re.compile(r"(<image>|<video>)")
-_PROMPT_NAMES = ("question", "problem", "query", "instruction", "text", "messages", "conversations")
-_STILL = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+READ = frozenset({"solution", "task", "options", "image_size", "resized_size"})
+AS_WRITTEN = ("mmrl", "trl")  # formats whose solutions keep their tags
+_NEAR = {
+    "prompt": (
+        "question",
+        "problem",
+        "query",
+        "instruction",
+        "text",
+        "caption",
+        "messages",
+        "conversations",
+        "message",
+    ),
+    "solution": ("answer", "label", "ground_truth", "gt", "target", "response", "completion"),
+    "task": ("problem_type", "question_type", "task_type", "type"),
+}
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
 class Row:
-    """A row understood, its media not opened yet."""
+    """A row understood, its media not opened yet.
+
+    id        as the row says, or the hash of what it holds
+    messages  as the model sees them, before system prompt and template
+    columns   what rewards read, under our names
+    raw       the row as it is stored; templates read it
+    names     our columns to the row's, where they differ
+    content   hash of prompt, media, options and solution: equal for repeated rows
+    """
 
     id: str
-    messages: list[dict[str, Any]]
+    messages: Messages
     images: list[Any] = field(default_factory=list)
     videos: list[Any] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    format: Format | None = None
+    content: str = ""
+
+    def access(self, access: MediaAccess, kind: str) -> MediaAccess:
+        """`access` with the folder where the row's format keeps media of this kind."""
+        return within_folder(access, self.format.folders.get(kind) if self.format else None)
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """How the rows of a data set are read.
+
+    columns   our names to theirs: {"prompt": "question", "solution": "answer"}
+    formats   which format each row has
+    system, template  put around every row
+    task      of rows that name none
+    ignore    columns that are left out
+    elsewhere columns that somebody else reads, such as rewards
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    formats: Recogniser = field(default_factory=Recogniser)
+    system: str | None = None
+    template: str | None = None
+    task: str | None = None
+    ignore: Collection[str] = ()
+    elsewhere: Collection[str] = ()
+
+    def row(self, raw: Mapping[str, Any]) -> Row:
+        """As `parse`, and without columns that look like part of the prompt and are not. Raises RowError."""
+        row = self.parse(raw)
+        for problem in self.unread(row):
+            raise problem
+        return row
+
+    def parse(self, raw: Mapping[str, Any]) -> Row:
+        """Raises RowError under the row's own column names."""
+        _refuse_half_characters(raw)
+        kept = {k: v for k, v in raw.items() if k not in self.ignore}
+        shown = self.formats.of(kept)
+        names = {o: t for o, t in shown.names.items() if o not in raw and t in raw} | dict(self.columns)
+        try:
+            row = self._read(self._values(kept, shown), shown)
+        except RowError as error:
+            raise _renamed(error, names) from None
+        row.raw, row.names, row.format = raw, names, shown
+        return row
+
+    def _values(self, raw: Mapping[str, Any], shown: Format) -> dict[str, Any]:
+        """The row under our column names."""
+        values = shown.read(raw)
+        for ours, theirs in self.columns.items():
+            if theirs not in raw:
+                raise RowError(theirs, f"the row has no such column ({unknown('column', theirs, raw)})")
+            if theirs not in shown.uses:  # else the format has read it as it should be read
+                values.pop(theirs, None)
+                values[ours] = raw[theirs]
+        if shown.name not in AS_WRITTEN and values.get("solution") is not None:
+            values["solution"] = untagged(values["solution"])
+        if self.task is not None and values.get("task") in (None, shown.defaults.get("task")) and not raw.get("task"):
+            values["task"] = self.task
+        return values
+
+    def unread(self, row: Row) -> Iterator[RowError]:
+        """Columns that look like part of the prompt, and are not."""
+        known = {*READ, *self.elsewhere, *self.columns.values(), *fields_of(self.template)}
+        yield from unread(row.columns, known | (row.format.uses if row.format else frozenset()))
+
+    def _read(self, values: dict[str, Any], shown: Format) -> Row:
+        messages, found = read_messages(_take_prompt(values))
+        messages, answer = take_answer(messages)
+        if answer is not None:
+            _keep_answer(values, answer)
+        options = read_options(values.get("options"))
+        if options is not None:
+            values["options"] = options
+        items, conditions = {}, {}
+        for kind in KINDS:
+            items[kind], conditions[kind] = take_media(values, kind, found[kind])
+        content = _content(messages, items, values.get("solution"), options)
+        name = values.pop("id", None)
+        if options and "options" not in fields_of(self.template) and not are_shown(options, text_of(messages)):
+            messages = add_text(messages, option_lines(options))
+        placed = place_media(messages, {kind: len(items[kind]) for kind in KINDS}, conditions)
+        return Row(
+            str(content if name is None else name), placed, items["image"], items["video"], values, content=content
+        )
+
+    def presented(self, row: Row) -> Messages:
+        """The messages of a row under system prompt and template."""
+        fields = {**row.raw, **row.columns} if self.template else {}
+        return present(row.messages, self.system, self.template, fields)
+
+    def prompt(self, row: Row, access: MediaAccess, sizing: Sizing | None = None) -> Prompt:
+        """The prompt, with images opened and clips located."""
+        messages = self.presented(row)
+        images = [open_image_item(item, row.access(access, "image"), sizing) for item in row.images]
+        videos = [open_video_item(item, row.access(access, "video")) for item in row.videos]
+        columns = with_sizes(row.columns, images, sizing)
+        return Prompt(row.id, messages, [opened.image for opened in images], videos, columns)
+
+    def columns_unopened(self, row: Row, access: MediaAccess, sizing: Sizing | None = None) -> dict[str, Any]:
+        """The columns of the prompt; images are looked at, not decoded."""
+        look = partial(look_at_image_item, access=row.access(access, "image"), sizing=sizing)
+        return with_sizes(row.columns, [look(item) for item in row.images], sizing)
+
+
+def with_sizes(columns: Mapping[str, Any], images: Sequence[Opened], sizing: Sizing | None) -> dict[str, Any]:
+    """The columns with `image_size` and, where it is known how the model sizes images, `resized_size`: [width, height].
+
+    One size where all images have it; otherwise one for each, which no box can be measured in. A row's own stay.
+    """
+    sizes = {"image_size": [opened.size for opened in images]}
+    if sizing is not None:
+        sizes["resized_size"] = [sizing.within(opened.given) for opened in images]
+    filled = dict(columns)
+    for name, many in sizes.items():
+        if many and filled.get(name) is None:
+            filled[name] = list(many[0]) if len(set(many)) == 1 else [list(size) for size in many]
+    return filled
 
 
 def parse_row(raw: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> Row:
-    """`columns` maps our names to theirs: {"prompt": "question", "solution": "answer"}."""
-    values = rename(raw, columns or {})
-    messages, found = read_messages(_take_prompt(values))
-    media = {kind: take_media(values, kind, found[kind]) for kind in KINDS}
-    identity = [messages, *([media_identity(v) for v in media[kind]] for kind in KINDS)]
-    take_verl_solution(values)
-    name = values.pop("id", None)
-    if name is None:
-        text = json.dumps([*identity, values.get("solution")], sort_keys=True, default=str)
-        name = hashlib.sha256(text.encode()).hexdigest()[:32]
-    placed = place_media(messages, {kind: len(media[kind]) for kind in KINDS})
-    return Row(str(name), placed, media["image"], media["video"], values)
+    """One row on its own, its format recognised."""
+    return RowReader(columns or {}).row(raw)
 
 
-def rename(raw: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row under our names; the originals of renamed columns are gone."""
-    values = dict(raw)
-    taken = {}
-    for ours, theirs in columns.items():
-        if theirs not in values:
-            raise RowError(theirs, f"the row has no such column ({unknown('column', theirs, values)})")
-        taken[ours] = values.pop(theirs)
-    return values | taken
+def missing(column: str, raw: Collection[str], state: str = "missing") -> RowError:
+    """What to say of a row without `column`: the setting that points to the column it may stand in."""
+    near = [n for n in _NEAR.get(column, ()) if n in raw]
+    if column == "prompt":
+        fix = f"name yours: data.columns.prompt={near[0]}" if near else f"a row reads {RIGHT_FORM}"
+        return RowError("prompt", f"missing; the row has {', '.join(raw) or 'no columns'}", fix)
+    point = f"data.columns.{column}={near[0] if near else 'YOURS'} names the column that has it"
+    fixes = {"solution": "give the right answer", "task": "data.task=choice names one task for all rows"}
+    return RowError(column, f"is {state}, and a reward reads it", f"{fixes.get(column, 'fill it in')}, or {point}")
 
 
 def _take_prompt(values: dict[str, Any]) -> Any:
     if values.get("prompt") is None:
-        near = [n for n in _PROMPT_NAMES if n in values]
-        fix = f'name yours: columns={{"prompt": "{near[0]}"}}' if near else f"a row reads {RIGHT_FORM}"
-        raise RowError("prompt", f"missing; the row has {', '.join(values) or 'no columns'}", fix)
+        raise missing("prompt", values)
     return values.pop("prompt")
 
 
-def take_verl_solution(values: dict[str, Any]) -> None:
-    """verl keeps the truth in `reward_model.ground_truth`: it becomes `solution` where a row has none."""
-    nested = values.get("reward_model")
-    if values.get("solution") is None and isinstance(nested, Mapping) and nested.get("ground_truth") is not None:
-        values["solution"] = nested["ground_truth"]
+def _keep_answer(values: dict[str, Any], answer: Any) -> None:
+    """A last answer of the assistant is the truth; one beside another truth must say the same."""
+    if values.get("solution") is None:
+        values["solution"] = untagged(answer)
+    elif str(untagged(values["solution"])).strip() != str(untagged(answer)).strip():
+        told = f"the messages end with the answer {str(answer)[:40]!r}, but the row has a solution of its own"
+        raise RowError("prompt", told, "keep one of the two")
 
 
-# ---- messages ----------------------------------------------------------------------------------------------
+def _content(messages: Messages, items: Mapping[str, list[Any]], solution: Any, options: list[str] | None) -> str:
+    identity: list[Any] = [messages, *([media_identity(v) for v in items[kind]] for kind in KINDS), solution]
+    if options is not None:
+        identity.append(options)
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def read_messages(prompt: Any) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
-    """Chat messages with contents as lists of parts, and the media their parts carried.
+def _renamed(error: RowError, names: Mapping[str, str]) -> RowError:
+    """The same error under the name the column has in the row."""
+    return RowError(names.get(error.column, error.column), error.message, error.fix)
 
-    A string is one user message. Parts become `{"type": "text", "text"}`, `{"type": "image"}`,
-    `{"type": "video"}`, an image with its `role` where it has one; `<image>` and `<video>` in user text mark
-    places too.
+
+def _refuse_half_characters(raw: Mapping[str, Any]) -> None:
+    """A lone surrogate is no character: tokenizers and files refuse it."""
+    for name, value in raw.items():
+        half = _half_character(value)
+        if half or _HALF.search(str(name)):
+            shown = half or str(name)
+            at = _HALF.search(shown)
+            around = shown[max(0, at.start() - 20) : at.end() + 20] if at else shown
+            fix = "write the whole character, or remove it"
+            raise RowError(
+                ascii(name)[1:-1] or WHOLE_ROW, f"holds half a character (a lone surrogate): {around!r}", fix
+            )
+
+
+def _half_character(value: Any) -> str | None:
+    """The first text in a value that holds a lone surrogate."""
+    if isinstance(value, str):
+        return value if not value.isascii() and _HALF.search(value) else None
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        return next((half for each in value if (half := _half_character(each))), None)
+    return None
+
+
+def take_media(values: dict[str, Any], kind: str, found: list[Any]) -> tuple[list[Any], int]:
+    """Media of one kind, conditions of a generator first, and how many of those there are.
+
+    From `image` or `images` (`condition_image`, ...), or else from the message parts.
     """
-    found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list) or not prompt:
-        raise RowError("prompt", f"expected a string or chat messages, got {describe(prompt)}")
-    messages = [_read_message(m, found) for m in prompt]
-    if messages[-1]["role"] not in ("user", "tool"):
-        role = messages[-1]["role"]
-        raise RowError(
-            "prompt", f"the last message is by {role!r}", "it must end with the user's; answers go in `solution`"
-        )
-    return messages, found
+    conditions = _take(values, f"condition_{kind}", kind) or []
+    given = _take(values, kind, kind)
+    if given is None:
+        given = [(item, None) for item in found]
+    elif found:
+        raise RowError(kind, f"the messages carry {len(found)} {kind}(s) of their own", "keep one of the two")
+    asked = [item for item, role in given if role == CONDITION]
+    plain = [item for item, role in given if role != CONDITION]
+    first = [item for item, _ in conditions] + asked
+    return first + plain, len(first)
 
 
-def _read_message(message: Any, found: dict[str, list[Any]]) -> dict[str, Any]:
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        raise RowError("prompt", f"expected a message {{'role', 'content'}}, got {describe(message)}")
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise RowError("prompt", unknown("role", role, ROLES))
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise RowError("prompt", f"expected a content of text or parts, got {describe(content)}")
-    parts: list[dict[str, Any]] = []
-    for part in content:
-        parts += _read_part(part, found, split_tags=role == "user")
-    return {"role": role, "content": parts}
-
-
-def _read_part(part: Any, found: dict[str, list[Any]], split_tags: bool) -> list[dict[str, Any]]:
-    if not isinstance(part, Mapping):
-        raise RowError("prompt", f"expected a content part {{'type', ...}}, got {describe(part)}")
-    part = {k: v for k, v in part.items() if v is not None}  # columnar files fill absent keys with null
-    kind = part.get("type")
-    if kind == "text" and isinstance(part.get("text"), str):
-        pieces = _TAGS.split(part["text"]) if split_tags else [part["text"]]
-        return [{"type": p[1:-1]} if _TAGS.fullmatch(p) else {"type": "text", "text": p} for p in pieces if p]
-    if kind in ("image", "image_url"):
-        value = part.get("image", part.get("image_url", part.get("path", part.get("url"))))
-        value = value["url"] if isinstance(value, Mapping) and "url" in value else value
-        found["image"] += [] if value is None else [value]
-        if "role" in part and part["role"] not in IMAGE_ROLES:
-            raise RowError("prompt", unknown("role of an image part", part["role"], IMAGE_ROLES))
-        return [{"type": "image", **{k: part[k] for k in ("role",) if k in part}}]
-    if kind == "video":
-        value = part.get("video", part.get("path"))
-        if value is not None:
-            bounds = {k: part[f"video_{k}"] for k in ("start", "end") if f"video_{k}" in part}
-            found["video"].append({"path": value, **bounds} if bounds else value)
-        return [{"type": "video"}]
-    raise RowError("prompt", f"expected a part of type text, image or video, got {describe(dict(part))}")
-
-
-def take_media(values: dict[str, Any], kind: str, found: list[Any]) -> list[Any]:
-    """Media of one kind from `image` or `images` (`video`, `videos`), or else from the message parts."""
-    one, many = values.pop(kind, None), values.pop(kind + "s", None)
-    one = None if isinstance(one, list | tuple) and not one else one
-    many = None if isinstance(many, list | tuple) and not many else many
+def _take(values: dict[str, Any], name: str, kind: str) -> list[tuple[Any, str | None]] | None:
+    """Items and roles of the column `name` or its plural; None where neither holds anything."""
+    one, many = values.pop(name, None), values.pop(name + "s", None)
+    one = None if isinstance(one, list | tuple | str) and not one else one
+    many = None if isinstance(many, list | tuple | str) and not many else many
     if one is not None and many is not None:
-        raise RowError(kind, f"both {kind!r} and '{kind}s' are given", "keep one of them")
+        raise RowError(kind, f"both {name!r} and '{name}s' are given", "keep one of them")
     given = one if one is not None else many
     if given is None:
-        return found
-    if found:
-        raise RowError(kind, f"the messages carry {len(found)} {kind}(s) of their own", "keep one of the two")
-    if not isinstance(given, list | tuple):
-        return [given]
-    frames = (
-        kind == "video" and one is not None and all(isinstance(v, str) and v.lower().endswith(_STILL) for v in given)
-    )
-    return [list(given)] if frames else list(given)
-
-
-def place_media(messages: list[dict[str, Any]], counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Media without a marked place go before the text of the last user message, images first.
-
-    Contents that hold text only become strings again.
-    """
-    leading = []
-    for kind in KINDS:
-        marked = sum(p["type"] == kind for m in messages for p in m["content"])
-        if marked == 0:
-            leading += [{"type": kind}] * counts[kind]
-        elif marked != counts[kind]:
-            raise RowError(
-                "prompt",
-                f"{marked} {kind} place(s) in the messages, but {counts[kind]} {kind}(s) in the row",
-                f"mark each with <{kind}>, or none of them",
-            )
-    users = [i for i, m in enumerate(messages) if m["role"] == "user"]
-    if leading and not users:
-        raise RowError("prompt", "has media but no user message to put them in")
-    placed = []
-    for i, message in enumerate(messages):
-        content = leading + message["content"] if leading and i == users[-1] else message["content"]
-        if i == len(messages) - 1 and not any(p["type"] != "text" or p["text"].strip() for p in content):
-            raise RowError("prompt", "is empty")
-        if all(p["type"] == "text" for p in content):
-            content = "".join(p["text"] for p in content)
-        placed.append({"role": message["role"], "content": content})
-    return placed
-
-
-def present(messages: list[dict[str, Any]], system: str | None, template: str | None) -> list[dict[str, Any]]:
-    """Messages under a system prompt and with `template` ("{prompt}\\nAnswer in ...") around the user's last."""
-    messages = list(messages)
-    if template is not None:
-        if template.count("{prompt}") != 1:
-            raise ConfigError(f"template must hold {{prompt}} exactly once, got {template!r}")
-        before, after = template.split("{prompt}")
-        last = max(i for i, m in enumerate(messages) if m["role"] in ("user", "tool"))
-        content = messages[last]["content"]
-        if isinstance(content, str):
-            content = before + content + after
-        else:
-            content = _join_texts([_text(before), *content, _text(after)])
-        messages[last] = {**messages[last], "content": content}
-    if system is not None:
-        if messages[0]["role"] in ("system", "developer"):
-            raise DataError("a system prompt is configured, but the row has one of its own; keep one of the two")
-        messages.insert(0, {"role": "system", "content": system})
-    return messages
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
-
-
-def _join_texts(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Neighbouring text parts become one; empty ones go."""
-    joined: list[dict[str, Any]] = []
-    for part in parts:
-        if part["type"] != "text":
-            joined.append(part)
-        elif joined and joined[-1]["type"] == "text":
-            joined[-1] = _text(joined[-1]["text"] + part["text"])
-        elif part["text"]:
-            joined.append(part)
-    return joined
-
-
-# ---- media -------------------------------------------------------------------------------------------------
-
-
-def open_row_image(value: Any, access: MediaAccess) -> Any:
-    """RGB image of one value of `image` or `images`."""
-    try:
-        return open_media_image(value, access)
-    except RowError:
-        raise
-    except DataError as error:
-        raise RowError("image", str(error)) from None
-
-
-def open_row_video(value: Any, access: MediaAccess) -> Clip | FrameList:
-    """Clip of one value of `video` or `videos`: a path, {"path", "start", "end"}, bytes, or frame images."""
-    try:
-        return _open_video(value, access)
-    except RowError:
-        raise
-    except DataError as error:
-        raise RowError("video", str(error)) from None
-
-
-def _open_video(value: Any, access: MediaAccess) -> Clip | FrameList:
-    if isinstance(value, Clip | FrameList):
-        return value
-    if isinstance(value, list | tuple):
-        return FrameList(tuple(access.resolve(media_place(v)) for v in value))
-    if isinstance(value, Mapping) and value.get("frames"):
-        frames = tuple(access.resolve(media_place(v)) for v in value["frames"])
-        fps = _seconds(value, "fps")
-        if fps == 0:
-            raise RowError("video", "fps: expected frames per second above 0, got 0")
-        return FrameList(frames, fps or FrameList.fps)
-    start, end = (_seconds(value, k) if isinstance(value, Mapping) else None for k in ("start", "end"))
-    if start is not None and end is not None and not start < end:
-        raise RowError("video", f"start={start:g} is not before end={end:g}")
-    content = media_bytes(value)
-    if content is not None:
-        return Clip(_spool(content), start, end)
-    place = media_place(value)
-    if is_url(place):
-        raise RowError("video", f"{place!r} is an address", "download it: videos are read from files")
-    return Clip(access.resolve(place), start, end)
-
-
-def _seconds(value: Mapping[str, Any], name: str) -> float | None:
-    number = value.get(name)
-    if number is None:
         return None
-    if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0:
-        raise RowError("video", f"{name}: expected a number of at least 0, got {describe(number)}")
-    return float(number)
-
-
-def _spool(content: bytes) -> Path:
-    """A file that holds these bytes, named by their hash: decoders read files."""
-    name = hashlib.sha256(content).hexdigest()
-    path = default_root() / "media" / name[:2] / f"{name}.video"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-    return path
-
-
-def open_row(row: Row, access: MediaAccess, system: str | None = None, template: str | None = None) -> Prompt:
-    """The prompt, with images opened and clips located."""
-    return Prompt(
-        id=row.id,
-        messages=present(row.messages, system, template),
-        images=[open_row_image(v, access) for v in row.images],
-        videos=[open_row_video(v, access) for v in row.videos],
-        columns=dict(row.columns),
-    )
+    if not isinstance(given, list | tuple):
+        return [read_item(kind, given)]
+    if kind == "video" and one is not None and are_frames(given):
+        return [(list(given), None)]
+    if any(each is None or each == "" for each in given):
+        raise RowError(name, f"holds an empty entry: {describe(given)}")
+    return [read_item(kind, each) for each in given]

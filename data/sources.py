@@ -1,4 +1,4 @@
-"""Where rows come from: JSONL, JSON, parquet, folders saved by `datasets`, and rows already in memory.
+"""Where rows come from: JSONL, JSON, parquet, text, folders saved by `datasets`, the hub, and rows already in memory.
 
 JSON is read with the standard library, line by line: `datasets` would turn the solution "2024-01-05" into a
 date, 3 into 3.0 where another row has 2.5, and refuse the whole file for one bad line. Everything columnar is
@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
-from mmrl.errors import DataError
+from mmrl.errors import ConfigError, DataError, unknown
 
-FORMS = "a .jsonl, .json or .parquet file, a folder of parquet files or one saved by `datasets`, or world:NAME"
-
+FORMS = (
+    "a .jsonl, .json, .parquet or .txt file, a folder of parquet files or one saved by `datasets`, a hub name such as "
+    "OWNER/NAME?split=train, or world:NAME"
+)
+TRAIN = ("train",)
+HELD_OUT = ("test", "validation", "val", "eval", "dev")
+HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 WHOLE_ROW = "*"
 
@@ -89,6 +96,29 @@ class JsonLines:
         return f"{self.file}, line {self._spans[index][2]}"
 
 
+class TextLines:
+    """One prompt a line; blank lines are skipped."""
+
+    format = "prompts"
+
+    def __init__(self, path: Path):
+        self.file, self.folder = str(path), path.parent
+        try:
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text: {error}") from None
+        self._lines = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"prompt": self._lines[index][1]}
+
+    def where(self, index: int) -> str:
+        return f"{self.file}, line {self._lines[index][0]}"
+
+
 class InMemory:
     """A list of rows: a .json file, or the caller's own."""
 
@@ -131,24 +161,78 @@ def _undecoded(feature: Any) -> Any:
     return feature
 
 
-def open_rows(source: Any) -> Rows:
-    """Rows of a path, a list of rows, or a `datasets.Dataset`; raises DataError with what was found instead."""
+def open_rows(source: Any, splits: Sequence[str] = TRAIN) -> Rows:
+    """Rows of a path, a hub name, a list of rows, or a `datasets.Dataset`; DataError says what was found instead.
+
+    splits  where a source has several and names none, as `folder?split=test` does: the first of these that it has
+    """
+    if isinstance(source, Mapping) and source and all(hasattr(v, "features") for v in source.values()):
+        name = _choose_split(list(source), None, splits, "dataset")
+        return Columnar(source[name], f"dataset?split={name}", Path.cwd())
     if hasattr(source, "features") and hasattr(source, "cast"):
         return Columnar(source, "dataset", Path.cwd())
     if isinstance(source, list | tuple):
         return InMemory(source, "rows", Path.cwd())
-    path = Path(source).expanduser()
+    path, asked, config = _read_spec(source)
     if path.is_dir():
-        return _open_folder(path)
-    if not path.is_file():
-        raise DataError(f"data set {str(source)!r} does not exist; expected {FORMS}")
+        return _open_folder(path, asked, splits)
+    if path.is_file():
+        if asked is not None:
+            raise DataError(f"{path}: is one data set without splits, got split {asked!r}")
+        return _open_file(path)
+    if HUB.fullmatch(str(path)) and path.suffix not in (".jsonl", ".json", ".parquet", ".txt"):
+        return _open_hub(str(path), config, asked, splits)
+    raise DataError(f"data set {str(source)!r} does not exist; expected {FORMS}")
+
+
+def _read_spec(source: Any) -> tuple[Path, str | None, str | None]:
+    """`folder?split=test&config=main` as path, split and config."""
+    path = Path(source).expanduser()
+    if path.exists() or "?" not in str(source):
+        return path, None, None
+    text, _, query = str(source).partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for key in options:
+        if key not in ("split", "config"):
+            raise ConfigError(f"{source}: {unknown('option', key, ('split', 'config'))}")
+    return Path(text).expanduser(), options.get("split"), options.get("config")
+
+
+def _open_file(path: Path) -> Rows:
     if path.suffix == ".jsonl":
         return JsonLines(path)
     if path.suffix == ".json":
         return InMemory(_read_json(path), str(path), path.parent)
     if path.suffix == ".parquet":
         return Columnar(_read_parquet([path]), str(path), path.parent)
+    if path.suffix == ".txt":
+        return TextLines(path)
     raise DataError(f"{path}: unknown kind of data set {path.suffix!r}; expected {FORMS}")
+
+
+def _choose_split(names: Sequence[str], asked: str | None, splits: Sequence[str], where: str) -> str:
+    """The split asked for, the only one, or the first of `splits` that there is."""
+    if asked is not None and asked not in names:
+        raise DataError(f"{where}: {unknown('split', asked, names)}")
+    chosen = asked or (names[0] if len(names) == 1 else next((s for s in splits if s in names), None))
+    if chosen is None:
+        named = ", ".join(f"{where}?split={name}" for name in names)
+        raise DataError(f"{where}: holds several splits; name one of them: {named}")
+    return chosen
+
+
+def _open_hub(name: str, config: str | None, asked: str | None, splits: Sequence[str]) -> Columnar:
+    import datasets
+
+    try:
+        known = [str(split) for split in datasets.get_dataset_split_names(name, config)]
+        chosen = _choose_split(known, asked, splits, name)
+        return Columnar(datasets.load_dataset(name, config, split=chosen), f"{name}?split={chosen}", Path.cwd())
+    except DataError:
+        raise
+    except Exception as error:  # no network, no such data set, a script of its own, a gate: the hub has many errors
+        cause = str(error).strip().split("\n")[0][:200]
+        raise DataError(f"data set {name!r} is no file here, and the hub does not give it: {cause}") from None
 
 
 def _read_json(path: Path) -> list[Any]:
@@ -172,12 +256,17 @@ def _read_parquet(paths: list[Path]) -> Any:
         raise DataError(f"{', '.join(map(str, paths[:3]))}: cannot be read as parquet: {cause}") from None
 
 
-def _open_folder(folder: Path) -> Columnar:
+def _open_folder(folder: Path, asked: str | None, splits: Sequence[str]) -> Columnar:
     import datasets
 
     if (folder / "dataset_dict.json").exists():
-        splits = [str(folder / p.name) for p in sorted(folder.iterdir()) if p.is_dir()]
-        raise DataError(f"{folder}: holds several splits; name one of them: {', '.join(splits)}")
+        names = [p.name for p in sorted(folder.iterdir()) if p.is_dir()]
+        name = _choose_split(names, asked, splits, str(folder))
+        rows = _open_folder(folder / name, None, splits)
+        rows.file, rows.folder = f"{folder}?split={name}", folder
+        return rows
+    if asked is not None:
+        raise DataError(f"{folder}: is one data set without splits, got split {asked!r}")
     if (folder / "state.json").exists():
         try:
             return Columnar(datasets.load_from_disk(str(folder)), str(folder), folder)

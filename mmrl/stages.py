@@ -58,7 +58,7 @@ STAGES = (
     "matching_objective",
     "learning_rate",
 )
-LANGUAGE, FLOW, MASKED_DIFFUSION = ("vlm", "video"), ("flow",), ("masked_diffusion",)
+LANGUAGE, FLOW, MASKED = ("vlm", "video"), ("flow",), ("masked",)
 CONFIDENCES = ("verified", "partly", "reconstructed", "ours")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from mmrl.data.cache import BuildReport, VideoCache
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import read_config
-from mmrl.pipelines.run import open_prompts
+from mmrl.pipelines.run import open_prompts, reward_panel
 from mmrl.policies.language.video import VideoPolicy
 
 
@@ -19,8 +20,10 @@ def build_cache(config: str, overrides: Sequence[str], workers: int | None = Non
     cache = VideoCache(settings.cache.root, budget_bytes=int(settings.cache.budget_gb * 2**30))
     clips = []
     data = settings.data
-    for spec, limit in ((data.train, data.limit), (data.eval, data.eval_limit)):
-        prompts = open_prompts(spec, data, limit) if spec else ()
+    with reward_panel(settings) if settings.rewards else nullcontext() as panel:
+        parts = [(data.train, data.limit, False), (data.eval, data.eval_limit, True)]
+        opened = [open_prompts(s, data, n, panel=panel, held_out=held_out) for s, n, held_out in parts if s]
+    for prompts in opened:
         clips += [clip for i in range(len(prompts)) for clip in prompts[i].videos]
     if not clips:
         raise ConfigError(f"{config}: its data has no videos")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mmrl.data.check import Judge, Report, check_dataset
 from mmrl.data.sources import WHOLE_ROW, RowError
 from mmrl.errors import ConfigError, RewardError
 from mmrl.pipelines.config import RunConfig, read_config
-from mmrl.pipelines.run import reward_panel
+from mmrl.pipelines.run import reward_panel, row_options
+from mmrl.pipelines.sizing import image_sizing
+from mmrl.rewards.panel import RewardPanel
 
 NO_REWARDS = (
     "no rewards named: rows with a task were read as the reward `accuracy` would; `mmrl check MODALITY CONFIG` checks "
@@ -36,25 +39,21 @@ def _check(config: RunConfig, specs: Iterable[str]) -> tuple[list[Report], str]:
         return [_report(config, spec, None, judge_task) for spec in specs], NO_REWARDS
     with reward_panel(config) as panel:
         columns = panel.required_columns
-        reports = [
-            _report(config, spec, columns, lambda row: map(_as_row_error, panel.refusals(row))) for spec in specs
-        ]
+        judge = partial(_refused, panel)
+        reports = [_report(config, spec, columns, judge, panel) for spec in specs]
         return reports, "read for the rewards " + ", ".join(member.label for member in panel.members)
 
 
-def _report(config: RunConfig, spec: str, columns: Sequence[str] | None, judge: Judge) -> Report:
-    data = config.data
-    return check_dataset(
-        spec,
-        columns,
-        judge,
-        columns=data.columns,
-        media_root=data.media_root,
-        allow_outside=data.allow_outside,
-        allow_urls=data.allow_urls,
-        system=data.system,
-        template=data.template,
-    )
+def _report(
+    config: RunConfig, spec: str, columns: Sequence[str] | None, judge: Judge, panel: RewardPanel | None = None
+) -> Report:
+    held_out = spec == config.data.eval and spec != config.data.train
+    options = row_options(config.data, panel, image_sizing(config), held_out)
+    return check_dataset(spec, columns, judge, **options)
+
+
+def _refused(panel: RewardPanel, row: Mapping[str, Any]) -> Iterator[RowError]:
+    return map(_as_row_error, panel.refusals(row))
 
 
 def judge_task(row: Mapping[str, Any]) -> Iterator[RowError]:

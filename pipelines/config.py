@@ -39,12 +39,17 @@ def shipped_asset(name: str) -> Path:
 
 
 class DataConfig(Section):
-    """Where prompts come from: a file, a `datasets` directory, or `world:NAME`.
+    """Where prompts come from: a file, a `datasets` directory, a hub name, or `world:NAME`.
 
     eval        held-out prompts; without it nothing is evaluated
+    format      the data format of the rows, by name; auto recognises it
+    columns     our names to theirs: {prompt: question, solution: answer}
     numbers     columns of numbers that stage functions read, such as reference_value; every row must have them
-    template    wraps a string prompt, as in "{prompt}\\nAnswer inside <answer></answer>."
+    template    wraps the prompt, as in "{prompt}\\nAnswer inside <answer></answer>."; {column} is read from the row
     system      a system message put before every prompt
+    task        of rows that name none
+    ignore      columns that are left out: the answer to "holds an image that nothing reads"
+    repeats     equal rows get numbered ids, or are refused
     allow_outside, allow_urls  media may leave the dataset's folder, or be fetched; off for safety
     workers     prompts of the next step made ready while one trains: so many at a time have their images opened and
                 their clips decoded, each in a process of its own; 0: all is read when it is needed
@@ -54,11 +59,15 @@ class DataConfig(Section):
     eval: str | None = None
     limit: int | None = None
     eval_limit: int | None = None
+    format: str = "auto"
     columns: dict[str, str] | None = None
     numbers: list[str] = []
     media_root: str | None = None
     template: str | None = None
     system: str | None = None
+    task: str | None = None
+    ignore: list[str] = []
+    repeats: Literal["number", "refuse"] = "number"
     allow_outside: bool = False
     allow_urls: bool = False
     workers: int = Field(2, ge=0)
@@ -93,7 +102,7 @@ class RunConfig(Section):
              independent draws
     """
 
-    modality: Literal["vlm", "video", "flow"]
+    modality: Literal["vlm", "video", "flow", "masked"]
     recipe: str = "grpo"
     run_dir: str = "runs/{modality}-{recipe}"
     policy: dict[str, Any] = {}

@@ -15,11 +15,12 @@ from mmrl.pipelines.config import RunConfig, merge, read_config
 from mmrl.pipelines.progress import progress
 from mmrl.pipelines.run import build_policy, check_prompts, clip_reader, made_ready, open_prompts, reward_panel
 from mmrl.pipelines.run import train as train_run
+from mmrl.pipelines.sizing import image_sizing
 from mmrl.plugins import reference_of
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
-from mmrl.rewards.panel import RewardSpec
+from mmrl.rewards.panel import RewardPanel, RewardSpec
 from mmrl.rollout.actor import Actor
 from mmrl.training.trainer import Report, Result
 
@@ -61,10 +62,10 @@ class Pipeline:
         sections  further parts of the configuration: `training={"steps": 200}`, `objective={...}`, `data={...}`
         """
         config = self._config(recipe, run_dir, sections)
-        prompts = self._prompts(dataset, config)
-        held_out = self._prompts(eval_dataset, config) if eval_dataset is not None else None
         panel = self._panel(rewards, config)
         try:
+            prompts = self._prompts(dataset, config, panel)
+            held_out = self._prompts(eval_dataset, config, panel, held_out=True) if eval_dataset is not None else None
             for each in (prompts, held_out or ()):
                 check_prompts(panel, each, type(self.policy).reads)
             config = self._named(config, dataset, eval_dataset, rewards)
@@ -101,7 +102,8 @@ class Pipeline:
         with ExitStack() as stack:
             panel = self._panel(rewards, config)
             stack.callback(panel.close)
-            prompts = made_ready(self._prompts(dataset, config), self.policy, config.data.workers, stack)
+            prompts = self._prompts(dataset, config, panel, held_out=True)
+            prompts = made_ready(prompts, self.policy, config.data.workers, stack)
             scores, _ = evaluate(
                 Actor(self.policy), prompts, panel.score, batch_size=batch_size, accelerator=make_accelerator(),
                 samples=samples,
@@ -141,10 +143,13 @@ class Pipeline:
             raise ConfigError("no rewards: pass names such as 'accuracy', or functions with TRL's signature")
         return reward_panel(config, rewards)
 
-    def _prompts(self, dataset: Dataset | str, config: RunConfig) -> Sequence[Prompt]:
+    def _prompts(
+        self, dataset: Dataset | str, config: RunConfig, panel: RewardPanel | None = None, held_out: bool = False
+    ) -> Sequence[Prompt]:
         if not isinstance(dataset, (str, Path)) and len(dataset) and isinstance(dataset[0], Prompt):
             return cast(Sequence[Prompt], dataset)  # the first tells: opening all would read every image
-        return open_prompts(dataset, config.data, config.data.limit)
+        sizing = image_sizing(config)
+        return open_prompts(dataset, config.data, config.data.limit, panel=panel, sizing=sizing, held_out=held_out)
 
     @staticmethod
     def _named(config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None, rewards: Rewards) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from mmrl.columns import COLUMNS
 from mmrl.objective import Objective
@@ -111,18 +112,30 @@ def _count_parameters(config: RunConfig) -> int | None:
     """Parameters of the trained model, counted on the meta device from its configuration alone."""
     import torch
 
-    model = config.policy_settings().model
     try:
         with torch.device("meta"):
-            if config.modality == "flow":
-                from diffusers import SD3Transformer2DModel
-
-                settings = SD3Transformer2DModel.load_config(model, subfolder="transformer")
-                module = SD3Transformer2DModel.from_config(settings)
-            else:
-                from transformers import AutoConfig, AutoModelForImageTextToText
-
-                module = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
+            module = ON_META[config.modality](config.policy_settings().model)
     except (OSError, ValueError):
         return None
     return sum(p.numel() for p in module.parameters())
+
+
+def _vision_language(model: str) -> Any:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
+
+
+def _transformer(model: str) -> Any:
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel.from_config(SD3Transformer2DModel.load_config(model, subfolder="transformer"))
+
+
+def _masked(model: str) -> Any:
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    return AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(model))
+
+
+ON_META = {"vlm": _vision_language, "video": _vision_language, "flow": _transformer, "masked": _masked}

@@ -14,6 +14,7 @@ from mmrl.columns import missing
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.pipelines.sizing import image_sizing
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
@@ -29,6 +30,8 @@ from mmrl.training.trainer import Report, Result, Trainer
 
 if TYPE_CHECKING:
     from mmrl.data.cache import VideoCache
+    from mmrl.data.images import Sizing
+    from mmrl.rewards.panel import RewardPanel
 
 CHECKED_PROMPTS = 32
 """Prompts read through before a model is loaded; `mmrl check` reads them all."""
@@ -68,19 +71,33 @@ def makers_of(config: RunConfig) -> dict[str, str]:
     return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
 
 
-def open_prompts(spec: Any, data: DataConfig, limit: int | None = None) -> Sequence[Prompt]:
+def open_prompts(
+    spec: Any,
+    data: DataConfig,
+    limit: int | None = None,
+    *,
+    panel: RewardPanel | None = None,
+    sizing: Sizing | None = None,
+    held_out: bool = False,
+) -> Sequence[Prompt]:
+    """The prompts of a specification. `panel`: the rewards that read them; `sizing`: how the model sizes images."""
     from mmrl.data.datasets import open_dataset
 
-    return open_dataset(
-        spec,
-        columns=data.columns,
-        media_root=data.media_root,
-        allow_outside=data.allow_outside,
-        allow_urls=data.allow_urls,
-        template=data.template,
-        system=data.system,
-        limit=limit,
-    )
+    options = row_options(data, panel, sizing, held_out)
+    return open_dataset(spec, **options, limit=limit)
+
+
+def row_options(
+    data: DataConfig, panel: RewardPanel | None = None, sizing: Sizing | None = None, held_out: bool = False
+) -> dict[str, Any]:
+    """How rows are read, for `open_dataset` and `check_dataset` alike."""
+    from mmrl.data.sources import HELD_OUT, TRAIN
+
+    names = ("columns", "format", "media_root", "allow_outside", "allow_urls", "template", "system")
+    options = {name: getattr(data, name) for name in (*names, "task", "ignore", "repeats")}
+    members = panel.members if panel is not None else ()
+    read = [name for member in members for name in (*member.columns.required, *member.columns.optional)]
+    return options | {"elsewhere": read, "sizing": sizing, "splits": HELD_OUT if held_out else TRAIN}
 
 
 def clip_reader(cache: CacheConfig) -> Callable:
@@ -217,14 +234,17 @@ def train(
     objective = check_config(config, made)
     folder, start = config.directory, _start_of(config, resume)
     with ExitStack() as stack:
-        if prompts is None:
-            prompts = open_prompts(config.data.train, config.data, config.data.limit)
-        if eval_prompts is None and config.data.eval:
-            eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit)
+        panel = None
         if score is None:
             panel = reward_panel(config)
             stack.callback(panel.close)
             score = panel.score
+        read = {"panel": panel, "sizing": image_sizing(config)}
+        if prompts is None:
+            prompts = open_prompts(config.data.train, config.data, config.data.limit, **read)
+        if eval_prompts is None and config.data.eval:
+            eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit, **read, held_out=True)
+        if panel is not None:
             for each in (prompts, eval_prompts or ()):
                 check_prompts(panel, each, config.policy_class.reads)
         strategies = Nested.of(config.rollout)
@@ -243,12 +263,20 @@ def train(
         )  # fmt: skip
         if trainer.accelerator.is_main_process:
             trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack)
+            told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
+            write_atomically(folder / "data.json", json.dumps(told, indent=1))
         with told_where(*given):
             result = trainer.train(start)
         if trainer.accelerator.is_main_process and result.after:
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))
     return result
+
+
+def described(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What a run writes down of its data: where it lies, the data formats of its rows, how many repeat another."""
+    names = ("source", "format", "repeated")
+    return {"rows": len(prompts)} | {name: getattr(prompts, name) for name in names if hasattr(prompts, name)}
 
 
 def _noting_the_model(report: Report, policy: Policy, folder: Path) -> Report:
@@ -348,10 +376,11 @@ def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> 
         raise ConfigError("the run has no held-out data: name it with data.eval=...")
     accelerator = make_accelerator()
     policy.module = accelerator.prepare(policy.module)
-    prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit)
     with ExitStack() as stack:
         panel = reward_panel(config)
         stack.callback(panel.close)
+        sizing, limit = image_sizing(config), config.data.eval_limit
+        prompts = open_prompts(config.data.eval, config.data, limit, panel=panel, sizing=sizing, held_out=True)
         scores, _ = evaluate(
             Actor(policy),
             made_ready(prompts, policy, config.data.workers, stack),

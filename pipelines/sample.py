@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mmrl.pipelines.run import load_run, open_prompts, reward_panel
+from mmrl.pipelines.sizing import image_sizing
 from mmrl.randomness import Key
 from mmrl.record import Request
 from mmrl.rollout.actor import Actor
@@ -18,15 +19,15 @@ from mmrl.training.run_log import save_rollouts
 def sample_run(checkpoint: str | Path, out: Path, prompts: int, count: int, overrides: Sequence[str] = ()) -> Path:
     """Greedy for one sample a prompt, drawn for several; rows with rewards in `out/rows.jsonl`."""
     config, policy = load_run(checkpoint, overrides)
-    data = open_prompts(config.data.eval or config.data.train, config.data, prompts)
-    requests = [Request(data[i], count, group=i) for i in range(min(prompts, len(data)))]
-    greedy = count == 1 or policy.varied_when_greedy
-    rollouts = Actor(policy).act(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
-    panel = reward_panel(config)
-    try:
+    with reward_panel(config) as panel:
+        data = open_prompts(
+            config.data.eval or config.data.train, config.data, prompts, panel=panel, sizing=image_sizing(config),
+            held_out=bool(config.data.eval),
+        )  # fmt: skip
+        requests = [Request(data[i], count, group=i) for i in range(min(prompts, len(data)))]
+        greedy = count == 1 or policy.varied_when_greedy
+        rollouts = Actor(policy).act(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
         scores = panel.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
-    finally:
-        panel.close()
     rollouts.components, rollouts.reward, rollouts.success = scores.components, scores.reward, scores.success
     save_rollouts(out, rollouts, policy.action_labels(rollouts), None, None)
     return out

@@ -224,8 +224,8 @@ class RewardPanel:
     def _assemble(self, results: list[RowScores], count: int) -> Scores:
         components: dict[str, Tensor] = {}
         causes: Counter = Counter()
-        reward, applies = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool)
         columns: dict[str, list] = {}
+        reward, applies = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool)
         for member, result in zip(self.members, results, strict=True):
             member.learn_keys(result.outcomes)
             for key in member.all_keys:

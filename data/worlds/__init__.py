@@ -5,6 +5,7 @@
     stills        half shapes, half digits                                       vlm
     motion        short clips, written as mp4 files                              video
     compositions  captions with an exactly verifiable picture                    flow
+    lists         digits to say in another order, text alone                     masked
 
 Every prompt is a pure function of (world, split, difficulty, seed, index): nothing is stored, and the same
 numbers give the same prompts on every machine. Which split a scene belongs to is decided by the hash of the
@@ -22,6 +23,7 @@ from typing import Any
 from mmrl.data.prompts import Prompts
 from mmrl.data.worlds.compositions import Compositions
 from mmrl.data.worlds.digits import Digits
+from mmrl.data.worlds.lists import Lists
 from mmrl.data.worlds.motion import Motion
 from mmrl.data.worlds.questions import World
 from mmrl.data.worlds.scenes import check_level, check_split, keyed_random, picture_hash, split_of
@@ -31,7 +33,7 @@ from mmrl.errors import DataError, unknown
 from mmrl.randomness import Key
 from mmrl.record import Prompt
 
-WORLDS: dict[str, type[World]] = {w.name: w for w in (Shapes, Digits, Stills, Motion, Compositions)}
+WORLDS: dict[str, type[World]] = {w.name: w for w in (Shapes, Digits, Stills, Motion, Compositions, Lists)}
 SIZES = {"train": 4096, "test": 256}
 DIFFICULTY = 2
 MOST_ATTEMPTS = 1000

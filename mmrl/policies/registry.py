@@ -11,6 +11,7 @@ POLICIES = {
     "vlm": "mmrl.policies.language.vision:VisionPolicy",
     "video": "mmrl.policies.language.video:VideoPolicy",
     "flow": "mmrl.policies.generation.policy:FlowPolicy",
+    "masked": "mmrl.policies.masked.policy:MaskedDiffusionPolicy",
 }
 MODALITIES = tuple(POLICIES)
 

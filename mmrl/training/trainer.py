@@ -266,9 +266,9 @@ class Trainer:
                 for whole, each in zip(pairs, found, strict=True):
                     whole[part.to(whole.device)] = each
         allowed = Tolerance.of(self.policy.precision, self.config.self_check)
-        apart = rollouts.replay["shown"].to(rollouts.source.device) | (rollouts.source > 0)
-        old, new, mask = pairs
-        check = compare(old, new, mask, allowed, shown=apart)
+        shown = rollouts.replay.get("shown", torch.zeros_like(rollouts.source))
+        apart = shown.to(rollouts.source.device).bool() | (rollouts.source > 0)
+        check = compare(*pairs, allowed, shown=apart)
         failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
         check.raise_if_failed()
         if failed:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrl.pipelines.bases.cards import write_card
+from mmrl.policies.base import Policy
 from mmrl.policies.language.encoding import Encoded, collate
 from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.randomness import Key
@@ -127,7 +128,7 @@ def _batches(
         yield [encoded[i][0] for i in chosen], [encoded[i][1] for i in chosen]
 
 
-def held_out_scores(policy: LanguagePolicy, prompts: Sequence[Prompt], batch_size: int = 64) -> dict[str, float]:
+def held_out_scores(policy: Policy, prompts: Sequence[Prompt], batch_size: int = 64) -> dict[str, float]:
     """Share of greedy answers that the accuracy reward calls right (0.5 or more), in all and by skill."""
     right: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, len(prompts), batch_size):

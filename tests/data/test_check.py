@@ -1,12 +1,14 @@
 """`mmrl check`: every problem counted, each named by line and column, none of them stops the scan."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from mmrl.data.check import SHOWN, Judge, check_dataset
+from mmrl.data.datasets import open_dataset
 from mmrl.data.sources import RowError
 from mmrl.errors import DataError, unknown
 from tests.data.clips import cut_short
@@ -18,6 +20,7 @@ GOOD = {"prompt": "Which?", "image": "red.png", "solution": "red", "task": "colo
 def folder(tmp_path, clip) -> Path:
     Image.new("RGB", (6, 4), (255, 0, 0)).save(tmp_path / "red.png")
     Image.new("L", (8001, 8000)).save(tmp_path / "huge.png")
+    Image.new("L", (2000, 5)).save(tmp_path / "thin.png")
     Image.effect_noise((64, 64), 99).save(tmp_path / "noise.png")
     cut_short(tmp_path / "torn.png", tmp_path / "noise.png")
     (tmp_path / "a.mp4").write_bytes(clip.read_bytes())
@@ -54,6 +57,9 @@ PROBLEMS = [
     ({**GOOD, "image": "torn.png"}, "image", "torn.png: cannot be decoded"),
     ({**GOOD, "image": "huge.png"}, "image", "8001x8000 is 64,008,000 pixels"),
     ({**GOOD, "image": "a.mp4"}, "image", "not an image in one of PNG"),
+    ({**GOOD, "image": "thin.png"}, "image", "2000x5 is more than 200 times longer than wide"),
+    ({**GOOD, "prompt": "How many \ud83d?"}, "prompt", r"half a character (a lone surrogate): 'How many \ud83d?'"),
+    ({**GOOD, "note": ["fine", {"deep": "\udc00"}]}, "note", "half a character"),
     ({**GOOD, "image": "../red.png"}, "image", "leads outside"),
     ({**GOOD, "image": "https://example.com/a.png"}, "image", "allow_urls=True"),
     ({**GOOD, "video": "cut.mp4"}, "video", "cut.mp4: cannot be "),
@@ -69,6 +75,27 @@ PROBLEMS = [
     ("{broken", "*", "the line is not JSON"),
     ("[1]", "*", "expected a row {column: value}, got list"),
 ]
+
+
+UNREADABLE = [(row, column) for row, column, message in PROBLEMS if message and re.search("200 times|half a", message)]
+
+
+@pytest.mark.parametrize(("row", "column"), UNREADABLE)
+def test_training_refuses_in_the_same_words(folder, row, column):
+    path = write(folder, row)
+    [problem] = check_dataset(path, judge=knows("colour")).problems
+    with pytest.raises(DataError) as refused:
+        open_dataset(path)[0]
+    assert f"line 1: column {column!r}: {problem.message}" in str(refused.value)
+    str(check_dataset(path)).encode()  # what is printed can be
+
+
+def test_a_missing_task_is_answered_with_its_setting(folder):
+    path = write(folder, {"prompt": "a", "solution": "b"}, {"prompt": "c", "solution": "d", "problem_type": "count"})
+    first, second = check_dataset(path, ("solution", "task")).problems
+    assert first.fix.startswith("data.task=choice names one task for all rows, or data.columns.task=YOURS names")
+    assert second.fix.endswith("data.columns.task=problem_type names the column that has it")
+    assert check_dataset(path, ("solution", "task"), task="exact").total == 0
 
 
 @pytest.mark.parametrize(("row", "column", "message"), PROBLEMS, ids=lambda v: str(v)[:30])
@@ -90,13 +117,29 @@ def test_all_problems_of_all_rows_are_counted_and_the_first_shown(folder):
     assert (report.rows, report.bad_rows, report.total) == (10, 9, 36)
     assert report.counts == {"image": 18, "task": 9, "solution": 9}
     assert len(report.problems) == 36
-    assert sum(", line " in line for line in str(report).splitlines()) == SHOWN
-    assert f"... and {36 - SHOWN} more" in str(report)
+    shown = [line for line in str(report).splitlines() if ", line " in line]
+    assert len(shown) == 3  # one for each kind, with the first three rows
+    assert any(
+        "'x.png' does not exist" in line and line.endswith("[18 times, also line 1, line 2, ...]") for line in shown
+    )
+    assert any(
+        "unknown task 'color'" in line and line.endswith("[9 times, also line 2, line 3, ...]") for line in shown
+    )
+
+
+def test_kinds_of_problems_past_the_first_are_counted(folder):
+    rows = [{**GOOD, "id": i, letter * 3: "red.png"} for i, letter in enumerate("abcdefghijklmnopqrstuvw")]
+    text = str(check_dataset(write(folder, *rows)))
+    assert sum(", line " in line for line in text.splitlines()) == SHOWN
+    assert f"... and {23 - SHOWN} more" in text
 
 
 def test_repeated_rows_and_ids_are_problems(folder):
     report = check_dataset(write(folder, GOOD, {**GOOD, "id": "a"}, {"prompt": "b", "solution": 1, "id": "a"}, GOOD))
-    assert [(p.row, p.column) for p in report.problems] == [(2, "id"), (3, "id")]
+    assert [(p.row, p.column) for p in report.problems] == [(2, "id")]
+    assert report.repeated == 1 and "repeated rows: 1, numbered; data.repeats=refuse" in str(report)
+    refused = check_dataset(write(folder, GOOD, GOOD), repeats="refuse")
+    assert [(p.row, p.column) for p in refused.problems] == [(1, "id")]
 
 
 def test_rewards_say_which_columns_they_read(folder):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmrl.data.datasets import open_dataset
+from mmrl.data.images import Sizing
 from mmrl.data.worlds import open_world
 from mmrl.errors import ConfigError, DataError
 from mmrl.media import Clip, FrameList
@@ -105,10 +106,10 @@ def test_message_parts_may_carry_their_media(opened):
 
 def test_system_prompt_and_template_surround_the_row_but_not_its_id(opened):
     row = {"prompt": "Which?", "image": "red.png", "solution": "red"}
-    plain, dressed = opened(row), opened(row, system="Be brief.", template="Q: {prompt}\nAnswer in {braces}.")
+    plain, dressed = opened(row), opened(row, system="Be brief.", template="Q: {prompt}\nAnswer in {{braces}} {}.")
     assert dressed[0].messages == [
         {"role": "system", "content": "Be brief."},
-        *user([text("Q: "), PLACE, text("Which?\nAnswer in {braces}.")]),
+        *user([text("Q: "), PLACE, text("Which?\nAnswer in {braces} {}.")]),
     ]
     assert plain.ids() == dressed.ids()
     assert opened({"prompt": "Which?"}, template="{prompt}!")[0].messages == user("Which?!")
@@ -116,6 +117,44 @@ def test_system_prompt_and_template_surround_the_row_but_not_its_id(opened):
         opened(row, template="no place")[0]
     with pytest.raises(DataError, match="has one of its own"):
         opened({"prompt": [{"role": "system", "content": "x"}, *user("y")]}, system="z")[0]
+
+
+def test_a_template_reads_any_column_and_fails_on_an_unknown_one(opened):
+    row = {"prompt": "Which?", "hint": "It is warm.", "level": 3, "box": [1, 2], "options": ["red", "blue"]}
+    dressed = opened(row, template="{hint} ({level}) {prompt}\n{options}\n{{hint}} \\boxed{}")
+    assert dressed[0].text == "It is warm. (3) Which?\nA. red\nB. blue\n{hint} \\boxed{}"
+    assert opened({"problem": "2 + 2?", "answer": "4"}, template="{prompt} Again: {problem}")[0].text.endswith("2 + 2?")
+    for template, message in [
+        ("{prompt} {hnt}", r"the template reads \{hnt\}, and the row has no such column; .*did you mean 'hint'"),
+        ("{prompt} {box}", r"the template reads \{box\}, expected text or a number, got list"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            opened(row, template=template)
+
+
+def test_a_tag_can_be_escaped(opened):
+    data = opened({"prompt": "What does \\<image> mean beside <image>?", "image": "red.png"}, {"prompt": "\\<video>?"})
+    assert data[0].messages == user([text("What does <image> mean beside "), PLACE, text("?")])
+    assert data[1].messages == user("<video>?")
+
+
+def test_a_last_answer_is_the_solution(opened):
+    said = [*user("Which?"), {"role": "assistant", "content": "red"}]
+    data = opened({"prompt": said}, {"prompt": said, "solution": "red ", "id": 1})
+    assert data[0].messages == user("Which?") and data[0].columns == {"solution": "red"}
+    assert data[1].columns == {"solution": "red "}
+
+
+def test_columns_can_be_had_without_decoding_images(opened, folder):
+    data = opened({"prompt": "q", "image": "red.png", "solution": "a"}, {"prompt": "r", "image": "gone.png"})
+    assert data.columns(0) == {"solution": "a", "image_size": [6, 4]} == data[0].columns
+    with pytest.raises(DataError, match=r"line 2: column 'image': 'gone\.png' does not exist"):
+        data.columns(1)
+
+
+def test_a_rows_own_sizes_stay(opened):
+    data = opened({"prompt": "q", "image": "red.png", "image_size": [600, 400]}, sizing=Sizing(4, 1, 64))
+    assert data[0].columns == {"image_size": [600, 400], "resized_size": [8, 4]}
 
 
 # ---- media forms -------------------------------------------------------------------------------------------
@@ -197,7 +236,7 @@ def test_columnar_media_stay_bytes_until_opened(tmp_path):
     prompt = open_dataset(tmp_path / "i.parquet")[1]
     assert prompt.messages == user([PLACE, PLACE, text("b")])
     assert colours(prompt) == [(255, 0, 0), (0, 0, 255)]
-    assert prompt.columns == {"solution": 2}
+    assert prompt.columns == {"solution": 2, "image_size": [6, 4]}
 
 
 def test_columnar_messages_lose_the_nulls_that_columns_add(tmp_path):
@@ -234,7 +273,7 @@ def test_verl_rows_bring_their_solution_along(opened):
 def test_columns_are_renamed_to_ours(opened):
     row = {"question": "q", "answer": "a", "pic": "red.png"}
     prompt = opened(row, columns={"prompt": "question", "solution": "answer", "image": "pic"})[0]
-    assert prompt.messages == user([PLACE, text("q")]) and prompt.columns == {"solution": "a"}
+    assert prompt.messages == user([PLACE, text("q")]) and prompt.columns == {"solution": "a", "image_size": [6, 4]}
     with pytest.raises(DataError, match=r"no such column .*did you mean 'answer'"):
         opened(row, columns={"prompt": "question", "solution": "anwser"})
 
@@ -291,7 +330,19 @@ def test_repeated_ids_are_errors_that_name_both_rows(opened):
     with pytest.raises(DataError, match=r"line 3: same id as .*line 1 \('a'\)"):
         opened({"prompt": "x", "id": "a"}, {"prompt": "y"}, {"prompt": "z", "id": "a"})
     with pytest.raises(DataError, match="remove the repeated row or add ids"):
-        opened({"prompt": "x"}, {"prompt": "x"})
+        opened({"prompt": "x"}, {"prompt": "x"}, repeats="refuse")
+    with pytest.raises(DataError, match=r"'a#2', which is an id already"):
+        opened({"prompt": "x", "id": "a"}, {"prompt": "y", "id": "a#2"}, {"prompt": "x", "id": "a"})
+
+
+def test_equal_rows_are_numbered_in_order(opened):
+    data = opened({"prompt": "x"}, {"prompt": "y"}, {"prompt": "x"}, {"prompt": "x"}, {"prompt": "z", "id": "a"})
+    first = data.ids()[0]
+    assert data.ids()[2:4] == [f"{first}#2", f"{first}#3"] == [p.id for p in data[2:4]]
+    assert data.repeated == 2 and len(set(data.ids())) == 5
+    assert opened({"prompt": "z", "id": 7}, {"prompt": "z", "id": 7}).ids() == ["7", "7#2"]
+    with pytest.raises(ConfigError, match="did you mean 'number'"):
+        opened({"prompt": "x"}, repeats="numbers")
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------
@@ -303,11 +354,14 @@ def test_repeated_ids_are_errors_that_name_both_rows(opened):
         ({"prompt": ""}, "column 'prompt': is empty"),
         ({"prompt": 5}, "expected a string or chat messages, got int 5"),
         ({"prompt": []}, "expected a string or chat messages"),
-        ({"question": "q"}, r"missing; the row has question; name yours: columns=\{\"prompt\": \"question\"\}"),
-        ({"prompt": [{"from": "human", "value": "x"}]}, r"expected a message \{'role', 'content'\}"),
+        ({"question": "q"}, r"missing; the row has question; name yours: data\.columns\.prompt=question"),
+        ({"prompt": [{"says": "human", "value": "x"}]}, r"expected a message \{'role', 'content'\}"),
         ({"prompt": [{"role": "usr", "content": "x"}]}, "unknown role 'usr'; did you mean 'user'"),
         ({"prompt": [{"role": "user", "content": [{"type": "audio"}]}]}, "type text, image or video"),
-        ({"prompt": [*user("a"), {"role": "assistant", "content": "b"}]}, "the last message is by 'assistant'"),
+        ({"prompt": [{"role": "system", "content": "b"}]}, "the last message is by 'system'"),
+        ({"prompt": [{"role": "assistant", "content": "b"}]}, "holds no question, only an answer"),
+        ({"prompt": [*user("a"), {"role": "assistant", "content": "b"}], "solution": "c"}, "a solution of its own"),
+        ({"prompt": "How many \ud83d?"}, "holds half a character"),
         ({"prompt": "<image><image>q", "image": "red.png"}, r"2 image place\(s\) in the messages, but 1 image\(s\)"),
         ({"prompt": "<video>q"}, r"1 video place\(s\) in the messages, but 0 video\(s\)"),
         ({"prompt": "q", "image": "red.png", "images": ["red.png"]}, "both 'image' and 'images' are given"),
@@ -327,14 +381,17 @@ def test_malformed_rows_are_refused_on_opening(opened, row, message):
         ({"path": "a.mp4", "start": 2, "end": 1}, "start=2 is not before end=1"),
         ({"path": "a.mp4", "start": "1"}, "start: expected a number of at least 0, got str '1'"),
         ({"frames": ["red.png", "blue.png"], "fps": 0}, "fps: expected frames per second above 0"),
+        ({"frames": ["red.png", "blue.png"], "start": 1}, "start is not honoured for a clip given as frame images"),
+        ({"path": "a.mp4", "max_frames": 2.5}, "max_frames: expected a whole number of at least 1"),
+        ({"path": "a.mp4", "min_frames": 9, "max_frames": 4}, "min_frames=9 is not before max_frames=4"),
+        ({"path": "a.mp4", "resized_height": 56}, "'resized_height' is not honoured; known beside the video: start"),
         ("http://example.com/a.mp4", "is an address; download it"),
         ("b.mp4", "'b.mp4' does not exist"),
     ],
 )
 def test_videos_that_cannot_be_meant_are_refused(opened, video, message):
-    data = opened({"prompt": "q", "video": video})
     with pytest.raises(DataError, match=message):
-        data[0]
+        opened({"prompt": "q", "video": video})[0]
 
 
 def test_a_broken_line_is_named(folder):
@@ -345,24 +402,28 @@ def test_a_broken_line_is_named(folder):
 
 def test_places_that_hold_no_data_set_say_what_they_hold(folder):
     (folder / "many").mkdir()
-    datasets.DatasetDict({"train": datasets.Dataset.from_list([{"prompt": "a"}])}).save_to_disk(folder / "many")
+    table = datasets.Dataset.from_list([{"prompt": "a"}])
+    datasets.DatasetDict({"easy": table, "hard": table}).save_to_disk(folder / "many")
     (folder / "e.jsonl").touch()
     (folder / "lines.json").write_text('{"prompt": "a"}\n{"prompt": "b"}')
     (folder / "one.json").write_text('{"prompt": "a"}')
     (folder / "bad.parquet").write_bytes(b"PAR1 no")
     for spec, message in [
         ("none.jsonl", "does not exist"),
-        ("many", r"holds several splits; name one of them: .*many/train"),
+        ("many", r"holds several splits; name one of them: .*many\?split=easy, .*many\?split=hard"),
         ("e.jsonl", "is empty"),
         ("lines.json", r"one object a line is JSONL: name it \.jsonl"),
         ("one.json", "expected a list of rows, got dict"),
         ("bad.parquet", "cannot be read as parquet"),
+        ("many?split=eas", r"unknown split 'eas'; did you mean 'easy'"),
+        ("many?spilt=easy", "unknown option 'spilt'; did you mean 'split'"),
+        ("one.json?split=train", "is one data set without splits"),
         ("a.mp4", r"unknown kind of data set '\.mp4'"),
         (".", "neither parquet files"),
     ]:
         if spec == ".":
             (folder / "bad.parquet").unlink()
-        with pytest.raises(DataError, match=message):
+        with pytest.raises((DataError, ConfigError), match=message):
             open_dataset(str(folder / spec))
 
 

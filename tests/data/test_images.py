@@ -10,13 +10,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from mmrl.data.images import (
     MAX_PIXELS,
     MediaAccess,
+    Sizing,
     data_uri,
     media_identity,
+    media_image_size,
     open_image,
     open_media_image,
 )
@@ -42,10 +46,19 @@ def test_allowed_formats_open_as_rgb(tmp_path, kind):
         assert np.abs(np.asarray(image, int)[0, 0] - (255, 0, 0)).max() < 6
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "ICO", "PPM", "EPS", "PDF"])
+@pytest.mark.parametrize("kind", ["ICO", "PPM", "EPS", "PDF"])
 def test_other_formats_are_refused(kind):
     with pytest.raises(DataError, match="not an image in one of PNG, JPEG, WEBP, BMP, GIF"):
         open_image(encoded(RED, kind))
+
+
+def test_a_tiff_is_read_as_datasets_stores_palette_images_and_not_otherwise():
+    stored, packed = io.BytesIO(), io.BytesIO()
+    RED.convert("P").save(stored, "TIFF")
+    RED.save(packed, "TIFF", compression="tiff_lzw")
+    assert open_image(stored.getvalue()).getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(DataError, match="a compressed TIFF"):
+        open_image(packed.getvalue())
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -181,3 +194,36 @@ def test_addresses_are_fetched_only_where_allowed(folder):
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(("size", "fine"), [((2000, 5), False), ((5, 2000), False), ((1000, 5), True)])
+def test_absurd_shapes_are_refused_by_the_header(size, fine):
+    picture = Image.new("RGB", size)
+    for value in (picture, encoded(picture, "PNG")):
+        if fine:
+            assert open_media_image(value, MediaAccess()).size == media_image_size(value, MediaAccess()) == size
+        else:
+            with pytest.raises(DataError, match=f"{size[0]}x{size[1]} is more than 200 times longer than wide"):
+                open_media_image(value, MediaAccess())
+
+
+def test_headers_tell_the_upright_size():
+    turned = Image.new("RGB", (6, 4))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    out = io.BytesIO()
+    turned.save(out, "JPEG", exif=exif)
+    assert media_image_size(out.getvalue(), MediaAccess()) == open_image(out.getvalue()).size == (4, 6)
+
+
+SIDES = st.integers(1, 3000)
+
+
+@given(SIDES, SIDES, st.sampled_from([14, 28, 32]), st.integers(1, 4000), st.integers(1, 400))
+def test_sizing_is_that_of_the_models_processor(width, height, factor, low, more):
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    assume(max(width, height) <= 200 * min(width, height))
+    bounds = {"min_pixels": low * 28, "max_pixels": (low + more) * 28 * 28}
+    tall, wide = smart_resize(height, width, factor, **bounds)
+    assert Sizing(factor, **bounds).within((width, height)) == (wide, tall)

@@ -17,6 +17,15 @@ def test_it_leaves_plain_files(trained):
     assert "held-out reward" in printed
 
 
+def test_it_writes_down_what_its_data_are(trained):
+    _, run, _ = trained
+    told = json.loads((run / "data.json").read_text())
+    assert told["train"] == told["eval"]
+    assert told["train"] == {
+        "rows": 4, "source": str(run.parent / "rows.jsonl"), "format": "mmrl", "repeated": 0,
+    }  # fmt: skip
+
+
 def test_every_step_moved_the_weights(trained):
     _, run, _ = trained
     steps = read_metrics(run / "metrics.jsonl")

@@ -52,6 +52,7 @@ ELSEWHERE = {
     "polar": "worth what the user's model says",
     "clip_score": "judges pictures: test_clip",
     "compositional": "judges pictures: test_image",
+    "geneval": "judges pictures: test_geneval",
 }
 
 

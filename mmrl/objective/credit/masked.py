@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmrl.record import Batch
-from mmrl.stages import MASKED_DIFFUSION, stage
+from mmrl.stages import MASKED, stage
 
 
 @stage(
@@ -15,7 +15,7 @@ from mmrl.stages import MASKED_DIFFUSION, stage
     formula="loss mask = actions that the likelihood surrogate scored",
     confidence="partly",
     needs=("scored",),
-    modalities=MASKED_DIFFUSION,
+    modalities=MASKED,
 )
 def scored_actions(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Only actions the surrogate scored enter the loss and its denominators. Returns (B, T) twice.

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from mmrl.objective.numerics import safe_exp
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import MASKED_DIFFUSION, stage
+from mmrl.stages import MASKED, stage
 
 
 @stage(
     "trust_region",
     paper="BGPO: Boundary-Guided Policy Optimization, arXiv 2510.11683",
     formula="A >= 0: (1 + e_j) A; A < 0: exp(e_j) A, e_j = ELBO draw of the new policy minus the old",
-    modalities=MASKED_DIFFUSION,
+    modalities=MASKED,
 )
 def bgpo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
     """A lower bound that is a sum over Monte-Carlo draws, so memory does not grow with them. Returns (B, J).

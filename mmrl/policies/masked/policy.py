@@ -5,7 +5,7 @@ by block the most confident tokens are fixed. There is no exact likelihood (unle
 surrogate of `mmrl.policies.masked.likelihoods` says which masked inputs are scored; its masks are drawn from a key
 that stays with the rollout, so new, old and reference log-probs see the same ones.
 
-Text only, from Python: `Trainer(MaskedDiffusionPolicy(model, tokenizer, config), ...)`.
+Text only. `mmrl train masked demo` trains the tiny one that ships.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ScoredMaskedModel(nn.Module):
 class MaskedDiffusionPolicy(Policy):
     """The adapter between a masked diffusion language model and the optimizer."""
 
-    modality: ClassVar[str] = "masked_diffusion"
+    modality: ClassVar[str] = "masked"
     config_type = MaskedDiffusionConfig
     probes = frozenset({"log_probs"})
     columns = frozenset({"scored"})
@@ -122,7 +122,7 @@ class MaskedDiffusionPolicy(Policy):
         from transformers import AutoModelForMaskedLM, AutoTokenizer
 
         try:
-            model = AutoModelForMaskedLM.from_pretrained(config.model)
+            model = AutoModelForMaskedLM.from_pretrained(config.model, dtype=torch.float32)
             return cls(model, AutoTokenizer.from_pretrained(config.model), config, seed=seed)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
@@ -157,8 +157,8 @@ class MaskedDiffusionPolicy(Policy):
     ) -> Rollouts:
         """Fill `count` canvases per request; every draw is keyed by prompt id and member."""
         self._only_current(weights)
-        if any(r.prefix is not None for r in requests):
-            raise PolicyError("masked diffusion policies fill a whole canvas and take no prefix")
+        if any(r.prefix is not None or r.start is not None for r in requests):
+            raise PolicyError("masked diffusion policies fill a whole canvas and take no prefix and no start")
         prompts = list({r.prompt.id: r.prompt for r in requests}.values())
         index = {prompt.id: i for i, prompt in enumerate(prompts)}
         members = [(r, r.first_member + i) for r in requests for i in range(r.count)]
@@ -172,6 +172,7 @@ class MaskedDiffusionPolicy(Policy):
                 "group": [r.group for r, _ in members],
                 "member": [m for _, m in members],
                 "seed": [k.at(purpose="surrogate").number for k in keys],
+                "shown": [int(r.shown is not None) for r, _ in members],
             }
             rows = {name: torch.tensor(values, device=self.device) for name, values in numbers.items()}
             rollouts = self._written(prompts, tokens, rows)
@@ -218,7 +219,7 @@ class MaskedDiffusionPolicy(Policy):
             outputs=[self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written],
             length=mask.sum(1),
             finish=[FINISHED if e else TRUNCATED for e in ended.any(1).tolist()],
-            replay={"tokens": tokens, "written": mask, "seed": rows["seed"]},
+            replay={"tokens": tokens, "written": mask, "seed": rows["seed"], "shown": rows["shown"].bool()},
         )
 
     # ---- scoring

@@ -148,9 +148,10 @@ class Generator:
     @classmethod
     def reserved(cls) -> tuple[str, ...]:
         """Arguments that settings give, or that the policy needs for itself."""
-        names = ("prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "generator")
-        names += ("image", "latents", "output_type", "return_dict", "sigmas", "timesteps", "guidance_scale_2")
-        return (*names, "guidance_scale", "true_cfg_scale")
+        sizes, guidance = ("height", "width", "num_frames"), ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
+        prompt = ("prompt", "negative_prompt", "image")
+        run = ("num_inference_steps", "generator", "latents", "output_type", "return_dict", "sigmas", "timesteps")
+        return (*prompt, *sizes, *guidance, *run)
 
     def sized(self) -> Size:
         return chosen_size(self.pipeline, self.asked, side=self.side(), stride=self.stride(), own=self.own_side())

@@ -1,0 +1,26 @@
+"""TRL: `prompt` as messages with bare image parts, `image` or `images`, `completion` or `solution`, anything else.
+
+Source: huggingface/trl, docs/source/dataset_formats.md. A `completion` is the truth where there is no `solution`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmrl.data.formats.base import Format, Raw, has, is_messages
+
+
+def recognise(raw: Raw) -> bool:
+    return is_messages(raw.get("prompt")) or has(raw, "prompt", "completion")
+
+
+def adapt(values: dict[str, Any]) -> dict[str, Any]:
+    completion = values.get("completion")
+    if completion is None or values.get("solution") is not None:
+        return values
+    if is_messages(completion):
+        completion = completion[-1]["content"]
+    return {**{k: v for k, v in values.items() if k != "completion"}, "solution": completion}
+
+
+FORMAT = Format("trl", "TRL", recognise, adapt=adapt, uses=frozenset({"completion"}))

@@ -1,0 +1,99 @@
+"""Columns that look as if the model should see them and that nothing reads: a mistake, said with its fix.
+
+A run on rows whose image stood in a column nobody named is a run on questions without their image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from mmrl.data.formats.base import is_messages, messages_in
+from mmrl.data.options import label_of, read_options
+from mmrl.data.sources import RowError
+
+SUFFIXES = {
+    "image": ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "heic", "avif"],
+    "video": ["mp4", "mkv", "webm", "avi", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "ts", "vob"],
+    "audio": ["wav", "mp3", "flac", "ogg", "m4a", "aac", "opus"],
+}
+OPTIONS = ("options", "option", "choices", "candidates", "answer_choices", "answer_options", "mc_options")
+LONGEST = 2048
+_PATHS = {kind: re.compile(rf"[^\n]+\.(?:{'|'.join(ends)})(?:\?\S*)?", re.I) for kind, ends in SUFFIXES.items()}
+_PLACES = ("path", "uri", "url", "image", "video", "audio", "image_url", "video_url", "file", "filename")
+_MAGIC = {
+    b"\x89PNG": "image", b"\xff\xd8\xff": "image", b"GIF8": "image", b"BM": "image", b"II*\x00": "image",
+    b"RIFF": "audio", b"ID3": "audio", b"fLaC": "audio", b"\x1aE\xdf\xa3": "video",
+}  # fmt: skip
+
+
+def kind_of(value: Any, depth: int = 0) -> str | None:
+    """`image`, `video` or `audio`, where a value is one, or a list of them."""
+    if isinstance(value, str):
+        return _kind_of_text(value)
+    if isinstance(value, bytes):
+        if value[4:8] == b"ftyp" or value[8:12] == b"AVI ":
+            return "video"
+        if value[8:12] == b"WEBP":
+            return "image"
+        return next((kind for start, kind in _MAGIC.items() if value.startswith(start)), None)
+    if type(value).__module__.startswith("PIL."):
+        return "image"
+    if isinstance(value, Mapping):
+        modality = value.get("modality") or value.get("type")
+        if modality in SUFFIXES and any(value.get(k) for k in (*_PLACES, "bytes")):
+            return modality
+        return next((k for name in ("bytes", *_PLACES) if (k := kind_of(value.get(name), depth + 1))), None)
+    if isinstance(value, list | tuple) and value and depth < 3:
+        kinds = {kind_of(each, depth + 1) for each in value}
+        return next((k for k in SUFFIXES if kinds == {k}), None)
+    return None
+
+
+def _kind_of_text(text: str) -> str | None:
+    if text.startswith("data:"):
+        return next((kind for kind in SUFFIXES if text.startswith(f"data:{kind}/")), None)
+    if len(text) > LONGEST:
+        return None
+    return next((kind for kind, path in _PATHS.items() if path.fullmatch(text.strip())), None)
+
+
+def _are_options(name: str, value: Any) -> bool:
+    listed = isinstance(value, list | tuple | Mapping) and len(value) > 1
+    if name.lower() in OPTIONS:
+        return listed or (isinstance(value, str) and _lists_options(value))
+    texts = list(value) if isinstance(value, list | tuple) else []
+    return listed and bool(texts) and [label_of(t) if isinstance(t, str) else None for t in texts[:2]] == ["A", "B"]
+
+
+def _lists_options(text: str) -> bool:
+    try:
+        return len(read_options(text) or ()) > 1
+    except RowError:
+        return False
+
+
+def unread(values: Mapping[str, Any], used: Collection[str]) -> Iterator[RowError]:
+    """One error for each column that looks like media, options or messages, and is not among `used`."""
+    rest = {k: v for k, v in values.items() if k not in used and v is not None}
+    for name, value in rest.items():
+        if kind := kind_of(value):
+            yield RowError(name, f"holds {_article(kind)} that nothing reads", _fix(name, kind))
+        elif _are_options(name, value):
+            yield RowError(name, "holds options that nothing reads", _fix(name, "options"))
+        elif is_messages(value) or messages_in(value):
+            yield RowError(name, "holds messages that nothing reads", _fix(name, "prompt"))
+    if all(isinstance(rest.get(letter), str) and rest[letter] for letter in "AB"):
+        letters = [letter for letter in "ABCDEFGHIJ" if letter in rest]
+        fix = f"write them as one column `options`; if not meant: data.ignore=[{','.join(letters)}]"
+        yield RowError("A", f"{', '.join(letters)} hold options that nothing reads", fix)
+
+
+def _article(kind: str) -> str:
+    return "an image" if kind == "image" else f"a {kind}" if kind == "video" else "audio"
+
+
+def _fix(name: str, ours: str) -> str:
+    meant = "" if ours == "audio" else f"if the model is to see it: data.columns.{ours}={name}; "
+    return f"{meant}if not: data.ignore=[{name}]"

@@ -1,0 +1,63 @@
+import pytest
+
+from mmrl.errors import DataError
+from mmrl.media import FrameList, OwnSampling
+from tests.data.formats.shown import Shown, opened, shown
+
+
+def user(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+def test_frame_lists_and_limits_of_the_row(folder):
+    frames = [f"frames/{i}.png" for i in range(4)]
+    row = {"messages": user("<video>Which way?"), "videos": [frames], "solution": "B",
+           "chat_template_kwargs": {"max_pixels": 12544, "fps": 4}}  # fmt: skip
+    data = opened(folder, row)
+    assert data.format == "swift"
+    assert shown(data) == [Shown("<video>Which way?", [], ["4 frames"], "B")]
+    assert data[0].videos == [FrameList(tuple(folder / f for f in frames), 4.0, OwnSampling(max_pixels=12544))]
+
+
+def test_pixel_limits_of_the_row_hold_for_images(folder):
+    row = {"messages": user("<image>Which?"), "images": ["images/red.png"], "solution": "red"}
+    small = opened(folder, {**row, "chat_template_kwargs": {"max_pixels": 784}})[0]
+    assert small.images[0].size == (28, 28) and small.columns["image_size"] == [56, 56]
+    with pytest.raises(DataError, match="column 'chat_template_kwargs': unknown key 'max_pixel'"):
+        opened(folder, {**row, "chat_template_kwargs": {"max_pixel": 784}})
+
+
+def test_objects_fill_their_places_and_boxes_left_over_are_the_truth(folder):
+    find = {"images": ["images/red.png"], "objects": {"ref": ["square"], "bbox": [[10, 10, 40, 40]]}}
+    answered = [*user("<image>Find the <ref-object>."), {"role": "assistant", "content": "<bbox>"}]
+    data = opened(
+        folder,
+        {"messages": user("<image>Find the <ref-object>."), **find},
+        {"messages": answered, **find},
+        {"messages": user("<image>What is in <bbox>?"), **find, "solution": "a <square>"},
+    )
+    assert shown(data) == [
+        Shown("<image>Find the square.", [(56, 56)], [], [10, 10, 40, 40], "box"),
+        Shown("<image>Find the square.", [(56, 56)], [], "[10, 10, 40, 40]", "box"),
+        Shown("<image>What is in [10, 10, 40, 40]?", [(56, 56)], [], "a <square>"),
+    ]
+    with pytest.raises(DataError, match="fewer entries than there are <bbox>"):
+        opened(folder, {"messages": user("<image><bbox> or <bbox>?"), **find})
+
+
+def test_a_solution_replaces_the_trailing_answer(folder):
+    said = [*user("Which?"), {"role": "assistant", "content": "I think red."}]
+    assert shown(opened(folder, {"messages": said, "solution": "red"})) == [Shown("Which?", solution="red")]
+
+
+def test_queries_with_history(folder):
+    row = {"query": "And 3 + 3?", "response": "6", "history": [["2 + 2?", "4"]], "system": "Count."}
+    assert shown(opened(folder, row)) == [Shown("Count.\n2 + 2?\n4\nAnd 3 + 3?", solution="6")]
+
+
+def test_tools_and_sound_are_refused(folder):
+    with pytest.raises(DataError, match=r"column 'tools': no tools are given to the model; data\.ignore=\[tools\]"):
+        opened(folder, {"messages": user("x"), "tools": "[]", "solution": "y"})
+    sounds = {"messages": user("x"), "audios": ["a.wav"], "solution": "y"}
+    with pytest.raises(DataError, match=r"column 'audios': holds audio that nothing reads; if not: data\.ignore"):
+        opened(folder, sounds)

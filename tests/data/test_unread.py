@@ -1,0 +1,72 @@
+"""Columns that look like part of the prompt and that nothing reads are errors with their fix."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from mmrl.data.check import check_dataset
+from mmrl.data.datasets import open_dataset
+from mmrl.data.unread import kind_of
+from mmrl.errors import DataError
+
+CHAT = [{"role": "user", "content": "x"}]
+
+
+def _png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("a/b c.PNG", "image"), ("https://x.org/a.jpg?w=3", "image"), ("data:image/png;base64,AA", "image"),
+        (["a.jpg", "b.jpg"], "image"), ({"bytes": _png(), "path": None}, "image"), (Image.new("RGB", (1, 1)), "image"),
+        ([["0.png", "1.png"]], "image"), ("x.mp4", "video"), ([{"modality": "video", "uri": "s"}], "video"),
+        ([{"type": "image", "image": "somewhere"}], "image"), ("x.wav", "audio"), ({"path": "a.mkv"}, "video"),
+        ("see a.png for more", None), ("geo3k", None), ("", None), (["a.jpg", "b.mp4"], None), (3, None),
+        ({"index": 3, "answer": "a.png"}, None), ("a.png\nb", None), ([], None),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_medium(value, kind):
+    assert kind_of(value) == kind
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("photo", "p.jpg", "column 'photo': holds an image that nothing reads; if the model is to see it: "
+         r"data\.columns\.image=photo; if not: data\.ignore=\[photo\]"),
+        ("clip", ["a.mp4"], r"holds a video that nothing reads; .*data\.columns\.video=clip"),
+        ("sound", "a.wav", r"holds audio that nothing reads; if not: data\.ignore=\[sound\]"),
+        ("choices", ["left", "right"], r"holds options that nothing reads; .*data\.columns\.options=choices"),
+        ("candidates", {"A": "left", "B": "right"}, "holds options"),
+        ("listed", ["A. left", "B. right"], "holds options"),
+        ("conversation", CHAT, r"holds messages that nothing reads; .*data\.columns\.prompt=conversation"),
+        ("chat", '[{"role": "user", "content": "x"}]', "holds messages"),
+    ],
+)  # fmt: skip
+def test_an_unread_column_is_refused_with_the_setting_that_mends_it(column, value, message):
+    row = {"prompt": "q", "solution": "a", column: value}
+    with pytest.raises(DataError, match=message):
+        open_dataset([row])
+    [problem] = check_dataset([row]).problems
+    assert problem.column == column
+    assert open_dataset([row], ignore=[column])[0].columns == {"solution": "a"}
+    assert open_dataset([row], elsewhere=[column])[0].columns[column] == value
+    assert open_dataset([row | {column: "text"}])[0].columns[column] == "text"
+
+
+def test_options_in_columns_of_their_own_are_seen():
+    row = {"prompt": "q", "solution": "A", "A": "left", "B": "right", "C": "up"}
+    with pytest.raises(DataError, match=r"A, B, C hold options that nothing reads; write them as one column `options`"):
+        open_dataset([row])
+
+
+def test_the_fix_that_is_printed_works(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.png")
+    row = {"prompt": "q", "photo": "p.png", "choices": ["left", "right"]}
+    data = open_dataset([row], columns={"image": "photo", "options": "choices"}, media_root=tmp_path)
+    assert data[0].marked == "<image>q\nA. left\nB. right" and data[0].columns["options"] == ["left", "right"]
