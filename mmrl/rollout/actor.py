@@ -23,7 +23,8 @@ class Actor:
     def act(self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current") -> Rollouts:
         """Rows in the order of the requests; see `Policy.rollout`. `weights` is for methods that sample with others
         than they train, as `Policy.samples_with` says."""
-        return self.policy.rollout(requests, key, greedy=greedy, weights=weights)
+        options = {} if weights == "current" else {"weights": weights}  # policies may know of no others
+        return self.policy.rollout(requests, key, greedy=greedy, **options)
 
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """`answers[i]` as if the policy had answered `prompts[i]` with it; see `Policy.written`."""

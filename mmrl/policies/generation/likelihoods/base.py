@@ -20,7 +20,6 @@ from mmrl.record import Request, Rollouts
 from mmrl.stages import Need
 
 if TYPE_CHECKING:
-    from mmrl.policies.generation.config import FlowPolicyConfig
     from mmrl.policies.generation.sampling import Sampled
 
 S = TypeVar("S", bound="States")
@@ -109,7 +108,8 @@ class Likelihood:
     kept: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[Literal["ratio", "matching"]] = "ratio"
 
-    def __init__(self, config: FlowPolicyConfig):
+    def __init__(self, config: Any):
+        """config  the run's `policy` section, a `FlowPolicyConfig`"""
         self.config = config
 
     @classmethod
