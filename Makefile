@@ -2,6 +2,7 @@
 #
 #   make demo [SEED=n]     train three tiny models of three modalities on this CPU, scores before and after
 #   make test [ARGS=...]   the test suite; ARGS go to pytest
+#   make families          every tiny vision-language family through every way it has, and the table of docs/families.md
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
 #   make docs              write the generated pages of docs/ again
@@ -21,11 +22,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint bench docs generators
+.PHONY: help demo test families lint bench docs generators
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,8s/^# *//p' Makefile
+	@sed -n '3,9s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -33,6 +34,11 @@ demo: $(READY)
 test: export OMP_NUM_THREADS := 1
 test: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs $(ARGS)
+
+families: export OMP_NUM_THREADS := 1
+families: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m families tests/policies/language/families $(ARGS)
+	@$(BIN)/python -m tests.policies.language.families.table
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -290,17 +290,24 @@ def launch(context: typer.Context) -> None:
 @app.command()
 def doctor(
     model: Annotated[str | None, typer.Argument(help="A model to look at in place of the machine.")] = None,
+    video: Annotated[bool, typer.Option(help="Show the model clips too.")] = False,
     repair: Annotated[bool, typer.Option(help="Let every program here import a torchvision built for CUDA.")] = False,
 ) -> None:
     """What this machine has, what is missing, and how to mend it; or how a MODEL would be trained."""
     from mmrl import _torchvision
     from mmrl.pipelines.doctor import doctor as diagnose
     from mmrl.pipelines.doctor import examined, render
+    from mmrl.policies.generation.families.doctor import is_pipeline
 
     if repair:
         written = _torchvision.repair_environment()
         say(f"written: {written}" if written else "torchvision needs no repair")
-    console.print(render(diagnose() if model is None else examined(model)))
+    if model is not None and not is_pipeline(model):
+        from mmrl.pipelines.model_report import model_report
+
+        console.print(model_report(model, video=video))
+    else:
+        console.print(render(diagnose() if model is None else examined(model)))
 
 
 @cache_app.command("build", context_settings=OVERRIDES)

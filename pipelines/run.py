@@ -25,6 +25,7 @@ from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.made import check_data, with_numbers
 from mmrl.training.passes import plan_passes
+from mmrl.training.pieces import refuse_pieces
 from mmrl.training.tracking import Tracker, environment, open_trackers, read_metrics, write_atomically
 from mmrl.training.trainer import Report, Result, Trainer
 
@@ -55,7 +56,8 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
         if config.modality not in bound.spec.modalities:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
-    plan_passes(objective, kind, strategies, settings)
+    plan = plan_passes(objective, kind, strategies, settings)
+    refuse_pieces(kind, objective, plan.update, config.training.micro_batch_actions)
     if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made}, on_offer())):
         raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
     return objective

@@ -1,7 +1,11 @@
 """Every test runs offline, on one thread, from the same seed, and without progress bars."""
 
 import os
+import tempfile
 
+if "MMRL_CACHE" not in os.environ:  # parallel workers share that of the first process
+    _cache = tempfile.TemporaryDirectory(prefix="mmrl-tests-")
+    os.environ["MMRL_CACHE"] = _cache.name
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",

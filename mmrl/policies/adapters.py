@@ -99,6 +99,11 @@ def is_adapted(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
 
 
+def unwrapped(model: Any) -> Any:
+    """The model under any adapters."""
+    return model.get_base_model() if is_adapted(model) else model
+
+
 @contextmanager
 def reference_adapter(model: Any) -> Iterator[None]:
     """The adapted model as it was when training began: the start adapter's copy, or no adapter at all."""

@@ -41,6 +41,7 @@ class Policy(ABC):
     batch_probes  those that compare all rollouts of a step, of all ranks (`language.probes.batch_probes`)
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
+    splits_actions  scoring fewer actions of a row costs less, so that an update may be made in pieces of a row
     columns    what stage functions may read of its rollouts besides probes (`mmrl.columns`)
     reads      kinds of media it can be shown, "image" and "video"
     found      what the policy found out about its model by trying it, written into the run as `model.json`
@@ -56,6 +57,7 @@ class Policy(ABC):
     batch_probes: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[frozenset[str]] = frozenset()
     varied_when_greedy: ClassVar[bool] = False
+    splits_actions: ClassVar[bool] = False
     columns: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module

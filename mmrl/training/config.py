@@ -24,6 +24,8 @@ class TrainingConfig(Section):
                         makes and the batch has groups for (at least 2 each); or {count: 4, epochs: 1}. With 1
                         every ratio is 1: no clip or gate can act
     micro_batch_size    rollouts scored at once on a rank; lower it when memory runs out, the numbers stay
+    micro_batch_actions  of a generator, denoising steps whose gradient is held at once, however many a row has: less
+                        memory, for one more pass without gradient; null: whole rows
     learning_rate       1e-6 for full fine-tuning of large models, 1e-5 to 3e-4 for LoRA
     schedule            after `warmup_steps`: constant, or decay to 0 (safest for short runs)
     skip_nonfinite      leave out an optimizer step whose loss or gradient is not finite, and count it, instead of
@@ -43,6 +45,7 @@ class TrainingConfig(Section):
     group_size: int = Field(8, ge=1)
     updates: Updates = Updates()
     micro_batch_size: int = Field(16, ge=1)
+    micro_batch_actions: int | None = Field(None, ge=1)
     learning_rate: float = Field(1e-6, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)

@@ -36,6 +36,7 @@ from mmrl.training.filling import Columns
 from mmrl.training.finite import gradient_problem, named_rows, refuse_weights, weight_problem
 from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.passes import plan_passes
+from mmrl.training.pieces import refuse_pieces
 from mmrl.training.self_check import SelfCheck, Tolerance, compare
 from mmrl.training.step_metrics import UpdateLog, batch_metrics, not_acted, speed_metrics, update_metrics
 from mmrl.training.timing import Clock
@@ -129,6 +130,7 @@ class Trainer:
             self.actor, objective, self.columns, self.strategies, prompts, score, self.sampler, config,
             self.accelerator, self.clock,
         )  # fmt: skip
+        refuse_pieces(type(policy), objective, plan.update, config.micro_batch_actions)
         self.gradients = Gradients(policy, objective, plan.update, config, self.accelerator)
         self.checked: SelfCheck | None = None
 

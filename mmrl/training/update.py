@@ -12,12 +12,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmrl.objective import Objective
+from mmrl.objective.objective import Loss
 from mmrl.policies.base import Policy
-from mmrl.record import Batch, Rollouts
+from mmrl.record import Batch, Evaluation, Rollouts
 from mmrl.stages import Need
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import even_micro_batches, gather_objects
 from mmrl.training.finite import loss_problem
+from mmrl.training.pieces import coefficients_of, narrowed, pieces
 from mmrl.training.updates import assign_updates
 
 Sums = dict[str, tuple[float, float]]
@@ -70,16 +72,63 @@ class Gradients:
         own = len(self.policy.micro_batches(rollouts, rows, size)) if len(rows) else 0
         coefficients = self._score_coefficients(rollouts, batch, local, mine, update)
         added = Added(len(parts))
+        if self.config.micro_batch_actions is not None:
+            return self._in_pieces(rollouts, local, local_weights, coefficients, parts, own, added)
         for i, part in enumerate(parts):
             at = part.to(local_weights.device)
             given = None if coefficients is None else coefficients[at]
             last = i == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.policy.module):
                 self._backward(rollouts.index(part), local.index(at), local_weights[at], given, i < own, added)
-        if parts:
+        return self._agreed(added)
+
+    def _agreed(self, added: Added) -> Added:
+        if added.passes:
             problems = [p for p in gather_objects(added.problem, self.accelerator) if p]
             added.problem = problems[0] if problems else None
         return added
+
+    def _in_pieces(
+        self, rollouts: Rollouts, batch: Batch, weights: Tensor, given: Tensor | None, parts: list[Tensor], own: int,
+        added: Added,
+    ) -> Added:  # fmt: skip
+        """Log-probs of whole rows first, without gradient; then the pieces of each row's actions, equally many on
+        every rank: a rank that has fewer repeats an action that weighs nothing."""
+        coefficient = torch.zeros_like(rollouts.old_log_probs)
+        for i, part in enumerate(parts):
+            at = part.to(weights.device)
+            with torch.no_grad():
+                log_probs = self.policy.evaluate(rollouts.index(part), ()).log_probs
+            some = None if given is None else given[at]
+            gradient, share, evaluation = coefficients_of(
+                self.objective, log_probs, batch.index(at), weights[at], some
+            )  # fmt: skip
+            if i < own:
+                coefficient[part] = gradient.to(coefficient)
+                self._note(share, evaluation, batch.index(at), weights[at], rollouts.index(part), added)
+        assert self.config.micro_batch_actions is not None
+        todo = list(pieces(rollouts.mask, coefficient != 0, self.config.micro_batch_actions))
+        most = max(gather_objects(len(todo), self.accelerator))
+        idle = (torch.zeros(1, dtype=torch.long, device=rollouts.mask.device), _one_action(rollouts.mask))
+        alive = len(todo)
+        todo += [idle] * (most - alive)
+        for i, (rows, mask) in enumerate(todo):
+            with nullcontext() if i == most - 1 else self.accelerator.no_sync(self.policy.module):
+                log_probs = self.policy.evaluate(narrowed(rollouts, rows, mask), ()).log_probs
+                share_of = (coefficient[rows] * mask * log_probs).sum() * float(i < alive)
+                self.accelerator.backward(share_of * self.accelerator.num_processes)
+        added.passes = most
+        return self._agreed(added)
+
+    def _note(
+        self, share: Loss, evaluation: Evaluation, batch: Batch, weights: Tensor, rollouts: Rollouts, added: Added
+    ) -> None:
+        """A micro-batch's numbers for the metrics, and what is not finite about it."""
+        if added.problem is None:
+            added.problem = loss_problem(self.objective, share, evaluation, batch, weights, rollouts)
+        for name, (value, count) in share.sums.items():
+            total = added.sums.get(name, (0.0, 0.0))
+            added.sums[name] = (total[0] + float(value), total[1] + float(count))
 
     def _backward(
         self, rollouts: Rollouts, batch: Batch, weights: Tensor, coefficients: Tensor | None, alive: bool, added: Added
@@ -87,12 +136,9 @@ class Gradients:
         """One micro-batch; not `alive`: a repeated row that keeps ranks in step and weighs nothing."""
         evaluation = self.policy.evaluate(rollouts, self.reads)
         share = self.objective.loss(evaluation, batch, weights, coefficients)
-        if alive and added.problem is None:
-            added.problem = loss_problem(self.objective, share, evaluation, batch, weights, rollouts)
+        if alive:
+            self._note(share, evaluation, batch, weights, rollouts, added)
         self.accelerator.backward(share.loss * (float(alive) * self.accelerator.num_processes))
-        for name, (value, count) in share.sums.items() if alive else ():
-            total = added.sums.get(name, (0.0, 0.0))
-            added.sums[name] = (total[0] + float(value), total[1] + float(count))
 
     @torch.no_grad()
     def _score_coefficients(
@@ -117,6 +163,13 @@ class Gradients:
         coefficients = torch.zeros_like(scores)
         coefficients[rows] = self.objective.score_coefficients(scores[rows], batch.index(rows))
         return coefficients[mine]
+
+
+def _one_action(mask: Tensor) -> Tensor:
+    """(1, T) the first action of the first row, alone."""
+    one = torch.zeros_like(mask[:1])
+    one[0, int(mask[0].int().argmax())] = True
+    return one
 
 
 def local_rows(batch: Batch, weights: Tensor, mine: Tensor, width: int) -> tuple[Batch, Tensor]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mmrl.pipelines.bases.cards import write_card
 from mmrl.policies.base import Policy
-from mmrl.policies.language.encoding import Encoded, collate
+from mmrl.policies.language.encoded import Encoded
+from mmrl.policies.language.encoding import collate
 from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
@@ -101,7 +102,7 @@ def answer_loss(policy: LanguagePolicy, entries: list[Encoded], answers: list[Te
     """Mean over answer tokens of -log p, under the prompts exactly as the policy samples from them."""
     lengths = torch.tensor([len(answer) for answer in answers])
     actions = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)
-    inputs = collate(entries, actions, lengths, policy.device)
+    inputs = collate(entries, actions, lengths, policy.device, policy.family)
     width = actions.shape[1]
     logits = policy.inner.model(**inputs, logits_to_keep=width + 1).logits[:, :-1].float()
     real = torch.arange(width) < lengths[:, None]

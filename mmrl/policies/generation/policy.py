@@ -59,6 +59,7 @@ class FlowPolicy(Policy):
 
     modality = "flow"
     varied_when_greedy = True
+    splits_actions = True
     config_type = FlowPolicyConfig
     probes = frozenset.union(*(likelihood_class(name).offers() for name in LIKELIHOODS))
     reads = frozenset({"image"})

@@ -31,7 +31,8 @@ class LanguagePolicyConfig(Section):
     stop, stop_tokens       strings and ids that end a response besides the checkpoint's own end tokens
     thinking                `enable_thinking` of chat templates that know it
     trust_remote_code       run code that comes with the checkpoint
-    shared_prompt           score a group's rows in one packed row: auto, on or off
+    shared_prompt           how a group shares its prompt in scoring: on (or packed) in one packed row, two_calls from
+                            the prompt's cache, off in plain rows; auto takes the fastest that is exact for the model
     reuse_prefill           keep the graph of the rollout's pass over a prompt for the update: auto where the update
                             before scored everything in one pass, which holds all those graphs anyway; on whatever
                             memory it takes; off runs prompts again, which is the same. Not with gradient checkpointing,
@@ -62,7 +63,7 @@ class LanguagePolicyConfig(Section):
     stop_tokens: list[int] = []
     thinking: bool | None = None
     trust_remote_code: bool = False
-    shared_prompt: Literal["auto", "on", "off"] = "auto"
+    shared_prompt: Literal["auto", "on", "off", "packed", "two_calls"] = "auto"
     reuse_prefill: Literal["auto", "on", "off"] = "auto"
     reuse_vision: bool = True
     decode_rows: int = Field(64, ge=1)

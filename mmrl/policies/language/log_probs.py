@@ -36,16 +36,20 @@ class Distribution:
     temperature  divides the logits
     suppressed   ids that can never be sampled
     soft_cap     c in c * tanh(z / c), None for none
+    scale        of the head's output, before everything else
     """
 
     temperature: float = 1.0
     suppressed: tuple[int, ...] = ()
     soft_cap: float | None = None
+    scale: float = 1.0
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(..., V) any dtype -> (..., V) float32. Suppressed ids get the lowest finite number: probability 0
         without NaN in `p log p` or in gradients."""
         logits = logits.float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
         if self.soft_cap is not None:
             logits = self.soft_cap * torch.tanh(logits / self.soft_cap)
         if self.temperature != 1.0:

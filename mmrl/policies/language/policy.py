@@ -7,9 +7,9 @@ the same temperature and suppressed ids.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,16 +19,22 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.media import ReadClip
+from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.encoding import POSITION_ONLY, Encoded, collate, encode, extended, predictors, to_device
-from mmrl.policies.language.families.base import Family, check_family, family_of
-from mmrl.policies.language.fast import prefill, shared_prompt
+from mmrl.policies.language.encoded import Encoded, to_device, with_features
+from mmrl.policies.language.encoding import encode, extended
+from mmrl.policies.language.families import check_model_type, family_of
+from mmrl.policies.language.families.base import Capabilities
+from mmrl.policies.language.families.default import Family
+from mmrl.policies.language.families.kept import capabilities_of
+from mmrl.policies.language.families.qwen import Qwen
+from mmrl.policies.language.fast import prefill
 from mmrl.policies.language.fast.prefill import KeptPrefills, Prefill
+from mmrl.policies.language.layout import Way, lay_out, ways
 from mmrl.policies.language.log_probs import Asked, Distribution
-from mmrl.policies.language.pixels import corrupted
+from mmrl.policies.language.pixels import corrupted, shown_otherwise
 from mmrl.policies.language.probes import token_probes
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
@@ -81,24 +87,25 @@ class LanguagePolicy(Policy):
                 "importance ratios (a kept mass of .895 gives a mean ratio of .896); lower the temperature instead"
             )
         self.config, self.processor, self.seed, self.read_clip = config, processor, seed, read_clip
-        self.family: Family = family_of(model.config, processor.tokenizer)
+        self.family: Family = family_of(model.config, processor)
         self.stopping = Stopping.of(model, processor.tokenizer, config.stop, config.stop_tokens)
         self._size_images()
-        self.pixel_scales = PixelScale.of(processor)
+        self.pixel_scales = PixelScale.of(processor) if isinstance(self.family, Qwen) else {}
         self._source: str | None = None
-        self._features: WeakKeyDictionary[Encoded, dict[str, Tensor]] = WeakKeyDictionary()
+        self._features: WeakKeyDictionary[Encoded, dict[str, Any]] = WeakKeyDictionary()
         self.module = self._scored(self._prepared(model))
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
-        """Load the checkpoint that `config.model` names; its family is checked before its weights are read."""
+        """Load the checkpoint that `config.model` names; whether transformers has its kind is seen before its weights
+        are read."""
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
-            check_family(AutoConfig.from_pretrained(config.model, **trusted).model_type)
+            check_model_type(AutoConfig.from_pretrained(config.model, **trusted))
             processor = AutoProcessor.from_pretrained(config.model, **trusted)
             model = _load(AutoModelForImageTextToText, config)
         except (OSError, ValueError, ImportError) as error:  # the last for an attention backend that is not installed
@@ -108,19 +115,26 @@ class LanguagePolicy(Policy):
         return policy
 
     def _scored(self, model: Any) -> ScoredLanguageModel:
-        config = self.config
-        core = model.get_base_model() if adapters.is_adapted(model) else model
-        reason = shared_prompt.refusal(core, config.attention)
-        if config.shared_prompt == "on" and reason:
-            raise ConfigError(f"shared_prompt: on, but {reason}; set it to 'off' (or 'auto') for plain rows")
+        config, found = self.config, self.capabilities
+        self.ways = ways(config, self.family, adapters.unwrapped(model))
         return ScoredLanguageModel(
             model,
             self.family,
-            Distribution(config.temperature, self.family.suppressed, self.family.soft_cap),
+            Distribution(config.temperature, self.family.suppressed, self.family.soft_cap, found.scale),
             rows=config.logit_rows,
             autocast=None if config.autocast is None else DTYPES[config.autocast],
-            shared=config.shared_prompt != "off" and reason is None,
+            shared=Way.PACKED in self.ways,
         )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What was found about this model when it was loaded."""
+        return self.family.capabilities
+
+    @property
+    def found(self) -> dict[str, Any]:
+        told = {"model_type": self.family.model_type, "family": type(self.family).__name__}
+        return told | {"ways": [way.value for way in self.ways], **self.capabilities.as_dict()}
 
     @property
     def inner(self) -> ScoredLanguageModel:
@@ -133,33 +147,49 @@ class LanguagePolicy(Policy):
         return self.config.max_new_tokens
 
     def _size_images(self) -> None:
-        size = self.processor.image_processor.size
         low, high = self.config.min_pixels, self.config.max_pixels
-        if low is not None or high is not None:
-            self.processor.image_processor.size = {
-                "shortest_edge": low or size["shortest_edge"],
-                "longest_edge": high or size["longest_edge"],
-            }
+        if low is None and high is None:
+            return
+        size = getattr(self.processor.image_processor, "size", None)
+        edges = {name: getattr(size, name, None) for name in ("shortest_edge", "longest_edge")}
+        if isinstance(size, dict):
+            edges = {name: size.get(name) for name in edges}
+        if self.family.factor is None or None in edges.values():
+            raise ConfigError(
+                f"min_pixels, max_pixels: {type(self.processor.image_processor).__name__} of "
+                f"{self.family.model_type!r} has no range of areas (its size is {size}); leave both null"
+            )
+        self.processor.image_processor.size = {
+            "shortest_edge": low or edges["shortest_edge"],
+            "longest_edge": high or edges["longest_edge"],
+        }
 
     def _prepared(self, model: Any) -> Any:
-        """Adapters on, frozen parts frozen, checkpointing as asked."""
+        """Capabilities found, adapters on, frozen parts frozen, checkpointing as asked."""
         config = self.config
         if model.config._attn_implementation != config.attention:
             model.set_attn_implementation(config.attention)
+        self.family.capabilities = capabilities_of(model, self.family, config.attention, video="video" in self.reads)
+        readers = self.family.readers(model)
         adapted = config.lora is not None or config.adapter is not None
         train_vision = config.train_vision if config.train_vision is not None else not adapted
         if adapted:
-            exclude = None if train_vision else r".*visual.*"
-            model = adapters.attach_lora(model, config.lora, seed=self.seed, start=config.adapter, exclude=exclude)
+            frozen = [*([] if train_vision else readers), *self.family.not_linear(model)]
+            exclude = rf"(.*\.)?({'|'.join(map(re.escape, frozen))})(\..*)?" if frozen else None
+            lora = config.lora
+            if lora is not None and lora.targets == "all-linear":
+                lora = lora.model_copy(update={"targets": self.family.linear_targets(model)})
+            model = adapters.attach_lora(model, lora, seed=self.seed, start=config.adapter, exclude=exclude)
         elif not train_vision:
-            model.model.visual.requires_grad_(False)
+            for reader in readers.values():
+                reader.requires_grad_(False)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
     # -- prompts -------------------------------------------------------------------------------------------------
 
-    def _frames(self, prompt: Prompt) -> list[Any]:
+    def _frames(self, prompt: Prompt) -> list[Frames]:
         """Sampled frames of the prompt's videos."""
         if prompt.videos:
             raise PolicyError(
@@ -170,29 +200,24 @@ class LanguagePolicy(Policy):
 
     def encode(self, prompt: Prompt) -> Encoded:
         """The prompt as the model reads it. The trainer never calls this twice for one rollout."""
+        return self._encode(prompt, self._frames(prompt))
+
+    def _encode(self, prompt: Prompt, frames: Sequence[Frames]) -> Encoded:
         template = {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
-        return encode(
-            prompt,
-            self.processor,
-            self.family,
-            self.inner.core.model.get_rope_index,
-            frames=self._frames(prompt),
-            template=template,
-            max_tokens=self.config.max_prompt_tokens,
-        )
+        limit = self.config.max_prompt_tokens
+        return encode(prompt, self.family, self.inner.core, frames=frames, template=template, max_tokens=limit)
 
     def _with_features(self, entries: Sequence[Encoded]) -> list[Encoded]:
         """`entries` with what a frozen vision tower makes of them: it runs once per prompt, for the rollout and
         every pass after it. A tower that trains runs in every pass over the prompt."""
-        if self.inner.vision_trains or not self.config.reuse_vision:
+        if self.inner.vision_trains or not self.config.reuse_vision or not self.capabilities.features:
             return list(entries)
         new = [e for e in entries if e.media and e not in self._features]
         if new:
             with self.acting():
                 for entry in new:
-                    media = {k: v for k, v in entry.media.items() if k not in POSITION_ONLY}
-                    self._features[entry] = self.inner.encode_media(to_device(media, self.device))
-        return [replace(e, features=self._features.get(e)) for e in entries]
+                    self._features[entry] = self.inner.encode_media(to_device(entry.media, self.device))
+        return [with_features(e, self._features.get(e)) for e in entries]
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """The token at each place, as text; empty past a response's end."""
@@ -211,9 +236,13 @@ class LanguagePolicy(Policy):
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
+        pairs = zip(rollouts.prompts, rollouts.encoded, strict=True)
+        if isinstance(self.family, Qwen):
+            known = self.seed, self.family, self.pixel_scales
+            return [corrupted(entry, view, prompt.id, *known) for prompt, entry in pairs]
         return [
-            corrupted(entry, view, prompt.id, self.seed, self.family, self.pixel_scales)
-            for prompt, entry in zip(rollouts.prompts, rollouts.encoded, strict=True)
+            shown_otherwise(prompt, entry, view, self.seed, self._frames(prompt), self._encode)
+            for prompt, entry in pairs
         ]
 
     # -- acting --------------------------------------------------------------------------------------------------
@@ -231,7 +260,7 @@ class LanguagePolicy(Policy):
         plan, parts = WritingPlan.of(requests, self.config.max_new_tokens), []
         prefills = {} if greedy else self._prefills(requests, encoded, ready)
         with self.acting():
-            for rows in torch.arange(len(plan.context)).split(self.config.decode_rows):
+            for rows in self._decoded_together(plan):
                 asked, context = torch.unique(plan.context[rows], return_inverse=True)
                 contexts = [self._context(requests[r], ready, plan.prefixes[r]) for r in asked.tolist()]
                 uniforms = None if greedy else plan.draws(key, rows)
@@ -239,6 +268,13 @@ class LanguagePolicy(Policy):
                 budget = plan.budget[rows]
                 parts.append(decode(self.inner, contexts, context, uniforms, budget, self.stopping, known))
         return plan.record(Decoded.join(parts), prompts, encoded, self.processor.tokenizer)
+
+    def _decoded_together(self, plan: WritingPlan) -> Iterator[Tensor]:
+        """Rows that are written at once: of one prompt, where the model takes no batches of unlike ones."""
+        each = torch.unique(plan.context).tolist()
+        alike = [plan.context == c for c in each] if self.capabilities.batches is None else [plan.context >= 0]
+        for chosen in alike:
+            yield from chosen.nonzero().squeeze(1).split(self.config.decode_rows)
 
     def _prefills(
         self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
@@ -335,16 +371,14 @@ class LanguagePolicy(Policy):
     ) -> dict[str, Tensor]:
         device, home = next(module.parameters()).device, rollouts.mask.device
         actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
-        if self.inner.shared:
-            rows = (rollouts.prompt, rollouts.actions, rollouts.length)
-            packed = shared_prompt.pack(shown, *rows, device, prefills)
-            numbers = module(packed.inputs, packed.where, actions, mask, asked, packed.layout)
-        else:
-            entries = [shown[p] for p in rollouts.prompt.tolist()]
-            inputs = collate(entries, rollouts.actions, rollouts.length, device)
-            where = predictors(max(map(len, entries)), actions)
-            numbers = module(inputs, where, actions, mask, asked)
+        rows = lay_out(self._way(), shown, rollouts, device, self.family, prefills)
+        numbers = module(rows, actions, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
+
+    def _way(self) -> Way:
+        """transformers drops the cache of a layer whose activations are checkpointed."""
+        dropped = self.config.gradient_checkpointing and torch.is_grad_enabled()
+        return next(way for way in self.ways if not (dropped and way is Way.TWO_CALLS))
 
     @torch.no_grad()
     def _of_groups(self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.policies.language.encoding import Encoded, collate
+from mmrl.policies.language.encoded import Encoded, model_positions
+from mmrl.policies.language.encoding import collate, extended
 from mmrl.policies.language.fast.prefill import Prefill, stacked
 from mmrl.policies.language.fast.shared_decode import SharedPrefix
 from mmrl.policies.language.scoring import ScoredLanguageModel
@@ -83,7 +84,8 @@ def decode(
     if model.shares_prefixes:
         state = SharedCache(model, contexts, context.to(device), prefills)
     else:
-        state = RepeatedCache(model, contexts, context.to(device))
+        way = RepeatedCache if model.family.capabilities.prefix_cache else Recomputed
+        state = way(model, contexts, context.to(device))
     uniforms = None if uniforms is None else uniforms.to(device)
     for step in range(steps):
         rows = state.rows
@@ -112,13 +114,23 @@ class _Rows(ABC):
 
     def __init__(self, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor):
         self.model, self.device, self.context = model, context.device, context
-        self.config = model.core.config.get_text_config()
+        self.contexts, self.config = contexts, model.core.config.get_text_config()
         self.rows = torch.arange(len(context), device=context.device)
         self.position = torch.tensor([c.next_position for c in contexts], device=context.device)[context]
+        names = {name for c in contexts for name in c.aligned}
+        self.after = {name: self._after(name)[context] for name in sorted(names)}
+
+    def _after(self, name: str) -> Tensor:
+        """(U, 1, ...) what the next token of each context adds to a token-aligned input."""
+        example = next(c for c in self.contexts if name in c.aligned)
+        absent = torch.zeros_like(example.appended(name, 1))
+        rows = [c.appended(name, 1) if name in c.aligned else absent for c in self.contexts]
+        return torch.stack(rows).to(self.device)
 
     def keep(self, chosen: Tensor) -> None:
         """Forget the other rows."""
         self.rows, self.context, self.position = self.rows[chosen], self.context[chosen], self.position[chosen]
+        self.after = {name: rows[chosen] for name, rows in self.after.items()}
 
     @abstractmethod
     def memory(self, count: int) -> dict[str, Any]:
@@ -126,8 +138,9 @@ class _Rows(ABC):
 
     def advance(self, tokens: Tensor) -> None:
         """Append one token (b,) to every row."""
-        positions = self.position[None, :, None].expand(3, -1, -1)
-        inputs = {"input_ids": tokens[:, None], "position_ids": positions, **self.memory(len(tokens))}
+        positions = self.position[None, :, None].expand(len(self.contexts[0].positions), -1, -1)
+        positions = model_positions(positions.to(self.contexts[0].positions.dtype))
+        inputs = {"input_ids": tokens[:, None], "position_ids": positions, **self.after, **self.memory(len(tokens))}
         self.logits = self.model.next_logits(inputs, self.cache)
         self.position = self.position + 1
 
@@ -136,23 +149,46 @@ class RepeatedCache(_Rows):
     """The prompt's keys and values repeated for every row of its group: any attention backend and layer type."""
 
     def __init__(self, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor):
-        from transformers import DynamicCache
-
         super().__init__(model, contexts, context)
-        inputs = collate(contexts, None, None, self.device)
-        self.cache = DynamicCache(config=self.config)
+        inputs = collate(contexts, None, None, self.device, model.family)
+        self.cache = model.family.cache()
         self.logits = model.next_logits(inputs, self.cache)[context]
-        self.cache.batch_select_indices(context)
+        self.cache.reorder_cache(context)
         self.attention = inputs["attention_mask"][context]
 
     def keep(self, chosen: Tensor) -> None:
         super().keep(chosen)
-        self.cache.batch_select_indices(chosen)
+        self.cache.reorder_cache(chosen)
         self.attention = self.attention[chosen]
 
     def memory(self, count: int) -> dict[str, Any]:
         self.attention = torch.cat([self.attention, self.attention.new_ones(count, 1)], dim=1)
         return {"attention_mask": self.attention}
+
+
+class Recomputed(_Rows):
+    """No cache: prompt and response run again for every token. For models whose cache is not exact."""
+
+    def __init__(self, model: ScoredLanguageModel, contexts: Sequence[Encoded], context: Tensor):
+        super().__init__(model, contexts, context)
+        self.written = torch.zeros(len(context), 0, dtype=torch.long, device=context.device)
+        self._run()
+
+    def _run(self) -> None:
+        rows = [extended(self.contexts[c], w.cpu()) for c, w in zip(self.context.tolist(), self.written, strict=True)]
+        inputs = [collate([row], None, None, self.device, self.model.family) for row in rows]
+        self.logits = torch.cat([self.model.next_logits(one) for one in inputs])
+
+    def keep(self, chosen: Tensor) -> None:
+        super().keep(chosen)
+        self.written = self.written[chosen]
+
+    def memory(self, count: int) -> dict[str, Any]:
+        return {}
+
+    def advance(self, tokens: Tensor) -> None:
+        self.written = torch.cat([self.written, tokens[:, None]], dim=1)
+        self._run()
 
 
 class SharedCache(_Rows):
@@ -165,8 +201,6 @@ class SharedCache(_Rows):
         context: Tensor,
         prefills: Sequence[Prefill | None] | None = None,
     ):
-        from transformers import DynamicCache
-
         super().__init__(model, contexts, context)
         known = prefills or [None] * len(contexts)
         new = iter(model.prefill([c for c, p in zip(contexts, known, strict=True) if p is None]))
@@ -174,7 +208,7 @@ class SharedCache(_Rows):
         self.logits = model.logits(torch.cat([p.last for p in ready]))[context]
         self.prompts, self.real = stacked(ready, self.config)
         self.prefix = SharedPrefix.of(self.prompts, self.real, context)
-        self.cache = DynamicCache(config=self.config)
+        self.cache = model.family.cache()
         # The attention needs no mask; one of four dimensions tells transformers not to make one.
         self.no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
 

@@ -1,8 +1,9 @@
 """Video LLMs: the same families on clips. Frames come decoded, sampled and resized from an injected reader.
 
-The reader decides the frames once; the processor is told neither to sample nor to resize, so every later pass
-sees the same grid. Time reaches the model the family's way: Qwen2.5-VL through seconds per grid step in its
-positions, Qwen3-VL through a `<t seconds>` text before each pair of frames.
+The reader decides the frames once; the processor is told not to sample, and not to resize where the family takes any
+size, so every later pass sees the same frames. (A family whose tower takes one size has its processor make it.) Time
+reaches the model the family's way: Qwen2.5-VL through seconds per grid step in its positions, Qwen3-VL through a
+`<t seconds>` text before each pair of frames.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from typing import Any
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip, VideoSampling
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.families.base import Family, family_of
+from mmrl.policies.language.families import family_of
+from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.policies.views import PIXEL_VIEWS, REMOVE_MEDIA
 from mmrl.record import Prompt
+
+ANY_SIZE = 2
+"""Sides of frames that the processor resizes itself: even, as decoders give them."""
 
 
 class VideoPolicyConfig(LanguagePolicyConfig):
@@ -47,6 +52,12 @@ class VideoPolicy(LanguagePolicy):
     ):
         if read_clip is None:
             raise ConfigError("the video policy needs `read_clip`, such as mmrl.data.video.read_clip")
+        family = family_of(model.config, processor)
+        if not family.reads_video:
+            raise ConfigError(
+                f"model type {family.model_type!r} reads no video: its processor has no video part; train it with the "
+                "vlm policy, or give frames as images"
+            )
         super().__init__(model, processor, config, seed=seed, read_clip=read_clip)
         self.sampling = _sampling(config, self.family)
 
@@ -56,24 +67,24 @@ class VideoPolicy(LanguagePolicy):
         from transformers import AutoConfig, AutoProcessor
 
         trusted = {"trust_remote_code": config.trust_remote_code}
-        tokenizer = AutoProcessor.from_pretrained(config.model, **trusted).tokenizer
-        return _sampling(config, family_of(AutoConfig.from_pretrained(config.model, **trusted), tokenizer))
+        processor = AutoProcessor.from_pretrained(config.model, **trusted)
+        return _sampling(config, family_of(AutoConfig.from_pretrained(config.model, **trusted), processor))
 
     def _frames(self, prompt: Prompt) -> list[Frames]:
-        clips = []
+        clips, unit, step = [], self.sampling.factor, self.family.temporal_patch
         for video in prompt.videos:
             frames = self.read_clip(video, self.sampling)
             count, _, height, width = frames.pixels.shape
-            if count % self.family.temporal_patch or height % self.family.factor or width % self.family.factor:
+            if count % step or height % unit or width % unit:
                 raise PolicyError(
                     f"prompt {prompt.id!r}: {count} frames of {height}x{width} pixels; {self.family.model_type} "
-                    f"needs a multiple of {self.family.temporal_patch} frames and sides that are multiples of "
-                    f"{self.family.factor}. The reader must follow VideoSampling.factor and frame_multiple"
+                    f"needs a multiple of {step} frames and sides that are multiples of {unit}. The reader must "
+                    "follow VideoSampling.factor and frame_multiple"
                 )
             clips.append(frames)
         return clips
 
 
 def _sampling(config: VideoPolicyConfig, family: Family) -> VideoSampling:
-    wanted = {"factor": family.factor, "frame_multiple": family.temporal_patch}
+    wanted = {"factor": family.factor or ANY_SIZE, "frame_multiple": family.temporal_patch}
     return config.sampling.model_copy(update=wanted)

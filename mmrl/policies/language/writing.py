@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import NonFiniteError, PolicyError
-from mmrl.policies.language.encoding import Encoded
+from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.sampling import Decoded
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, TRUNCATED, Answer, Prompt, Request, Rollouts, owned

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from mmrl.media import Frames, VideoSampling
-from mmrl.policies.language.encoding import Encoded
+from mmrl.policies.language.encoded import Encoded
 from mmrl.record import Prompt, Request
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")

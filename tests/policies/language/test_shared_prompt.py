@@ -47,6 +47,9 @@ def both(make, family, rollouts, train=False, **options):
     return results
 
 
+CPU = torch.device("cpu")
+
+
 class TestEqualsPlainRows:
     @pytest.mark.parametrize(
         "options",
@@ -160,15 +163,15 @@ class TestAttention:
 
 class TestLayout:
     def test_no_padding_and_each_prompt_once(self, policies, rolled, family):
-        rollouts = ragged(rolled[family])
-        packed = pack(rollouts.encoded, rollouts.prompt, rollouts.actions, rollouts.length, torch.device("cpu"))
+        rollouts, kind = ragged(rolled[family]), policies[family].family
+        packed = pack(rollouts.encoded, rollouts.prompt, rollouts.actions, rollouts.length, CPU, kind)
         tokens = sum(map(len, rollouts.encoded)) + int(rollouts.length.sum())
         assert packed.inputs["input_ids"].shape == (1, tokens)
         assert packed.inputs["image_grid_thw"].shape[0] == 4
 
     def test_positions_are_those_of_plain_rows(self, policies, rolled):
-        rollouts = rolled["qwen3_vl"].index([0, 1])
-        packed = pack(rollouts.encoded, rollouts.prompt, rollouts.actions, rollouts.length, torch.device("cpu"))
+        rollouts, kind = rolled["qwen3_vl"].index([0, 1]), policies["qwen3_vl"].family
+        packed = pack(rollouts.encoded, rollouts.prompt, rollouts.actions, rollouts.length, CPU, kind)
         positions, prompt = packed.inputs["position_ids"][:, 0], len(rollouts.encoded[0])
         first, second = positions[:, prompt : prompt + 10], positions[:, prompt + 10 :]
         assert torch.equal(first, second)
@@ -177,8 +180,8 @@ class TestLayout:
         )
 
     def test_first_tokens_are_predicted_by_the_last_prompt_token(self, policies, rolled):
-        rollouts = rolled["qwen3_vl"].index([0, 1, 2])
-        packed = pack(rollouts.encoded, rollouts.prompt, rollouts.actions, rollouts.length, torch.device("cpu"))
+        rollouts, kind = rolled["qwen3_vl"].index([0, 1, 2]), policies["qwen3_vl"].family
+        packed = pack(rollouts.encoded, rollouts.prompt, rollouts.actions, rollouts.length, CPU, kind)
         prompt = len(rollouts.encoded[0])
         assert packed.where[:, 0].tolist() == [prompt - 1] * 3
         assert packed.where[:, 1].tolist() == [prompt, prompt + 10, prompt + 20]

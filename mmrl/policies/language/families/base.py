@@ -1,71 +1,56 @@
-"""What differs between model families, read from the checkpoint's own configuration.
+"""What a model can do, as it was found when it was loaded.
 
-A family is listed here once its positions, masks and log-probs were tested against the plain forward pass.
+Nothing here is listed by family: the self-check (`check.py`) compares each way to run a model with one unpadded row
+of raw media through the model's own forward pass. What does not agree is not used; what takes its place is slower,
+never wrong, and is named in `Capabilities.fallbacks`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from mmrl.errors import ConfigError
-
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 
-@dataclass(frozen=True)
-class Family:
-    """Constants of one checkpoint.
+@dataclass
+class Capabilities:
+    """Each False (or None) falls back to something slower.
 
-    image_token, video_token  placeholder ids, one for each merged patch
-    suppressed                ids a policy may never sample: placeholders and vision markers
-    patch, merge              a placeholder stands for merge x merge patches of patch x patch pixels
-    temporal_patch            frames in one patch
-    layer_types               of the text decoder
-    soft_cap                  of the final logits, None where the family has none
+    features      media encoded once per prompt and given to later passes; else raw media in every pass
+    batches       rows of different prompts in one padded batch: "media" with raw media of all of them one after the
+                  other, "features" only with each prompt's media encoded by themselves, None: one prompt at a time
+    linear_head   logits are `soft cap(scale * head(states))`: only states that predict an action meet the head
+    prefix_cache  a prompt runs once, and all responses of its group go on from its cache: scoring in two calls, and
+                  decoding
+    shared_cache  decoding reads one copy of the prompt's keys and values for the whole group
+    packed        a group in one packed row: "causal", "masked" (prompts need the model's own mask), None: not exact
+    turns         a picture in a later turn, put behind what the model wrote
+    scale         of the head's output
+    gaps          largest difference of a log-prob from the reference, for each of the above; or what was raised
+    fallbacks     what is not used, and what is used in its place
     """
 
-    model_type: str
-    image_token: int
-    video_token: int
-    suppressed: tuple[int, ...]
-    patch: int
-    merge: int
-    temporal_patch: int
-    layer_types: tuple[str, ...]
-    soft_cap: float | None = None
+    features: bool = False
+    batches: Literal["media", "features"] | None = None
+    linear_head: bool = False
+    prefix_cache: bool = False
+    shared_cache: bool = False
+    packed: Literal["causal", "masked"] | None = None
+    turns: bool = False
+    scale: float = 1.0
+    gaps: dict[str, float | str] = field(default_factory=dict)
+    fallbacks: list[str] = field(default_factory=list)
 
-    @property
-    def factor(self) -> int:
-        """Sides of a resized image are multiples of this many pixels."""
-        return self.patch * self.merge
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
-
-def check_family(model_type: str) -> None:
-    if model_type not in FAMILIES:
-        raise ConfigError(
-            f"model type {model_type!r} is not supported: its positions and media inputs were not tested. "
-            f"Supported: {', '.join(FAMILIES)}"
-        )
-
-
-def family_of(config: Any, tokenizer: Any) -> Family:
-    """Read a model configuration; families that were not tested are refused by name."""
-    check_family(config.model_type)
-    text, vision = config.get_text_config(), config.vision_config
-    known = tokenizer.get_vocab()
-    named = {known[token] for token in VISION_TOKENS if token in known}
-    configured = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    ids = named | {config_id for name in configured if (config_id := getattr(config, name, None)) is not None}
-    return Family(
-        model_type=config.model_type,
-        image_token=config.image_token_id,
-        video_token=config.video_token_id,
-        suppressed=tuple(sorted(ids)),
-        patch=vision.patch_size,
-        merge=vision.spatial_merge_size,
-        temporal_patch=vision.temporal_patch_size,
-        layer_types=tuple(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers),
-        soft_cap=getattr(text, "final_logit_softcapping", None),
-    )
+    def named_fallbacks(self) -> list[str]:
+        """What a reader should know of this model's speed, in words."""
+        said = {
+            "media pass the encoders in every pass (no features to keep)": self.features,
+            "one prompt at a time (no padded batches of unlike prompts)": self.batches,
+            "prompts run again for every response (no cache to go on from)": self.prefix_cache,
+            "decoding repeats the prompt's cache for every row (no shared copy)": self.shared_cache,
+            "pictures in later turns are refused (the row is not what its conversation would be)": self.turns,
+            "groups are scored in two calls or plain rows (no packed row)": self.packed,
+        }
+        return [text for text, there in said.items() if not there]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mmrl.policies.sharding import is_sharded
 
 if TYPE_CHECKING:
-    from mmrl.policies.language.encoding import Encoded
+    from mmrl.policies.language.encoded import Encoded
 
 
 @dataclass(eq=False)

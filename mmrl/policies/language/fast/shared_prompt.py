@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmrl.policies.language.encoding import Encoded, collate_media, to_device
+from mmrl.policies.language.encoded import Encoded, model_positions, to_device
+from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.fast import cascade, shared_decode
 from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.fast.shared_decode import SharedPrefix
@@ -78,9 +79,14 @@ class Group:
 
 @dataclass
 class Layout:
-    """Where everything stands in the packed row; passed through the model to `attention`."""
+    """Where everything stands in the packed row; passed through the model to `attention`.
+
+    own_mask  prompts attend as the mask says that the model makes for the row (images that see all of themselves, in
+              Gemma3, PaliGemma, Molmo2), not causally. Responses are causal in every family
+    """
 
     groups: list[Group]
+    own_mask: bool = False
 
     @property
     def prefills(self) -> list[Prefill]:
@@ -101,9 +107,15 @@ class Packed:
             the layout's prefills stand after the row's own
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     layout: Layout
     where: Tensor
+    has_media: bool = False
+
+    def states(self, module: Any, mask: Tensor) -> Tensor:
+        states = module.states(self.inputs, idle=not self.has_media, shared_prompt=self.layout)[0]
+        lasts = [p.last for p in self.layout.prefills]
+        return torch.cat([states, *lasts])[self.where[mask]]
 
 
 def refusal(core: Any, attention: str) -> str | None:
@@ -111,7 +123,7 @@ def refusal(core: Any, attention: str) -> str | None:
     text = core.config.get_text_config()
     other = sorted(set(getattr(text, "layer_types", None) or []) - EXACT_LAYERS)
     if other:
-        return f"layers of type {', '.join(other)} carry state from one token to the next"
+        return f"layers of type {', '.join(other)} carry state from one token to the next, or cut the row in chunks"
     if attention != "sdpa":
         return f"attention is {attention!r}; the packed row needs 'sdpa'"
     if getattr(text, "attention_dropout", 0.0):
@@ -119,17 +131,18 @@ def refusal(core: Any, attention: str) -> str | None:
     return None
 
 
-def install(core: Any) -> None:
-    """Give the text decoder the attention that understands a `Layout`, and its last layer that of a prefill. Once,
-    when the policy is made."""
+def install(core: Any, family: Family) -> None:
+    """Give the text decoder the attention that understands a `Layout`, and where the family allows it its last layer
+    that of a prefill. Once, when the policy is made."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(ATTENTION, attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-    core.model.language_model.set_attn_implementation(ATTENTION)
-    last = core.model.language_model.layers[-1]
-    if not isinstance(last, LastLayer):
+    decoder = family.decoder(core)
+    decoder.set_attn_implementation(ATTENTION)
+    last = decoder.layers[-1]
+    if family.last_layer and not isinstance(last, LastLayer):
         last.__class__ = type(f"Last{type(last).__name__}", (LastLayer, type(last)), {})
 
 
@@ -139,6 +152,7 @@ def pack(
     actions: Tensor,
     lengths: Tensor,
     device: torch.device,
+    family: Family,
     prefills: Sequence[Prefill | None] | None = None,
 ) -> Packed:
     """Lay rows out by prompt.
@@ -154,7 +168,7 @@ def pack(
         rows_of.setdefault(p, []).append(row)
     where = torch.zeros(actions.shape, dtype=torch.long)
     width = sum(sizes) + sum(len(entries[p]) for p in rows_of if not prefills or prefills[p] is None)
-    row_of, groups, column, lasts = _Row(), [], 0, 0
+    row_of, groups, column, lasts = _Row(family), [], 0, 0
     for p, rows in rows_of.items():
         entry, prefill = entries[p], prefills[p] if prefills else None
         group = Group(column, len(entry), [sizes[r] for r in rows], prefill)
@@ -167,48 +181,60 @@ def pack(
         column = group.own.stop
         for row in rows:
             steps = torch.arange(sizes[row])
-            row_of.add(actions[row, : sizes[row]], (entry.next_position + steps).expand(3, -1))
+            row_of.add_response(entry, actions[row, : sizes[row]])
             where[row, : sizes[row]] = torch.where(steps == 0, last, column + steps - 1)
             column += sizes[row]
-    return Packed(row_of.inputs(device), Layout(groups), where.to(device))
+    has_media = any(entries[p].media for p in rows_of) or lasts > 0  # encoders of prefills take part already
+    return Packed(row_of.inputs(device), Layout(groups, row_of.own_mask), where.to(device), has_media)
 
 
-def pack_prompts(entries: Sequence[Encoded], device: torch.device) -> tuple[dict[str, Tensor], Layout]:
+def pack_prompts(entries: Sequence[Encoded], device: torch.device, family: Family) -> tuple[dict[str, Any], Layout]:
     """Prompts alone in one row, each of which attends to itself: inputs of the multimodal model, and the layout."""
-    row, groups, column = _Row(), [], 0
+    row, groups, column = _Row(family), [], 0
     for entry in entries:
         row.add_prompt(entry)
         groups.append(Group(column, len(entry), []))
         column += len(entry)
-    return row.inputs(device), Layout(groups)
+    return row.inputs(device), Layout(groups, row.own_mask)
 
 
 class _Row:
     """A packed row in the making."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.own_mask = family.capabilities.packed == "masked"
         self.prompts: list[Encoded] = []
         self.ids: list[Tensor] = []
-        self.types: list[Tensor] = []
         self.positions: list[Tensor] = []
+        self.aligned: list[dict[str, Tensor]] = []
 
-    def add(self, ids: Tensor, positions: Tensor, types: Tensor | None = None) -> None:
-        """Tokens (n,) at positions (3, n); text unless `types` says otherwise."""
+    def add_response(self, entry: Encoded, ids: Tensor) -> None:
+        """Tokens (n,) that go on from a prompt."""
+        steps = (entry.next_position + torch.arange(len(ids))).to(entry.positions)
         self.ids.append(ids)
-        self.positions.append(positions)
-        self.types.append(torch.zeros_like(ids) if types is None else types.to(ids))
+        self.positions.append(steps.expand(len(entry.positions), -1))
+        self.aligned.append({name: entry.appended(name, len(ids)) for name in entry.aligned})
 
     def add_prompt(self, entry: Encoded) -> None:
         self.prompts.append(entry)
-        self.add(entry.ids, entry.positions, entry.token_types)
+        self.ids.append(entry.ids)
+        self.positions.append(entry.positions)
+        self.aligned.append(entry.aligned)
 
-    def inputs(self, device: torch.device) -> dict[str, Tensor]:
-        row = {
-            "input_ids": torch.cat(self.ids)[None],
-            "position_ids": torch.cat(self.positions, dim=1)[:, None],
-            "mm_token_type_ids": torch.cat(self.types)[None],
-        }
-        return to_device(row | collate_media(self.prompts), device)
+    def inputs(self, device: torch.device) -> dict[str, Any]:
+        ids, positions = torch.cat(self.ids)[None], torch.cat(self.positions, dim=1)[:, None]
+        row = {"input_ids": ids, "position_ids": model_positions(positions)}
+        if len(positions) == 1:
+            # Without a mask transformers takes a position that jumps back for the start of another row, and makes one.
+            row["attention_mask"] = torch.ones_like(ids)
+        aligned = {name: torch.cat(self._of(name))[None] for name in {n: 0 for part in self.aligned for n in part}}
+        return to_device(row | aligned | self.family.media_inputs(self.prompts), device)
+
+    def _of(self, name: str) -> list[Tensor]:
+        example = next(part[name] for part in self.aligned if name in part)
+        absent = [example.new_zeros(len(ids), *example.shape[1:]) for ids in self.ids]
+        return [part.get(name, zeros) for part, zeros in zip(self.aligned, absent, strict=True)]
 
 
 def attention(
@@ -236,11 +262,12 @@ def attention(
         return shared_decode.attention(module, query, key, value, shared_prompt, scaling)
     if isinstance(shared_prompt, Ends):
         return _ends_attention(query, shared_prompt, scaling), None
-    parts = []
+    by_mask, parts = shared_prompt.own_mask and attention_mask is not None, []
     for group in shared_prompt.groups:
         if group.prefill is None:
             k_prompt, v_prompt = key[:, :, group.own], value[:, :, group.own]
-            parts.append(_prompt_attention(query[:, :, group.own], k_prompt, v_prompt, scaling, sliding_window))
+            mask = attention_mask[:, :, group.own, group.own] if by_mask else None
+            parts.append(_prompt_attention(query[:, :, group.own], k_prompt, v_prompt, scaling, sliding_window, mask))
         else:
             k_prompt, v_prompt = group.prefill.keys[module.layer_idx], group.prefill.values[module.layer_idx]
         if sum(group.lengths):
@@ -290,8 +317,12 @@ def _ends_attention(query: Tensor, ends: Ends, scaling: float) -> Tensor:
     return torch.cat(parts, dim=2).transpose(1, 2)
 
 
-def _prompt_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None) -> Tensor:
-    """Causal attention of one prompt: (1, H, P, d)."""
+def _prompt_attention(
+    q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None, mask: Tensor | None = None
+) -> Tensor:
+    """Causal attention of one prompt, or by a mask (1, 1, P, P): (1, H, P, d)."""
+    if mask is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
     if window is None or window >= q.shape[2]:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
     column = torch.arange(q.shape[2], device=q.device)

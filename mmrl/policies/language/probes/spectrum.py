@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.policies.language.encoding import Encoded, to_device
+from mmrl.policies.language.encoded import Encoded, to_device
 
 
 def spectral_entropy(features: Tensor) -> Tensor:
@@ -33,11 +33,7 @@ def spectral_entropy(features: Tensor) -> Tensor:
 @torch.no_grad()
 def visual_entropy(model: Any, entry: Encoded) -> float:
     """Hs of one prompt; patches of all its images and frames together. No media: 0."""
-    device = next(model.parameters()).device
-    features = []
-    for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
-        if pixels in entry.media:
-            names = (pixels, f"{kind}_grid_thw")
-            media = to_device({name: entry.media[name] for name in names}, device)
-            features.append(model.patch_features(*media.values()).float())
-    return float(spectral_entropy(torch.cat(features))) if features else 0.0
+    if not entry.media:
+        return 0.0
+    media = to_device(entry.media, next(model.parameters()).device)
+    return float(spectral_entropy(model.patch_features(media).float()))
