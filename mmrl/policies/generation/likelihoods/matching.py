@@ -73,11 +73,9 @@ class Matching(Likelihood):
 
     def work(self, rollouts: Rollouts, asked: Sequence[Need]) -> Work:
         clean, t = rollouts.replay["clean"].float(), rollouts.replay["draw_times"]
-        count, shape = t.shape[1], clean.shape[1:]
-        noise = draw_noise(rollouts.replay["draw_seeds"], count, shape).to(clean)
-        row = torch.arange(len(t), device=t.device).repeat_interleave(count)
-        draw = torch.arange(count, device=t.device).repeat(len(t))
-        x0, e, when = clean[row], noise.flatten(0, 1), t.flatten()
+        row, draw = rollouts.mask.nonzero(as_tuple=True)
+        noise = draw_noise(rollouts.replay["draw_seeds"], t.shape[1], clean.shape[1:]).to(clean)
+        x0, e, when = clean[row], noise[row, draw], t[row, draw]
         x = (1 - wide(when, x0)) * x0 + wide(when, x0) * e
         return Work(Noised(x, when, e - x0), row, (row, draw), torch.arange(len(row), device=t.device))
 
