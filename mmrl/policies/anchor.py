@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmrl.errors import PolicyError
 from mmrl.policies import adapters
-from mmrl.policies.sharding import whole
+from mmrl.policies.sharding import is_sharded_tensor, whole
 from mmrl.settings import Section
 
 
@@ -82,10 +82,11 @@ class Anchor:
         """Towards the weights, after `updates` optimizer steps in all."""
         decay = self.config.decay_at(updates)
         for own, trained in self.pairs(modules).values():
+            now = trained.detach() if is_sharded_tensor(own) else whole(trained.detach())
             if decay == 0:
-                own.copy_(trained)
+                own.copy_(now)
             else:
-                own.mul_(decay).add_(trained.detach().to(own), alpha=1 - decay)
+                own.mul_(decay).add_(now.to(own), alpha=1 - decay)
 
     def state(self, modules: Mapping[str, Any]) -> dict[str, Tensor]:
         """{`name|parameter`: CPU tensor}, for a checkpoint."""
