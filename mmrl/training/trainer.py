@@ -270,7 +270,8 @@ class Trainer:
         allowed = Tolerance.of(self.policy.precision, self.config.self_check)
         shown = rollouts.replay.get("shown", torch.zeros_like(rollouts.source))
         apart = shown.to(rollouts.source.device).bool() | (rollouts.source > 0)
-        check = compare(*pairs, allowed, shown=apart)
+        old, new, mask = pairs
+        check = compare(old, new, mask, allowed, shown=apart)
         failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
         check.raise_if_failed()
         if failed:

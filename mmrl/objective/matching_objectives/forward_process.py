@@ -1,7 +1,7 @@
 """Objectives of the forward process: losses of a clean output under noise in place of log-probs. AWM, DiffusionNFT.
 
 Columns are (B, J), J draws of time and noise for each rollout (`policy.likelihood: matching`). Rows whose advantage is
-0 still train here: drop groups without a signal by a selection, as the authors do.
+0 still train under `diffusion_nft`, where they hold the policy near the old one.
 """
 
 from __future__ import annotations
