@@ -5,6 +5,7 @@
 #   make families          every tiny vision-language family through every way it has, and the table of docs/families.md
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
+#   make chaos [ARGS=...]  kills, full disks, damage, failing ranks, odd input; ARGS="--quick" for a few of each
 #   make docs              write the generated pages of docs/ again
 #   make generators        every family of generators against its own pipeline; writes docs/generators.md again
 #
@@ -22,11 +23,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test families lint bench docs generators
+.PHONY: help demo test families lint bench chaos docs generators
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,11s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -48,6 +49,10 @@ lint: $(READY)
 
 bench: $(READY)
 	@set -e; for name in vlm group video flow; do echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name $(ARGS); done
+
+chaos: export OMP_NUM_THREADS := 1
+chaos: $(READY)
+	@$(BIN)/python -m tests.chaos --write $(ARGS)
 
 docs: $(READY)
 	@$(BIN)/python docs/generate.py

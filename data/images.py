@@ -12,6 +12,7 @@ import hashlib
 import io
 import math
 import os
+import struct
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ MAX_PIXELS = 64_000_000  # below where Pillow starts to warn of a decompression 
 ORIENTATION = 0x0112  # the tag of EXIF that says how a picture is turned
 MAX_URL_BYTES = 64 * 2**20
 URL_SECONDS = 20
+LONGEST_NAME, LONGEST_PATH = 255, 1024
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
+"""What Pillow's decoders raise on it; TypeError and the like come from EXIF."""
 _SHORT = 80
 
 
@@ -52,8 +56,7 @@ class MediaAccess:
     def resolve(self, path: str | Path) -> Path:
         """The file a dataset means by `path`; it must exist and, unless allowed, lie inside `root`."""
         text = os.fspath(path).removeprefix("file://")
-        if "\0" in text:
-            raise DataError(f"path holds a zero byte: {text[:_SHORT]!r}")
+        _check_path(text)
         full = Path(os.path.realpath(self.root / text))
         if self.folder and not full.exists():
             full = Path(os.path.realpath(self.root / self.folder / text))
@@ -76,6 +79,21 @@ class MediaAccess:
         if len(body) > MAX_URL_BYTES:
             raise DataError(f"{url[:_SHORT]!r}: more than {MAX_URL_BYTES:,} bytes")
         return body
+
+
+def _check_path(text: str) -> None:
+    """DataError for what no file can be called."""
+    if "\0" in text:
+        raise DataError(f"path holds a zero byte: {text[:_SHORT]!r}")
+    try:
+        longest = max((len(part.encode()) for part in text.split("/")), default=0)
+    except UnicodeEncodeError:
+        raise DataError(f"{text[:_SHORT]!r} holds half a character; no file is called so") from None
+    if longest > LONGEST_NAME or len(text) > LONGEST_PATH:
+        raise DataError(
+            f"{text[:_SHORT]!r}... is too long for a file's name ({len(text):,} characters); if it is base64, write "
+            "data:image/png;base64,..."
+        )
 
 
 def is_url(value: Any) -> bool:
@@ -194,7 +212,7 @@ def _header(source: str | Path | bytes, max_pixels: int) -> Iterator[Image.Image
         raise DataError(f"{name}: not an image in one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damage
+    except DAMAGE as error:
         raise DataError(f"{name}: cannot be decoded: {error}") from None
 
 

@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl
 
 from mmrl.errors import ConfigError, DataError, unknown
 
+LONGEST_REASON = 200
+
 FORMS = (
     "a .jsonl, .json, .parquet or .txt file, a folder of parquet files or one saved by `datasets`, a hub name such as "
     "OWNER/NAME?split=train, or world:NAME"
@@ -89,8 +91,8 @@ class JsonLines:
         start, end, _ = self._spans[index]
         try:
             return _as_row(json.loads(self._bytes[start:end]))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise RowError(WHOLE_ROW, f"the line is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or nesting as deep
+            raise RowError(WHOLE_ROW, f"the line is not JSON: {str(error)[:LONGEST_REASON]}") from None
 
     def where(self, index: int) -> str:
         return f"{self.file}, line {self._spans[index][2]}"
@@ -210,6 +212,18 @@ def _open_file(path: Path) -> Rows:
     raise DataError(f"{path}: unknown kind of data set {path.suffix!r}; expected {FORMS}")
 
 
+def _refuse_outside(folder: Path) -> None:
+    """DataError where the list of arrow files of a folder saved by `datasets` leads out of it."""
+    path = folder / "state.json"
+    try:
+        listed = [str(entry["filename"]) for entry in json.loads(path.read_bytes())["_data_files"]]
+    except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
+        raise DataError(f"{path}: not what `datasets` writes: {type(error).__name__}: {error}") from None
+    for name in listed:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path}: lists {name[:LONGEST_REASON]!r}, which is outside the folder")
+
+
 def _choose_split(names: Sequence[str], asked: str | None, splits: Sequence[str], where: str) -> str:
     """The split asked for, the only one, or the first of `splits` that there is."""
     if asked is not None and asked not in names:
@@ -238,7 +252,7 @@ def _open_hub(name: str, config: str | None, asked: str | None, splits: Sequence
 def _read_json(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         hint = "; one object a line is JSONL: name it .jsonl" if "Extra data" in str(error) else ""
         raise DataError(f"{path}: not JSON: {error}{hint}") from None
     if not isinstance(rows, list):
@@ -268,6 +282,7 @@ def _open_folder(folder: Path, asked: str | None, splits: Sequence[str]) -> Colu
     if asked is not None:
         raise DataError(f"{folder}: is one data set without splits, got split {asked!r}")
     if (folder / "state.json").exists():
+        _refuse_outside(folder)
         try:
             return Columnar(datasets.load_from_disk(str(folder)), str(folder), folder)
         except (OSError, ValueError, KeyError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FINISHED, TRUNCATED = "stop", "length"
+FINISHED, TRUNCATED, LOST = "stop", "length", "lost: "
 SOURCES = ("policy", "demonstration", "replay", "rewritten")
 """Where a row may come from. `source (B,)` holds the place: everything but 0 was not sampled for this step."""
 

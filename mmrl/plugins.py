@@ -57,8 +57,10 @@ def load_file(path: Path, what: str) -> ModuleType:
         sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, Exception):
+            raise ConfigError(f"{what}: {path} cannot be imported: {type(error).__name__}: {error}") from error
         raise
     return module
 

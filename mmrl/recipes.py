@@ -7,12 +7,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from mmrl import plugins
-from mmrl.errors import ConfigError, unknown
-from mmrl.settings import Section, read_section, read_yaml
+from mmrl.errors import ConfigError, got, unknown
+from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 
 
 class PaperUpdates(Section):
@@ -37,8 +36,9 @@ class PaperUpdates(Section):
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own;
-    `updates` are its paper's, which `training.updates: auto` follows as far as a smaller batch allows."""
+    configuration overrides; `prompts` is the sampler, `rollout` the strategies and `environment` who answers between
+    turns, where the method brings its own; `updates` are its paper's, which `training.updates: auto` follows as far as
+    a smaller batch allows."""
 
     method: str
     title: str
@@ -48,6 +48,7 @@ class Recipe(Section):
     summary: str = ""
     prompts: str | dict[str, Any] = "shuffled"
     rollout: list[str | dict[str, Any]] = []
+    environment: str | dict[str, Any] | None = None
     updates: PaperUpdates = PaperUpdates()
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}
@@ -69,15 +70,14 @@ def _read(name: str) -> Recipe:
 
 def load_recipe(name: str) -> Recipe:
     """A fresh copy of a shipped recipe, or the one in a `.yaml` file; an unknown name raises with the nearest one."""
+    if not isinstance(name, str):
+        raise ConfigError(f"recipe: expected the name of one, such as grpo, got {got(name)}")
     if not is_file(name):
         return _read(name).model_copy(deep=True)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise ConfigError(f"recipe {name}: no such file")
-    try:
-        values = read_yaml(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {name}: not valid YAML: {error}".replace("\n", " ")) from None
+        raise ConfigError(f"recipe {got(name)}: no such file")
+    values = read_yaml_file(path)
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {name}: expected a mapping of keys, got {type(values).__name__}")
     return read_section(Recipe, plugins.absolute(values, [path.parent]), str(path))

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from mmrl.errors import ConfigError, unknown
+from mmrl.errors import ConfigError, got, unknown
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and booleans: PyYAML follows 1.1, in which `1e-4` is text and `off` is false."""
+    """YAML 1.2's numbers and booleans: PyYAML follows 1.1, in which `1e-4` is text and `off` is false.
+
+    A key given twice is an error: PyYAML drops the first without a word.
+    """
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if not (tag.endswith(":bool") and first in "yYnNoO")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and seen.setdefault(key.value, line) != line:
+                raise yaml.YAMLError(f"{key.value!r} is given twice, in lines {seen[key.value]} and {line}")
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -27,12 +40,35 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(text: str) -> Any:
     """Plain data, nothing else. Raises yaml.YAMLError."""
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         return loader.get_single_data()
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except (ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:  # of what a tag asked for
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
+
+def read_yaml_file(path: Path) -> Any:
+    """Plain data of a file in UTF-8. Raises ConfigError that names the file, and the line where there is one."""
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+SHOWN_MISTAKES = 4
 
 ELSEWHERE = {
     "num_generations": "training.group_size",
@@ -65,7 +101,7 @@ MOVED = {"max_refills": "`rounds` of the rollout strategy: rollout={name: dynami
 class Section(BaseModel):
     """A typed part of the configuration file. Subclasses list fields, defaults and how to choose them."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -79,13 +115,44 @@ class Section(BaseModel):
         return values
 
 
-def read_section(kind: type[Section], values: dict[str, Any], where: str = "") -> Any:
-    """Validate, turning pydantic's report into one line per mistake: key, expected, received."""
+def read_section(kind: type[Section], values: Any, where: str = "") -> Any:
+    """Validate, turning pydantic's report into one line: each mistake with its key, what was expected and received."""
     try:
         return kind.model_validate(values)
+    except ConfigError as error:  # of a key, by a section that does not know where it stands
+        name, _, said = str(error).partition(": ")
+        place = next(_places(kind, values, where, name), None)
+        raise ConfigError(f"{place}: {said}" if place else str(error)) from None
     except ValidationError as error:
-        lines = []
-        for e in error.errors():
-            key = ".".join(str(p) for p in (*([where] if where else []), *e["loc"]))
-            lines.append(f"{key}: {e['msg']}, got {e['input']!r}")
-        raise ConfigError("; ".join(lines)) from None
+        lines = {_line(e, where): None for e in error.errors()}
+        shown = [*lines][:SHOWN_MISTAKES]
+        more = [f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else []
+        raise ConfigError("; ".join(shown + more)) from None
+    except RecursionError:
+        raise ConfigError(f"{where or kind.__name__}: nested too deeply") from None
+
+
+def _places(kind: type[Section], values: Any, where: str, name: str) -> Iterator[str]:
+    """Where sections of the kind called `name` stand that have keys it does not know."""
+    if not isinstance(values, dict):
+        return
+    if kind.__name__ == name and any(key not in kind.model_fields for key in values):
+        yield where or name
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        for section in _sections_in(kind.model_fields[key].annotation) if key in kind.model_fields else ():
+            for i, entry in enumerate(value if isinstance(value, list) else [value]):
+                yield from _places(section, entry, f"{path}.{i}" if isinstance(value, list) else path, name)
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    """The one kind of section an annotation speaks of, such as `list[RewardSpec]` or `Lora | None`."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation] if issubclass(annotation, Section) else []
+    found = [section for part in get_args(annotation) for section in _sections_in(part)]
+    return found if len(found) == 1 else []
+
+
+def _line(mistake: Any, where: str) -> str:
+    key = ".".join(str(p) for p in (*([where] if where else []), *mistake["loc"]))
+    return f"{key}: {mistake['msg']}, got {got(mistake['input'])}"

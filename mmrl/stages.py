@@ -22,6 +22,7 @@ Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.reco
     learning_rate      (batch) -> share of the learning rate this optimizer step deserves, in (0, 1]
     prompts            class: select(count, size, key) -> indices, then observe(indices, batch) (mmrl.selection.prompts)
     rollout            class: ask(step), join(batch, step) -> Plan    how a group comes to be (mmrl.rollout.plan)
+    environment        class: reset(prompt), step(state, output)   who answers between turns (mmrl.rollout.environments)
 
 Hyper-parameters are keyword-only. A function that must remember is a class with `state_dict`.
 """
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,12 +41,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from mmrl import plugins
 from mmrl.columns import COLUMNS, Column
-from mmrl.errors import ConfigError, unknown
+from mmrl.errors import ConfigError, got, unknown
 from mmrl.policies.registry import MODALITIES
 
 STAGES = (
     "prompts",
     "rollout",
+    "environment",
     "shaping",
     "group",
     "advantage",
@@ -251,6 +254,8 @@ def load_all() -> None:
 def find(stage: str, name: str) -> StageFunction:
     """The function that plays `stage` under `name`, or that `path/to/file.py:name` or `package.module:name` names."""
     load_all()
+    if not isinstance(name, str):
+        raise ConfigError(f"{stage}: name: expected text, got {got(name)}")
     if plugins.is_reference(name):
         return _outside(stage, name)
     if (stage, name) in _REGISTRY:
@@ -281,10 +286,17 @@ def _typed(spec: StageFunction, parameter: str, value: Any) -> Any:
     if parameter not in hints:
         return value
     try:
-        return TypeAdapter(hints[parameter]).validate_python(value)
+        typed = TypeAdapter(hints[parameter]).validate_python(value)
+        if _not_finite(typed) and not _not_finite(spec.defaults.get(parameter)):
+            raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: expected a finite number, got {got(value)}")
+        return typed
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: {problem}, got {value!r}") from None
+        raise ConfigError(f"{spec.stage} {spec.name!r}: {parameter}: {problem}, got {got(value)}") from None
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 @dataclass
@@ -299,7 +311,7 @@ class Bound:
     def of(cls, stage: str, description: str | Mapping[str, Any]) -> Bound:
         description = {"name": description} if isinstance(description, str) else dict(description)
         if "name" not in description:
-            raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {description}")
+            raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {got(description)}")
         spec = find(stage, description.pop("name"))
         description.pop("coefficient", None) if stage == "regularizer" else None
         for parameter, value in description.items():

@@ -12,6 +12,8 @@ from mmrl.pipelines.config import read_config
 from mmrl.pipelines.run import open_prompts, reward_panel
 from mmrl.policies.language.video import VideoPolicy
 
+LARGEST_GB = 1e9
+
 
 def build_cache(config: str, overrides: Sequence[str], workers: int | None = None) -> BuildReport:
     """Decode the clips of train and held-out data as the policy will read them."""
@@ -35,6 +37,8 @@ def verify_cache(root: Path | None) -> str:
 
 
 def prune_cache(budget_gb: float, root: Path | None) -> str:
+    if not 0 <= budget_gb < LARGEST_GB:
+        raise ConfigError(f"{budget_gb}: expected the gigabytes to keep, from 0 on")
     return str(_existing(root).prune(int(budget_gb * 2**30)))
 
 

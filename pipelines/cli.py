@@ -16,6 +16,7 @@ from rich.console import Console
 
 from mmrl.errors import ConfigError, MMRLError, unknown
 from mmrl.policies.registry import MODALITIES
+from mmrl.shown import shown
 
 if TYPE_CHECKING:
     from mmrl.training.trainer import Result
@@ -30,7 +31,9 @@ app = typer.Typer(
 cache_app = typer.Typer(no_args_is_help=True, help="The cache of decoded video: build, verify, prune.")
 app.add_typer(cache_app, name="cache")
 console = Console()
-INTERRUPTED = 130  # as a shell reports Ctrl-C
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the code a run from elsewhere names, and read what it names.")
+]
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -62,7 +65,7 @@ Modality = Annotated[str, typer.Argument(metavar="|".join(MODALITIES), callback=
 
 def say(text: str) -> None:
     """Print as it is: a path is not markup, and a line that is wrapped cannot be copied."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(shown(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def overrides_of(arguments: list[str]) -> list[str]:
@@ -93,17 +96,22 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="A run directory or checkpoint to continue, with its own configuration.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Train a policy. Further arguments override the configuration: `training.steps=200 --policy.model NAME`."""
     from mmrl.pipelines.config import read_config
     from mmrl.pipelines.progress import progress, quiet_libraries
     from mmrl.pipelines.run import train as run
+    from mmrl.pipelines.trust import require
+    from mmrl.training.resume import run_folder
 
     config, changes = _config_and_overrides(config, context.args)
-    root = None if resume is None else resume.parent.parent if (resume / "state.json").exists() else resume
+    root = None if resume is None else run_folder(resume)
     if config is None and root is None:
         raise ConfigError("name a configuration file, or a run to continue with --resume RUN")
     settings = read_config(config or root / "config.yaml", changes, modality)
+    if root is not None and config is None:
+        require(read_config(root / "config.yaml", (), modality), settings, root, trust)
     if root is not None and not any(change.startswith("run_dir=") for change in changes):
         settings = settings.model_copy(update={"run_dir": str(root)})
     main = os.environ.get("RANK", "0") == "0"
@@ -115,7 +123,7 @@ def train(
     if main:
         _print_result(settings.directory, result)
     if result.interrupted:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(128 + (result.signal or 0))
 
 
 def _config_and_overrides(config: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
@@ -141,7 +149,10 @@ def _print_overruled(config: str, changes: list[str], modality: str) -> None:
 
 
 def _print_result(folder: Path, result: Result) -> None:
-    if result.start == result.steps:
+    if result.interrupted and result.steps == 0:
+        say("interrupted before the first step; nothing to save")
+        return
+    if result.start == result.steps and not result.interrupted:
         say(f"{folder} is at step {result.steps} already; give it more with training.steps=...")
         return
     for name in ("success", "reward"):
@@ -157,13 +168,14 @@ def _print_result(folder: Path, result: Result) -> None:
 def evaluate(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
+    trust: Trust = False,
 ) -> None:
     """Held-out scores of a checkpoint, as JSON."""
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.run import evaluate_run
 
     quiet_libraries()
-    print(json.dumps(evaluate_run(checkpoint, overrides_of(context.args)), indent=1))
+    print(json.dumps(evaluate_run(checkpoint, overrides_of(context.args), trust=trust), indent=1))
 
 
 @app.command(context_settings=OVERRIDES)
@@ -173,13 +185,14 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for rows.jsonl and images.")] = Path("samples"),
     prompts: Annotated[int, typer.Option(help="How many held-out prompts.")] = 8,
     count: Annotated[int, typer.Option(help="Samples of each prompt.")] = 1,
+    trust: Trust = False,
 ) -> None:
     """Let a checkpoint act on held-out prompts and save what it did."""
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.sample import sample_run
 
     quiet_libraries()
-    folder = sample_run(checkpoint, out, prompts, count, overrides_of(context.args))
+    folder = sample_run(checkpoint, out, prompts, count, overrides_of(context.args), trust=trust)
     say(f"samples in {folder}")
 
 
@@ -187,15 +200,19 @@ def sample(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
     folder: Annotated[Path, typer.Argument(help="Where the weights go.")],
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Leave an adapter as it is, for peft and policy.adapter=...")
+    ] = False,
+    trust: Trust = False,
 ) -> None:
-    """Whole weights with adapters folded in, for programs that know neither mmrl nor peft."""
+    """The Hugging Face layout: whole weights with adapters folded in, for programs that know neither mmrl nor peft."""
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.run import load_run
 
     quiet_libraries()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty; name a new folder")
-    load_run(checkpoint)[1].save_pretrained(folder, merged=True)
+    load_run(checkpoint, trust=trust)[1].save_pretrained(folder, merged=not adapter)
     say(f"weights in {folder}")
 
 
@@ -257,11 +274,11 @@ def check(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+def report(run: Annotated[Path, typer.Argument(help="A run directory.")], trust: Trust = False) -> None:
     """Write report.html: curves, rollouts with their rewards, and where the credit went."""
     from mmrl.pipelines.report import write_report
 
-    say(f"report in {write_report(run)}")
+    say(f"report in {write_report(run, trust=trust)}")
 
 
 @app.command()
@@ -353,8 +370,19 @@ def main() -> None:
     try:
         app()
     except MMRLError as error:
-        print(f"mmrl: {'; '.join([str(error), *getattr(error, '__notes__', ())])}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error), error)
+    except BrokenPipeError:  # whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _end(f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}", error)
+
+
+def _end(message: str, error: Exception) -> None:
+    print(f"mmrl: {shown('; '.join([message, *getattr(error, '__notes__', ())]))}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,21 @@ import yaml
 from pydantic import Field, field_validator
 
 from mmrl import plugins
-from mmrl.errors import ConfigError, unknown
+from mmrl.errors import ConfigError, got, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import policy_class
 from mmrl.recipes import Recipe, is_file, load_recipe
 from mmrl.rewards.panel import RewardSpec
-from mmrl.settings import Section, read_section, read_yaml
+from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
 
 ASSET = "asset:"
+LONGEST_NAME, LARGEST_INTEGER = 255, 10**12
+LONGEST_WAIT = 1e6
+"""Seconds; more than a timer can take is no limit at all."""
 CLASS = "class"
 """Of `policy`: a class of the user's own."""
 METHOD_KEYS = ("self_check",)
@@ -86,12 +89,29 @@ class CacheConfig(Section):
 
 
 class RewardRunConfig(Section):
-    """How rewards run: worker processes, seconds a call may take, and the share of unscored rollouts past
-    which the run stops and says why."""
+    """How rewards run.
+
+    workers           processes they run in
+    timeout           seconds a call may take
+    budget            seconds a reward may take for one batch when its rows are tried one by one, after a call on all
+                      of them failed; null: ten times `timeout`, at least 60
+    unscored_ceiling  share of unscored rollouts past which the run stops and says why
+    """
+
+    workers: int = Field(2, ge=1, le=256)
+    timeout: float = Field(30.0, gt=0, le=LONGEST_WAIT)
+    budget: float | None = Field(None, gt=0, le=LONGEST_WAIT)
+    unscored_ceiling: float = Field(0.5, ge=0, le=1)
+
+
+class EnvironmentRunConfig(Section):
+    """How an environment runs: worker processes, seconds a call may take, and the share of rows it may lose before the
+    run stops and says why. `isolated: false` keeps it in this process, without a time limit."""
 
     workers: int = Field(2, ge=1)
     timeout: float = Field(30.0, gt=0)
-    unscored_ceiling: float = Field(0.5, ge=0, le=1)
+    lost_ceiling: float = Field(0.5, ge=0, le=1)
+    isolated: bool = True
 
 
 class RunConfig(Section):
@@ -100,6 +120,8 @@ class RunConfig(Section):
     prompts  which prompts a step takes: "shuffled", or another sampler by name or as {name: ..., parameter: ...}
     rollout  how a group comes to be: strategies by name or as {name: ..., parameter: ...}, outermost first; none:
              independent draws
+    environment  who answers between the turns of a response, by name, as file.py:Class, or as {name: ..., parameter:
+                 ...}; null: a response is one run
     """
 
     modality: Literal["vlm", "video", "flow", "masked"]
@@ -111,6 +133,8 @@ class RunConfig(Section):
     reward_run: RewardRunConfig = RewardRunConfig()
     prompts: Choice = "shuffled"
     rollout: list[Choice] = []
+    environment: Choice | None = None
+    environment_run: EnvironmentRunConfig = EnvironmentRunConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
@@ -150,9 +174,20 @@ class RunConfig(Section):
             values["model"] = str(shipped_asset(values["model"].removeprefix(ASSET)))
         return read_section(kind.config_type, values, "policy")
 
+    @field_validator("run_dir")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        left = value.replace("{modality}", "").replace("{recipe}", "")
+        if not value.strip() or "\0" in value or "{" in left or "}" in left:
+            raise ValueError("expected a folder, in which {modality} and {recipe} may stand")
+        if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in Path(value).parts):
+            raise ValueError(f"a folder's name has at most {LONGEST_NAME} bytes")
+        return value
+
     @property
     def directory(self) -> Path:
-        return Path(self.run_dir.format(modality=self.modality, recipe=Path(self.recipe).stem))
+        name = self.recipe if not is_file(self.recipe) else Path(self.recipe).stem
+        return Path(self.run_dir.replace("{modality}", self.modality).replace("{recipe}", name))
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -163,20 +198,23 @@ def read_config(
 ) -> RunConfig:
     """A file, the name of a shipped configuration ("demo"), or a mapping; then `key.sub=value` overrides."""
     values = dict(source) if isinstance(source, Mapping) else _read_file(source, modality)
+    where = "" if source is None or isinstance(source, Mapping) else str(source)
     changes = dict(_override(o) for o in overrides)
     if modality is not None and values.setdefault("modality", modality) != modality:
-        raise ConfigError(f"{source} is a configuration for {values['modality']!r}, not for {modality!r}")
+        raise ConfigError(f"{where or 'modality'}: is for {got(values['modality'])}, not for {modality!r}")
     folders = [Path(), *([Path(source).parent] if isinstance(source, str | Path) else [])]
+    _plain(values, where)
+    _plain(changes, "")
     values, changes = plugins.absolute(values, folders), plugins.absolute(changes, folders)
     recipe = _recipe_of(values, changes, folders)
     base: dict[str, Any] = {"prompts": recipe.prompts, "rollout": recipe.rollout}
+    base |= {"environment": recipe.environment} if recipe.environment else {}
     base |= {"policy": recipe.policy, "training": recipe.training}
     base["objective"] = ObjectiveConfig.model_validate(recipe.objective).model_dump()
     merged = merge(base, values)
     for key, value in changes.items():
         set_dotted(merged, key, value)
     merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
-    where = "" if source is None or isinstance(source, Mapping) else str(source)
     config = read_section(RunConfig, merged, where)
     supported = recipe.modalities
     if config.modality not in supported:
@@ -185,11 +223,27 @@ def read_config(
     return config
 
 
+def _plain(values: Any, where: str, key: str = "") -> None:
+    """ConfigError for what YAML can hold and a configuration cannot: keys that are no text, dates, bytes, sets."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"{where or 'configuration'}: {key or 'a key'}: expected names, got {got(name)}")
+            _plain(value, where, f"{key}.{name}" if key else name)
+    elif isinstance(values, list | tuple):
+        for i, value in enumerate(values):
+            _plain(value, where, f"{key}.{i}")
+    elif isinstance(values, int) and abs(values) > LARGEST_INTEGER:
+        raise ConfigError(f"{where or 'configuration'}: {key}: a number this large is a mistake, got {got(values)}")
+    elif values is not None and not isinstance(values, str | int | float | Path):
+        raise ConfigError(f"{where or 'configuration'}: {key}: expected text or a number, got {got(values)}")
+
+
 def _recipe_of(values: dict[str, Any], changes: dict[str, Any], folders: list[Path]) -> Recipe:
     """The recipe that the configuration names; one in a file is named by its whole path from here on."""
     holder = changes if "recipe" in changes else values
-    name = str(holder.setdefault("recipe", "grpo"))
-    if is_file(name):
+    name = holder.setdefault("recipe", "grpo")
+    if isinstance(name, str) and is_file(name):
         found = [f / Path(name).expanduser() for f in folders if (f / Path(name).expanduser()).is_file()]
         holder["recipe"] = str(found[0].resolve()) if found else name
     return load_recipe(holder["recipe"])
@@ -232,10 +286,7 @@ def _read_file(source: str | Path | None, modality: str | None) -> dict[str, Any
         path = Path(str(folder / f"{source}.yaml"))
     if not path.exists():
         raise ConfigError(f"{source}: no such configuration file")
-    try:
-        values = read_yaml(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML: {error}".replace("\n", " ")) from None
+    values = read_yaml_file(path) or {}
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected a mapping of sections, got {type(values).__name__}")
     return values
@@ -269,6 +320,8 @@ def merge(base: Any, over: Any) -> Any:
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
     """`objective.regularizers.kl.coefficient=0.1`: lists are addressed by index or by the entry's name."""
     parts = key.split(".")
+    if not all(parts):
+        raise ConfigError(f"override {key}: expected key.sub=value, got a name that is empty")
     node: Any = values
     for depth, part in enumerate(parts[:-1]):
         node = _step_into(node, part, ".".join(parts[: depth + 1]))
@@ -284,6 +337,8 @@ def _step_into(node: Any, part: str, path: str) -> Any:
         at = _position(node, part, path)
         if isinstance(node[at], str):
             node[at] = {"name": node[at]}
+        if not isinstance(node[at], dict | list):
+            raise ConfigError(f"override {path}: {got(node[at])} is a value, it has no parts")
         return node[at]
     child = node.get(part)
     if isinstance(child, str):
@@ -291,13 +346,13 @@ def _step_into(node: Any, part: str, path: str) -> Any:
     if child is None:
         child = {}
     if not isinstance(child, (dict, list)):
-        raise ConfigError(f"override {path}: {child!r} is a value, it has no parts")
+        raise ConfigError(f"override {path}: {got(child)} is a value, it has no parts")
     node[part] = child
     return child
 
 
 def _position(items: list[Any], part: str, path: str) -> int:
-    names = [i if isinstance(i, str) else i.get("name") for i in items]
+    names = [i.get("name") if isinstance(i, Mapping) else i for i in items]
     if part in names:
         return names.index(part)
     if part.isdigit() and int(part) < len(items):

@@ -14,7 +14,7 @@ from mmrl.pipelines.config import read_config
 from mmrl.pipelines.progress import progress, quiet_libraries
 from mmrl.pipelines.report import write_report
 from mmrl.pipelines.run import train
-from mmrl.training.tracking import write_atomically
+from mmrl.training.storage import write_atomically
 
 METRICS = {"vlm": "success", "video": "success", "flow": "reward", "masked": "success"}
 SHOWN = ("vlm", "video", "flow")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmrl.pipelines.config import RunConfig
+from mmrl.shown import shown
 from mmrl.training.trainer import Report
 
 LOW_SIGNAL = 0.25
@@ -92,7 +93,7 @@ class Lines:
             self._say(f"step {step}: unscored rollouts: {shown}{more}")
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def scores(metrics: dict[str, Any], prefix: str) -> str:

@@ -11,15 +11,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, MMRLError
 from mmrl.media import VideoSampling
 from mmrl.pipelines import palette
 from mmrl.pipelines.charts import line_chart
+from mmrl.pipelines.trust import made_here
 from mmrl.recipes import load_recipe, recipe_names
+from mmrl.settings import read_yaml_file
+from mmrl.shown import tell
 from mmrl.training.step_metrics import not_acted
-from mmrl.training.tracking import read_metrics, write_atomically
+from mmrl.training.storage import write_atomically
+from mmrl.training.tracking import read_metrics
 
 CHARTS = (
     ("Reward", ("reward/mean", "success"), "rollouts, mean of a step"),
@@ -47,34 +49,56 @@ class Chart:
     svg: str
 
 
-def write_report(run: str | Path) -> Path:
-    """Render `run/report.html` from the run's plain files; opens without network or server."""
+def write_report(run: str | Path, *, trust: bool = False) -> Path:
+    """Render `run/report.html` from the run's plain files; opens without network or server.
+
+    Nothing outside the run is read, but frames of the data set's clips: of a run made here, or with `trust`.
+    """
     run = Path(run)
-    metrics = read_metrics(run / "metrics.jsonl")
+    metrics = read_metrics(_inside(run, run / "metrics.jsonl"))
     if not metrics:
         raise ConfigError(f"{run}: no metrics.jsonl with at least one step; is it a run directory?")
     from jinja2 import Environment, PackageLoader
 
     page = Environment(loader=PackageLoader("mmrl.pipelines"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    config, result = _read(run / "config.yaml"), _read(run / "result.json")
+    config, result = _read(run, "config.yaml"), _read(run, "result.json")
+    sections = [_section(run, folder, clips=trust or made_here(run)) for folder in _shown_folders(run)]
     html = page.get_template("report.html").render(
         palette=palette,
         title=run.name if run.name != config.get("modality") else f"{run.parent.name}/{run.name}",
         method=_method(config),
-        config=(run / "config.yaml").read_text() if config else "",
+        config=_inside(run, run / "config.yaml").read_text(errors="replace") if config else "",
         scores=_scores(result),
         facts=_facts(config, metrics),
         charts=_charts(metrics, result),
-        steps=[rollout_section(folder) for folder in _shown_folders(run)],
+        steps=[section for section in sections if section is not None],
         unscored=_unscored(metrics),
     )
     write_atomically(run / "report.html", html)
     return run / "report.html"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _inside(run: Path, path: Path) -> Path:
+    """`path`, which must not lead out of the run, through links neither. Raises ConfigError."""
+    if not path.resolve().is_relative_to(run.resolve()):
+        raise ConfigError(f"{path} leads outside the run; it is not read")
+    return path
+
+
+def _read(run: Path, name: str) -> dict[str, Any]:
     """A YAML or JSON mapping, empty where there is no such file."""
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+    path = _inside(run, run / name)
+    values = read_yaml_file(path) if path.exists() else {}
+    return values if isinstance(values, dict) else {}
+
+
+def _section(run: Path, folder: Path, clips: bool) -> dict[str, Any] | None:
+    """A section of the page; None, and a line that says so, for a folder that no whole run wrote."""
+    try:
+        return rollout_section(_inside(run, folder), clips=clips)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MMRLError) as error:
+        tell(f"{folder} is left out: {type(error).__name__}: {error}")
+        return None
 
 
 def _method(config: dict[str, Any]) -> str:
@@ -95,15 +119,16 @@ def _scores(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _facts(config: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
     last = metrics[-1]
-    seconds = sum(v for m in metrics for k, v in m.items() if k.startswith("seconds/"))
+    seconds = sum(v for m in metrics for k, v in m.items() if k.startswith("seconds/") and isinstance(v, int | float))
     facts: list[tuple[str, str]] = [(k, config[k]) for k in ("modality", "recipe") if k in config]
-    facts += [("model", str(config["policy"].get("model")))] if config else []
-    facts += [("steps", str(last["step"])), ("rollouts", f"{sum(m['rollouts'] for m in metrics):,}")]
+    policy = config.get("policy")
+    facts += [("model", str(policy.get("model")))] if isinstance(policy, dict) else []
+    facts += [("steps", str(last["step"])), ("rollouts", f"{sum(m.get('rollouts', 0) for m in metrics):,}")]
     facts += [("without effect", sentence)] if (sentence := not_acted(metrics)) else []
     return [
         *facts,
         ("seconds", f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}"),
-        ("peak memory", f"{last['memory/peak_bytes'] / 2**30:.2f} GiB"),
+        ("peak memory", f"{last.get('memory/peak_bytes', 0) / 2**30:.2f} GiB"),
     ]
 
 
@@ -126,7 +151,9 @@ def _charts(metrics: list[dict[str, Any]], result: dict[str, Any]) -> list[Chart
     charts = []
     for title, patterns, note in CHARTS:
         names = [n for p in patterns for n in _matching(p, metrics)]
-        series = {n: [(m["step"], m[n]) for m in (before, *metrics) if n in m] for n in names}
+        series = {
+            n: [(m["step"], m[n]) for m in (before, *metrics) if isinstance(m.get(n), int | float)] for n in names
+        }
         flat = len({y for points in series.values() for _, y in points}) < 2
         if (title == "Components" and len(series) < 2) or (flat and title in ("Length", "Cut at the limit", "Credit")):
             continue
@@ -166,20 +193,22 @@ def _matching(pattern: str, metrics: list[dict[str, Any]]) -> list[str]:
 
 def _shown_folders(run: Path) -> list[Path]:
     """The first and last saved training steps, and the last evaluation."""
-    steps = sorted((run / "rollouts").glob("step-*"))
-    evaluations = sorted((run / "rollouts").glob("eval-*"))
+    whole = [p for p in sorted((run / "rollouts").glob("*-*")) if (p / "rows.jsonl").is_file()]
+    steps = [p for p in whole if p.name.startswith("step-")]
+    evaluations = [p for p in whole if p.name.startswith("eval-")]
     chosen = [*steps[:1], *steps[-1:]] if len(steps) > 1 else steps
     return [*chosen, *evaluations[-1:]]
 
 
-def rollout_section(folder: Path) -> dict[str, Any]:
-    """One section of the page: rows by group, the best first, credit on one scale."""
-    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+def rollout_section(folder: Path, *, clips: bool = True) -> dict[str, Any]:
+    """One section of the page: rows by group, the best first, credit on one scale; `clips` with frames of videos."""
+    text = _inside(folder, folder / "rows.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
     largest = max((abs(a.get("credit") or 0.0) for row in rows for a in row["actions"]), default=0.0)
     for row in rows:
         row["components"] = unprefixed(row["components"])
-        row["outputs"] = [_embedded(folder / name) for name in row.get("images", [])]
-        row["sounds"] = [_embedded(folder / name, "audio/wav") for name in row.get("sounds", [])]
+        row["outputs"] = [_embedded(folder, name) for name in row.get("images", [])]
+        row["sounds"] = [_embedded(folder, name, "audio/wav") for name in row.get("sounds", [])]
         for action in row["actions"]:
             _tint(action, largest)
     groups = []
@@ -190,8 +219,8 @@ def rollout_section(folder: Path) -> dict[str, Any]:
             {
                 "prompt": first["prompt"],
                 "solution": first["solution"],
-                "media": [_embedded(folder / name) for name in first["media"]],
-                "frames": [data_uri(frame) for path in first["videos"] for frame in clip_frames(path)],
+                "media": [_embedded(folder, name) for name in first["media"]],
+                "frames": [data_uri(frame) for path in first["videos"] if clips for frame in clip_frames(path)],
                 "members": ordered,
             }
         )
@@ -228,5 +257,9 @@ def data_uri(image: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _embedded(path: Path, kind: str = "image/png") -> str:
+def _embedded(folder: Path, name: str, kind: str = "image/png") -> str:
+    """A file of the folder's own, by its bare name."""
+    path = _inside(folder, folder / name)
+    if Path(name).name != name:
+        raise ConfigError(f"{folder / 'rows.jsonl'} names {name!r}; expected a file beside it")
     return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode()

@@ -15,25 +15,45 @@ from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
 from mmrl.pipelines.sizing import image_sizing
+from mmrl.pipelines.trust import remember, require
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
+from mmrl.rollout.environments.base import MADE, Here, Surroundings
+from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.selection.prompts import Prefetching, Sampler
+from mmrl.shown import tell
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
+from mmrl.training.distributed import gather_objects, make_accelerator, together
 from mmrl.training.made import check_data, with_numbers
 from mmrl.training.passes import plan_passes
+from mmrl.training.peers import together_to_the_end
 from mmrl.training.pieces import refuse_pieces
-from mmrl.training.tracking import Tracker, environment, open_trackers, read_metrics, write_atomically
+from mmrl.training.resume import (
+    check_folder,
+    checked,
+    finish_going_back,
+    fresh_start,
+    go_back,
+    is_checkpoint,
+    newest_whole,
+)
+from mmrl.training.run_lock import RunLock
+from mmrl.training.storage import write_atomically
+from mmrl.training.tracking import Tracker, environment, open_trackers
 from mmrl.training.trainer import Report, Result, Trainer
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from mmrl.data.cache import VideoCache
     from mmrl.data.images import Sizing
     from mmrl.rewards.panel import RewardPanel
 
+LONGEST_REASON = 300
 CHECKED_PROMPTS = 32
 """Prompts read through before a model is loaded; `mmrl check` reads them all."""
 
@@ -60,7 +80,30 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
     refuse_pieces(kind, objective, plan.update, config.training.micro_batch_actions)
     if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made}, on_offer())):
         raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
+    if config.environment is not None:
+        _check_environment(config, kind)
     return objective
+
+
+def _check_environment(config: RunConfig, kind: type[Policy]) -> None:
+    bound = environment_of(config.environment or "")
+    if config.modality not in bound.spec.modalities or kind.converse is Policy.converse:
+        able = [m for m in bound.spec.modalities if policy_class(m).converse is not Policy.converse]
+        raise ConfigError(f"environment {bound.name!r} is for {', '.join(able)}, not for {config.modality!r}")
+
+
+def surroundings_of(config: RunConfig, stack: ExitStack) -> Surroundings | None:
+    """The environment of a configuration at work, until `stack` closes; None where there is none."""
+    if config.environment is None:
+        return None
+    from mmrl.pipelines.environments import Apart
+
+    settings = config.environment_run
+    if not settings.isolated:
+        return Here(environment_of(config.environment).state, ceiling=settings.lost_ceiling)
+    apart = Apart(config.environment, workers=settings.workers, timeout=settings.timeout, ceiling=settings.lost_ceiling)
+    stack.callback(apart.close)
+    return apart
 
 
 def makers_of(config: RunConfig) -> dict[str, str]:
@@ -69,6 +112,9 @@ def makers_of(config: RunConfig) -> dict[str, str]:
     makers = {name: f"the {config.modality} policy" for name in kind.columns}
     for bound in Nested.of(config.rollout).bounds:
         makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
+    if config.environment is not None:
+        bound = environment_of(config.environment)
+        makers |= {name: f"environment {bound.name!r}" for name in (*MADE, *bound.state.columns)}
     makers |= {name: "the data set" for name in config.data.numbers}
     return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
 
@@ -147,7 +193,15 @@ def build_policy(config: RunConfig) -> Policy:
     kind: type[Policy] = config.policy_class
     settings = config.policy_settings()
     parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
-    return kind.from_config(settings, seed=config.training.seed, **parts)
+    try:
+        return kind.from_config(settings, seed=config.training.seed, **parts)
+    except (ValueError, ImportError, KeyError, OSError) as error:  # what libraries raise for a name they do not know
+        raise ConfigError(f"policy: {settings.model} cannot be loaded: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + '...'}"
 
 
 def reward_panel(config: RunConfig, rewards: Sequence = ()):
@@ -163,6 +217,7 @@ def reward_panel(config: RunConfig, rewards: Sequence = ()):
         workers=settings.workers,
         default_timeout=settings.timeout,
         unscored_ceiling=settings.unscored_ceiling,
+        budget=settings.budget,
     )
 
 
@@ -229,13 +284,15 @@ def train(
 ) -> Result:
     """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
 
-    resume  a run directory or a checkpoint; metrics after it are written again
+    resume  a run directory or a checkpoint; what the run did after it is set aside
     made    {column that stage functions read: who makes it} of a `score` that is passed in
     """
     made = {} if score is None and made is None else made
     objective = check_config(config, made)
-    folder, start = config.directory, _start_of(config, resume)
+    folder, accelerator = config.directory, make_accelerator()
     with ExitStack() as stack:
+        stack.enter_context(together_to_the_end())
+        start = _begin(config, resume, accelerator, stack)
         panel = None
         if score is None:
             panel = reward_panel(config)
@@ -260,19 +317,44 @@ def train(
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
-            report=_noting_the_model(report, policy, folder),
+            report=_noting_the_model(report, policy, folder), accelerator=accelerator,
             counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout,
+            environment=surroundings_of(config, stack),
         )  # fmt: skip
-        if trainer.accelerator.is_main_process:
-            trainer.trackers = _open_folder(config, checkpoint.step_of(start) if start else 0, stack)
-            told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
-            write_atomically(folder / "data.json", json.dumps(told, indent=1))
+        told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
+        trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)
         with told_where(*given):
             result = trainer.train(start)
-        if trainer.accelerator.is_main_process and result.after:
+        if accelerator.is_main_process and result.after:
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))
     return result
+
+
+def _begin(
+    config: RunConfig, resume: str | Path | None, accelerator: Accelerator, stack: ExitStack
+) -> Path | None:  # fmt: skip
+    """Lock the run directory, and find the checkpoint to go on from: None for a run from its start.
+
+    The first rank looks, and all do what it found.
+    """
+
+    def look() -> Path | None:
+        if not accelerator.is_main_process:
+            return None
+        folder = config.directory
+        check_folder(folder)
+        stack.callback(RunLock(folder).release)
+        finish_going_back(folder)
+        start = _start_of(config, Path(resume)) if resume else None
+        if start is None or start.parent.parent.resolve() != folder.resolve():
+            fresh_start(folder)
+        elif (aside := go_back(folder, checkpoint.step_of(start))) is not None:
+            tell(f"what {folder} did after {start.name} is set aside in {aside}")
+        return start
+
+    start = gather_objects(together(look, accelerator), accelerator)[0]
+    return None if start is None else Path(start)
 
 
 def described(prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -294,35 +376,37 @@ def _noting_the_model(report: Report, policy: Policy, folder: Path) -> Report:
     return noted
 
 
-def _open_folder(config: RunConfig, step: int, stack: ExitStack) -> list[Tracker]:
-    """Write down what this run is, and go on with its metrics after `step`."""
+def _open_folder(
+    config: RunConfig, start: Path | None, told: dict[str, Any], accelerator: Accelerator, stack: ExitStack
+) -> list[Tracker]:  # fmt: skip
+    """Write down what this run is, and go on with its metrics after `start`. The first rank's business."""
+    if not accelerator.is_main_process:
+        return []
     folder = config.directory
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.yaml", config.to_yaml())
+    remember(config, folder)
     write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
+    write_atomically(folder / "data.json", json.dumps(told, indent=1))
+    if start is not None:
+        checkpoint.adopt(folder)
+    step = checkpoint.step_of(start) if start else 0
     trackers = open_trackers(config.tracking, folder, config.model_dump(mode="json"), step)
     for tracker in trackers:
         stack.callback(tracker.close)
     return trackers
 
 
-def _checkpoint_of(path: str | Path) -> Path:
-    path = Path(path)
-    return path if (path / "state.json").exists() else checkpoint.latest(path)
-
-
-def _start_of(config: RunConfig, resume: str | Path | None) -> Path | None:
-    """The checkpoint to go on from; None for a new run, which must not write over another."""
-    if resume:
-        start = _checkpoint_of(resume)
+def _start_of(config: RunConfig, resume: Path) -> Path | None:
+    """The checkpoint a resume goes on from; None where the run was stopped before its first."""
+    if is_checkpoint(resume):
+        start: Path | None = checked(resume)
+    else:
+        start = newest_whole(resume)
+    if start is not None:
         _refuse_another_run(config, start)
-        return start
-    folder = config.directory
-    if read_metrics(folder / "metrics.jsonl"):  # a start that failed before its first step may be repeated
-        raise ConfigError(
-            f"{folder} already holds a run: continue it with --resume {folder}, or choose another run_dir=..."
-        )
-    return None
+    elif not (resume / "config.yaml").exists():
+        checkpoint.latest(resume)  # which says what a run has
+    return start
 
 
 def _refuse_another_run(config: RunConfig, start: Path) -> None:
@@ -331,12 +415,13 @@ def _refuse_another_run(config: RunConfig, start: Path) -> None:
     if not saved.exists():
         return
     then = read_config(saved)
-    for key in ("modality", "recipe", "prompts.name", "policy.model", "policy.lora"):
+    for key in ("modality", "recipe", "prompts.name", "environment", "policy.model", "policy.lora"):
         old, new = (_looked_up(c, key) for c in (then, config))
         if old != new:
             raise ConfigError(
-                f"{start} belongs to a run with {key}={old!r}, not {new!r}; to start a new run from its weights, name "
-                f"them in policy.adapter, policy.model or, of a generator, policy.transformer: {start / 'policy'}"
+                f"{start} belongs to a run with {key}={old!r}, not {new!r}; to start a new run from its weights, "
+                f"write them out (mmrl export {start} FOLDER --adapter) and name FOLDER in policy.adapter, "
+                "policy.model or, of a generator, policy.transformer"
             )
 
 
@@ -349,31 +434,44 @@ def _looked_up(config: RunConfig, key: str) -> Any:
     return value.get(name)
 
 
+def _checkpoint_of(path: Path) -> Path:
+    """The checkpoint a command acts with: the one named, or the newest whole one of a run."""
+    if is_checkpoint(path):
+        return checked(path, weights_only=True)
+    return newest_whole(path, weights_only=True) or checkpoint.latest(path)
+
+
 def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
     """The configuration a checkpoint was trained with, and the checkpoint (a run directory means its last)."""
-    path = _checkpoint_of(checkpoint_path)
+    path = _checkpoint_of(Path(checkpoint_path))
     run = path.parent.parent
     if not (run / "config.yaml").exists():
         raise ConfigError(f"{run}: no config.yaml beside checkpoints/; {checkpoint_path} is not part of a run")
     return read_config(run / "config.yaml"), path
 
 
-def load_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Policy]:
-    """The policy as the checkpoint left it."""
-    config, path = run_of(checkpoint_path)
-    if overrides:
-        config = read_config(config.model_dump(mode="json"), overrides)
+def load_run(
+    checkpoint_path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False
+) -> tuple[RunConfig, Policy]:  # fmt: skip
+    """The policy as the checkpoint left it.
+
+    trust  the run's configuration may name code and open doors that this user never trained with
+    """
+    saved, path = run_of(checkpoint_path)
+    config = read_config(saved.model_dump(mode="json"), overrides) if overrides else saved
+    require(saved, config, path.parent.parent, trust)
     policy = build_policy(config)
     checkpoint.load_weights(path, policy)
     return config, policy
 
 
-def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+def evaluate_run(
+    checkpoint_path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False
+) -> dict[str, float]:  # fmt: skip
     """Held-out scores of a checkpoint, as the training run computed them."""
-    from mmrl.training.distributed import make_accelerator
     from mmrl.training.evaluation import evaluate
 
-    config, policy = load_run(checkpoint_path, overrides)
+    config, policy = load_run(checkpoint_path, overrides, trust=trust)
     if not config.data.eval:
         raise ConfigError("the run has no held-out data: name it with data.eval=...")
     accelerator = make_accelerator()
@@ -384,7 +482,7 @@ def evaluate_run(checkpoint_path: str | Path, overrides: Sequence[str] = ()) -> 
         sizing, limit = image_sizing(config), config.data.eval_limit
         prompts = open_prompts(config.data.eval, config.data, limit, panel=panel, sizing=sizing, held_out=True)
         scores, _ = evaluate(
-            Actor(policy),
+            Actor(policy, surroundings_of(config, stack)),
             made_ready(prompts, policy, config.data.workers, stack),
             panel.score,
             batch_size=config.training.eval_batch_size,

@@ -46,6 +46,8 @@ from mmrl.settings import Section, read_section
 MAIN_KEYS = ("overall", "score")  # what EasyR1 and verl call the number that trains
 SUCCESS_KEYS = ("success", "accuracy", *MAIN_KEYS, WHOLE)
 NAN = float("nan")
+BUDGET_CALLS, SMALLEST_BUDGET = 10, 60.0
+"""Time limits that rows tried one by one may use up together, and seconds they have anyway: workers start slowly."""
 
 
 class RewardSpec(Section):
@@ -127,6 +129,7 @@ class RewardPanel:
     workers           processes; rewards run side by side, one call each
     default_timeout   seconds one call may take
     unscored_ceiling  share of unscored outputs in one call past which RewardError stops the run
+    budget            seconds a reward may take for one batch when its rows are tried one by one; None: ten calls
     """
 
     def __init__(
@@ -136,11 +139,13 @@ class RewardPanel:
         workers: int = 2,
         default_timeout: float = 30.0,
         unscored_ceiling: float = 0.5,
+        budget: float | None = None,
     ):
         given = [one for spec in specs for one in read_spec(spec)]
         if not given:
             raise RewardError("no rewards: name at least one, such as 'accuracy'")
-        self._ceiling = unscored_ceiling
+        self._ceiling, self._budget = unscored_ceiling, budget
+        self._default_timeout = default_timeout
         self._pool = WorkerPool(max(1, min(workers, len(given))))
         self._threads = ThreadPoolExecutor(len(given), thread_name_prefix="reward")
         try:
@@ -210,7 +215,9 @@ class RewardPanel:
         inputs = [gather_inputs(member.label, member.columns, outputs, prompts) for member in self.members]
         most = int(self._ceiling * len(outputs)) + 1
         futures = [
-            self._threads.submit(score_rows, member.call, rows, most) if member.isolated else None
+            self._threads.submit(score_rows, member.call, rows, most, self._allowed(member))
+            if member.isolated
+            else None
             for member, rows in zip(self.members, inputs, strict=True)
         ]
         results = []
@@ -220,6 +227,10 @@ class RewardPanel:
             except Refused as refused:
                 raise RewardError(f"prompt {prompts[refused.row].id!r}: reward {member.label!r}: {refused}") from None
         return self._assemble(results, len(outputs))
+
+    def _allowed(self, member: Member) -> float:
+        timeout = member.spec.timeout or self._default_timeout
+        return self._budget or max(SMALLEST_BUDGET, BUDGET_CALLS * timeout)
 
     def _assemble(self, results: list[RowScores], count: int) -> Scores:
         components: dict[str, Tensor] = {}

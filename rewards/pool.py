@@ -15,12 +15,14 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmrl.errors import RewardError
 from mmrl.rewards.calls import Inputs, Outcome
+from mmrl.rewards.children import MARK, kill_family
 from mmrl.rewards.wire import read_message, write_message
 
 PING_SECONDS = 10.0
@@ -36,20 +38,22 @@ class CallFailed(Exception):
 
 
 class Worker:
-    """One worker process. Not thread-safe: borrow it from a pool."""
+    """One worker process, running `module`. Not thread-safe: borrow it from a pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "mmrl.rewards.worker") -> None:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OMP_NUM_THREADS": "1",
+            MARK: (mark := uuid.uuid4().hex),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mmrl.rewards.worker"],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
             start_new_session=True,  # Ctrl-C is the trainer's to handle, and killing takes grandchildren along
         )
+        self._mark = mark
         self.loaded: set[str] = set()
         self._lost = False
 
@@ -84,11 +88,8 @@ class Worker:
         return False
 
     def kill(self) -> None:
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        else:
-            self._process.kill()
+        kill_family(self._process.pid, self._mark)
+        self._process.kill()
 
     def close(self) -> None:
         self.kill()

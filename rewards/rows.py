@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,12 +76,17 @@ def _offered(prompt: Prompt) -> dict[str, Any]:
     return {**{name: getattr(prompt, name) for name in MEDIA}, **prompt.columns}
 
 
-def score_rows(call: Callable[[Inputs], list[Outcome]], inputs: Inputs, most: int) -> RowScores:
+def score_rows(
+    call: Callable[[Inputs], list[Outcome]], inputs: Inputs, most: int, budget: float = math.inf
+) -> RowScores:
     """Call a reward on all rows; if that fails, row by row, so that only the rows at fault are lost.
 
-    most  failed rows after which the rest is given up: the run is about to stop, and a reward that hangs on every row
-          should not keep it waiting
+    most    failed rows after which the rest is given up: the run is about to stop, and a reward that hangs on every row
+            should not keep it waiting
+    budget  seconds after which no further row is tried, so that hanging rows cost a step one budget, not one time limit
+            each
     """
+    began = time.monotonic()
     if not len(inputs):
         return RowScores([])
     try:
@@ -96,6 +102,9 @@ def score_rows(call: Callable[[Inputs], list[Outcome]], inputs: Inputs, most: in
     for i in range(len(inputs)):
         if lost >= most:
             scores.outcomes.append(_failed("not tried after too many failures"))
+            continue
+        if time.monotonic() - began > budget:
+            scores.outcomes.append(_failed(f"not tried: its budget of {budget:g} s was spent"))
             continue
         try:
             scores.outcomes += call(inputs.row(i))

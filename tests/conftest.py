@@ -7,6 +7,7 @@ if "MMRL_CACHE" not in os.environ:  # parallel workers share that of the first p
     _cache = tempfile.TemporaryDirectory(prefix="mmrl-tests-")
     os.environ["MMRL_CACHE"] = _cache.name
 os.environ |= {
+    "XDG_STATE_HOME": tempfile.mkdtemp(prefix="mmrl-state-"),  # what tests train with is not remembered beyond them
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",

@@ -19,7 +19,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from mmrl.columns import ways_to
-from mmrl.errors import ConfigError, unknown
+from mmrl.errors import ConfigError, finite, got, unknown
 from mmrl.objective.groups import degenerate, group_count
 from mmrl.objective.numerics import at_least_float32
 from mmrl.objective.prefixes import leaves
@@ -76,12 +76,14 @@ class Regularizer:
     @classmethod
     def of(cls, choice: Choice, index: int) -> Regularizer:
         described = dict(choice) if isinstance(choice, dict) else {}
+        who = f"regularizer {got(choice)}"
         if "coefficient" not in described:
-            raise ConfigError(f"regularizer {choice!r}: give it a coefficient, as in {{name: kl, coefficient: 0.04}}")
+            raise ConfigError(f"{who}: give it a coefficient, as in {{name: kl, coefficient: 0.04}}")
+        coefficient = finite(described["coefficient"], f"{who}: coefficient")
         own = described.pop("aggregation", None)
         bound = Bound.of("regularizer", described)
         aggregation = None if own is None else Bound.of("aggregation", own)
-        return cls(bound, float(described["coefficient"]), aggregation, f"weights of regularizer {index}")
+        return cls(bound, coefficient, aggregation, f"weights of regularizer {index}")
 
 
 @dataclass

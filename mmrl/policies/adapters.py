@@ -23,8 +23,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies.sharding import is_sharded, is_sharded_tensor, whole, writes_files
+from mmrl.errors import ConfigError, PolicyError, unknown
+from mmrl.policies.sharding import is_sharded, is_sharded_tensor, plain_name, whole, writes_files
 from mmrl.settings import Section
 
 START = "start"
@@ -91,7 +91,13 @@ def attach_lora(
             use_dora=config.dora,
             use_rslora=config.rslora,
         )
-        return peft.get_peft_model(model, settings)
+        try:
+            return peft.get_peft_model(model, settings)
+        except (ValueError, TypeError, re.error) as error:  # no layer of that name, or no pattern at all
+            layers = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+            targets = config.targets if isinstance(config.targets, str) else ", ".join(config.targets)
+            reason = f"({' '.join(str(error).split())[:100]})"
+            raise ConfigError(f"lora: targets: {unknown('layer', targets, layers)} {reason}") from None
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -156,12 +162,12 @@ def frozen_copy(model: nn.Module, device: str | torch.device | None = None) -> A
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
     """`{parameter name: CPU tensor}` of everything with `requires_grad`; sharded tensors are gathered."""
-    return {n: whole(p.detach()).clone() for n, p in module.named_parameters() if p.requires_grad}
+    return {plain_name(n): whole(p.detach()).clone() for n, p in module.named_parameters() if p.requires_grad}
 
 
 def load_trainable_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Put `trainable_state` back; names and shapes must agree exactly."""
-    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    parameters = {plain_name(n): p for n, p in module.named_parameters() if p.requires_grad}
     missing, extra = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
     if missing or extra:
         raise PolicyError(
@@ -178,9 +184,9 @@ def load_trainable_state(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def put(parameter: Tensor, value: Tensor) -> None:
-    """A whole tensor into a parameter, which may be held in shards."""
+    """A tensor, whole or in the parameter's shards, into a parameter, which may be held in shards."""
     value = value.to(parameter.device, parameter.dtype)
-    if is_sharded_tensor(parameter):
+    if is_sharded_tensor(parameter) and not is_sharded_tensor(value):
         from torch.distributed.tensor import DTensor, distribute_tensor
 
         shards = cast(DTensor, parameter)

@@ -19,9 +19,10 @@ from torch import nn
 from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
 from mmrl.policies.registry import policy_classes
-from mmrl.policies.sharding import whole_weights
+from mmrl.policies.sharding import plain_name, whole_weights
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
+from mmrl.rollout.environments.base import Surroundings
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
@@ -111,6 +112,17 @@ class Policy(ABC):
         rollouts can go on from; rollouts that are not trained on belong under `torch.no_grad`.
         """
 
+    def converse(
+        self, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
+    ) -> Rollouts:
+        """As `rollout`, in an environment: acted runs, and between them what it showed. `extent`, `media`, and the
+        columns `turn (B, T)`, `calls`, `bad_calls` and `observed` (B,) say which is which."""
+        raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
+
+    def check_turns(self) -> None:
+        """Raise PolicyError where this model cannot take a second turn; called before anything is spent."""
+        raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
+
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """Rows nobody acted for: `answers[i]` as an answer to `prompts[i]`, texts with the end token added.
 
@@ -146,7 +158,12 @@ class Policy(ABC):
         """What training changes, by parameter name: the whole checkpoint for a resume."""
 
     @abstractmethod
-    def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None: ...
+    def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put `trainable_state` back: whole tensors, or shards as `trained_tensors` gave them."""
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """What `trainable_state` holds, as it lies on this rank: live tensors, shards left as they are."""
+        return {plain_name(n): p.detach() for n, p in self.inner.named_parameters() if p.requires_grad}
 
     def character_spans(self, rollouts: Rollouts, row: int) -> list[tuple[int, int]]:
         """Which characters of its output each action of a row wrote, [start, end); of policies that write text."""

@@ -53,6 +53,11 @@ def whole(tensor: Tensor) -> Tensor:
     return (tensor if gather is None else gather()).cpu()
 
 
+def plain_name(name: str) -> str:
+    """A parameter's name without what checkpointed or compiled blocks put into it."""
+    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
+
+
 def writes_files() -> bool:
     """Only the first rank does."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

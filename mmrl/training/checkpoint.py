@@ -1,12 +1,13 @@
 """Checkpoints that are whole or absent: written beside, fsynced, renamed. safetensors and json only.
 
     checkpoints/step-000020/
-        policy/                 Hugging Face layout, loads without mmrl
-        trainable.safetensors   what training changes, in its own precision
+        trainable.safetensors   what training changes, in its own precision (tensor_files: shards where the model is)
         optimizer.safetensors   AdamW moments by parameter name
-        state.json              step, prompt sampler, stage functions that remember, policy state
+        state.json              step, prompt sampler, stage functions that remember, policy state; a digest of each file
+        policy/                 Hugging Face layout, loads without mmrl: at the end and every `training.export_every`
 
-Every random draw is keyed by (seed, step, ...), so no generator state needs saving.
+Every random draw is keyed by (seed, step, ...), so no generator state needs saving. Names have no wrapper's prefix, and
+files say where their pieces belong: a run goes on with another number of ranks. What the version before wrote is read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,38 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from mmrl.errors import ConfigError, DataError
+from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.policies.base import Policy
+from mmrl.policies.sharding import is_sharded_tensor, plain_name
+from mmrl.training import tensor_files
+from mmrl.training.digests import digest_of, read_state, sealed, verify
+from mmrl.training.distributed import gather_objects, together
 from mmrl.training.finite import refuse_weights
+from mmrl.training.storage import remove_tree, require_space, sync, write_atomically, writing
 
 _NAME = re.compile(r"step-(\d+)$")
-_OURS = re.compile(r"\.?step-\d+(\.partial)?$")
+_LEFT_OVER = re.compile(r"\.step-\d+\.(partial|deleted)$")
+WRITTEN, BEST, GOING_BACK = ".written.json", "best", ".going_back.json"
+"""In the run directory: the checkpoints it wrote, and a resume that sets some aside. BEST is a link among them."""
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Complete checkpoints of a run, oldest first."""
-    root = Path(folder) / "checkpoints"
+    """Complete checkpoints of a run, oldest first; without those that a resume is setting aside."""
+    root, entry = Path(folder) / "checkpoints", going_back(Path(folder))
     found = []
     for path in root.iterdir() if root.is_dir() else ():
         if (match := _NAME.match(path.name)) and (path / "state.json").exists():
             found.append((int(match[1]), path))
-    return sorted(found)
+    return sorted((step, path) for step, path in found if entry is None or step <= entry["step"])
+
+
+def going_back(folder: Path) -> dict[str, int] | None:
+    """`{"step", "into"}` of a resume that began to set later checkpoints aside."""
+    try:
+        entry = json.loads((folder / GOING_BACK).read_text())
+        return {key: int(entry[key]) for key in ("step", "into")}
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
 
 
 def latest(folder: Path) -> Path:
@@ -49,109 +66,209 @@ def latest(folder: Path) -> Path:
 
 def save(
     folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any],
-    accelerator: Accelerator, keep: int,
+    accelerator: Accelerator, keep: int, *, export: bool = False, best: bool = False,
 ) -> Path:  # fmt: skip
-    """Write `checkpoints/step-N` and keep the last `keep` up to it. Later ones are of a run that went on from an
-    earlier step since, and what it wrote then goes. Every rank must call it."""
+    """Write `checkpoints/step-N` and keep the last `keep` that this run wrote, and the best. Every rank must call it.
+
+    export  with `policy/`; best: `checkpoints/best` points to it from now on
+    Raises StorageError, on every rank, where the disk refuses; what was saved before still stands.
+    """
     final = folder / "checkpoints" / f"step-{step:06d}"
     beside = final.with_name(f".{final.name}.partial")
-    trainable = {k: _whole(v) for k, v in policy.trainable_state().items()}
-    refuse_weights(trainable.items(), f"{final} is not written")
-    moments = _optimizer_tensors(policy.module, optimizer)
-    if accelerator.is_main_process:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    policy.save_pretrained(beside / "policy")
-    if accelerator.is_main_process:
-        _write(beside, trainable, moments, {"step": step, "policy": policy.state_dict(), **state})
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(beside, final)
-        _sync(final.parent)
-        _drop_all_but([path for found, path in checkpoints(folder) if found <= step][-keep:], final.parent)
-    accelerator.wait_for_everyone()
+    weights, moments = policy.trained_tensors(), _moments(policy, optimizer)
+    size = tensor_files.bytes_here(weights) + tensor_files.bytes_here(moments)
+
+    def prepare() -> None:
+        with writing(beside):
+            if accelerator.is_main_process:
+                remove_tree(beside)
+                beside.mkdir(parents=True)
+        refuse_weights(weights.items(), f"{final} is not written")
+        require_space(final, size, "a checkpoint")
+
+    def finish() -> None:
+        if not accelerator.is_main_process:
+            return
+        with writing(final):
+            entry = {"step": step, "policy": policy.state_dict(), **state, "files": files}
+            write_atomically(beside / "state.json", sealed(entry))
+            _put_in_place(beside, final)
+            if best:
+                _point_to_best(final)
+            _drop_old(final.parent, step, keep)
+
+    try:
+        together(prepare, accelerator)
+        files = _write(beside, weights, moments, policy if export else None, accelerator)
+        together(finish, accelerator)
+    except MMRLError:
+        if accelerator.is_main_process:
+            with suppress(OSError):  # what went wrong first is what is said
+                remove_tree(beside)
+        raise
     return final
 
 
-def _drop_all_but(kept: list[Path], root: Path) -> None:
-    """Delete other checkpoints, and what is left of those that a killed process was writing or deleting."""
-    for path in root.iterdir():
-        if path not in kept and _OURS.match(path.name):
-            shutil.rmtree(path)
+def _write(
+    beside: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], exported: Policy | None,
+    accelerator: Accelerator,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Tensors of all ranks, and the Hugging Face layout; returns the digest of every file by its name."""
+
+    def tensors() -> list[Path]:
+        with writing(beside):
+            return tensor_files.write(beside, weights, moments)
+
+    def layout() -> list[Path]:
+        folder = beside / "policy"
+        with writing(folder):
+            if exported is not None:
+                exported.save_pretrained(folder)
+            files = sorted(p for p in folder.rglob("*") if p.is_file()) if accelerator.is_main_process else []
+            for path in files:
+                if path.suffix == ".safetensors":
+                    tensor_files.sort_header(path)
+            return files
+
+    def digests() -> dict[str, dict[str, Any]]:
+        with writing(beside):
+            for path in written:
+                sync(path)
+            return {str(p.relative_to(beside)): digest_of(p) for p in written}
+
+    written = together(tensors, accelerator) + together(layout, accelerator)
+    parts = gather_objects(together(digests, accelerator), accelerator)
+    return dict(sorted(item for part in parts for item in part.items()))
+
+
+def _put_in_place(beside: Path, final: Path) -> None:
+    """From now on it is complete, and ours to delete."""
+    root = final.parent
+    for folder in (beside / "policy", beside):
+        if folder.is_dir():
+            sync(folder)
+    _note_written(root.parent, {*_written(root.parent), final.name})
+    remove_tree(final)
+    os.replace(beside, final)
+    sync(root)
+
+
+def adopt(folder: Path) -> None:
+    """Count the checkpoints of a run as its own, where they were written before such lists were kept."""
+    if not (folder / WRITTEN).exists():
+        _note_written(folder, {path.name for _, path in checkpoints(folder)})
+
+
+def _note_written(folder: Path, names: set[str]) -> None:
+    write_atomically(folder / WRITTEN, json.dumps(sorted(names)))
+
+
+def _written(folder: Path) -> list[str]:
+    try:
+        names = json.loads((folder / WRITTEN).read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    return [name for name in names if isinstance(name, str) and _NAME.match(name)] if isinstance(names, list) else []
+
+
+def _point_to_best(final: Path) -> None:
+    link = final.with_name(BEST)
+    fresh = final.with_name(f".{BEST}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(final.name)
+    os.replace(fresh, link)
+
+
+def best_of(folder: Path) -> Path | None:
+    """The checkpoint that `checkpoints/best` points to, if it is still there."""
+    path = Path(folder) / "checkpoints" / BEST
+    return path.resolve() if path.is_symlink() and (path / "state.json").exists() else None
+
+
+def _drop_old(root: Path, step: int, keep: int) -> None:
+    """Delete older checkpoints that this run wrote, and what is left of those it was writing or deleting when killed.
+    Checkpoints of others are theirs."""
+    own = set(_written(root.parent))
+    found = [path for at, path in checkpoints(root.parent) if at <= step and path.name in own]
+    kept = {path.name for path in found[-keep:]} | {p.name for p in (best_of(root.parent),) if p is not None}
+    for path in list(root.iterdir()):
+        if _LEFT_OVER.match(path.name) or (path in found and path.name not in kept):
+            remove_tree(path)
+        elif _NAME.match(path.name):
+            with suppress(OSError):  # what an earlier version half deleted, down to the empty folder
+                path.rmdir()
+    _note_written(root.parent, {name for name in own if (root / name).exists()})
 
 
 def step_of(path: Path) -> int:
-    return int(json.loads((path / "state.json").read_text())["step"])
+    return int(read_state(path)["step"])
+
+
+def check(path: Path, *, weights_only: bool = False) -> dict[str, Any]:
+    """`state.json` of a checkpoint all of whose files are what was written. DataError names the first that is not."""
+    state = read_state(path)
+    names = [n for n in state.get("files", {}) if n.startswith(tensor_files.WEIGHTS)] if weights_only else None
+    verify(path, state, names)
+    if "files" not in state:  # of the version before: what a file holds can be read, at least
+        for stem in (tensor_files.WEIGHTS, *(() if weights_only else (tensor_files.MOMENTS,))):
+            _readable(path, stem)
+    return state
+
+
+def _readable(path: Path, stem: str) -> None:
+    """Files of the version before have no digest; their headers at least must be whole."""
+    try:
+        if tensor_files.files_of(path, stem):
+            tensor_files.shapes(path, stem)
+            return
+    except Exception as error:  # the library raises its own kinds
+        raise DataError(f"{path}/{stem}.safetensors: damaged: {' '.join(str(error).split())[:120]}") from None
+    raise DataError(f"{path}/{stem}.safetensors: not there")
 
 
 def load_weights(path: Path, policy: Policy) -> dict[str, Any]:
     """What training changed, into a policy built from the same configuration; returns `state.json`."""
-    from safetensors.torch import load_file
-
-    state = json.loads((path / "state.json").read_text())
-    trainable = load_file(path / "trainable.safetensors")
-    refuse_weights(trainable.items(), str(path / "trainable.safetensors"))
-    policy.load_trainable_state(trainable)
+    state = read_state(path)
+    found = tensor_files.shapes(path, tensor_files.WEIGHTS)
+    live = policy.trained_tensors()
+    fits = {name for name, shape in found.items() if name in live and tuple(live[name].shape) == shape}
+    targets = {n: torch.empty_like(live[n]) if n in fits else torch.empty(shape) for n, shape in found.items()}
+    tensor_files.read(path, tensor_files.WEIGHTS, targets)
+    refuse_weights(targets.items(), str(path / "trainable.safetensors"))
+    policy.load_trainable_state(targets)  # which says what does not fit
     policy.load_state_dict(state["policy"])
     return state
 
 
 def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Weights, moments and policy state from a checkpoint; returns its `state.json`."""
-    from safetensors.torch import load_file
-
     state = load_weights(path, policy)
-    moments = load_file(path / "optimizer.safetensors")
-    parameters = dict(policy.module.named_parameters())
-    for name in {k.partition("|")[0] for k in moments}:
-        if name not in parameters:
+    parameters = _parameters(policy)
+    targets = {}
+    for key, (shape, kind) in tensor_files.described(path, tensor_files.MOMENTS).items():
+        name, _, moment = key.partition("|")
+        parameter = parameters.get(name.removeprefix("module."), parameters.get(name))
+        if parameter is None:
             raise DataError(f"{path}/optimizer.safetensors has moments of {name!r}, which this policy does not train")
-    for name, parameter in parameters.items():
-        own = {k.partition("|")[2]: v for k, v in moments.items() if k.partition("|")[0] == name}
-        if own:
-            optimizer.state[parameter] = {k: _placed(v, parameter, k) for k, v in own.items()}
+        wide = bool(shape)
+        if wide and shape != tuple(parameter.shape):
+            raise DataError(f"{path}/optimizer.safetensors: {key}: shape {shape}, expected {tuple(parameter.shape)}")
+        # in their own precision: moments and master copies of bfloat16 weights are float32
+        targets[key] = torch.empty_like(parameter.detach(), dtype=kind) if wide else torch.empty((), dtype=kind)
+        optimizer.state[parameter][moment] = targets[key]
+    tensor_files.read(path, tensor_files.MOMENTS, targets)
     return state
 
 
-def _write(folder: Path, trainable: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    save_file(trainable, folder / "trainable.safetensors")
-    save_file(moments, folder / "optimizer.safetensors")
-    (folder / "state.json").write_text(json.dumps(state, indent=1))
-    for file in folder.rglob("*"):
-        if file.is_file():
-            _sync(file)
-    _sync(folder)
+def _parameters(policy: Policy) -> dict[str, nn.Parameter]:
+    return {plain_name(name): p for name, p in policy.inner.named_parameters() if p.requires_grad}
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """The full tensor on the CPU, gathered where FSDP holds shards."""
-    tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return tensor.detach().cpu().contiguous().clone()
-
-
-def _placed(value: Tensor, parameter: nn.Parameter, name: str) -> Tensor:
-    if name == "step":
-        return value
-    if hasattr(parameter, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
-
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value.to(parameter.device)
-
-
-def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`{NAME|exp_avg: tensor}`, as they lie on this rank."""
     tensors = {}
-    for name, parameter in module.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}|{key}"] = _whole(torch.as_tensor(value))
+    for name, parameter in _parameters(policy).items():
+        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
+            value = torch.as_tensor(value)
+            tensors[f"{name}|{key}"] = value if is_sharded_tensor(value) else value.detach()
     return tensors

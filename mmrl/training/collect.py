@@ -18,7 +18,7 @@ from mmrl.errors import ConfigError, MMRLError
 from mmrl.objective import Objective
 from mmrl.randomness import Key
 from mmrl.record import SOURCES, Answer, Batch, Prompt, Request, Rollouts, Start
-from mmrl.rollout.actor import Actor
+from mmrl.rollout.actor import Actor, score_rows
 from mmrl.rollout.nesting import Nested
 from mmrl.rollout.plan import Address, Ask, Given, Plan, Step
 from mmrl.selection.prompts import Prefetching, Sampler
@@ -186,10 +186,11 @@ class Collector:
         if rows is None or not len(at):
             raise ConfigError(f"a rollout strategy starts in member {address.member} of group {group}: there is none")
         row = rows.index([at[0]])
-        if not 0 < address.action < int(row.length[0]):
+        assert row.extent is not None
+        if not 0 < address.action < int(row.extent[0]):
             raise ConfigError(
                 f"a rollout strategy starts behind action {address.action} of member {address.member} of group "
-                f"{group}, which has {int(row.length[0])}; expected 1 to {int(row.length[0]) - 1}"
+                f"{group}, which has {int(row.extent[0])}; expected 1 to {int(row.extent[0]) - 1}"
             )
         return Start(row, address.action)
 
@@ -274,10 +275,7 @@ class Collector:
             self.columns.fill(rows.index([0]), Counter())
 
     def _score(self, rollouts: Rollouts, causes: Counter) -> None:
-        scores = self.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
-        device = rollouts.mask.device
-        rollouts.components = {k: v.to(device) for k, v in scores.components.items()}
-        rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
+        scores = score_rows(rollouts, self.score)
         causes.update(scores.causes)
         causes.update(attach_columns(rollouts, scores, self.actor.policy))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,9 +14,16 @@ LARGEST_EPSILON = 1e-3
 """Of AdamW; nobody means more, and who writes more means the clip range, which TRL calls so."""
 
 
+LONGEST_WATCH = 1e6
+"""Seconds; a timer takes no more."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingConfig(Section):
     """One optimizer for every modality.
 
+    max_grad_norm       gradients are scaled down to it; a large number, such as 1e9, leaves them as they are
     steps               rollout batches; each makes `updates` optimizer steps
     prompts_per_step    groups a step, over all ranks
     group_size          rollouts of one prompt; larger means a better baseline at proportional cost
@@ -34,6 +41,9 @@ class TrainingConfig(Section):
                         null takes 1e-4 in float32; below it 1, and 0.03 for the mean
     epsilon             AdamW's; the clip range is objective.trust_region.low and high
     eval_every, save_every  in steps; 0 means only at the end
+    save_every_minutes  of wall time since the last checkpoint; null: steps alone decide
+    export_every        steps between checkpoints that hold `policy/`, the Hugging Face layout; 0: only the last one
+    keep_best           a metric, such as eval/success or reward/mean, whose best checkpoint stays: `checkpoints/best`
     eval_samples        1 is one greedy answer of each held-out prompt; more are sampled, and give pass@k
     keep_checkpoints    older ones are deleted
     save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
@@ -46,13 +56,13 @@ class TrainingConfig(Section):
     updates: Updates = Updates()
     micro_batch_size: int = Field(16, ge=1)
     micro_batch_actions: int | None = Field(None, ge=1)
-    learning_rate: float = Field(1e-6, ge=0)
+    learning_rate: float = Field(1e-6, ge=0, le=1)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = Field(1.0, gt=0)
     seed: int = 0
     skip_nonfinite: bool = False
     self_check: float | None = None
@@ -60,10 +70,13 @@ class TrainingConfig(Section):
     eval_batch_size: int = Field(64, ge=1)
     eval_samples: int = Field(1, ge=1)
     save_every: int = Field(50, ge=0)
+    save_every_minutes: float | None = Field(None, gt=0)
+    export_every: int = Field(0, ge=0)
+    keep_best: str | None = None
     keep_checkpoints: int = Field(2, ge=1)
     save_rollouts: int = Field(4, ge=0)
     save_rollouts_every: int = Field(10, ge=1)
-    watchdog_seconds: float = Field(1800, gt=0)
+    watchdog_seconds: float = Field(1800, gt=0, le=LONGEST_WATCH)
 
     @model_validator(mode="before")
     @classmethod

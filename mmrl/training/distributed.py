@@ -62,18 +62,36 @@ def gather_objects(value: Any, accelerator: Accelerator) -> list[Any]:
 def together(call: Callable[[], T], accelerator: Accelerator) -> T:
     """The result of `call`. Where it fails on some ranks, all raise, and none waits for another in vain.
 
-    Errors of ours only: what nobody foresaw ends its process, and the launcher ends the others.
+    The rank at fault raises what went wrong there, the others an MMRLError that says which rank it was.
     """
+    if accelerator.num_processes == 1:
+        return call()
+    result, failure = None, None
     try:
-        result, failure = call(), None
-    except MMRLError as error:
-        result, failure = None, error
-    failures = gather_objects(None if failure is None else str(failure), accelerator)
+        result = call()
+    except Exception as error:
+        failure = error
+    failures = gather_objects(None if failure is None else _in_words(failure), accelerator)
     if failure is not None:
-        raise failure
-    for message in filter(None, failures):
-        raise MMRLError(message)
+        raise agreed(failure)
+    for rank, message in enumerate(failures):
+        if message is not None:
+            raise agreed(MMRLError(f"rank {rank}: {message}"))
     return cast(T, result)
+
+
+def agreed(error: Exception) -> Exception:
+    """Mark an error that every rank raises at this place: what all must do together may still be done after it."""
+    error.agreed = True  # type: ignore[attr-defined]
+    return error
+
+
+def is_agreed(error: Exception) -> bool:
+    return getattr(error, "agreed", False)
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, MMRLError) else f"{type(error).__name__}: {error}"
 
 
 def gather_rows(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
@@ -81,7 +99,10 @@ def gather_rows(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[st
     if accelerator.num_processes == 1:
         return tensors
     rows = next(iter(tensors.values())).shape[0]
-    counts = gather_objects(rows, accelerator)
+    kinds = {name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in tensors.items()}
+    each = gather_objects((rows, kinds), accelerator)
+    counts = [count for count, _ in each]
+    tensors = tensors | _missing_here(tensors, [kinds for _, kinds in each], rows)
     gathered = {}
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -92,6 +113,27 @@ def gather_rows(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[st
         parts = accelerator.gather(wide).split(max(counts))
         gathered[name] = torch.cat([p[:n] for p, n in zip(parts, counts, strict=True)]).to(kind)
     return gathered
+
+
+def _missing_here(tensors: dict[str, Tensor], each: list[dict], rows: int) -> dict[str, Tensor]:
+    """Components that only rewards of other ranks gave, NaN here; any other name must be known to all.
+
+    Ranks gather name by name, so each must know the same ones: they would mix up different tensors, or hang.
+    """
+    device = next(iter(tensors.values())).device
+    missing = {}
+    for name in sorted({n for kinds in each for n in kinds}):
+        without = [rank for rank, kinds in enumerate(each) if name not in kinds]
+        if without and not name.startswith("components/"):
+            raise agreed(
+                MMRLError(
+                    f"{name} is not on rank {without[0]}, where the others have it; columns must not depend on rows"
+                )
+            )
+        if name not in tensors:
+            kind, shape = next(kinds[name] for kinds in each if name in kinds)
+            missing[name] = torch.full((rows, *shape), float("nan"), dtype=kind, device=device)
+    return missing
 
 
 def gather_batch(rollouts: Rollouts, accelerator: Accelerator, **constants) -> tuple[Batch, Tensor]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import wave
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from mmrl.media import Sound
 from mmrl.record import Batch, Rollouts
-from mmrl.training.tracking import write_atomically
+from mmrl.training.storage import remove_tree, sync, write_atomically, writing
 
 SHOWN_FRAMES = 16
 """Of a generated video, kept as files."""
@@ -24,6 +26,19 @@ def _number(value: Tensor) -> float | None:
     return round(number, 6) if math.isfinite(number) else None
 
 
+def replace_rollouts(
+    folder: Path, rollouts: Rollouts, labels: list[list[str]], batch: Batch | None, weights: Tensor | None
+) -> None:
+    """`save_rollouts` into a folder of the run's own, which is whole or as it was before."""
+    beside = folder.with_name(f".{folder.name}.partial")
+    with writing(folder):
+        remove_tree(beside)
+        save_rollouts(beside, rollouts, labels, batch, weights)
+        remove_tree(folder)
+        os.replace(beside, folder)
+        sync(folder.parent)
+
+
 def save_rollouts(
     folder: Path, rollouts: Rollouts, labels: list[list[str]], batch: Batch | None, weights: Tensor | None
 ) -> None:
@@ -31,8 +46,10 @@ def save_rollouts(
 
     batch, weights  the prepared rows, in the order of `rollouts`; None for evaluation samples
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    written: set[str] = set()
     for i in range(len(rollouts)):
         prompt = rollouts.prompts[int(rollouts.prompt[i])]
         row: dict[str, Any] = {
@@ -43,18 +60,34 @@ def save_rollouts(
             "solution": prompt.columns.get("solution"),
             "finish": rollouts.finish[i],
             "length": int(rollouts.length[i]),
-            "media": _save_media(folder, f"prompt-{int(rollouts.group[i]):04d}", prompt.images),
+            **_spoken(i, rollouts, labels[i]),
+            "media": _save_media(folder, f"prompt-{int(rollouts.group[i]):04d}", prompt.images, written),
             "videos": [str(getattr(v, "path", v)) for v in prompt.videos],
             "reward": None if rollouts.reward is None else _number(rollouts.reward[i]),
             "components": {k: _number(v[i]) for k, v in rollouts.components.items()},
         }
-        row |= _saved_output(folder, f"output-{i:04d}", rollouts.outputs[i])
+        row |= _saved_output(folder, f"output-{i:04d}", rollouts.outputs[i], written)
         row["actions"] = _actions(i, rollouts, labels[i], batch, weights)
         rows.append(row)
     write_atomically(folder / "rows.jsonl", "".join(json.dumps(r, default=str) + "\n" for r in rows))
 
 
-def _saved_output(folder: Path, stem: str, output: Any) -> dict[str, Any]:
+def _spoken(i: int, rollouts: Rollouts, labels: list[str]) -> dict[str, Any]:
+    """`said`: what was written and shown in turn, where an environment spoke; runs of one placeholder are cut short."""
+    extent = int(rollouts.extent[i]) if rollouts.extent is not None else 0
+    if "turn" not in rollouts.columns or extent == int(rollouts.length[i]):
+        return {}
+    said: list[dict[str, str]] = []
+    for acted, columns in groupby(range(extent), key=lambda t: bool(rollouts.mask[i, t])):
+        words = [labels[t] for t in columns]
+        if not acted:
+            repeats = ((word, len(list(same))) for word, same in groupby(words))
+            words = [f"{word} x {n} " if n > 2 else word * n for word, n in repeats]
+        said.append({"who": "policy" if acted else "environment", "text": "".join(words)})
+    return {"extent": extent, "said": said}
+
+
+def _saved_output(folder: Path, stem: str, output: Any, written: set[str]) -> dict[str, Any]:
     """Text in the row; an image, evenly spread frames of a video, or a sound in files beside it."""
     if isinstance(output, str):
         return {"output": output}
@@ -63,7 +96,7 @@ def _saved_output(folder: Path, stem: str, output: Any) -> dict[str, Any]:
     frames = output if isinstance(output, list) else [output]
     shown = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(len(frames), SHOWN_FRAMES))]
     count = {"frames": len(frames)} if isinstance(output, list) else {}
-    return {"output": None, "images": _save_media(folder, stem, shown), **count}
+    return {"output": None, "images": _save_media(folder, stem, shown, written), **count}
 
 
 def _save_sound(path: Path, sound: Sound) -> str:
@@ -90,11 +123,12 @@ def _actions(i: int, rollouts: Rollouts, labels: list[str], batch: Batch | None,
     return actions
 
 
-def _save_media(folder: Path, stem: str, images: list[Any]) -> list[str]:
-    names = []
-    for n, image in enumerate(images):
-        name = f"{stem}-{n}.png"
-        if not (folder / name).exists():
-            image.save(folder / name)
-        names.append(name)
+def _save_media(folder: Path, stem: str, images: list[Any], written: set[str]) -> list[str]:
+    """Names of the files; a prompt's images are written once for all its rows."""
+    names = [f"{stem}-{n}.png" for n in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        if name not in written:
+            with writing(folder / name):
+                image.save(folder / name)
+            written.add(name)
     return names

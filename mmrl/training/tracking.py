@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mmrl.errors import ConfigError
+from mmrl.shown import tell
+from mmrl.training.storage import write_atomically, writing
 
 TrackerName = Literal["wandb", "tensorboard"]
 
@@ -25,17 +28,21 @@ class JsonLines:
     def __init__(self, path: Path, keep_until: int = 0):
         """Lines past step `keep_until` are dropped: a resumed run writes them again."""
         self.path = path
-        kept = [m for m in read_metrics(path) if m["step"] <= keep_until]
-        write_atomically(path, "".join(json.dumps(m) + "\n" for m in kept))
-        self.file = path.open("a")
+        rows, damaged = parse_metrics(path)
+        keep_damaged(path, damaged)
+        write_atomically(path, "".join(json.dumps(m) + "\n" for m in rows if m["step"] <= keep_until))
+        with writing(path):
+            self.file = path.open("a")
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        self.file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with writing(self.path):
+            self.file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # what the disk refused was said when it was written
+            self.file.close()
 
 
 class Tensorboard:
@@ -88,27 +95,53 @@ def open_trackers(names: list[TrackerName], folder: Path, config: dict[str, Any]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every complete line; a last line cut by a crash is left out."""
+    """Every whole line. Damaged ones are named; a last line cut by a crash is left out."""
+    rows, damaged = parse_metrics(path)
+    if damaged:
+        tell(_named(path, damaged))
+    return rows
+
+
+def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
+    """Whole lines, and (number, bytes) of those that are not; a last line without its end is neither."""
     if not path.exists():
-        return []
-    lines = []
-    for line in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+        return [], []
+    rows, damaged = [], []
+    with writing(path):
+        content = path.read_bytes()
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif number <= content.count(b"\n"):
+            damaged.append((number, line))
+    return rows, damaged
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Temporary file, fsync, rename: a reader sees the old text or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def keep_damaged(path: Path, damaged: list[tuple[int, bytes]]) -> None:
+    """Before a file of metrics is written anew: what is left out is named, and kept beside it."""
+    if damaged:
+        beside = path.with_name("metrics.damaged.txt")
+        tell(f"{_named(path, damaged)}, kept in {beside.name}")
+        with writing(beside), beside.open("ab") as file:
+            file.write(b"".join(line + b"\n" for _, line in damaged))
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(row, dict) and isinstance(row.get("step"), int) and not isinstance(row["step"], bool)
+    return row if whole else None
+
+
+def _named(path: Path, damaged: list[tuple[int, bytes]]) -> str:
+    number, line = damaged[0]
+    more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+    return f"{path}, line {number}{more}: not the metrics of a step: {line[:60].decode(errors='replace')!r}; left out"
 
 
 def environment() -> dict[str, Any]:

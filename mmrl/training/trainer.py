@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import faulthandler
 import random
-import signal as signals
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,30 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmrl.errors import ConfigError, MMRLError, NonFiniteError
+from mmrl.errors import ConfigError, MMRLError, NonFiniteError, StorageError
 from mmrl.objective import Objective
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
+from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Sampler, Shuffled
 from mmrl.training import checkpoint, run_log
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
-from mmrl.training.distributed import even_micro_batches, gather_objects, make_accelerator, together
+from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.filling import Columns
 from mmrl.training.finite import gradient_problem, named_rows, refuse_weights, weight_problem
 from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.passes import plan_passes
 from mmrl.training.pieces import refuse_pieces
+from mmrl.training.resume import go_back
+from mmrl.training.saving import Saving
 from mmrl.training.self_check import SelfCheck, Tolerance, compare
 from mmrl.training.step_metrics import UpdateLog, batch_metrics, not_acted, speed_metrics, update_metrics
+from mmrl.training.stopping import Stopping
 from mmrl.training.timing import Clock
 from mmrl.training.tracking import Tracker
 from mmrl.training.update import Gradients, local_rows, passes_over
@@ -54,8 +58,9 @@ class Result:
     steps        done, those before a resume included
     before       held-out metrics of step 0
     after        of the last evaluation since; empty where there was none
-    interrupted  whether Ctrl-C stopped it before its last step
+    interrupted  whether a signal stopped it before its last step
     start        the step it went on from
+    signal       its number
     not_acted    one sentence on the ratio and trust region that changed nothing in any step; "" if they did
     """
 
@@ -64,6 +69,7 @@ class Result:
     after: dict[str, float]
     interrupted: bool = False
     start: int = 0
+    signal: int | None = None
     not_acted: str = ""
 
 
@@ -77,6 +83,7 @@ class Trainer:
     sampler  which prompts come next; every prompt once an epoch if not given
     rollout  how a group comes to be: a strategy by name or as {name: ..., parameter: ...}, or several, outermost
              first; independent draws if not given
+    environment  that answers between the turns of a response, in training and evaluation; none if not given
     report   called with (step, metrics) on the main process
     counters  further numbers of this process for each step's metrics
     """
@@ -84,7 +91,8 @@ class Trainer:
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,
         run_dir: str | Path, *, eval_prompts: Sequence[Prompt] = (), accelerator: Accelerator | None = None,
-        sampler: Sampler | None = None, rollout: Any = (), trackers: Sequence[Tracker] = (),
+        sampler: Sampler | None = None, rollout: Any = (), environment: Surroundings | None = None,
+        trackers: Sequence[Tracker] = (),
         report: Report = lambda step, metrics: None,
         counters: Callable[[], dict[str, float]] = dict,
     ):  # fmt: skip
@@ -103,7 +111,9 @@ class Trainer:
             )
         self.policy, self.objective, self.config, self.score = policy, objective, config, score
         self.run_dir, self.eval_prompts, self.trackers, self.report = Path(run_dir), eval_prompts, trackers, report
-        self.clock, self.step, self.updates, self.interrupted = Clock(), 0, 0, False
+        self.clock, self.step, self.updates = Clock(), 0, 0
+        self.stopping = Stopping(self.accelerator)
+        self.saving = Saving(config)
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
         self.saved = 0
@@ -124,7 +134,7 @@ class Trainer:
         self.sampler: Sampler = sampler or Shuffled()
         self.strategies = Nested.of(rollout)
         plan = plan_passes(objective, type(policy), self.strategies, policy.config)
-        self.actor = Actor(policy)
+        self.actor = Actor(policy, environment)
         self.columns = Columns(self.actor, plan, score, config, self.accelerator, self.clock)
         self.collector = Collector(
             self.actor, objective, self.columns, self.strategies, prompts, score, self.sampler, config,
@@ -137,17 +147,17 @@ class Trainer:
     # ---- the loop
 
     def train(self, resume: Path | None = None) -> Result:
-        """Run to `config.steps`. Ctrl-C finishes the step, saves and stops; a second one stops at once."""
+        """Run to `config.steps`. Ctrl-C finishes the step, saves and stops; so do the other signals of `Stopping`."""
         if resume:
             self._resume(resume)
         together(lambda: refuse_weights(self.policy.module.named_parameters(), "before training"), self.accelerator)
         start = self.step
-        previous = signals.getsignal(signals.SIGINT)
-        if _in_main_thread():
-            signals.signal(signals.SIGINT, self._interrupt)
-        try:
-            self.before = self.evaluate() if self.step == 0 else self.before
-            while self.step < self.config.steps and not self.interrupted:
+        with self.stopping, self._guarded():
+            if self.step == 0:
+                self.before = self.evaluate(self.stopping.halted)
+                if not self.stopping.agreed:
+                    self.saving.check_name({f"eval/{k}": v for k, v in self.before.items()}, evaluated=True)
+            while self.step < self.config.steps and not self.stopping.agreed:
                 # notebooks replace sys.stderr by something without a file descriptor
                 faulthandler.dump_traceback_later(self.config.watchdog_seconds, file=sys.__stderr__)
                 metrics = self._step_or_save()
@@ -155,14 +165,25 @@ class Trainer:
                 if self._due(self.config.eval_every):
                     self.after = self.evaluate()
                     metrics |= {f"eval/{k}": v for k, v in self.after.items()}
+                best = self.saving.is_best(self.step, metrics)
                 self._log(metrics)
-                if self._due(self.config.save_every) or self.interrupted:
-                    self.save()
+                save_now = self.stopping.agree(best or self.saving.minutes_are_over())
+                if save_now or self.stopping.agreed or self.saving.due(self.step):
+                    self.save(best=best)
+        interrupted = bool(self.stopping.agreed) and self.step < self.config.steps
+        asked = self.stopping.agreed
+        return Result(self.step, self.before, self.after, interrupted, start, asked, not_acted([self.acted]))
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except MMRLError as error:
+            if self.saved and not getattr(error, "__notes__", ()):
+                error.add_note(f"step {self.saved} is saved: continue with --resume {self.run_dir}")
+            raise
         finally:
             faulthandler.cancel_dump_traceback_later()
-            if _in_main_thread():
-                signals.signal(signals.SIGINT, previous)
-        return Result(self.step, self.before, self.after, self.interrupted, start, not_acted([self.acted]))
 
     def _step_or_save(self) -> dict[str, Any]:
         """A step. If it fails before it moved the weights, what was trained so far is saved first."""
@@ -170,15 +191,16 @@ class Trainer:
         try:
             return self.train_step()
         except Exception as error:
-            # an error of ours is raised by all ranks together; after another, the others do not come to save
-            as_one = isinstance(error, MMRLError) or self.accelerator.num_processes == 1
+            # to save is for all ranks: only after an error that all of them raise
+            as_one = self.accelerator.num_processes == 1 or is_agreed(error) or isinstance(error, NonFiniteError)
             if as_one and self.step > self.saved and self.updates == updates:
                 # those that raise for another rank do not know its reason
                 spoilt = any(gather_objects(getattr(error, "acting", False), self.accelerator))
                 if spoilt:
                     error.add_note(f"in step {self.step + 1}; the weights of step {self.step} are not saved")
                 else:
-                    self.save(state)
+                    with suppress(StorageError):  # a disk that is full; the first error says why the run ends
+                        self.save(state)
             if self.saved:
                 error.add_note(f"step {self.saved} is saved: continue with --resume {self.run_dir}")
             raise
@@ -278,28 +300,31 @@ class Trainer:
             raise ConfigError(f"another rank failed: {failed[0]}")
         return check
 
-    def evaluate(self) -> dict[str, float]:
-        """Held-out scores of the policy as it stands; empty without evaluation prompts."""
+    def evaluate(self, halted: Callable[[], bool] | None = None) -> dict[str, float]:
+        """Held-out scores of the policy as it stands; empty without evaluation prompts, and once it was halted."""
         if not len(self.eval_prompts):
             return {}
         with self.clock("evaluate"):
             scores, kept = evaluate(
                 self.actor, self.eval_prompts, self.score, batch_size=self.config.eval_batch_size,
                 accelerator=self.accelerator, samples=self.config.eval_samples, keep=self.config.save_rollouts,
+                halted=halted,
             )  # fmt: skip
         if kept is not None and self.accelerator.is_main_process:
             folder = self.run_dir / "rollouts" / f"eval-{self.step:06d}"
-            run_log.save_rollouts(folder, kept, self.policy.action_labels(kept), None, None)
+            run_log.replace_rollouts(folder, kept, self.policy.action_labels(kept), None, None)
         return scores
 
-    def save(self, state: dict[str, Any] | None = None) -> Path:
+    def save(self, state: dict[str, Any] | None = None, *, best: bool = False) -> Path:
         """state  what `_state` gave at the end of the step; default: as of now"""
         with self.clock("save"):
-            self.saved = self.step
-            return checkpoint.save(
+            path = checkpoint.save(
                 self.run_dir, self.step, self.policy, self.optimizer, state or self._state(), self.accelerator,
-                self.config.keep_checkpoints,
+                self.config.keep_checkpoints, export=self.saving.exports(self.step), best=best,
             )  # fmt: skip
+        self.saved = self.step
+        self.saving.begin_interval()
+        return path
 
     def _state(self) -> dict[str, Any]:
         """All that a checkpoint holds besides the policy and its optimizer."""
@@ -310,21 +335,21 @@ class Trainer:
             "after": self.after,
             "sampler": self.sampler.state_dict(),
             "objective": self.objective.state_dict(),
+            **self.saving.state_dict(),
             "strategies": self.strategies.state_dict(),
         }
 
     def _resume(self, path: Path) -> None:
         state = checkpoint.load(path, self.policy, self.optimizer)
+        if self.accelerator.is_main_process and path.resolve().parent.parent == self.run_dir.resolve():
+            checkpoint.adopt(self.run_dir)
+            go_back(self.run_dir, state["step"])
         self.step, self.updates, self.saved = state["step"], state["updates"], state["step"]
         self.before, self.after, self.acted = state["before"], state.get("after", {}), state.get("acted", {})
         self.sampler.load_state_dict(state["sampler"])
         self.objective.load_state_dict(state["objective"])
-        self.strategies.load_state_dict(state["strategies"])
-
-    def _interrupt(self, *_: Any) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
+        self.strategies.load_state_dict(state.get("strategies", {}))
+        self.saving.load_state_dict(state)
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or bool(every and self.step % every == 0)
@@ -334,6 +359,7 @@ class Trainer:
     def _metrics(self, collected: Collected, batch: Batch, weights: Tensor, log: UpdateLog) -> dict[str, Any]:
         metrics: dict[str, Any] = {
             **batch_metrics(batch, weights),
+            **self.actor.metrics(batch),
             **self.objective.diagnostics,
             **update_metrics(gather_objects(log, self.accelerator), self.policy.precision),
             "learning_rate": self.config.learning_rate_at(max(self.updates - 1, 0)),
@@ -364,7 +390,7 @@ class Trainer:
         few = collected.rollouts.index(rows)
         local, local_weights = local_rows(batch, weights, collected.mine, few.mask.shape[1])
         folder = self.run_dir / "rollouts" / f"step-{self.step + 1:06d}"
-        run_log.save_rollouts(folder, few, self.policy.action_labels(few), local.index(rows), local_weights[rows])
+        run_log.replace_rollouts(folder, few, self.policy.action_labels(few), local.index(rows), local_weights[rows])
 
 
 def _seed_everything(number: int) -> None:
@@ -372,9 +398,3 @@ def _seed_everything(number: int) -> None:
     random.seed(number)
     np.random.seed(number % 2**32)
     torch.manual_seed(number)
-
-
-def _in_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()

@@ -362,7 +362,7 @@ class TestMistakes:
         assert "no complete checkpoint" in one_line(self.train(mmrl, config, "vlm", "--resume", str(tmp_path / "gone")))
 
     def test_a_run_directory_that_holds_a_run(self, mmrl, tmp_path, config):
-        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "checkpoints" / "step-000001").mkdir(parents=True)
         (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
         assert "--resume" in one_line(self.train(mmrl, config))
         assert (tmp_path / "run" / "metrics.jsonl").read_text() == '{"step": 1}\n'

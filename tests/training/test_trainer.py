@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 
 import pytest
 import torch
@@ -177,11 +178,13 @@ def test_checkpoints_are_whole_and_only_the_last_are_kept(tmp_path):
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.bin"))
 
 
-def test_going_on_from_an_earlier_step_drops_the_later_ones(tmp_path):
+def test_going_on_from_an_earlier_step_sets_the_later_ones_aside(tmp_path):
     make_trainer(tmp_path, steps=4, keep_checkpoints=3).train()
     again = make_trainer(tmp_path, steps=3, keep_checkpoints=2)
     again.train(tmp_path / "checkpoints" / "step-000002")
     assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [2, 3]
+    aside = tmp_path / "set_aside" / "1" / "checkpoints"
+    assert sorted(p.name for p in aside.iterdir()) == ["step-000003", "step-000004"]
 
 
 def test_the_self_check_stops_a_policy_that_trains_on_other_probabilities(tmp_path):
@@ -285,11 +288,26 @@ def test_a_notebook_s_stderr_is_enough(tmp_path, monkeypatch):
 
 def test_interrupting_saves_and_stops(tmp_path):
     trainer = make_trainer(tmp_path, steps=50, save_every=0)
-    trainer.report = lambda step, metrics: trainer._interrupt() if step == 1 else None
+    trainer.report = lambda step, metrics: signal.raise_signal(signal.SIGINT) if step == 1 else None
     result = trainer.train()
     assert result.interrupted
     assert result.steps == 1
     assert checkpoint.latest(tmp_path).name == "step-000001"
+
+
+def test_a_signal_in_the_first_evaluation_has_nothing_to_save(tmp_path):
+    calls = []
+
+    def score(outputs, prompts):
+        calls.append(len(outputs))
+        signal.raise_signal(signal.SIGTERM)
+        return score_vowels(outputs, prompts)
+
+    trainer = make_trainer(tmp_path, score=score, eval_batch_size=1)
+    result = trainer.train()
+    assert (result.interrupted, result.steps, result.signal) == (True, 0, signal.SIGTERM)
+    assert len(calls) == 1 < len(trainer.eval_prompts), "it does not wait for the whole evaluation"
+    assert checkpoint.checkpoints(tmp_path) == []
 
 
 class OneBroken(list):
@@ -340,5 +358,5 @@ def test_scores_after_are_those_of_the_last_evaluation(tmp_path):
     again = make_trainer(tmp_path, steps=3).train(checkpoint.latest(tmp_path))
     assert (again.start, again.steps, again.before, again.after) == (3, 3, done.before, done.after)
     stopped = make_trainer(tmp_path / "stopped", steps=3)
-    stopped.report = lambda step, metrics: stopped._interrupt()
+    stopped.report = lambda step, metrics: signal.raise_signal(signal.SIGINT)
     assert stopped.train().after == {}

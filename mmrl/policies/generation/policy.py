@@ -435,6 +435,12 @@ class FlowPolicy(Policy):
             state |= anchor.state(self.inner.trained)
         return state
 
+    def trained_tensors(self) -> dict[str, Tensor]:
+        tensors = super().trained_tensors()
+        if self.average is not None:  # until it begins, it is the weights
+            tensors |= {AVERAGE + name: value for name, value in (self.average.values or tensors).items()}
+        return tensors
+
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         if self._source is None and not self._adapted and not is_sharded(self.inner):
             _ = self._frozen_reference  # the weights about to be replaced are the reference

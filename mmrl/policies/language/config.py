@@ -24,6 +24,8 @@ class LanguagePolicyConfig(Section):
     train_vision            the vision tower too; null: yes in full fine-tuning, no with LoRA
     gradient_checkpointing  less memory, about a third more time
     max_new_tokens          responses are cut there and flagged as "length"
+    max_extent              tokens of a response with what an environment showed in it: what does not fit ends the
+                            response as "length"; null: as many as the model has positions
     max_prompt_tokens       a longer prompt is an error: prompts are never cut
     temperature             of sampling and of every log-prob
     top_p, top_k            must stay 1 and 0: truncated sampling biases the importance ratios
@@ -53,6 +55,7 @@ class LanguagePolicyConfig(Section):
     train_vision: bool | None = None
     gradient_checkpointing: bool = False
     max_new_tokens: int = Field(512, ge=1)
+    max_extent: int | None = Field(None, ge=1)
     max_prompt_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(1.0, gt=0)
     top_p: float = 1.0
