@@ -252,8 +252,11 @@ class LanguagePolicy(Policy):
 
     # -- acting --------------------------------------------------------------------------------------------------
 
-    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
+    def rollout(
+        self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current"
+    ) -> Rollouts:
         """Write `count` responses per request. See `mmrl.policies.language.sampling` for what a draw depends on."""
+        self._only_current(weights)
         prompts: dict[str, Prompt] = {}
         for request in requests:
             prompts.setdefault(request.prompt.id, request.prompt)
