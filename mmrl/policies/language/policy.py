@@ -276,11 +276,7 @@ class LanguagePolicy(Policy):
         encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
         return encoded, dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
 
-    def converse(
-        self, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
-    ) -> Rollouts:
-        """As `rollout`, with an environment that answers between turns (`mmrl.policies.language.conversing`)."""
-        return converse(self, requests, key, surroundings, greedy=greedy)
+    converse = converse  # as `rollout`, with an environment that answers between turns
 
     @cached_property
     def turns(self) -> Turns:
