@@ -52,7 +52,6 @@ from mmrl.policies.views import BESIDE, REMOVE_MEDIA, PixelScale, check_view, wi
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
-from mmrl.rollout.environments.base import Surroundings
 from mmrl.stages import Need, View
 
 PROMPT_PROBES = frozenset({"visual_entropy"})
