@@ -21,6 +21,7 @@ from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.methods import methods_json
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.registry import MODALITIES
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.rewards.accuracy import TASKS
 from mmrl.rewards.registry import columns_of
@@ -141,7 +142,7 @@ def _function(function: StageFunction) -> str:
     facts = [
         f"needs {', '.join(needs)}" if needs else "",
         f"sees the whole {function.scope}" if function.scope != "group" else "",
-        f"{', '.join(function.modalities)} only" if len(function.modalities) < 3 else "",
+        f"{', '.join(function.modalities)} only" if len(function.modalities) < len(MODALITIES) else "",
         function.confidence,
     ]
     formula = f"\n\n    {function.formula}" if function.formula else ""
@@ -223,8 +224,8 @@ def readme() -> str:
         (f"`{s}`", str(len(f)), _first_names(f)) for s in STAGES if (f := [x for x in registered() if x.stage == s])
     ]
     counts = (
-        f"{len(recipes)} recipes, {every} of them for all three modalities, composed of {len(registered())} stage "
-        f"functions, and {len(rewards_registered())} rewards. {_counted(trained())} "
+        f"{len(recipes)} recipes, {every} of them for language models and generators alike, composed of "
+        f"{len(registered())} stage functions, and {len(rewards_registered())} rewards. {_counted(trained())} "
         "[docs/recipes.md](docs/recipes.md) has each.\n\n" + table(("stage", "functions", "for example"), *rows)
     )
     return re.sub(

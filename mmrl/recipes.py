@@ -37,8 +37,9 @@ class PaperUpdates(Section):
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own;
-    `updates` are its paper's, which `training.updates: auto` follows as far as a smaller batch allows.
+    configuration overrides; `prompts` is the sampler, `rollout` the strategies and `environment` who answers between
+    turns, where the method brings its own; `updates` are its paper's, which `training.updates: auto` follows as far as
+    a smaller batch allows.
 
     confidence  how far it was checked, as of a stage function (`mmrl.stages.stage`)
     deviates    one sentence for each thing in which it is known to differ from its source
@@ -53,6 +54,7 @@ class Recipe(Section):
     deviates: list[str] = []
     prompts: str | dict[str, Any] = "shuffled"
     rollout: list[str | dict[str, Any]] = []
+    environment: str | dict[str, Any] | None = None
     updates: PaperUpdates = PaperUpdates()
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}

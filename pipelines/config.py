@@ -105,12 +105,24 @@ class RewardRunConfig(Section):
     unscored_ceiling: float = Field(0.5, ge=0, le=1)
 
 
+class EnvironmentRunConfig(Section):
+    """How an environment runs: worker processes, seconds a call may take, and the share of rows it may lose before the
+    run stops and says why. `isolated: false` keeps it in this process, without a time limit."""
+
+    workers: int = Field(2, ge=1)
+    timeout: float = Field(30.0, gt=0)
+    lost_ceiling: float = Field(0.5, ge=0, le=1)
+    isolated: bool = True
+
+
 class RunConfig(Section):
     """Everything a run is made of; written into the run directory as it was resolved.
 
     prompts  which prompts a step takes: "shuffled", or another sampler by name or as {name: ..., parameter: ...}
     rollout  how a group comes to be: strategies by name or as {name: ..., parameter: ...}, outermost first; none:
              independent draws
+    environment  who answers between the turns of a response, by name, as file.py:Class, or as {name: ..., parameter:
+                 ...}; null: a response is one run
     """
 
     modality: Literal["vlm", "video", "flow", "masked"]
@@ -122,6 +134,8 @@ class RunConfig(Section):
     reward_run: RewardRunConfig = RewardRunConfig()
     prompts: Choice = "shuffled"
     rollout: list[Choice] = []
+    environment: Choice | None = None
+    environment_run: EnvironmentRunConfig = EnvironmentRunConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
@@ -195,6 +209,7 @@ def read_config(
     values, changes = plugins.absolute(values, folders), plugins.absolute(changes, folders)
     recipe = _recipe_of(values, changes, folders)
     base: dict[str, Any] = {"prompts": recipe.prompts, "rollout": recipe.rollout}
+    base |= {"environment": recipe.environment} if recipe.environment else {}
     base |= {"policy": recipe.policy, "training": recipe.training}
     base["objective"] = ObjectiveConfig.model_validate(recipe.objective).model_dump()
     merged = merge(base, values)

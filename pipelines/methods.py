@@ -16,6 +16,7 @@ from mmrl.rewards.presets import PUBLISHED
 from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as registered_rewards
 from mmrl.rollout.nesting import Nested, on_offer
+from mmrl.settings import read_section
 from mmrl.stages import RENAMED, STAGES, StageFunction, registered
 from mmrl.training.passes import plan_passes
 
@@ -41,7 +42,9 @@ def methods_json() -> list[dict[str, Any]]:
     recipes = {name: load_recipe(name) for name in recipe_names()}
     names = sorted({*functions, *rewards, *recipes, *PUBLISHED})
     return [
-        _preset(name) if name in PUBLISHED else _entry(name, functions[name], rewards[name], recipes.get(name))
+        _preset(name)
+        if name in PUBLISHED and name not in recipes
+        else _entry(name, functions[name], rewards[name], recipes.get(name))
         for name in names
     ]
 
@@ -112,12 +115,14 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
     objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
     problems += [line for bound in objective.stages for line in bound.waits]
     for modality in recipe.modalities:
+        kind = policy_class(modality)
         try:
-            plan_passes(objective, policy_class(modality), strategies)
+            settings = read_section(kind.config_type, {"model": "", **recipe.policy}, "policy")
+            plan_passes(objective, kind, strategies, settings)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
     kept = [policy_class(m).columns for m in recipe.modalities]  # by the policy, with its rollouts
-    made = {*strategies.columns, *(name for name in kept[0] if all(name in k for k in kept))}
+    made = {*strategies.makes, *(name for name in kept[0] if all(name in k for k in kept))}
     problems += missing(objective.columns, dict.fromkeys(made, "strategies and policies"), on_offer())
     makers = {name: list(COLUMNS[name].makers) for name in objective.columns if COLUMNS[name].makers}
     return {

@@ -6,7 +6,8 @@ alone: one mask for all its rollouts and visits, whose passes share the prompt a
 
 Pixel views act on frames after the resize, so that token ids, grids and positions stay as they were;
 `language.pixels` rebuilds the frames from what a processor made of them. `remove_media` is another prompt:
-re-tokenised without placeholders, so of another length.
+re-tokenised without placeholders, so of another length. `beside` shows the prompt that a rollout strategy put beside
+it, such as the one without a hint; a prompt that has none of that name is shown as it is.
 
 Videos are corrupted as images are. (VPPO's released code corrupts images only, so a video keeps a clean input
 and a perception score of 0.)
@@ -26,13 +27,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmrl.errors import ConfigError, unknown
-from mmrl.record import Prompt
+from mmrl.randomness import Key
+from mmrl.record import Prompt, Rollouts
 from mmrl.stages import View
 
 PixelView = Callable[..., Tensor]
 PIXEL_VIEWS: dict[str, PixelView] = {}
 VIDEO_VIEWS = frozenset({"shuffle_frames", "drop_frames"})
-REMOVE_MEDIA = "remove_media"
+REMOVE_MEDIA, BESIDE = "remove_media", "beside"
 DRAWN = frozenset({"patch_black", "noise", "shuffle_frames", "drop_frames"})
 """Views that are different at every draw; they take the option `fresh`, true by default."""
 FRESH = "fresh"
@@ -142,8 +144,8 @@ def check_view(view: View, offered: frozenset[str]) -> None:
     """Unknown kinds and options are errors that name the nearest."""
     if view.kind not in offered:
         raise ConfigError(unknown("view", view.kind, offered))
-    if view.kind == REMOVE_MEDIA:
-        known: set[str] = set()
+    if view.kind in (REMOVE_MEDIA, BESIDE):
+        known: set[str] = {"prompt"} if view.kind == BESIDE else set()
     else:
         parameters = inspect.signature(PIXEL_VIEWS[view.kind]).parameters.values()
         known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -151,6 +153,15 @@ def check_view(view: View, offered: frozenset[str]) -> None:
     for option, _ in view.options:
         if option not in known:
             raise ConfigError(f"view {view.kind!r}: {unknown('option', option, known)}")
+
+
+def draws_of(view: View, rollouts: Rollouts, seed: int) -> list[Key]:
+    """The key of the view's randomness for each of `rollouts.prompts`: one a prompt for the whole run or, of a fresh
+    view, whose rollouts hold one prompt a row, one a step and member."""
+    keys = [Key(seed, prompt=prompt.id) for prompt in rollouts.prompts]
+    if not is_fresh(view):
+        return keys
+    return [key.at(step=view.step, member=m) for key, m in zip(keys, rollouts.member.tolist(), strict=True)]
 
 
 def is_fresh(view: View) -> bool:
