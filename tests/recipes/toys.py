@@ -59,9 +59,13 @@ COLUMN_VALUES: dict[str, list[float]] = {
     "bare_log_probs": [-3, -2],
     "sampler_log_probs": [-3, -3.5],
     "hint": [1, 2, 1, 2],
+    "answer": [0, 1, 1],
     "score_gradient_norm": [0.5, 1, 2],
 }
 """Columns that a toy reward returns, for makers of every kind but the two below."""
+
+BY_STRATEGY = {"scope": ["flagged_tokens"]}
+"""Columns that a recipe's strategy reads of the rewards."""
 
 PARTS = {
     "arm_ada_grpo": ["format_label"],
@@ -92,7 +96,11 @@ ANSWERS = ["it is red", "three of them"]
 
 def with_columns(prompt: Prompt, number: int) -> Prompt:
     """A prompt of a world, with the columns of a data set that brings demonstrations and reference values along."""
-    added = {"demonstrations": ANSWERS[number % 2], "reference_value": 0.25 + 0.5 * (number % 2)}
+    added = {
+        "demonstrations": ANSWERS[number % 2],
+        "hint": "look at the colours",
+        "reference_value": 0.25 + 0.5 * (number % 2),
+    }
     return replace(prompt, columns={**prompt.columns, **added})
 
 
@@ -106,7 +114,7 @@ def toys(recipe: str, waited_for: Sequence[str]) -> tuple[dict[str, Any], list[s
     values: dict[str, Any] = {"rewards": rewards}
     given = [f"reward {label}" for label in PARTS.get(recipe, [])] + [key for key in SET.get(recipe, {})]
     returned = {}
-    for name in waited_for:
+    for name in (*waited_for, *BY_STRATEGY.get(recipe, ())):
         makers = COLUMNS[name].makers
         if makers == (STRATEGY,) and name == "expert":
             values["rollout"] = ["demonstrations"]
