@@ -42,7 +42,9 @@ def methods_json() -> list[dict[str, Any]]:
     recipes = {name: load_recipe(name) for name in recipe_names()}
     names = sorted({*functions, *rewards, *recipes, *PUBLISHED})
     return [
-        _preset(name) if name in PUBLISHED else _entry(name, functions[name], rewards[name], recipes.get(name))
+        _preset(name)
+        if name in PUBLISHED and name not in recipes
+        else _entry(name, functions[name], rewards[name], recipes.get(name))
         for name in names
     ]
 
@@ -119,7 +121,9 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
             plan_passes(objective, kind, strategies, settings)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
-    problems += missing(objective.columns, dict.fromkeys(strategies.makes, "its strategies"), on_offer())
+    kept = [policy_class(m).columns for m in recipe.modalities]  # by the policy, with its rollouts
+    made = {*strategies.makes, *(name for name in kept[0] if all(name in k for k in kept))}
+    problems += missing(objective.columns, dict.fromkeys(made, "strategies and policies"), on_offer())
     makers = {name: list(COLUMNS[name].makers) for name in objective.columns if COLUMNS[name].makers}
     return {
         "trainable": not problems,

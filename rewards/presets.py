@@ -40,10 +40,6 @@ class Published:
 
 
 PUBLISHED: dict[str, Published] = {
-    "easyvideor1": Published(
-        "Accuracy by the task of a row and a graded format; its frame cache is what every video run has.",
-        "EasyVideoR1, arXiv 2604.16893", "partly", ("vlm", "video"),
-    ),
     "temporal_r1": Published(
         "Overlap in time and format; the selection of data by the spread of repeated answers is left out.",
         "Temporal-R1, 2025", "partly", ("vlm", "video"),

@@ -17,7 +17,7 @@ SHARES = (0.0, 0.5, 1.0)
 
 def right(completions: Sequence[Any]) -> list[float]:
     """Right about every other time, so that every group has a signal, whatever a tiny model answers."""
-    return [float((i + i // 5) % 2) for i in range(len(completions))]
+    return [float((i + i // 11) % 2) for i in range(len(completions))]
 
 
 def part(completions: Sequence[Any], *, shift: int = 0) -> list[float]:
@@ -35,7 +35,7 @@ def made(completions: Sequence[Any], *, columns: Mapping[str, Any] = {}) -> list
         ends = [round(share * len(text)) for share in SHARES]
         row: dict[str, Any] = {"toy": 0.0}
         for name, numbers in columns.items():
-            values = numbers[::-1] if name in VARIED and (i + i // 5) % 2 else numbers
+            values = numbers[::-1] if name in VARIED and (i + i // 11) % 2 else numbers
             spans = [[a, b, v] for a, b, v in zip(ends, ends[1:], values, strict=False) if a < b]
             row[name] = spans if COLUMNS[name].per_action else values[i % len(values)]
         rows.append(row)
