@@ -97,6 +97,7 @@ def disco_score(evaluation: Evaluation, batch: Batch, *, kind: Literal["log_prob
     method="dgpo_direct",
     paper="DGPO, arXiv 2510.08425; CRD, arXiv 2603.14128; GDRO, arXiv 2601.02036",
     formula="s_ij = -mean((v_theta - v)^2) at draw j of time and noise",
+    confidence="verified",
     needs=lambda *, weighted: {"loss": Need("matching_loss", weights="current", options=_weighted(weighted))},
     modalities=FLOW,
 )
