@@ -79,7 +79,7 @@ COLUMNS: dict[str, Column] = _table(
     Column("expert", "(B,)", "1 on demonstrations in a group of the policy's own rollouts", (STRATEGY,)),
     Column("expert_log_probs", "(B, T)", "log-probs of an expert policy", (STRATEGY,)),
     Column("hint", "(B,)", "the number of the hint a rollout was sampled under, 0 for none", (STRATEGY,)),
-    Column("bare_log_probs", "(B, T)", "log-probs of a hinted rollout under its prompt without the hint", (STRATEGY,)),
+    Column("answer", "(B,)", "a number of the answer, equal where it is the same, 0 for none", (REWARD,)),
     Column("sampler_log_probs", "(B, T)", "log-probs as the sampling engine computed them", (ENGINE,)),
     Column("score_gradient_norm", "(B,)", "the norm of the gradient of a rollout's log-prob", (ENGINE,)),
     Column("scored", "(B, T)", "1 on actions that the likelihood surrogate scored", (POLICY,)),

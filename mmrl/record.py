@@ -41,6 +41,8 @@ class Prompt:
     images    PIL images or paths, in the order of the image parts
     videos    `mmrl.data.video.Clip` or paths, in the order of the video parts
     columns   everything else: `solution`, `task`, whatever the rewards read by name
+    beside    other prompts for the same answers, by name, which passes can show in its place: "bare" is what a strategy
+              added a hint to, "teacher" what a teacher sees
     """
 
     id: str
@@ -48,6 +50,12 @@ class Prompt:
     images: list[Any] = field(default_factory=list)
     videos: list[Any] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Prompt] = field(default_factory=dict, repr=False)
+
+    @property
+    def asks(self) -> str:
+        """The id of the question: its own, or that of the prompt it is a hinted form of."""
+        return self.beside["bare"].asks if "bare" in self.beside else self.id
 
     @property
     def text(self) -> str:
@@ -231,6 +239,12 @@ class Rollouts:
                 {k: _rows(v, rows) for k, v in value.items()} if isinstance(value, dict) else _rows(value, rows)
             )
         return replace(self, **changes)
+
+    def prompt_a_row(self) -> Rollouts:
+        """The same rows, each with an entry of its own in `prompts` and `encoded`: nothing is shared between them."""
+        places = self.prompt.tolist()
+        changes: dict[str, Any] = {name: [getattr(self, name)[p] for p in places] for name in ("prompts", "encoded")}
+        return replace(self, **changes, prompt=torch.arange(len(places), device=self.prompt.device))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:

@@ -34,7 +34,7 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -67,14 +67,21 @@ CONFIDENCES = ("verified", "partly", "reconstructed", "ours")
 
 @dataclass(frozen=True)
 class View:
-    """The same actions under a changed prompt: media masked, noised, removed, frames shuffled."""
+    """The same actions under a changed prompt: media masked, noised, removed, frames shuffled.
+
+    step  of the run, by which a view that is drawn anew differs; it is the same view at every step
+    """
 
     kind: str
     options: tuple[tuple[str, Any], ...] = ()
+    step: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, kind: str, **options) -> View:
         return cls(kind, tuple(sorted(options.items())))
+
+    def at(self, step: int) -> View:
+        return replace(self, step=step)
 
     def __str__(self) -> str:
         return f"{self.kind}({','.join(f'{k}={v}' for k, v in self.options)})"
@@ -146,6 +153,7 @@ class StageFunction:
     relative: bool = False
     grain: str = "action"
     idle: str = ""
+    waits: tuple[str, ...] = ()
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -171,6 +179,9 @@ class StageFunction:
 GRAINS = {"advantage": "row", "credit": "action", "ratio": "action", "trust_region": "ratio"}
 """What a function of the stage tells apart unless it says otherwise."""
 
+RENAMED = {"dense_grpo": "densegrpo"}
+"""Former names of methods, of their recipes and of their functions: both work, and the new one is written down."""
+
 _REGISTRY: dict[tuple[str, str], StageFunction] = {}
 _ROOMS = ("mmrl.objective", "mmrl.selection", "mmrl.rollout")
 _loaded = False
@@ -181,8 +192,8 @@ def stage(
     name: str | None = None,
     *,
     paper: str,
+    confidence: str,
     formula: str = "",
-    confidence: str = "verified",
     method: str | None = None,
     needs: tuple[str, ...] | Callable[..., Mapping[str, Need | Column]] = (),
     scope: str = "group",
@@ -193,10 +204,13 @@ def stage(
     relative: bool | None = None,
     grain: str | None = None,
     idle: str = "",
+    waits: tuple[str, ...] = (),
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
     name      as a recipe spells it; the function's own name by default
+    confidence  how far it was checked: "verified" against paper or authors' code, "partly" (some of it, or by
+              secondary sources), "reconstructed" after the abstract, "ours" for no published method
     method    the published method it belongs to, as in `mmrl methods`; `name` by default
     needs     all it reads beyond the basics: names from `NEEDS` (a forward pass gives it) and from `COLUMNS` (somebody
               makes it), or a function of the hyper-parameters returning `{name: Need or Column}`
@@ -213,6 +227,8 @@ def stage(
               action's own log-prob, whatever the ratio)
     idle      what it comes to in the first update of a batch, of a function other than ratio and trust region that
               acts in later ones alone
+    waits     hyper-parameters that only the user knows, such as ids of the model's vocabulary: a run in which one is
+              empty is refused when its configuration is read
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -231,7 +247,7 @@ def stage(
         compares = scope == "group" if relative is None else relative
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
-            modalities, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle,
+            modalities, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle, waits,
         )  # fmt: skip
         return function
 
@@ -258,6 +274,7 @@ def find(stage: str, name: str) -> StageFunction:
         raise ConfigError(f"{stage}: name: expected text, got {got(name)}")
     if plugins.is_reference(name):
         return _outside(stage, name)
+    name = RENAMED.get(name, name)
     if (stage, name) in _REGISTRY:
         return _REGISTRY[stage, name]
     elsewhere = [s for s, n in _REGISTRY if n == name]
@@ -334,6 +351,12 @@ class Bound:
     @property
     def columns(self) -> dict[str, Column]:
         return self.spec.columns(**self.parameters)
+
+    @property
+    def waits(self) -> list[str]:
+        """One sentence for each hyper-parameter that the user has to give and has not."""
+        given = {**self.spec.defaults, **self.parameters}
+        return [f"{self.spec.stage} {self.name!r} waits for its {name}" for name in self.spec.waits if not given[name]]
 
     def prepare(self, batch) -> dict[str, Any]:
         """Columns this function reads of whole groups; nothing for most. A class that remembers may have `prepare`."""

@@ -19,6 +19,7 @@ from mmrl.policies.registry import policy_class
 from mmrl.recipes import Recipe, is_file, load_recipe
 from mmrl.rewards.panel import RewardSpec
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
+from mmrl.stages import RENAMED
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
 
@@ -240,9 +241,12 @@ def _plain(values: Any, where: str, key: str = "") -> None:
 
 
 def _recipe_of(values: dict[str, Any], changes: dict[str, Any], folders: list[Path]) -> Recipe:
-    """The recipe that the configuration names; one in a file is named by its whole path from here on."""
+    """The recipe that the configuration names; one in a file is named by its whole path from here on, and one of a
+    former name by its present one."""
     holder = changes if "recipe" in changes else values
     name = holder.setdefault("recipe", "grpo")
+    if isinstance(name, str):
+        holder["recipe"] = RENAMED.get(name, name)
     if isinstance(name, str) and is_file(name):
         found = [f / Path(name).expanduser() for f in folders if (f / Path(name).expanduser()).is_file()]
         holder["recipe"] = str(found[0].resolve()) if found else name

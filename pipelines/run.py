@@ -78,6 +78,8 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
     plan = plan_passes(objective, kind, strategies, settings)
     refuse_pieces(kind, objective, plan.update, config.training.micro_batch_actions)
+    if waits := [line for bound in objective.stages for line in bound.waits]:
+        raise ConfigError(f"recipe {config.recipe!r} leaves something to you: {'; '.join(waits)}")
     if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made}, on_offer())):
         raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
     if config.environment is not None:
@@ -111,7 +113,7 @@ def makers_of(config: RunConfig) -> dict[str, str]:
     kind: type[Policy] = config.policy_class
     makers = {name: f"the {config.modality} policy" for name in kind.columns}
     for bound in Nested.of(config.rollout).bounds:
-        makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
+        makers |= {name: f"rollout {bound.name!r}" for name in (*bound.state.columns, *bound.state.made)}
     if config.environment is not None:
         bound = environment_of(config.environment)
         makers |= {name: f"environment {bound.name!r}" for name in (*MADE, *bound.state.columns)}

@@ -39,14 +39,14 @@ class Columns:
     def policy(self) -> Policy:
         return self.actor.policy
 
-    def fill(self, rollouts: Rollouts, causes: Counter) -> None:
-        """The columns of probes, and of the rewards that other outputs of the same prompts bring."""
+    def fill(self, rollouts: Rollouts, causes: Counter, step: int) -> None:
+        """The columns of probes, and of the rewards that other outputs of the same prompts bring, at a step of the run:
+        views that are drawn anew differ by it."""
         with self.clock("passes"), torch.no_grad():
             for part in self.plan.prepare:
+                under = None if part.under is None else part.under.at(step)
                 for rows in self._parts(rollouts, part):
-                    piece = self.policy.evaluate(
-                        rollouts.index(rows), part.needs, under=part.under, weights=part.weights
-                    )
+                    piece = self.policy.evaluate(rollouts.index(rows), part.needs, under=under, weights=part.weights)
                     for need in part.needs:
                         values = piece.log_probs if need.probe == "log_probs" else piece.columns[need.key]
                         self._store(rollouts, need.key, rows, values.detach())

@@ -27,7 +27,7 @@ from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
 from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
-from mmrl.selection.prompts import Sampler, Shuffled
+from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, run_log
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
@@ -214,7 +214,7 @@ class Trainer:
             batch = self.columns.compare(collected.rollouts, collected.mine, batch)
             passes = passes_over(self.objective, batch, self.config)
             batch, weights = passes[0]
-            self.sampler.observe(collected.indices, batch)
+            self.sampler.observe(collected.indices, unhelped(batch))
             self.collector.announce([], self.step + 1)
         if self.checked is None:
             self.checked = self.self_check(collected.rollouts)
@@ -366,6 +366,7 @@ class Trainer:
             "updates": self.updates,
             "rollouts": len(batch),
             "unscored": dict(collected.causes),
+            "rollouts/not_shown": collected.not_shown,
             **speed_metrics(batch, self.clock.take()),
             **self.counters(),
         }

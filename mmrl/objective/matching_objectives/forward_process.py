@@ -49,9 +49,9 @@ def _awm_needs(*, old: str, **_) -> dict[str, Need]:
     "matching_objective",
     paper="AWM: advantage weighted matching, arXiv 2509.25050",
     formula="min(A r, A clip(r)), r = exp(w(l_old, t) - w(l, t)), l = mean((v_theta - v)^2) of the clean output",
-    confidence="verified",
     needs=_awm_needs,
     modalities=FLOW,
+    confidence="verified",
 )
 def awm(
     evaluation: Evaluation, batch: Batch, *, weighting: Weighting = "ghuber", power: float = 0.25, low: float = 1.0,
@@ -92,9 +92,9 @@ def _nft_needs(*, mix: float, weighted: bool, space: str, **_) -> dict[str, Need
     "matching_objective",
     paper="DiffusionNFT: online diffusion reinforcement with forward process, arXiv 2509.16117",
     formula="-(A_max / b) (r E+ + (1 - r) E-), r = clip(A / 2 A_max + 1/2, 0, 1), E+- of v_old +- b (v_theta - v_old)",
-    confidence="verified",
     needs=_nft_needs,
     modalities=FLOW,
+    confidence="verified",
 )
 def diffusion_nft(
     evaluation: Evaluation, batch: Batch, *, mix: float = 1.0, advantage_max: float = 5.0, weighted: bool = True,

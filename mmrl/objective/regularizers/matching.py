@@ -20,9 +20,9 @@ def _needs(*, to: str, **_) -> dict[str, Need]:
     method="diffusion_nft",
     paper="DiffusionNFT, arXiv 2509.16117; AWM, arXiv 2509.25050; CRD, arXiv 2603.14128",
     formula="mean((v_theta - v_other)^2) at the draws, times least + R (1 - least), R = clip(A / 2 A_max + 1/2, 0, 1)",
-    confidence="verified",
     needs=_needs,
     modalities=FLOW,
+    confidence="verified",
 )
 def velocity_kl(
     evaluation: Evaluation, batch: Batch, *, to: Literal["reference", "anchor"] = "reference", least: float = 1.0,

@@ -36,9 +36,9 @@ def _dgpo_needs(*, reference: str, clip: float | None, **_) -> dict[str, Need]:
     "score_objective",
     paper="DGPO: direct group preference optimisation, arXiv 2510.08425",
     formula="-mean_i w A_i l_i, w = sg sigmoid(sum_j A_j b (l_j - l_ref,j) / G) over the group, l the matching loss",
-    confidence="verified",
     needs=_dgpo_needs,
     modalities=FLOW,
+    confidence="verified",
 )
 def dgpo_direct(
     scores: Tensor, batch: Batch, *, beta: float = 100.0, reference: Literal["reference", "anchor"] = "reference",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from mmrl.policies.adapters import LoraConfig
-from mmrl.precision import Autocast, Precision
+from mmrl.precision import DTYPES, Autocast, Precision
 from mmrl.settings import Section
 
 
@@ -72,3 +72,15 @@ class LanguagePolicyConfig(Section):
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
     reference_device: Literal["same", "cpu"] = "same"
+
+
+def load_model(config: LanguagePolicyConfig) -> Any:
+    """The checkpoint of `config.model`, as its class of transformers."""
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(
+        config.model,
+        dtype=DTYPES[config.dtype],
+        attn_implementation=config.attention,
+        trust_remote_code=config.trust_remote_code,
+    )

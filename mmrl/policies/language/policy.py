@@ -23,7 +23,7 @@ from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
 from mmrl.policies.language.batching import decoded_together, micro_batches
-from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig, load_model
 from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
 from mmrl.policies.language.encoding import encode, extended
@@ -48,11 +48,10 @@ from mmrl.policies.language.stopping import Stopping
 from mmrl.policies.language.turns import Changed, Turns, whole_rows, written_rows
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
-from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
+from mmrl.policies.views import BESIDE, REMOVE_MEDIA, PixelScale, check_view, draws_of, is_fresh, without_media
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
-from mmrl.rollout.environments.base import Surroundings
 from mmrl.stages import Need, View
 
 PROMPT_PROBES = frozenset({"visual_entropy"})
@@ -105,13 +104,13 @@ class LanguagePolicy(Policy):
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
         """Load the checkpoint that `config.model` names; whether transformers has its kind is seen before its weights
         are read."""
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoConfig, AutoProcessor
 
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
             check_model_type(AutoConfig.from_pretrained(config.model, **trusted))
             processor = AutoProcessor.from_pretrained(config.model, **trusted)
-            model = _load(AutoModelForImageTextToText, config)
+            model = load_model(config)
         except (OSError, ValueError, ImportError) as error:  # the last for an attention backend that is not installed
             raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
         policy = cls(model, processor, config, seed=seed, read_clip=read_clip)
@@ -230,7 +229,7 @@ class LanguagePolicy(Policy):
         return row_spans(self.processor.tokenizer, rollouts, row)
 
     def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
-        """The encodings of `rollouts.prompts`, as `view` shows them."""
+        """The encodings of `rollouts.prompts`, as `view` shows them; of a fresh view, one prompt a row."""
         for index, entry in enumerate(rollouts.encoded):
             if entry is None:
                 rollouts.encoded[index] = self.encode(rollouts.prompts[index])
@@ -239,13 +238,15 @@ class LanguagePolicy(Policy):
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
-        pairs = zip(rollouts.prompts, rollouts.encoded, strict=True)
+        if view.kind == BESIDE:
+            name, pairs = dict(view.options)["prompt"], zip(rollouts.prompts, rollouts.encoded, strict=True)
+            return [self.encode(p.beside[name]) if name in p.beside else entry for p, entry in pairs]
+        entries = zip(rollouts.prompts, rollouts.encoded, draws_of(view, rollouts, self.seed), strict=True)
         if isinstance(self.family, Qwen):
-            known = self.seed, self.family, self.pixel_scales
-            return [corrupted(entry, view, prompt.id, *known) for prompt, entry in pairs]
+            return [corrupted(entry, view, draw, self.family, self.pixel_scales) for _, entry, draw in entries]
         return [
-            shown_otherwise(prompt, entry, view, self.seed, self._frames(prompt), self._encode)
-            for prompt, entry in pairs
+            shown_otherwise(prompt, entry, view, draw, self._frames(prompt), self._encode)
+            for prompt, entry, draw in entries
         ]
 
     # -- acting --------------------------------------------------------------------------------------------------
@@ -276,11 +277,7 @@ class LanguagePolicy(Policy):
         encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
         return encoded, dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
 
-    def converse(
-        self, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
-    ) -> Rollouts:
-        """As `rollout`, with an environment that answers between turns (`mmrl.policies.language.conversing`)."""
-        return converse(self, requests, key, surroundings, greedy=greedy)
+    converse = converse  # as `rollout`, with an environment that answers between turns
 
     @cached_property
     def turns(self) -> Turns:
@@ -356,6 +353,8 @@ class LanguagePolicy(Policy):
         A pass that is asked for prompt-wise probes alone, such as `visual_entropy`, does not run the decoder;
         its log-probs are the rollout's own.
         """
+        if under is not None and is_fresh(under):
+            rollouts = rollouts.prompt_a_row()
         shown = self._shown(rollouts, under)
         by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
         by_group = [need for need in needs if need.probe in GROUP_PROBES]
@@ -393,7 +392,8 @@ class LanguagePolicy(Policy):
         if any(rollouts.media):
             sizes = [len(shown[p]) for p in rollouts.prompt.tolist()]
             alone = self.capabilities.batches is None
-            changed = under and Changed(under, self.seed, self.family, self.pixel_scales)
+            draws = [] if under is None else draws_of(under, rollouts, self.seed)
+            changed = None if under is None else Changed(under, draws, self.family, self.pixel_scales)
             rows: Rows = whole_rows(written_rows(rollouts, shown, changed), sizes, device, self.family, alone)
         else:
             rows = lay_out(self._way(), shown, rollouts, device, self.family, prefills)
@@ -459,9 +459,7 @@ class LanguagePolicy(Policy):
         device = "cpu" if self.config.reference_device == "cpu" else self.device
         if self._source is None:
             return adapters.frozen_copy(self.inner, device)
-        from transformers import AutoModelForImageTextToText
-
-        model = _load(AutoModelForImageTextToText, self.config).requires_grad_(False).eval().to(device)
+        model = load_model(self.config).requires_grad_(False).eval().to(device)
         return self._scored(model)
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
@@ -492,12 +490,3 @@ class LanguagePolicy(Policy):
         if self._source is None and not adapters.is_adapted(self.inner.model) and not is_sharded(self.inner):
             _ = self._frozen_reference  # the weights about to be replaced are the reference
         adapters.load_trainable_state(self.inner, state)
-
-
-def _load(auto: Any, config: LanguagePolicyConfig) -> Any:
-    return auto.from_pretrained(
-        config.model,
-        dtype=DTYPES[config.dtype],
-        attn_implementation=config.attention,
-        trust_remote_code=config.trust_remote_code,
-    )

@@ -23,6 +23,7 @@ from mmrl.policies.language.families.qwen import Qwen
 from mmrl.policies.language.pixels import corrupted
 from mmrl.policies.language.scoring import Parts, Rows
 from mmrl.policies.views import REMOVE_MEDIA, PixelScale
+from mmrl.randomness import Key
 from mmrl.record import Prompt, Rollouts
 from mmrl.rollout.environments.base import Observation
 from mmrl.stages import View
@@ -110,18 +111,18 @@ class Changed:
     """How rows are shown otherwise: a view, and what it needs to change pixels."""
 
     view: View
-    seed: int
+    draws: Sequence[Key]
     family: Family
     scales: dict[str, PixelScale]
 
-    def __call__(self, prompt: Prompt, row: Encoded) -> Encoded:
-        """`row` with the media of its response changed as those of its prompt are."""
+    def __call__(self, place: int, prompt: Prompt, row: Encoded) -> Encoded:
+        """`row` of the prompt at `place`, with the media of its response changed as those of its prompt are."""
         if self.view.kind == REMOVE_MEDIA or not isinstance(self.family, Qwen):
             raise PolicyError(
                 f"prompt {prompt.id!r}: a response in which an environment showed pictures has no form under the view "
                 f"{self.view.kind!r} of {self.family.model_type!r}; it is for responses without media"
             )
-        return corrupted(row, self.view, prompt.id, self.seed, self.family, self.scales)
+        return corrupted(row, self.view, self.draws[place], self.family, self.scales)
 
 
 def written_rows(rollouts: Rollouts, shown: Sequence[Encoded], changed: Changed | None) -> list[Encoded]:
@@ -133,7 +134,7 @@ def written_rows(rollouts: Rollouts, shown: Sequence[Encoded], changed: Changed 
         if media is None or changed is None:
             rows.append(written_out(shown[p], ids[:extent], media))
         else:
-            rows.append(changed(rollouts.prompts[p], written_out(rollouts.encoded[p], ids[:extent], media)))
+            rows.append(changed(p, rollouts.prompts[p], written_out(rollouts.encoded[p], ids[:extent], media)))
     return rows
 
 
