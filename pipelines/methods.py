@@ -116,8 +116,9 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
             plan_passes(objective, policy_class(modality), strategies)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
-    problems += missing(objective.columns, dict.fromkeys(strategies.makes, "its strategies"), on_offer())
-    makers = {name: list(COLUMNS[name].makers) for name in objective.columns if COLUMNS[name].makers}
+    read = strategies.reads(objective.columns)
+    problems += missing(read, dict.fromkeys(strategies.makes, "its strategies"), on_offer())
+    makers = {name: list(COLUMNS[name].makers) for name in read if COLUMNS[name].makers}
     return {
         "trainable": not problems,
         "makers": makers,
