@@ -224,8 +224,8 @@ def readme() -> str:
         (f"`{s}`", str(len(f)), _first_names(f)) for s in STAGES if (f := [x for x in registered() if x.stage == s])
     ]
     counts = (
-        f"{len(recipes)} recipes, {every} of them for language models and generators alike, composed of {len(registered())} stage "
-        f"functions, and {len(rewards_registered())} rewards. {_counted(trained())} "
+        f"{len(recipes)} recipes, {every} of them for language models and generators alike, composed of "
+        f"{len(registered())} stage functions, and {len(rewards_registered())} rewards. {_counted(trained())} "
         "[docs/recipes.md](docs/recipes.md) has each.\n\n" + table(("stage", "functions", "for example"), *rows)
     )
     return re.sub(

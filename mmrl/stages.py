@@ -93,8 +93,8 @@ class Need:
 
     probe    what the forward pass returns: "log_probs", "entropy", "visual_entropy", ...
     under    the prompt as the pass shows it; None: as it was sampled
-    weights  "old" (the policy that sampled, no gradient), "reference", "ema", or "current" (the update's own
-             forward pass, with gradient)
+    weights  "old" (the policy that sampled, no gradient), "reference", "ema", "anchor", or "current" (the update's
+             own forward pass, with gradient)
     options  of the probe, such as the `top_p` of a truncated entropy
     """
 
@@ -122,6 +122,11 @@ NEEDS: dict[str, Need] = {
     "step_sizes": Need("step_sizes"),
     "step_equalizer": Need("step_equalizer"),
     "mean_shift": Need("mean_shift", weights="current"),
+    "draw_times": Need("draw_times"),
+    "matching_loss": Need("matching_loss", weights="current"),
+    "old_matching_loss": Need("matching_loss"),
+    "anchor_matching_loss": Need("matching_loss", weights="anchor"),
+    "ref_matching_loss": Need("matching_loss", weights="reference"),
     "branch": Need("branch"),
     "greedy_success": Need("greedy_success"),
 }

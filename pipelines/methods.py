@@ -16,6 +16,7 @@ from mmrl.rewards.presets import PUBLISHED
 from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as registered_rewards
 from mmrl.rollout.nesting import Nested, on_offer
+from mmrl.settings import read_section
 from mmrl.stages import RENAMED, STAGES, StageFunction, registered
 from mmrl.training.passes import plan_passes
 
@@ -112,8 +113,10 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
     objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
     problems += [line for bound in objective.stages for line in bound.waits]
     for modality in recipe.modalities:
+        kind = policy_class(modality)
         try:
-            plan_passes(objective, policy_class(modality), strategies)
+            settings = read_section(kind.config_type, {"model": "", **recipe.policy}, "policy")
+            plan_passes(objective, kind, strategies, settings)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
     read = strategies.reads(objective.columns)

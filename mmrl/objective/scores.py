@@ -16,7 +16,7 @@ from mmrl.objective.groups import masked_mean
 from mmrl.objective.numerics import current_log_probs, log_ratio_to, safe_exp
 from mmrl.objective.regularizers.kl import ESTIMATORS
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import stage
+from mmrl.stages import FLOW, Need, stage
 
 Reduce = Literal["sum", "mean"]
 
@@ -100,3 +100,25 @@ def disco_score(
         raise ConfigError(f"score disco: kl is {kl!r}; expected 'k1' or 'k3'")
     drift = (ESTIMATORS[kl](-apart) * batch.mask).sum(1)
     return torch.stack([masked_mean(values, batch.mask), drift, batch.mask.sum(1).to(drift)], dim=1)
+
+
+@stage(
+    "score",
+    "matching_loss",
+    method="dgpo_direct",
+    paper="DGPO, arXiv 2510.08425; CRD, arXiv 2603.14128; GDRO, arXiv 2601.02036",
+    formula="s_ij = -mean((v_theta - v)^2) at draw j of time and noise",
+    needs=lambda *, weighted: {"loss": Need("matching_loss", weights="current", options=_weighted(weighted))},
+    modalities=FLOW,
+    confidence="verified",
+)
+def negative_matching_loss(evaluation: Evaluation, batch: Batch, *, weighted: bool = False) -> Tensor:
+    """Minus the flow-matching loss of a rollout's clean output. Returns (B, J).
+
+    weighted  each loss is divided by the mean absolute error, which carries no gradient (CRD)
+    """
+    return -evaluation["loss"]
+
+
+def _weighted(weighted: bool) -> tuple:
+    return (("weighted", True),) if weighted else ()

@@ -32,11 +32,13 @@ class Actor:
         if self.environment is not None:
             self.policy.check_turns()
 
-    def act(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
-        """Rows in the order of the requests; see `Policy.rollout` and `Policy.converse`."""
+    def act(self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current") -> Rollouts:
+        """Rows in the order of the requests; see `Policy.rollout` and `Policy.converse`. `weights` is for methods that
+        sample with others than they train, as `Policy.samples_with` says."""
+        options = {} if weights == "current" else {"weights": weights}  # policies may know of no others
         if self.environment is None:
-            return self.policy.rollout(requests, key, greedy=greedy)
-        return self.policy.converse(requests, key, self.environment, greedy=greedy)
+            return self.policy.rollout(requests, key, greedy=greedy, **options)
+        return self.policy.converse(requests, key, self.environment, greedy=greedy, **options)
 
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """`answers[i]` as if the policy had answered `prompts[i]` with it, in one run; see `Policy.written`."""

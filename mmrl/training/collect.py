@@ -242,7 +242,8 @@ class Collector:
             return None
         asked = requests or [Request(self._spare(groups), 1, group=0)]
         with self.clock("rollout"):
-            rollouts = together(lambda: self.actor.act(asked, key), self.accelerator)
+            weights = self.actor.policy.samples_with
+            rollouts = together(lambda: self.actor.act(asked, key, weights=weights), self.accelerator)
         return rollouts if requests else None
 
     def _written(

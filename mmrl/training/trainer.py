@@ -133,7 +133,7 @@ class Trainer:
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
         self.strategies = Nested.of(rollout)
-        plan = plan_passes(objective, type(policy), self.strategies)
+        plan = plan_passes(objective, type(policy), self.strategies, policy.config)
         self.actor = Actor(policy, environment)
         self.columns = Columns(self.actor, plan, score, config, self.accelerator, self.clock)
         self.collector = Collector(
@@ -222,6 +222,7 @@ class Trainer:
         with self.clock("update"):
             for prepared in passes:
                 self.update(collected.rollouts, *prepared, collected.mine, log)
+            self.policy.after_batch()
         if self.step % self.config.save_rollouts_every == 0 or self.step == self.config.steps - 1:
             self._save_rollouts(collected, batch, weights)
         return self._metrics(collected, batch, weights, log)
@@ -279,16 +280,20 @@ class Trainer:
     # ---- trust
 
     def self_check(self, rollouts: Rollouts) -> SelfCheck:
-        """Rollout and training log-probs of the first batch must agree; raises SelfCheckError if not."""
-        new = torch.zeros_like(rollouts.old_log_probs)
+        """What sampling and training find of the first batch must agree; raises SelfCheckError if not."""
+        pairs: list[Tensor] = []
         size = self.config.micro_batch_size
         with torch.no_grad():
             for part in even_micro_batches(self.policy, rollouts, size, self.accelerator):
-                new[part.to(new.device)] = self.policy.evaluate(rollouts.index(part), ()).log_probs
+                found = self.policy.replayed(rollouts.index(part))
+                pairs = pairs or [each.new_zeros(len(rollouts), *each.shape[1:]) for each in found]
+                for whole, each in zip(pairs, found, strict=True):
+                    whole[part.to(whole.device)] = each
         allowed = Tolerance.of(self.policy.precision, self.config.self_check)
         shown = rollouts.replay.get("shown", torch.zeros_like(rollouts.source))
         apart = shown.to(rollouts.source.device).bool() | (rollouts.source > 0)
-        check = compare(rollouts.old_log_probs, new, rollouts.mask, allowed, shown=apart)
+        old, new, mask = pairs
+        check = compare(old, new, mask, allowed, shown=apart)
         failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
         check.raise_if_failed()
         if failed:

@@ -125,7 +125,7 @@ class Line:
 
 
 def converse(
-    policy: Speaker, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool
+    policy: Speaker, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
 ) -> Rollouts:
     """`count` responses per request, in the order of the requests. Raises SurroundingsError where too many are lost."""
     prompts: dict[str, Prompt] = {}

@@ -52,7 +52,6 @@ from mmrl.policies.views import BESIDE, REMOVE_MEDIA, PixelScale, check_view, dr
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
-from mmrl.rollout.environments.base import Surroundings
 from mmrl.stages import Need, View
 
 PROMPT_PROBES = frozenset({"visual_entropy"})
@@ -252,8 +251,11 @@ class LanguagePolicy(Policy):
 
     # -- acting --------------------------------------------------------------------------------------------------
 
-    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
+    def rollout(
+        self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current"
+    ) -> Rollouts:
         """Write `count` responses per request. See `mmrl.policies.language.sampling` for what a draw depends on."""
+        self._only_current(weights)
         prompts: dict[str, Prompt] = {}
         for request in requests:
             prompts.setdefault(request.prompt.id, request.prompt)
@@ -275,11 +277,7 @@ class LanguagePolicy(Policy):
         encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
         return encoded, dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
 
-    def converse(
-        self, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
-    ) -> Rollouts:
-        """As `rollout`, with an environment that answers between turns (`mmrl.policies.language.conversing`)."""
-        return converse(self, requests, key, surroundings, greedy=greedy)
+    converse = converse  # as `rollout`, with an environment that answers between turns
 
     @cached_property
     def turns(self) -> Turns:
