@@ -20,7 +20,7 @@ def plan_run(config: RunConfig) -> str:
     objective = check_config(config, {})
     kind = config.policy_class
     strategies = Nested.of(config.rollout)
-    plan = plan_passes(objective, kind, strategies)
+    plan = plan_passes(objective, kind, strategies, config.policy_settings())
     lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]
     lines += [*_batch(config), "", *_updates(config, objective)]
     lines += ["", "acting", *_acting(strategies, objective), "", "passes of a step"]
