@@ -214,7 +214,7 @@ class Rollouts:
         if self.source is None:
             self.source = torch.zeros_like(self.member)
         if self.extent is None:
-            self.extent = self.length
+            self.extent = self.length.clone()
         if self.media is None:
             self.media = [None] * len(self.finish)
 

@@ -316,8 +316,10 @@ def doctor(
     from mmrl import _torchvision
     from mmrl.pipelines.doctor import doctor as diagnose
     from mmrl.pipelines.doctor import examined, render
+    from mmrl.pipelines.progress import quiet_libraries
     from mmrl.policies.generation.families.doctor import is_pipeline
 
+    quiet_libraries()
     if repair:
         written = _torchvision.repair_environment()
         say(f"written: {written}" if written else "torchvision needs no repair")

@@ -123,8 +123,9 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
             problems.append(f"{modality}: {error}")
     kept = [policy_class(m).columns for m in recipe.modalities]  # by the policy, with its rollouts
     made = {*strategies.makes, *(name for name in kept[0] if all(name in k for k in kept))}
-    problems += missing(objective.columns, dict.fromkeys(made, "strategies and policies"), on_offer())
-    makers = {name: list(COLUMNS[name].makers) for name in objective.columns if COLUMNS[name].makers}
+    read = strategies.reads(objective.columns)
+    problems += missing(read, dict.fromkeys(made, "strategies and policies"), on_offer())
+    makers = {name: list(COLUMNS[name].makers) for name in read if COLUMNS[name].makers}
     return {
         "trainable": not problems,
         "makers": makers,

@@ -91,11 +91,12 @@ class Pipeline:
             panel.close()
 
     def generate(
-        self, prompts: Dataset | str, *, count: int = 1, seed: int = 0, greedy: bool | None = None
+        self, prompts: Dataset | str, *, count: int = 1, seed: int = 0, greedy: bool | None = None, **sections: Any
     ) -> list[list[Any]]:
         """`count` outputs of each prompt: texts, or PIL images. One is greedy unless asked otherwise; generators
-        always use their ODE sampler, from another initial noise each."""
-        config = self._config("grpo", None, {})
+        always use their ODE sampler, from another initial noise each. `data={"allow_outside": True}` and the like
+        say how rows are read."""
+        config = self._config("grpo", None, sections)
         rows = self._prompts(prompts, config)
         requests = [Request(p, count, group=i) for i, p in enumerate(rows)]
         greedy = (count == 1 or self.policy.varied_when_greedy) if greedy is None else greedy

@@ -80,7 +80,8 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
     refuse_pieces(kind, objective, plan.update, config.training.micro_batch_actions)
     if waits := [line for bound in objective.stages for line in bound.waits]:
         raise ConfigError(f"recipe {config.recipe!r} leaves something to you: {'; '.join(waits)}")
-    if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made}, on_offer())):
+    read = strategies.reads(objective.columns)
+    if made is not None and (nobody := missing(read, {**makers_of(config), **made}, on_offer())):
         raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
     if config.environment is not None:
         _check_environment(config, kind)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmrl.errors import PolicyError
 from mmrl.policies import adapters
-from mmrl.policies.sharding import is_sharded_tensor, whole
+from mmrl.policies.sharding import is_sharded_tensor, plain_name, whole
 from mmrl.settings import Section
 
 
@@ -74,7 +74,7 @@ class Anchor:
             else:
                 own = dict(self.copies[key].named_parameters())
                 pairs = {n: (own[n], p) for n, p in module.named_parameters() if p.requires_grad}
-            found |= {f"{key}.{n}": pair for n, pair in pairs.items()}
+            found |= {plain_name(f"{key}.{n}"): pair for n, pair in pairs.items()}
         return found
 
     @torch.no_grad()
@@ -88,13 +88,13 @@ class Anchor:
             else:
                 own.mul_(decay).add_(now.to(own), alpha=1 - decay)
 
-    def state(self, modules: Mapping[str, Any]) -> dict[str, Tensor]:
-        """{`name|parameter`: CPU tensor}, for a checkpoint."""
-        return {f"{self.name}|{n}": whole(own.detach()).clone() for n, (own, _) in self.pairs(modules).items()}
+    def tensors(self, modules: Mapping[str, Any]) -> dict[str, Tensor]:
+        """{`name|parameter`: live tensor}, for a checkpoint."""
+        return {f"{self.name}|{n}": own.detach() for n, (own, _) in self.pairs(modules).items()}
 
     @torch.no_grad()
     def load(self, modules: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-        """What `state` gave. A checkpoint without it is refused: the anchor would silently start anew."""
+        """What `tensors` gave. A checkpoint without it is refused: the anchor would silently start anew."""
         pairs = self.pairs(modules)
         missing = [n for n in pairs if f"{self.name}|{n}" not in state]
         if missing:

@@ -6,7 +6,7 @@ has tried to rescue them, and the groups it adds pass through `guide` in their t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -121,6 +121,14 @@ class Nested:
 
     def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
         return self.strategies[given.by].given(given, prompt, rows)
+
+    def reads(self, others: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """{column: its readers} of the objective, as `others` has it, and of the strategies."""
+        read = {name: list(readers) for name, readers in others.items()}
+        for bound in self.bounds:
+            for name in bound.columns:
+                read.setdefault(name, []).append(f"rollout {bound.name!r}")
+        return read
 
     @property
     def makes(self) -> list[str]:

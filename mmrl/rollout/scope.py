@@ -25,6 +25,7 @@ def first_flagged(flagged: Tensor, mask: Tensor) -> Tensor:
     formula="a failed row whose first flagged action j is behind `least` of it: a new row from its first j actions, in "
     "its place",
     confidence="reconstructed",
+    needs=("flagged_tokens",),
     modalities=LANGUAGE,
 )
 class Scope(Strategy):

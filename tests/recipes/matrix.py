@@ -80,8 +80,9 @@ def prompts_of(modality: str) -> list:
 def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]:
     """The run of a pair, and the toys it was given."""
     known = load_recipe(recipe)
-    made = Nested.of(known.rollout).makes
-    waits = [n for n in Objective.of(known.objective).columns if COLUMNS[n].makers and n not in made]
+    strategies = Nested.of(known.rollout)
+    made = strategies.makes
+    waits = [n for n in strategies.reads(Objective.of(known.objective).columns) if COLUMNS[n].makers and n not in made]
     values, given = toys.toys(recipe, waits)
     _, policy = MODELS[modality]
     sizes = {

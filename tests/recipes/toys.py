@@ -59,8 +59,8 @@ COLUMN_VALUES: dict[str, list[float]] = {
     "bare_log_probs": [-3, -2],
     "sampler_log_probs": [-3, -3.5],
     "hint": [1, 2, 1, 2],
-    "answer": [0, 1, 1],
     "score_gradient_norm": [0.5, 1, 2],
+    "answer": [1, 2, 1, 1],
 }
 """Columns that a toy reward returns, for makers of every kind but the two below."""
 
@@ -96,11 +96,7 @@ ANSWERS = ["it is red", "three of them"]
 
 def with_columns(prompt: Prompt, number: int) -> Prompt:
     """A prompt of a world, with the columns of a data set that brings demonstrations and reference values along."""
-    added = {
-        "demonstrations": ANSWERS[number % 2],
-        "hint": "look at the colours",
-        "reference_value": 0.25 + 0.5 * (number % 2),
-    }
+    added = {"demonstrations": ANSWERS[number % 2], "hint": "look again", "reference_value": 0.25 + 0.5 * (number % 2)}
     return replace(prompt, columns={**prompt.columns, **added})
 
 

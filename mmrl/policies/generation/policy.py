@@ -432,13 +432,15 @@ class FlowPolicy(Policy):
         if self.average is not None:
             state |= {AVERAGE + name: whole(value).clone() for name, value in self.average.values.items()}
         for anchor in self.anchors.values():
-            state |= anchor.state(self.inner.trained)
+            state |= {n: whole(value).clone() for n, value in anchor.tensors(self.inner.trained).items()}
         return state
 
     def trained_tensors(self) -> dict[str, Tensor]:
         tensors = super().trained_tensors()
         if self.average is not None:  # until it begins, it is the weights
             tensors |= {AVERAGE + name: value for name, value in (self.average.values or tensors).items()}
+        for anchor in self.anchors.values():
+            tensors |= anchor.tensors(self.inner.trained)
         return tensors
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
