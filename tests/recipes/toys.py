@@ -120,8 +120,7 @@ def toys(recipe: str, waited_for: Sequence[str]) -> tuple[dict[str, Any], list[s
             given.append(f"data column {name}")
         elif name in COLUMN_VALUES:
             returned[name] = COLUMN_VALUES[name]
-            kind = "reward column" if name in BY_STRATEGY.get(recipe, ()) else "column"
-            given.append(f"{kind} {name}" + ("" if REWARD in makers else f" in place of its {makers[0]}"))
+            given.append(f"column {name}" + ("" if REWARD in makers else f" in place of its {makers[0]}"))
     if returned:
         rewards.append({"name": f"{__file__}:made", "weight": 0, "isolated": False, "columns": list(returned),
                         "options": {"columns": returned}})  # fmt: skip
