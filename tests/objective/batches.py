@@ -71,6 +71,8 @@ def column(name: str, batch: Batch, seed: int) -> Tensor:
         return (batch.group % 2).to(dtype)
     if name in ("branch", "hint"):
         return torch.arange(rows) % 2
+    if name == "answer":
+        return torch.arange(rows) % 3
     if name in ("kept_log_probs", "gumbels"):
         return -torch.rand(rows, width, 3, generator=g, dtype=torch.float64).to(dtype) - 0.5
     if name in PER_ROW:
@@ -96,7 +98,7 @@ def fill(batch: Batch, bounds: list[Bound], seed: int = 7) -> tuple[Batch, dict[
             values = column(need.probe, batch, seed + sum(map(ord, need.key)))
             (current if need.weights == "current" else batch.columns)[need.key] = values
         for name in bound.columns:
-            if getattr(batch, name, None) is None:
+            if getattr(batch, name, None) is None and name not in batch.columns:
                 batch.columns[name] = column(name, batch, seed)
     return batch, current
 

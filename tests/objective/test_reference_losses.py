@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrl.objective import compute
+from mmrl.recipes import load_recipe
 from tests.objective import references as r
 from tests.objective import references_rows as s
 from tests.objective.references import LIMIT, World, make_world
@@ -43,6 +44,11 @@ def segments(world: World, last: int | None = None) -> Tensor:
         for t in world.time[i]:
             segment[i, t] = min(r.segment_of(world, i, t), 99 if last is None else last)
     return segment
+
+
+def changed(recipe: str, **stages) -> dict:
+    """A recipe's objective in which these stages are as the written reference has them, not as its authors ran it."""
+    return {**load_recipe(recipe).objective, **stages}
 
 
 def tables(*names: str, **renamed: str):
@@ -183,7 +189,10 @@ CASES: dict[str, tuple] = {
     "vespo": ("vespo", nothing, r.vespo),
     "owpo": ("owpo", REFERENCE, r.owpo),
     "a_lol": ("a_lol", lambda w: {**REFERENCE(w), **rows("reference_value")(w)}, r.a_lol),
-    "gtpo": ("gtpo", unshared, r.gtpo_without_conflicts),
+    "gtpo": (
+        changed("gtpo", advantage="grpo", credit=[{"name": "gtpo", "weight": 2.0, "gamma": 0.1}]), unshared,
+        r.gtpo_without_conflicts,
+    ),
     **{
         f"correction {level} {mode}": (
             {"credit": [{"name": "importance_correction", "level": level, "mode": mode, "high": 1.05}]}, ENGINE,
@@ -209,7 +218,7 @@ CASES: dict[str, tuple] = {
         },
         labels_as_rewards, partial(s.real, skip=False),
     ),
-    "disco": ("disco", nothing, s.disco),
+    "disco": (changed("disco", score={"name": "disco", "kind": "log_prob"}), nothing, s.disco),
     "disco on ratios, without the soft maximum": (
         {"score": {"name": "disco", "kind": "ratio"}, "score_objective": {"name": "disco", "tau": None}}, nothing,
         partial(s.disco, kind="ratio", tau=None),
@@ -220,7 +229,7 @@ CASES: dict[str, tuple] = {
     "group alignment of dypo": (
         {"score": "reference_log_ratio", "score_objective": "group_alignment"}, REFERENCE, s.alignment
     ),
-    "deepvideo_r1": ("deepvideo_r1", nothing, s.reg_grpo),
+    "deepvideo_r1": (changed("deepvideo_r1", regularizers=[]), nothing, s.reg_grpo),
     "grao": ("grao", experts, s.grao),
     **{
         f"KL {e}": ({**GRPO, "regularizers": [{**KL, "estimator": e}]}, REFERENCE, partial(s.kl, estimator=e))
@@ -236,14 +245,16 @@ CASES: dict[str, tuple] = {
     "justgrpo": (
         "justgrpo", limited, r.justgrpo
     ),
-    "mc_grpo": ("mc_grpo", nothing, s.mc_grpo),
+    "mc_grpo": (changed("mc_grpo", regularizers=[]), nothing, s.mc_grpo),
     "ngrpo": ("ngrpo", lambda w: {"success": None}, s.ngrpo),
     "gdpo_decoupled": ("gdpo_decoupled", components, s.gdpo),
     "spo_single_stream": ("spo_single_stream", nothing, s.spo_first_visit),
     "psr_nsr_w_reinforce": ("psr_nsr_w_reinforce", nothing, s.w_reinforce),
     "dr_kernel_trloo": ("dr_kernel_trloo", parts, s.trloo),
     "ma_rlhf": ("ma_rlhf", tables(values="uniform"), s.ma_rlhf),
-    "durian": ("durian", image_scores, s.durian),
+    "durian": (
+        changed("durian", trust_region="clip", aggregation="sequence_mean", regularizers=[]), image_scores, s.durian,
+    ),
     "openvlthinkerv2_g2rpo": (
         {"advantage": "openvlthinkerv2_g2rpo"}, nothing, s.g2rpo
     ),
@@ -251,7 +262,10 @@ CASES: dict[str, tuple] = {
         {"credit": ["80_20_forking_tokens"], "trust_region": CLIP}, tables("entropy"), s.forking_tokens
     ),
     "fipo": ("fipo", nothing, s.fipo, 0.8),
-    "delta_log_p": ("delta_log_p", nothing, s.delta_log_p),
+    "delta_log_p": (
+        changed("delta_log_p", shaping=[], group=[], trust_region={"name": "clip", "low": 0.2, "high": 0.28}), nothing,
+        s.delta_log_p,
+    ),
     "ace": ("ace", REFERENCE, s.ace),
     "xrpo": ("xrpo", nothing, s.xrpo),
     "vppo": (

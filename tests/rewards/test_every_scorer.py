@@ -53,6 +53,7 @@ ELSEWHERE = {
     "clip_score": "judges pictures: test_clip",
     "compositional": "judges pictures: test_image",
     "geneval": "judges pictures: test_geneval",
+    "answer_number": "says which answers are the same, not what they are worth",
 }
 
 

@@ -160,13 +160,13 @@ def test_rounding_is_no_ratio():
 
 @pytest.mark.parametrize("changes", [{"updates": {"count": 2}}, {"updates": {"count": 2, "epochs": 2}}])
 def test_resuming_with_several_updates_and_epochs_equals_never_having_stopped(tmp_path, changes):
-    straight = make_trainer(tmp_path / "straight", recipe="gtpo", steps=3, **changes)
+    straight = make_trainer(tmp_path / "straight", recipe="gspo", steps=3, **changes)
     straight.train()
-    first = make_trainer(tmp_path / "resumed", recipe="gtpo", steps=3, **changes)
+    first = make_trainer(tmp_path / "resumed", recipe="gspo", steps=3, **changes)
     first.train_step()
     first.step += 1
     first.save()
-    second = make_trainer(tmp_path / "resumed", recipe="gtpo", steps=3, **changes)
+    second = make_trainer(tmp_path / "resumed", recipe="gspo", steps=3, **changes)
     second.train(checkpoint.latest(tmp_path / "resumed"))
     assert timeless(tmp_path / "resumed") == timeless(tmp_path / "straight")[1:]
     for name, value in weights_of(straight).items():

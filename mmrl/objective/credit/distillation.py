@@ -79,7 +79,7 @@ def srpo(
     """Right rows keep the group's advantage; wrong ones with a teacher follow it where it is sure. (B, T) twice.
 
     beta     how much less an unsure teacher says; 0 weighs all tokens alike
-    others   as in `sdpo`
+    bound    and `weights` as in `sdpo`
 
     Pair it with rollout `privileged` without a column, and `token_mean`. Source: the paper's text, whose distillation
     is SDPO's divergence; here its single-sample form.

@@ -212,7 +212,7 @@ class TestPrefix:
         with torch.no_grad():
             scored = policy.evaluate(rollouts).log_probs
         assert (scored - rollouts.old_log_probs).abs().max() < 1e-5
-        assert rollouts.mask.sum(1).tolist() == [10, 10, 9, 9, 8, 8, 7, 7] and rollouts.length.tolist() == [10] * 8
+        assert rollouts.mask.sum(1).tolist() == [10, 10, 9, 9, 8, 8, 7, 7] and rollouts.extent.tolist() == [10] * 8
 
     def test_a_prefix_that_fills_the_answer_is_an_error(self, policies):
         prefix = torch.zeros(10, dtype=torch.long)
@@ -283,7 +283,7 @@ def test_unknown_settings_name_the_nearest():
 
 def test_action_labels_spell_the_response(policies, rolled, family):
     rollouts = rolled[family].index([0, 5])
-    rollouts.length[1] = 3
+    rollouts.extent[1] = 3
     labels = policies[family].action_labels(rollouts)
     assert [len(row) for row in labels] == [10, 10] and labels[1][3:] == [""] * 7
     assert policies[family].processor.tokenizer.decode([rollouts.actions[0, 2]]) == labels[0][2]

@@ -36,7 +36,7 @@ def test_each_prompt_passes_a_frozen_tower_once(make_policy, family, options):
     rollouts = step(policy, mixed_prompts())
     once = sum(len(e.media["pixel_values"]) for e in rollouts.encoded if e.media)
     assert sum(patches) == once
-    policy.evaluate(rollouts, under=View.of("patch_black"), weights="old")
+    policy.evaluate(rollouts, under=View.of("patch_black", fresh=False), weights="old")
     assert sum(patches) == 2 * once, "a view shows other pixels"
 
 
@@ -75,7 +75,7 @@ def test_videos_and_plain_rows(make_video_policy, family, path):
 def test_views_of_a_frozen_tower_are_seen(make_policy, family):
     policy = make_policy(family, train_vision=False)
     rollouts = policy.rollout(requests(mixed_prompts()), Key(0))
-    changed = policy.evaluate(rollouts, under=View.of("patch_black"), weights="old").log_probs
+    changed = policy.evaluate(rollouts, under=View.of("patch_black", fresh=False), weights="old").log_probs
     assert (changed - rollouts.old_log_probs).abs().amax(1)[:8].min() > 1e-3
 
 
