@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmrl.errors import ConfigError, MMRLError, NonFiniteError, StorageError
+from mmrl.errors import ConfigError, MMRLError, NonFiniteError, SelfCheckError, StorageError
 from mmrl.objective import Objective
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
@@ -27,7 +27,7 @@ from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
 from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Sampler, Shuffled
-from mmrl.training import checkpoint, run_log
+from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
@@ -213,7 +213,8 @@ class Trainer:
             batch, weights = passes[0]
             self.sampler.observe(collected.indices, batch)
             self.collector.announce([], self.step + 1)
-        if self.checked is None:
+        due = engine_check.is_due(self.step, self.config.check_every, self.policy)
+        if due or self.checked is None:
             self.checked = self.self_check(collected.rollouts)
         log = UpdateLog()
         with self.clock("update"):
@@ -221,7 +222,8 @@ class Trainer:
                 self.update(collected.rollouts, *prepared, collected.mine, log)
         if self.step % self.config.save_rollouts_every == 0 or self.step == self.config.steps - 1:
             self._save_rollouts(collected, batch, weights)
-        return self._metrics(collected, batch, weights, log)
+        apart = engine_check.gaps(batch, self.checked if due and self.policy.acts_apart else None)
+        return self._metrics(collected, batch, weights, log) | apart
 
     def update(self, rollouts: Rollouts, batch: Batch, weights: Tensor, mine: Tensor, log: UpdateLog) -> None:
         """The optimizer steps of one pass over a rollout batch."""
@@ -276,7 +278,7 @@ class Trainer:
     # ---- trust
 
     def self_check(self, rollouts: Rollouts) -> SelfCheck:
-        """Rollout and training log-probs of the first batch must agree; raises SelfCheckError if not."""
+        """Rollout and training log-probs of a batch must agree; raises SelfCheckError if not."""
         new = torch.zeros_like(rollouts.old_log_probs)
         size = self.config.micro_batch_size
         with torch.no_grad():
@@ -286,7 +288,12 @@ class Trainer:
         shown = rollouts.replay.get("shown", torch.zeros_like(rollouts.source))
         apart = shown.to(rollouts.source.device).bool() | (rollouts.source > 0)
         check = compare(rollouts.old_log_probs, new, rollouts.mask, allowed, shown=apart)
-        failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
+        check.step = self.step
+        apart = engine_check.problem(check, rollouts, self.policy)
+        found = apart or (None if check.passed else str(check))
+        failed = [c for c in gather_objects(found, self.accelerator) if c]
+        if apart:
+            raise SelfCheckError(apart)
         check.raise_if_failed()
         if failed:
             raise ConfigError(f"another rank failed: {failed[0]}")

@@ -22,9 +22,13 @@ from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
+from mmrl.policies.language.batching import micro_batches
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
-from mmrl.policies.language.encoding import encode, extended
+from mmrl.policies.language.encoding import encode
+from mmrl.policies.language.engines.base import Setting
+from mmrl.policies.language.engines.bridge import Bridge, engine_class
+from mmrl.policies.language.engines.rows import SAMPLER, corrected, with_sampler, with_version
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
@@ -39,7 +43,6 @@ from mmrl.policies.language.probes import token_probes
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.language.probes.spectrum import visual_entropy
-from mmrl.policies.language.sampling import Decoded, decode
 from mmrl.policies.language.scoring import LOG_PROBS, ScoredLanguageModel
 from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
@@ -96,6 +99,8 @@ class LanguagePolicy(Policy):
         self.module = self._scored(self._prepared(model))
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
+        known = self.stopping, lambda: self.inner, self._template
+        self.bridge = Bridge(Setting(config, processor, self.family, *known))
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
@@ -187,6 +192,20 @@ class LanguagePolicy(Policy):
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
+    @property
+    def acts_apart(self) -> bool:
+        return self.bridge.capabilities.own_weights
+
+    @property
+    def engine_gap(self) -> float:
+        return self.config.engine_gap
+
+    @classmethod
+    def columns_of(cls, config: LanguagePolicyConfig) -> dict[str, str]:
+        engine_class(config)
+        made = {SAMPLER: f"engine {config.engine!r}"} if config.old_log_probs == "trainer" else {}
+        return super().columns_of(config) | made
+
     # -- prompts -------------------------------------------------------------------------------------------------
 
     def _frames(self, prompt: Prompt) -> list[Frames]:
@@ -203,9 +222,12 @@ class LanguagePolicy(Policy):
         return self._encode(prompt, self._frames(prompt))
 
     def _encode(self, prompt: Prompt, frames: Sequence[Frames]) -> Encoded:
-        template = {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
-        limit = self.config.max_prompt_tokens
-        return encode(prompt, self.family, self.inner.core, frames=frames, template=template, max_tokens=limit)
+        known = {"template": self._template, "max_tokens": self.config.max_prompt_tokens}
+        return encode(prompt, self.family, self.inner.core, frames=frames, **known)
+
+    @property
+    def _template(self) -> dict[str, Any]:
+        return {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
 
     def _with_features(self, entries: Sequence[Encoded]) -> list[Encoded]:
         """`entries` with what a frozen vision tower makes of them: it runs once per prompt, for the rollout and
@@ -254,24 +276,20 @@ class LanguagePolicy(Policy):
             prompts.setdefault(request.prompt.id, request.prompt)
         encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
         ready = dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
-        plan, parts = WritingPlan.of(requests, self.config.max_new_tokens), []
-        prefills = {} if greedy else self._prefills(requests, encoded, ready)
+        plan = WritingPlan.of(requests, self.config.max_new_tokens)
+        prefills = {} if greedy or self.acts_apart else self._prefills(requests, encoded, ready)
+        shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
+        contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
         with self.acting():
-            for rows in self._decoded_together(plan):
-                asked, context = torch.unique(plan.context[rows], return_inverse=True)
-                contexts = [self._context(requests[r], ready, plan.prefixes[r]) for r in asked.tolist()]
-                uniforms = None if greedy else plan.draws(key, rows)
-                known = [prefills.get(c) for c in contexts]
-                budget = plan.budget[rows]
-                parts.append(decode(self.inner, contexts, context, uniforms, budget, self.stopping, known))
-        return plan.record(Decoded.join(parts), prompts, encoded, self.processor.tokenizer)
+            written = self.bridge.write(contexts, plan.budget, draws, self.inner.model)
+            rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
+            if self.config.old_log_probs == "trainer" and not greedy:
+                parts = self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows)
+                corrected(rows, plan, shown, parts, self._own_log_probs)
+        return with_version(rows, self.bridge.version)
 
-    def _decoded_together(self, plan: WritingPlan) -> Iterator[Tensor]:
-        """Rows that are written at once: of one prompt, where the model takes no batches of unlike ones."""
-        each = torch.unique(plan.context).tolist()
-        alike = [plan.context == c for c in each] if self.capabilities.batches is None else [plan.context >= 0]
-        for chosen in alike:
-            yield from chosen.nonzero().squeeze(1).split(self.config.decode_rows)
+    def _own_log_probs(self, rollouts: Rollouts, shown: list[Encoded]) -> Tensor:
+        return self._score(self.inner, rollouts, shown, LOG_PROBS)["log_probs"]
 
     def _prefills(
         self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
@@ -301,11 +319,6 @@ class LanguagePolicy(Policy):
             raise ConfigError(f"reuse_prefill: on, but {reason}; set it to 'off' (or 'auto')")
         return reason
 
-    def _context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded:
-        """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""
-        shown = ready[request.prompt.id] if request.shown is None else self.encode(request.shown)
-        return extended(shown, prefix)
-
     @torch.no_grad()
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """Answers of others as rows of this policy's, with its own log-probs of them."""
@@ -318,7 +331,8 @@ class LanguagePolicy(Policy):
         rows = given_rows(ids, prompts, encoded, self.processor.tokenizer, self.device)
         for part in self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows):
             rows.old_log_probs[part] = self.evaluate(rows.index(part), (), weights="old").log_probs
-        return rows
+        rows = with_sampler(rows) if self.config.old_log_probs == "trainer" else rows
+        return with_version(rows, self.bridge.version)
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
@@ -437,31 +451,19 @@ class LanguagePolicy(Policy):
         return self._scored(model)
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
-        """At most `size` rows each: rows of one prompt stay together, prompts of like length are neighbours."""
-        prompt, length = rollouts.prompt.cpu(), rollouts.length.cpu()
-        pieces: dict[int, list[int]] = {}
-        for row in sorted(rows.tolist(), key=lambda r: -int(length[r])):
-            pieces.setdefault(int(prompt[row]), []).append(row)
-
-        def tokens(p: int) -> tuple[int, int]:
-            return -len(rollouts.encoded[p] or ()), -int(length[pieces[p]].max())
-
-        batches: list[list[int]] = [[]]
-        for p in sorted(pieces, key=tokens):
-            for start in range(0, len(pieces[p]), size):
-                piece = pieces[p][start : start + size]
-                if batches[-1] and len(batches[-1]) + len(piece) > size:
-                    batches.append([])
-                batches[-1] += piece
-        return [torch.tensor(batch, device=rows.device) for batch in batches if batch]
+        return micro_batches(rollouts, rows, size)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {"update_in_one_pass": self._kept.one_pass}
+        return {"update_in_one_pass": self._kept.one_pass, "version": self.bridge.version}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._kept.one_pass = state.get("update_in_one_pass", False)
+        self.bridge.version, self.bridge.held = state.get("version", 0), None
+
+    def after_update(self) -> None:
+        self.bridge.version += 1
 
     # -- weights -------------------------------------------------------------------------------------------------
 
@@ -480,6 +482,7 @@ class LanguagePolicy(Policy):
         if self._source is None and not adapters.is_adapted(self.inner.model) and not is_sharded(self.inner):
             _ = self._frozen_reference  # the weights about to be replaced are the reference
         adapters.load_trainable_state(self.inner, state)
+        self.bridge.held = None
 
 
 def _load(auto: Any, config: LanguagePolicyConfig) -> Any:
