@@ -3,6 +3,7 @@
 #   make demo [SEED=n]     train three tiny models of three modalities on this CPU, scores before and after
 #   make test [ARGS=...]   the test suite; ARGS go to pytest
 #   make families          every tiny vision-language family through every way it has, and the table of docs/families.md
+#   make recipes [ARGS=...] every recipe in every modality on tiny models, and the table of docs/recipes.md
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
 #   make chaos [ARGS=...]  kills, full disks, damage, failing ranks, odd input; ARGS="--quick" for a few of each
@@ -23,11 +24,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test families lint bench chaos docs generators
+.PHONY: help demo test families recipes lint bench chaos docs generators
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,11s/^# *//p' Makefile
+	@sed -n '3,12s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -40,6 +41,12 @@ families: export OMP_NUM_THREADS := 1
 families: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m families tests/policies/language/families $(ARGS)
 	@$(BIN)/python -m tests.policies.language.families.table
+
+recipes: export OMP_NUM_THREADS := 1
+recipes: export TQDM_DISABLE := 1
+recipes: $(READY)
+	@$(BIN)/python -m tests.recipes.matrix $(ARGS)
+	@$(BIN)/python docs/generate.py
 
 lint: $(READY)
 	@$(BIN)/ruff check .

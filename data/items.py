@@ -38,6 +38,7 @@ _VALUES = {"image": ("image", "image_url", "path", "url"), "video": ("frames", "
 _ASKS = {"image": PIXELS, "video": ("start", "end", "fps", *LIMITS)}
 _SPELLED = {"video_start": "start", "video_end": "end", "video_fps": "fps"}
 _STILL = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+_STILL_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
 
 def read_item(kind: str, value: Any) -> tuple[Any, str | None]:
@@ -51,8 +52,8 @@ def read_item(kind: str, value: Any) -> tuple[Any, str | None]:
     role = given.pop("role", None)
     if role not in (None, CONDITION):
         raise RowError(kind, unknown("role", role, (CONDITION,)))
-    if kind == "video" and (count := given.pop("nframes", None)) is not None:
-        given = {"min_frames": count, "max_frames": count, **given}
+    if kind == "video" and "nframes" in given:
+        given = _counted(given)
     held = [name for name in (*_VALUES[kind], "bytes") if name in given]
     source = _source(kind, given, held)
     asked = {name: given.pop(name) for name in _ASKS[kind] if name in given}
@@ -62,6 +63,14 @@ def read_item(kind: str, value: Any) -> tuple[Any, str | None]:
     if not asked:
         return source, role
     return {**(source if isinstance(source, Mapping) else _named(source)), **asked}, role
+
+
+def _counted(given: dict[str, Any]) -> dict[str, Any]:
+    """`nframes`, the count itself, as the bounds it stands for; beside a rate or bounds one would be lost."""
+    count = given.pop("nframes")
+    if other := next((name for name in ("fps", "min_frames", "max_frames") if name in given), None):
+        raise RowError("video", f"both nframes and {other} are given", "keep one of them")
+    return {**given, "min_frames": count, "max_frames": count}
 
 
 def _source(kind: str, given: Mapping[str, Any], held: list[str]) -> Any:
@@ -105,7 +114,17 @@ def _check_asked(kind: str, asked: Mapping[str, Any]) -> None:
 
 def are_frames(values: Any) -> bool:
     """Whether a list holds the frames of one video, not several videos."""
-    return bool(values) and all(isinstance(v, str) and v.lower().endswith(_STILL) for v in values)
+    return bool(values) and all(map(_is_still, values))
+
+
+def _is_still(value: Any) -> bool:
+    """An image by its path's ending or its first bytes; a mapping by what it holds."""
+    if isinstance(value, Mapping):
+        held = [value[name] for name in ("bytes", "path", "image") if value.get(name) is not None]
+        return bool(held) and set(value) <= {"bytes", "path", "image", "type"} and _is_still(held[0])
+    if isinstance(value, bytes):
+        return value.startswith(_STILL_BYTES) or value[8:12] == b"WEBP"
+    return isinstance(value, str) and value.lower().endswith(_STILL)
 
 
 # ---- opening -----------------------------------------------------------------------------------------------
@@ -123,7 +142,7 @@ class Opened:
 
 def open_image_item(item: Any, access: MediaAccess, sizing: Sizing | None = None) -> Opened:
     """One image of a row, within the area it asks for."""
-    with _of("image"):
+    with of_column("image"):
         image = open_media_image(item, access)
         given = _bounded(item, image.size, sizing)
         return Opened(image.size, given, image if given == image.size else image.resize(given))
@@ -131,7 +150,7 @@ def open_image_item(item: Any, access: MediaAccess, sizing: Sizing | None = None
 
 def look_at_image_item(item: Any, access: MediaAccess, sizing: Sizing | None = None) -> Opened:
     """As `open_image_item`, by the header of the file alone: there is no image."""
-    with _of("image"):
+    with of_column("image"):
         size = media_image_size(item, access)
         return Opened(size, _bounded(item, size, sizing))
 
@@ -142,7 +161,7 @@ def _bounded(item: Any, size: tuple[int, int], sizing: Sizing | None) -> tuple[i
 
 
 @contextmanager
-def _of(column: str) -> Iterator[None]:
+def of_column(column: str) -> Iterator[None]:
     """Errors about media become errors of their column."""
     try:
         yield
@@ -154,7 +173,7 @@ def _of(column: str) -> Iterator[None]:
 
 def open_video_item(item: Any, access: MediaAccess) -> Clip | FrameList:
     """One video of a row, located: a path, bytes, or frame images, with what it asks for."""
-    with _of("video"):
+    with of_column("video"):
         return _open_video(item, access)
 
 
@@ -168,7 +187,7 @@ def _open_video(value: Any, access: MediaAccess) -> Clip | FrameList:
     if isinstance(frames, list | tuple):
         if cut := [k for k in ("start", "end") if k in asked]:
             raise RowError("video", f"{cut[0]} is not honoured for a clip given as frame images", "leave frames out")
-        return FrameList(tuple(access.resolve(media_place(v)) for v in frames), **asked, asks=limits)
+        return FrameList(tuple(_located(v, access) for v in frames), **asked, asks=limits)
     if "fps" in asked:
         limits = replace(limits, fps=asked.pop("fps"))
     content = media_bytes(value)
@@ -178,6 +197,12 @@ def _open_video(value: Any, access: MediaAccess) -> Clip | FrameList:
     if is_url(place):
         raise RowError("video", f"{place!r} is an address", "download it: videos are read from files")
     return Clip(access.resolve(place), **asked, asks=limits)
+
+
+def _located(value: Any, access: MediaAccess) -> Path:
+    """The file of a frame image; one given as bytes is put into a file."""
+    content = media_bytes(value)
+    return access.resolve(media_place(value)) if content is None else _spool(content)
 
 
 def within_folder(access: MediaAccess, folder: str | None) -> MediaAccess:

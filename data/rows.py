@@ -23,6 +23,7 @@ from mmrl.data.items import (
     Opened,
     are_frames,
     look_at_image_item,
+    of_column,
     open_image_item,
     open_video_item,
     read_item,
@@ -241,7 +242,11 @@ def _keep_answer(values: dict[str, Any], answer: Any) -> None:
 
 
 def _content(messages: Messages, items: Mapping[str, list[Any]], solution: Any, options: list[str] | None) -> str:
-    identity: list[Any] = [messages, *([media_identity(v) for v in items[kind]] for kind in KINDS), solution]
+    identity: list[Any] = [messages]
+    for kind in KINDS:
+        with of_column(kind):
+            identity.append([media_identity(item) for item in items[kind]])
+    identity.append(solution)
     if options is not None:
         identity.append(options)
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]

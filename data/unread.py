@@ -19,6 +19,7 @@ SUFFIXES = {
     "audio": ["wav", "mp3", "flac", "ogg", "m4a", "aac", "opus"],
 }
 OPTIONS = ("options", "option", "choices", "candidates", "answer_choices", "answer_options", "mc_options")
+_ONE_OPTION = re.compile(r"((?i:option|opt|choice|answer|candidate|distractor)s?[_ -]?)([A-Ja-j]|\d)|([A-J])")
 LONGEST = 2048
 _PATHS = {kind: re.compile(rf"[^\n]+\.(?:{'|'.join(ends)})(?:\?\S*)?", re.I) for kind, ends in SUFFIXES.items()}
 _PLACES = ("path", "uri", "url", "image", "video", "audio", "image_url", "video_url", "file", "filename")
@@ -84,10 +85,23 @@ def unread(values: Mapping[str, Any], used: Collection[str]) -> Iterator[RowErro
             yield RowError(name, "holds options that nothing reads", _fix(name, "options"))
         elif is_messages(value) or messages_in(value):
             yield RowError(name, "holds messages that nothing reads", _fix(name, "prompt"))
-    if all(isinstance(rest.get(letter), str) and rest[letter] for letter in "AB"):
-        letters = [letter for letter in "ABCDEFGHIJ" if letter in rest]
+    if len(letters := _option_columns(rest)) > 1:
         fix = f"write them as one column `options`; if not meant: data.ignore=[{','.join(letters)}]"
-        yield RowError("A", f"{', '.join(letters)} hold options that nothing reads", fix)
+        yield RowError(letters[0], f"{', '.join(letters)} hold options that nothing reads", fix)
+
+
+def _option_columns(rest: Mapping[str, Any]) -> list[str]:
+    """Columns that hold one option each: A, B, ...; option_a, option_b; choice1, choice2; from the first on."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in rest.items():
+        match = _ONE_OPTION.fullmatch(name)
+        if match and isinstance(value, str | int | float) and str(value).strip():
+            found.setdefault((match[1] or "").lower().strip("_- "), {})[(match[2] or match[3]).lower()] = name
+    for named in found.values():
+        for start in ("ab", "12", "01"):
+            if set(start) <= named.keys():
+                return [named[mark] for mark in sorted(named)]
+    return []
 
 
 def _article(kind: str) -> str:

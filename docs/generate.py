@@ -1,4 +1,5 @@
-"""Write the generated pages of this folder, methods.md, rewards.md, configuration.md, and the counts in README.md.
+"""Write the generated pages of this folder, methods.md, recipes.md, rewards.md, configuration.md, and the counts in
+README.md. What recipes.md and the counts say of training is what `make recipes` found, in recipes.json.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 and name the pages that are not current
@@ -7,7 +8,9 @@ python docs/generate.py --check    exit 1 and name the pages that are not curren
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import statistics
 import sys
 import typing
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.methods import methods_json
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.registry import MODALITIES
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.rewards.accuracy import TASKS
 from mmrl.rewards.registry import columns_of
@@ -50,7 +54,74 @@ def methods() -> str:
         "it costs. Confidence: `verified`, the formula was read in the paper or its code; `partly`, some of it; "
         "`reconstructed`, it is ours after the abstract; `ours`, it is no published method.",
         "## All methods\n\n" + table(head, *map(_method, methods_json())),
+        *_waiting(),
         *(_stage(stage, [f for f in functions if f.stage == stage]) for stage in stages),
+    )
+
+
+def _waiting() -> Iterator[str]:
+    """Recipes that a run refuses as they ship, and in what recipes differ from their sources."""
+    methods = [m for m in methods_json() if m["recipe"]]
+    waits = [(f"`{m['name']}`", "; ".join(m["missing"])) for m in methods if m["missing"]]
+    yield (
+        "## Recipes that wait for something\n\nThese are refused when the configuration is read, until it says who "
+        "makes a column or gives what only you know. [recipes.md](recipes.md) trains them on declared toy data.\n\n"
+        + table(("recipe", "refused because"), *waits)
+    )
+    differ = [(f"`{m['name']}`", "; ".join(m["deviates"])) for m in methods if m["deviates"]]
+    yield "## Known deviations from the sources\n\n" + table(("recipe", "in what it differs"), *differ)
+
+
+def trained() -> list[dict[str, typing.Any]]:
+    """A row for each recipe and modality, as the last `make recipes` found it."""
+    return json.loads((FOLDER / "recipes.json").read_text())
+
+
+def recipes() -> str:
+    rows = trained()
+    found = {(row["recipe"], row["modality"]) for row in rows}
+    new = [f"`{name}` ({m})" for name in recipe_names() for m in load_recipe(name).modalities if (name, m) not in found]
+    trains = [row for row in rows if row["trains"]]
+    seconds = statistics.median(row["seconds"] for row in trains)
+    return page(
+        "Recipes",
+        "Every recipe in every modality it names, for two steps on the tiny model that ships, with small sizes: what "
+        "`make recipes` found. It asks whether all parts of a recipe meet, not whether it helps. `paper` and `run` are "
+        "optimizer steps a rollout batch, times epochs, of the authors' run and of this one; what acted is the ratio "
+        "and the trust region, which change nothing in a batch's first optimizer step. Where nobody who ships makes "
+        "what a recipe reads, declared toy data stood in, as its last column says.",
+        f"{_counted(rows)} Median {seconds:.1f} s of processor time a pair."
+        + (f" Not run yet: {', '.join(new)}." if new else ""),
+        table(
+            ("recipe", "modality", "trains", "seconds", "paper", "run", "acted", "toy data"),
+            *(_pair(row) for row in rows),
+        ),
+    )
+
+
+def _pair(row: dict[str, typing.Any]) -> tuple[str, ...]:
+    paper, run = (" x ".join(map(str, row[key])) for key in ("paper", "run"))
+    acted = ", ".join(row["acted"]).replace("_", " ")
+    trains = "yes" if row["trains"] else f"refused: {row['reason']}"
+    return (
+        f"`{row['recipe']}`",
+        row["modality"],
+        trains,
+        f"{row['seconds']:.1f}",
+        paper,
+        run,
+        acted,
+        "; ".join(row["toys"]),
+    )
+
+
+def _counted(rows: list[dict[str, typing.Any]]) -> str:
+    every, good = {r["recipe"] for r in rows}, {r["recipe"] for r in rows if r["trains"]}
+    alone = {r["recipe"] for r in rows if r["trains"] and not r["toys"]}
+    pairs = sum(r["trains"] for r in rows)
+    return (
+        f"{len(good)} of {len(every)} recipes train, in {pairs} of {len(rows)} pairs of recipe and modality; "
+        f"{len(alone)} of them with what ships, the others once somebody makes the data they read."
     )
 
 
@@ -71,7 +142,7 @@ def _function(function: StageFunction) -> str:
     facts = [
         f"needs {', '.join(needs)}" if needs else "",
         f"sees the whole {function.scope}" if function.scope != "group" else "",
-        f"{', '.join(function.modalities)} only" if len(function.modalities) < 3 else "",
+        f"{', '.join(function.modalities)} only" if len(function.modalities) < len(MODALITIES) else "",
         function.confidence,
     ]
     formula = f"\n\n    {function.formula}" if function.formula else ""
@@ -148,13 +219,14 @@ def readme() -> str:
     """README.md with its counts of methods current."""
     text = (FOLDER.parent / "README.md").read_text()
     recipes = [load_recipe(name) for name in recipe_names()]
-    every = sum(r.modalities == ["vlm", "video", "flow"] for r in recipes)
+    every = sum({"vlm", "video", "flow"} <= set(r.modalities) for r in recipes)
     rows = [
         (f"`{s}`", str(len(f)), _first_names(f)) for s in STAGES if (f := [x for x in registered() if x.stage == s])
     ]
     counts = (
-        f"{len(recipes)} recipes, {every} of them for all three modalities, composed of {len(registered())} stage "
-        f"functions, and {len(rewards_registered())} rewards.\n\n" + table(("stage", "functions", "for example"), *rows)
+        f"{len(recipes)} recipes, {every} of them for language models and generators alike, composed of "
+        f"{len(registered())} stage functions, and {len(rewards_registered())} rewards. {_counted(trained())} "
+        "[docs/recipes.md](docs/recipes.md) has each.\n\n" + table(("stage", "functions", "for example"), *rows)
     )
     return re.sub(
         r"(<!-- counts[^>]*-->\n).*?(<!-- /counts -->)", lambda m: f"{m[1]}{counts}\n{m[2]}", text, flags=re.S
@@ -167,7 +239,13 @@ def _first_names(functions: list[StageFunction], most: int = 8) -> str:
     return ", ".join(f"`{name}`" for name in names[::step][:most])
 
 
-PAGES = {"methods.md": methods, "rewards.md": rewards, "configuration.md": configuration, "../README.md": readme}
+PAGES = {
+    "methods.md": methods,
+    "recipes.md": recipes,
+    "rewards.md": rewards,
+    "configuration.md": configuration,
+    "../README.md": readme,
+}
 
 
 def main(check: bool) -> int:

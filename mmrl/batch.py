@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FINISHED, TRUNCATED = "stop", "length"
+FINISHED, TRUNCATED, LOST = "stop", "length", "lost: "
 SOURCES = ("policy", "demonstration", "replay", "rewritten")
 """Where a row may come from. `source (B,)` holds the place: everything but 0 was not sampled for this step."""
 
@@ -33,7 +33,8 @@ class Batch:
     member         (B,) long: number among the prompt's members of this step; with `group` it keys random choices,
                    whatever the row order
     task           (B,) long: rows of the same task share a number
-    prompt         (B,) long: a number of the prompt's id, for what remembers prompts across steps
+    prompt         (B,) long: a number of the prompt's id, for what remembers prompts across steps; a hinted prompt has
+                   that of the prompt it was made of
     reward         (B,) NaN where unscored
     components     {name: (B,)} reward components before they were combined
     success        (B,) 1, 0 or NaN
@@ -48,6 +49,7 @@ class Batch:
     actions        (B, T) token ids or step indices, where a function compares members
     owner          (B, T) the member that drew the action, -1 outside; a tree's rows share the first actions of others
     source         (B,) a place in `SOURCES`, 0: sampled by this policy for this step
+    helped         (B,) bool: not what the policy makes of the prompt by itself: given, or sampled under a hint
     max_length     the limit on T, a constant of the run
     step, steps    of the run, for schedules
     columns        declared needs by `Need.key`, or by plain name
@@ -72,6 +74,7 @@ class Batch:
     actions: Tensor | None = None
     owner: Tensor | None = None
     source: Tensor | None = None
+    helped: Tensor | None = None
     max_length: int | None = None
     step: int = 0
     steps: int = 1
@@ -104,6 +107,8 @@ class Batch:
         self.owner = owned(owner, self.mask)
         if self.source is None:
             self.source = torch.zeros(rows, dtype=torch.long, device=device)
+        if self.helped is None:
+            self.helped = self.source > 0
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -148,6 +153,7 @@ class Batch:
             actions=rollouts.actions if rollouts.actions.dim() == 2 else None,
             owner=rollouts.owner,
             source=rollouts.source,
+            helped=_helped(rollouts),
             columns=dict(rollouts.columns),
             **constants,
         )
@@ -155,9 +161,17 @@ class Batch:
 
 def _prompt_numbers(rollouts: Any) -> Tensor:
     """(B,) a 63-bit number of each row's prompt id, equal on every rank and in every run."""
-    digests = [hashlib.blake2b(p.id.encode(), digest_size=8).digest() for p in rollouts.prompts]
+    digests = [hashlib.blake2b(p.asks.encode(), digest_size=8).digest() for p in rollouts.prompts]
     numbers = torch.tensor([int.from_bytes(d, "big") >> 1 for d in digests], dtype=torch.long)
     return numbers.to(rollouts.prompt.device)[rollouts.prompt]
+
+
+def _helped(rollouts: Any) -> Tensor:
+    """(B,) bool: given rows, and rows that saw more than their prompt, trained under it or not."""
+    device = rollouts.prompt.device
+    added = torch.tensor([p.asks != p.id for p in rollouts.prompts], device=device)[rollouts.prompt]
+    shown = rollouts.replay.get("shown", torch.zeros_like(added)).to(device)
+    return added | shown.bool() | (rollouts.source > 0).to(device)
 
 
 def _tasks(rollouts: Any) -> Tensor:

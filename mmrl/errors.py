@@ -33,6 +33,10 @@ class PolicyError(MMRLError):
     """A policy that cannot do what was asked, or whose inputs do not fit together."""
 
 
+class SurroundingsError(MMRLError):
+    """An environment that failed more rows than a run may lose."""
+
+
 class SelfCheckError(MMRLError):
     """The first update does not see the probabilities the rollout was sampled with."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from mmrl import plugins
 from mmrl.errors import ConfigError, got, unknown
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
+from mmrl.stages import RENAMED
 
 
 class PaperUpdates(Section):
@@ -36,17 +37,24 @@ class PaperUpdates(Section):
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler and `rollout` the strategies, where the method brings its own;
-    `updates` are its paper's, which `training.updates: auto` follows as far as a smaller batch allows."""
+    configuration overrides; `prompts` is the sampler, `rollout` the strategies and `environment` who answers between
+    turns, where the method brings its own; `updates` are its paper's, which `training.updates: auto` follows as far as
+    a smaller batch allows.
+
+    confidence  how far it was checked, as of a stage function (`mmrl.stages.stage`)
+    deviates    one sentence for each thing in which it is known to differ from its source
+    """
 
     method: str
     title: str
     paper: str
-    confidence: str = "verified"
+    confidence: Literal["verified", "partly", "reconstructed", "ours"]
     modalities: list[str] = ["vlm", "video", "flow"]
     summary: str = ""
+    deviates: list[str] = []
     prompts: str | dict[str, Any] = "shuffled"
     rollout: list[str | dict[str, Any]] = []
+    environment: str | dict[str, Any] | None = None
     updates: PaperUpdates = PaperUpdates()
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}
@@ -67,11 +75,12 @@ def _read(name: str) -> Recipe:
 
 
 def load_recipe(name: str) -> Recipe:
-    """A fresh copy of a shipped recipe, or the one in a `.yaml` file; an unknown name raises with the nearest one."""
+    """A fresh copy of a shipped recipe, by its name or a former one, or the one in a `.yaml` file; an unknown name
+    raises with the nearest one."""
     if not isinstance(name, str):
         raise ConfigError(f"recipe: expected the name of one, such as grpo, got {got(name)}")
     if not is_file(name):
-        return _read(name).model_copy(deep=True)
+        return _read(RENAMED.get(name, name)).model_copy(deep=True)
     path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(f"recipe {got(name)}: no such file")

@@ -13,7 +13,6 @@ policies. Outside the mask every `(B, T)` tensor is 0, never NaN.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -22,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrl.batch import FINISHED, SOURCES, TRUNCATED, Batch, Evaluation, Selection, owned, task_number
+from mmrl import saving
+from mmrl.batch import FINISHED, LOST, SOURCES, TRUNCATED, Batch, Evaluation, Selection, owned, task_number
 from mmrl.errors import DataError
 
 __all__ = [
-    "FINISHED", "SOURCES", "TRUNCATED", "Answer", "Batch", "Evaluation", "Prompt", "Request", "Rollouts", "Scores",
-    "Selection", "Start", "owned", "pad_columns", "task_number",
+    "FINISHED", "LOST", "SOURCES", "TRUNCATED", "Answer", "Batch", "Evaluation", "Prompt", "Request", "Rollouts",
+    "Scores", "Selection", "Start", "owned", "pad_columns", "task_number",
 ]  # fmt: skip
 
 
@@ -41,6 +41,8 @@ class Prompt:
     images    PIL images or paths, in the order of the image parts
     videos    `mmrl.data.video.Clip` or paths, in the order of the video parts
     columns   everything else: `solution`, `task`, whatever the rewards read by name
+    beside    other prompts for the same answers, by name, which passes can show in its place: "bare" is what a strategy
+              added a hint to, "teacher" what a teacher sees
     """
 
     id: str
@@ -48,6 +50,12 @@ class Prompt:
     images: list[Any] = field(default_factory=list)
     videos: list[Any] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Prompt] = field(default_factory=dict, repr=False)
+
+    @property
+    def asks(self) -> str:
+        """The id of the question: its own, or that of the prompt it is a hinted form of."""
+        return self.beside["bare"].asks if "bare" in self.beside else self.id
 
     @property
     def text(self) -> str:
@@ -164,7 +172,10 @@ class Rollouts:
     old_log_probs  (B, T) float32
     outputs        B decoded outputs: strings, or PIL images, or lists of frames
     length         (B,) number of actions
-    finish         B reasons: "stop" or "length"
+    finish         B reasons: "stop", "length", or "lost: " and why, where an environment failed the row
+    extent         (B,) columns to lay out: actions, and what was replayed or shown between them
+    media          B entries, None for most: the tensors of images and clips that an environment showed within the
+                   response, in the order of their columns
     owner          (B, T) the member that drew the action, -1 outside the mask: rows of a group that began in another
                    one share its first actions. Equal (group, column, owner) is one state
     source         (B,) where a row comes from, a place in `SOURCES`: 0 is this policy, now
@@ -187,6 +198,8 @@ class Rollouts:
     outputs: list[Any]
     length: Tensor
     finish: list[str]
+    extent: Tensor | None = None
+    media: list[dict[str, Any] | None] | None = None
     owner: Tensor | None = None
     source: Tensor | None = None
     components: dict[str, Tensor] = field(default_factory=dict)
@@ -200,6 +213,10 @@ class Rollouts:
             self.owner = owned(self.member[:, None].expand(self.mask.shape), self.mask)
         if self.source is None:
             self.source = torch.zeros_like(self.member)
+        if self.extent is None:
+            self.extent = self.length.clone()
+        if self.media is None:
+            self.media = [None] * len(self.finish)
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -222,6 +239,12 @@ class Rollouts:
                 {k: _rows(v, rows) for k, v in value.items()} if isinstance(value, dict) else _rows(value, rows)
             )
         return replace(self, **changes)
+
+    def prompt_a_row(self) -> Rollouts:
+        """The same rows, each with an entry of its own in `prompts` and `encoded`: nothing is shared between them."""
+        places = self.prompt.tolist()
+        changes: dict[str, Any] = {name: [getattr(self, name)[p] for p in places] for name in ("prompts", "encoded")}
+        return replace(self, **changes, prompt=torch.arange(len(places), device=self.prompt.device))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:
@@ -259,47 +282,22 @@ class Rollouts:
         return cls(**merged | {"owner": owned(merged["owner"], merged["mask"])})
 
     def save(self, path: str | Path) -> None:
-        """Tensors to `path`.safetensors, texts and names to `path`.json. Media and encodings stay out."""
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors: dict[str, Tensor] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                tensors[f.name] = value.detach().cpu().contiguous()
-            elif isinstance(value, dict):
-                tensors |= {f"{f.name}/{k}": v.detach().cpu().contiguous() for k, v in value.items()}
-        texts = {
-            "outputs": [o if isinstance(o, str) else None for o in self.outputs],
-            "finish": self.finish,
-            "prompts": [{"id": p.id, "messages": p.messages, "columns": p.columns} for p in self.prompts],
+        """Tensors to `path`.safetensors, texts and names to `path`.json. Media of prompts and encodings stay out."""
+        prompts = [{"id": p.id, "messages": p.messages, "columns": p.columns} for p in self.prompts]
+        outputs = [o if isinstance(o, str) else None for o in self.outputs]
+        values = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("prompts", "encoded", "outputs")
         }
-        save_file(tensors, path.with_suffix(".safetensors"))
-        path.with_suffix(".json").write_text(json.dumps(texts, default=str))
+        saving.write(path, values, {"outputs": outputs, "finish": self.finish, "prompts": prompts})
 
     @classmethod
     def load(cls, path: str | Path) -> Rollouts:
         """What `save` wrote; `encoded` comes back empty, so the policy must encode before scoring."""
-        from safetensors.torch import load_file
-
-        path = Path(path)
-        tensors = load_file(path.with_suffix(".safetensors"))
-        texts = json.loads(path.with_suffix(".json").read_text())
-        values: dict[str, Any] = {
-            "outputs": texts["outputs"],
-            "finish": texts["finish"],
-            "prompts": [Prompt(**p) for p in texts["prompts"]],
-            "encoded": [None] * len(texts["prompts"]),
-        }
-        for name, tensor in tensors.items():
-            owner, _, key = name.partition("/")
-            if key:
-                values.setdefault(owner, {})[key] = tensor
-            else:
-                values[name] = tensor
-        return cls(**values)
+        values, texts = saving.read(path)
+        values |= {"prompts": [Prompt(**p) for p in texts["prompts"]], "encoded": [None] * len(texts["prompts"])}
+        media = values.pop("media", {})
+        values["media"] = [media.get(row) for row in range(len(texts["finish"]))]
+        return cls(**values | {"outputs": texts["outputs"], "finish": texts["finish"]})
 
 
 def _cat(values: list[Tensor], mask: Tensor) -> Tensor:

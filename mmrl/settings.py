@@ -111,7 +111,8 @@ class Section(BaseModel):
                 if key not in cls.model_fields:
                     found = f"; what TRL calls {key} is {ELSEWHERE[key]}" if key in ELSEWHERE else ""
                     found += f"; it is now {MOVED[key]}" if key in MOVED else ""
-                    raise ConfigError(f"{cls.__name__}: {unknown('key', key, cls.model_fields)}{found}")
+                    said = f"unknown key {key!r}{found}" if found else unknown("key", key, cls.model_fields)
+                    raise ConfigError(f"{cls.__name__}: {said}")
         return values
 
 
@@ -121,7 +122,9 @@ def read_section(kind: type[Section], values: Any, where: str = "") -> Any:
         return kind.model_validate(values)
     except ConfigError as error:  # of a key, by a section that does not know where it stands
         name, _, said = str(error).partition(": ")
-        place = next(_places(kind, values, where, name), None)
+        place, key = next(_places(kind, values, where, name), (None, ""))
+        others = [] if not place or key in ELSEWHERE or key in MOVED else _homes(kind, key)
+        said = f"unknown key {key!r} here; write {' or '.join(others)}" if others else said
         raise ConfigError(f"{place}: {said}" if place else str(error)) from None
     except ValidationError as error:
         lines = {_line(e, where): None for e in error.errors()}
@@ -132,12 +135,19 @@ def read_section(kind: type[Section], values: Any, where: str = "") -> Any:
         raise ConfigError(f"{where or kind.__name__}: nested too deeply") from None
 
 
-def _places(kind: type[Section], values: Any, where: str, name: str) -> Iterator[str]:
-    """Where sections of the kind called `name` stand that have keys it does not know."""
+def _homes(kind: type[Section], key: str, path: str = "") -> list[str]:
+    """Where a key that was put into the wrong section belongs, as dotted paths from the top."""
+    own = [path + key] if key in kind.model_fields else []
+    inner = ((f"{path}{name}.", s) for name, field in kind.model_fields.items() for s in _sections_in(field.annotation))
+    return own + [home for below, section in inner for home in _homes(section, key, below)]
+
+
+def _places(kind: type[Section], values: Any, where: str, name: str) -> Iterator[tuple[str, str]]:
+    """Where sections of the kind called `name` stand that have keys it does not know, with the first such key."""
     if not isinstance(values, dict):
         return
-    if kind.__name__ == name and any(key not in kind.model_fields for key in values):
-        yield where or name
+    if kind.__name__ == name and (strange := [str(key) for key in values if key not in kind.model_fields]):
+        yield where or name, strange[0]
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         for section in _sections_in(kind.model_fields[key].annotation) if key in kind.model_fields else ():

@@ -22,6 +22,7 @@ Signatures by stage (`batch` is a `mmrl.record.Batch`, `evaluation` a `mmrl.reco
     learning_rate      (batch) -> share of the learning rate this optimizer step deserves, in (0, 1]
     prompts            class: select(count, size, key) -> indices, then observe(indices, batch) (mmrl.selection.prompts)
     rollout            class: ask(step), join(batch, step) -> Plan    how a group comes to be (mmrl.rollout.plan)
+    environment        class: reset(prompt), step(state, output)   who answers between turns (mmrl.rollout.environments)
 
 Hyper-parameters are keyword-only. A function that must remember is a class with `state_dict`.
 """
@@ -33,7 +34,7 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -46,6 +47,7 @@ from mmrl.policies.registry import MODALITIES
 STAGES = (
     "prompts",
     "rollout",
+    "environment",
     "shaping",
     "group",
     "advantage",
@@ -65,14 +67,21 @@ CONFIDENCES = ("verified", "partly", "reconstructed", "ours")
 
 @dataclass(frozen=True)
 class View:
-    """The same actions under a changed prompt: media masked, noised, removed, frames shuffled."""
+    """The same actions under a changed prompt: media masked, noised, removed, frames shuffled.
+
+    step  of the run, by which a view that is drawn anew differs; it is the same view at every step
+    """
 
     kind: str
     options: tuple[tuple[str, Any], ...] = ()
+    step: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, kind: str, **options) -> View:
         return cls(kind, tuple(sorted(options.items())))
+
+    def at(self, step: int) -> View:
+        return replace(self, step=step)
 
     def __str__(self) -> str:
         return f"{self.kind}({','.join(f'{k}={v}' for k, v in self.options)})"
@@ -84,8 +93,8 @@ class Need:
 
     probe    what the forward pass returns: "log_probs", "entropy", "visual_entropy", ...
     under    the prompt as the pass shows it; None: as it was sampled
-    weights  "old" (the policy that sampled, no gradient), "reference", "ema", or "current" (the update's own
-             forward pass, with gradient)
+    weights  "old" (the policy that sampled, no gradient), "reference", "ema", "anchor", or "current" (the update's
+             own forward pass, with gradient)
     options  of the probe, such as the `top_p` of a truncated entropy
     """
 
@@ -113,6 +122,11 @@ NEEDS: dict[str, Need] = {
     "step_sizes": Need("step_sizes"),
     "step_equalizer": Need("step_equalizer"),
     "mean_shift": Need("mean_shift", weights="current"),
+    "draw_times": Need("draw_times"),
+    "matching_loss": Need("matching_loss", weights="current"),
+    "old_matching_loss": Need("matching_loss"),
+    "anchor_matching_loss": Need("matching_loss", weights="anchor"),
+    "ref_matching_loss": Need("matching_loss", weights="reference"),
     "branch": Need("branch"),
     "greedy_success": Need("greedy_success"),
 }
@@ -139,6 +153,7 @@ class StageFunction:
     relative: bool = False
     grain: str = "action"
     idle: str = ""
+    waits: tuple[str, ...] = ()
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -164,6 +179,9 @@ class StageFunction:
 GRAINS = {"advantage": "row", "credit": "action", "ratio": "action", "trust_region": "ratio"}
 """What a function of the stage tells apart unless it says otherwise."""
 
+RENAMED = {"dense_grpo": "densegrpo"}
+"""Former names of methods, of their recipes and of their functions: both work, and the new one is written down."""
+
 _REGISTRY: dict[tuple[str, str], StageFunction] = {}
 _ROOMS = ("mmrl.objective", "mmrl.selection", "mmrl.rollout")
 _loaded = False
@@ -174,8 +192,8 @@ def stage(
     name: str | None = None,
     *,
     paper: str,
+    confidence: str,
     formula: str = "",
-    confidence: str = "verified",
     method: str | None = None,
     needs: tuple[str, ...] | Callable[..., Mapping[str, Need | Column]] = (),
     scope: str = "group",
@@ -186,10 +204,13 @@ def stage(
     relative: bool | None = None,
     grain: str | None = None,
     idle: str = "",
+    waits: tuple[str, ...] = (),
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
     name      as a recipe spells it; the function's own name by default
+    confidence  how far it was checked: "verified" against paper or authors' code, "partly" (some of it, or by
+              secondary sources), "reconstructed" after the abstract, "ours" for no published method
     method    the published method it belongs to, as in `mmrl methods`; `name` by default
     needs     all it reads beyond the basics: names from `NEEDS` (a forward pass gives it) and from `COLUMNS` (somebody
               makes it), or a function of the hyper-parameters returning `{name: Need or Column}`
@@ -206,6 +227,8 @@ def stage(
               action's own log-prob, whatever the ratio)
     idle      what it comes to in the first update of a batch, of a function other than ratio and trust region that
               acts in later ones alone
+    waits     hyper-parameters that only the user knows, such as ids of the model's vocabulary: a run in which one is
+              empty is refused when its configuration is read
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -224,7 +247,7 @@ def stage(
         compares = scope == "group" if relative is None else relative
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
-            modalities, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle,
+            modalities, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle, waits,
         )  # fmt: skip
         return function
 
@@ -251,6 +274,7 @@ def find(stage: str, name: str) -> StageFunction:
         raise ConfigError(f"{stage}: name: expected text, got {got(name)}")
     if plugins.is_reference(name):
         return _outside(stage, name)
+    name = RENAMED.get(name, name)
     if (stage, name) in _REGISTRY:
         return _REGISTRY[stage, name]
     elsewhere = [s for s, n in _REGISTRY if n == name]
@@ -327,6 +351,12 @@ class Bound:
     @property
     def columns(self) -> dict[str, Column]:
         return self.spec.columns(**self.parameters)
+
+    @property
+    def waits(self) -> list[str]:
+        """One sentence for each hyper-parameter that the user has to give and has not."""
+        given = {**self.spec.defaults, **self.parameters}
+        return [f"{self.spec.stage} {self.name!r} waits for its {name}" for name in self.spec.waits if not given[name]]
 
     def prepare(self, batch) -> dict[str, Any]:
         """Columns this function reads of whole groups; nothing for most. A class that remembers may have `prepare`."""

@@ -219,13 +219,15 @@ def export(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show one method: formula, defaults, needs, source.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All methods as a JSON list.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="All methods as a JSON list, or the one as an object.")
+    ] = False,
 ) -> None:
     """Every method: stages, needs, modalities, paper, confidence."""
-    from mmrl.pipelines.methods import describe, method_table, methods_json
+    from mmrl.pipelines.methods import describe, method_json, method_table, methods_json
 
     if as_json:
-        print(json.dumps(methods_json(), indent=1))
+        print(json.dumps(method_json(name) if name else methods_json(), indent=1))
     elif name:
         say(describe(name))
     else:
@@ -314,8 +316,10 @@ def doctor(
     from mmrl import _torchvision
     from mmrl.pipelines.doctor import doctor as diagnose
     from mmrl.pipelines.doctor import examined, render
+    from mmrl.pipelines.progress import quiet_libraries
     from mmrl.policies.generation.families.doctor import is_pipeline
 
+    quiet_libraries()
     if repair:
         written = _torchvision.repair_environment()
         say(f"written: {written}" if written else "torchvision needs no repair")

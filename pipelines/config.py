@@ -19,6 +19,7 @@ from mmrl.policies.registry import policy_class
 from mmrl.recipes import Recipe, is_file, load_recipe
 from mmrl.rewards.panel import RewardSpec
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
+from mmrl.stages import RENAMED
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
 
@@ -104,12 +105,24 @@ class RewardRunConfig(Section):
     unscored_ceiling: float = Field(0.5, ge=0, le=1)
 
 
+class EnvironmentRunConfig(Section):
+    """How an environment runs: worker processes, seconds a call may take, and the share of rows it may lose before the
+    run stops and says why. `isolated: false` keeps it in this process, without a time limit."""
+
+    workers: int = Field(2, ge=1)
+    timeout: float = Field(30.0, gt=0)
+    lost_ceiling: float = Field(0.5, ge=0, le=1)
+    isolated: bool = True
+
+
 class RunConfig(Section):
     """Everything a run is made of; written into the run directory as it was resolved.
 
     prompts  which prompts a step takes: "shuffled", or another sampler by name or as {name: ..., parameter: ...}
     rollout  how a group comes to be: strategies by name or as {name: ..., parameter: ...}, outermost first; none:
              independent draws
+    environment  who answers between the turns of a response, by name, as file.py:Class, or as {name: ..., parameter:
+                 ...}; null: a response is one run
     """
 
     modality: Literal["vlm", "video", "flow", "masked"]
@@ -121,6 +134,8 @@ class RunConfig(Section):
     reward_run: RewardRunConfig = RewardRunConfig()
     prompts: Choice = "shuffled"
     rollout: list[Choice] = []
+    environment: Choice | None = None
+    environment_run: EnvironmentRunConfig = EnvironmentRunConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
@@ -194,6 +209,7 @@ def read_config(
     values, changes = plugins.absolute(values, folders), plugins.absolute(changes, folders)
     recipe = _recipe_of(values, changes, folders)
     base: dict[str, Any] = {"prompts": recipe.prompts, "rollout": recipe.rollout}
+    base |= {"environment": recipe.environment} if recipe.environment else {}
     base |= {"policy": recipe.policy, "training": recipe.training}
     base["objective"] = ObjectiveConfig.model_validate(recipe.objective).model_dump()
     merged = merge(base, values)
@@ -225,9 +241,12 @@ def _plain(values: Any, where: str, key: str = "") -> None:
 
 
 def _recipe_of(values: dict[str, Any], changes: dict[str, Any], folders: list[Path]) -> Recipe:
-    """The recipe that the configuration names; one in a file is named by its whole path from here on."""
+    """The recipe that the configuration names; one in a file is named by its whole path from here on, and one of a
+    former name by its present one."""
     holder = changes if "recipe" in changes else values
     name = holder.setdefault("recipe", "grpo")
+    if isinstance(name, str):
+        holder["recipe"] = RENAMED.get(name, name)
     if isinstance(name, str) and is_file(name):
         found = [f / Path(name).expanduser() for f in folders if (f / Path(name).expanduser()).is_file()]
         holder["recipe"] = str(found[0].resolve()) if found else name

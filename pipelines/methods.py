@@ -12,10 +12,12 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import Recipe, load_recipe, recipe_names
+from mmrl.rewards.presets import PUBLISHED
 from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as registered_rewards
 from mmrl.rollout.nesting import Nested, on_offer
-from mmrl.stages import STAGES, StageFunction, registered
+from mmrl.settings import read_section
+from mmrl.stages import RENAMED, STAGES, StageFunction, registered
 from mmrl.training.passes import plan_passes
 
 DEFAULTS = {"grpo", "token", "clip", "token_mean"}
@@ -38,8 +40,31 @@ def methods_json() -> list[dict[str, Any]]:
     for reward in published():
         rewards[reward.method].append(reward)
     recipes = {name: load_recipe(name) for name in recipe_names()}
-    names = sorted({*functions, *rewards, *recipes})
-    return [_entry(name, functions[name], rewards[name], recipes.get(name)) for name in names]
+    names = sorted({*functions, *rewards, *recipes, *PUBLISHED})
+    return [
+        _preset(name)
+        if name in PUBLISHED and name not in recipes
+        else _entry(name, functions[name], rewards[name], recipes.get(name))
+        for name in names
+    ]
+
+
+def _preset(name: str) -> dict[str, Any]:
+    """The entry of a method that is a preset of rewards."""
+    preset = PUBLISHED[name]
+    return {
+        "name": name,
+        "formula": preset.formula(name),
+        "stages": ["reward"],
+        "needs": [],
+        "modalities": list(preset.modalities),
+        "paper": preset.paper,
+        "confidence": preset.confidence,
+        "deviates": [],
+        "functions": [f"reward preset: {name}"],
+        "recipe": False,
+        "summary": preset.summary,
+    }
 
 
 def published() -> list[Reward]:
@@ -71,6 +96,7 @@ def _entry(
         "modalities": modalities,
         "paper": source.paper,
         "confidence": source.confidence,
+        "deviates": recipe.deviates if recipe else [],
         "functions": [*(f"{f.stage}: {f.name}" for f in functions), *(f"reward: {r.name}" for r in rewards)],
         "recipe": recipe is not None,
         **(training_of(recipe) if recipe else {}),
@@ -83,16 +109,23 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
 
     trainable  in every modality it names, nobody having to make a column first
     makers     {column: the kinds of makers that can}, for what is neither a reward nor a pass of the policy
-    missing    why it does not train: a line for each column that nobody makes, or for a pass no policy gives
+    missing    why it does not train: a line for each column that nobody makes, for a pass no policy gives, for a
+               hyper-parameter that only the user knows
     """
     objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
+    problems += [line for bound in objective.stages for line in bound.waits]
     for modality in recipe.modalities:
+        kind = policy_class(modality)
         try:
-            plan_passes(objective, policy_class(modality), strategies)
+            settings = read_section(kind.config_type, {"model": "", **recipe.policy}, "policy")
+            plan_passes(objective, kind, strategies, settings)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
-    problems += missing(objective.columns, dict.fromkeys(strategies.columns, "its strategies"), on_offer())
-    makers = {name: list(COLUMNS[name].makers) for name in objective.columns if COLUMNS[name].makers}
+    kept = [policy_class(m).columns for m in recipe.modalities]  # by the policy, with its rollouts
+    made = {*strategies.makes, *(name for name in kept[0] if all(name in k for k in kept))}
+    read = strategies.reads(objective.columns)
+    problems += missing(read, dict.fromkeys(made, "strategies and policies"), on_offer())
+    makers = {name: list(COLUMNS[name].makers) for name in read if COLUMNS[name].makers}
     return {
         "trainable": not problems,
         "makers": makers,
@@ -113,9 +146,21 @@ def method_table(width: int = WIDE) -> Table:
     return table
 
 
+def method_json(name: str) -> dict[str, Any]:
+    """The entry of one method, by its name, a former one, or that of one of its functions."""
+    known = {m["name"]: m for m in methods_json()}
+    name = RENAMED.get(name, name)
+    of_function = {f.name: f.method for f in registered()} | {r.name: r.method for r in published()}
+    if name not in known and name not in of_function:
+        raise ConfigError(unknown("method", name, {*known, *of_function}))
+    return known[name if name in known else of_function[name]]
+
+
 def describe(name: str) -> str:
     """Formula, defaults, needs and source of one method or stage function."""
     known = {m["name"]: m for m in methods_json()}
+    if name in RENAMED:
+        return f"{name} is named {RENAMED[name]} now\n{describe(RENAMED[name])}"
     functions = [f for f in registered() if name in (f.name, f.method)]
     rewards = [r for r in published() if name in (r.name, r.method)]
     if name not in known and not functions and not rewards:
@@ -129,6 +174,7 @@ def describe(name: str) -> str:
             f"  modalities: {', '.join(method['modalities'])}",
             f"  needs: {', '.join(method['needs']) or 'nothing extra'}",
         ]
+        lines += [f"  deviates from its source: {line}" for line in method["deviates"]]
     for f in functions:
         defaults = ", ".join(f"{k}={v}" for k, v in f.defaults.items())
         lines += [f"{f.stage} {f.name}({defaults})", f"  {f.summary}", f"  formula: {f.formula}"]

@@ -13,7 +13,15 @@ from rich.console import Console
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, merge, read_config
 from mmrl.pipelines.progress import progress
-from mmrl.pipelines.run import build_policy, check_prompts, clip_reader, made_ready, open_prompts, reward_panel
+from mmrl.pipelines.run import (
+    build_policy,
+    check_prompts,
+    clip_reader,
+    made_ready,
+    open_prompts,
+    reward_panel,
+    surroundings_of,
+)
 from mmrl.pipelines.run import train as train_run
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.plugins import reference_of
@@ -33,20 +41,22 @@ class Pipeline:
 
     modality: ClassVar[str]
 
-    def __init__(self, policy: Policy, settings: Mapping[str, Any], seed: int = 0):
+    def __init__(self, policy: Policy, settings: Mapping[str, Any], seed: int = 0, environment: Any = None):
         self.policy = policy
         self.settings = dict(settings)  # what the policy has
         self.asked = dict(settings)  # what was asked for here, which no recipe changes
         self.seed = seed
         self.trained = False
+        self.environment = environment
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, *, seed: int = 0, **policy: Any) -> Self:
+    def from_pretrained(cls, model: str | Path, *, seed: int = 0, environment: Any = None, **policy: Any) -> Self:
         """Load a hub name or local path. `policy` are fields of the configuration's `policy:` section, such as
-        `lora={"rank": 32}`, `dtype="bfloat16"`, `adapter="path/to/adapter"`."""
+        `lora={"rank": 32}`, `dtype="bfloat16"`, `adapter="path/to/adapter"`. `environment` answers between turns,
+        wherever this pipeline acts: a name, "file.py:Class", or {name: ..., parameter: ...}."""
         settings = {"model": str(model), **policy}
         config = RunConfig(modality=cls.modality, policy=settings, training={"seed": seed})
-        return cls(build_policy(config), settings, seed)
+        return cls(build_policy(config), settings, seed, environment)
 
     def train(
         self, dataset: Dataset, rewards: Rewards = (), *, recipe: str = "grpo", eval_dataset: Dataset | None = None,
@@ -62,6 +72,7 @@ class Pipeline:
         sections  further parts of the configuration: `training={"steps": 200}`, `objective={...}`, `data={...}`
         """
         config = self._config(recipe, run_dir, sections)
+        self.environment = config.environment
         panel = self._panel(rewards, config)
         try:
             prompts = self._prompts(dataset, config, panel)
@@ -80,15 +91,18 @@ class Pipeline:
             panel.close()
 
     def generate(
-        self, prompts: Dataset | str, *, count: int = 1, seed: int = 0, greedy: bool | None = None
+        self, prompts: Dataset | str, *, count: int = 1, seed: int = 0, greedy: bool | None = None, **sections: Any
     ) -> list[list[Any]]:
         """`count` outputs of each prompt: texts, or PIL images. One is greedy unless asked otherwise; generators
-        always use their ODE sampler, from another initial noise each."""
-        rows = self._prompts(prompts, self._config("grpo", None, {}))
+        always use their ODE sampler, from another initial noise each. `data={"allow_outside": True}` and the like
+        say how rows are read."""
+        config = self._config("grpo", None, sections)
+        rows = self._prompts(prompts, config)
         requests = [Request(p, count, group=i) for i, p in enumerate(rows)]
         greedy = (count == 1 or self.policy.varied_when_greedy) if greedy is None else greedy
-        with torch.no_grad():
-            outputs = Actor(self.policy).act(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
+        with torch.no_grad(), ExitStack() as stack:
+            actor = Actor(self.policy, surroundings_of(config, stack))
+            outputs = actor.act(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
         return [outputs[i * count : (i + 1) * count] for i in range(len(rows))]
 
     def evaluate(
@@ -105,8 +119,8 @@ class Pipeline:
             prompts = self._prompts(dataset, config, panel, held_out=True)
             prompts = made_ready(prompts, self.policy, config.data.workers, stack)
             scores, _ = evaluate(
-                Actor(self.policy), prompts, panel.score, batch_size=batch_size, accelerator=make_accelerator(),
-                samples=samples,
+                Actor(self.policy, surroundings_of(config, stack)), prompts, panel.score, batch_size=batch_size,
+                accelerator=make_accelerator(), samples=samples,
             )  # fmt: skip
         return scores
 
@@ -115,7 +129,9 @@ class Pipeline:
         self.policy.save_pretrained(directory, merged=merged)
 
     def _config(self, recipe: str, run_dir: str | Path | None, sections: Mapping[str, Any]) -> RunConfig:
-        values = merge({"policy": self.asked, "recipe": recipe}, dict(sections))
+        base = {"policy": self.asked, "recipe": recipe}
+        base |= {"environment": self.environment} if self.environment is not None else {}
+        values = merge(base, dict(sections))
         if run_dir is not None:
             values["run_dir"] = str(run_dir)
         return read_config(values, modality=self.modality)

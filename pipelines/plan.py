@@ -20,7 +20,7 @@ def plan_run(config: RunConfig) -> str:
     objective = check_config(config, {})
     kind = config.policy_class
     strategies = Nested.of(config.rollout)
-    plan = plan_passes(objective, kind, strategies)
+    plan = plan_passes(objective, kind, strategies, config.policy_settings())
     lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]
     lines += [*_batch(config), "", *_updates(config, objective)]
     lines += ["", "acting", *_acting(strategies, objective), "", "passes of a step"]
@@ -53,7 +53,7 @@ def _updates(config: RunConfig, objective: Objective) -> list[str]:
     steps = f"{t.updates_per_epoch} optimizer step{'s' * (t.updates_per_epoch > 1)} a rollout batch"
     lines = [
         "updates",
-        f"  paper: {recipe.updates}",
+        f"  {'recipe' if recipe.updates.source == 'ours' else 'paper'}: {recipe.updates}",
         f"  run: {steps} of {t.prompts_per_step} prompts" + (f", {t.epochs} epochs" if t.epochs > 1 else ""),
         f"  learning rate x updates: {t.learning_rate:g} x {made} = {t.learning_rate * made:g} a rollout batch",
     ]

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -53,7 +54,7 @@ def progress(config: RunConfig, console: Console) -> Iterator[Report]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, disable=console.is_jupyter) as bar:
-        task = bar.add_task(f"{config.modality} {config.recipe}", total=config.training.steps, note="")
+        task = bar.add_task(f"{config.modality} {Path(config.recipe).stem}", total=config.training.steps, note="")
         lines = Lines(config.training.steps, console)
 
         def report(step: int, metrics: dict[str, Any]) -> None:

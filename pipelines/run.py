@@ -20,6 +20,8 @@ from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
+from mmrl.rollout.environments.base import MADE, Here, Surroundings
+from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.shown import tell
@@ -75,11 +77,37 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
         if config.modality not in bound.spec.modalities:
             supported = ", ".join(bound.spec.modalities)
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
-    plan = plan_passes(objective, kind, strategies)
+    plan = plan_passes(objective, kind, strategies, settings)
     refuse_pieces(kind, objective, plan.update, config.training.micro_batch_actions)
-    if made is not None and (nobody := missing(objective.columns, {**makers_of(config), **made}, on_offer())):
+    if waits := [line for bound in objective.stages for line in bound.waits]:
+        raise ConfigError(f"recipe {config.recipe!r} leaves something to you: {'; '.join(waits)}")
+    read = strategies.reads(objective.columns)
+    if made is not None and (nobody := missing(read, {**makers_of(config), **made}, on_offer())):
         raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
+    if config.environment is not None:
+        _check_environment(config, kind)
     return objective
+
+
+def _check_environment(config: RunConfig, kind: type[Policy]) -> None:
+    bound = environment_of(config.environment or "")
+    if config.modality not in bound.spec.modalities or kind.converse is Policy.converse:
+        able = [m for m in bound.spec.modalities if policy_class(m).converse is not Policy.converse]
+        raise ConfigError(f"environment {bound.name!r} is for {', '.join(able)}, not for {config.modality!r}")
+
+
+def surroundings_of(config: RunConfig, stack: ExitStack) -> Surroundings | None:
+    """The environment of a configuration at work, until `stack` closes; None where there is none."""
+    if config.environment is None:
+        return None
+    from mmrl.pipelines.environments import Apart
+
+    settings = config.environment_run
+    if not settings.isolated:
+        return Here(environment_of(config.environment).state, ceiling=settings.lost_ceiling)
+    apart = Apart(config.environment, workers=settings.workers, timeout=settings.timeout, ceiling=settings.lost_ceiling)
+    stack.callback(apart.close)
+    return apart
 
 
 def makers_of(config: RunConfig) -> dict[str, str]:
@@ -87,7 +115,10 @@ def makers_of(config: RunConfig) -> dict[str, str]:
     kind: type[Policy] = config.policy_class
     makers = kind.columns_of(config.policy_settings())
     for bound in Nested.of(config.rollout).bounds:
-        makers |= {name: f"rollout {bound.name!r}" for name in bound.state.columns}
+        makers |= {name: f"rollout {bound.name!r}" for name in (*bound.state.columns, *bound.state.made)}
+    if config.environment is not None:
+        bound = environment_of(config.environment)
+        makers |= {name: f"environment {bound.name!r}" for name in (*MADE, *bound.state.columns)}
     makers |= {name: "the data set" for name in config.data.numbers}
     return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
 
@@ -292,6 +323,7 @@ def train(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
             report=_noting_the_model(report, policy, folder), accelerator=accelerator,
             counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout,
+            environment=surroundings_of(config, stack),
         )  # fmt: skip
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
         trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)
@@ -387,7 +419,7 @@ def _refuse_another_run(config: RunConfig, start: Path) -> None:
     if not saved.exists():
         return
     then = read_config(saved)
-    for key in ("modality", "recipe", "prompts.name", "policy.model", "policy.lora"):
+    for key in ("modality", "recipe", "prompts.name", "environment", "policy.model", "policy.lora"):
         old, new = (_looked_up(c, key) for c in (then, config))
         if old != new:
             raise ConfigError(
@@ -454,7 +486,7 @@ def evaluate_run(
         sizing, limit = image_sizing(config), config.data.eval_limit
         prompts = open_prompts(config.data.eval, config.data, limit, panel=panel, sizing=sizing, held_out=True)
         scores, _ = evaluate(
-            Actor(policy),
+            Actor(policy, surroundings_of(config, stack)),
             made_ready(prompts, policy, config.data.workers, stack),
             panel.score,
             batch_size=config.training.eval_batch_size,

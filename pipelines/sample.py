@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
-from mmrl.pipelines.run import load_run, open_prompts, reward_panel
+from mmrl.pipelines.run import load_run, open_prompts, reward_panel, surroundings_of
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.randomness import Key
 from mmrl.record import Request
-from mmrl.rollout.actor import Actor
+from mmrl.rollout.actor import Actor, score_rows
 from mmrl.training.run_log import save_rollouts
 
 
@@ -21,15 +22,15 @@ def sample_run(
 ) -> Path:  # fmt: skip
     """Greedy for one sample a prompt, drawn for several; rows with rewards in `out/rows.jsonl`."""
     config, policy = load_run(checkpoint, overrides, trust=trust)
-    with reward_panel(config) as panel:
+    with reward_panel(config) as panel, ExitStack() as stack:
         data = open_prompts(
             config.data.eval or config.data.train, config.data, prompts, panel=panel, sizing=image_sizing(config),
             held_out=bool(config.data.eval),
         )  # fmt: skip
         requests = [Request(data[i], count, group=i) for i in range(min(prompts, len(data)))]
         greedy = count == 1 or policy.varied_when_greedy
-        rollouts = Actor(policy).act(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
-        scores = panel.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
-    rollouts.components, rollouts.reward, rollouts.success = scores.components, scores.reward, scores.success
+        actor = Actor(policy, surroundings_of(config, stack))
+        rollouts = actor.act(requests, Key(config.training.seed, purpose="sample"), greedy=greedy)
+        score_rows(rollouts, panel.score)
     save_rollouts(out, rollouts, policy.action_labels(rollouts), None, None)
     return out

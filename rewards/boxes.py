@@ -31,7 +31,12 @@ _CORNERS = (
 _EXTENTS = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
 _N = r"([-+]?\s?(?:\d+(?:\.\d*)?|\.\d+))"
 _BOX = re.compile(rf"[\[(]\s*{_N}\s*[,;\s]\s*{_N}\s*[,;\s]\s*{_N}\s*[,;\s]\s*{_N}\s*,?\s*[\])]")
-_CORNER_PAIR = re.compile(rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]\s*(?:,|to|and|-|;)?\s*[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]")
+_AND = (
+    r"\s*(?:,?\s*(?:to|and)|[,;-])?\s*"
+    r"(?:(?:the\s+)?(?:bottom|lower)[ -]?right(?:\s+corner)?\s*(?:is|at|:|=)?\s*(?:at\s*)?)?"
+)
+_POINT = re.compile(rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]")
+_CORNER_PAIR = re.compile(rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]{_AND}[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]")
 _ANGLED = re.compile(rf"<{_N}>\s*<{_N}>\s*<{_N}>\s*<{_N}>")
 _NAMED = re.compile(
     rf"x_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+y_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+x_?(?:2"
@@ -43,26 +48,34 @@ _SPECIAL = re.compile(
     r"<\|?/?(?:box|bbox|box_start|box_end|bbox_start|bbox_end|object_ref_start|object_ref_end|ref"
     r"|quad_start|quad_end)\|?>"
 )
-_MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\uff0d"), "-")
+_PLAIN = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\uff0d"), "-") | {
+    ord(wide): ascii_ for wide, ascii_ in zip("，、；：（）［］【】", ",,;:()[][]", strict=True)
+}
+_NEGATED = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bnor)\b(?:(?!\bbut\b)[^.,;:\[(\n]){0,40}$", re.IGNORECASE)
+_NO_DENIAL = r"(?! (?:idea|doubt|question|way|clue|answer|image|picture|one knows))"
 _NOTHING = re.compile(
     r"(?:\[\s*(?:\[\s*\])?\s*\]|none|null|nothing|no (?:such )?(?:box(?:es)?|object(?:s)?"
     r"|match(?:es)?|target(?:s)?|detections?|bounding box(?:es)?)"
-    r"|(?:there (?:is|are) (?:no|none)|no(?! (?:idea|doubt|way|clue|answer|image|picture|one knows))"
-    r"|nothing)\b[^.,;\d\[\]]{0,60}|not (?:found|present|visible|in the (?:image|picture)))",
+    rf"|(?:there (?:is|are) )?(?:none|no{_NO_DENIAL}|nothing(?! but))\b"
+    r"(?:(?!\b(?:except|besides|apart|other than|save for)\b)[^.,;\d\[\]]){0,60}"
+    r"|not (?:found|present|visible|in the (?:image|picture)))",
     re.IGNORECASE,
 )
 
 
 def boxes(text: str) -> list[Box]:
     """All boxes of a text, in order: those of its JSON, or of the first notation above that finds some."""
-    text = _SPECIAL.sub(" ", text[:LONGEST].translate(_MINUS))
+    text = _SPECIAL.sub(" ", text[:LONGEST].translate(_PLAIN))
     value = answers.json_value(text)
     flat = isinstance(value, list) and all(_is_number(each) for each in value)
     if value is not None and not flat:
         return from_value(value)
     for notation in (_BOX, _CORNER_PAIR, _ANGLED, _NAMED):
-        if matches := notation.findall(text):
-            return [_box([each.replace(" ", "") for each in match]) for match in matches]
+        if matches := list(notation.finditer(text)):
+            if notation is _CORNER_PAIR and len(_POINT.findall(text)) != 2 * len(matches):
+                return []  # three corners, or a point beside a box
+            said = [m for m in matches if not _NEGATED.search(text[max(m.start() - 60, 0) : m.start()])]
+            return [_box([each.replace(" ", "") for each in match.groups()]) for match in said]
     whole = _BARE.fullmatch(text)
     return [_box([each.replace(" ", "") for each in whole.groups()])] if whole else []
 

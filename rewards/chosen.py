@@ -17,7 +17,7 @@ LONGEST = 8000  # the last characters are read: a final answer stands at the end
 SHORT = 200  # characters of a text in which one mention without a statement is an answer
 MOST_MENTIONS = 200
 _FIRST = 0xE000  # mentions are single characters of the private use area, one for each option
-_WIDE = {0x3001: ",", 0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08: "(", 0xFF09: ")"} | {
+_WIDE = {0x2212: "-", 0x3001: ",", 0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08: "(", 0xFF09: ")"} | {
     0xFF21 + i: 0x41 + i for i in range(26)
 }
 _HAN = "\u4e00-\u9fff"
@@ -31,17 +31,18 @@ _ARTICLE_THEN = re.compile(
 )
 _I_THEN = re.compile(r"\s+(?!(?:because|since|as|is|or|and|nor)\b)[A-Za-z]|'")
 _MAY_PRECEDE = re.compile(
-    rf"(?:^|[.,;:!?(\[\n\"'=/&+>\u2014\u2013-]|[{_HAN}]|{_M}|{_BOLD}|\b(?-i:[A-Z])|\b(?:is|be|was|are|answers?|options?"
+    rf"(?:^|[.,;:!?(\[\n\"'=/&+|>\u2014\u2013-]|[{_HAN}]|{_M}|{_BOLD}|\b(?-i:[A-Z])|\b(?:is|be|was|are|answers?|options?"
     rf"|choices?|letters?|choos\w+|chose|chosen|selec\w+|"
     r"pick\w*|with|for|therefore|so|thus|hence|or|and|not|than|of|either|neither|nor|but|it's|that|that's"
     r"|says?|both|between|"
-    r"guess|think|believe|to|as|prefer|only|just|actually|\w+ly))\s*$",
+    r"guess|think|believe|to|as|prefer|only|just|actually|doubt|question|\w+ly))\s*$",
     re.IGNORECASE,
 )
 _BREAK = r"(?:(?!\b(?:but|so|therefore|thus|hence|then|answer|because|since|it is|it's|must)\b)[^,.;:!?\n])*$"
 _NEGATED = re.compile(
     rf"(?:\b(?:not|never|neither|nor|cannot|can't|except|rather than|instead of|rul\w+ out|eliminat\w+"
-    rf"|exclud\w+|without|no|reject\w*|discard\w*)\b|n't\b|不是|不选|并非){_BREAK}",
+    rf"|exclud\w+|without(?!\s+(?:a\s+|any\s+)?(?:doubt|question))|no(?!\s+(?:doubt|question))|reject\w*|discard\w*"
+    rf"|other than|apart from|aside from|(?:any|every)(?:thing|one)? but|all but)\b|n't\b|不是|不选|并非){_BREAK}",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
@@ -218,7 +219,8 @@ def mark(text: str, options: Options) -> str:
     text = _SCRIPT_EDGE.sub(" ", answers.bare(text).translate(_WIDE))
     ranked = sorted(range(len(options.texts)), key=lambda i: -len(options.texts[i]))
     for i in ranked:
-        each = " ".join(answers.bare(answers.undollar(options.texts[i])).split()).rstrip(".!,;:")
+        each = " ".join(answers.bare(answers.undollar(answers.normalise(options.texts[i]))).split()).rstrip(".!,;:")
+        each = each.translate(_WIDE)
         if not each or each.upper() in options.labels:
             continue
         body = re.escape(each).replace(r"\ ", r"\s+")
@@ -230,11 +232,21 @@ def mark(text: str, options: Options) -> str:
             text,
             flags=flags,
         )
-    text = _mark_labels(text, options)
+    text = _mark_labels(_without_contradictions(text, options), options)
     for i in range(len(options.texts)):  # "B. a dog" is one mention, not two
         c = chr(_FIRST + i)
         text = re.sub(rf"{c}[\s.:)\]\"'(,=-]*(?:is\s+)?[\s\"'(]*{c}", c, text)
     return text
+
+
+def _without_contradictions(text: str, options: Options) -> str:
+    """The text, its option texts marked, without "D. a red car" where that is not the text of D: it chooses neither."""
+    labels = "|".join(sorted(map(re.escape, options.labels), key=len, reverse=True))
+
+    def kept(match: re.Match) -> str:
+        return match[0] if options.labels[ord(match[2]) - _FIRST] == match[1] else ""
+
+    return re.sub(rf"(?<![\w'])\(?({labels})\)?[.:)]?\s*({_M})(?=\s*(?:[.;,!]|\n|$))", kept, text) if labels else text
 
 
 def _mark_labels(text: str, options: Options) -> str:

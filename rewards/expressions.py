@@ -19,6 +19,7 @@ from typing import Any
 from mmrl.rewards import answers
 from mmrl.rewards.numbers import number
 from mmrl.rewards.registry import checks, reward
+from mmrl.rewards.spelled import DASHES
 
 SECONDS = 3  # of computing that one comparison may take in a main thread; elsewhere only the worker's own limit holds
 MOST_DIGITS = 4000  # of a power or factorial that is written out
@@ -36,6 +37,10 @@ _POWER = re.compile(
 )
 _FACTORIAL = re.compile(r"(\d+)\s*\)?\s*!|\\binom\s*\{?\s*(\d+)")
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'?(?:\s*\(\s*[A-Za-z]\s*\))?")
+_MIXED = re.compile(r"(?<![\w./^_])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w./])")
+_SHORT_WORDS = frozenset(
+    ("no", "on", "up", "in", "go", "ok", "us", "it", "he", "me", "to", "of", "so", "or", "is", "if")
+)
 _JOINED = re.compile(r"\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|\b(?:or|and)\b)\s*")
 _LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?[.:]?")
 
@@ -59,7 +64,8 @@ def mathematics(completion: str, solution: Any) -> float:
 
 
 def _clean(text: str) -> str:
-    text = re.sub(r"(?<!\\)\*\*", "^", answers.undollar(text).replace("\N{MINUS SIGN}", "-"))
+    text = re.sub(r"(?<!\\)\*\*", "^", answers.undollar(text).translate(DASHES).replace("±", r"\pm "))
+    text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = re.sub(r"(?<=\d)[eE]([-+]?\d+)(?![\d.])", r" \\cdot 10^{\1}", text)
     if not is_wordy(listed := _JOINED.sub(", ", text)):
         text = listed
@@ -73,6 +79,10 @@ def same_expression(answer: str, right: str) -> bool:
         return True
     if true_words and is_wordy(right) and is_wordy(answer):
         return words == true_words
+    if all(re.fullmatch("[a-z]{2}", each) for each in (words, true_words)) and {words, true_words} & _SHORT_WORDS:
+        return words == true_words
+    if (r"\pm" in answer) != (r"\pm" in right):
+        answer, right = _both_signs(answer), _both_signs(right)
     letter = _LETTER.fullmatch(true_words.upper()) if len(right) <= 12 and re.search("[A-Z]", right) else None
     if letter and (chosen := _LETTER.fullmatch(answers.bare(answer).strip())):
         return chosen[1] == letter[1]
@@ -90,6 +100,14 @@ def same_expression(answer: str, right: str) -> bool:
         return False
     with _time_limit():
         return _equal(answer, right)
+
+
+def _both_signs(text: str) -> str:
+    r"""`\pm 2` as `2, -2`, where one sign is left open."""
+    head, sign, tail = re.sub(r"^[A-Za-z]\s*=\s*", "", text.strip()).partition(r"\pm")
+    if not sign or r"\pm" in tail or "," in text:
+        return text
+    return f"{head}{'+' if head.strip() else ''}{tail}, {head}-{tail}"
 
 
 def _worded(text: str) -> str:

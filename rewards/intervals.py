@@ -62,9 +62,10 @@ _ONE = re.compile(r"\s*" + _STAMP.replace("{0}", "1").replace("{{", "{").replace
 _NAMED = re.compile(
     r"\b(?:start|begin)\w*(?:[ _]time)?\s*(?:is|at|:|=)?\s*(?:at "
     r")?(?P<start>[-\d:.,]+\s*[a-z]*)[,;.]?\s*(?:and )?(?:it )?"
-    r"\bend\w*(?:[ _]time)?\s*(?:is|at|:|=)?\s*(?:at )?(?P<end>[-\d:.,]*\d\s*[a-z]*)",
+    r"\b(?:end|finish|stop)\w*(?:[ _]time)?\s*(?:is|at|:|=)?\s*(?:at )?(?P<end>[-\d:.,]*\d\s*[a-z]*)",
     re.IGNORECASE,
 )
+_UNIT_AFTER = re.compile(rf"\]\s*({_HOURS}|{_MINUTES})\b", re.IGNORECASE)
 _NO_TIME = re.compile(r"\bframes?\b|\bnot\b|n't\b|%", re.IGNORECASE)
 
 
@@ -73,7 +74,9 @@ def interval(text: str) -> Interval | None:
     text = answers.without_questions(text)[-MOST_READ:]
     value = answers.json_value(text)
     if value is not None and (found := from_value(value)):
-        return found
+        unit = _UNIT_AFTER.search(text)
+        scale = _UNIT_SECONDS[unit[1][0].lower()] if unit and _is_bare_pair(value) else 1.0
+        return found[0] * scale, found[1] * scale
     if value is not None:
         return None
     found = _from_words(text) if len(text) <= LONGEST else None
@@ -81,6 +84,10 @@ def interval(text: str) -> Interval | None:
         read = [(place, each) for place, rest in said if (each := _from_words(rest))]
         found = answers.settled(read, text) if len(read) == len(said) else None
     return found
+
+
+def _is_bare_pair(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, int | float) for each in value)
 
 
 def from_value(value: Any) -> Interval | None:

@@ -20,9 +20,13 @@ from typing import Any
 
 from mmrl.errors import RewardError
 from mmrl.rewards import answers
+from mmrl.rewards.spelled import DASHES
 
 LETTERS = string.ascii_uppercase
-_LABELLED = re.compile(r"^\s*[\[(]?\s*([A-Za-z]|\d{1,2})\s*(?:[.:)\]]|\)\s*[.:])\s*(.*)$", re.DOTALL)
+_LABELLED = re.compile(
+    r"^\s*[\[(]?\s*([A-Za-z]|\d{1,2}(?!\s*[.:]\d|:\s+\d))\s*(?:[.:)\]]|\)\s*[.:])\s*(.*)$",  # 1.5 and 1:2 are values
+    re.DOTALL,
+)
 _INLINE = re.compile(r"(?:(?<=\s)|(?<=[;,|])|^)\(?([A-Z])(?:\)|[.:](?=\s))\s*")
 _LABEL_KEYS = ("label", "key", "id", "letter", "option")
 _TEXT_KEYS = ("text", "value", "content", "option_text", "answer")
@@ -48,7 +52,7 @@ class Options:
 
 def comparable(text: str) -> str:
     """An option's text for comparing: dollars, dress and final punctuation taken off, case folded."""
-    return answers.plain(answers.bare(answers.undollar(text)))
+    return answers.plain(answers.bare(answers.undollar(answers.normalise(text)))).translate(DASHES)
 
 
 def read_options(column: Any) -> Options:

@@ -38,16 +38,16 @@ class CallFailed(Exception):
 
 
 class Worker:
-    """One worker process. Not thread-safe: borrow it from a pool."""
+    """One worker process, running `module`. Not thread-safe: borrow it from a pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "mmrl.rewards.worker") -> None:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OMP_NUM_THREADS": "1",
             MARK: (mark := uuid.uuid4().hex),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mmrl.rewards.worker"],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

@@ -6,6 +6,7 @@ look at the whole group or at lengths (Video-R1's temporal and length terms) are
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -23,3 +24,24 @@ PRESETS: dict[str, list[dict[str, Any]]] = {
     "temporal_r1": [_spec("temporal_iou", 0.5), _spec("format", 0.5)],
     "vppo": [_spec("accuracy", 1.0)],
 }
+
+
+@dataclass(frozen=True)
+class Published:
+    """A preset that is the reward of a paper's method, as in `mmrl methods`."""
+
+    summary: str
+    paper: str
+    confidence: str
+    modalities: tuple[str, ...]
+
+    def formula(self, name: str) -> str:
+        return " + ".join(f"{part['weight']:g} {part['name']}" for part in PRESETS[name])
+
+
+PUBLISHED: dict[str, Published] = {
+    "temporal_r1": Published(
+        "Overlap in time and format; the selection of data by the spread of repeated answers is left out.",
+        "Temporal-R1, 2025", "partly", ("vlm", "video"),
+    ),
+}  # fmt: skip

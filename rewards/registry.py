@@ -24,8 +24,8 @@ from mmrl.errors import ConfigError, RewardError, unknown
 from mmrl.rewards.presets import PRESETS
 
 ROOMS = (
-    "accuracy", "choice", "clip", "exercises", "expressions", "format", "geneval", "grounding", "image", "numeric",
-    "structure", "temporal", "text", "wording",
+    "accuracy", "choice", "clip", "exercises", "expressions", "format", "geneval", "grounding", "image", "label_free",
+    "numeric", "structure", "temporal", "text", "wording",
 )  # fmt: skip
 INPUTS = ("prompts", "completions")
 

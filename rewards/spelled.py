@@ -38,7 +38,7 @@ _ATTACHED = {
     "mn": 10**6,
     "mln": 10**6,
 }
-_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\u02d7\u2796"), "-")
+DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\u02d7\u2796"), "-")
 _SUPERSCRIPTS = {ord(a): b for a, b in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺⁽⁾", "0123456789-+()", strict=True)}
 _CURRENCIES = re.compile(r"US\$|\\\$|[$€£¥₹₩₽]")
 _SPACES = re.compile(r"\\[,;:! ]|\\q?quad\b|\\(?:left|right|displaystyle|mathstrut|[bB]igg?[lr]?)(?![a-zA-Z])|~")
@@ -62,7 +62,7 @@ _RUN = re.compile(
     re.IGNORECASE,
 )
 _ONE_BEFORE = re.compile(
-    r"(?:^|[:=,(]|\b(?:is|are|be|was|were|has|have|exactly|only|just|about|equals|least|see|count))\s*$",
+    r"(?:^|[:=,(]|\b(?:is|are|be|was|were|has|have|and|plus|or|exactly|only|just|about|equals|least|see|count))\s*$",
     re.I,
 )
 _ONE_AFTER = re.compile(
@@ -83,8 +83,8 @@ _SCALED_PART = re.compile(
 
 def tidy(text: str) -> str:
     """One line with ASCII dashes, `^(...)` for raised digits, `/` for fractions, `*` for products, no currency."""
-    text = text.translate(_DASHES).replace("{,}", ",").replace("\u2215", "/").replace("\u2044", "/")
-    text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f'\u2019_](?=\d{3}(?!\d))", ",", text)
+    text = text.translate(DASHES).replace("{,}", ",").replace("\u2215", "/").replace("\u2044", "/")
+    text = re.sub(r"(?<=\d)[~\u00a0\u2009\u202f'\u2019_](?=\d{3}(?!\d))", ",", text)
     text = _vulgar(text)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺⁽⁾]+", lambda m: f"^({m[0].translate(_SUPERSCRIPTS)})", text)
     text = unicodedata.normalize("NFKC", text)

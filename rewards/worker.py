@@ -19,6 +19,7 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -67,20 +68,21 @@ def _read_all(stream: IO[bytes], requests: queue.SimpleQueue) -> None:
     os._exit(0)
 
 
-def serve() -> None:
+def serve(answering: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answer requests from standard input, one after another, until the trainer is gone."""
     requests_in, answers_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     requests: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_read_all, args=(requests_in, requests), daemon=True).start()
-    loaded: dict[str, Callee] = {}
     while True:
-        reply = answer(requests.get(), loaded)
+        reply = answering(requests.get())
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         write_message(answers_out, reply)
 
 
 if __name__ == "__main__":
-    serve()
+    loaded: dict[str, Callee] = {}
+    serve(lambda request: answer(request, loaded))

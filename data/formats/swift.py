@@ -22,6 +22,7 @@ LIMITS = {
     "image": ("min_pixels", "max_pixels"),
     "video": ("fps", "nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels"),
 }
+OBJECTS = ("ref", "bbox", "bbox_type", "image_id")
 _PLACES = re.compile(r"<ref-object>|<bbox>")
 
 
@@ -83,6 +84,7 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
     objects = values["objects"]
     if not isinstance(objects, Mapping):
         raise RowError("objects", f"expected {{'ref': [...], 'bbox': [...]}}, got {objects!r:.80}")
+    _check_objects(objects)
     boxes = list(objects.get("bbox") or [])
     last = values["prompt"][-1]
     asked = re.fullmatch(r"(\s|<bbox>)+", str(last.get("content"))) if last.get("role") == "assistant" else None
@@ -96,6 +98,18 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
         values = {**values, "solution": rest[0] if len(rest) == 1 else rest}
         values["task"] = values.get("task") or ("box" if len(rest) == 1 else "boxes")
     return {**values, "prompt": messages}
+
+
+def _check_objects(objects: Mapping[str, Any]) -> None:
+    """What says in which frame, or of which image, boxes are measured is honoured or refused. Raises RowError."""
+    given = {name: value for name, value in objects.items() if value is not None}
+    if rest := [name for name in given if name not in OBJECTS]:
+        raise RowError("objects", unknown("key", rest[0], OBJECTS))
+    if given.get("bbox_type", "real") != "real":
+        fix = "write the boxes of all rows in one frame, name it in the reward's truth_format, and leave bbox_type out"
+        raise RowError("objects", f"bbox_type {given['bbox_type']!r} is not honoured", fix)
+    if any(given.get("image_id") or ()):
+        raise RowError("objects", "boxes of an image other than the first are not honoured", "put that image first")
 
 
 def _fill(content: Any, left: Mapping[str, Iterator[Any]]) -> Any:

@@ -4,6 +4,8 @@
     digits        mosaics of real handwritten digits                             vlm
     stills        half shapes, half digits                                       vlm
     motion        short clips, written as mp4 files                              video
+    fine_print    digits that can be read only after a closer look               vlm
+    flashes       clips whose events lie between the frames looked at first      video
     compositions  captions with an exactly verifiable picture                    flow
     lists         digits to say in another order, text alone                     masked
 
@@ -23,6 +25,8 @@ from typing import Any
 from mmrl.data.prompts import Prompts
 from mmrl.data.worlds.compositions import Compositions
 from mmrl.data.worlds.digits import Digits
+from mmrl.data.worlds.fine_print import FinePrint
+from mmrl.data.worlds.flashes import Flashes
 from mmrl.data.worlds.lists import Lists
 from mmrl.data.worlds.motion import Motion
 from mmrl.data.worlds.questions import World
@@ -33,7 +37,9 @@ from mmrl.errors import DataError, unknown
 from mmrl.randomness import Key
 from mmrl.record import Prompt
 
-WORLDS: dict[str, type[World]] = {w.name: w for w in (Shapes, Digits, Stills, Motion, Compositions, Lists)}
+WORLDS: dict[str, type[World]] = {
+    w.name: w for w in (Shapes, Digits, Stills, FinePrint, Motion, Flashes, Compositions, Lists)
+}
 SIZES = {"train": 4096, "test": 256}
 DIFFICULTY = 2
 MOST_ATTEMPTS = 1000

@@ -31,20 +31,20 @@ class Digits(Still):
         side, cells = SIDES[level], [EMPTY] * SIDES[level] ** 2
         filled = sorted(rng.sample(range(len(cells)), FILLED[level]))
         for cell in filled:
-            cells[cell] = rng.choice(_handwriting()[split])
+            cells[cell] = rng.choice(handwriting()[split])
         skill = rng.choice([each for each in self.skills if each != "count" or len(filled) > 1])
         place = rng.choice(filled)
-        asked = {"cell": place, "count": int(_digits()[1][cells[place]])}.get(skill)
+        asked = {"cell": place, "count": int(digit_images()[1][cells[place]])}.get(skill)
         return {"size": SIZE, "side": side, "cells": cells, "skill": skill, "asked": asked}
 
     def ask(self, scene: dict[str, Any]) -> Question:
-        labels = [int(_digits()[1][cell]) for cell in scene["cells"] if cell != EMPTY]
+        labels = [int(digit_images()[1][cell]) for cell in scene["cells"] if cell != EMPTY]
         skill, asked = scene["skill"], scene["asked"]
         if skill == "largest":
             return Question("What is the largest digit?", str(max(labels)), "numeric", skill)
         if skill == "count":
             return Question(f"How many digits are {asked}?", str(labels.count(asked)), "numeric", skill)
-        label = int(_digits()[1][scene["cells"][asked]])
+        label = int(digit_images()[1][scene["cells"][asked]])
         return Question(f"Which digit is {_cell_name(asked, scene['side'])}?", str(label), "numeric", skill)
 
     def render(self, scene: dict[str, Any]) -> Any:
@@ -56,7 +56,7 @@ class Digits(Still):
         for place, index in enumerate(scene["cells"]):
             if index == EMPTY:
                 continue
-            digit = Image.fromarray(_digits()[0][index]).resize((cell, cell), Image.Resampling.NEAREST)
+            digit = Image.fromarray(digit_images()[0][index]).resize((cell, cell), Image.Resampling.NEAREST)
             picture.paste(digit.convert("RGB"), (place % side * cell, place // side * cell))
         return picture
 
@@ -69,7 +69,7 @@ def _cell_name(cell: int, side: int) -> str:
 
 
 @functools.cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def digit_images() -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(1797, 8, 8)` uint8 from 0 to 255, and labels `(1797,)`."""
     from sklearn.datasets import load_digits
 
@@ -78,9 +78,9 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def _handwriting() -> dict[str, list[int]]:
+def handwriting() -> dict[str, list[int]]:
     """Indices of the digits each split may show."""
     digits: dict[str, list[int]] = {"train": [], "test": []}
-    for index, pixels in enumerate(_digits()[0]):
+    for index, pixels in enumerate(digit_images()[0]):
         digits[split_of({"digit": pixels.tolist()})].append(index)
     return digits

@@ -48,11 +48,11 @@ class Motion(World):
     """`root` holds the clips; the default is a folder in the user's cache."""
 
     name = "motion"
-    offers = SKILLS
+    offers: tuple[str, ...] = SKILLS
 
     def __init__(self, root: str | Path | None = None, skills: tuple[str, ...] = ()) -> None:
         super().__init__(skills)
-        self.root = Path(root) if root is not None else default_root() / "worlds" / "motion"
+        self.root = Path(root) if root is not None else default_root() / "worlds" / self.name
 
     @classmethod
     def open(cls, root: str | Path | None, skills: tuple[str, ...]) -> Motion:

@@ -48,6 +48,7 @@ def length_limit(batch: Batch, length: int | None) -> int:
     method="dapo",
     paper="DAPO, arXiv 2503.14476",
     formula="w_it = m_it / sum(m) over the optimizer step",
+    confidence="verified",
     scope="update",
 )
 def token_mean(batch: Batch) -> Tensor:
@@ -61,6 +62,7 @@ def token_mean(batch: Batch) -> Tensor:
     method="grpo",
     paper="DeepSeekMath (GRPO), arXiv 2402.03300",
     formula="w_it = m_it / (N L_i), N = number of non-empty sequences",
+    confidence="verified",
     scope="update",
 )
 def sequence_mean(batch: Batch, *, empty: Literal["exclude", "count"] = "exclude", by_length: bool = False) -> Tensor:
@@ -81,6 +83,7 @@ def sequence_mean(batch: Batch, *, empty: Literal["exclude", "count"] = "exclude
     method="dr_grpo",
     paper="Understanding R1-Zero-like training (Dr.GRPO), arXiv 2503.20783",
     formula="w_it = m_it / (N L_max), L_max a constant of the run",
+    confidence="verified",
     scope="update",
 )
 def constant(batch: Batch, *, length: int | None = None, empty: Literal["exclude", "count"] = "exclude") -> Tensor:
@@ -98,6 +101,7 @@ def constant(batch: Batch, *, length: int | None = None, empty: Literal["exclude
     method="f_grpo",
     paper="F-GRPO (factorized), arXiv 2605.12995",
     formula="w_it = m_it / (N |segment of t in i|)",
+    confidence="verified",
     scope="update",
     needs=("segment",),
 )
@@ -118,6 +122,7 @@ def by_segment(batch: Batch, *, empty: Literal["exclude", "count"] = "exclude") 
     method="rloo",
     paper="Back to Basics (RLOO), arXiv 2402.14740; LUSPO (TRL)",
     formula="w_it = m_it / N",
+    confidence="verified",
     scope="update",
 )
 def sequence_sum(batch: Batch, *, empty: Literal["exclude", "count"] = "exclude") -> Tensor:
@@ -134,6 +139,7 @@ def sequence_sum(batch: Batch, *, empty: Literal["exclude", "count"] = "exclude"
     "aggregation",
     paper="TRL loss type bnpo, 2025",
     formula="w_it = m_it / (chunks sum(m of the chunk))",
+    confidence="verified",
     scope="update",
 )
 def bnpo(batch: Batch, *, rows: int | None = None) -> Tensor:
@@ -153,6 +159,7 @@ def bnpo(batch: Batch, *, rows: int | None = None) -> Tensor:
     method="dcpo_clipping",
     paper="DCPO: only token mean, arXiv 2509.02333",
     formula="w_it = m_it / L_i, summed over sequences",
+    confidence="verified",
     scope="update",
 )
 def only_token_mean(batch: Batch) -> Tensor:
@@ -199,6 +206,7 @@ def balanced(batch: Batch, *, count: Literal["signed", "group"] = "signed") -> T
     method="justgrpo",
     paper="JustGRPO, arXiv 2601.15165",
     formula="w_it = m_it / (N L_max f), f = fraction of prompts with signal",
+    confidence="verified",
     scope="update",
 )
 def constant_with_signal(batch: Batch, *, length: int | None = None) -> Tensor:
@@ -219,6 +227,7 @@ def constant_with_signal(batch: Batch, *, length: int | None = None) -> Tensor:
     method="lightningrl",
     paper="token mean over some rows",
     formula="w_it = m_it [i in rows] / sum of those",
+    confidence="verified",
     needs=lambda *, rows="success", **_: columns("expert") if rows == "expert" else {},
     scope="update",
 )
@@ -236,6 +245,7 @@ def rows_token_mean(batch: Batch, *, rows: Literal["success", "expert"] = "succe
     method="laser",
     paper="LaSeR, arXiv 2510.14943",
     formula="w_i = 1 / (2 N_class(i)), spread evenly over the row; truncated rows 0",
+    confidence="verified",
     scope="update",
 )
 def class_balanced(batch: Batch) -> Tensor:

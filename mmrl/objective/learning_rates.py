@@ -19,6 +19,7 @@ def effective_share(weights: Tensor) -> Tensor:
     "learning_rate",
     paper="VCPO: stable asynchrony, arXiv 2602.17616",
     formula="min(1, ESS / (B target))^power, ESS = (sum W)^2 / sum W^2 of the sequence ratios trainer / sampler",
+    confidence="verified",
     scope="update",
     needs=("sampler_log_probs",),
 )

@@ -36,6 +36,7 @@ SCHEDULES = ("constant", "linear", "cosine", "sine", "quadratic", "cubic")
     method="grpo",
     paper="DeepSeekMath (GRPO), arXiv 2402.03300",
     formula="R_it = lp_new_it - lp_old_it",
+    confidence="verified",
 )
 def token(evaluation: Evaluation, batch: Batch) -> Tensor:
     """Each action by itself: a token, or a denoising step. Returns (B, T)."""
@@ -47,6 +48,7 @@ def token(evaluation: Evaluation, batch: Batch) -> Tensor:
     method="gspo",
     paper="Group Sequence Policy Optimization (GSPO), arXiv 2507.18071",
     formula="log s_i = mean_t R_it on every action, gradient through the whole mean",
+    confidence="verified",
     grain="row",
 )
 def sequence(evaluation: Evaluation, batch: Batch) -> Tensor:
@@ -63,6 +65,7 @@ def sequence(evaluation: Evaluation, batch: Batch) -> Tensor:
     method="gspo",
     paper="Group Sequence Policy Optimization (GSPO-token), arXiv 2507.18071",
     formula="log s_it = sg(mean_t R_it) + lp_new_it - sg(lp_new_it)",
+    confidence="verified",
 )
 def gspo_token(evaluation: Evaluation, batch: Batch) -> Tensor:
     """The sequence ratio in value, each action's own log-prob in gradient, so that advantages may differ by action.
@@ -78,6 +81,7 @@ def gspo_token(evaluation: Evaluation, batch: Batch) -> Tensor:
     method="rloo",
     paper="importance sampling of whole sequences; TRL's RLOO and VESPO",
     formula="log W_i = sum_t R_it on every action, gradient through the whole sum",
+    confidence="verified",
     grain="row",
 )
 def full_sequence(evaluation: Evaluation, batch: Batch) -> Tensor:
@@ -89,6 +93,7 @@ def full_sequence(evaluation: Evaluation, batch: Batch) -> Tensor:
     "ratio",
     paper="CTPO: cumulative token ratio, arXiv 2605.07331",
     formula="log rho_it = sg(sum_{u <= t} R_iu) + lp_new_it - sg(lp_new_it)",
+    confidence="verified",
 )
 def ctpo(evaluation: Evaluation, batch: Batch, *, mean: bool = False, bound: float = 10.0) -> Tensor:
     """The product of the ratios of the prefix in value, each action's own log-prob in gradient. Returns (B, T).
@@ -136,6 +141,7 @@ def log_power_mean(log_ratio: Tensor, mask: Tensor, power: float) -> Tensor:
     method="holderpo",
     paper="HolderPO: Holder mean of token ratios, arXiv 2605.12058",
     formula="M_p = (mean_t r_it^p)^(1/p), M_0 = exp(mean_t R_it); p falls from start to end",
+    confidence="verified",
     grain="row",
 )
 def holder(
@@ -231,6 +237,7 @@ def segment(
     "ratio",
     paper="GRPO-Guard: regulated clipping, arXiv 2510.22319",
     formula="R_t = (lp_new - lp_old + b_t) std_t, b_t = mean((mu_new - mu_old)^2) / (2 std_t^2)",
+    confidence="verified",
     needs=("mean_shift", "step_std"),
     modalities=FLOW,
 )
@@ -239,7 +246,7 @@ def grpo_guard(evaluation: Evaluation, batch: Batch) -> Tensor:
 
     The plain ratio of a denoising step has a mean below 1, so positive samples are never clipped. Gradient flows
     through the log-prob and through b. Wants `policy.keep_means: true`, mean reduction and normalised log-probs.
-    Source: the public implementations in verl-omni and Flow-Factory; the paper's own code was not read.
+    Source: the authors' code, which weighs steps by credit `inverse_step_size` too; verl-omni agrees.
     """
     recentred = log_ratio_to(evaluation, batch) + evaluation["mean_shift"]
     return torch.where(batch.mask, recentred * batch["step_std"].to(recentred), 0.0)
@@ -250,6 +257,7 @@ def grpo_guard(evaluation: Evaluation, batch: Batch) -> Tensor:
     method="soft_grpo",
     paper="SofT-GRPO, arXiv 2511.06411",
     formula="lp - lp_old, lp = mean over likely ids of -u - exp(-u), u = clip(g - log p~, -1.5, 3), on soft tokens",
+    confidence="verified",
     needs=lambda **_: {"kept_log_probs": Need("kept_log_probs", weights="current"), **columns("soft", "gumbels")},
     modalities=LANGUAGE,
 )

@@ -3,6 +3,7 @@
 LoraConfig            the configuration section
 attach_lora           wrap a model with fresh adapters, or with the ones a run starts from
 reference_adapter     the wrapped model as it was when training began, inside a `with`
+add_frozen_adapter    a copy of the adapter that moves by a rule of its own (`mmrl.policies.anchor`)
 trainable_state       what training changes, by name
 merged_copy           full weights with the adapter folded in
 """
@@ -14,7 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from mmrl.settings import Section
 
 START = "start"
 """Name of the frozen copy of an adapter that a run starts from: its reference policy."""
+REFERENCE = "reference"
 
 
 class LoraConfig(Section):
@@ -115,11 +117,39 @@ def reference_adapter(model: Any) -> Iterator[None]:
         with model.disable_adapter():
             yield
         return
-    model.base_model.set_adapter(START, inference_mode=True)
+    with _switched(model, START):
+        yield
+
+
+@contextmanager
+def _switched(model: Any, name: str) -> Iterator[None]:
+    model.base_model.set_adapter(name, inference_mode=True)
     try:
         yield
     finally:
         model.base_model.set_adapter("default")
+
+
+def other_adapter(model: Any, name: str) -> AbstractContextManager[None]:
+    """The adapted model with the adapter of this name; "reference" is the model as it was when training began."""
+    return reference_adapter(model) if name == REFERENCE else _switched(model, name)
+
+
+def add_frozen_adapter(model: Any, name: str) -> None:
+    """A second adapter beside the one that trains, equal to it now and never trained itself."""
+    with torch.random.fork_rng(devices=[]):
+        model.add_adapter(name, model.peft_config["default"])
+    with torch.no_grad():
+        for copied, trained in adapter_pairs(model, name).values():
+            copied.requires_grad_(False).copy_(trained)
+    model.base_model.set_adapter("default")
+
+
+def adapter_pairs(model: nn.Module, name: str) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+    """{name of a trained parameter: (its counterpart in the adapter `name`, itself)}"""
+    named = dict(model.named_parameters())
+    own = {n: re.sub(r"\.default(?=\.|$)", f".{name}", n) for n in named}
+    return {n: (named[other], named[n]) for n, other in own.items() if other != n}
 
 
 def frozen_copy(model: nn.Module, device: str | torch.device | None = None) -> Any:
@@ -148,22 +178,27 @@ def load_trainable_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         if parameter.shape != state[name].shape:
             raise PolicyError(f"{name}: shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            value = state[name].to(parameter.device, parameter.dtype)
-            if is_sharded_tensor(parameter) and not is_sharded_tensor(value):
-                from torch.distributed.tensor import DTensor, distribute_tensor
+    for name, parameter in parameters.items():
+        put(parameter, state[name])
 
-                shards = cast(DTensor, parameter)
-                value = distribute_tensor(value, shards.device_mesh, shards.placements)
-            parameter.copy_(value)
+
+@torch.no_grad()
+def put(parameter: Tensor, value: Tensor) -> None:
+    """A tensor, whole or in the parameter's shards, into a parameter, which may be held in shards."""
+    value = value.to(parameter.device, parameter.dtype)
+    if is_sharded_tensor(parameter) and not is_sharded_tensor(value):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        shards = cast(DTensor, parameter)
+        value = distribute_tensor(value, shards.device_mesh, shards.placements)
+    parameter.copy_(value)
 
 
 def merged_copy(model: Any) -> Any:
     """Full weights with the adapter folded in. A copy: unmerging in place would not restore every bit."""
     merged = copy.deepcopy(model)
-    if START in merged.peft_config:
-        merged.delete_adapter(START)
+    for name in [n for n in merged.peft_config if n != "default"]:
+        merged.delete_adapter(name)
     return merged.merge_and_unload()
 
 

@@ -22,10 +22,11 @@ from mmrl.policies.registry import policy_classes
 from mmrl.policies.sharding import plain_name, whole_weights
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
+from mmrl.rollout.environments.base import Surroundings
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
-WEIGHTS = ("current", "old", "reference", "ema")
+WEIGHTS = ("current", "old", "reference", "ema", "anchor", "behaviour")
 ANY_POLICY = frozenset({"greedy_success"})
 """What the trainer finds out of any policy, by letting it act."""
 
@@ -110,14 +111,32 @@ class Policy(ABC):
     def max_actions(self) -> int:
         """The limit on T: new tokens, or denoising steps."""
 
+    @property
+    def samples_with(self) -> str:
+        """The weights that rollouts of a training step are sampled with: "current" for most."""
+        return "current"
+
     @abstractmethod
-    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
+    def rollout(
+        self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current"
+    ) -> Rollouts:
         """Act. Row order follows the requests; every draw is keyed by prompt id and member.
 
         `greedy` is the deterministic mode evaluation uses: argmax decoding, or the ODE sampler.
         Results carry no gradient. Where the caller's grad mode is on, a policy may keep what an update on these
         rollouts can go on from; rollouts that are not trained on belong under `torch.no_grad`.
         """
+
+    def converse(
+        self, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
+    ) -> Rollouts:
+        """As `rollout`, in an environment: acted runs, and between them what it showed. `extent`, `media`, and the
+        columns `turn (B, T)`, `calls`, `bad_calls` and `observed` (B,) say which is which."""
+        raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
+
+    def check_turns(self) -> None:
+        """Raise PolicyError where this model cannot take a second turn; called before anything is spent."""
+        raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
 
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """Rows nobody acted for: `answers[i]` as an answer to `prompts[i]`, texts with the end token added.
@@ -168,6 +187,20 @@ class Policy(ABC):
     def after_update(self) -> None:  # noqa: B027 (most policies keep no average)
         """Called after every optimizer step: a policy that keeps a moving average of its weights moves it here."""
 
+    def after_batch(self) -> None:  # noqa: B027 (most policies keep no anchor)
+        """Called after the last optimizer step of a rollout batch."""
+
+    def replayed(self, rollouts: Rollouts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For the first-update self-check: what sampling found, what training finds there, and where to compare.
+
+        (B, K) each; log-probs of the actions, where the policy has them.
+        """
+        return rollouts.old_log_probs, self.evaluate(rollouts).log_probs, rollouts.mask
+
+    def _only_current(self, weights: str) -> None:
+        if weights != "current":
+            raise PolicyError(f"the {self.modality} policy samples with its current weights, not {weights!r}")
+
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """B lists of T short texts for people: the token, or the denoising step."""
         return [[str(t) for t in range(rollouts.mask.shape[1])] for _ in range(len(rollouts))]
@@ -198,9 +231,13 @@ class Policy(ABC):
         finally:
             self.module.train(training)
 
+    @classmethod  # noqa: B027 (most train any)
+    def check_objective(cls, objective: Any, settings: Any = None) -> None:
+        """Refuse, before anything is loaded, an objective that this policy cannot train; `settings`: its section."""
+
     @classmethod
-    def check_need(cls, need: Need, asked_by: str) -> None:
-        """Refuse, before anything is loaded, what this policy cannot give."""
+    def check_need(cls, need: Need, asked_by: str, settings: Any = None) -> None:
+        """Refuse, before anything is loaded, what this policy cannot give; `settings`: its section, where known."""
         offers = policy_classes()
         if need.probe not in cls.probes | ANY_POLICY:
             others = [m for m, p in offers.items() if need.probe in p.probes]
@@ -214,5 +251,9 @@ class Policy(ABC):
                 f"{asked_by} needs {need.probe!r} under the view {need.under.kind!r}, which the {cls.modality} "
                 f"policy does not offer (offered by: {', '.join(others) or 'no policy'})"
             )
+        cls.check_weights(need, asked_by)
+
+    @classmethod
+    def check_weights(cls, need: Need, asked_by: str) -> None:
         if need.weights not in WEIGHTS:
             raise ConfigError(f"{asked_by}: {unknown('weights', need.weights, WEIGHTS)}")

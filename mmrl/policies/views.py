@@ -1,9 +1,13 @@
 """Changed prompts: the same actions under media that are masked, blurred, shuffled or gone.
 
-A view is a value (kind, options), and its randomness is keyed by the prompt's id, so a pass can be repeated
-exactly. Pixel views act on frames after the resize, so that token ids, grids and positions stay as they were;
+A view is a value (kind, options). What it draws is keyed by step, prompt and member: every rollout has a mask of its
+own, as VPPO and PAPO draw theirs, and a pass can be repeated exactly. With `fresh: false` it is keyed by the prompt
+alone: one mask for all its rollouts and visits, whose passes share the prompt and cost a fraction.
+
+Pixel views act on frames after the resize, so that token ids, grids and positions stay as they were;
 `language.pixels` rebuilds the frames from what a processor made of them. `remove_media` is another prompt:
-re-tokenised without placeholders, so of another length.
+re-tokenised without placeholders, so of another length. `beside` shows the prompt that a rollout strategy put beside
+it, such as the one without a hint; a prompt that has none of that name is shown as it is.
 
 Videos are corrupted as images are. (VPPO's released code corrupts images only, so a video keeps a clean input
 and a perception score of 0.)
@@ -23,13 +27,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmrl.errors import ConfigError, unknown
-from mmrl.record import Prompt
+from mmrl.randomness import Key
+from mmrl.record import Prompt, Rollouts
 from mmrl.stages import View
 
 PixelView = Callable[..., Tensor]
 PIXEL_VIEWS: dict[str, PixelView] = {}
 VIDEO_VIEWS = frozenset({"shuffle_frames", "drop_frames"})
-REMOVE_MEDIA = "remove_media"
+REMOVE_MEDIA, BESIDE = "remove_media", "beside"
+DRAWN = frozenset({"patch_black", "noise", "shuffle_frames", "drop_frames"})
+"""Views that are different at every draw; they take the option `fresh`, true by default."""
+FRESH = "fresh"
 
 
 @dataclass(frozen=True)
@@ -136,14 +144,34 @@ def check_view(view: View, offered: frozenset[str]) -> None:
     """Unknown kinds and options are errors that name the nearest."""
     if view.kind not in offered:
         raise ConfigError(unknown("view", view.kind, offered))
-    if view.kind == REMOVE_MEDIA:
-        known: set[str] = set()
+    if view.kind in (REMOVE_MEDIA, BESIDE):
+        known: set[str] = {"prompt"} if view.kind == BESIDE else set()
     else:
         parameters = inspect.signature(PIXEL_VIEWS[view.kind]).parameters.values()
         known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        known |= {FRESH} if view.kind in DRAWN else set()
     for option, _ in view.options:
         if option not in known:
             raise ConfigError(f"view {view.kind!r}: {unknown('option', option, known)}")
+
+
+def draws_of(view: View, rollouts: Rollouts, seed: int) -> list[Key]:
+    """The key of the view's randomness for each of `rollouts.prompts`: one a prompt for the whole run or, of a fresh
+    view, whose rollouts hold one prompt a row, one a step and member."""
+    keys = [Key(seed, prompt=prompt.id) for prompt in rollouts.prompts]
+    if not is_fresh(view):
+        return keys
+    return [key.at(step=view.step, member=m) for key, m in zip(keys, rollouts.member.tolist(), strict=True)]
+
+
+def is_fresh(view: View) -> bool:
+    """Whether each row of each step sees the prompt in a way of its own."""
+    return view.kind in DRAWN and bool(dict(view.options).get(FRESH, True))
+
+
+def options_of(view: View) -> dict[str, Any]:
+    """What the function of a pixel view is called with."""
+    return {name: value for name, value in view.options if name != FRESH}
 
 
 def without_media(prompt: Prompt) -> Prompt:

@@ -6,24 +6,97 @@ same tools as training. Strategies never apply here: they decide who is asked, t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
 
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
-from mmrl.record import Answer, Prompt, Request, Rollouts
+from mmrl.record import LOST, Answer, Batch, Prompt, Request, Rollouts, Scores
+from mmrl.rollout.environments.base import Surroundings
 
 
 @dataclass
 class Actor:
-    """policy  whose actions are recorded"""
+    """policy       whose actions are recorded
+    environment  that answers between turns; None: a response is one run
+    """
 
     policy: Policy
+    environment: Surroundings | None = None
 
-    def act(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
-        """Rows in the order of the requests; see `Policy.rollout`."""
-        return self.policy.rollout(requests, key, greedy=greedy)
+    def __post_init__(self) -> None:
+        if self.environment is not None:
+            self.policy.check_turns()
+
+    def act(self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current") -> Rollouts:
+        """Rows in the order of the requests; see `Policy.rollout` and `Policy.converse`. `weights` is for methods that
+        sample with others than they train, as `Policy.samples_with` says."""
+        options = {} if weights == "current" else {"weights": weights}  # policies may know of no others
+        if self.environment is None:
+            return self.policy.rollout(requests, key, greedy=greedy, **options)
+        return self.policy.converse(requests, key, self.environment, greedy=greedy, **options)
 
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
-        """`answers[i]` as if the policy had answered `prompts[i]` with it; see `Policy.written`."""
-        return self.policy.written(prompts, answers)
+        """`answers[i]` as if the policy had answered `prompts[i]` with it, in one run; see `Policy.written`."""
+        rows = self.policy.written(prompts, answers)
+        if self.environment is not None:
+            constants = {"calls": 0.0, "bad_calls": 0.0, "observed": 0.0} | dict(self.environment.columns)
+            rows.columns |= {name: torch.full_like(rows.old_log_probs[:, 0], fill) for name, fill in constants.items()}
+            rows.columns |= {"turn": torch.zeros_like(rows.actions), "segment": rows.mask.long() - 1}
+        return rows
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        """How a batch of all ranks used the environment, and what this process has seen go wrong by cause."""
+        if self.environment is None:
+            return {}
+        calls = batch["calls"].double()
+        counted = {f"environment/{cause}": float(n) for cause, n in sorted(self.environment.counts.items())}
+        return {
+            "environment/call_rate": (calls > 0).double().mean().item(),
+            "environment/calls_per_row": calls.mean().item(),
+            "environment/bad_calls_per_row": batch["bad_calls"].double().mean().item(),
+            "environment/observed_columns": batch["observed"].double().mean().item(),
+            **counted,
+        }
+
+
+def score_rows(rollouts: Rollouts, score: Callable[[list[Any], list[Prompt]], Scores]) -> Scores:
+    """Write into `rollouts` what its outputs are worth, and return it, an entry a row.
+
+    Rows whose environment failed are not shown to the rewards: they are unscored, for that cause.
+    """
+    lost = Counter(f"environment: {why.removeprefix(LOST)}" for why in rollouts.finish if why.startswith(LOST))
+    kept = [row for row, why in enumerate(rollouts.finish) if not why.startswith(LOST)]
+    prompts = [rollouts.prompts[i] for i in rollouts.prompt.tolist()]
+    scores = score([rollouts.outputs[row] for row in kept], [prompts[row] for row in kept])
+    if lost:
+        scores = _spread(scores, kept, len(rollouts), lost)
+    device = rollouts.mask.device
+    rollouts.components = {name: values.to(device) for name, values in scores.components.items()}
+    rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
+    return scores
+
+
+def _spread(scores: Scores, kept: Sequence[int], count: int, lost: Counter) -> Scores:
+    """Scores of the rows `kept` among `count`: NaN and None for the others."""
+    rows = torch.tensor(kept, dtype=torch.long)
+
+    def tensor(values: torch.Tensor) -> torch.Tensor:
+        return values.new_full((count,), float("nan")).index_copy(0, rows, values)
+
+    def listed(values: Sequence[Any]) -> list[Any]:
+        held = dict(zip(kept, values, strict=True))
+        return [held.get(row) for row in range(count)]
+
+    return replace(
+        scores,
+        components={name: tensor(values) for name, values in scores.components.items()},
+        reward=tensor(scores.reward),
+        success=tensor(scores.success),
+        causes=dict(Counter(scores.causes) + lost),
+        columns={name: listed(values) for name, values in scores.columns.items()},
+    )

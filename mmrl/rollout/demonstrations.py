@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from mmrl.errors import ConfigError, DataError
 from mmrl.record import Answer, Batch, Prompt, Rollouts
@@ -25,18 +29,32 @@ class Demonstrations(Strategy):
     count      at most so many of them, from the front
     behaviour  the ratio's denominator on these rows: "policy" is their own probability at collection, so that the
                ratio starts at 1; "one" takes the demonstrator for certain, as LUFFY does
+    joins      "group": they are members like the others; "beside": they neither count nor train, and are there for
+               what reads the columns
 
-    Column `expert (B,)` is 1 on them. The policy gives their old log-probs in a pass; the end token is added. Source:
-    arXiv 2504.14945, section 3.1; the shaping of the ratio is a trust region's business.
+    Column `expert (B,)` is 1 on them, and `expert_log_probs (B, T)` has on every row of a group the log-probs of its
+    first one, token by token, 0 behind its end and where there is none. The policy gives their old log-probs in a
+    pass; the end token is added. Source: arXiv 2504.14945, section 3.1; the shaping of the ratio is a trust region's
+    business.
     """
 
     columns = {"expert": 0.0}
+    made = ("expert_log_probs",)
 
-    def __init__(self, *, column: str = "demonstrations", count: int = 1, behaviour: str = "policy") -> None:
+    def __init__(
+        self,
+        *,
+        column: str = "demonstrations",
+        count: int = 1,
+        behaviour: str = "policy",
+        joins: Literal["group", "beside"] = "group",
+    ) -> None:
         if behaviour not in BEHAVIOURS or behaviour == "given":
             raise ConfigError(f"rollout 'demonstrations': behaviour is policy or one, got {behaviour!r}: texts bring "
                               "no log-probs along")  # fmt: skip
-        self.column, self.count, self.behaviour = column, count, behaviour
+        if joins not in ("group", "beside"):
+            raise ConfigError(f"rollout 'demonstrations': joins={joins!r}; expected 'group' or 'beside'")
+        self.column, self.count, self.behaviour, self.joins = column, count, behaviour, joins
         self.data_columns = (column,)
         self._seen: set[int] = set()
 
@@ -48,13 +66,28 @@ class Demonstrations(Strategy):
         self._seen |= set(new)
         behaviour: Behaviour = "one" if self.behaviour == "one" else "policy"
         given = [Given("demonstration", behaviour, group=g, columns={"expert": 1.0}) for g in new]
-        return Plan(given=given) if given else None
+        if self.joins == "group":
+            return Plan(given=given) if given else None
+        own = batch["expert"] == 0
+        return Plan(given=given, counted=own, trained=own)
+
+    def make(self, batch: Batch) -> Mapping[str, Tensor]:
+        return {"expert_log_probs": of_the_first(batch.old_log_probs * batch.mask, batch["expert"] > 0, batch)}
 
     def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
         """Texts of the prompt's column, at most `count`."""
         value = prompt.columns.get(self.column)
         texts = texts_of(value, f"prompt {prompt.id!r}: column {self.column!r}")
         return list(texts[: self.count])
+
+
+def of_the_first(values: Tensor, chosen: Tensor, batch: Batch) -> Tensor:
+    """(B, T) on each row the `values (B, T)` of the first `chosen (B,)` member of its group, 0 where there is none."""
+    out = torch.zeros_like(values)
+    for group in torch.unique(batch.group[chosen]).tolist():
+        rows = ((batch.group == group) & chosen).nonzero().squeeze(1)
+        out[batch.group == group] = values[rows[batch.member[rows].argmin()]]
+    return out
 
 
 def texts_of(value: Any, where: str) -> list[str]:

@@ -6,7 +6,7 @@ has tried to rescue them, and the groups it adds pass through `guide` in their t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ def on_offer() -> dict[str, list[str]]:
     """{column: the strategies that make it}, of all that are registered."""
     offered: dict[str, list[str]] = {}
     for spec in registered("rollout"):
-        for name in getattr(spec.function, "columns", {}):
+        for name in (*getattr(spec.function, "columns", {}), *getattr(spec.function, "made", ())):
             offered.setdefault(name, []).append(spec.name)
     return offered
 
@@ -99,11 +99,48 @@ class Nested:
                 trained = trained & _of(train, addresses, trained)
         return replace(batch, counted=counted, trained=trained)
 
-    def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt:
+    def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt | None:
         return self.strategies[ask.by].shown(ask, prompt, rows)
+
+    def usable(self, ask: Ask, prompt: Prompt, texts: list[str]) -> list[str]:
+        return self.strategies[ask.by].usable(ask, prompt, texts)
+
+    def heard(self, ask: Ask, texts: list[str]) -> None:
+        self.strategies[ask.by].heard(ask, texts)
+
+    @property
+    def besides(self) -> bool:
+        """Whether any of them puts prompts beside those of the groups."""
+        return any(type(s).beside is not Strategy.beside for s in self.strategies)
+
+    def beside(self, prompt: Prompt, rows: Rollouts) -> dict[str, Prompt]:
+        merged: dict[str, Prompt] = {}
+        for strategy in self.strategies:
+            merged |= strategy.beside(prompt, rows)
+        return merged
 
     def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
         return self.strategies[given.by].given(given, prompt, rows)
+
+    def reads(self, others: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """{column: its readers} of the objective, as `others` has it, and of the strategies."""
+        read = {name: list(readers) for name, readers in others.items()}
+        for bound in self.bounds:
+            for name in bound.columns:
+                read.setdefault(name, []).append(f"rollout {bound.name!r}")
+        return read
+
+    @property
+    def makes(self) -> list[str]:
+        """Every column that comes of one of them."""
+        return [*self.columns, *(name for s in self.strategies for name in s.made)]
+
+    def make(self, batch: Batch) -> Batch:
+        """`batch` with the columns that come of whole groups."""
+        columns = dict(batch.columns)
+        for strategy in self.strategies:
+            columns |= strategy.make(batch)
+        return replace(batch, columns=columns)
 
     def observe(self, batch: Batch, step: Step) -> None:
         for bound in self.bounds:

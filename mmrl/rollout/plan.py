@@ -46,6 +46,7 @@ class Ask:
     start    where the members begin: in another member of the same held group
     note     what `Strategy.shown` is told, where these members see something else than the prompt; None: they do not
     trains   "prompt": the loss is under the prompt; "shown": under what was shown
+    aside    texts for `Strategy.heard`, such as hints: no rows of the step, neither scored nor trained
     columns  row constants of these members, of those the strategy declares
     by       which of several nested strategies asked; they need not say it
     """
@@ -57,8 +58,13 @@ class Ask:
     start: Address | None = None
     note: Any = None
     trains: Literal["prompt", "shown"] = "prompt"
+    aside: bool = False
     columns: Mapping[str, float] = field(default_factory=dict)
     by: int = 0
+
+    def __post_init__(self) -> None:
+        if self.aside and (self.group is None or self.note is None or self.start is not None):
+            raise ConfigError("what is asked aside names a held `group` and a `note` for `shown`, and no `start`")
 
 
 @dataclass(frozen=True)
@@ -153,9 +159,11 @@ class Strategy:
 
     columns  {name: fill} of the row constants that `Ask.columns` and `Given.columns` may set: columns (B,) of the
              batch, `fill` for rows that say nothing
+    made     names of the columns that `make` gives
     """
 
     columns: ClassVar[Mapping[str, float]] = {}
+    made: ClassVar[tuple[str, ...]] = ()
 
     def ask(self, step: Step) -> Plan | None:
         """The first requests of a step; None leaves them to the strategy inside, at last to independent draws."""
@@ -165,13 +173,33 @@ class Strategy:
         """After each round of scoring: what else is wanted, or None. `batch` is scored and shaped, not selected."""
         return None
 
-    def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt:
-        """What the members of `ask` see: `rows` are those of their group so far, with texts. Runs on one rank."""
+    def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt | None:
+        """What the members of `ask` see: `rows` are those of their group so far, with texts. Runs on one rank.
+
+        None where there is nothing to show, such as a row of the data set without a hint: these members are not asked.
+        """
         raise NotImplementedError(f"{type(self).__name__} asked with a note, and has no `shown`")
 
     def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
         """The rows of `given`, as texts or token by token; none at all is an answer too. Runs on one rank."""
         raise NotImplementedError(f"{type(self).__name__} plans given rows, and has no `given`")
+
+    def usable(self, ask: Ask, prompt: Prompt, texts: list[str]) -> list[str]:
+        """Which of the texts written for an `ask` aside may be used; the others are counted. Runs on one rank."""
+        return texts
+
+    def heard(self, ask: Ask, texts: list[str]) -> None:
+        """The usable texts of an `ask` aside; not called where there was nothing to show. Runs on all ranks."""
+        raise NotImplementedError(f"{type(self).__name__} asks aside, and has no `heard`")
+
+    def beside(self, prompt: Prompt, rows: Rollouts) -> Mapping[str, Prompt]:
+        """After the last round, of each held group: prompts that passes show in place of its own, by the name that
+        `View.of("beside", prompt=name)` reads. Runs on one rank."""
+        return {}
+
+    def make(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Once a step, of the rows of all ranks: columns (B,) or (B, T) that come of the group as it is in the end."""
+        return {}
 
     def observe(self, batch: Batch, step: Step) -> None:
         """Once a step, after the last round: here, and nowhere else, a strategy remembers."""

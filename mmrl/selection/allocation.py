@@ -5,18 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmrl.columns import COLUMNS, Column
 from mmrl.objective.groups import masked_mean
 from mmrl.objective.numerics import labels
 from mmrl.objective.shaping.hints import hint_reward
 from mmrl.record import Batch, Selection
-from mmrl.stages import LANGUAGE, stage
+from mmrl.stages import LANGUAGE, Need, View, stage
+
+
+def _hill_reads(**_) -> dict[str, Need | Column]:
+    bare = Need("log_probs", under=View.of("beside", prompt="bare"))
+    return {n: COLUMNS[n] for n in ("success", "prompt", "hint")} | {"bare_log_probs": bare}
 
 
 @stage(
     "group",
     paper="HiLL: hints that transfer, 2026; code Andree-9/HiLL, hinter_utils.py",
     formula="of each prompt the hint of the largest R = b exp(min(D, 0)/T), b = 1 - p^n - (1 - p)^n; none, if R is 0",
-    needs=("success", "prompt", "hint", "bare_log_probs"),
+    confidence="verified",
+    needs=_hill_reads,
     modalities=LANGUAGE,
 )
 def hill(batch: Batch, *, temperature: float = 0.3, form: str = "group") -> Selection:
@@ -62,6 +69,7 @@ def best_hint(batch: Batch, rows: Tensor, temperature: float, form: str) -> int:
     "self",
     paper="The reasoning boundary paradox (SELF), arXiv 2510.02230",
     formula="keep a prompt iff its greedy answer is wrong",
+    confidence="verified",
     needs=("greedy_success",),
 )
 def self_curation(batch: Batch, *, solved: float = 0.5) -> Selection:

@@ -29,6 +29,7 @@ def after_advantage(function: Any) -> Any:
     "group",
     paper="DAPO, arXiv 2503.14476",
     formula="keep a prompt iff its outcomes differ and low < mean outcome < high",
+    confidence="verified",
     method="dapo",
 )
 def dynamic_sampling(
@@ -56,6 +57,7 @@ def dynamic_sampling(
     "group",
     paper="DAPO, arXiv 2503.14476",
     formula="responses cut at the length limit leave the loss and stay in the baseline",
+    confidence="verified",
     method="dapo",
     modalities=LANGUAGE,
 )
@@ -84,6 +86,7 @@ def _outcome(batch: Batch, by: str | None) -> Tensor:
     "group",
     paper="MC-GRPO: Median-Centered GRPO for small-rollout RL, arXiv 2601.22582",
     formula="the row whose reward is the group's median leaves the loss, and stays in the baseline",
+    confidence="verified",
     method="mc_grpo",
 )
 def mc_grpo_pivot(batch: Batch) -> Selection:
@@ -102,6 +105,7 @@ def mc_grpo_pivot(batch: Batch) -> Selection:
     "group",
     paper="The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347",
     formula="rows whose advantage is 0 leave the loss and its denominators",
+    confidence="verified",
     method="psr_nsr_w_reinforce",
 )
 @after_advantage

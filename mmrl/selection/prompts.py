@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -30,6 +31,18 @@ class Sampler(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def unhelped(batch: Batch) -> Batch:
+    """The rows that say how hard prompts are: without given and hinted ones.
+
+    Rows that left the baseline of their group for those that were helped count here.
+    """
+    if batch.helped is None or not batch.helped.any():
+        return batch
+    touched = torch.isin(batch.group, torch.unique(batch.group[batch.helped]))
+    alone = ~batch.helped
+    return replace(batch, counted=(batch.counted | touched) & alone).index(alone.nonzero().squeeze(1))
 
 
 @runtime_checkable

@@ -48,6 +48,7 @@ def _row_ties(batch: Batch, purpose: str) -> Tensor:
     "group",
     paper="D3S: Dynamic Dual-Level Down-Sampling, arXiv 2509.22115",
     formula="keep the N_s rollouts of each group, then the N of the batch, of the largest advantage variance",
+    confidence="partly",
     method="d3s",
     scope="batch",
 )

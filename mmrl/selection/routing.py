@@ -17,6 +17,7 @@ from mmrl.stages import LANGUAGE, stage
     method="lightningrl",
     paper="LightningRL, arXiv 2603.13319",
     formula="drop prompts that are all wrong, or whose speeds differ by less than `spread`",
+    confidence="verified",
     needs=("components",),
     modalities=LANGUAGE,
 )
@@ -46,6 +47,7 @@ def lightningrl_filter(
     method="dypo",
     paper="DYPO, arXiv 2604.08926",
     formula="all wrong: imitate the teacher; all right: skip; mixed: train the own samples",
+    confidence="verified",
     needs=("expert",),
     modalities=LANGUAGE,
 )
@@ -69,6 +71,7 @@ def dypo_routing(batch: Batch) -> Selection:
     method="rec_opmd_asymre",
     paper="RED-drop, in: Group-relative REINFORCE is secretly off-policy, arXiv 2509.24203",
     formula="drop surplus negatives at random until negatives <= positives, positive: r >= mean",
+    confidence="verified",
 )
 def red_drop(batch: Batch) -> Selection:
     """Balances a group by dropping random negatives; the baseline is taken over what is left.

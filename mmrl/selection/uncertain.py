@@ -20,6 +20,7 @@ from mmrl.stages import stage
     "spo_single_stream",
     paper="Single-stream Policy Optimization (SPO), arXiv 2509.13232",
     formula="P(prompt) ~ sqrt(v (1 - v)) + 0.05, v = a/(a + b) its tracked success",
+    confidence="verified",
     modalities=("vlm", "video", "flow"),
 )
 class Uncertain:

@@ -18,7 +18,7 @@ from mmrl.errors import ConfigError, MMRLError
 from mmrl.objective import Objective
 from mmrl.randomness import Key
 from mmrl.record import SOURCES, Answer, Batch, Prompt, Request, Rollouts, Start
-from mmrl.rollout.actor import Actor
+from mmrl.rollout.actor import Actor, score_rows
 from mmrl.rollout.nesting import Nested
 from mmrl.rollout.plan import Address, Ask, Given, Plan, Step
 from mmrl.selection.prompts import Prefetching, Sampler
@@ -43,6 +43,7 @@ class Collected:
     indices   dataset row of each group, None where a strategy made the prompt
     step      as the strategies saw it
     causes    why outputs stayed unscored, over all ranks
+    not_shown members asked for with something to show where there was nothing, and asides that were no use; all ranks
     """
 
     rollouts: Rollouts
@@ -51,6 +52,7 @@ class Collected:
     indices: list[int | None]
     step: Step
     causes: Counter = field(default_factory=Counter)
+    not_shown: int = 0
 
 
 @dataclass
@@ -67,9 +69,11 @@ class Collector:
     config: TrainingConfig
     accelerator: Accelerator
     clock: Clock
+    not_shown: int = 0
 
     def collect(self, number: int) -> Collected:
         groups, causes = Groups(self.accelerator.process_index, self.accelerator.num_processes), Counter[str]()
+        self.not_shown = 0
         step = self._step(number, groups)
         rows: Rollouts | None = None
         plan: Plan | None = self.strategies.ask(step)
@@ -82,18 +86,34 @@ class Collector:
                 batch = self.objective.shape(batch)
                 plan = self.strategies.join(batch, step)
         assert rows is not None
+        if self.strategies.besides:
+            together(lambda: self._put_beside(rows), self.accelerator)
         with self.clock("group"):
             batch, _ = self.objective.select(self.strategies.masked(batch))
             self.strategies.observe(batch, step)
         if not self.columns.plan.early:
             batch = self._with_columns(batch, rows, causes)
+        batch = self.strategies.make(batch)
         for other in gather_objects(dict(causes), self.accelerator)[1:] if self.accelerator.num_processes > 1 else ():
             causes.update(other)
-        return Collected(rows, batch, mine, groups.rows, step, causes)
+        not_shown = sum(gather_objects(self.not_shown, self.accelerator))
+        return Collected(rows, batch, mine, groups.rows, step, causes, not_shown)
+
+    def _put_beside(self, rows: Rollouts) -> None:
+        """The prompts of strategies beside those of the rows, before passes show them."""
+        if self.columns.plan.early:
+            raise ConfigError("a rollout strategy puts prompts beside those of the rows, and a selection or shaping "
+                              "reads passes before it can; leave one of them out")  # fmt: skip
+        for group in torch.unique(rows.group).tolist():
+            at = (rows.group == group).nonzero().squeeze(1)
+            for place in torch.unique(rows.prompt[at]).tolist():
+                prompt = rows.prompts[place]
+                beside = self.strategies.beside(prompt, rows.index(at))
+                rows.prompts[place] = replace(prompt, beside={**prompt.beside, **beside})
 
     def _with_columns(self, batch: Batch, rows: Rollouts, causes: Counter) -> Batch:
         """The batch with the columns of passes that no selection reads; rows that lost their reward there are out."""
-        self.columns.fill(rows, causes)
+        self.columns.fill(rows, causes, batch.step)
         gathered, _ = self._gather(rows, batch.step)
         scored = ~gathered.reward.isnan()
         return replace(batch, columns=gathered.columns, counted=batch.counted & scored, trained=batch.trained & scored)
@@ -146,12 +166,16 @@ class Collector:
         firsts = [groups.number(group, ask.count) for group, ask in asks]
         mine = [(g, a, first) for (g, a), first in zip(asks, firsts, strict=True) if groups.mine(g)]
         with self.clock("data"):
-            requests = together(
-                lambda: [self._request(g, a, first, rows, groups) for g, a, first in mine], self.accelerator
+            every = together(
+                lambda: [(a, self._request(g, a, first, rows, groups)) for g, a, first in mine], self.accelerator
             )
-        constants = [ask.columns for _, ask, _first in mine for _ in range(ask.count)]
-        acted = self._acted(requests, step.key, groups)
-        parts = [] if acted is None else [(acted, constants)]
+        self.not_shown += sum(ask.count for ask, request in every if request is None)
+        requests = [(ask, request) for ask, request in every if request is not None]
+        requests.sort(key=lambda pair: pair[0].aside)
+        acted = self._acted([request for _, request in requests], step.key, groups)
+        self._heard(plan, acted, [pair for pair in requests if pair[0].aside])
+        constants = [ask.columns for ask, _ in requests if not ask.aside for _ in range(ask.count)]
+        parts = [(acted.index(range(len(constants))), constants)] if acted and constants else []
         parts += self._written(givens, rows, groups)
         if plan.given and any(g.behaviour != "policy" for g in plan.given) and rows is not None:
             rows.columns.setdefault(BEHAVIOUR, rows.old_log_probs.clone())
@@ -159,7 +183,7 @@ class Collector:
         fresh = Rollouts.concatenate(new) if new else None
         self._score_together(fresh, causes)
         if self.columns.plan.early:
-            self._fill_together(fresh, rows, causes)
+            self._fill_together(fresh, rows, causes, step.number)
         have = [r for r in (rows, fresh) if r is not None]
         if not have:
             raise ConfigError(
@@ -167,17 +191,35 @@ class Collector:
             )
         return Rollouts.concatenate(have) if len(have) > 1 else have[0]
 
-    def _request(self, group: int, ask: Ask, first: int, rows: Rollouts | None, groups: Groups) -> Request:
+    def _heard(self, plan: Plan, acted: Rollouts | None, asides: list[tuple[Ask, Request]]) -> None:
+        """Tell the strategies of all ranks what was written aside: the last rows of `acted`, as `asides` has them."""
+        if not any(ask.aside for ask in plan.ask):
+            return
+        outputs = [str(text) for text in acted.outputs] if acted else []
+        at, texts = len(outputs) - sum(ask.count for ask, _ in asides), []
+        for ask, request in asides:
+            written, at = outputs[at : at + ask.count], at + ask.count
+            texts.append(self.strategies.usable(ask, request.prompt, written))
+            self.not_shown += len(written) - len(texts[-1])
+        places = [plan.ask.index(ask) for ask, _ in asides]
+        every = gather_objects(list(zip(places, texts, strict=True)), self.accelerator)
+        for place, written in sorted(pair for part in every for pair in part):
+            self.strategies.heard(plan.ask[place], written)
+
+    def _request(self, group: int, ask: Ask, first: int, rows: Rollouts | None, groups: Groups) -> Request | None:
         prompt = groups.prompt(group, self.prompts)
         request = Request(prompt, ask.count, group, first_member=first)
         if ask.start is not None:
             request.start = self._start(group, ask.start, rows)
         if ask.note is not None:
-            request.shown = self.strategies.shown(ask, prompt, _of_group(rows, group))
-            if ask.trains == "shown":
-                if request.shown.id == prompt.id:
+            shown = self.strategies.shown(ask, prompt, _of_group(rows, group))
+            if shown is None:
+                return None
+            request.shown = shown
+            if ask.trains == "shown" or ask.aside:
+                if shown.id == prompt.id:
                     raise ConfigError(f"prompt {prompt.id!r}: what is trained as shown needs an id of its own")
-                request.prompt, request.shown = request.shown, None
+                request.prompt, request.shown = shown, None
         return request
 
     def _start(self, group: int, address: Address, rows: Rollouts | None) -> Start:
@@ -186,10 +228,11 @@ class Collector:
         if rows is None or not len(at):
             raise ConfigError(f"a rollout strategy starts in member {address.member} of group {group}: there is none")
         row = rows.index([at[0]])
-        if not 0 < address.action < int(row.length[0]):
+        assert row.extent is not None
+        if not 0 < address.action < int(row.extent[0]):
             raise ConfigError(
                 f"a rollout strategy starts behind action {address.action} of member {address.member} of group "
-                f"{group}, which has {int(row.length[0])}; expected 1 to {int(row.length[0]) - 1}"
+                f"{group}, which has {int(row.extent[0])}; expected 1 to {int(row.extent[0]) - 1}"
             )
         return Start(row, address.action)
 
@@ -199,7 +242,8 @@ class Collector:
             return None
         asked = requests or [Request(self._spare(groups), 1, group=0)]
         with self.clock("rollout"):
-            rollouts = together(lambda: self.actor.act(asked, key), self.accelerator)
+            weights = self.actor.policy.samples_with
+            rollouts = together(lambda: self.actor.act(asked, key, weights=weights), self.accelerator)
         return rollouts if requests else None
 
     def _written(
@@ -265,18 +309,15 @@ class Collector:
         with self.clock("reward"):
             together(lambda: None if rollouts is None else self._score(rollouts, causes), self.accelerator)
 
-    def _fill_together(self, fresh: Rollouts | None, rows: Rollouts | None, causes: Counter) -> None:
+    def _fill_together(self, fresh: Rollouts | None, rows: Rollouts | None, causes: Counter, step: int) -> None:
         """A rank without new rows runs the passes of an old one beside the others, and drops what came out."""
         if fresh is not None:
-            self.columns.fill(fresh, causes)
+            self.columns.fill(fresh, causes, step)
         elif rows is not None:
-            self.columns.fill(rows.index([0]), Counter())
+            self.columns.fill(rows.index([0]), Counter(), step)
 
     def _score(self, rollouts: Rollouts, causes: Counter) -> None:
-        scores = self.score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
-        device = rollouts.mask.device
-        rollouts.components = {k: v.to(device) for k, v in scores.components.items()}
-        rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
+        scores = score_rows(rollouts, self.score)
         causes.update(scores.causes)
         causes.update(attach_columns(rollouts, scores, self.actor.policy))
 

@@ -144,7 +144,7 @@ def gather_batch(rollouts: Rollouts, accelerator: Accelerator, **constants) -> t
     local = Batch.of(rollouts)
     names = [
         *("mask", "old_log_probs", "group", "member", "task", "prompt"),
-        *("reward", "success", "length", "truncated", "actions", "owner", "source"),
+        *("reward", "success", "length", "truncated", "actions", "owner", "source", "helped"),
     ]
     tensors: dict[str, Tensor] = {n: v for n in names if isinstance(v := getattr(local, n), Tensor)}
     tensors |= {f"components/{k}": v for k, v in local.components.items()}

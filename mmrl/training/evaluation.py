@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request, Rollouts, Scores
-from mmrl.rollout.actor import Actor
+from mmrl.rollout.actor import Actor, score_rows
 from mmrl.selection.prompts import Prefetching
 from mmrl.training.distributed import gather_objects, my_share, together
 
@@ -51,8 +51,7 @@ def evaluate(
     def act(chunk: list[int]) -> Rollouts:
         requests = [Request(prompts[i], samples, group=i) for i in chunk]
         rollouts = actor.act(requests, Key(EVALUATION_SEED, purpose="evaluate"), greedy=greedy)
-        scores = score(rollouts.outputs, [rollouts.prompts[i] for i in rollouts.prompt.tolist()])
-        rollouts.components, rollouts.reward, rollouts.success = scores.components, scores.reward, scores.success
+        score_rows(rollouts, score)
         return rollouts
 
     most = -(-len(prompts) // accelerator.num_processes)
@@ -76,6 +75,7 @@ def _rows(rollouts: Rollouts) -> list[dict]:
     rows = []
     for i in range(len(rollouts)):
         row = {"row": [int(rollouts.group[i]), int(rollouts.member[i])], "length": int(rollouts.length[i])}
+        row |= {k: float(rollouts.columns[k][i]) for k in ("calls", "bad_calls") if k in rollouts.columns}
         row |= {f"reward/{k}": float(v[i]) for k, v in rollouts.components.items()}
         row |= {"reward": float(rollouts.reward[i]), "success": float(rollouts.success[i])}
         rows.append(row)

@@ -15,7 +15,7 @@ from mmrl.policies.base import Policy
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.randomness import Key
 from mmrl.record import Batch, Request, Rollouts
-from mmrl.rollout.actor import Actor
+from mmrl.rollout.actor import Actor, score_rows
 from mmrl.stages import NEEDS, Need
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import even_micro_batches, gather_batch, together, whole_groups
@@ -39,14 +39,14 @@ class Columns:
     def policy(self) -> Policy:
         return self.actor.policy
 
-    def fill(self, rollouts: Rollouts, causes: Counter) -> None:
-        """The columns of probes, and of the rewards that other outputs of the same prompts bring."""
+    def fill(self, rollouts: Rollouts, causes: Counter, step: int) -> None:
+        """The columns of probes, and of the rewards that other outputs of the same prompts bring, at a step of the run:
+        views that are drawn anew differ by it."""
         with self.clock("passes"), torch.no_grad():
             for part in self.plan.prepare:
+                under = None if part.under is None else part.under.at(step)
                 for rows in self._parts(rollouts, part):
-                    piece = self.policy.evaluate(
-                        rollouts.index(rows), part.needs, under=part.under, weights=part.weights
-                    )
+                    piece = self.policy.evaluate(rollouts.index(rows), part.needs, under=under, weights=part.weights)
                     for need in part.needs:
                         values = piece.log_probs if need.probe == "log_probs" else piece.columns[need.key]
                         self._store(rollouts, need.key, rows, values.detach())
@@ -75,7 +75,7 @@ class Columns:
         requests = [Request(prompt, 1, group=i) for i, prompt in enumerate(rollouts.prompts)]
         key = Key(self.config.seed, purpose="greedy")
         answers = together(lambda: self.actor.act(requests, key, greedy=True), self.accelerator)
-        scores = together(lambda: self.score(answers.outputs, rollouts.prompts), self.accelerator)
+        scores = together(lambda: score_rows(answers, self.score), self.accelerator)
         causes.update({f"greedy {k}": v for k, v in scores.causes.items()})
         worth = torch.where(scores.success.isnan(), scores.reward, scores.success).to(rollouts.old_log_probs)
         rollouts.columns[NEEDS["greedy_success"].key] = worth[rollouts.prompt]

@@ -45,11 +45,11 @@ def _per_action(column: Column, value: Any, rollouts: Rollouts, row: int, policy
     made = torch.full(rollouts.mask.shape[1:], float(column.fill))
     if not isinstance(value, list | tuple):
         raise ValueError(f"a {type(value).__name__}; expected a list, of one number for each action or of spans")
-    length = int(rollouts.length[row])
+    acted = rollouts.mask[row].nonzero().squeeze(1).cpu()
     if value and not isinstance(value[0], list | tuple):
-        if len(value) != length:
-            raise ValueError(f"{len(value)} numbers for {length} actions")
-        made[:length] = torch.tensor([float(v) for v in value])
+        if len(value) != len(acted):
+            raise ValueError(f"{len(value)} numbers for {len(acted)} actions")
+        made[acted] = torch.tensor([float(v) for v in value])
         return made
     written = policy.character_spans(rollouts, row) if value else []
     for span in value:

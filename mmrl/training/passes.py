@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
@@ -55,9 +56,13 @@ class PassPlan:
         return [*lines, f"update: log-probs and gradient{extra}"]
 
 
-def plan_passes(objective: Objective, policy: type[Policy], strategies: Nested | None = None) -> PassPlan:
+def plan_passes(
+    objective: Objective, policy: type[Policy], strategies: Nested | None = None, settings: Any = None
+) -> PassPlan:
     """Refuse what the policy cannot give, then merge needs into passes. Strategies read between rounds, so what they
     need is computed in each.
+
+    settings  the policy's section, where what it offers depends on it
 
     Raises ConfigError naming the function, the need, and the policies that offer it.
     """
@@ -66,7 +71,8 @@ def plan_passes(objective: Objective, policy: type[Policy], strategies: Nested |
     _refuse_comparisons(objective, policy, asked_between)
     for need, asked_by in needs.items():
         _check_view(need, " and ".join(asked_by))
-        policy.check_need(need, " and ".join(asked_by))
+        policy.check_need(need, " and ".join(asked_by), settings)
+    policy.check_objective(objective, settings)
     passes: dict[tuple, Pass] = {}
     for need in needs:
         sampled = need.probe == "log_probs" and need.under is None and need.weights == "old"

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import wave
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def save_rollouts(
             "solution": prompt.columns.get("solution"),
             "finish": rollouts.finish[i],
             "length": int(rollouts.length[i]),
+            **_spoken(i, rollouts, labels[i]),
             "media": _save_media(folder, f"prompt-{int(rollouts.group[i]):04d}", prompt.images, written),
             "videos": [str(getattr(v, "path", v)) for v in prompt.videos],
             "reward": None if rollouts.reward is None else _number(rollouts.reward[i]),
@@ -68,6 +70,21 @@ def save_rollouts(
         row["actions"] = _actions(i, rollouts, labels[i], batch, weights)
         rows.append(row)
     write_atomically(folder / "rows.jsonl", "".join(json.dumps(r, default=str) + "\n" for r in rows))
+
+
+def _spoken(i: int, rollouts: Rollouts, labels: list[str]) -> dict[str, Any]:
+    """`said`: what was written and shown in turn, where an environment spoke; runs of one placeholder are cut short."""
+    extent = int(rollouts.extent[i]) if rollouts.extent is not None else 0
+    if "turn" not in rollouts.columns or extent == int(rollouts.length[i]):
+        return {}
+    said: list[dict[str, str]] = []
+    for acted, columns in groupby(range(extent), key=lambda t: bool(rollouts.mask[i, t])):
+        words = [labels[t] for t in columns]
+        if not acted:
+            repeats = ((word, len(list(same))) for word, same in groupby(words))
+            words = [f"{word} x {n} " if n > 2 else word * n for word, n in repeats]
+        said.append({"who": "policy" if acted else "environment", "text": "".join(words)})
+    return {"extent": extent, "said": said}
 
 
 def _saved_output(folder: Path, stem: str, output: Any, written: set[str]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mmrl.objective import signal
 from mmrl.objective.groups import group_extreme, representatives
-from mmrl.record import Batch
+from mmrl.objective.shaping.label_free import answer_shares
+from mmrl.record import SOURCES, Batch
 from mmrl.training.timing import peak_memory_bytes
 from mmrl.training.update import Sums
 
@@ -112,11 +113,25 @@ def batch_metrics(batch: Batch, weights: Tensor) -> dict[str, Any]:
     return {
         **_reward_metrics(batch),
         **signal(batch),
+        **_answer_metrics(batch),
+        **{f"rollouts/{name}": n for i, name in enumerate(SOURCES) if i and (n := int((batch.source == i).sum()))},
         "advantage/mean": advantage.mean().item(),
         "advantage/abs_mean": advantage.abs().mean().item(),
         "length/mean": length.mean().item(),
         "length/truncated_fraction": batch.truncated.double().mean().item(),
         "entropy/sampled": -(batch.old_log_probs * batch.mask).sum().item() / max(int(batch.mask.sum()), 1),
+    }
+
+
+def _answer_metrics(batch: Batch) -> dict[str, float]:
+    """How far groups agree, where a reward numbers their answers: entropy 0 is one answer for all."""
+    if "answer" not in batch:
+        return {}
+    share, entropy, _ = answer_shares(batch["answer"], batch.group, batch.counted)
+    groups = representatives(batch.group)
+    return {
+        "answer/entropy": entropy[groups].mean().item(),
+        "answer/majority": group_extreme(share, batch.group)[groups].mean().item(),
     }
 
 

@@ -25,8 +25,9 @@ from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
+from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
-from mmrl.selection.prompts import Sampler, Shuffled
+from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
@@ -82,6 +83,7 @@ class Trainer:
     sampler  which prompts come next; every prompt once an epoch if not given
     rollout  how a group comes to be: a strategy by name or as {name: ..., parameter: ...}, or several, outermost
              first; independent draws if not given
+    environment  that answers between the turns of a response, in training and evaluation; none if not given
     report   called with (step, metrics) on the main process
     counters  further numbers of this process for each step's metrics
     """
@@ -89,7 +91,8 @@ class Trainer:
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,
         run_dir: str | Path, *, eval_prompts: Sequence[Prompt] = (), accelerator: Accelerator | None = None,
-        sampler: Sampler | None = None, rollout: Any = (), trackers: Sequence[Tracker] = (),
+        sampler: Sampler | None = None, rollout: Any = (), environment: Surroundings | None = None,
+        trackers: Sequence[Tracker] = (),
         report: Report = lambda step, metrics: None,
         counters: Callable[[], dict[str, float]] = dict,
     ):  # fmt: skip
@@ -130,8 +133,8 @@ class Trainer:
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
         self.strategies = Nested.of(rollout)
-        plan = plan_passes(objective, type(policy), self.strategies)
-        self.actor = Actor(policy)
+        plan = plan_passes(objective, type(policy), self.strategies, policy.config)
+        self.actor = Actor(policy, environment)
         self.columns = Columns(self.actor, plan, score, config, self.accelerator, self.clock)
         self.collector = Collector(
             self.actor, objective, self.columns, self.strategies, prompts, score, self.sampler, config,
@@ -211,7 +214,7 @@ class Trainer:
             batch = self.columns.compare(collected.rollouts, collected.mine, batch)
             passes = passes_over(self.objective, batch, self.config)
             batch, weights = passes[0]
-            self.sampler.observe(collected.indices, batch)
+            self.sampler.observe(collected.indices, unhelped(batch))
             self.collector.announce([], self.step + 1)
         due = engine_check.is_due(self.step, self.config.check_every, self.policy)
         if due or self.checked is None:
@@ -220,6 +223,7 @@ class Trainer:
         with self.clock("update"):
             for prepared in passes:
                 self.update(collected.rollouts, *prepared, collected.mine, log)
+            self.policy.after_batch()
         if self.step % self.config.save_rollouts_every == 0 or self.step == self.config.steps - 1:
             self._save_rollouts(collected, batch, weights)
         apart = engine_check.gaps(batch, self.checked if due and self.policy.acts_apart else None)
@@ -278,22 +282,26 @@ class Trainer:
     # ---- trust
 
     def self_check(self, rollouts: Rollouts) -> SelfCheck:
-        """Rollout and training log-probs of a batch must agree; raises SelfCheckError if not."""
-        new = torch.zeros_like(rollouts.old_log_probs)
+        """What sampling and training find of a batch must agree; raises SelfCheckError if not."""
+        pairs: list[Tensor] = []
         size = self.config.micro_batch_size
         with torch.no_grad():
             for part in even_micro_batches(self.policy, rollouts, size, self.accelerator):
-                new[part.to(new.device)] = self.policy.evaluate(rollouts.index(part), ()).log_probs
+                found = self.policy.replayed(rollouts.index(part))
+                pairs = pairs or [each.new_zeros(len(rollouts), *each.shape[1:]) for each in found]
+                for whole, each in zip(pairs, found, strict=True):
+                    whole[part.to(whole.device)] = each
         allowed = Tolerance.of(self.policy.precision, self.config.self_check)
         shown = rollouts.replay.get("shown", torch.zeros_like(rollouts.source))
         apart = shown.to(rollouts.source.device).bool() | (rollouts.source > 0)
-        check = compare(rollouts.old_log_probs, new, rollouts.mask, allowed, shown=apart)
+        old, new, mask = pairs
+        check = compare(old, new, mask, allowed, shown=apart)
         check.step = self.step
-        apart = engine_check.problem(check, rollouts, self.policy)
-        found = apart or (None if check.passed else str(check))
-        failed = [c for c in gather_objects(found, self.accelerator) if c]
-        if apart:
-            raise SelfCheckError(apart)
+        engine = engine_check.problem(check, rollouts, self.policy)
+        problem = engine or (None if check.passed else str(check))
+        failed = [c for c in gather_objects(problem, self.accelerator) if c]
+        if engine:
+            raise SelfCheckError(engine)
         check.raise_if_failed()
         if failed:
             raise ConfigError(f"another rank failed: {failed[0]}")
@@ -358,12 +366,14 @@ class Trainer:
     def _metrics(self, collected: Collected, batch: Batch, weights: Tensor, log: UpdateLog) -> dict[str, Any]:
         metrics: dict[str, Any] = {
             **batch_metrics(batch, weights),
+            **self.actor.metrics(batch),
             **self.objective.diagnostics,
             **update_metrics(gather_objects(log, self.accelerator), self.policy.precision),
             "learning_rate": self.config.learning_rate_at(max(self.updates - 1, 0)),
             "updates": self.updates,
             "rollouts": len(batch),
             "unscored": dict(collected.causes),
+            "rollouts/not_shown": collected.not_shown,
             **speed_metrics(batch, self.clock.take()),
             **self.counters(),
         }

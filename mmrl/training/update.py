@@ -148,9 +148,11 @@ class Gradients:
         if not self.objective.score_objective:
             return None
         scores = torch.zeros(0)
+        assert self.objective.score is not None
+        reads = [need for need in self.objective.score.needs.values() if need.weights == "current"]
         trains = (local.trained & (local.update == update)).cpu().nonzero().squeeze(1)
         for part in even_micro_batches(self.policy, rollouts, self.config.micro_batch_size, self.accelerator, trains):
-            evaluation = self.policy.evaluate(rollouts.index(part), self.reads)
+            evaluation = self.policy.evaluate(rollouts.index(part), reads)
             at = part.to(mine.device)
             own = self.objective.scores(evaluation, local.index(at)).to(batch.mask.device)
             scores = scores if len(scores) else own.new_zeros(len(batch), *own.shape[1:])

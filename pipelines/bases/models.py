@@ -9,6 +9,7 @@ nearly uniform outputs: it learns half as fast, and tests on it cannot see a wro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,14 +60,17 @@ def fan_in_init(module: nn.Module, seed: int) -> None:
             parameter.copy_(Key(seed, purpose=f"init {name}").normal(*parameter.shape) * std)
 
 
-def tiny_processor(family: str = "qwen3_vl") -> Any:
-    """`Qwen3VLProcessor` or `Qwen2_5_VLProcessor` with our tokenizer and 64 x 64 images as 16 tokens."""
+def tiny_processor(family: str = "qwen3_vl", extra: Sequence[str] = ()) -> Any:
+    """`Qwen3VLProcessor` or `Qwen2_5_VLProcessor` with our tokenizer and 64 x 64 images as 16 tokens.
+
+    extra  pieces of text that get a token beside the worlds' words
+    """
     import transformers as tf
 
     if family not in CHAT_TEMPLATES:
         raise ConfigError(unknown("family of tiny models", family, CHAT_TEMPLATES))
     template = CHAT_TEMPLATES[family]
-    tokenizer = chat_tokenizer(template)
+    tokenizer = chat_tokenizer(template, extra)
     pixels = {"shortest_edge": IMAGE_SIZE**2 // 4, "longest_edge": 16 * IMAGE_SIZE**2}
     # For videos the limits cover all frames of a clip together.
     volume = {"shortest_edge": IMAGE_SIZE**2 // 4, "longest_edge": 64 * IMAGE_SIZE**2}
@@ -80,16 +84,18 @@ def tiny_processor(family: str = "qwen3_vl") -> Any:
 
 
 def tiny_vlm(
-    family: str = "qwen3_vl", seed: int = 0, *, hidden: int = 128, layers: int = 2, vision_hidden: int = 64
-) -> tuple[Any, Any]:
+    family: str = "qwen3_vl", seed: int = 0, *, hidden: int = 128, layers: int = 2, vision_hidden: int = 64,
+    extra: Sequence[str] = (),
+) -> tuple[Any, Any]:  # fmt: skip
     """A Qwen3-VL or Qwen2.5-VL model with fan-in weights, and its processor.
 
     hidden         of the text model; 4 heads, 2 key-value heads
     layers         of the text model
     vision_hidden  of the vision tower, 2 blocks deep
+    extra          pieces of text that get a token beside the worlds' words
     """
     builders = {"qwen3_vl": build_tiny_qwen3_vl, "qwen2_5_vl": build_tiny_qwen2_5_vl}
-    processor = tiny_processor(family)
+    processor = tiny_processor(family, extra)
     model = builders[family](processor.tokenizer, hidden=hidden, layers=layers, vision_hidden=vision_hidden)
     fan_in_init(model, seed)
     return model.eval(), processor

@@ -19,6 +19,8 @@ from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
 from mmrl.rewards.accuracy import judge
+from mmrl.rollout.actor import Actor
+from mmrl.rollout.environments.base import Surroundings
 
 Report = Callable[[int, float], None]
 WARMUP = 50
@@ -129,12 +131,15 @@ def _batches(
         yield [encoded[i][0] for i in chosen], [encoded[i][1] for i in chosen]
 
 
-def held_out_scores(policy: Policy, prompts: Sequence[Prompt], batch_size: int = 64) -> dict[str, float]:
+def held_out_scores(
+    policy: Policy, prompts: Sequence[Prompt], environment: Surroundings | None = None, batch_size: int = 64
+) -> dict[str, float]:
     """Share of greedy answers that the accuracy reward calls right (0.5 or more), in all and by skill."""
+    actor = Actor(policy, environment)
     right: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, len(prompts), batch_size):
         chunk = [prompts[i] for i in range(start, min(start + batch_size, len(prompts)))]
-        rollouts = policy.rollout([Request(p, 1, i) for i, p in enumerate(chunk)], Key(0), greedy=True)
+        rollouts = actor.act([Request(p, 1, i) for i, p in enumerate(chunk)], Key(0), greedy=True)
         for prompt, answer in zip(chunk, rollouts.outputs, strict=True):
             columns = prompt.columns
             hit = judge(answer, columns["solution"], columns["task"]) >= 0.5

@@ -61,12 +61,16 @@ def _train(texts: list[str], specials: Sequence[str]):
     return tokenizer
 
 
-def chat_tokenizer(template: str):
-    """The tokenizer of the tiny Qwen-VL bases: about 1,300 tokens, `<|im_end|>` ends a turn."""
+def chat_tokenizer(template: str, extra: Sequence[str] = ()):
+    """The tokenizer of the tiny Qwen-VL bases: about 1,300 tokens, `<|im_end|>` ends a turn.
+
+    extra  further pieces that deserve a token, as they stand and with a leading space
+    """
     from tokenizers import decoders
     from transformers import PreTrainedTokenizerFast
 
-    texts = list(chain(words(), (f" {word}" for word in words())))
+    known = [*words(), *extra]
+    texts = list(chain(known, (f" {word}" for word in known)))
     tokenizer = _train(texts, specials=[*CHAT_TOKENS, *VISION_TOKENS])
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(

@@ -181,6 +181,14 @@ def test_every_form_of_a_video(opened, folder, clip):
     assert data[6].videos == [Clip(data[5].videos[0].path, 1.0)]
 
 
+def test_images_in_bytes_are_frames_as_paths_of_images_are(opened, folder):
+    stills = [(folder / name).read_bytes() for name in ("red.png", "blue.png")]
+    held = [{"bytes": still, "path": None} for still in stills]
+    for video in (stills, held):
+        [frames] = open_dataset([{"prompt": "q", "video": video}], media_root=folder)[0].videos
+        assert isinstance(frames, FrameList) and [path.read_bytes() for path in frames.paths] == stills
+
+
 def test_images_open_when_asked_for_and_not_before(opened, folder):
     data = opened({"prompt": "q", "image": "red.png"}, {"prompt": "q", "image": "gone.png"})
     assert colours(data[0]) == [(255, 0, 0)]
@@ -384,6 +392,8 @@ def test_malformed_rows_are_refused_on_opening(opened, row, message):
         ({"frames": ["red.png", "blue.png"], "start": 1}, "start is not honoured for a clip given as frame images"),
         ({"path": "a.mp4", "max_frames": 2.5}, "max_frames: expected a whole number of at least 1"),
         ({"path": "a.mp4", "min_frames": 9, "max_frames": 4}, "min_frames=9 is not before max_frames=4"),
+        ({"path": "a.mp4", "nframes": 4, "fps": 2}, "both nframes and fps are given; keep one"),
+        ({"path": "a.mp4", "nframes": 4, "max_frames": 8}, "both nframes and max_frames are given"),
         ({"path": "a.mp4", "resized_height": 56}, "'resized_height' is not honoured; known beside the video: start"),
         ("http://example.com/a.mp4", "is an address; download it"),
         ("b.mp4", "'b.mp4' does not exist"),

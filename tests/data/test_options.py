@@ -16,6 +16,13 @@ LEFT_RIGHT = ["A. left", "B. right"]
         ("A. left\nB. right", LEFT_RIGHT), ('["left", "right"]', ["left", "right"]),
         ([10, 2.5], ["10", "2.5"]), ({"A": "left", "B": None}, ["A. left"]),
         ([], None), (None, None), ("", None), (["", " "], None), ({}, None),
+        ({"label": ["A", "B"], "text": ["left", "right"]}, LEFT_RIGHT),
+        ({"choices": ["left", "right"]}, ["left", "right"]),
+        ([{"label": "A", "text": "left"}, {"label": "B", "text": "right"}], LEFT_RIGHT),
+        ([{"A": "left"}, {"B": "right"}], LEFT_RIGHT), ({"a": "left", "b": "right"}, LEFT_RIGHT),
+        (["a) left", "b) right"], LEFT_RIGHT), ("a. left\nb. right", LEFT_RIGHT), ("A. left; B. right", LEFT_RIGHT),
+        ("['left', 'right']", ["left", "right"]), ("1. left\n2. right", ["1. left", "2. right"]),
+        (["a bee", "b sharp"], ["a bee", "b sharp"]),
     ],
 )  # fmt: skip
 def test_every_form(value, texts):
@@ -27,6 +34,8 @@ def test_every_form(value, texts):
     [
         (["A. left", "C. right"], "labelled A, C; expected A, B"),
         ([["left"]], "expected a list such as"),
+        ({"A": ["left"], "B": ["right"]}, "expected a list such as"),
+        ({"label": ["A"], "text": ["left", "right"]}, "2 texts, and labels"),
         ("left", "expected a list such as"),
         ('["left"', "expected a list such as"),
         (3, "expected a list such as"),
@@ -42,6 +51,11 @@ def test_lines_count_by_place():
     assert option_lines(["left", "right"]) == option_lines(["(A) left", "(B) right"]) == "A. left\nB. right"
     assert option_lines(["A. M. Turing", "Ada"]) == "A. A. M. Turing\nB. Ada"
     assert len(option_lines([str(i) for i in range(12)]).splitlines()) == 12
+
+
+def test_numbered_options_keep_their_numbers_which_are_what_a_truth_names():
+    assert option_lines(["1. left", "2. right"]) == option_lines(["(1) left", "(2) right"]) == "1. left\n2. right"
+    assert option_lines(["1.5", "2.5"]) == "A. 1.5\nB. 2.5" and option_lines(["1:2", "2:3"]) == "A. 1:2\nB. 2:3"
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,16 @@ def test_options_in_columns_of_their_own_are_seen():
         open_dataset([row])
 
 
+@pytest.mark.parametrize(
+    "names", [("option_a", "option_b"), ("Option A", "Option B"), ("choice1", "choice2"), ("opt0", "opt1")]
+)
+def test_whatever_columns_of_one_option_are_called(names):
+    row = {"prompt": "q", "solution": "left"} | dict(zip(names, ("left", "right"), strict=True))
+    with pytest.raises(DataError, match=f"{', '.join(names)} hold options that nothing reads"):
+        open_dataset([row])
+    assert open_dataset([{"prompt": "q", "solution": "left", names[0]: "left"}])[0].columns[names[0]] == "left"
+
+
 def test_the_fix_that_is_printed_works(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "p.png")
     row = {"prompt": "q", "photo": "p.png", "choices": ["left", "right"]}

@@ -67,6 +67,17 @@ def test_entropy_term_drops_answers_that_became_unsure():
     assert fresh(advantage, unsure_from_the_start)[0][0] != 0
 
 
+def test_the_authors_code_drops_unsure_answers_whatever_the_first_batch_was():
+    batch = batch_of([[1, 2], [3, 4]], entropy=[1.0, 0.5])
+    full = torch.tensor([1.0, -1.0]).double()[:, None] * batch.mask
+    kept = {
+        always: Bound.of("credit", {"name": "gtpo", "threshold": 0.7, "always": always})(full, batch)[0]
+        for always in (True, False)
+    }
+    assert (kept[True][0] == 0).all() and (kept[True][1] != 0).all()
+    assert (kept[False] != 0).all(), "the first batch's mean entropy is .75, not below it"
+
+
 def test_needs_and_missing_actions():
     assert Bound.of("credit", {"name": "gtpo", "gamma": 0}).needs == {}
     batch = batch_of([[1], [2]])

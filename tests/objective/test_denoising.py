@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmrl.objective import Objective
-from mmrl.objective.advantages.denoising import dense_grpo, tempflow_grpo
+from mmrl.objective.advantages.denoising import densegrpo, tempflow_grpo
 from mmrl.objective.credit.denoising import inverse_step_size, noise_level_weights, sage_equalizer
 from mmrl.objective.credit.rollouts import clip_advantage
 from mmrl.objective.ratios import grpo_guard
@@ -21,7 +21,7 @@ from mmrl.training.config import TrainingConfig
 from mmrl.training.passes import plan_passes
 
 RECIPES = (
-    "flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "dense_grpo", "tempflow_grpo", "grpo_guard", "flow_dppo",
+    "flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "densegrpo", "tempflow_grpo", "grpo_guard", "flow_dppo",
     "sage_grpo",
 )  # fmt: skip
 
@@ -41,7 +41,7 @@ class TestDenseGRPO:
     REWARD = torch.tensor([0.50, 0.45])
 
     def advantage(self, mask, values, reward, **fields):
-        return dense_grpo(batch(mask, reward=reward, columns={"step_rewards": values}, **fields), eps=0.0)
+        return densegrpo(batch(mask, reward=reward, columns={"step_rewards": values}, **fields), eps=0.0)
 
     def test_by_hand(self):
         near(self.advantage(torch.ones(2, 3), self.VALUES, self.REWARD), [[1, -1, 1], [-1, 1, -1]])
@@ -55,7 +55,7 @@ class TestDenseGRPO:
         """With one group per row's scale removed: three members, gains add up to reward - first value."""
         values, reward = torch.rand(3, 4), torch.rand(3)
         columns = {"step_rewards": values}
-        made = dense_grpo(batch(torch.ones(3, 4), reward=reward, columns=columns), eps=0.0, ddof=0)
+        made = densegrpo(batch(torch.ones(3, 4), reward=reward, columns=columns), eps=0.0, ddof=0)
         following = torch.cat([values[:, 1:], reward[:, None]], 1)
         gains = following - values
         near(made, (gains - gains.mean(0)) / gains.std(0, unbiased=False), 1e-4)
@@ -65,7 +65,7 @@ class TestDenseGRPO:
         reward = torch.tensor([0.5, 0.5, float("nan")])
         values = torch.full((3, 2), 0.1)
         counted = torch.tensor([True, True, False])
-        made = dense_grpo(batch(torch.ones(3, 2), reward=reward, counted=counted, columns={"step_rewards": values}))
+        made = densegrpo(batch(torch.ones(3, 2), reward=reward, counted=counted, columns={"step_rewards": values}))
         near(made, torch.zeros(3, 2))
 
     def test_groups_apart(self):

@@ -166,7 +166,7 @@ def test_what_says_it_treats_rows_as_one_does(function):
 def _registered(stage_name: str, name: str, function) -> StageFunction:
     from mmrl import stages
 
-    stages.stage(stage_name, name, paper="a test", formula="wrong on purpose")(function)
+    stages.stage(stage_name, name, paper="a test", formula="wrong on purpose", confidence="ours")(function)
     return stages.find(stage_name, name)
 
 

@@ -50,6 +50,20 @@ def test_entropy_band_pulls_each_task_back_from_its_own_side():
     assert current.grad.tolist() == [[-1, -1], [0, 0], [1, 1]], "descent raises the low one and lowers the high one"
 
 
+def test_entropy_band_measured_on_what_was_sampled_reads_no_distribution():
+    """G2RPO's own band, .2 to .6 nats of -log p."""
+    bound = Bound.of("regularizer", {"name": "entropy_band", "measure": "sampled"})
+    assert not bound.needs
+    old = rows([-0.1, -0.1], [-0.4, -0.4], [-1.0, -1.0])
+    batch = replace(batch_of((3, 2), task=torch.tensor([0, 1, 2])), old_log_probs=old)
+    batch = replace(batch, columns=bound.prepare(batch))
+    new = old.clone().requires_grad_()
+    penalty = bound(Evaluation(new), batch)
+    assert penalty.mean(1).tolist() == pytest.approx([0.1, 0.0, 0.4])
+    penalty.sum().backward()
+    assert new.grad.tolist() == [[1, 1], [0, 0], [-1, -1]], "descent spreads the sure task and gathers the unsure one"
+
+
 def test_entropy_target_follows_and_is_bounded():
     bound = Bound.of("regularizer", {"name": "entropy_target", "target": 0.5, "rate": 0.1, "most": 0.05})
     low = batch_of((1, 2), columns={"entropy": rows([0.1, 0.3])})

@@ -13,7 +13,8 @@ from mmrl.errors import ConfigError
 from mmrl.objective import Objective, compute
 from mmrl.objective.score_objectives.labels import disco, grao, pacs, real, reg_grpo
 from mmrl.objective.score_objectives.pairs import copg, dno, dpo, group_alignment, kto
-from mmrl.record import Batch
+from mmrl.record import Batch, Evaluation
+from mmrl.stages import Bound
 from tests.objective.batches import near, random_batch
 from tests.objective.small import close, rows
 
@@ -88,6 +89,16 @@ def test_disco_weighs_hard_negatives():
     assert close(gradient[:, 0], [1, -0.377541, -0.622459])
     basic, gradient = judged(disco, columns([1.0, 0.0, 0.5]), [1, 0, 0], tau=None)
     assert basic == pytest.approx(0.75) and close(gradient[:, 0], [1, -0.5, -0.5])
+
+
+@pytest.mark.parametrize(("estimator", "drift"), [("k1", 0.1), ("k3", math.exp(0.2) + math.exp(-0.3) - 2 + 0.1)])
+def test_disco_measures_its_constraint_as_asked(estimator, drift):
+    batch, _ = rows([[0.0, 0.0]])
+    moved = Evaluation(batch.old_log_probs + torch.tensor([[0.2, -0.3]]))
+    scores = Bound.of("score", {"name": "disco", "kl": estimator})(moved, batch)
+    assert scores[0, 1].item() == pytest.approx(drift, rel=1e-5)
+    with pytest.raises(ConfigError, match="'k1' or 'k3'"):
+        Bound.of("score", {"name": "disco", "kl": "k2"})(moved, batch)
 
 
 def test_disco_has_no_difficulty_bias():

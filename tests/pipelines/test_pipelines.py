@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mmrl import FlowPipeline, VideoPipeline, VLMPipeline
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, DataError
 from tests.pipelines.runs import SIZES, policy_of, write_data
 
 PIPELINES = {"vlm": VLMPipeline, "video": VideoPipeline, "flow": FlowPipeline}
@@ -68,6 +68,19 @@ def test_generate_takes_rows_in_memory(trained):
     else:
         rows = [{"prompt": "a red circle"}]
     assert len(pipe.generate(rows)) == 1
+
+
+def test_generate_reads_outside_the_working_folder_only_when_told(trained, tmp_path, monkeypatch):
+    modality, pipe, _, _ = trained
+    if modality != "vlm":
+        return
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    rows = [{"prompt": "<image>What is it?", "image": str(tmp_path / "red.png")}]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="allow_outside"):
+        pipe.generate(rows)
+    assert len(pipe.generate(rows, data={"allow_outside": True})) == 1
 
 
 def test_evaluate_scores_every_prompt(trained):

@@ -127,7 +127,9 @@ def test_own_method_is_that_of_contributing_which_is_followed_to_the_letter():
 
 def test_counts_are_written_by_the_generator():
     counts = generate.readme().partition("<!-- counts")[2].partition("<!-- /counts -->")[0]
-    assert re.search(r"\d+ recipes, \d+ of them for all three modalities, composed of \d+ stage functions", counts)
+    assert re.search(
+        r"\d+ recipes, \d+ of them for language models and generators alike, composed of \d+ stage functions", counts
+    )
     assert "| `credit` |" in counts
 
 

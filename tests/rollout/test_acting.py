@@ -120,6 +120,20 @@ class TestGivenRows:
         assert torch.equal(batch["behaviour_log_probs"][~expert], batch.old_log_probs[~expert])
         trainer.train()  # and the self-check passes
 
+    def test_a_demonstration_beside_the_group_is_only_read(self, tmp_path):
+        strategy = Bound.of("rollout", {"name": "demonstrations", "joins": "beside"})
+        batch = trainer_of(tmp_path, strategy, prompts=self.prompts()).collector.collect(0).batch
+        expert = batch["expert"] > 0
+        (row,) = expert.nonzero().squeeze(1).tolist()
+        assert not (batch.counted & expert).any() and not (batch.trained & expert).any()
+        for at in range(len(batch)):
+            told = (
+                batch.old_log_probs[row]
+                if batch.group[at] == batch.group[row]
+                else torch.zeros_like(batch.old_log_probs[0])
+            )
+            assert torch.equal(batch["expert_log_probs"][at], told)
+
     def test_answers_token_by_token_bring_their_own_log_probs(self, tmp_path):
         class Replay(Strategy):
             def join(self, batch, step):

@@ -15,7 +15,7 @@ def test_precedence_is_recipe_then_file_then_override():
     assert config.objective.trust_region["high"] == 0.28
     file = {**BASE, "recipe": "dapo", "objective": {"trust_region": {"high": 0.3}}}
     config = read_config(file, [], "vlm")
-    assert config.objective.trust_region == {"name": "clip", "low": 0.2, "high": 0.3}
+    assert config.objective.trust_region == {"name": "clip", "low": 0.2, "high": 0.3, "dual": 10.0}
     config = read_config(file, ["objective.trust_region.high=0.4", "training.steps=7"], "vlm")
     assert config.objective.trust_region["high"] == 0.4
     assert config.training.steps == 7

@@ -14,7 +14,7 @@ LAUNCH = [sys.executable, "-m", "mmrl", "launch", "--config_file", str(ROOT / "c
 TIMING = ("seconds/", "rate/", "memory/", "self_check/")
 
 
-NAMES = ("grpo", "durian", "batch_quantile", "delta", "vppo")
+NAMES = ("grpo", "durian", "batch_quantile", "delta", "vppo", "helped")
 
 
 def run(command: list[str], out: Path) -> Path:

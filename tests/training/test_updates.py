@@ -200,6 +200,7 @@ def test_plan_shows_paper_and_run_and_what_cannot_act():
     assert "paper: 3 optimizer steps a rollout batch of 384 prompts" in text
     assert "run: 3 optimizer steps a rollout batch of 8 prompts" in text
     assert "cannot act" not in text
+    assert "  recipe: 1 optimizer step a rollout batch (ours)" in planned("rloo")  # no paper's number
     alone = planned("gspo", "training.updates.count=1")
     assert "cannot act with one update a batch: ratio 'sequence'" in alone
     assert "cannot act with one update a batch: trust region 'clip' (low=0.0003, high=0.0004)" in alone

@@ -23,14 +23,29 @@ OBJECTIVES = {
     "delta": {"credit": ["delta"]},
     "refills": {"group": ["dynamic_sampling"], "regularizers": [{"name": "entropy_bonus", "coefficient": 0.01}]},
     "refills_early": {"group": ["dynamic_sampling"], "shaping": ["kl_in_reward"]},
+    "helped": {},
     "vppo": {"credit": ["vppo"], "regularizers": [{"name": "kl", "coefficient": 0.1}]},
 }
+
+ROLLOUTS = {
+    "refills": ["dynamic_sampling"],
+    "refills_early": ["dynamic_sampling"],
+    "helped": [{"name": "replay", "least": 0.0}, "sage"],
+}
+"""`helped`: hints written on one rank and heard on all, and a buffer that all ranks share."""
 
 
 def score_some(outputs, prompts) -> Scores:
     """A third of the prompts has groups that are all alike, so that a step asks for one more, or for two."""
     scores = score_vowels(outputs, prompts)
     scores.reward[torch.tensor([int(p.id[1:]) % 3 == 0 for p in prompts])] = 1.0
+    return replace(scores, success=torch.full_like(scores.reward, float("nan")))
+
+
+def score_fewer(outputs, prompts) -> Scores:
+    """A third of the prompts is never solved."""
+    scores = score_vowels(outputs, prompts)
+    scores.reward[torch.tensor([int(p.id.partition("+")[0][1:]) % 3 == 0 for p in prompts])] = 0.0
     return replace(scores, success=torch.full_like(scores.reward, float("nan")))
 
 
@@ -44,10 +59,12 @@ def main(out: Path, name: str) -> None:
     (out / "world.txt").write_text(str(accelerator.num_processes))
     trackers = [JsonLines(out / "metrics.jsonl")] if accelerator.is_main_process else []
     prompts = make_prompts(8)
+    for prompt in prompts:
+        prompt.columns["demonstrations"] = "a worked solution"
     if accelerator.num_processes > 1:  # each rank prepares its share ahead, which changes nothing either
         prompts = Ahead(prompts, workers=1)
-    score = score_some if name.startswith("refills") else score_vowels
-    rollout = ["dynamic_sampling"] if name.startswith("refills") else []
+    score = {"helped": score_fewer}.get(name, score_some if name in ROLLOUTS else score_vowels)
+    rollout = ROLLOUTS.get(name, [])
     trainer = Trainer(
         make_policy(), Objective.of(OBJECTIVES[name]), prompts, score, config, out, rollout=rollout,
         eval_prompts=make_prompts(5), accelerator=accelerator, trackers=trackers,

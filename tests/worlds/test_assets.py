@@ -13,7 +13,7 @@ from mmrl.data.worlds import open_world
 from mmrl.pipelines.bases.models import CAPTION_LENGTH, tiny_flow, tiny_processor
 from mmrl.pipelines.config import shipped_asset
 
-LANGUAGE, FLOW = ("tiny_vlm", "tiny_video"), "tiny_flow"
+LANGUAGE, FLOW, CALLERS = ("tiny_vlm", "tiny_video"), "tiny_flow", {"tiny_zoom": "zoom", "tiny_frames": "frames"}
 MODULES = {"tiny_vlm": "vlm", "tiny_video": "video", "tiny_flow": "flow", "tiny_masked": "masked"}
 
 
@@ -24,7 +24,7 @@ def card_scores(folder: Path) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", [*LANGUAGE, *CALLERS])
 def test_language_bases_load_with_plain_transformers(name):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -74,7 +74,19 @@ def test_bases_start_where_their_cards_say(name):
     assert abs(module.score(folder, 64)[main] - card_scores(folder)[main]) < 3 * 0.5 / 8
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", CALLERS)
+def test_bases_that_call_guess_at_first_and_read_what_they_are_shown(name):
+    """Cards say so, and 48 held-out prompts agree within three standard errors."""
+    from importlib import import_module
+
+    folder, module = shipped_asset(name), f"mmrl.pipelines.bases.{CALLERS[name]}"
+    said, found = card_scores(folder), import_module(module).score(folder, 48)
+    assert set(re.findall(r"python -m ([\w.]+)", (folder / "CARD.md").read_text())) == {module}
+    assert said["all"] < 0.16 and said["looking"] > said["all"] + 0.2
+    assert all(abs(found[key] - said[key]) < 3 * 0.5 / 48**0.5 for key in ("all", "looking"))
+
+
+@pytest.mark.parametrize("name", [*MODULES, *CALLERS])
 def test_everything_shipped_is_small_and_holds_no_pickles(name):
     files = [f for f in shipped_asset(name).rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) < 5 * 2**20

@@ -14,11 +14,12 @@ from mmrl.stages import FLOW, stage
     "advantage",
     paper="DenseGRPO: from sparse to dense reward, arXiv 2601.20218",
     formula="A_t = normalised over the group at step t of gain_t = V(x_{t+1}) - V(x_t), V the reward of x's ODE image",
+    confidence="verified",
     needs=("step_rewards", "reward"),
     modalities=FLOW,
     grain="action",
 )
-def dense_grpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
+def densegrpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
     """Each step is credited with the reward it gains, compared with the group's gain at the same step. (B, T)
 
     `step_rewards[b, t]` is the reward of the image the ODE leads to from the state before action t; after the last
@@ -39,6 +40,7 @@ def dense_grpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
     "advantage",
     paper="TempFlow-GRPO: when timing matters, arXiv 2508.04324",
     formula="A_i = (R_i - mean) / (std + eps) over the branches of one prompt, seed and step",
+    confidence="verified",
     needs=("branch", "reward"),
     modalities=FLOW,
 )

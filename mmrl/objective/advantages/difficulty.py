@@ -23,6 +23,7 @@ from mmrl.stages import LANGUAGE, stage
     "advantage",
     paper="Durian: Difficulty-aware Group Normalization for Multimodal RL, arXiv 2602.21743",
     formula="a_o A_GRPO + a_p (r - mean_prompt)/std(perception level) + a_r (r - mean_prompt)/std(confidence bin)",
+    confidence="verified",
     needs=("visual_entropy",),
     scope="batch",
     relative=True,

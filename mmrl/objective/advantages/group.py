@@ -22,6 +22,7 @@ from mmrl.stages import NEEDS, Need, stage
     "advantage",
     paper="DeepSeekMath (GRPO), arXiv 2402.03300",
     formula="A_i = (r_i - mean_g) / (std_g + eps)",
+    confidence="verified",
 )
 def grpo(batch: Batch, *, eps: float = 1e-6, std: Literal["group", "batch", "none"] = "group", ddof: int = 1) -> Tensor:
     """Group-standardised reward.
@@ -47,6 +48,7 @@ def grpo(batch: Batch, *, eps: float = 1e-6, std: Literal["group", "batch", "non
     "advantage",
     paper="Understanding R1-Zero-like training (Dr.GRPO), arXiv 2503.20783",
     formula="A_i = r_i - mean_g",
+    confidence="verified",
 )
 def dr_grpo(batch: Batch) -> Tensor:
     """Reward minus the group mean, without the deviation that favours very easy and very hard prompts.
@@ -62,6 +64,7 @@ def dr_grpo(batch: Batch) -> Tensor:
     method="reinforce",
     paper="REINFORCE, Williams 1992",
     formula="A_i = r_i",
+    confidence="verified",
     scope="batch",
 )
 def raw(batch: Batch) -> Tensor:
@@ -77,6 +80,7 @@ def raw(batch: Batch) -> Tensor:
     "advantage",
     paper="Back to Basics (RLOO), arXiv 2402.14740",
     formula="A_i = r_i - mean of the other rewards of the group = n/(n-1) (r_i - mean_g)",
+    confidence="verified",
 )
 def rloo(batch: Batch, *, std: Literal["none", "others"] = "none") -> Tensor:
     """Reward minus the mean reward of the other members of the group: an unbiased baseline.
@@ -105,6 +109,7 @@ def rloo(batch: Batch, *, std: Literal["none", "others"] = "none") -> Tensor:
     "advantage",
     paper="GUI-Libra, 2026",
     formula="GRPO, then for A < 0: A clip(base + slope mean_g(r), 0, 1)",
+    confidence="verified",
 )
 def gui_libra(batch: Batch, *, base: float = 0.5, slope: float = 1.5, eps: float = 1e-6) -> Tensor:
     """GRPO whose negative advantages shrink on prompts with low success.
@@ -160,6 +165,7 @@ def _token_returns(batch: Batch, reward: Tensor, discount: float, kl: float) -> 
     "advantage",
     paper="REINFORCE++, arXiv 2501.03262",
     formula="ret_it = sum_{u >= t} gamma^(u - t) (reward_iu - kl k1_iu), whitened over all actions of the batch",
+    confidence="verified",
     needs=_kl_needs,
     scope="batch",
     grain="action",
@@ -182,6 +188,7 @@ def reinforce_plus_plus(batch: Batch, *, discount: float = 1.0, kl: float = 0.0,
     method="reinforce_plus_plus",
     paper="REINFORCE++-baseline, arXiv 2501.03262",
     formula="as reinforce_plus_plus with r_i - mean_g in place of r_i",
+    confidence="verified",
     needs=_kl_needs,
     scope="batch",
     relative=True,

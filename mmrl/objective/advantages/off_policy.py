@@ -22,6 +22,7 @@ def sampler_ratio(batch: Batch) -> Tensor:
     "advantage",
     paper="VCPO: stable asynchrony, arXiv 2602.17616",
     formula="A_i = r_i - b, b = sum W^2 g^2 r / sum W^2 g^2 over the group, W = min(sequence ratio, cap)",
+    confidence="verified",
     needs=("score_gradient_norm",),
 )
 def vcpo(batch: Batch, *, cap: float = 8.0, std: bool = False, eps: float = 1e-6) -> Tensor:
@@ -46,6 +47,7 @@ def vcpo(batch: Batch, *, cap: float = 8.0, std: bool = False, eps: float = 1e-6
     "advantage",
     paper="Advantage-Leftover Lunch (A-LoL), arXiv 2305.14718",
     formula="A_i = max(r_i - V(x_i), 0), V the reference policy's value of the prompt",
+    confidence="verified",
     scope="batch",
     needs=("reference_value",),
 )

@@ -28,6 +28,7 @@ def _prompts(batch: Batch, asked_by: str) -> list[int]:
     method="dcpo_clipping",
     paper="DCPO: Dynamic Clipping Policy Optimization, arXiv 2509.02333",
     formula="the smaller in size of ((s-1) A_new + A_total)/s and (A_new + (s-1) A_total)/s at visit s of the prompt",
+    confidence="verified",
 )
 class dcpo_smooth:
     """Blends the group's statistics with those accumulated for this prompt over past visits.
@@ -100,6 +101,7 @@ def sampling_weight(a: float, b: float) -> float:
     "advantage",
     paper="Single-stream Policy Optimization (SPO), arXiv 2509.13232",
     formula="A = z_batch(r - v), v = a/(a + b) before this reward; a <- rho a + r, b <- rho b + 1 - r",
+    confidence="verified",
     scope="batch",
 )
 class spo_single_stream:

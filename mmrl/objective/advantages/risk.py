@@ -32,6 +32,7 @@ def mixed_value_at_risk(
     "advantage",
     paper="RiskPO: mixed value-at-risk policy optimization, 2025",
     formula="(w CVaR_a + RVaR_ab)/(w + 1) of the summed reward of a bundle's k-th rollouts, over their std",
+    confidence="verified",
     scope="batch",
 )
 class riskpo:

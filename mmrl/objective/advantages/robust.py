@@ -41,6 +41,7 @@ def successes(batch: Batch, asked_by: str) -> Tensor:
     "advantage",
     paper="MC-GRPO: Median-Centered GRPO for small-rollout RL, arXiv 2601.22582",
     formula="(r - median) / (median |r - median| + 1e-3), nonzero ones times n / #nonzero",
+    confidence="verified",
 )
 def mc_grpo(batch: Batch, *, scale: str = "mad", floor: float = 1e-3, fallback: bool = True) -> Tensor:
     """Distance from the group's median over its median absolute deviation. (B,)
@@ -71,6 +72,7 @@ def mc_grpo(batch: Batch, *, scale: str = "mad", floor: float = 1e-3, fallback: 
     "advantage",
     paper="NGRPO: Negative-enhanced GRPO, 2025",
     formula="(r - mean e) / (std e + eps), e = the group's rewards and k virtual ones of r_max",
+    confidence="verified",
     scope="batch",
 )
 def ngrpo(batch: Batch, *, r_max: float = 1.0, virtual: int = 1, eps: float = 1e-6) -> Tensor:
@@ -95,6 +97,7 @@ def ngrpo(batch: Batch, *, r_max: float = 1.0, virtual: int = 1, eps: float = 1e
     "openvlthinkerv2_g2rpo",
     paper="OpenVLThinkerV2 (G2RPO), arXiv 2604.08539",
     formula="ot(r) = Phi^-1((rank - .5)/n), ties share their mean; inside each group, then over each task of the batch",
+    confidence="verified",
     scope="batch",
 )
 def g2rpo(
@@ -148,6 +151,7 @@ def normal_scores(values: Tensor, group: Tensor, where: Tensor, unit_variance: b
     "psr_nsr_w_reinforce",
     paper="The Surprising Effectiveness of Negative Reinforcement, arXiv 2506.01347",
     formula="lambda if right, -1 if wrong (PSR: 1 and 0; NSR: 0 and -1)",
+    confidence="verified",
     scope="batch",
     needs=("success",),
 )
@@ -207,6 +211,7 @@ def pairing_wgrpo(
     "advantage",
     paper="Optimizing pass@k by the best of a group, arXiv 2503.19595",
     formula="r_max - r_second for the best rollout of the group, 0 for the others",
+    confidence="verified",
     method="pass_at_k",
 )
 def pass_at_k(batch: Batch, *, std: bool = False, eps: float = 1e-6) -> Tensor:

@@ -19,6 +19,7 @@ from mmrl.stages import LANGUAGE, stage
     paper="TreePO, arXiv 2508.17445",
     formula="mean over depths d (weighted by |g_d| or not) of r_i - mean r over the leaves below i's ancestor at d; "
     "whitened over tokens",
+    confidence="verified",
     scope="batch",
     relative=True,
     needs=("actions",),

@@ -20,6 +20,7 @@ from mmrl.stages import LANGUAGE, NEEDS, stage
     "credit",
     paper="GTPO: trajectory-based policy optimization, arXiv 2508.03772",
     formula="lam_t delta_i (A_i - gamma mean H_i); lam: W (A > 0) or 0 (A < 0) on the shared start and end, else 1",
+    confidence="verified",
     needs=lambda *, gamma=0.1, **_: columns("actions") | ({"entropy": NEEDS["entropy"]} if gamma else {}),
     scope="batch",
     modalities=LANGUAGE,
@@ -29,7 +30,9 @@ class gtpo:
 
     weight     of shared tokens in right answers, for each direction; in wrong answers they weigh 0
     gamma      entropy penalty in place of KL; 0 turns entropy off, and no entropy is asked for
-    threshold  answers of a mean entropy above it are dropped if the first batch lay below it
+    threshold  answers of a mean entropy above it are dropped if the first batch lay below it: the paper's ln 2, or
+               the authors' code's .7
+    always     they are dropped whatever the first batch was, as in that code
     skip_zero  answers without advantage get no entropy penalty (ours; the code pushes them by -gamma H)
 
     A token is shared if the same id stands at the same place, counted from the start or from the end, in a right
@@ -39,9 +42,11 @@ class gtpo:
     """
 
     def __init__(
-        self, *, weight: float = 2.0, gamma: float = 0.1, threshold: float = math.log(2), skip_zero: bool = True
-    ):
+        self, *, weight: float = 2.0, gamma: float = 0.1, threshold: float = math.log(2), skip_zero: bool = True,
+        always: bool = False,
+    ):  # fmt: skip
         self.weight, self.gamma, self.threshold, self.skip_zero = weight, gamma, threshold, skip_zero
+        self.always = always
         self.initial: float | None = None
 
     def __call__(self, advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -61,7 +66,7 @@ class gtpo:
         entropy = masked_mean(batch["entropy"], batch.mask)
         if self.initial is None:
             self.initial = masked_mean(batch["entropy"], training_tokens(batch), dim=None).item()
-        unsure = (entropy > self.threshold) & (self.initial < self.threshold)
+        unsure = (entropy > self.threshold) & (self.always or self.initial < self.threshold)
         penalised = advantage - self.gamma * entropy[:, None].to(advantage.dtype) * batch.mask
         if self.skip_zero:
             penalised = torch.where(advantage == 0, advantage, penalised)

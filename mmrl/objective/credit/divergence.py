@@ -58,6 +58,7 @@ def squared_hellinger(p: Tensor, q: Tensor) -> Tensor:
     "credit",
     paper="TW-GRPO: Reinforcing Video Reasoning with Focused Thinking, arXiv 2505.24718",
     formula="A_i (1 + (alpha - 1) d'_t), d' = min-max over positions of the group's divergence at position t",
+    confidence="verified",
     needs=lambda *, divergence="code", **_: {
         "group_divergence": Need("group_divergence", options=(("kind", divergence),))
     },

@@ -22,6 +22,7 @@ from mmrl.stages import stage
     "credit",
     paper="TIS / MIS: train-inference mismatch; TRL, verl rollout_corr_helper",
     formula="A <- c A, c = exp(lp_old - lp_sampler), truncated at `high` or dropped outside [low, high]",
+    confidence="verified",
     needs=("sampler_log_probs",),
     grain="row",
 )
@@ -62,6 +63,7 @@ def importance_correction(
     method="dr_kernel_trloo",
     paper="geometric rejection: verl; Dr. Kernel, arXiv 2602.05885",
     formula="A <- 0 where exp(mean_t(lp_old - lp_sampler)) leaves [low, high], or one action's ratio is below `veto`",
+    confidence="verified",
     needs=("sampler_log_probs",),
     grain="row",
 )
@@ -83,6 +85,7 @@ def geometric_rejection(
     "credit",
     paper="OPSM: DeepSeek-V3.2, arXiv 2512.02556",
     formula="A_i <- 0 where A_i < 0 and mean_t(lp_sampler_or_old - lp_new) > delta",
+    confidence="verified",
     phase="update",
     grain="row",
 )

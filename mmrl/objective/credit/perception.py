@@ -102,6 +102,7 @@ def tor(
     paper="Spotlight on Token Perception for Multimodal RL, arXiv 2510.09285",
     formula="A_i * scale_i on the top p of each response by S = clip(k3(lp, lp_masked), 0, 10), 0 elsewhere; "
     "scale = beta_min + n'(beta_max - beta_min), n' = min-max of mean S over the optimizer step",
+    confidence="verified",
     needs=lambda *, view, **_: {"perturbed_log_probs": Need("log_probs", under=view_of(view))},
     scope="update",
     modalities=LANGUAGE,

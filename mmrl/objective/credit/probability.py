@@ -14,6 +14,7 @@ from mmrl.stages import stage
     "credit",
     paper="On the Direction of RLVR Updates, arXiv 2603.22117",
     formula="A_it (1 + alpha (1 - p_old_t))",
+    confidence="verified",
 )
 def delta_log_p(advantage: Tensor, batch: Batch, *, alpha: float = 0.2) -> tuple[Tensor, Tensor]:
     """Unlikely tokens weigh up to 1 + alpha, whatever the sign; nothing is renormalised. (B, T)
@@ -29,6 +30,7 @@ def delta_log_p(advantage: Tensor, batch: Batch, *, alpha: float = 0.2) -> tuple
     "credit",
     paper="FIPO: Future-KL Influenced Policy Optimization, arXiv 2603.19835",
     formula="A_it clip(exp(F_t), lo, 1 + eps), F_t = sum_k>=t 2^(-(k-t)/tau) (lp_k - lp_old_k)",
+    confidence="verified",
     idle="every weight is 1",
     phase="update",
 )

@@ -150,6 +150,7 @@ def _spread(margin: Tensor, sides: tuple[Tensor, Tensor], total: Total) -> Tenso
     paper="DelTA: Discriminative Token Credit Assignment, arXiv 2605.21467",
     formula="A_it w_t; w = lo + (hi - lo) sigmoid(margin/std), margin = |v - mu_other|^2 - |v - mu_own|^2, mean 1; "
     "v = (1 - p) h",
+    confidence="verified",
     needs=lambda *, low=0.8, high=1.2, rounds=1, **_: {
         "discriminative_weight": Need(
             "discriminative_weight", options=(("low", low), ("high", high), ("rounds", rounds))
@@ -199,6 +200,7 @@ def residual_weights(
     "credit",
     paper="ResRL: negative sample projection residual, 2026",
     formula="right: .1 A; wrong: A w_t, w from the squared residual of LN(h) off the top-64 subspace of right tokens",
+    confidence="verified",
     needs=lambda *, rank=64, low=0.1, **_: {
         "residual_weight": Need("residual_weight", options=(("low", low), ("rank", rank)))
     },

@@ -84,6 +84,7 @@ def xrpo(advantage: Tensor, batch: Batch, *, strength: float = 1.0, cap: float =
     "q_hawkeye_uncertainty",
     paper="Q-Hawkeye: Reliable Visual Policy Optimization for Image Quality Assessment, arXiv 2601.22920",
     formula="A_i exp(-alpha u), u = clip(var(scores of the group) / (.25 (max - min)^2), 0, 1)",
+    confidence="verified",
     method="q_hawkeye",
     modalities=LANGUAGE,
     grain="row",
@@ -116,6 +117,7 @@ def q_hawkeye_uncertainty(
     paper="DR-IRL: dynamic reward scaling (GRPO-S), arXiv 2503.18991",
     formula="A_i aD_i aM_j; aD = sigmoid(delta_i)/sigmoid(mean_j delta), aM = sigmoid(mean kept gap) / "
     "sigmoid(mean gap), kept: (gap - mean gap)^2 <= tau",
+    confidence="partly",
     scope="batch",
     grain="row",
 )
@@ -148,6 +150,7 @@ def dr_irl_grpo_s(
     "microcoder_truncation",
     paper="MicroCoder-GRPO, arXiv 2603.07777",
     formula="A_i = 0 if truncated, right, not repeating, and u < rho",
+    confidence="partly",
     method="microcoder_grpo",
     needs=("success", "actions"),
     modalities=LANGUAGE,
@@ -205,6 +208,7 @@ def vspo_smoothing(advantage: Tensor, batch: Batch, *, smooth: str = "sqrt", cap
     method="flow_grpo",
     paper="Flow-GRPO, arXiv 2505.05470, published code",
     formula="A <- clip(A, -limit, limit)",
+    confidence="verified",
     grain="row",
 )
 def clip_advantage(advantage: Tensor, batch: Batch, *, limit: float = 5.0) -> tuple[Tensor, Tensor]:

@@ -69,6 +69,7 @@ def _pooled(returns: Tensor, pool: Tensor, where: Tensor, std: bool) -> Tensor:
     "credit",
     paper="GiGPO: Group-in-Group Policy Optimization, arXiv 2505.10978",
     formula="A_i + w (R_k - mean of R over the group's steps in the same state), R_k = sum_j>=k gamma^(j-k) r_j",
+    confidence="verified",
     needs=("segment", "state"),
     modalities=LANGUAGE,
 )
@@ -100,6 +101,7 @@ def gigpo(
     "credit",
     paper="ReBel: belief grouping, arXiv 2605.20061",
     formula="A_i + w (Z(R_env) + Z(R_belief)), Z over the group's steps that state the same belief",
+    confidence="verified",
     needs=("segment", "belief", "action_reward", "belief_reward"),
     modalities=LANGUAGE,
 )
@@ -124,6 +126,7 @@ def rebel(
     "credit",
     paper="RLVMR: verifiable meta-reasoning rewards, 2025",
     formula="A_traj + a (r_step - mean over the group's steps with the same tag)",
+    confidence="verified",
     needs=("segment", "tag", "action_reward"),
     modalities=LANGUAGE,
 )
@@ -216,6 +219,7 @@ def salt(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     confidence="partly",
     needs=("actions", "components"),
     modalities=LANGUAGE,
+    waits=("marker",),
 )
 def dynframe_sd_grpo(
     advantage: Tensor,
@@ -262,6 +266,7 @@ def marker_end(actions: Tensor, mask: Tensor, marker: Sequence[int]) -> Tensor:
     "credit",
     paper="Perceval: perception process rewards, 2026",
     formula="A_i - alpha M_it |A_i|, M = 1 on tokens the process reward model flags",
+    confidence="verified",
     needs=("flagged_tokens",),
     modalities=LANGUAGE,
 )
@@ -303,6 +308,7 @@ def flagged_spans(pieces: Sequence[str], spans: Sequence[str]) -> list[bool]:
     scope="update",
     needs=("actions",),
     modalities=LANGUAGE,
+    waits=("tokens",),
 )
 def atlas_la_grpo(
     advantage: Tensor, batch: Batch, *, tokens: Sequence[int] = (), alpha: float = 0.1

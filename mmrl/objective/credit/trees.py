@@ -20,6 +20,7 @@ from mmrl.stages import LANGUAGE, stage
     "credit",
     paper="TEMPO: prefix-tree values with branch-gated TD, arXiv 2509.18314",
     formula="[(r_i - mean r) + V(y_<=t) - V(y_<t)] / (std r + eps), V(prefix) = mean r of the rollouts sharing it",
+    confidence="verified",
     needs=("actions",),
     modalities=LANGUAGE,
 )
@@ -46,6 +47,7 @@ def tempo(advantage: Tensor, batch: Batch, *, std: bool = True, eps: float = 1e-
     "spo_segment",
     paper="SPO: Segment Policy Optimization, arXiv 2505.23564",
     formula="A_t = V(end of the segment) - V(its start); loss on tokens with p_old < .9",
+    confidence="verified",
     needs=("actions",),
     modalities=LANGUAGE,
 )
@@ -87,6 +89,7 @@ def spo_segment(
     "spo_tree",
     paper="SPO: Segment Policy Optimization, arXiv 2505.23564",
     formula="A(child) = V(child) - V(parent), V(node) = mean over its children; each edge trains once",
+    confidence="verified",
     method="spo_segment",
     scope="batch",
     needs=("actions",),

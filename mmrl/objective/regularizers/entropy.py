@@ -7,19 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.errors import ConfigError
 from mmrl.objective.advantages.robust import scored, successes
 from mmrl.objective.credit.tokens import quantile, training_tokens
 from mmrl.objective.groups import group_count, group_extreme, group_mean, group_sum, masked_mean
 from mmrl.objective.numerics import either, log_ratio_to, safe_exp
 from mmrl.objective.shaping.diversity import diversity_of
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import LANGUAGE, Need, stage
+from mmrl.stages import LANGUAGE, NEEDS, Need, stage
 
 
 @stage(
     "regularizer",
     paper="Spotlight on Token Perception for Multimodal RL, arXiv 2510.09285",
     formula="-lp of the sampled token: a one-sample entropy, so a positive coefficient lowers entropy",
+    confidence="verified",
     modalities=LANGUAGE,
 )
 def sampled_entropy(evaluation: Evaluation, batch: Batch) -> Tensor:
@@ -36,6 +38,7 @@ def sampled_entropy(evaluation: Evaluation, batch: Batch) -> Tensor:
     "entropy_bonus",
     paper="maximum-entropy bonus",
     formula="-H_t: a positive coefficient raises entropy",
+    confidence="verified",
     needs=("current_entropy",),
     modalities=LANGUAGE,
 )
@@ -47,12 +50,15 @@ def entropy_bonus(evaluation: Evaluation, batch: Batch) -> Tensor:
     return -evaluation["current_entropy"] * batch.mask
 
 
-def _band(batch: Batch, *, low: float, high: float) -> dict[str, Tensor]:
+def _band(batch: Batch, *, low: float, high: float, measure: str) -> dict[str, Tensor]:
     """+1 on rows of a task whose mean entropy lies above the band, -1 below, 0 inside, for each optimizer step."""
+    if measure not in ("sampled", "exact"):
+        raise ConfigError(f"entropy_band: measure is {measure!r}; expected 'sampled' or 'exact'")
+    entropy = -batch.old_log_probs if measure == "sampled" else batch["entropy"]
     where = training_tokens(batch)
     pairs = torch.stack([batch.update, batch.task], 1)
     _, together = torch.unique(pairs, dim=0, return_inverse=True)
-    total = group_sum((batch["entropy"] * where).sum(1), together)
+    total = group_sum((entropy * where).sum(1), together)
     mean = total / group_sum(where.sum(1), together).clamp(min=1)
     return {"entropy_side": (mean > high).to(mean.dtype) - (mean < low).to(mean.dtype)}
 
@@ -61,24 +67,31 @@ def _band(batch: Batch, *, low: float, high: float) -> dict[str, Tensor]:
     "regularizer",
     paper="OpenVLThinkerV2 (G2RPO), arXiv 2604.08539",
     formula="relu(H_lo - mean H) + relu(mean H - H_hi), the mean over the tokens of a task",
-    confidence="reconstructed",
+    confidence="verified",
     method="openvlthinkerv2_g2rpo",
-    needs=("entropy", "current_entropy"),
+    needs=lambda *, measure="exact", **_: (
+        {} if measure == "sampled" else {name: NEEDS[name] for name in ("entropy", "current_entropy")}
+    ),
     scope="update",
     modalities=LANGUAGE,
     prepared=_band,
 )
-def entropy_band(evaluation: Evaluation, batch: Batch, *, low: float = 0.1, high: float = 1.0) -> Tensor:
+def entropy_band(
+    evaluation: Evaluation, batch: Batch, *, low: float = 0.2, high: float = 0.6, measure: str = "exact"
+) -> Tensor:
     """A task's mean entropy is pulled back only when it leaves a band. (B, T)
 
     low, high  of the mean entropy in nats: low guards against collapse, high against explosion
+    measure    "exact", of the next-token distributions, or "sampled", the mean -log p of the sampled tokens, as the
+               authors' code has it
 
-    Which side a task is on is decided on the policy that sampled, so micro-batches add up. Reconstructed: the
-    paper's task-level dynamic bounds are in a figure; ours are constants.
+    Usual coefficient .02. Which side a task is on is decided over an optimizer step on the policy that sampled, so
+    that micro-batches add up; the authors' code decides in each micro-batch. Source: their fork of EasyR1.
     """
     side = batch["entropy_side"][:, None]
     bound = either(side > 0, high, low, side)
-    return side * (evaluation["current_entropy"] - bound) * batch.mask
+    entropy = -evaluation.log_probs if measure == "sampled" else evaluation["current_entropy"]
+    return side * (entropy - bound) * batch.mask
 
 
 @stage(
@@ -131,6 +144,7 @@ def _nucleus_needs(*, top_p: float = 0.8, inclusive: bool = True, **_) -> dict[s
     "regularizer",
     paper="SIREN: selective entropy regularization, arXiv 2509.25133",
     formula="(mean over responses of the mean nucleus entropy of peak tokens - anchor)^2",
+    confidence="verified",
     needs=_nucleus_needs,
     scope="batch",
     modalities=LANGUAGE,

@@ -42,6 +42,7 @@ ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3, "k3_plus": k3_plus}
     method="grpo",
     paper="DeepSeekMath (GRPO), arXiv 2402.03300; estimators: Schulman 2020",
     formula="k3: exp(d) - d - 1 with d = lp_ref - lp_new",
+    confidence="verified",
     needs=("ref_log_probs",),
 )
 def kl(
@@ -71,6 +72,7 @@ def kl(
     method="rloo",
     paper="RLOO, arXiv 2402.14740; KL in the reward",
     formula="r_i - beta sum_t (lp_old_it - lp_ref_it)",
+    confidence="verified",
     needs=("ref_log_probs",),
 )
 def kl_in_reward(batch: Batch, *, beta: float = 0.05) -> Tensor:
@@ -87,6 +89,7 @@ def kl_in_reward(batch: Batch, *, beta: float = 0.05) -> Tensor:
     method="flow_grpo",
     paper="Flow-GRPO, arXiv 2505.05470",
     formula="mean((mu_new - mu_ref)^2) / (2 std^2)",
+    confidence="verified",
     needs=("reference_kl",),
     modalities=FLOW,
 )
@@ -103,6 +106,7 @@ def gaussian_kl(evaluation: Evaluation, batch: Batch) -> Tensor:
     method="sage_grpo",
     paper="SAGE-GRPO: manifold-aware exploration, arXiv 2603.21872",
     formula="lp_old - lp_new",
+    confidence="verified",
 )
 def old_policy_kl(evaluation: Evaluation, batch: Batch) -> Tensor:
     """Sampled KL of the rollout policy to the new one. Returns (B, T).

@@ -30,6 +30,7 @@ def _least_likely(batch: Batch, *, share: float) -> dict[str, Tensor]:
     paper="Lp-Reg: low-probability regularization, 2025",
     formula="k3(lp, log q) where A < 0, lp among the lowest rho of them, and lp < log q; q = p_old >= kappa max p_old, "
     "renormalised",
+    confidence="verified",
     needs=lambda *, kappa=0.02, fixed=False, **_: {
         "min_p_log_probs": Need("min_p_log_probs", options=(("fixed", fixed), ("kappa", kappa)))
     },

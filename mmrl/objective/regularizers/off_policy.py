@@ -20,6 +20,7 @@ from mmrl.stages import LANGUAGE, Need, stage
     method="rec_opmd_asymre",
     paper="OPMD, in: Group-relative REINFORCE is secretly off-policy, arXiv 2509.24203",
     formula="(lp_new - lp_old)^2",
+    confidence="verified",
 )
 def opmd(evaluation: Evaluation, batch: Batch) -> Tensor:
     """Squared log-ratio to the policy that sampled. Returns (B, T). Usual coefficient: 0.1.
@@ -34,6 +35,7 @@ def opmd(evaluation: Evaluation, batch: Batch) -> Tensor:
     method="rec_opmd_asymre",
     paper="AsymRE, in: Group-relative REINFORCE is secretly off-policy, arXiv 2509.24203",
     formula="-lp_new",
+    confidence="verified",
 )
 def asymre(evaluation: Evaluation, batch: Batch) -> Tensor:
     """Imitates the data a little: the same as a baseline lowered by the coefficient. Returns (B, T). Usually 0.1.
@@ -72,6 +74,7 @@ def kl_convex(evaluation: Evaluation, batch: Batch, *, share: float = 0.5, estim
     method="lightningrl",
     paper="LightningRL, arXiv 2603.13319; DYPO, arXiv 2604.08926; ExPO, arXiv 2507.02834",
     formula="-lp_new on some rows",
+    confidence="verified",
     needs=lambda *, rows="success", **_: columns("expert") if rows == "expert" else {},
 )
 def nll(evaluation: Evaluation, batch: Batch, *, rows: Literal["all", "success", "expert"] = "success") -> Tensor:

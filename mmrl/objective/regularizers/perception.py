@@ -28,6 +28,7 @@ def _perturbed(*, view: str | Mapping[str, Any], **_) -> dict[str, Need]:
     "regularizer",
     paper="PAPO: Perception-Aware Policy Optimization, arXiv 2507.06448",
     formula="-k3(lp, sg lp_masked): divergence from the masked image is maximised",
+    confidence="verified",
     needs=_perturbed,
     modalities=LANGUAGE,
 )
@@ -52,6 +53,7 @@ def papo(
     "q_hawkeye_perception",
     paper="Q-Hawkeye: Reliable Visual Policy Optimization for Image Quality Assessment, arXiv 2601.22920",
     formula="-w k3(lp, sg lp_degraded), w = .5 (1 + cos(pi e / E0)) until E0, then 0",
+    confidence="verified",
     method="q_hawkeye",
     needs=_perturbed,
     modalities=LANGUAGE,
@@ -76,6 +78,7 @@ def q_hawkeye_perception(
     "regularizer",
     paper="CalibRL: controllable exploration with an expert baseline, 2026",
     formula="|A_i| LeakyReLU(-y_i (lp - sg lp_expert), slope), y = +1 for right and -1 for wrong rollouts",
+    confidence="verified",
     needs=("expert_log_probs",),
     modalities=LANGUAGE,
 )

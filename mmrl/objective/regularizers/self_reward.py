@@ -31,6 +31,7 @@ def at_the_end(log_probs: Tensor, batch: Batch) -> Tensor:
     "regularizer",
     paper="LaSeR: last-token self-rewarding, arXiv 2510.14943",
     formula="(b (lp_new(z | prompt, answer) - c) - y)^2",
+    confidence="verified",
     needs=_needs("current"),
     modalities=LANGUAGE,
 )
@@ -55,6 +56,7 @@ def laser(
     "laser",
     paper="LaSeR: last-token self-rewarding, arXiv 2510.14943",
     formula="A <- (1 - k) A + k z_group(clip(s, 0, 1)), after a warm-up",
+    confidence="verified",
     needs=_needs("old"),
     modalities=LANGUAGE,
     grain="row",

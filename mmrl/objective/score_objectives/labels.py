@@ -47,6 +47,7 @@ def prompts(batch: Batch) -> int:
     "score_objective",
     paper="PACS: implicit actor-critic via supervised learning, arXiv 2509.02522",
     formula="-mean BCE(sigmoid(z_i), y_i), z_i = q_i - mean of the other q of the group, q = beta s",
+    confidence="verified",
 )
 def pacs(
     scores: Tensor, batch: Batch, *, beta: float = 1.0, baseline: str = "leave_one_out", balance: bool = False
@@ -80,6 +81,7 @@ def pacs(
     "score_objective",
     paper="REAL: rewards as labels, arXiv 2602.05630",
     formula="-mean over prompts of log(1 + sum_pos exp(-s/tau)) + log(1 + sum_neg exp(s/tau))",
+    confidence="verified",
 )
 def real(scores: Tensor, batch: Batch, *, tau: float = 0.5, skip_single_class: bool = True) -> Tensor:
     """Classify rollouts against an anchor logit of 0; gradient weights are bounded by 1 / tau. Returns a scalar.
@@ -109,6 +111,7 @@ def real(scores: Tensor, batch: Batch, *, tau: float = 0.5, skip_single_class: b
     "score_objective",
     paper="DisCO: discriminative constrained optimisation, arXiv 2505.12366",
     formula="mean_pos s - tau log mean_neg exp(s/tau), minus (beta/2) max(KL - delta, 0)^2",
+    confidence="verified",
     idle="its hinge on the KL is 0",
 )
 def disco(scores: Tensor, batch: Batch, *, tau: float | None = 10.0, delta: float = 1e-4, beta: float = 1e3) -> Tensor:
@@ -141,6 +144,7 @@ def disco(scores: Tensor, batch: Batch, *, tau: float | None = 10.0, delta: floa
     method="deepvideo_r1",
     paper="DeepVideo-R1 (Reg-GRPO), arXiv 2506.07464",
     formula="-mean_i (A_i - (rho_i - mean_g rho) / (std_g rho + eps))^2",
+    confidence="partly",
     idle="every rho is 0, so nothing is predicted",
 )
 def reg_grpo(
@@ -169,6 +173,7 @@ def reg_grpo(
     "score_objective",
     paper="GRAO: group relative alignment optimisation, arXiv 2508.07750",
     formula="mean_i [A_i E_i + beta A_y I + contrast A_i (E_i - I)], A over own samples and the reference answer y",
+    confidence="verified",
     needs=("expert",),
 )
 def grao(scores: Tensor, batch: Batch, *, beta: float = 0.5, contrast: float = 0.6) -> Tensor:

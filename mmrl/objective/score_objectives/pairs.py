@@ -39,6 +39,7 @@ def mean_over_prompts(values: Tensor, rows: Tensor, batch: Batch) -> Tensor:
     "score_objective",
     paper="DPO, arXiv 2305.18290; IPO, arXiv 2310.12036; SLiC, arXiv 2305.10425; SimPO, arXiv 2405.14734",
     formula="log sigmoid(z), z = beta (d_w - d_l) - target; IPO: -(d_w - d_l - 1/(2 beta))^2; hinge: -max(0, 1 - z)",
+    confidence="verified",
 )
 def dpo(
     scores: Tensor,
@@ -75,6 +76,7 @@ def dpo(
     "score_objective",
     paper="KTO, arXiv 2402.01306",
     formula="-mean w (1 - sigmoid(+-beta (d_i - z0))), z0 = max(mean d, 0) without gradient",
+    confidence="verified",
 )
 def kto(scores: Tensor, batch: Batch, *, beta: float = 0.1, desirable: float = 1.0, undesirable: float = 1.0) -> Tensor:
     """Preference objective on single labelled rollouts. Returns a scalar.
@@ -96,6 +98,7 @@ def kto(scores: Tensor, batch: Batch, *, beta: float = 0.1, desirable: float = 1
     "score_objective",
     paper="CoPG: contrastive policy gradient, arXiv 2406.19185",
     formula="mean over pairs of (r_i - r_j)(d_i - d_j) - (beta/2)(d_i - d_j)^2",
+    confidence="partly",
 )
 def copg(scores: Tensor, batch: Batch, *, beta: float = 0.1) -> Tensor:
     """Off-policy pairwise policy gradient: the other sample is the baseline, no importance weights. A scalar.
@@ -145,6 +148,7 @@ def dno(
     method="dypo",
     paper="DYPO: dynamic SFT / RL routing with group alignment, arXiv 2604.08926",
     formula="mean over (success, failure) pairs of log sigmoid(beta (d_s - d_f))",
+    confidence="verified",
 )
 def group_alignment(scores: Tensor, batch: Batch, *, beta: float = 0.1) -> Tensor:
     """DYPO's group alignment loss: every success against every failure of the prompt. Returns a scalar.

@@ -64,6 +64,7 @@ def dsdr(batch: Batch, *, weight: float = 0.1, diversity: str | None = None) -> 
     "shaping",
     paper="Rewarding the Unlikely, 2025",
     formula="r_i (1 - beta k_i / G), k_i = rank of the mean log-prob in the group, 0 = least likely",
+    confidence="verified",
     modalities=LANGUAGE,
 )
 def unlikeliness_reward(batch: Batch, *, beta: float = 0.25, skip_uniform: bool = True) -> Tensor:

@@ -22,6 +22,7 @@ from mmrl.stages import stage
     formula="gate (base + sum w o) + (1 - gate)(mean min(b/t, 1) - 1), gate = prod 1[b_k >= t_k]",
     confidence="reconstructed",
     needs=("components",),
+    waits=("gates",),
 )
 def searchllm(
     batch: Batch,
@@ -59,6 +60,7 @@ def searchllm(
     formula="sum w f(s) / sum |w|, f(s) = min(s, cap)/cap; a failed veto caps the reward",
     confidence="partly",
     needs=("components",),
+    waits=("weights",),
 )
 def rubric_anchors(
     batch: Batch,
@@ -98,6 +100,7 @@ def rubric_anchors(
     "shaping",
     paper="CaRR / C-GRPO, arXiv 2601.06021",
     formula="0 if the outcome is 0, else (1 - a) outcome + a q (or q / max of the group)",
+    confidence="verified",
     needs=("components",),
 )
 def carr_c_grpo(batch: Batch, *, share: float = 0.3, rubric: str = "rubric", normalize: bool = False) -> Tensor:
@@ -136,6 +139,7 @@ def connected_share(items: Sequence[Collection[Any]], answer: Any) -> float:
     confidence="partly",
     method="prs_vspo",
     needs=("components",),
+    waits=("stages",),
 )
 def progressive_stages(batch: Batch, *, stages: Sequence[Mapping[str, Any]] = ()) -> Tensor:
     """Later stages of a reward count only after the earlier ones pass: parse, then format, then quality. (B,)

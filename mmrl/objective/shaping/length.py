@@ -20,6 +20,7 @@ from mmrl.stages import LANGUAGE, stage
     "shaping",
     paper="DAPO, arXiv 2503.14476",
     formula="r + 0 up to L_max - L_buffer, falling linearly to r - penalty at L_max, r - penalty beyond",
+    confidence="verified",
     method="dapo",
     modalities=LANGUAGE,
 )
@@ -51,6 +52,7 @@ def soft_overlong(
     paper="GRPO-lambda: stable RL for efficient reasoning, arXiv 2505.18086",
     formula="right rollouts of the top lambda of prompts by accuracy: r - alpha sigmoid((L - mean L)/std L), over the "
     "right ones",
+    confidence="partly",
     scope="batch",
     needs=("success",),
     modalities=LANGUAGE,
@@ -100,6 +102,7 @@ def length_score(length: Tensor, budget: float, form: str = "triangle") -> Tenso
     "shaping",
     paper="Train Long, Think Short, arXiv 2508.08940",
     formula="r + w score(L / B_t), B_t = max(1, B_0 gamma^floor(t/K)); triangle: L/B up to B, 2 - L/B up to 2B",
+    confidence="verified",
     modalities=LANGUAGE,
 )
 def train_long_think_short(

@@ -70,6 +70,7 @@ def false_negative_rate(
     "shaping",
     paper="ARM (Ada-GRPO): adaptive reasoning formats, 2025",
     formula="r_i a_f, a_f = 1 + .5 (G/F_f - 1)(1 + cos(pi t/T)), F_f = members of the group in format f",
+    confidence="verified",
 )
 def arm_ada_grpo(batch: Batch, *, label: str = "format_label") -> Tensor:
     """Rare answer formats of a group are paid more at first, and alike at the end of the run. (B,)
@@ -92,6 +93,7 @@ def arm_ada_grpo(batch: Batch, *, label: str = "format_label") -> Tensor:
     "shaping",
     paper="S-GRPO: early exit by decaying reward, arXiv 2505.07686",
     formula="r_i decay^(n_i - 1) if right, n_i = right answers among exits 1..i",
+    confidence="partly",
     needs=("success",),
     modalities=LANGUAGE,
 )
@@ -120,18 +122,25 @@ def s_grpo(batch: Batch, *, decay: float = 0.5) -> Tensor:
     "visurf_label",
     paper="ViSurf, arXiv 2510.10606",
     formula="reward of the label row = mean of the rollouts' rewards where their best reaches it",
+    confidence="partly",
     method="visurf",
     needs=("expert",),
 )
-def visurf_label(batch: Batch) -> Tensor:
+def visurf_label(batch: Batch, *, thinking: str = "", weight: float = 1.0) -> Tensor:
     """The ground truth in the group stops teaching once a rollout is as good: its advantage becomes 0. (B,)
 
-    Reads `expert (B,)`: the row that holds the label, a member of the group like the others. Source: two
-    independent write-ups of the paper's third reward control; the first two (the label's format) belong to the
-    rewards.
+    thinking  reward component for reasoning in the right form, which the label, having none, does not earn
+    weight    that component's weight in the reward
+
+    Reads `expert (B,)`: the row that holds the label, a member of the group like the others (rollout `demonstrations`).
+    Source: two independent write-ups of the paper's reward controls; the first, a label written exactly as the policy
+    writes, is a matter of the data.
     """
-    label, where = batch["expert"].bool(), scored(batch)
+    label, where, reward = batch["expert"].bool(), scored(batch), batch.reward
+    if thinking:
+        earned = component(batch, thinking, "visurf_label").nan_to_num(0).to(reward)
+        reward = torch.where(label, reward - weight * earned, reward)
     rollouts = where & ~label
-    best = group_extreme(batch.reward, batch.group, rollouts)
-    reached = label & (group_count(batch.group, rollouts) > 0) & (best >= batch.reward)
-    return torch.where(reached, group_mean(batch.reward, batch.group, rollouts), batch.reward)
+    best = group_extreme(reward, batch.group, rollouts)
+    reached = label & (group_count(batch.group, rollouts) > 0) & (best >= reward)
+    return torch.where(reached, group_mean(reward, batch.group, rollouts), reward)

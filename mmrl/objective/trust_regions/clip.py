@@ -43,6 +43,7 @@ def check_dual(dual: float | None, high: float) -> None:
     method="grpo",
     paper="PPO, arXiv 1707.06347; clip-higher: DAPO, arXiv 2503.14476; dual clip: arXiv 1912.09729",
     formula="min(rho A, clip(rho, 1 - low, 1 + high) A); for A < 0 with dual c: max(that, c A)",
+    confidence="verified",
 )
 def clip(
     log_ratio: Tensor,
@@ -69,6 +70,7 @@ def clip(
     method="importance",
     paper="importance-sampled policy gradient",
     formula="rho A",
+    confidence="verified",
 )
 def none(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
     """No bound: the plain importance-weighted objective. Returns (B, T). For one update per rollout batch."""
@@ -80,6 +82,7 @@ def none(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
     method="rloo",
     paper="REINFORCE, Williams 1992",
     formula="A lp_new",
+    confidence="verified",
     grain="action",
 )
 def reinforce(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
@@ -92,6 +95,7 @@ def reinforce(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor
     method="gtpo",
     paper="GTPO, arXiv 2508.03772; JustGRPO, arXiv 2601.15165",
     formula="A exp(lp_new - sg(lp_new))",
+    confidence="verified",
     grain="action",
 )
 def unit_ratio(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:
@@ -103,6 +107,7 @@ def unit_ratio(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tenso
     "trust_region",
     paper="CTPO, arXiv 2605.07331",
     formula="PPO with log bounds -low n_t^p and high n_t^p, dual clip at exp(dual n_t^p), n_t = actions so far",
+    confidence="verified",
 )
 def ctpo(
     log_ratio: Tensor,
@@ -136,6 +141,7 @@ def pessimistic(log_ratio: Tensor, advantage: Tensor, low: float, high: float) -
     "trust_region",
     paper="GMPO: Geometric-Mean Policy Optimization, arXiv 2507.20673",
     formula="A exp(mean_t Rc_it), Rc = sgn(A) min(sgn(A) R, sgn(A) clip(R, -low, high))",
+    confidence="verified",
     grain="row",
 )
 def gmpo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, low: float = 0.4, high: float = 0.4) -> Tensor:
@@ -154,6 +160,7 @@ def gmpo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, low: float 
     method="holderpo",
     paper="HolderPO (holder_token ablation), arXiv 2605.12058",
     formula="A M_p of the token ratios, each clipped by the advantage's sign first",
+    confidence="verified",
     grain="row",
 )
 def holder_token(

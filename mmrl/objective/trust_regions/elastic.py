@@ -19,6 +19,7 @@ from mmrl.stages import NEEDS, stage
     method="dcpo_clipping",
     paper="DCPO: Dynamic Clipping Policy Optimization, arXiv 2509.02333",
     formula="lo = 1/2 + 1/2 sqrt(max(1 - 4 low/q, 0)), hi = min(1/2 + 1/2 sqrt(1 + 4 high/q), cap), q = exp(lp_old)",
+    confidence="verified",
 )
 def dcpo(
     log_ratio: Tensor,

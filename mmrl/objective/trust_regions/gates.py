@@ -19,6 +19,7 @@ from mmrl.stages import FLOW, stage
     "trust_region",
     paper="CISPO: MiniMax-M1, arXiv 2506.13585; ScaleRL, arXiv 2510.13786",
     formula="sg(clip(r, low, high)) A lp_new",
+    confidence="verified",
     grain="action",
 )
 def cispo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, low: float = 0.0, high: float = 5.0) -> Tensor:
@@ -37,6 +38,7 @@ def cispo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, low: float
     "trust_region",
     paper="SAPO: Soft Adaptive Policy Optimization, arXiv 2511.20347",
     formula="(4 / tau) sigmoid(tau (r - 1)) A, tau by the sign of A",
+    confidence="verified",
 )
 def sapo(
     log_ratio: Tensor, evaluation: Evaluation, batch: Batch, *, positive: float = 1.0, negative: float = 1.05
@@ -58,6 +60,7 @@ def sapo(
     "trust_region",
     paper="VESPO, 2026",
     formula="sg(exp(l + k log W - l W)) A lp_new, (k, l) by the sign of A, W the full sequence ratio",
+    confidence="verified",
     grain="action",
 )
 def vespo(
@@ -90,6 +93,7 @@ def vespo(
     method="klear_gppo",
     paper="GPPO: Klear-Reasoner, arXiv 2508.07629",
     formula="min(r A, clip(r, (1 - low) r/sg(r), (1 + high) r/sg(r)) A)",
+    confidence="verified",
 )
 def gppo(
     log_ratio: Tensor,
@@ -160,6 +164,7 @@ def nsr_rescue(
     "trust_region",
     paper="Flow-DPPO, arXiv 2606.11025",
     formula="rho A; no gradient where D > delta and (A > 0 and rho > 1, or A < 0 and rho < 1), D the exact step KL",
+    confidence="verified",
     needs=("mean_shift",),
     modalities=FLOW,
 )

@@ -14,6 +14,7 @@ from mmrl.stages import MASKED, stage
     "trust_region",
     paper="BGPO: Boundary-Guided Policy Optimization, arXiv 2510.11683",
     formula="A >= 0: (1 + e_j) A; A < 0: exp(e_j) A, e_j = ELBO draw of the new policy minus the old",
+    confidence="verified",
     modalities=MASKED,
 )
 def bgpo(log_ratio: Tensor, evaluation: Evaluation, batch: Batch) -> Tensor:

@@ -38,6 +38,7 @@ def in_region(
     method="rec_opmd_asymre",
     paper="Group-relative REINFORCE is secretly off-policy (REC), arXiv 2509.24203",
     formula="[r in region] w A lp_new, w = 1, sg(r) or exp(A / temperature)",
+    confidence="verified",
     grain="action",
 )
 def rec(
@@ -118,6 +119,7 @@ def _a_lol_needs(*, variant: str = "sequence", **_) -> dict[str, Need]:
     "trust_region",
     paper="Advantage-Leftover Lunch (A-LoL), arXiv 2305.14718",
     formula="A sg(clip(exp(sum_t(lp_new - lp_ref)), 1 - e, 1 + e)) lp_new",
+    confidence="verified",
     needs=_a_lol_needs,
     grain="action",
 )

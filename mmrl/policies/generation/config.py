@@ -8,8 +8,11 @@ from pydantic import Field, model_validator
 
 from mmrl.errors import ConfigError
 from mmrl.policies.adapters import LoraConfig
+from mmrl.policies.anchor import AnchorConfig
 from mmrl.policies.generation.families.asking import Asked
-from mmrl.policies.generation.sde import DEFAULT_LEVEL, KLKind, Reduction, SamplerKind
+from mmrl.policies.generation.likelihoods import likelihood_class
+from mmrl.policies.generation.likelihoods.draws import Draws
+from mmrl.policies.generation.sde import DEFAULT_LEVEL, KLKind, Reduction, SamplerKind, Scoring
 from mmrl.policies.generation.steps import TrainSteps
 from mmrl.policies.weight_average import AverageConfig
 from mmrl.precision import Autocast, Precision
@@ -71,13 +74,18 @@ class FlowPolicyConfig(Section):
     schedule                "pipeline": the times that the pipeline itself would use. "linear": s u / (1 + (s - 1) u)
                             of uniform u, as earlier runs did
     shift                   s of the linear schedule; null takes the pipeline's. Larger spends more steps at high noise
-    sampler, train_steps    how noise is drawn, and at which steps
+    likelihood              what is scored: "transition" (log-probs of stochastic steps), "matching" (the flow-matching
+                            loss of the clean output, from any sampler), or one of your own, `my.py:Mine`
+    draws                   where the matching loss is measured
+    sampler, train_steps    how noise is drawn, and at which steps (transition)
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
     guidance_scale          classifier-free guidance of rollout and training alike, by the pipeline's own formula (its
                             `guidance_scale`, or `true_cfg_scale` where guidance is an input too); 1 skips the
                             unconditional pass
     guidance_scale_2        that of the second expert of Wan 2.2; null: the same
+    reference_guidance      guidance of the reference that `velocity_kl` measures to; above 1 the policy, which trains
+                            without guidance, learns it from there
     embedded_guidance       guidance that the model takes as an input (FLUX.1-dev, FLUX.2-dev, HunyuanVideo); null is
                             the pipeline's default
     negative_prompt         text of the unconditional pass
@@ -90,6 +98,9 @@ class FlowPolicyConfig(Section):
     decode_batch            outputs decoded at once
     decode_tiles            decode in tiles, which bounds memory and blends their seams; null: videos only
     condition_cache         GiB of CPU memory for the conditions of the prompts used last
+    anchor                  a frozen copy of the trained weights with a decay of its own: what matching objectives
+                            compare with (the "old" policy of DiffusionNFT and CRD); null for none
+    behaviour               a second one: what rollouts are sampled with (CRD)
     ema                     moving average of the trained weights: what evaluation and export use; null for none
     """
 
@@ -111,12 +122,15 @@ class FlowPolicyConfig(Section):
     eval_steps: int = Field(40, ge=1)
     schedule: Literal["pipeline", "linear"] = "pipeline"
     shift: float | None = Field(None, gt=0)
+    likelihood: str = "transition"
+    draws: Draws = Draws()
     sampler: Sampler = Sampler()
     train_steps: TrainSteps = TrainSteps()
     share_prefix: bool = True
     same_initial_noise: bool = False
     guidance_scale: float = Field(1.0, ge=0)
     guidance_scale_2: float | None = Field(None, ge=0)
+    reference_guidance: float = Field(1.0, ge=1)
     embedded_guidance: float | None = Field(None, ge=0)
     negative_prompt: str = ""
     reduction: Reduction = "mean"
@@ -128,7 +142,14 @@ class FlowPolicyConfig(Section):
     decode_batch: int = Field(8, ge=1)
     decode_tiles: bool | None = None
     condition_cache: float = Field(4.0, ge=0)
+    anchor: AnchorConfig | None = None
+    behaviour: AnchorConfig | None = None
     ema: AverageConfig | None = None
+
+    @model_validator(mode="after")
+    def _likelihood_is_known(self) -> FlowPolicyConfig:
+        likelihood_class(self.likelihood)
+        return self
 
     @model_validator(mode="after")
     def _shift_is_read(self) -> FlowPolicyConfig:
@@ -137,6 +158,10 @@ class FlowPolicyConfig(Section):
                 f"shift={self.shift:g}: only schedule=linear reads it; the pipeline's own schedule has its own shift"
             )
         return self
+
+    def scoring(self) -> Scoring:
+        """How stochastic steps are drawn and scored."""
+        return Scoring(self.sampler.kind, self.sampler.noise_level, self.reduction, self.normalised, self.kl)
 
     def asked(self) -> Asked:
         """What every output is asked for."""

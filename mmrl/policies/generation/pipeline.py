@@ -75,7 +75,8 @@ class FrozenParts:
         media = condition_media(prompt)
         generator.check_media(prompt.id, media)
         given = moved(generator.conditions(prompt.text, media), "cpu")
-        if not generator.asked.guided or generator.guides_itself:
+        guided = generator.asked.guided or self.config.reference_guidance > 1
+        if not guided or generator.guides_itself:
             return PromptConditions(given)
         if media:
             return PromptConditions(given, moved(generator.negative(media), "cpu"))

@@ -1,9 +1,10 @@
-"""Flow policies: a flow-matching generator that acts by denoising. `T` is the axis of denoising steps.
+"""Flow policies: a flow-matching generator that acts by denoising.
 
-A stochastic step is an action: a Gaussian around the sampler's mean, with a log-prob. The mask is True at trained
-steps only. Rollouts keep the states around them, so that training scores exactly what was sampled, under the
-same conditions, times, guidance and noise level. Evaluation (`greedy`) is the ODE sampler, on the pipeline's own
-times. What is particular to a pipeline stands in `mmrl.policies.generation.families`.
+What an action is, and what is scored of it, is said by the run's likelihood (`mmrl.policies.generation.likelihoods`):
+a stochastic denoising step, or a draw of time and noise on the clean output. Rollouts keep what it needs, so that
+training scores exactly what was sampled, under the same conditions, times, guidance and noise level. Evaluation
+(`greedy`) is the ODE sampler, on the pipeline's own times. What is particular to a pipeline stands in
+`mmrl.policies.generation.families`.
 """
 
 from __future__ import annotations
@@ -21,19 +22,24 @@ from torch import Tensor
 from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
 from mmrl.policies import adapters
+from mmrl.policies.anchor import Anchor
 from mmrl.policies.base import Policy
+from mmrl.policies.generation.checking import check_objective, check_probe
 from mmrl.policies.generation.conditions import Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.families import generator_of
 from mmrl.policies.generation.families.asking import condition_media
 from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.families.check import Verdict, checked
+from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
+from mmrl.policies.generation.likelihoods.base import Drawn, Kept, settings_of, unplanned
 from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
-from mmrl.policies.generation.sampling import Group, Sampled, finish, sample
+from mmrl.policies.generation.sampling import Group, finish, sample
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
-from mmrl.policies.generation.scoring import Denoiser, Scoring, Transitions
-from mmrl.policies.generation.sde import KINDS, gradient_equalizer, noise, schedule, stochastic_steps
-from mmrl.policies.generation.steps import StepPlan, check_group_size, continued, ode_plan, plan_steps
+from mmrl.policies.generation.scoring import Copies, Denoiser
+from mmrl.policies.generation.sde import schedule
+from mmrl.policies.generation.steps import continued, ode_plan
+from mmrl.policies.generation.watching import Watched
 from mmrl.policies.sharding import is_sharded, whole, whole_weights
 from mmrl.policies.weight_average import WeightAverage
 from mmrl.precision import DTYPES
@@ -41,9 +47,6 @@ from mmrl.randomness import Key
 from mmrl.record import FINISHED, Evaluation, Prompt, Request, Rollouts
 from mmrl.stages import Need, View
 
-FROM_ROLLOUT = frozenset({"step_std", "step_sizes", "step_equalizer", "branch"})
-"""Probes that the rollout itself fills: no pass is needed."""
-FROM_FORWARD = frozenset({"log_probs", "reference_kl", "mean_shift"})
 AVERAGE = "average|"
 """Marks the moving average's tensors among those of a checkpoint."""
 
@@ -58,7 +61,7 @@ class FlowPolicy(Policy):
     varied_when_greedy = True
     splits_actions = True
     config_type = FlowPolicyConfig
-    probes = FROM_FORWARD | FROM_ROLLOUT | {"step_rewards"}
+    probes = frozenset.union(*(likelihood_class(name).offers() for name in LIKELIHOODS))
     reads = frozenset({"image"})
 
     def __init__(self, pipeline: Any, config: FlowPolicyConfig, *, seed: int = 0):
@@ -69,15 +72,18 @@ class FlowPolicy(Policy):
         self.config, self.pipeline, self.seed = config, pipeline, seed
         self.generator = generator_of(pipeline, config.asked())
         self.verdict: Verdict | None = None
-        self.scoring = Scoring(
-            config.sampler.kind, config.sampler.noise_level, config.reduction, config.normalised, config.kl
-        )
+        self.scoring = config.scoring()
+        self.likelihood = likelihood_class(config.likelihood)(config)
+        self.watched = Watched()
+        self.updates = 0
         self.average = None if config.ema is None else WeightAverage(config.ema)
         self._source: str | None = None
         self._schedules: dict[int, Tensor] = {}
         self.frozen = FrozenParts(self.generator, config)
         modules = {name: self._prepared(name, part) for name, part in trained_modules(self.generator).items()}
         self.module = self._denoiser(modules)
+        asked = {"anchor": config.anchor, "behaviour": config.behaviour}
+        self.anchors = {n: Anchor(n, each, modules) for n, each in asked.items() if each is not None}
 
     @classmethod
     def from_config(cls, config: FlowPolicyConfig, *, seed: int = 0, read_clip: ReadClip | None = None) -> FlowPolicy:
@@ -90,7 +96,15 @@ class FlowPolicy(Policy):
 
     @property
     def max_actions(self) -> int:
-        return self.config.steps
+        return self.likelihood.actions
+
+    @property
+    def samples_with(self) -> str:
+        for name, anchor in reversed(self.anchors.items()):
+            after = anchor.config.samples
+            if after is not None and self.updates >= after:
+                return name
+        return "current"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,11 +129,6 @@ class FlowPolicy(Policy):
                 with self.frozen.on(self.device):
                     self._schedules[steps] = self.generator.schedule(steps, media)
         return self._schedules[steps]
-
-    @cached_property
-    def _possible(self) -> Tensor:
-        """(S,) bool: steps of a rollout that can have a log-prob."""
-        return stochastic_steps(self.scoring.kind, self.times(self.config.steps), self.scoring.level)
 
     def _prepared(self, name: str, transformer: Any) -> Any:
         """A transformer with adapters, checkpointing and attention as asked."""
@@ -182,99 +191,72 @@ class FlowPolicy(Policy):
 
     # -- acting --------------------------------------------------------------------------------------------------
 
-    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
-        """Draw `count` outputs per request. Noise is keyed by (key, prompt id, member, step)."""
+    def rollout(
+        self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current"
+    ) -> Rollouts:
+        """Draw `count` outputs per request. Noise is keyed by (key, prompt id, member, step). `greedy` rollouts of the
+        current weights are those of their moving average, where one is kept."""
         self._compared(requests[0].prompt)
         steps = self.config.eval_steps if greedy else self.config.steps
         times = self.times(steps)
         owner = torch.tensor([r for r, request in enumerate(requests) for _ in range(request.count)])
         members = torch.cat([request.first_member + torch.arange(request.count) for request in requests])
         for request in requests:
-            self._check_request(request, greedy)
+            if request.prefix is not None:
+                raise PolicyError(f"prompt {request.prompt.id!r}: denoising steps cannot be replayed from a prefix")
+            if not greedy:
+                self.likelihood.check(request, times)
         ids = [requests[r].prompt.id for r in owner.tolist()]
-        plan = ode_plan(len(owner), steps, members)
-        if not greedy:
-            config = self.config
-            plan = plan_steps(config.train_steps, self._possible, ids, members, key, config.same_initial_noise)
+        plan = ode_plan(len(owner), steps, members) if greedy else self.likelihood.plan(ids, members, times, key)
         starts = {row: start for row, o in enumerate(owner.tolist()) if (start := requests[o].start) is not None}
         plan = continued(plan, starts, ids)
         shown = self.frozen.encode([request.shown or request.prompt for request in requests], self.device)
         conditioned = self._conditioned(shown, owner)
         if self.average is not None:
             self.average.start(self.inner)
-        averaged = self._averaged() if greedy else nullcontext()
-        with averaged, self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
+            weights = "ema" if greedy and weights == "current" else weights
+        with torch.no_grad(), self._weights(weights) as module:
             sampled = sample(
-                Group(ids, members, conditioned, plan, starts), self.inner.velocity,
+                Group(ids, members, conditioned, plan, starts), module.velocity,
                 times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
+                watch=None if greedy else self.watched.of(ids, members, times, weights),
             )  # fmt: skip
             outputs = self.frozen.decode(sampled.final, conditioned)
-        rollouts = self._record(requests, owner, members, plan, times, sampled, outputs)
+        kept = unplanned(plan, sampled, self.device)
+        if not greedy:
+            kept = self.likelihood.record(Drawn(ids, members, plan, times, sampled, key))
+            kept.replay["shown"] = torch.tensor([requests[r].shown is not None for r in owner.tolist()])
+            kept.replay |= settings_of(self._settings(), len(owner))
+        rollouts = self._record(requests, owner, members, kept, outputs)
         for row, start in starts.items():
+            assert rollouts.owner is not None and start.row.owner is not None
             rollouts.owner[row, : start.action] = start.row.owner[0, : start.action]
         return rollouts
 
-    def _check_request(self, request: Request, greedy: bool) -> None:
-        if request.prefix is not None:
-            raise PolicyError(f"prompt {request.prompt.id!r}: denoising steps cannot be replayed from a prefix")
-        if greedy:
-            return
-        if not bool(self._possible.any()):
-            raise ConfigError(
-                f"sampler {self.scoring.kind!r} at level {self.scoring.level} draws no noise, so there is nothing "
-                "to train; choose another sampler or raise sampler.level"
-            )
-        if request.start is None:
-            check_group_size(self.config.train_steps, self._possible, request.count)
-        elif self.config.train_steps.select == "one":
-            raise ConfigError(
-                "policy.train_steps.select=one is a tree of its own, in which no row begins in another; choose all"
-            )
-
     def _record(
-        self, requests: Sequence[Request], owner: Tensor, members: Tensor, plan: StepPlan, times: Tensor,
-        sampled: Sampled, outputs: list[Any],
-    ) -> Rollouts:  # fmt: skip
+        self, requests: Sequence[Request], owner: Tensor, members: Tensor, kept: Kept, outputs: list[Any]
+    ) -> Rollouts:
         prompts: dict[str, Prompt] = {}
         for request in requests:
             prompts.setdefault(request.prompt.id, request.prompt)
         places = {name: place for place, name in enumerate(prompts)}
-        rows, steps = plan.trained.shape
         device = self.device
-        replay = {"latents": sampled.latents, "first": sampled.first, "times": times.expand(rows, -1)}
-        replay["shown"] = torch.tensor([requests[r].shown is not None for r in owner.tolist()])
-        replay |= {name: torch.full((rows,), value) for name, value in self._settings().items()}
-        if sampled.means is not None:
-            replay["means"] = sampled.means
-        trained = bool(plan.trained.any())
         return Rollouts(
             prompts=list(prompts.values()),
             encoded=self.frozen.encode(list(prompts.values()), self.device),
             prompt=torch.tensor([places[requests[r].prompt.id] for r in owner.tolist()], device=device),
             group=torch.tensor([requests[r].group for r in owner.tolist()], device=device),
             member=members.to(device),
-            actions=torch.arange(steps, device=device).expand(rows, -1).contiguous(),
-            mask=plan.trained.to(device),
-            old_log_probs=sampled.log_probs,
+            actions=kept.actions.to(device),
+            mask=kept.mask.to(device),
+            old_log_probs=kept.old_log_probs,
             outputs=outputs,
-            length=torch.full((rows,), steps, device=device),
-            finish=[FINISHED] * rows,
-            columns=self._step_columns(plan, times) if trained else {},
-            replay={name: value.to(device) for name, value in replay.items()} if trained else {},
+            length=torch.full((len(owner),), kept.actions.shape[1], device=device),
+            finish=[FINISHED] * len(owner),
+            columns={name: value.to(device) for name, value in kept.columns.items()},
+            replay={name: value.to(device) for name, value in kept.replay.items()},
         )
-
-    def _step_columns(self, plan: StepPlan, times: Tensor) -> dict[str, Tensor]:
-        """What the schedule alone says of each trained step."""
-        kind, level = self.scoring.kind, self.scoring.level
-        values = {
-            "step_std": noise(kind, times[:-1], times[1:], level, times[1]).std,
-            "step_sizes": times[:-1] - times[1:],
-            "step_equalizer": gradient_equalizer(kind, times, level),
-        }
-        columns = {Need(name).key: torch.where(plan.trained, value, 0.0) for name, value in values.items()}
-        columns[Need("branch").key] = plan.branch
-        return {name: value.to(self.device) for name, value in columns.items()}
 
     def step_outputs(self, rollouts: Rollouts) -> tuple[list[Any], Tensor]:
         """The output the ODE leads to from the state before each trained step (DenseGRPO's look-ahead).
@@ -291,10 +273,7 @@ class FlowPolicy(Policy):
             return self.frozen.decode(final, conditioned), torch.stack([rows, steps], 1)
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
-        times = rollouts.replay.get("times")
-        if times is None:
-            return super().action_labels(rollouts)
-        return [[f"t={t:.3f}" for t in row[:-1]] for row in times.tolist()]
+        return self.likelihood.labels(rollouts)
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
@@ -306,61 +285,51 @@ class FlowPolicy(Policy):
         under: View | None = None,
         weights: str = "current",
     ) -> Evaluation:
-        """Score the trained steps: all (row, step) pairs in one forward of the module, in chunks. A state that several
-        rows of a tree go through is scored once.
+        """Score what the likelihood says: all its states in one forward of the module, in chunks.
 
         A pass asked only for what the rollout knows already does not run the transformer.
         """
         if under is not None:
             raise PolicyError(f"the flow policy cannot score its steps under the view {under}")
+        likelihood = self.likelihood
+        offered = likelihood.offers() - {"step_rewards"}
         for need in needs:
-            if need.probe not in FROM_FORWARD | FROM_ROLLOUT:
-                raise PolicyError(unknown("probe of a denoising step", need.probe, FROM_FORWARD | FROM_ROLLOUT))
+            if need.probe not in offered:
+                raise PolicyError(unknown(f"probe of likelihood {self.config.likelihood!r}", need.probe, offered))
         self._check_settings(rollouts)
-        columns = {n.key: rollouts.columns[Need(n.probe).key] for n in needs if n.probe in FROM_ROLLOUT}
+        columns = {n.key: rollouts.columns[Need(n.probe).key] for n in needs if n.probe in likelihood.kept}
         if columns and len(columns) == len(needs) and weights == "old":
             return Evaluation(rollouts.old_log_probs, columns)
-        rows, steps = rollouts.mask.nonzero(as_tuple=True)
-        if not len(rows):
-            raise PolicyError("these rollouts have no trained step: they were drawn by the ODE sampler (greedy)")
-        asked = frozenset(n.probe for n in needs if n.probe in FROM_FORWARD) | {"log_probs"}
-        first, which = _unique_states(rollouts, rows, steps)
+        asked = [n for n in needs if n.probe in likelihood.probes]
+        work = likelihood.work(rollouts, asked)
         self._compared(rollouts.prompts[0])
-        conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[rows[first]])
-        transitions = self._transitions(rollouts, rows[first], steps[first], "mean_shift" in asked)
+        conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[work.row])
+        others = {name: self._copies(name) for name in likelihood.compares(asked)}
         with self._weights(weights) as module:
-            copy = self._frozen_reference if "reference_kl" in asked and not self._adapted else None
-            scores = module(transitions, conditioned, self.scoring, asked, copy)
+            scores = module(work.states, conditioned, likelihood.score, asked, others)
         blank = torch.zeros(rollouts.mask.shape, device=self.device)
-        scores = {name: blank.index_put((rows, steps), values[which]) for name, values in scores.items()}
-        columns |= {n.key: scores[n.probe] for n in needs if n.probe in FROM_FORWARD}
-        return Evaluation(scores["log_probs"], columns)
+        scores = {name: blank.index_put(work.at, values[work.which]) for name, values in scores.items()}
+        columns |= {need.key: scores["log_probs"] for need in needs if need.probe == "log_probs"}
+        return Evaluation(scores.pop("log_probs"), columns | scores)
 
-    def _transitions(self, rollouts: Rollouts, rows: Tensor, steps: Tensor, means: bool) -> Transitions:
-        replay = rollouts.replay
-        column = steps - replay["first"][rows]
-        if means and "means" not in replay:
-            raise PolicyError("'mean_shift' compares with the means of the rollout: set policy.keep_means=true")
-        return Transitions(
-            x=replay["latents"][rows, column].float(),
-            x_next=replay["latents"][rows, column + 1].float(),
-            t=replay["times"][rows, steps],
-            t_next=replay["times"][rows, steps + 1],
-            t_first=replay["times"][rows, 1],
-            mean_old=replay["means"][rows, column] if means else None,
-        )
+    def replayed(self, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
+        if self.likelihood.trains == "ratio":
+            return super().replayed(rollouts)
+        states, at = self.watched.states(rollouts)
+        if states is None:
+            return self.watched.nothing(rollouts)
+        conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[at[0]])
+        with self._weights(self.watched.weights) as module:
+            gap = module(states, conditioned, self.watched.score)["log_probs"]
+        return self.watched.compared(rollouts, at, gap)
 
     def _settings(self) -> dict[str, float]:
         """What rollout and training must agree on, stored with every rollout."""
-        scoring, asked = self.scoring, self.generator.asked
-        return {
-            "kind": float(KINDS.index(scoring.kind)),
-            "level": scoring.level,
+        asked = self.generator.asked
+        return self.likelihood.settings() | {
             "guidance": asked.guidance,
             "guidance_2": asked.guidance if asked.guidance_2 is None else asked.guidance_2,
             "embedded": -1.0 if asked.embedded is None else asked.embedded,
-            "sum": float(scoring.reduction == "sum"),
-            "normalised": float(scoring.normalised),
         }
 
     def _check_settings(self, rollouts: Rollouts) -> None:
@@ -386,17 +355,26 @@ class FlowPolicy(Policy):
         if weights == "current" and torch.is_grad_enabled():
             yield self.module
             return
+        weights = self.samples_with if weights == "old" else weights
         if weights == "ema" and self.average is None:
             raise PolicyError("this policy keeps no moving average of its weights: set policy.ema, or use 'reference'")
         averaged = self._averaged() if weights == "ema" else nullcontext()
         with averaged, self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
-            if weights != "reference":
+            if weights in ("current", "ema"):
                 yield self.inner
-            elif self._adapted:
-                with self.inner.reference_weights():
-                    yield self.inner
+            elif (copies := self._copies(weights)) is not None:
+                yield self._denoiser(copies)
             else:
-                yield self._denoiser(self._frozen_reference)
+                with self.inner.other_weights(weights):
+                    yield self.inner
+
+    def _copies(self, weights: str) -> Copies:
+        """Modules with other weights; None where adapters are switched."""
+        if weights == "reference":
+            return None if self._adapted else self._frozen_reference
+        if weights not in self.anchors:
+            raise PolicyError(f"this policy keeps no {weights} weights: set policy.{weights}")
+        return self.anchors[weights].on(self.device)
 
     @cached_property
     def _frozen_reference(self) -> dict[str, Any]:
@@ -422,8 +400,18 @@ class FlowPolicy(Policy):
     # -- weights -------------------------------------------------------------------------------------------------
 
     def after_update(self) -> None:
+        self.updates += 1
         if self.average is not None:
             self.average.update(self.inner)
+        self._move("update")
+
+    def after_batch(self) -> None:
+        self._move("batch")
+
+    def _move(self, moment: str) -> None:
+        for anchor in self.anchors.values():
+            if anchor.config.moves == moment:
+                anchor.move(self.inner.trained, self.updates)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """The moving average of the weights, where one is kept."""
@@ -443,12 +431,16 @@ class FlowPolicy(Policy):
         state = adapters.trainable_state(self.inner)
         if self.average is not None:
             state |= {AVERAGE + name: whole(value).clone() for name, value in self.average.values.items()}
+        for anchor in self.anchors.values():
+            state |= {n: whole(value).clone() for n, value in anchor.tensors(self.inner.trained).items()}
         return state
 
     def trained_tensors(self) -> dict[str, Tensor]:
         tensors = super().trained_tensors()
         if self.average is not None:  # until it begins, it is the weights
             tensors |= {AVERAGE + name: value for name, value in (self.average.values or tensors).items()}
+        for anchor in self.anchors.values():
+            tensors |= anchor.tensors(self.inner.trained)
         return tensors
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
@@ -460,26 +452,32 @@ class FlowPolicy(Policy):
             adapters.load_trainable_state(self.inner, averages)
             self.average.values = {}
             self.average.start(self.inner)
-        adapters.load_trainable_state(self.inner, {n: v for n, v in state.items() if not n.startswith(AVERAGE)})
+        for anchor in self.anchors.values():
+            anchor.load(self.inner.trained, state)
+        adapters.load_trainable_state(self.inner, {n: v for n, v in state.items() if "|" not in n})
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.average is None else {"averaged_updates": self.average.updates}
+        averaged = {} if self.average is None else {"averaged_updates": self.average.updates}
+        return averaged | ({"updates": self.updates} if self.anchors else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.average is not None:
             self.average.updates = state["averaged_updates"]
+        if self.anchors:
+            self.updates = state["updates"]
 
+    # -- what a configuration may ask --------------------------------------------------------------------------------
 
-def _unique_states(rollouts: Rollouts, rows: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-    """Of N (row, step) pairs, the first of each state, and which state (N,) a pair is in."""
-    state = torch.stack([rollouts.group[rows], steps, rollouts.owner[rows, steps]], 1)
-    unique, which = torch.unique(state, dim=0, return_inverse=True)
-    first = torch.full((len(unique),), len(rows), device=rows.device)
-    first.scatter_reduce_(0, which, torch.arange(len(rows), device=rows.device), "amin")
-    order = torch.argsort(first)  # pairs that are all unique keep their order, so nothing is rounded otherwise
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    return first[order], place[which]
+    @classmethod
+    def check_need(cls, need: Need, asked_by: str, settings: Any = None) -> None:
+        if settings is None or not check_probe(need, asked_by, settings) or need.under is not None:
+            super().check_need(need, asked_by, settings)
+        cls.check_weights(need, asked_by)
+
+    @classmethod
+    def check_objective(cls, objective: Any, settings: Any = None) -> None:
+        if settings is not None:
+            check_objective(objective, settings)
 
 
 def packed_whole(trees: Sequence[Tensor], size: int) -> list[Tensor]:

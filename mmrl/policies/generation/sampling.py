@@ -10,12 +10,13 @@ from torch import Tensor
 
 from mmrl.errors import PolicyError
 from mmrl.policies.generation.conditions import Conditioned
-from mmrl.policies.generation.scoring import Scoring
-from mmrl.policies.generation.sde import sde_step, transition_log_prob
+from mmrl.policies.generation.sde import Scoring, sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
 from mmrl.randomness import Key
 from mmrl.record import Start
 
+Watch = Callable[[int, Tensor, Tensor, Tensor], None]
+"""(step, rows (N,), states (N, ...), velocities (N, ...)): told of every step."""
 Velocity = Callable[[Tensor, Tensor, Conditioned], Tensor]
 """(x (N, ...), t (N,), conditions of N rows) -> velocity (N, ...)"""
 
@@ -77,7 +78,7 @@ def state_at(start: Start, prompt: str) -> Tensor:
 @torch.no_grad()
 def sample(
     group: Group, velocity: Velocity, times: Tensor, scoring: Scoring, key: Key, shape: Sequence[int],
-    storage: torch.dtype, *, share_prefix: bool = True, keep_means: bool = False,
+    storage: torch.dtype, *, share_prefix: bool = True, keep_means: bool = False, watch: Watch | None = None,
 ) -> Sampled:  # fmt: skip
     """Denoise a group along `times (S + 1,)`.
 
@@ -107,7 +108,10 @@ def sample(
         if not len(rows) + len(moving):  # all begin later in others
             continue
         states = torch.cat([x[rows.to(device)], trunk[moving.to(device)]])
-        v = velocity(states, times[i].expand(len(states)), group.conditioned.rows(torch.cat([rows, owners[moving]])))
+        who = torch.cat([rows, owners[moving]])
+        v = velocity(states, times[i].expand(len(states)), group.conditioned.rows(who))
+        if watch is not None:
+            watch(i, who, states, v)
         ode = _stored(sde_step("ode", v, states, times[i], times[i + 1], 0.0, times[1]).mean, storage)
         trunk[moving.to(device)] = ode[len(rows) :]
         following = ode[: len(rows)]
@@ -115,8 +119,8 @@ def sample(
         if len(drawn):
             at = drawn.to(device)
             mean, std = sde_step(scoring.kind, v[at], states[at], times[i], times[i + 1], scoring.level, times[1])
-            who = rows[drawn].tolist()
-            draws = [step_noise(key, group.prompts[b], int(group.members[b]), i, shape) for b in who]
+            drawers = rows[drawn].tolist()
+            draws = [step_noise(key, group.prompts[b], int(group.members[b]), i, shape) for b in drawers]
             following[at] = _stored(mean + std * torch.stack(draws).to(device), storage)
             log_probs = transition_log_prob(following[at], mean, std, scoring.reduction, scoring.normalised)
             assert log_probs is not None

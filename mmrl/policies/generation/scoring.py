@@ -1,4 +1,4 @@
-"""The module that is trained: a generator's transformers behind a forward that returns one number per denoising step.
+"""The module that is trained: a generator's transformers behind a forward that returns one number per state.
 
 What enters travels in plain dataclasses: wrappers that cast float inputs to a training precision leave those
 alone, and the sampler's arithmetic stays float32.
@@ -6,9 +6,8 @@ alone, and the sampler's arithmetic stays float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,52 +17,18 @@ from mmrl.errors import PolicyError
 from mmrl.policies import adapters
 from mmrl.policies.generation.conditions import Conditioned
 from mmrl.policies.generation.families.base import Generator
-from mmrl.policies.generation.sde import gaussian_kl, mean_square, sde_step, transition_log_prob
+from mmrl.policies.generation.likelihoods.base import Predictions, States
 from mmrl.policies.sharding import is_sharded
+from mmrl.stages import Need
 
-
-@dataclass
-class Transitions:
-    """N denoising steps to score.
-
-    x, x_next  (N, ...) the state before and after; mean_old: the mean it was drawn around, where kept
-    t, t_next, t_first  (N,) times of the step, and the second time of its schedule
-    """
-
-    x: Tensor
-    x_next: Tensor
-    t: Tensor
-    t_next: Tensor
-    t_first: Tensor
-    mean_old: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def rows(self, rows: Tensor) -> Transitions:
-        mean_old = None if self.mean_old is None else self.mean_old[rows]
-        return Transitions(
-            self.x[rows], self.x_next[rows], self.t[rows], self.t_next[rows], self.t_first[rows], mean_old
-        )
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How a step is drawn and scored: one object for rollout and training, so that they cannot differ.
-
-    kind, level  the sampler (`mmrl.policies.generation.sde`)
-    reduction, normalised  of the log-prob; kl: how the KL to the reference is measured
-    """
-
-    kind: str
-    level: float
-    reduction: str = "mean"
-    normalised: bool = True
-    kl: str = "exact"
+Copies = Mapping[str, nn.Module] | None
+"""The transformers by name with other weights; None where their adapters are switched instead."""
+Score = Callable[[Any, Predictions, Sequence[Need]], dict[str, Tensor]]
+"""What a likelihood makes of predictions: `Likelihood.score`."""
 
 
 class Denoiser(nn.Module):
-    """A generator's transformers, possibly with PEFT adapters, that score denoising steps.
+    """A generator's transformers, possibly with PEFT adapters, that score states of denoising.
 
     generator  how its pipeline asks them
     modules    the trained components of the pipeline by name: one, or the two experts of Wan 2.2
@@ -97,50 +62,28 @@ class Denoiser(nn.Module):
 
     def forward(
         self,
-        steps: Transitions,
+        states: States,
         conditioned: Conditioned,
-        scoring: Scoring,
-        asked: frozenset[str] = frozenset({"log_probs"}),
-        reference: Mapping[str, nn.Module] | None = None,
+        score: Score,
+        asked: Sequence[Need] = (),
+        others: Mapping[str, Copies] | None = None,
     ) -> dict[str, Tensor]:
-        """`{probe: (N,) float32}` for N steps, in chunks, in one call of the wrapped module.
+        """`{"log_probs" or Need.key: (N,) float32}` for N states, in chunks, in one call of the wrapped module.
 
-        asked      "log_probs", "mean_shift" (mean move since the rollout, (mu - mu_old)^2 / 2 std^2) and
-                   "reference_kl"
-        reference  frozen copies to measure the KL to; without them the adapters are switched off
+        score   what is made of the predictions
+        others  copies with other weights that it compares with, "reference" and "anchor"; without a copy the
+                adapters are switched
         """
-        chunks = self._chunks(steps.t, conditioned)
+        chunks = self._chunks(states.t, conditioned)
         if torch.is_grad_enabled() and is_sharded(self):
-            self._check_calls(len(chunks), len(steps))
-        parts = [self._score(steps.rows(r), conditioned.rows(r), scoring, asked, reference) for r in chunks]
+            self._check_calls(len(chunks), len(states))
+        parts = []
+        for rows in chunks:
+            some = states.rows(rows)
+            parts.append(score(some, Predicting(self, some, conditioned.rows(rows), others or {}), asked))
         scores = {name: _restored([part[name] for part in parts], chunks) for name in parts[0]}
         if torch.is_grad_enabled() and len(self.names) > 1:
             scores["log_probs"] = scores["log_probs"] + self._untouched()
-        return scores
-
-    def _score(
-        self, steps: Transitions, conditioned: Conditioned, scoring: Scoring, asked: frozenset[str],
-        reference: Mapping[str, nn.Module] | None,
-    ) -> dict[str, Tensor]:  # fmt: skip
-        velocity = self._guided(self.trained, steps.x, steps.t, conditioned)
-        times = (steps.t, steps.t_next, scoring.level, steps.t_first)
-        mean, std = sde_step(scoring.kind, velocity, steps.x, *times)
-        log_probs = transition_log_prob(steps.x_next, mean, std, scoring.reduction, scoring.normalised)
-        if log_probs is None:
-            raise PolicyError(f"the {scoring.kind} sampler at level {scoring.level} draws no noise: nothing to train")
-        scores = {"log_probs": log_probs}
-        if "mean_shift" in asked:
-            assert steps.mean_old is not None
-            scores["mean_shift"] = mean_square(mean, steps.mean_old) / (2 * std**2)
-        if "reference_kl" in asked:
-            with torch.no_grad(), self.reference_weights(reference) as modules:
-                base = self._guided(modules, steps.x, steps.t, conditioned)
-            # the difference stays outside no_grad: inside, the penalty would have no gradient
-            if scoring.kl == "velocity_mse":
-                scores["reference_kl"] = mean_square(velocity, base)
-            else:
-                base_mean = sde_step(scoring.kind, base, steps.x, *times).mean
-                scores["reference_kl"] = gaussian_kl(mean, base_mean, std, steps.t - steps.t_next, scoring.kl)
         return scores
 
     def velocity(self, x: Tensor, t: Tensor, conditioned: Conditioned) -> Tensor:
@@ -154,22 +97,42 @@ class Denoiser(nn.Module):
             return function()
 
     @contextmanager
-    def reference_weights(self, copies: Mapping[str, nn.Module] | None = None) -> Iterator[Mapping[str, nn.Module]]:
-        """The transformers as they were when training began."""
+    def other_weights(self, name: str, copies: Copies = None) -> Iterator[Mapping[str, Any]]:
+        """The transformers as they were when training began ("reference"), or with the adapters of this name."""
         if copies is not None:
             yield copies
             return
         with ExitStack() as stack:
             for module in self.trained.values():
                 if not adapters.is_adapted(module):
-                    raise PolicyError("full fine-tuning has no reference without a frozen copy of the starting weights")
-                stack.enter_context(adapters.reference_adapter(module))
+                    raise PolicyError(f"full fine-tuning has no {name} weights without a frozen copy of them")
+                stack.enter_context(adapters.other_adapter(module, name))
             yield self.trained
 
     def _guided(self, modules: Mapping[str, Any], x: Tensor, t: Tensor, conditioned: Conditioned) -> Tensor:
         given, negative = conditioned.listed()
+        if not self.generator.asked.guided:  # negatives may be there for a reference that is guided
+            negative = None
         with self._precision():
             return self.generator.velocity(modules, x, t, given, negative)
+
+    def guided_by(
+        self, modules: Mapping[str, Any], x: Tensor, t: Tensor, conditioned: Conditioned, scale: float
+    ) -> Tensor:
+        """(N, ...) velocity under a guidance scale that is not the rollouts'; up to 1 there is none."""
+        generator = self.generator
+        if generator.guides_itself and (generator.asked.guided or scale > 1):
+            raise PolicyError(
+                f"{type(generator.pipeline).__name__} is replayed as a whole, guidance included, so its velocity "
+                "has no other; set policy.guidance_scale=1 and policy.reference_guidance=1"
+            )
+        given, negative = conditioned.listed()
+        with self._precision():
+            velocity = generator.velocity(modules, x, t, given, None)
+            if scale <= 1:
+                return velocity
+            assert negative is not None
+            return generator.guide(velocity, generator.velocity(modules, x, t, negative, None), scale)
 
     def _precision(self) -> AbstractContextManager[Any]:
         device = next(self.parameters()).device.type
@@ -199,6 +162,26 @@ class Denoiser(nn.Module):
     def _untouched(self) -> Tensor:
         """0, by way of every trained weight: DDP waits for gradients of the expert that scored nothing too."""
         return sum((p.sum() * 0.0 for p in self.parameters() if p.requires_grad), torch.zeros(()))  # type: ignore[return-value]
+
+
+class Predicting:
+    """The predictions of one chunk: `mmrl.policies.generation.likelihoods.base.Predictions`."""
+
+    def __init__(self, denoiser: Denoiser, states: States, conditioned: Conditioned, others: Mapping[str, Copies]):
+        self.denoiser, self.others = denoiser, others
+        self._at = states.x, states.t, conditioned
+
+    def current(self, *, guided: bool) -> Tensor:
+        if guided:
+            return self.denoiser._guided(self.denoiser.trained, *self._at)
+        return self.denoiser.guided_by(self.denoiser.trained, *self._at, 1.0)
+
+    @torch.no_grad()
+    def of(self, weights: str, *, guided: bool, guidance: float = 1.0) -> Tensor:
+        with self.denoiser.other_weights(weights, self.others.get(weights)) as modules:
+            if guided:
+                return self.denoiser._guided(modules, *self._at)
+            return self.denoiser.guided_by(modules, *self._at, guidance)
 
 
 def _restored(parts: list[Tensor], chunks: list[Tensor]) -> Tensor:

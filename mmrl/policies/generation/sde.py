@@ -28,6 +28,7 @@ Shapes: latents `(N, ...)`; times `()` or `(N,)`; what is returned per step has 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -56,6 +57,21 @@ class Transition(NamedTuple):
 
     mean: Tensor
     std: Tensor
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a step is drawn and scored: one object for rollout and training, so that they cannot differ.
+
+    kind, level  the sampler
+    reduction, normalised  of the log-prob; kl: how the KL to the reference is measured
+    """
+
+    kind: str
+    level: float
+    reduction: str = "mean"
+    normalised: bool = True
+    kl: str = "exact"
 
 
 class Noise(NamedTuple):

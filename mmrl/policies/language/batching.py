@@ -1,22 +1,40 @@
-"""Which rows are scored together."""
+"""Which rows are written, and which are scored together."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from mmrl.policies.language.families.base import Capabilities
+from mmrl.policies.language.writing import WritingPlan
 from mmrl.record import Rollouts
 
 
+def decoded_together(plan: WritingPlan, most: int, found: Capabilities) -> Iterator[Tensor]:
+    """Rows that are written at once, at most so many; of one prompt, where a model takes no batches of unlike ones."""
+    each = torch.unique(plan.context).tolist()
+    alike = [plan.context == c for c in each] if found.batches is None else [plan.context >= 0]
+    for chosen in alike:
+        yield from chosen.nonzero().squeeze(1).split(most)
+
+
 def micro_batches(rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
-    """At most `size` of `rows` each: rows of one prompt stay together, prompts of like length are neighbours."""
-    prompt, length = rollouts.prompt.cpu(), rollouts.length.cpu()
+    """At most `size` of `rows` each: rows of one prompt stay together, prompts of like length are neighbours. Rows with
+    media in the response come last, apart from the others, which keep the shared-prompt path."""
+    assert rollouts.extent is not None and rollouts.media is not None
+    shown = torch.tensor([rollouts.media[row] is not None for row in rows.tolist()], dtype=torch.bool)
+    if shown.any() and not shown.all():
+        plain, others = (rows[kind.to(rows.device)] for kind in (~shown, shown))
+        return micro_batches(rollouts, plain, size) + micro_batches(rollouts, others, size)
+    prompt, extent = rollouts.prompt.cpu(), rollouts.extent.cpu()
     pieces: dict[int, list[int]] = {}
-    for row in sorted(rows.tolist(), key=lambda r: -int(length[r])):
+    for row in sorted(rows.tolist(), key=lambda r: -int(extent[r])):
         pieces.setdefault(int(prompt[row]), []).append(row)
 
     def tokens(p: int) -> tuple[int, int]:
-        return -len(rollouts.encoded[p] or ()), -int(length[pieces[p]].max())
+        return -len(rollouts.encoded[p] or ()), -int(extent[pieces[p]].max())
 
     batches: list[list[int]] = [[]]
     for p in sorted(pieces, key=tokens):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from mmrl.policies.adapters import LoraConfig
-from mmrl.precision import Autocast, Precision
+from mmrl.precision import DTYPES, Autocast, Precision
 from mmrl.settings import Section
 
 LOCAL = "local"
@@ -26,6 +26,8 @@ class LanguagePolicyConfig(Section):
     train_vision            the vision tower too; null: yes in full fine-tuning, no with LoRA
     gradient_checkpointing  less memory, about a third more time
     max_new_tokens          responses are cut there and flagged as "length"
+    max_extent              tokens of a response with what an environment showed in it: what does not fit ends the
+                            response as "length"; null: as many as the model has positions
     max_prompt_tokens       a longer prompt is an error: prompts are never cut
     temperature             of sampling and of every log-prob
     top_p, top_k            must stay 1 and 0: truncated sampling biases the importance ratios
@@ -61,6 +63,7 @@ class LanguagePolicyConfig(Section):
     train_vision: bool | None = None
     gradient_checkpointing: bool = False
     max_new_tokens: int = Field(512, ge=1)
+    max_extent: int | None = Field(None, ge=1)
     max_prompt_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(1.0, gt=0)
     top_p: float = 1.0
@@ -80,3 +83,15 @@ class LanguagePolicyConfig(Section):
     old_log_probs: Literal["sampler", "trainer"] = "sampler"
     engine_gap: float = Field(0.03, gt=0)
     reference_device: Literal["same", "cpu"] = "same"
+
+
+def load_model(config: LanguagePolicyConfig) -> Any:
+    """The checkpoint of `config.model`, as its class of transformers."""
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(
+        config.model,
+        dtype=DTYPES[config.dtype],
+        attn_implementation=config.attention,
+        trust_remote_code=config.trust_remote_code,
+    )

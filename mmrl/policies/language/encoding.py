@@ -65,7 +65,7 @@ def encode(
     text = processor.apply_chat_template(
         prompt.messages, tokenize=False, add_generation_prompt=True, **(template or {})
     )
-    _check_text(prompt, text, family)
+    check_text(prompt, text, family)
     images = [open_image(image, prompt) for image in prompt.images]
     try:
         entry = family.encode(core, text, images, frames)
@@ -81,7 +81,7 @@ def encode(
     return entry
 
 
-def _check_text(prompt: Prompt, text: str, family: Family) -> None:
+def check_text(prompt: Prompt, text: str, family: Family) -> None:
     """One placeholder per medium in the rendered text: none written by a user, none lost by the template."""
     for kind, token in family.written.items():
         written, given = text.count(token), len(getattr(prompt, f"{kind}s"))

@@ -69,7 +69,8 @@ def lay_out(
     prefills: Sequence[Prefill | None] | None = None,
 ) -> Rows:
     """entries: of `rollouts.prompts`, as this pass shows them."""
-    prompt, actions, lengths = rollouts.prompt.cpu(), rollouts.actions, rollouts.length
+    assert rollouts.extent is not None
+    prompt, actions, lengths = rollouts.prompt.cpu(), rollouts.actions, rollouts.extent
     if way is Way.PACKED:
         return shared_prompt.pack(entries, prompt, actions, lengths, device, family, prefills)
     if way is Way.TWO_CALLS:

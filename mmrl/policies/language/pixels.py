@@ -19,16 +19,14 @@ from mmrl.media import Frames
 from mmrl.policies.images import open_image
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.families.qwen import Qwen
-from mmrl.policies.views import PIXEL_VIEWS, VIDEO_VIEWS, PixelScale
+from mmrl.policies.views import PIXEL_VIEWS, VIDEO_VIEWS, PixelScale, options_of
 from mmrl.randomness import Key
 from mmrl.record import Prompt
 from mmrl.stages import View
 
 
-def corrupted(
-    encoded: Encoded, view: View, prompt_id: str, seed: int, family: Qwen, scales: dict[str, PixelScale]
-) -> Encoded:
-    """`encoded` with the pixels a view shows. Each image and each video draws its own randomness."""
+def corrupted(encoded: Encoded, view: View, draw: Key, family: Qwen, scales: dict[str, PixelScale]) -> Encoded:
+    """`encoded` with the pixels a view shows. Each image and each video has a draw of its own, named after `draw`."""
     media = dict(encoded.media)
     for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if pixels not in media or (kind == "image" and view.kind in VIDEO_VIEWS):
@@ -39,8 +37,7 @@ def corrupted(
             start += len(rows)
             frames = scale.unnormalise(unpatchify(rows, grid, family))
             pair = family.temporal_patch if kind == "image" or view.kind == "patch_black" else 1
-            rng = Key(seed, prompt=prompt_id, member=index, purpose=f"view {kind} {view}").generator()
-            frames = PIXEL_VIEWS[view.kind](frames, pair, rng, **dict(view.options))
+            frames = PIXEL_VIEWS[view.kind](frames, pair, _draws(draw, kind, index, view), **options_of(view))
             parts.append(patchify(scale.normalise(frames), family))
         media[pixels] = torch.cat(parts)
     return replace(encoded, media=media, features=None)
@@ -67,16 +64,16 @@ def shown_otherwise(
     prompt: Prompt,
     entry: Encoded,
     view: View,
-    seed: int,
+    draw: Key,
     frames: Sequence[Frames],
     encode: Callable[[Prompt, Sequence[Frames]], Encoded],
 ) -> Encoded:
     """`prompt` with its pictures and frames as the view shows them, encoded again; tokens must stay what they were."""
     images = [open_image(image, prompt) for image in prompt.images]
     if view.kind not in VIDEO_VIEWS:
-        images = [_picture(image, view, _draws(seed, prompt, "image", n, view)) for n, image in enumerate(images)]
+        images = [_picture(image, view, _draws(draw, "image", n, view)) for n, image in enumerate(images)]
     clips = [
-        replace(clip, pixels=_changed(clip.pixels, view, _draws(seed, prompt, "video", n, view)))
+        replace(clip, pixels=_changed(clip.pixels, view, _draws(draw, "video", n, view)))
         for n, clip in enumerate(frames)
     ]
     changed = encode(replace(prompt, images=images), clips)
@@ -88,14 +85,14 @@ def shown_otherwise(
     return changed
 
 
-def _draws(seed: int, prompt: Prompt, kind: str, index: int, view: View) -> torch.Generator:
-    return Key(seed, prompt=prompt.id, member=index, purpose=f"view {kind} {view}").generator()
+def _draws(draw: Key, kind: str, index: int, view: View) -> torch.Generator:
+    return draw.at(purpose=f"view {kind} {index} {view}").generator()
 
 
 def _changed(frames: Tensor, view: View, rng: torch.Generator) -> Tensor:
     """(F, 3, H, W) uint8. A black square stands in all frames of a clip."""
     pair = len(frames) if view.kind == "patch_black" else 1
-    seen = PIXEL_VIEWS[view.kind](frames.float(), pair, rng, **dict(view.options))
+    seen = PIXEL_VIEWS[view.kind](frames.float(), pair, rng, **options_of(view))
     return seen.round().clamp(0, 255).to(torch.uint8)
 
 

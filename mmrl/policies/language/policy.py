@@ -21,14 +21,15 @@ from torch import Tensor
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
-from mmrl.policies.base import Policy
 from mmrl.policies.language.batching import micro_batches
-from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig, load_model
+from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
-from mmrl.policies.language.encoding import encode
+from mmrl.policies.language.encoding import encode, extended
+from mmrl.policies.language.engines.acting import ActsThroughEngine
 from mmrl.policies.language.engines.base import Setting
-from mmrl.policies.language.engines.bridge import Bridge, engine_class
-from mmrl.policies.language.engines.rows import SAMPLER, corrected, with_sampler, with_version
+from mmrl.policies.language.engines.bridge import Bridge
+from mmrl.policies.language.engines.rows import corrected, with_sampler, with_version
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
@@ -43,12 +44,13 @@ from mmrl.policies.language.probes import token_probes
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.language.probes.spectrum import visual_entropy
-from mmrl.policies.language.scoring import LOG_PROBS, ScoredLanguageModel
+from mmrl.policies.language.scoring import LOG_PROBS, Rows, ScoredLanguageModel
 from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
+from mmrl.policies.language.turns import Changed, Turns, whole_rows, written_rows
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
-from mmrl.policies.views import REMOVE_MEDIA, PixelScale, check_view, without_media
+from mmrl.policies.views import BESIDE, REMOVE_MEDIA, PixelScale, check_view, draws_of, is_fresh, without_media
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
 from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
@@ -62,7 +64,7 @@ STATES: Asked = (("states", "states", ()),)
 """Probes with one value per prompt, expanded to its rows."""
 
 
-class LanguagePolicy(Policy):
+class LanguagePolicy(ActsThroughEngine):
     """What image and video policies share."""
 
     batch_probes = frozenset(BATCH_PROBES)
@@ -99,20 +101,19 @@ class LanguagePolicy(Policy):
         self.module = self._scored(self._prepared(model))
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
-        known = self.stopping, lambda: self.inner, self._template
-        self.bridge = Bridge(Setting(config, processor, self.family, *known))
+        self.bridge = Bridge(Setting(config, processor, self.family, self.stopping, lambda: self.inner, self._template))
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
         """Load the checkpoint that `config.model` names; whether transformers has its kind is seen before its weights
         are read."""
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoConfig, AutoProcessor
 
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
             check_model_type(AutoConfig.from_pretrained(config.model, **trusted))
             processor = AutoProcessor.from_pretrained(config.model, **trusted)
-            model = _load(AutoModelForImageTextToText, config)
+            model = load_model(config)
         except (OSError, ValueError, ImportError) as error:  # the last for an attention backend that is not installed
             raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
         policy = cls(model, processor, config, seed=seed, read_clip=read_clip)
@@ -192,20 +193,6 @@ class LanguagePolicy(Policy):
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
-    @property
-    def acts_apart(self) -> bool:
-        return self.bridge.capabilities.own_weights
-
-    @property
-    def engine_gap(self) -> float:
-        return self.config.engine_gap
-
-    @classmethod
-    def columns_of(cls, config: LanguagePolicyConfig) -> dict[str, str]:
-        engine_class(config)
-        made = {SAMPLER: f"engine {config.engine!r}"} if config.old_log_probs == "trainer" else {}
-        return super().columns_of(config) | made
-
     # -- prompts -------------------------------------------------------------------------------------------------
 
     def _frames(self, prompt: Prompt) -> list[Frames]:
@@ -222,12 +209,8 @@ class LanguagePolicy(Policy):
         return self._encode(prompt, self._frames(prompt))
 
     def _encode(self, prompt: Prompt, frames: Sequence[Frames]) -> Encoded:
-        known = {"template": self._template, "max_tokens": self.config.max_prompt_tokens}
-        return encode(prompt, self.family, self.inner.core, frames=frames, **known)
-
-    @property
-    def _template(self) -> dict[str, Any]:
-        return {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
+        limit = self.config.max_prompt_tokens
+        return encode(prompt, self.family, self.inner.core, frames=frames, template=self._template, max_tokens=limit)
 
     def _with_features(self, entries: Sequence[Encoded]) -> list[Encoded]:
         """`entries` with what a frozen vision tower makes of them: it runs once per prompt, for the rollout and
@@ -249,7 +232,7 @@ class LanguagePolicy(Policy):
         return row_spans(self.processor.tokenizer, rollouts, row)
 
     def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
-        """The encodings of `rollouts.prompts`, as `view` shows them."""
+        """The encodings of `rollouts.prompts`, as `view` shows them; of a fresh view, one prompt a row."""
         for index, entry in enumerate(rollouts.encoded):
             if entry is None:
                 rollouts.encoded[index] = self.encode(rollouts.prompts[index])
@@ -258,26 +241,30 @@ class LanguagePolicy(Policy):
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
-        pairs = zip(rollouts.prompts, rollouts.encoded, strict=True)
+        if view.kind == BESIDE:
+            name, pairs = dict(view.options)["prompt"], zip(rollouts.prompts, rollouts.encoded, strict=True)
+            return [self.encode(p.beside[name]) if name in p.beside else entry for p, entry in pairs]
+        entries = zip(rollouts.prompts, rollouts.encoded, draws_of(view, rollouts, self.seed), strict=True)
         if isinstance(self.family, Qwen):
-            known = self.seed, self.family, self.pixel_scales
-            return [corrupted(entry, view, prompt.id, *known) for prompt, entry in pairs]
+            return [corrupted(entry, view, draw, self.family, self.pixel_scales) for _, entry, draw in entries]
         return [
-            shown_otherwise(prompt, entry, view, self.seed, self._frames(prompt), self._encode)
-            for prompt, entry in pairs
+            shown_otherwise(prompt, entry, view, draw, self._frames(prompt), self._encode)
+            for prompt, entry, draw in entries
         ]
 
     # -- acting --------------------------------------------------------------------------------------------------
 
-    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
+    def rollout(
+        self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current"
+    ) -> Rollouts:
         """Write `count` responses per request. See `mmrl.policies.language.sampling` for what a draw depends on."""
+        self._only_current(weights)
         prompts: dict[str, Prompt] = {}
         for request in requests:
             prompts.setdefault(request.prompt.id, request.prompt)
-        encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
-        ready = dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
+        encoded, ready = self.ready(prompts)
         plan = WritingPlan.of(requests, self.config.max_new_tokens)
-        prefills = {} if greedy or self.acts_apart else self._prefills(requests, encoded, ready)
+        prefills = {} if greedy or self.acts_apart else self.prefills(requests, encoded, ready)
         shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
         contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
         with self.acting():
@@ -285,13 +272,30 @@ class LanguagePolicy(Policy):
             rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
             if self.config.old_log_probs == "trainer" and not greedy:
                 parts = self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows)
-                corrected(rows, plan, shown, parts, self._own_log_probs)
+                corrected(rows, plan, shown, parts, partial(self._score, self.inner, asked=LOG_PROBS))
         return with_version(rows, self.bridge.version)
 
-    def _own_log_probs(self, rollouts: Rollouts, shown: list[Encoded]) -> Tensor:
-        return self._score(self.inner, rollouts, shown, LOG_PROBS)["log_probs"]
+    def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]:
+        """The encoding of each prompt by its id: as it is kept, and with features of its media."""
+        encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
+        return encoded, dict(zip(encoded, self._with_features(list(encoded.values())), strict=True))
 
-    def _prefills(
+    converse = converse  # as `rollout`, with an environment that answers between turns
+
+    @cached_property
+    def turns(self) -> Turns:
+        """How later turns are rendered; raises PolicyError for a chat template that cannot append one."""
+        return Turns(self.family, self.inner.core, self._frames, self._template)
+
+    def check_turns(self) -> None:
+        super().check_turns()
+        _ = self.turns
+
+    @property
+    def _template(self) -> dict[str, Any]:
+        return {} if self.config.thinking is None else {"enable_thinking": self.config.thinking}
+
+    def prefills(
         self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
     ) -> dict[Encoded, Prefill]:
         """Of `ready` prompts, with gradient, to be taken by the update; none where it would run prompts again."""
@@ -318,6 +322,11 @@ class LanguagePolicy(Policy):
         if reason and self.config.reuse_prefill == "on":
             raise ConfigError(f"reuse_prefill: on, but {reason}; set it to 'off' (or 'auto')")
         return reason
+
+    def context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded:
+        """What a request's rows continue: the prompt as it is shown, and the replayed prefix."""
+        shown = ready[request.prompt.id] if request.shown is None else self.encode(request.shown)
+        return extended(shown, prefix)
 
     @torch.no_grad()
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
@@ -349,6 +358,8 @@ class LanguagePolicy(Policy):
         A pass that is asked for prompt-wise probes alone, such as `visual_entropy`, does not run the decoder;
         its log-probs are the rollout's own.
         """
+        if under is not None and is_fresh(under):
+            rollouts = rollouts.prompt_a_row()
         shown = self._shown(rollouts, under)
         by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
         by_group = [need for need in needs if need.probe in GROUP_PROBES]
@@ -362,7 +373,7 @@ class LanguagePolicy(Policy):
             asked = LOG_PROBS + tuple((n.key, n.probe, n.options) for n in by_token if n.probe != "log_probs")
             updating = weights == "current" and under is None and torch.is_grad_enabled()
             known = self._kept.take(rollouts.encoded) if updating else None
-            numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known)
+            numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known, under)
             if by_group:
                 columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
         if by_pair:
@@ -379,10 +390,18 @@ class LanguagePolicy(Policy):
         shown: list[Encoded],
         asked: Asked,
         prefills: Sequence[Prefill | None] | None = None,
+        under: View | None = None,
     ) -> dict[str, Tensor]:
         device, home = next(module.parameters()).device, rollouts.mask.device
         actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
-        rows = lay_out(self._way(), shown, rollouts, device, self.family, prefills)
+        if any(rollouts.media):
+            sizes = [len(shown[p]) for p in rollouts.prompt.tolist()]
+            alone = self.capabilities.batches is None
+            draws = [] if under is None else draws_of(under, rollouts, self.seed)
+            changed = None if under is None else Changed(under, draws, self.family, self.pixel_scales)
+            rows: Rows = whole_rows(written_rows(rollouts, shown, changed), sizes, device, self.family, alone)
+        else:
+            rows = lay_out(self._way(), shown, rollouts, device, self.family, prefills)
         numbers = module(rows, actions, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
 
@@ -445,9 +464,7 @@ class LanguagePolicy(Policy):
         device = "cpu" if self.config.reference_device == "cpu" else self.device
         if self._source is None:
             return adapters.frozen_copy(self.inner, device)
-        from transformers import AutoModelForImageTextToText
-
-        model = _load(AutoModelForImageTextToText, self.config).requires_grad_(False).eval().to(device)
+        model = load_model(self.config).requires_grad_(False).eval().to(device)
         return self._scored(model)
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
@@ -461,9 +478,6 @@ class LanguagePolicy(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._kept.one_pass = state.get("update_in_one_pass", False)
         self.bridge.version, self.bridge.held = state.get("version", 0), None
-
-    def after_update(self) -> None:
-        self.bridge.version += 1
 
     # -- weights -------------------------------------------------------------------------------------------------
 
@@ -483,12 +497,3 @@ class LanguagePolicy(Policy):
             _ = self._frozen_reference  # the weights about to be replaced are the reference
         adapters.load_trainable_state(self.inner, state)
         self.bridge.held = None
-
-
-def _load(auto: Any, config: LanguagePolicyConfig) -> Any:
-    return auto.from_pretrained(
-        config.model,
-        dtype=DTYPES[config.dtype],
-        attn_implementation=config.attention,
-        trust_remote_code=config.trust_remote_code,
-    )

@@ -15,14 +15,24 @@ UNFINISHED = "\ufffd"
 
 def action_labels(tokenizer: Any, rollouts: Rollouts) -> list[list[str]]:
     """The token at each place, as text; empty past a response's end."""
-    rows = zip(rollouts.actions.tolist(), rollouts.length.tolist(), strict=True)
-    return [[tokenizer.decode([token]) if t < length else "" for t, token in enumerate(ids)] for ids, length in rows]
+    rows = zip(rollouts.actions.tolist(), extents(rollouts), strict=True)
+    return [[tokenizer.decode([token]) if t < extent else "" for t, token in enumerate(ids)] for ids, extent in rows]
+
+
+def extents(rollouts: Rollouts) -> list[int]:
+    assert rollouts.extent is not None
+    return rollouts.extent.tolist()
 
 
 def row_spans(tokenizer: Any, rollouts: Rollouts, row: int) -> list[tuple[int, int]]:
-    """[start, end) in a row's output of each of its tokens."""
-    ids = rollouts.actions[row, : int(rollouts.length[row])].tolist()
-    return character_spans(partial(tokenizer.decode, skip_special_tokens=True), ids, rollouts.outputs[row])
+    """[start, end) in a row's output of each of its tokens. Where an environment spoke, the output is the last run:
+    what stands before it is empty."""
+    ids, first = rollouts.actions[row, : extents(rollouts)[row]].tolist(), 0
+    if "turn" in rollouts.columns and int(rollouts.columns["turn"][row].max()) > 0:
+        turn = rollouts.columns["turn"][row]
+        first = int((turn == turn.max()).nonzero()[0])
+    decode = partial(tokenizer.decode, skip_special_tokens=True)
+    return [(0, 0)] * first + character_spans(decode, ids[first:], rollouts.outputs[row])
 
 
 def character_spans(decode: Callable[[Sequence[int]], str], ids: Sequence[int], text: str) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.families import family_of
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.policy import LanguagePolicy
-from mmrl.policies.views import PIXEL_VIEWS, REMOVE_MEDIA
+from mmrl.policies.views import BESIDE, PIXEL_VIEWS, REMOVE_MEDIA
 from mmrl.record import Prompt
 
 ANY_SIZE = 2
@@ -38,7 +38,7 @@ class VideoPolicy(LanguagePolicy):
     modality = "video"
     reads = frozenset({"image", "video"})
     config_type = VideoPolicyConfig
-    views = frozenset(PIXEL_VIEWS) | {REMOVE_MEDIA}
+    views = frozenset(PIXEL_VIEWS) | {REMOVE_MEDIA, BESIDE}
     read_clip: ReadClip
 
     def __init__(

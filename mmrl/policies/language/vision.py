@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.policy import LanguagePolicy
-from mmrl.policies.views import PIXEL_VIEWS, REMOVE_MEDIA, VIDEO_VIEWS
+from mmrl.policies.views import BESIDE, PIXEL_VIEWS, REMOVE_MEDIA, VIDEO_VIEWS
 
 
 class VisionPolicy(LanguagePolicy):
@@ -13,4 +13,4 @@ class VisionPolicy(LanguagePolicy):
     modality = "vlm"
     reads = frozenset({"image"})
     config_type = LanguagePolicyConfig
-    views = frozenset(PIXEL_VIEWS) - VIDEO_VIEWS | {REMOVE_MEDIA}
+    views = frozenset(PIXEL_VIEWS) - VIDEO_VIEWS | {REMOVE_MEDIA, BESIDE}

@@ -96,9 +96,9 @@ class WritingPlan:
         self._refuse_what_is_no_number(written)
         device = written.tokens.device
         before = self.before.to(device)
-        length = before + written.length
-        column = torch.arange(int(length.max()), device=device)
-        mask = (column >= before[:, None]) & (column < length[:, None])
+        extent = before + written.length
+        column = torch.arange(int(extent.max()), device=device)
+        mask = (column >= before[:, None]) & (column < extent[:, None])
         fresh = torch.arange(written.tokens.shape[1], device=device) < written.length[:, None]
         actions = torch.zeros(mask.shape, dtype=torch.long, device=device)
         old = torch.zeros(mask.shape, device=device)
@@ -110,7 +110,7 @@ class WritingPlan:
                 for mine, theirs in ((mask, start.row.mask), (old, start.row.old_log_probs), (owner, start.row.owner)):
                     mine[row, : start.action] = theirs[0, : start.action].to(mine)
         places = {name: place for place, name in enumerate(prompts)}
-        texts = [ids[:n] for ids, n in zip(actions.tolist(), length.tolist(), strict=True)]
+        texts = [ids[:n] for ids, n in zip(actions.tolist(), extent.tolist(), strict=True)]
         asked = [self.requests[request] for request in self.context.tolist()]
         return Rollouts(
             prompts=list(prompts.values()),
@@ -122,7 +122,8 @@ class WritingPlan:
             mask=mask,
             old_log_probs=old,
             outputs=tokenizer.batch_decode(texts, skip_special_tokens=True),
-            length=length,
+            length=mask.sum(1),
+            extent=extent,
             finish=[FINISHED if stopped else TRUNCATED for stopped in written.stopped.tolist()],
             owner=owned(owner, mask),
             replay={"shown": torch.tensor([r.shown is not None for r in asked], device=device)},

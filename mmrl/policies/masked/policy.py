@@ -152,8 +152,11 @@ class MaskedDiffusionPolicy(Policy):
 
     # ---- acting
 
-    def rollout(self, requests: Sequence[Request], key: Key, *, greedy: bool = False) -> Rollouts:
+    def rollout(
+        self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current"
+    ) -> Rollouts:
         """Fill `count` canvases per request; every draw is keyed by prompt id and member."""
+        self._only_current(weights)
         if any(r.prefix is not None or r.start is not None for r in requests):
             raise PolicyError("masked diffusion policies fill a whole canvas and take no prefix and no start")
         prompts = list({r.prompt.id: r.prompt for r in requests}.values())

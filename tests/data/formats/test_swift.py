@@ -45,6 +45,27 @@ def test_objects_fill_their_places_and_boxes_left_over_are_the_truth(folder):
         opened(folder, {"messages": user("<image><bbox> or <bbox>?"), **find})
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"bbox_type": "norm1"}, "bbox_type 'norm1' is not honoured; write the boxes of all rows in one frame"),
+        ({"image_id": [1]}, "boxes of an image other than the first"),
+        ({"boxes": []}, "unknown key 'boxes'; did you mean 'bbox'"),
+    ],
+)
+def test_a_frame_or_image_of_boxes_is_honoured_or_refused(folder, said, message):
+    def row(more):
+        return {
+            "messages": user("<image>Where?"),
+            "images": ["images/red.png"],
+            "objects": {"bbox": [[1, 2, 3, 4]]} | more,
+        }
+
+    with pytest.raises(DataError, match=message):
+        opened(folder, row(said))
+    assert shown(opened(folder, row({"bbox_type": "real", "image_id": [0]}))) == shown(opened(folder, row({})))
+
+
 def test_a_solution_replaces_the_trailing_answer(folder):
     said = [*user("Which?"), {"role": "assistant", "content": "I think red."}]
     assert shown(opened(folder, {"messages": said, "solution": "red"})) == [Shown("Which?", solution="red")]

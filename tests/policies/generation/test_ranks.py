@@ -14,11 +14,18 @@ from torch.distributed import destroy_process_group, init_process_group
 from mmrl.policies.generation.policy import FlowPolicy
 from mmrl.randomness import Key
 from mmrl.record import Rollouts
-from mmrl.stages import NEEDS
+from mmrl.stages import NEEDS, Need
 from tests.policies.generation.tiny import flow_policy, flow_requests, nudge
 
 KEY = Key(3, 0)
-OPTIONS = {"ddp": {"lora": {"rank": 4}}, "fsdp": {"lora": None}}
+MATCHING = {"likelihood": "matching", "draws": {"count": 2}, "anchor": {"start": 0.5, "rate": 0.0}}
+OPTIONS = {
+    "ddp": {"lora": {"rank": 4}},
+    "fsdp": {"lora": None},
+    "matching_ddp": {"lora": {"rank": 4}, **MATCHING},
+    "matching_fsdp": {"lora": None, **MATCHING},
+}
+MIXED = Need("matching_loss", weights="current", options=(("mix", 0.3),))
 
 
 def moved_policy(mode: str) -> FlowPolicy:
@@ -28,8 +35,11 @@ def moved_policy(mode: str) -> FlowPolicy:
 
 
 def gradient(policy: FlowPolicy, rollouts: Rollouts) -> Tensor:
-    """Of the log-probs, and with adapters of the KL to the reference too."""
+    """Of the log-probs, and with adapters of the KL to the reference too; of a loss that mixes in a moved anchor."""
     needs = [NEEDS["reference_kl"]] if policy._adapted else []
+    if policy.anchors:
+        policy.after_batch()
+        needs = [MIXED]
     seen = policy.evaluate(rollouts, needs)
     (seen.log_probs.sum() + sum(c.sum() for c in seen.columns.values())).backward()
     grads = [p.grad for p in policy.module.parameters() if p.requires_grad]
@@ -37,7 +47,7 @@ def gradient(policy: FlowPolicy, rollouts: Rollouts) -> Tensor:
 
 
 def wrap(mode: str, policy: FlowPolicy) -> None:
-    if mode == "ddp":
+    if mode.endswith("ddp"):
         policy.module = torch.nn.parallel.DistributedDataParallel(policy.module)
         return
     from torch.distributed.device_mesh import init_device_mesh
@@ -54,13 +64,15 @@ def on_a_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     results = {}
-    for mode in ("ddp", "fsdp"):
+    for mode in OPTIONS:
         policy = moved_policy(mode)
         wrap(mode, policy)
         policy.rollout(flow_requests(1 + rank), KEY, greedy=True)  # ranks may act unequally often
         mine = policy.rollout([flow_requests()[rank]], KEY)
         with torch.no_grad():
-            results[f"{mode}/gap"] = (policy.evaluate(mine).log_probs - mine.old_log_probs).abs().max()
+            old, new, mask = policy.replayed(mine)
+            assert bool(mask.any())
+            results[f"{mode}/gap"] = (new - old).abs().max()
         results[f"{mode}/gradient"] = gradient(policy, mine)
         policy.save_pretrained(f"{folder}/{mode}")
     if rank == 0:
@@ -75,7 +87,7 @@ def results(tmp_path_factory) -> tuple[dict[str, Tensor], Path]:
     return load_file(folder / "results.safetensors"), folder
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", OPTIONS)
 def test_two_ranks_are_one_process(mode, results):
     numbers, folder = results
     assert numbers[f"{mode}/gap"] < 1e-5
@@ -83,7 +95,7 @@ def test_two_ranks_are_one_process(mode, results):
     expected = gradient(alone, alone.rollout(flow_requests(), KEY))
     two = 2 * numbers[f"{mode}/gradient"]  # ranks average
     assert (two - expected).norm() < 1e-4 * expected.norm()
-    name = {"ddp": "pytorch_lora_weights.safetensors", "fsdp": "diffusion_pytorch_model.safetensors"}[mode]
+    name = "pytorch_lora_weights.safetensors" if alone._adapted else "diffusion_pytorch_model.safetensors"
     assert (folder / mode / name).is_file()
 
 

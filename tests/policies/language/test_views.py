@@ -7,7 +7,7 @@ from mmrl.errors import ConfigError
 from mmrl.policies.language.pixels import corrupted, patchify, unpatchify
 from mmrl.policies.language.probes.spectrum import spectral_entropy, visual_entropy
 from mmrl.policies.language.vision import VisionPolicy
-from mmrl.policies.views import PIXEL_VIEWS, PixelScale
+from mmrl.policies.views import PIXEL_VIEWS, PixelScale, is_fresh
 from mmrl.randomness import Key
 from mmrl.stages import NEEDS, View
 from tests.policies.language.scenes import image_prompt, mixed_prompts, picture
@@ -24,7 +24,7 @@ def frames_of(policy, entry, kind="image", index=0):
 
 
 def shown(policy, prompt, view: View):
-    return corrupted(policy.encode(prompt), view, prompt.id, 0, policy.family, policy.pixel_scales)
+    return corrupted(policy.encode(prompt), view, Key(0, prompt=prompt.id), policy.family, policy.pixel_scales)
 
 
 class TestPatchRows:
@@ -142,6 +142,46 @@ def test_removed_media_make_another_shorter_prompt(policies, rolled, family):
     wanted = policy.encode(text_only)
     assert torch.equal(shorter[0].ids, wanted.ids)
     assert (scored - rollouts.old_log_probs).abs().amax(1)[:4].min() > 1e-2
+
+
+FRESH, FROZEN = View.of("patch_black", size=8), View.of("patch_black", size=8, fresh=False)
+
+
+def masked_rows(policy, rollouts, view):
+    """The first image of each row's prompt, as `view` shows it to that row."""
+    rows = rollouts.prompt_a_row() if is_fresh(view) else rollouts
+    entries = policy._shown(rows, view)
+    return [entries[p].media.get("pixel_values") for p in rows.prompt.tolist()]
+
+
+def test_a_drawn_view_is_another_for_each_row_and_step_and_the_same_when_asked_again(policies, rolled):
+    policy, rollouts = policies["qwen3_vl"], rolled["qwen3_vl"].index([0, 1, 2])
+    first, again = (masked_rows(policy, rollouts, FRESH.at(3)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(first[i], first[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    later = masked_rows(policy, rollouts, FRESH.at(4))
+    assert not any(torch.equal(a, b) for a, b in zip(first, later, strict=True))
+    alone = masked_rows(policy, rollouts.index([2]), FRESH.at(3))
+    assert torch.equal(alone[0], first[2]), "by member, not by what else is in the batch"
+
+
+def test_a_frozen_view_is_one_for_all_rows_and_steps(policies, rolled):
+    policy, rollouts = policies["qwen3_vl"], rolled["qwen3_vl"].index([0, 1])
+    one, other = masked_rows(policy, rollouts, FROZEN.at(3))
+    assert torch.equal(one, other) and torch.equal(one, masked_rows(policy, rollouts, FROZEN.at(4))[0])
+
+
+def test_rows_under_views_of_their_own_are_scored_as_if_alone(policies, rolled, family):
+    policy, rollouts = policies[family], rolled[family]
+    together = policy.evaluate(rollouts, under=FRESH.at(1), weights="old").log_probs
+    alone = [policy.evaluate(rollouts.index([r]), under=FRESH.at(1), weights="old").log_probs for r in (0, 5)]
+    for row, scored in zip((0, 5), alone, strict=True):
+        assert torch.allclose(together[row], scored[0], atol=2e-5)
+
+
+def test_only_views_that_draw_can_be_fresh(policies, rolled):
+    with pytest.raises(ConfigError, match="unknown option 'fresh'"):
+        policies["qwen3_vl"].evaluate(rolled["qwen3_vl"], under=View.of("gray", fresh=True))
 
 
 def test_views_leave_the_record_untouched(policies, rolled, family):

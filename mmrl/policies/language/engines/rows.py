@@ -14,7 +14,7 @@ from mmrl.record import Rollouts
 
 SAMPLER = "sampler_log_probs"
 VERSION = "version"
-Score = Callable[[Rollouts, list[Encoded]], Tensor]
+Score = Callable[[Rollouts, list[Encoded]], dict[str, Tensor]]
 
 
 def with_version(rows: Rollouts, version: int) -> Rollouts:
@@ -39,7 +39,7 @@ def corrected(
 
     shown  the prompt of each request as it was shown, without its prefix
     parts  rows that are scored at once
-    score  (rollouts, their encodings) -> (B, T)
+    score  (rollouts, their encodings) -> {"log_probs": (B, T)}
     """
     with_sampler(rows)
     prompts = [request.shown or request.prompt for request in plan.requests]
@@ -47,7 +47,7 @@ def corrected(
     own = torch.zeros_like(rows.old_log_probs)
     for part in parts:
         piece = judged.index(part)
-        own[part.to(own.device)] = score(piece, piece.encoded).to(own)
+        own[part.to(own.device)] = score(piece, piece.encoded)["log_probs"].to(own)
     rows.old_log_probs = torch.where(rows.mask, own, 0.0)
     for row, request in enumerate(plan.context.tolist()):
         start = plan.requests[request].start

@@ -239,9 +239,7 @@ class TestPromises:
         trainer = trainer_of(
             tmp_path / "run", make_policy(engine=engine(name), **options), check_every=2, learning_rate=1e-2, steps=5
         )
-        with pytest.raises(
-            SelfCheckError, match=r"step 3: .*no longer follows the weights"
-        ) as raised:
+        with pytest.raises(SelfCheckError, match=r"step 3: .*no longer follows the weights") as raised:
             trainer.train()
         assert "\n" not in str(raised.value) and trainer.step == 2
 
@@ -252,6 +250,12 @@ class TestPromises:
     def test_what_it_cannot_do_is_one_line(self, engine, name, says):
         with pytest.raises(PolicyError, match=says):
             make_policy(engine=engine(name)).rollout(requests(make_prompts(1)), Key(0))
+
+    @pytest.mark.parametrize("options", [{"engine": "Apart"}, {"old_log_probs": "trainer"}])
+    def test_several_turns_are_refused_before_anything_is_spent(self, engine, options):
+        options = {key: engine(value) if key == "engine" else value for key, value in options.items()}
+        with pytest.raises(PolicyError, match="several turns"):
+            make_policy(**options).check_turns()
 
     def test_a_name_that_is_none(self, engine):
         for name, says in (("vlm", "unknown engine 'vlm'"), (engine("Nothing"), "lacks write, sync")):

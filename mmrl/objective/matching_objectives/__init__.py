@@ -1,0 +1,1 @@
+"""Whole-sequence objectives, second half: `(scores (B,), batch) -> scalar`, to be maximised."""

@@ -1,0 +1,318 @@
+"""Responses of several turns: acted runs, and between them what an environment showed.
+
+All rows that are still in conversation write their next run together, each behind a new pass over its whole row so
+far; what a row draws is keyed by its member and by how many tokens it has written, so it does not depend on the
+others. Everything happens within one entry into acting, however many turns a rank's rows take.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import PolicyError, SurroundingsError
+from mmrl.policies.language.batching import decoded_together
+from mmrl.policies.language.encoded import Encoded
+from mmrl.policies.language.encoding import extended
+from mmrl.policies.language.families.default import Family
+from mmrl.policies.language.families.turns import joined
+from mmrl.policies.language.fast.prefill import Prefill
+from mmrl.policies.language.sampling import Decoded, decode
+from mmrl.policies.language.turns import Turns, response_media
+from mmrl.policies.language.writing import WritingPlan
+from mmrl.randomness import Key
+from mmrl.record import FINISHED, LOST, TRUNCATED, Prompt, Request, Rollouts
+from mmrl.rollout.environments.base import Lost, Observation, Surroundings
+
+
+class Speaker(Protocol):
+    """What conversing needs of a language policy."""
+
+    config: Any
+    processor: Any
+    family: Family
+    stopping: Any
+    bridge: Any
+
+    @property
+    def inner(self) -> Any: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def turns(self) -> Turns: ...
+    def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]: ...
+    def prefills(
+        self, requests: Sequence[Request], encoded: dict[str, Encoded], ready: dict[str, Encoded]
+    ) -> dict[Encoded, Prefill]: ...
+    def context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded: ...
+    def acting(self) -> AbstractContextManager[None]: ...
+
+
+@dataclass
+class Line:
+    """A row in the making; its columns so far.
+
+    context  the prompt as it is shown, without what follows it
+    ids, log_probs, mask, owner, turn  of each column
+    run      column at which the last run began
+    parts    what follows the context: runs (n,), and what was shown
+    """
+
+    request: Request
+    member: int
+    context: Encoded
+    draws: Tensor | None
+    limit: int
+    ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    owner: list[int] = field(default_factory=list)
+    turn: list[int] = field(default_factory=list)
+    run: int = 0
+    turns: int = 0
+    written: int = 0
+    shown: int = 0
+    bad: int = 0
+    parts: list[Tensor | Encoded] = field(default_factory=list)
+    finish: str = ""
+    constants: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, prefix: Tensor) -> None:
+        """Columns that are replayed, and trained only where another row of the group drew them."""
+        count = len(prefix)
+        self.ids, self.turn, self.written = prefix.tolist(), [0] * count, count
+        self.parts = [prefix] if count else []
+        self.log_probs, self.mask, self.owner = [0.0] * count, [False] * count, [-1] * count
+        if (start := self.request.start) is not None:
+            row = start.row
+            assert row.owner is not None
+            if not bool(row.mask[0, :count].all()):
+                raise PolicyError(
+                    f"prompt {self.request.prompt.id!r}: a row cannot start behind what an environment showed: its "
+                    "state is not kept; start within the first run, or use no environment"
+                )
+            self.log_probs, self.mask = row.old_log_probs[0, :count].tolist(), [True] * count
+            self.owner = row.owner[0, :count].tolist()
+
+    def room(self, most: int) -> int:
+        """Tokens the next run may have, under `most` written ones and the row's limit on columns."""
+        return min(most - self.written, self.limit - len(self.ids))
+
+    def write(self, tokens: list[int], log_probs: list[float]) -> None:
+        self.run = len(self.ids) if self.turns else 0
+        self.ids += tokens
+        self.parts.append(torch.tensor(tokens))
+        self.log_probs += log_probs
+        self.mask += [True] * len(tokens)
+        self.owner += [self.member] * len(tokens)
+        self.turn += [self.turns] * len(tokens)
+        self.turns += 1
+        self.written += len(tokens)
+
+    def show(self, shown: Encoded) -> None:
+        count = len(shown.ids)
+        self.ids += shown.ids.tolist()
+        self.log_probs += [0.0] * count
+        self.mask += [False] * count
+        self.owner += [-1] * count
+        self.turn += [0] * count
+        self.parts.append(shown)
+
+
+def converse(
+    policy: Speaker, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
+) -> Rollouts:
+    """`count` responses per request, in the order of the requests. Raises SurroundingsError where too many are lost."""
+    prompts: dict[str, Prompt] = {}
+    for request in requests:
+        prompts.setdefault(request.prompt.id, request.prompt)
+    encoded, ready = policy.ready(prompts)
+    plan = WritingPlan.of(requests, policy.config.max_new_tokens)
+    prefills = {} if greedy else policy.prefills(requests, encoded, ready)
+    with policy.acting():
+        lines = _lines(policy, plan, ready, key, greedy)
+        states = surroundings.reset([line.request.prompt for line in lines])
+        _first_run(policy, lines, plan, prefills)
+        _listen(policy, lines, list(range(len(lines))), states, surroundings)
+        while open_ := [i for i, line in enumerate(lines) if not line.finish]:
+            _next_run(policy, [lines[i] for i in open_])
+            _listen(policy, lines, open_, states, surroundings)
+    _refuse_losses(lines, surroundings.ceiling)
+    return _record(policy, lines, prompts, encoded, surroundings)
+
+
+def _lines(policy: Speaker, plan: WritingPlan, ready: dict[str, Encoded], key: Key, greedy: bool) -> list[Line]:
+    contexts = [policy.context(r, ready, torch.zeros(0, dtype=torch.long)) for r in plan.requests]
+    lines = []
+    for index, member in zip(plan.context.tolist(), plan.member, strict=True):
+        request, context = plan.requests[index], contexts[index]
+        named = key.at(prompt=request.prompt.id, member=member, purpose="sample")
+        draws = None if greedy else named.uniform(plan.limit)
+        line = Line(request, member, context, draws, _columns(policy, len(context)))
+        line.begin(plan.prefixes[index])
+        if line.room(plan.limit) < 1:
+            raise PolicyError(f"prompt {request.prompt.id!r}: policy.max_extent={line.limit} leaves nothing to write")
+        lines.append(line)
+    return lines
+
+
+def _columns(policy: Speaker, prompt: int) -> int:
+    """Columns a response may take behind a prompt of so many tokens."""
+    positions = policy.inner.core.config.get_text_config().max_position_embeddings - prompt
+    return positions if policy.config.max_extent is None else min(policy.config.max_extent, positions)
+
+
+def _first_run(policy: Speaker, lines: Sequence[Line], plan: WritingPlan, prefills: Any) -> None:
+    """Rows of a request share its context, as where there is no environment."""
+    for rows in decoded_together(plan, policy.config.decode_rows, policy.family.capabilities):
+        asked, context = torch.unique(plan.context[rows], return_inverse=True)
+        some = [lines[i] for i in rows.tolist()]
+        first = {r: next(line.context for line in some if line.request is plan.requests[r]) for r in asked.tolist()}
+        contexts = [extended(first[r], plan.prefixes[r]) for r in asked.tolist()]
+        _write(policy, some, contexts, context, [prefills.get(c) for c in contexts])
+
+
+def _next_run(policy: Speaker, lines: Sequence[Line]) -> None:
+    most = 1 if policy.family.capabilities.batches is None else policy.config.decode_rows
+    for start in range(0, len(lines), most):
+        some = lines[start : start + most]
+        contexts = [_whole(policy, line, line.context) for line in some]
+        _write(policy, some, contexts, torch.arange(len(some)), [None] * len(some))
+
+
+def _whole(policy: Speaker, line: Line, entry: Encoded) -> Encoded:
+    """The row so far behind a prompt."""
+    return joined(policy.family, policy.inner.core, replace(entry, features=None), line.parts)
+
+
+def _write(policy: Speaker, lines: Sequence[Line], contexts: list[Encoded], context: Tensor, prefills: list) -> None:
+    most = policy.config.max_new_tokens
+    budget = torch.tensor([line.room(most) for line in lines])
+    uniforms = None
+    if lines[0].draws is not None:
+        uniforms = torch.stack([line.draws.roll(-line.written) for line in lines if line.draws is not None])
+    done: Decoded = decode(policy.inner, contexts, context, uniforms, budget, policy.stopping, prefills)
+    sizes, stopped = done.length.tolist(), done.stopped.tolist()
+    for line, size, ids, log_probs, ended in zip(
+        lines, sizes, done.tokens.tolist(), done.log_probs.tolist(), stopped, strict=True
+    ):
+        line.write(ids[:size], log_probs[:size])
+        line.finish = "" if ended else TRUNCATED
+
+
+def _listen(policy: Speaker, lines: list[Line], rows: list[int], states: list[Any], surroundings: Surroundings) -> None:
+    """Rows that ended a run hear what the environment says of it."""
+    for row in rows:
+        if not lines[row].finish and isinstance(states[row], Lost):
+            lines[row].finish = LOST + states[row].cause
+    waiting = [row for row in rows if not lines[row].finish]
+    replies = surroundings.step([states[row] for row in waiting], [_said(policy, lines[row]) for row in waiting])
+    for row, reply in zip(waiting, replies, strict=True):
+        _hear(policy, lines[row], reply, surroundings.max_turns)
+
+
+def _hear(policy: Speaker, line: Line, reply: Any, most: int) -> None:
+    if isinstance(reply, Lost):
+        line.finish = LOST + reply.cause
+    elif isinstance(reply, Observation):
+        line.shown, line.bad = line.shown + 1, line.bad + bool(reply.bad)
+        if line.turns >= most:
+            line.finish = TRUNCATED
+            return
+        where = f"{line.request.prompt.id}, what the environment shows after turn {line.turns}"
+        shown = policy.turns.turn(reply, line.ids[-1], where)
+        fits = len(line.ids) + len(shown.ids) < line.limit and line.written < policy.config.max_new_tokens
+        if fits:
+            line.show(shown)
+        line.finish = "" if fits else TRUNCATED
+    else:
+        line.finish, line.constants = FINISHED, dict(reply.columns)
+
+
+def _said(policy: Speaker, line: Line) -> str:
+    """The text of the last run."""
+    return policy.processor.tokenizer.decode(line.ids[line.run :], skip_special_tokens=True)
+
+
+def _refuse_losses(lines: Sequence[Line], ceiling: float) -> None:
+    causes = Counter(line.finish.removeprefix(LOST) for line in lines if line.finish.startswith(LOST))
+    if causes.total() > ceiling * len(lines):
+        why = "; ".join(f"{cause} ({times})" for cause, times in causes.most_common(5))
+        raise SurroundingsError(
+            f"the environment failed {causes.total()} of {len(lines)} rows, more than the ceiling of {ceiling:.0%}: "
+            f"{why}"
+        )
+
+
+def _record(
+    policy: Speaker,
+    lines: Sequence[Line],
+    prompts: dict[str, Prompt],
+    encoded: dict[str, Encoded],
+    surroundings: Surroundings,
+) -> Rollouts:
+    device = policy.device
+    names = {name: place for place, name in enumerate(prompts)}
+
+    def column(name: str, kind: torch.dtype, fill: int = 0) -> Tensor:
+        parts = [torch.tensor(getattr(line, name), dtype=kind) for line in lines]
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill).to(device)
+
+    def constant(values: Sequence[Any]) -> Tensor:
+        return torch.tensor(values, device=device)
+
+    mask = column("mask", torch.bool)
+    extent = constant([len(line.ids) for line in lines])
+    constants = {
+        name: constant([float(line.constants.get(name, fill)) for line in lines])
+        for name, fill in surroundings.columns.items()
+    }
+    length = mask.sum(1)
+    return Rollouts(
+        prompts=list(prompts.values()),
+        encoded=[encoded[name] for name in prompts],
+        prompt=constant([names[line.request.prompt.id] for line in lines]),
+        group=constant([line.request.group for line in lines]),
+        member=constant([line.member for line in lines]),
+        actions=column("ids", torch.long),
+        mask=mask,
+        old_log_probs=column("log_probs", torch.float32),
+        outputs=[_said(policy, line) for line in lines],
+        length=length,
+        finish=[line.finish for line in lines],
+        extent=extent,
+        media=[_media(policy, line, encoded) for line in lines],
+        owner=column("owner", torch.long, -1),
+        columns=constants
+        | {
+            "turn": column("turn", torch.long),
+            "segment": torch.where(mask, column("turn", torch.long), -1),
+            "calls": constant([float(line.shown) for line in lines]),
+            "bad_calls": constant([float(line.bad) for line in lines]),
+            "observed": _observed(lines).to(device),
+        },
+        replay={
+            "shown": constant([line.request.shown is not None for line in lines]),
+            "version": constant([policy.bridge.version for _ in lines]),
+        },
+    )
+
+
+def _observed(lines: Sequence[Line]) -> Tensor:
+    """(B,) columns an environment filled."""
+    return torch.tensor([float(len(line.ids) - line.written) for line in lines])
+
+
+def _media(policy: Speaker, line: Line, encoded: dict[str, Encoded]) -> dict[str, Any] | None:
+    """The media of a response with the positions of its columns, under the prompt it is trained on."""
+    entry = encoded[line.request.prompt.id]
+    shown = [part for part in line.parts if isinstance(part, Encoded)]
+    if not any(part.media for part in shown):
+        return None
+    return response_media(entry, _whole(policy, line, entry), shown)

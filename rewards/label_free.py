@@ -1,0 +1,27 @@
+"""Numbers of answers, for methods that compare the answers of a group with each other and have no truth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from mmrl.rewards.answers import extract
+from mmrl.rewards.registry import reward
+
+NUMBERS = 2**24 - 1  # whole numbers that float32 holds exactly, 0 aside
+
+
+def answer_number(text: str) -> int:
+    """1 to `NUMBERS`, equal for answers that read alike; 0 for none. Case and spaces do not tell answers apart."""
+    answer = " ".join(extract(text, whole=False).lower().split()).rstrip(".")
+    if not answer:
+        return 0
+    return 1 + int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=8).digest(), "big") % NUMBERS
+
+
+@reward("answer_number", isolated=False, method="ttrv", paper="TTRV: test-time RL for vision-language models, 2025",
+        formula="[an answer can be read]; column answer: its number", confidence="partly")  # fmt: skip
+def answered(completions: Sequence[str]) -> list[dict[str, float]]:
+    """1 if a tag or box holds an answer; with `columns: [answer]`, its number for shaping `ttrv`. Needs no truth."""
+    numbers = [answer_number(text) for text in completions]
+    return [{"score": float(number > 0), "answer": float(number)} for number in numbers]

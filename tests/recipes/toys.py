@@ -1,0 +1,124 @@
+"""Declared toy data: what stands in for a maker or for data that a recipe waits for, so that it can be trained.
+
+Each toy says what it is for; a recipe that needs one is marked so in docs/recipes.md. Nothing here is learned from:
+these runs ask whether every part of a recipe meets the others, not whether it helps.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mmrl.columns import COLUMNS, DATA, REWARD, STRATEGY
+from mmrl.record import Prompt
+
+SHARES = (0.0, 0.5, 1.0)
+"""Where the toy segments of an output begin and end: two turns of the same length."""
+
+
+def right(completions: Sequence[Any]) -> list[float]:
+    """Right about every other time, so that every group has a signal, whatever a tiny model answers."""
+    return [float((i + i // 11) % 2) for i in range(len(completions))]
+
+
+def part(completions: Sequence[Any], *, shift: int = 0) -> list[float]:
+    """A second reward that disagrees with the first, on a scale of 0 to 1."""
+    return [((i + shift) % 3) / 2 for i in range(len(completions))]
+
+
+def made(completions: Sequence[Any], *, columns: Mapping[str, Any] = {}) -> list[dict[str, Any]]:
+    """Columns, by the shape they have: a number, or a number for each half of the output.
+
+    columns  {name: numbers}: of the two halves of an answer, or of rows in turn
+    """
+    rows = []
+    for i, text in enumerate(completions):
+        ends = [round(share * len(text)) for share in SHARES]
+        row: dict[str, Any] = {"toy": 0.0}
+        for name, numbers in columns.items():
+            values = numbers[::-1] if name in VARIED and (i + i // 11) % 2 else numbers
+            spans = [[a, b, v] for a, b, v in zip(ends, ends[1:], values, strict=False) if a < b]
+            row[name] = spans if COLUMNS[name].per_action else values[i % len(values)]
+        rows.append(row)
+    return rows
+
+
+VARIED = {"action_reward", "choice", "belief_reward", "values"}
+"""Columns in which right answers differ from wrong ones."""
+
+COLUMN_VALUES: dict[str, list[float]] = {
+    "segment": [0, 1],
+    "state": [1, 2],
+    "tag": [0, 1],
+    "choice": [0, 1],
+    "action_reward": [0.25, 1],
+    "belief": [1, 2],
+    "belief_reward": [0.5, 1],
+    "flagged_tokens": [1, 0],
+    "values": [0.3, 0.6],
+    "expert_log_probs": [-1, -2],
+    "bare_log_probs": [-3, -2],
+    "sampler_log_probs": [-3, -3.5],
+    "hint": [1, 2, 1, 2],
+    "score_gradient_norm": [0.5, 1, 2],
+    "answer": [1, 2, 1, 1],
+}
+"""Columns that a toy reward returns, for makers of every kind but the two below."""
+
+PARTS = {
+    "arm_ada_grpo": ["format_label"],
+    "carr_c_grpo": ["rubric"],
+    "dr_irl_grpo_s": ["hardness", "gap"],
+    "dynframe_sd_grpo": ["retrieval", "answer"],
+    "f_grpo": ["coverage", "ranking"],
+    "gdpo_decoupled": ["format"],
+    "lightningrl": ["tokens_per_forward"],
+    "q_hawkeye": ["predicted_score"],
+}
+"""Reward components that recipes read by name."""
+
+SET = {
+    "atlas_la_grpo": {"objective.credit.0.tokens": [3, 5, 7, 11]},
+    "dynframe_sd_grpo": {"objective.credit.dynframe_sd_grpo.marker": [5]},
+    "prs_vspo": {"objective.shaping.progressive_stages.stages": [{"component": "accuracy"}]},
+    "rubric_anchors": {"objective.shaping.rubric_anchors.weights": {"accuracy": 1.0}},
+    "searchllm": {
+        "objective.shaping.searchllm.gates": {"accuracy": 0.5},
+        "objective.shaping.searchllm.objectives": {"accuracy": 1.0},
+    },
+}
+"""What a recipe leaves to the user because only the user knows it."""
+
+ANSWERS = ["it is red", "three of them"]
+
+
+def with_columns(prompt: Prompt, number: int) -> Prompt:
+    """A prompt of a world, with the columns of a data set that brings demonstrations and reference values along."""
+    added = {"demonstrations": ANSWERS[number % 2], "hint": "look again", "reference_value": 0.25 + 0.5 * (number % 2)}
+    return replace(prompt, columns={**prompt.columns, **added})
+
+
+def toys(recipe: str, waited_for: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The configuration that gives a recipe the columns it waits for, and what was given, in words."""
+    rewards: list[dict[str, Any]] = [{"name": f"{__file__}:right", "label": "accuracy", "isolated": False}]
+    for shift, label in enumerate(PARTS.get(recipe, [])):
+        options = {"shift": shift}
+        rewards.append({"name": f"{__file__}:part", "label": label, "weight": 0.5, "isolated": False,
+                        "options": options})  # fmt: skip
+    values: dict[str, Any] = {"rewards": rewards}
+    given = [f"reward {label}" for label in PARTS.get(recipe, [])] + [key for key in SET.get(recipe, {})]
+    returned = {}
+    for name in waited_for:
+        makers = COLUMNS[name].makers
+        if makers == (STRATEGY,) and name == "expert":
+            values["rollout"] = ["demonstrations"]
+            given.append("data column demonstrations, rollout demonstrations")
+        elif DATA in makers:
+            values["data"] = {"numbers": [name]}
+            given.append(f"data column {name}")
+        elif name in COLUMN_VALUES:
+            returned[name] = COLUMN_VALUES[name]
+            given.append(f"column {name}" + ("" if REWARD in makers else f" in place of its {makers[0]}"))
+    if returned:
+        rewards.append({"name": f"{__file__}:made", "weight": 0, "isolated": False, "columns": list(returned),
+                        "options": {"columns": returned}})  # fmt: skip
+    return values, given

@@ -1,0 +1,41 @@
+"""A tiny policy that answers wrongly, unless the prompt holds a hint: made by a few supervised steps."""
+
+import torch
+
+from mmrl.record import Scores
+from mmrl.rollout.hints import with_text
+from tests.training.tiny import make_policy, make_prompts
+
+HINT, RIGHT, WRONG = "say ae", "ae", "cd"
+
+
+def hinted_prompts(count: int = 4):
+    """Prompts whose columns hold all that a strategy of guidance can show."""
+    prompts = make_prompts(count)
+    for prompt in prompts:
+        prompt.columns |= {"hint": HINT, "demonstrations": RIGHT, "solution": "red"}
+    return prompts
+
+
+def score_right(outputs, prompts) -> Scores:
+    """1 for the right answer, as a verifier gives it."""
+    reward = torch.tensor([float(output == RIGHT) for output in outputs])
+    return Scores({"accuracy": reward}, reward, reward.clone())
+
+
+def taught_policy(told: str = f"Hint: {HINT}", *, steps: int = 16, share: float = 0.03, count: int = 2):
+    """Writes `RIGHT` where `told` stands behind the prompt, and with probability of about `share` where it does not.
+
+    steps  supervised steps at a rate far above any that training has
+    """
+    policy, prompts = make_policy(), hinted_prompts(count)
+    both = [*prompts, *prompts, *(with_text(p, told, "hint") for p in prompts)]
+    rows = policy.written(both, [WRONG] * count + [RIGHT] * 2 * count)
+    weight = torch.tensor([1 - share] * count + [share] * count + [1.0] * count)
+    optimizer = torch.optim.Adam([p for p in policy.module.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-(policy.evaluate(rows, ()).log_probs.sum(1) * weight).sum() / count).backward()
+        optimizer.step()
+    policy.module.zero_grad()
+    return policy
