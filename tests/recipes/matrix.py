@@ -51,7 +51,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The world and the sizes of each modality; its model is the one that ships as tiny_MODALITY."""
 PROMPTS, GROUP = 2 * LEAST_GROUPS, 4
+FEW_DRAWS = {"policy": {"draws": {"count": 2, "first": 0, "last": 4}}}
 SMALLER: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("awm", "crd", "dgpo_direct", "diffusion_nft"), FEW_DRAWS),
     "tempflow_grpo": {"training": {"group_size": 6}, "policy": {"train_steps": {"branches": 2}}},
     "mix_grpo": {"policy": {"steps": 6}},
     "flow_grpo_fast": {"policy": {"train_steps": {"size": 2, "high": 3}}},

@@ -64,6 +64,9 @@ COLUMN_VALUES: dict[str, list[float]] = {
 }
 """Columns that a toy reward returns, for makers of every kind but the two below."""
 
+BY_STRATEGY = {"scope": ["flagged_tokens"]}
+"""Columns that a recipe's strategy reads of the rewards."""
+
 PARTS = {
     "arm_ada_grpo": ["format_label"],
     "carr_c_grpo": ["rubric"],
@@ -107,7 +110,7 @@ def toys(recipe: str, waited_for: Sequence[str]) -> tuple[dict[str, Any], list[s
     values: dict[str, Any] = {"rewards": rewards}
     given = [f"reward {label}" for label in PARTS.get(recipe, [])] + [key for key in SET.get(recipe, {})]
     returned = {}
-    for name in waited_for:
+    for name in (*waited_for, *BY_STRATEGY.get(recipe, ())):
         makers = COLUMNS[name].makers
         if makers == (STRATEGY,) and name == "expert":
             values["rollout"] = ["demonstrations"]
