@@ -37,6 +37,7 @@ class Column:
     meaning  one line
     makers   the kinds that can make it; none: it is always there
     fill     what stands where its maker says nothing, and outside the mask
+    how      what one does to have it, where that is more than `HOW` says of its makers
     """
 
     name: str
@@ -44,6 +45,7 @@ class Column:
     meaning: str
     makers: tuple[str, ...] = ()
     fill: float = 0.0
+    how: str = ""
 
     @property
     def per_action(self) -> bool:
@@ -80,7 +82,8 @@ COLUMNS: dict[str, Column] = _table(
     Column("expert_log_probs", "(B, T)", "log-probs of an expert policy", (STRATEGY,)),
     Column("hint", "(B,)", "the number of the hint a rollout was sampled under, 0 for none", (STRATEGY,)),
     Column("answer", "(B,)", "a number of the answer, equal where it is the same, 0 for none", (REWARD,)),
-    Column("sampler_log_probs", "(B, T)", "log-probs as the sampling engine computed them", (ENGINE,)),
+    Column("sampler_log_probs", "(B, T)", "log-probs as the sampling engine computed them", (ENGINE,),
+           how="policy.old_log_probs=trainer, which keeps the engine's beside the trainer's own"),
     Column("score_gradient_norm", "(B,)", "the norm of the gradient of a rollout's log-prob", (ENGINE,)),
     Column("scored", "(B, T)", "1 on actions that the likelihood surrogate scored", (POLICY,)),
     Column("soft", "(B, T)", "1 on actions that are mixtures of tokens", (ENGINE,)),
@@ -114,7 +117,8 @@ def missing(
 
 def ways_to(column: Column, offered: Mapping[str, Sequence[str]] | None = None) -> str:
     """Who could make it, and what one does to have it."""
-    ways = {kind: HOW[kind].format(name=column.name) for kind in column.makers}
+    ways = {column.makers[0]: column.how} if column.how else {}
+    ways = ways or {kind: HOW[kind].format(name=column.name) for kind in column.makers}
     if strategies := (offered or {}).get(column.name):
         ways[STRATEGY] = " or ".join(f"rollout={name}" for name in strategies)
     return ", or ".join(ways.values())

@@ -70,6 +70,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
             "policy.dtype=float16 would train float16 weights, whose gradients vanish or overflow without scaling; "
             "choose policy.dtype=bfloat16, policy.dtype=float32 with policy.autocast=float16, or policy.lora"
         )
+    kind.columns_of(settings)
     objective = Objective.of(config.objective)
     strategies = Nested.of(config.rollout)
     for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
@@ -112,7 +113,7 @@ def surroundings_of(config: RunConfig, stack: ExitStack) -> Surroundings | None:
 def makers_of(config: RunConfig) -> dict[str, str]:
     """{column: who makes it}, as far as the configuration declares it; forward passes aside."""
     kind: type[Policy] = config.policy_class
-    makers = {name: f"the {config.modality} policy" for name in kind.columns}
+    makers = kind.columns_of(config.policy_settings())
     for bound in Nested.of(config.rollout).bounds:
         makers |= {name: f"rollout {bound.name!r}" for name in (*bound.state.columns, *bound.state.made)}
     if config.environment is not None:

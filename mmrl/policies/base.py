@@ -72,6 +72,21 @@ class Policy(ABC):
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Policy:
         """Load the model a `config_type` section names. `read_clip` decodes videos; only video policies use it."""
 
+    @classmethod
+    def columns_of(cls, config: Any) -> dict[str, str]:
+        """{column: who makes it}, of a `config_type` section. Raises ConfigError for one that cannot act."""
+        return dict.fromkeys(cls.columns, f"the {cls.modality} policy")
+
+    @property
+    def acts_apart(self) -> bool:
+        """Whether an engine with weights of its own acts for it, which may fall behind those that train."""
+        return False
+
+    @property
+    def engine_gap(self) -> float:
+        """The largest mean gap between its engine's log-probs and those it is trained on, where rows hold both."""
+        return float("inf")
+
     @property
     def inner(self) -> nn.Module:
         """The module without DDP, FSDP or compile wrappers."""

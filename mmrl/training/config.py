@@ -39,6 +39,8 @@ class TrainingConfig(Section):
                         stopping the run
     self_check          largest allowed gap between rollout and training log-probs before the first update;
                         null takes 1e-4 in float32; below it 1, and 0.03 for the mean
+    check_every         steps after which that check is made again: 0 is never; null is every 10 where an engine with
+                        weights of its own writes the responses
     epsilon             AdamW's; the clip range is objective.trust_region.low and high
     eval_every, save_every  in steps; 0 means only at the end
     save_every_minutes  of wall time since the last checkpoint; null: steps alone decide
@@ -66,6 +68,7 @@ class TrainingConfig(Section):
     seed: int = 0
     skip_nonfinite: bool = False
     self_check: float | None = None
+    check_every: int | None = Field(None, ge=0)
     eval_every: int = Field(0, ge=0)
     eval_batch_size: int = Field(64, ge=1)
     eval_samples: int = Field(1, ge=1)

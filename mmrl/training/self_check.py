@@ -39,6 +39,7 @@ class Tolerance(NamedTuple):
 class SelfCheck:
     """worst     largest |new - old| over comparable actions; rows and actions that were compared
     excluded  rows sampled under another prompt than they are trained on
+    step      it was made in, from 0
     """
 
     worst: float
@@ -49,16 +50,18 @@ class SelfCheck:
     table: str
     cause: str
     excluded: int = 0
+    step: int = 0
 
     @property
     def passed(self) -> bool:
         return self.worst <= self.tolerance.worst and self.mean <= self.tolerance.mean
 
     def __str__(self) -> str:
+        made = f"self-check of step {self.step + 1}" if self.step else "first-update self-check"
         verdict = "equal" if self.passed else "DIFFERENT"
         hinted = f"; {self.excluded} sampled under a hint were not compared" if self.excluded else ""
         return (
-            f"first-update self-check: rollout and training log-probs are {verdict}: worst gap {self.worst:.2e}, "
+            f"{made}: rollout and training log-probs are {verdict}: worst gap {self.worst:.2e}, "
             f"mean {self.mean:.2e} over {self.actions} actions of {self.rows} rollouts "
             f"(tolerance {self.tolerance}){hinted}"
         )

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmrl.errors import ConfigError, MMRLError, NonFiniteError, StorageError
+from mmrl.errors import ConfigError, MMRLError, NonFiniteError, SelfCheckError, StorageError
 from mmrl.objective import Objective
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
@@ -28,7 +28,7 @@ from mmrl.rollout.actor import Actor
 from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Sampler, Shuffled, unhelped
-from mmrl.training import checkpoint, run_log
+from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
@@ -216,7 +216,8 @@ class Trainer:
             batch, weights = passes[0]
             self.sampler.observe(collected.indices, unhelped(batch))
             self.collector.announce([], self.step + 1)
-        if self.checked is None:
+        due = engine_check.is_due(self.step, self.config.check_every, self.policy)
+        if due or self.checked is None:
             self.checked = self.self_check(collected.rollouts)
         log = UpdateLog()
         with self.clock("update"):
@@ -225,7 +226,8 @@ class Trainer:
             self.policy.after_batch()
         if self.step % self.config.save_rollouts_every == 0 or self.step == self.config.steps - 1:
             self._save_rollouts(collected, batch, weights)
-        return self._metrics(collected, batch, weights, log)
+        apart = engine_check.gaps(batch, self.checked if due and self.policy.acts_apart else None)
+        return self._metrics(collected, batch, weights, log) | apart
 
     def update(self, rollouts: Rollouts, batch: Batch, weights: Tensor, mine: Tensor, log: UpdateLog) -> None:
         """The optimizer steps of one pass over a rollout batch."""
@@ -280,7 +282,7 @@ class Trainer:
     # ---- trust
 
     def self_check(self, rollouts: Rollouts) -> SelfCheck:
-        """What sampling and training find of the first batch must agree; raises SelfCheckError if not."""
+        """What sampling and training find of a batch must agree; raises SelfCheckError if not."""
         pairs: list[Tensor] = []
         size = self.config.micro_batch_size
         with torch.no_grad():
@@ -294,7 +296,12 @@ class Trainer:
         apart = shown.to(rollouts.source.device).bool() | (rollouts.source > 0)
         old, new, mask = pairs
         check = compare(old, new, mask, allowed, shown=apart)
-        failed = [c for c in gather_objects(None if check.passed else str(check), self.accelerator) if c]
+        check.step = self.step
+        engine = engine_check.problem(check, rollouts, self.policy)
+        problem = engine or (None if check.passed else str(check))
+        failed = [c for c in gather_objects(problem, self.accelerator) if c]
+        if engine:
+            raise SelfCheckError(engine)
         check.raise_if_failed()
         if failed:
             raise ConfigError(f"another rank failed: {failed[0]}")

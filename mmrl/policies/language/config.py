@@ -10,6 +10,8 @@ from mmrl.policies.adapters import LoraConfig
 from mmrl.precision import DTYPES, Autocast, Precision
 from mmrl.settings import Section
 
+LOCAL = "local"
+
 
 class LanguagePolicyConfig(Section):
     """Which model acts, how it is trained, and how it samples.
@@ -43,6 +45,12 @@ class LanguagePolicyConfig(Section):
                             (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory
     logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
+    engine                  what writes responses: local, with the module that trains, or a class of your own with
+                            weights of its own, file.py:Class or package.module:Class (docs/engines.md)
+    old_log_probs           whose log-probs a response is trained on: sampler, those it was written with, of an engine
+                            that is exact; trainer, those of one more pass, and the engine's own go into the column
+                            sampler_log_probs, which recipes that correct the difference read
+    engine_gap              largest mean gap between the two with old_log_probs: trainer; past it the run stops
     reference_device        where the frozen reference of full fine-tuning lives: "same" or "cpu"
     """
 
@@ -71,6 +79,9 @@ class LanguagePolicyConfig(Section):
     reuse_vision: bool = True
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
+    engine: str = LOCAL
+    old_log_probs: Literal["sampler", "trainer"] = "sampler"
+    engine_gap: float = Field(0.03, gt=0)
     reference_device: Literal["same", "cpu"] = "same"
 
 

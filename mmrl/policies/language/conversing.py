@@ -38,6 +38,7 @@ class Speaker(Protocol):
     processor: Any
     family: Family
     stopping: Any
+    bridge: Any
 
     @property
     def inner(self) -> Any: ...
@@ -296,7 +297,10 @@ def _record(
             "bad_calls": constant([float(line.bad) for line in lines]),
             "observed": _observed(lines).to(device),
         },
-        replay={"shown": constant([line.request.shown is not None for line in lines])},
+        replay={
+            "shown": constant([line.request.shown is not None for line in lines]),
+            "version": constant([policy.bridge.version for _ in lines]),
+        },
     )
 
 

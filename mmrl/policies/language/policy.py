@@ -21,12 +21,15 @@ from torch import Tensor
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
-from mmrl.policies.base import Policy
-from mmrl.policies.language.batching import decoded_together, micro_batches
+from mmrl.policies.language.batching import micro_batches
 from mmrl.policies.language.config import LanguagePolicyConfig, load_model
 from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
 from mmrl.policies.language.encoding import encode, extended
+from mmrl.policies.language.engines.acting import ActsThroughEngine
+from mmrl.policies.language.engines.base import Setting
+from mmrl.policies.language.engines.bridge import Bridge
+from mmrl.policies.language.engines.rows import corrected, with_sampler, with_version
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
@@ -41,7 +44,6 @@ from mmrl.policies.language.probes import token_probes
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
 from mmrl.policies.language.probes.spectrum import visual_entropy
-from mmrl.policies.language.sampling import Decoded, decode
 from mmrl.policies.language.scoring import LOG_PROBS, Rows, ScoredLanguageModel
 from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
@@ -62,7 +64,7 @@ STATES: Asked = (("states", "states", ()),)
 """Probes with one value per prompt, expanded to its rows."""
 
 
-class LanguagePolicy(Policy):
+class LanguagePolicy(ActsThroughEngine):
     """What image and video policies share."""
 
     batch_probes = frozenset(BATCH_PROBES)
@@ -99,6 +101,7 @@ class LanguagePolicy(Policy):
         self.module = self._scored(self._prepared(model))
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
+        self.bridge = Bridge(Setting(config, processor, self.family, self.stopping, lambda: self.inner, self._template))
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
@@ -260,17 +263,17 @@ class LanguagePolicy(Policy):
         for request in requests:
             prompts.setdefault(request.prompt.id, request.prompt)
         encoded, ready = self.ready(prompts)
-        plan, parts = WritingPlan.of(requests, self.config.max_new_tokens), []
-        prefills = {} if greedy else self.prefills(requests, encoded, ready)
+        plan = WritingPlan.of(requests, self.config.max_new_tokens)
+        prefills = {} if greedy or self.acts_apart else self.prefills(requests, encoded, ready)
+        shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
+        contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
         with self.acting():
-            for rows in decoded_together(plan, self.config.decode_rows, self.capabilities):
-                asked, context = torch.unique(plan.context[rows], return_inverse=True)
-                contexts = [self.context(requests[r], ready, plan.prefixes[r]) for r in asked.tolist()]
-                uniforms = None if greedy else plan.draws(key, rows)
-                known = [prefills.get(c) for c in contexts]
-                budget = plan.budget[rows]
-                parts.append(decode(self.inner, contexts, context, uniforms, budget, self.stopping, known))
-        return plan.record(Decoded.join(parts), prompts, encoded, self.processor.tokenizer)
+            written = self.bridge.write(contexts, plan.budget, draws, self.inner.model)
+            rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
+            if self.config.old_log_probs == "trainer" and not greedy:
+                parts = self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows)
+                corrected(rows, plan, shown, parts, partial(self._score, self.inner, asked=LOG_PROBS))
+        return with_version(rows, self.bridge.version)
 
     def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]:
         """The encoding of each prompt by its id: as it is kept, and with features of its media."""
@@ -285,6 +288,7 @@ class LanguagePolicy(Policy):
         return Turns(self.family, self.inner.core, self._frames, self._template)
 
     def check_turns(self) -> None:
+        super().check_turns()
         _ = self.turns
 
     @property
@@ -336,7 +340,8 @@ class LanguagePolicy(Policy):
         rows = given_rows(ids, prompts, encoded, self.processor.tokenizer, self.device)
         for part in self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows):
             rows.old_log_probs[part] = self.evaluate(rows.index(part), (), weights="old").log_probs
-        return rows
+        rows = with_sampler(rows) if self.config.old_log_probs == "trainer" else rows
+        return with_version(rows, self.bridge.version)
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
@@ -468,10 +473,11 @@ class LanguagePolicy(Policy):
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {"update_in_one_pass": self._kept.one_pass}
+        return {"update_in_one_pass": self._kept.one_pass, "version": self.bridge.version}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._kept.one_pass = state.get("update_in_one_pass", False)
+        self.bridge.version, self.bridge.held = state.get("version", 0), None
 
     # -- weights -------------------------------------------------------------------------------------------------
 
@@ -490,3 +496,4 @@ class LanguagePolicy(Policy):
         if self._source is None and not adapters.is_adapted(self.inner.model) and not is_sharded(self.inner):
             _ = self._frozen_reference  # the weights about to be replaced are the reference
         adapters.load_trainable_state(self.inner, state)
+        self.bridge.held = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from mmrl.errors import NonFiniteError, PolicyError
 from mmrl.policies.language.encoded import Encoded
+from mmrl.policies.language.encoding import extended
+from mmrl.policies.language.engines.base import Context, Draw
+from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.sampling import Decoded
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, TRUNCATED, Answer, Prompt, Request, Rollouts, owned
@@ -59,15 +62,21 @@ class WritingPlan:
         """(B,) tokens a row may sample."""
         return self.limit - self.before
 
-    def draws(self, key: Key, rows: Tensor) -> Tensor:
-        """(len(rows), limit) float64 uniforms. A draw belongs to its place in the response, so a row that replays
-        the first tokens of another goes on as that one did."""
+    def draws(self, key: Key) -> list[Draw]:
+        """B: what chooses the tokens of each row."""
         drawn = []
-        for row in rows.tolist():
-            request = int(self.context[row])
-            named = key.at(prompt=self.requests[request].prompt.id, member=self.member[row], purpose="sample")
-            drawn.append(named.uniform(self.limit).roll(-len(self.prefixes[request])))
-        return torch.stack(drawn)
+        for request, member in zip(self.context.tolist(), self.member, strict=True):
+            named = key.at(prompt=self.requests[request].prompt.id, member=member, purpose="sample")
+            drawn.append(Draw(named, self.limit, len(self.prefixes[request])))
+        return drawn
+
+    def contexts(self, shown: Sequence[Encoded], prefills: Mapping[Encoded, Prefill]) -> list[Context]:
+        """B: what each row continues. shown: the prompt of each request as it is shown, without its prefix"""
+        made = []
+        for request, entry, prefix in zip(self.requests, shown, self.prefixes, strict=True):
+            whole = extended(entry, prefix)
+            made.append(Context(request.shown or request.prompt, whole, prefix, prefills.get(whole)))
+        return [made[request] for request in self.context.tolist()]
 
     def _refuse_what_is_no_number(self, written: Decoded) -> None:
         """Logits that overflow or weights that are not finite end here, before anything is scored or trained."""

@@ -1,0 +1,44 @@
+"""The half of a language policy that has to do with its engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmrl.errors import PolicyError
+from mmrl.policies.base import Policy
+from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
+from mmrl.policies.language.engines.bridge import Bridge, engine_class
+from mmrl.policies.language.engines.rows import SAMPLER
+
+
+class ActsThroughEngine(Policy):
+    """bridge  to the engine that writes this policy's responses"""
+
+    bridge: Bridge
+    config: Any
+
+    @classmethod
+    def columns_of(cls, config: LanguagePolicyConfig) -> dict[str, str]:
+        engine_class(config)
+        made = {SAMPLER: f"engine {config.engine!r}"} if config.old_log_probs == "trainer" else {}
+        return super().columns_of(config) | made
+
+    @property
+    def acts_apart(self) -> bool:
+        return self.bridge.capabilities.own_weights
+
+    @property
+    def engine_gap(self) -> float:
+        return self.config.engine_gap
+
+    def after_update(self) -> None:
+        self.bridge.version += 1
+
+    def check_turns(self) -> None:
+        if self.acts_apart or self.config.old_log_probs == "trainer":
+            key = "engine" if self.acts_apart else "old_log_probs"
+            usual = LOCAL if self.acts_apart else "sampler"
+            raise PolicyError(
+                f"policy.{key}={getattr(self.config, key)!r}: responses of several turns, in an environment, are not "
+                f"written so yet; expected {usual}"
+            )

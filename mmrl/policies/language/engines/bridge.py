@@ -1,0 +1,111 @@
+"""Between a language policy and its engine: opened by name, told of new weights, and what it wrote looked over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl import plugins
+from mmrl.errors import ConfigError, PolicyError, unknown
+from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
+from mmrl.policies.language.engines.base import Context, Draw, Engine, EngineCapabilities, Setting
+from mmrl.policies.language.engines.weights import named_weights
+from mmrl.policies.language.sampling import Decoded
+
+METHODS = ("write", "sync")
+
+
+def engine_class(config: LanguagePolicyConfig) -> type[Engine]:
+    """The class that `policy.engine` names. Raises ConfigError where it is none, or cannot train as configured."""
+    name = config.engine
+    if name == LOCAL:
+        from mmrl.policies.language.engines.local import Local
+
+        return Local
+    if not plugins.is_reference(name):
+        raise ConfigError(
+            f"policy.engine: {unknown('engine', name, [LOCAL])}; one of your own is file.py:Class or "
+            "package.module:Class"
+        )
+    kind = plugins.load(name, "policy.engine")
+    lacks = [method for method in METHODS if not callable(getattr(kind, method, None))]
+    found = getattr(kind, "capabilities", None)
+    if not isinstance(kind, type) or lacks or not isinstance(found, EngineCapabilities):
+        missing = ", ".join(lacks) or "capabilities = EngineCapabilities(...) on the class"
+        raise ConfigError(f"policy.engine={name!r}: expected a class of an engine; it lacks {missing}")
+    if config.old_log_probs == "sampler" and not found.exact_log_probs:
+        raise ConfigError(
+            f"policy.engine={name!r} says its log-probs are not exact, and policy.old_log_probs=sampler would train on "
+            "them; write policy.old_log_probs=trainer, for a pass of the trainer's own over every response"
+        )
+    return kind
+
+
+class Bridge:
+    """version  optimizer steps the trainer's weights have behind them
+    held     of the weights that the engine was last given; None: it must be given them before it acts
+    """
+
+    def __init__(self, setting: Setting):
+        self.name = setting.config.engine
+        self.setting, self.engine = setting, engine_class(setting.config)(setting)  # type: ignore[call-arg]
+        self.version = 0
+        self.held: int | None = None
+
+    @property
+    def capabilities(self) -> EngineCapabilities:
+        return self.engine.capabilities
+
+    def write(self, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None, model: Any) -> Decoded:
+        """What `model`, the adapted or plain model of transformers with whole weights, writes through the engine."""
+        if not self.capabilities.own_weights:
+            return self.engine.write(contexts, budgets, draws)
+        for context in dict.fromkeys(contexts):
+            self._refuse_media(context)
+        if self.held != self.version:
+            self.engine.sync(named_weights(model, merged=not self.capabilities.lora))
+            self.held = self.version
+        written = self.engine.write(contexts, budgets, draws)
+        self._refuse(written, contexts, budgets)
+        device = next(model.parameters()).device
+        return Decoded(
+            written.tokens.to(device), written.log_probs.float().to(device),
+            written.length.to(device), written.stopped.to(device),
+        )  # fmt: skip
+
+    def _refuse_media(self, context: Context) -> None:
+        for kind in ("image", "video"):
+            if getattr(context.prompt, f"{kind}s") and kind not in self.capabilities.media:
+                raise PolicyError(
+                    f"prompt {context.prompt.id!r} shows {kind}s, and engine {self.name!r} takes "
+                    f"{', '.join(sorted(self.capabilities.media)) or 'none'}"
+                )
+
+    def _refuse(self, written: Decoded, contexts: Sequence[Context], budgets: Tensor) -> None:
+        """Raise PolicyError for what no row can be: wrong shapes, lengths, or ids that the policy never samples."""
+        count, shape = len(contexts), tuple(written.tokens.shape)
+        if len(shape) != 2 or shape[0] != count or tuple(written.log_probs.shape) != shape:
+            raise PolicyError(
+                f"engine {self.name!r} gave tokens {shape} and log_probs {tuple(written.log_probs.shape)} for {count} "
+                f"rows; expected both ({count}, N)"
+            )
+        length = written.length.cpu()
+        if tuple(length.shape) != (count,) or tuple(written.stopped.shape) != (count,):
+            raise PolicyError(f"engine {self.name!r}: expected length and stopped of ({count},)")
+        wrong = (length < 1) | (length > budgets.cpu().clamp(max=shape[1]))
+        if row := wrong.nonzero().squeeze(1).tolist():
+            raise PolicyError(
+                f"engine {self.name!r} wrote {int(length[row[0]])} tokens for prompt {contexts[row[0]].prompt.id!r}; "
+                f"expected 1 to {int(budgets[row[0]])}"
+            )
+        inside = torch.arange(shape[1]) < length[:, None]
+        never = torch.isin(written.tokens.cpu(), torch.tensor(self.setting.family.suppressed)) & inside
+        if place := never.nonzero().tolist():
+            row, step = place[0]
+            raise PolicyError(
+                f"engine {self.name!r} wrote id {int(written.tokens[row, step])} for prompt "
+                f"{contexts[row].prompt.id!r}, which the policy never samples; it must leave out family.suppressed"
+            )
