@@ -4,6 +4,7 @@
 #   make test [ARGS=...]   the test suite; ARGS go to pytest
 #   make families          every tiny vision-language family through every way it has, and the table of docs/families.md
 #   make recipes [ARGS=...] every recipe in every modality on tiny models, and the table of docs/recipes.md
+#   make matrix            recipes, families and generators, one after the other
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
 #   make chaos [ARGS=...]  kills, full disks, damage, failing ranks, odd input; ARGS="--quick" for a few of each
@@ -24,7 +25,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test families recipes lint bench chaos docs generators
+.PHONY: help demo test families recipes lint bench chaos docs generators matrix
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +48,8 @@ recipes: export TQDM_DISABLE := 1
 recipes: $(READY)
 	@$(BIN)/python -m tests.recipes.matrix $(ARGS)
 	@$(BIN)/python docs/generate.py
+
+matrix: recipes families generators
 
 lint: $(READY)
 	@$(BIN)/ruff check .

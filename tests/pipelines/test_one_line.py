@@ -36,7 +36,7 @@ TWICE = "recipe: grpo\npolicy: {model: asset:tiny_vlm}\ntraining: {steps: 5}\ntr
         ("training..steps=1", r"training\.\.steps: expected key\.sub=value"),
         ("training.run_dir=x", r"demo\.training: unknown key 'run_dir' here; write run_dir$"),
         ("steps=3", r"demo: unknown key 'steps' here; write training\.steps$"),
-        ("training.workers=3", r"here; write data\.workers or reward_run\.workers or environment_run\.workers or cache"),
+        ("training.workers=3", r"here; write data\.workers or reward_run\.workers or environment_run\.workers"),
         ("training.output_dir=x", r"unknown key 'output_dir'; what TRL calls output_dir is run_dir$"),
         ("training.steps.x=1", r"override training\.steps: .* is a value, it has no parts"),
     ],
