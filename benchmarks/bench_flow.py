@@ -56,9 +56,11 @@ def make_plain(spec: dict[str, Any]) -> Any:
     from mmrl.pipelines.bases.models import CAPTION_LENGTH
     from mmrl.policies.adapters import attach_lora
     from mmrl.policies.generation.config import FlowLoraConfig
+    from mmrl.policies.generation.families.base import ATTENTION_LAYERS
 
     parts = pipeline(spec)
-    parts.transformer = attach_lora(parts.transformer, FlowLoraConfig(**LORA), seed=0)
+    lora = FlowLoraConfig(**LORA, targets=ATTENTION_LAYERS)
+    parts.transformer = attach_lora(parts.transformer, lora, seed=0)
     return PlainLoop(parts, LEARNING_RATE, CAPTION_LENGTH)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, PartialState
 
 from mmrl.pipelines.run import train
 from mmrl.record import Scores
@@ -62,6 +63,8 @@ class Ranks:
     def _start(self, rank: int, port: int, score: Any, first: Callable[[int], Any]) -> int:
         def work() -> None:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+            PartialState._reset_state()  # of whatever this process has trained before it was forked
+            AcceleratorState._reset_state()
             os.environ |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD), "MASTER_PORT": str(port)}
             train(self.config, score=score)
 

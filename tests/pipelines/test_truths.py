@@ -13,7 +13,6 @@ GOOD = {"prompt": "How many?", "solution": "3", "task": "number"}
 BAD = [
     {"solution": "5 or 6"},
     {"solution": "a bird", "task": "choice", "options": ["A cat", "A dog"]},
-    {"solution": "B", "task": "choice", "options": "cat, dog"},
     {"solution": [2, 1], "task": "temporal"},
     {"solution": [1, 2, 3], "task": "box"},
     {"solution": "..."},
