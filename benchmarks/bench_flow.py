@@ -77,7 +77,13 @@ def make_trainer(spec: dict[str, Any]) -> Any:
     from mmrl.training.trainer import Trainer
 
     recipe = load_recipe({"exact": "flow_grpo", "fast": "flow_grpo_fast"}[spec["kind"]])
-    settings = recipe.policy | {"model": "tiny", "max_sequence_length": CAPTION_LENGTH, "ema": None, "lora": LORA}
+    settings = recipe.policy | {
+        "model": "tiny",
+        "max_sequence_length": CAPTION_LENGTH,
+        "ema": None,
+        "lora": LORA,
+        "schedule": "linear",
+    }
     rows = len(CAPTIONS) * spec["members"]
     policy = FlowPolicy(pipeline(spec), FlowPolicyConfig(**settings, transformer_batch=rows))
     sizes = {"steps": 100_000, "prompts_per_step": len(CAPTIONS), "group_size": spec["members"]}

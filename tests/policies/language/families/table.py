@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.families import REFUSED
 from mmrl.policies.language.families.reduced import random_actions
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key
@@ -77,11 +78,12 @@ def row(name: str) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    table = "\n".join([HEAD, *(row(name) for name in RECIPES)])
+    names = [name for name in RECIPES if name not in REFUSED]
+    table = "\n".join([HEAD, *map(row, names)])
     page = PAGE.read_text()
     before, after = page.split(START)[0], page.split(END)[1]
     PAGE.write_text(f"{before}{START}\n{table}\n{END}{after}")
-    print(f"{len(RECIPES)} families written to {PAGE.name}")
+    print(f"{len(names)} families written to {PAGE.name}")
 
 
 if __name__ == "__main__":
