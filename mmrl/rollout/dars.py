@@ -34,7 +34,7 @@ def extra(rate: float, first: int, most: int, weight: str = "equal", std: bool =
     paper="DARS: difficulty-adaptive rollout sampling, 2025; code yangzhch6/DARS",
     formula="dN = ceil((peak - N S)/S), S(p) = 2p(1-p) or 2 sqrt(p(1-p)), peak = N S(1/2), times 2(1-p) by hardness; "
     "0 for p >= 1/2",
-    confidence="verified",
+    confidence="partly",
 )
 class Dars(Strategy):
     """A second round for prompts that fewer than half of the rollouts solved.

@@ -16,7 +16,7 @@ from mmrl.stages import stage
     method="dapo",
     paper="DAPO, arXiv 2503.14476",
     formula="while fewer groups count than the step wants, ask for as many new prompts as were dropped",
-    confidence="verified",
+    confidence="partly",
 )
 class DynamicSampling(Strategy):
     """Fill a step up with fresh prompts until enough groups count.

@@ -23,7 +23,7 @@ def beginning(text: str, share: float) -> str:
     formula="while none of a group is right: ask the whole group again with the first w of the solution in the prompt, "
     "w = 1/4, 1/2, 3/4; only the last try trains, under the prompt that it saw",
     modalities=LANGUAGE,
-    confidence="verified",
+    confidence="partly",
 )
 class Ghpo(Strategy):
     """Ground-truth prefixes for groups that fail, and for no others.

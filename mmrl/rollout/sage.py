@@ -64,7 +64,7 @@ class SelfHints(Strategy):
     formula="while none of a group is right: the policy writes a hint of level 1, 2, 3 from the solution and the group "
     "is asked again with it; the last try trains, under the prompt that it saw",
     modalities=LANGUAGE,
-    confidence="verified",
+    confidence="partly",
 )
 class Sage(SelfHints):
     """Hints of rising detail for groups that fail, until one member is right.
@@ -128,7 +128,7 @@ class Sage(SelfHints):
     formula="a prompt keeps a level: one up where at most `low` of its group were right, one down where more than "
     "`high`; at its next visit the group sees the hint of that level",
     modalities=LANGUAGE,
-    confidence="verified",
+    confidence="partly",
 )
 class SageLight(SelfHints):
     """No second try in a step: what a prompt's last visit came to decides how much help its next one gets.

@@ -13,7 +13,7 @@ from mmrl.stages import stage
     method="cure",
     paper="CURE: critical-token re-generation, 2025; code bytedance/CURE",
     formula="A_it 1[t was drawn for row i]",
-    confidence="verified",
+    confidence="partly",
 )
 def own_actions(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """What a row inherits of the row it begins in is context: it neither learns nor counts. Returns (B, T) twice.
