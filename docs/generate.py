@@ -24,7 +24,7 @@ from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.registry import MODALITIES
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.rewards.accuracy import TASKS
-from mmrl.rewards.registry import columns_of
+from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as rewards_registered
 from mmrl.settings import Section
 from mmrl.stages import STAGES, StageFunction, registered
@@ -43,8 +43,17 @@ def table(*rows: tuple[str, ...]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
+def shipped() -> list[StageFunction]:
+    """The stage functions of this repository, and not those of plugins that happen to be installed or loaded."""
+    return [f for f in registered() if f.function.__module__.startswith("mmrl.")]
+
+
+def shipped_rewards() -> dict[str, Reward]:
+    return {n: r for n, r in sorted(rewards_registered().items()) if r.function.__module__.startswith("mmrl.")}
+
+
 def methods() -> str:
-    functions = registered()
+    functions = shipped()
     stages = [s for s in STAGES if any(f.stage == s for f in functions)]
     head = ("method", "what it is", "stages", "formula", "needs", "modalities", "confidence", "source")
     return page(
@@ -53,7 +62,7 @@ def methods() -> str:
         "bold has a recipe of its name. Needs are the columns a function reads beyond the basics, and so the passes "
         "it costs. Confidence: `verified`, the formula was read in the paper or its code; `partly`, some of it; "
         "`reconstructed`, it is ours after the abstract; `ours`, it is no published method.",
-        "## All methods\n\n" + table(head, *map(_method, methods_json())),
+        "## All methods\n\n" + table(head, *map(_method, methods_json(shipped()))),
         *_waiting(),
         *(_stage(stage, [f for f in functions if f.stage == stage]) for stage in stages),
     )
@@ -61,7 +70,7 @@ def methods() -> str:
 
 def _waiting() -> Iterator[str]:
     """Recipes that a run refuses as they ship, and in what recipes differ from their sources."""
-    methods = [m for m in methods_json() if m["recipe"]]
+    methods = [m for m in methods_json(shipped()) if m["recipe"]]
     waits = [(f"`{m['name']}`", "; ".join(m["missing"])) for m in methods if m["missing"]]
     yield (
         "## Recipes that wait for something\n\nThese are refused when the configuration is read, until it says who "
@@ -152,7 +161,7 @@ def _function(function: StageFunction) -> str:
 
 def rewards() -> str:
     rows = []
-    for name, reward in sorted(rewards_registered().items()):
+    for name, reward in shipped_rewards().items():
         columns = columns_of(reward.function, {}, name)
         reads = ", ".join((*columns.required, *(f"{c} (optional)" for c in columns.optional)))
         rows.append((f"`{name}`", reward.summary, reads, _options(reward.function)))
@@ -220,12 +229,10 @@ def readme() -> str:
     text = (FOLDER.parent / "README.md").read_text()
     recipes = [load_recipe(name) for name in recipe_names()]
     every = sum({"vlm", "video", "flow"} <= set(r.modalities) for r in recipes)
-    rows = [
-        (f"`{s}`", str(len(f)), _first_names(f)) for s in STAGES if (f := [x for x in registered() if x.stage == s])
-    ]
+    rows = [(f"`{s}`", str(len(f)), _first_names(f)) for s in STAGES if (f := [x for x in shipped() if x.stage == s])]
     counts = (
         f"{len(recipes)} recipes, {every} of them for language models and generators alike, composed of "
-        f"{len(registered())} stage functions, and {len(rewards_registered())} rewards. {_counted(trained())} "
+        f"{len(shipped())} stage functions, and {len(shipped_rewards())} rewards. {_counted(trained())} "
         "[docs/recipes.md](docs/recipes.md) has each.\n\n" + table(("stage", "functions", "for example"), *rows)
     )
     return re.sub(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from rich.table import Column, Table
@@ -31,10 +32,10 @@ def _needs(function: StageFunction) -> list[str]:
 WIDE = 140  # columns of a terminal that holds every field of the table
 
 
-def methods_json() -> list[dict[str, Any]]:
-    """One entry a method: its stage functions, its rewards and its recipe together, by name."""
+def methods_json(of: Iterable[StageFunction] | None = None) -> list[dict[str, Any]]:
+    """One entry a method: its stage functions (`of` those given, else of all), its rewards and its recipe, by name."""
     functions: dict[str, list[StageFunction]] = defaultdict(list)
-    for function in registered():
+    for function in registered() if of is None else of:
         functions[function.method].append(function)
     rewards: dict[str, list[Reward]] = defaultdict(list)
     for reward in published():

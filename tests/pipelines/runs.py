@@ -102,7 +102,7 @@ def write_data(folder: Path, modality: str) -> Path:
 
 def policy_of(modality: str) -> dict[str, Any]:
     if modality == "flow":
-        return {"max_sequence_length": 16, "steps": 4, "eval_steps": 4}
+        return {"max_sequence_length": 16, "steps": 4, "eval_steps": 4, "schedule": "linear"}  # three trained steps
     sampling = {"fps": None, "min_frames": 2, "max_frames": 4, "min_pixels": 1024, "max_pixels": 4096}
     return {"max_new_tokens": 6} | ({"sampling": sampling} if modality == "video" else {})
 
