@@ -15,6 +15,7 @@ from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.fast import shared_prompt, two_calls
 from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.scoring import Parts, Plain, Rows, one_by_one
+from mmrl.policies.language.spans import extents
 from mmrl.record import Rollouts
 
 
@@ -69,8 +70,7 @@ def lay_out(
     prefills: Sequence[Prefill | None] | None = None,
 ) -> Rows:
     """entries: of `rollouts.prompts`, as this pass shows them."""
-    assert rollouts.extent is not None
-    prompt, actions, lengths = rollouts.prompt.cpu(), rollouts.actions, rollouts.extent
+    prompt, actions, lengths = rollouts.prompt.cpu(), rollouts.actions, extents(rollouts)
     if way is Way.PACKED:
         return shared_prompt.pack(entries, prompt, actions, lengths, device, family, prefills)
     if way is Way.TWO_CALLS:

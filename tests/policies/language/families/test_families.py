@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mmrl.objective import Objective
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.families import REFUSED
 from mmrl.policies.language.families.check import own_logits, reference
 from mmrl.policies.language.families.reduced import random_actions
 from mmrl.policies.language.log_probs import Distribution
@@ -36,7 +35,7 @@ WAYS = {"plain": "off", "two_calls": "two_calls", "packed": "packed"}
 
 
 def names() -> list[Any]:
-    return [n if n in FAST else pytest.param(n, marks=pytest.mark.families) for n in RECIPES if n not in REFUSED]
+    return [n if n in FAST else pytest.param(n, marks=pytest.mark.families) for n in RECIPES]
 
 
 @pytest.fixture(params=names())
@@ -100,7 +99,8 @@ def randomly_answered(written: Rollouts, policy: VisionPolicy) -> Rollouts:
     actions = torch.nn.utils.rnn.pad_sequence([row for group in rows for row in group], batch_first=True)
     length = torch.tensor(lengths * len(rows))
     mask = torch.arange(6) < length[:, None]
-    return replace(written, actions=actions, length=length, mask=mask, old_log_probs=torch.zeros(mask.shape))
+    known = torch.zeros(mask.shape)
+    return replace(written, actions=actions, length=length, extent=length, mask=mask, old_log_probs=known)
 
 
 def references(model: Any, family: Any, rollouts: Rollouts) -> list[Tensor]:
