@@ -53,7 +53,8 @@ class Plain:
         return cls(inputs, actions.shape[1], any(e.media for e in entries))
 
     def states(self, module: Any, mask: Tensor) -> Tensor:
-        return module.states(self.inputs, idle=not self.has_media)[:, -self.steps - 1 : -1][mask]
+        states = module.states(self.inputs, idle=not self.has_media)[:, -self.steps - 1 : -1]
+        return states[mask[:, : self.steps]]
 
 
 @dataclass
@@ -80,11 +81,11 @@ class Parts:
 def one_by_one(
     entries: Sequence[Encoded], actions: Tensor, lengths: Tensor, device: torch.device, family: Family
 ) -> Parts:
-    """Every row by itself, its prompt unpadded. actions (B, T), lengths (B,)"""
+    """Every row by itself, nothing of it padded. actions (B, T), lengths (B,)"""
     parts: list[tuple[Tensor, Rows]] = []
-    for row, entry in enumerate(entries):
+    for row, (entry, length) in enumerate(zip(entries, lengths.tolist(), strict=True)):
         at = torch.tensor([row])
-        parts.append((at, Plain.of([entry], actions.cpu()[at], lengths.cpu()[at], device, family)))
+        parts.append((at, Plain.of([entry], actions.cpu()[at, :length], torch.tensor([length]), device, family)))
     return Parts(parts)
 
 

@@ -34,6 +34,11 @@ def check_model_type(config: Any) -> None:
     """Only models of transformers' image-text-to-text class, or with code of their own, can be loaded."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as known
 
+    if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
+        raise ConfigError(
+            f"model type {config.model_type!r} is not supported: its decoder has an encoder of its own, so a prompt "
+            "and its response do not stand in one row; take one whose text decoder reads the prompt itself"
+        )
     if config.model_type not in known and not getattr(config, "auto_map", None):
         raise ConfigError(
             f"model type {config.model_type!r} is not supported: it is none of the {len(known)} vision-language types "

@@ -85,6 +85,12 @@ def find(model: Any, family: Family, probes: Sequence[Probe], attention: str) ->
             f"{found.gaps['linear_head']}, tolerance {TOLERANCE:.0e}. It needs a family file of its own"
         )
     module = scoring.ScoredLanguageModel(core, trying, Distribution(1.0, (), trying.soft_cap, found.scale))
+    _try(found, "single rows", lambda: _alone(trial, module, trial.prompts))
+    if not _passed(found, "single rows"):
+        raise PolicyError(
+            f"model type {family.model_type!r}: even single rows of raw media do not have the log-probs of its own "
+            f"forward pass: {found.gaps['single rows']}, tolerance {TOLERANCE:.0e}. It needs a family file of its own"
+        )
     _try(found, "features", lambda: _alone(trial, module, _with_features(trial)))
     found.features = _passed(found, "features")
     _batches(trial, module)
