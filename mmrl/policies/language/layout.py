@@ -27,18 +27,21 @@ class Way(Enum):
     PLAIN = "plain"
 
 
-def ways(config: Any, family: Family, core: Any) -> list[Way]:
-    """What `shared_prompt` and the model's capabilities leave, fastest first; plain rows can be had of every model."""
+def ways(config: Any, family: Family, core: Any) -> tuple[list[Way], dict[Way, str]]:
+    """What `shared_prompt` and the model's capabilities leave, fastest first, and of what `auto` has not, why: plain
+    rows can be had of every model."""
     reasons = {Way.PACKED: _not_packed(config, family, core), Way.TWO_CALLS: _not_two_calls(config, family, core)}
-    open_ways = [way for way, reason in reasons.items() if reason is None]
     asked = {"on": Way.PACKED, "packed": Way.PACKED, "two_calls": Way.TWO_CALLS}.get(config.shared_prompt)
     if asked and (reason := reasons[asked]):
         raise ConfigError(
             f"shared_prompt: {config.shared_prompt}, but {reason}; set it to 'off' (or 'auto') for plain rows"
         )
     if asked:
-        return [asked, Way.PLAIN]
-    return [*(open_ways if config.shared_prompt == "auto" else []), Way.PLAIN]
+        return [asked, Way.PLAIN], {}
+    if config.shared_prompt == "off":
+        return [Way.PLAIN], {}
+    closed = {way: reason for way, reason in reasons.items() if reason}
+    return [*(way for way in reasons if way not in closed), Way.PLAIN], closed
 
 
 def _not_packed(config: Any, family: Family, core: Any) -> str | None:

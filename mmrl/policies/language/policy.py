@@ -42,11 +42,12 @@ from mmrl.policies.language.log_probs import Asked, Distribution
 from mmrl.policies.language.pixels import corrupted, shown_otherwise
 from mmrl.policies.language.probes import token_probes
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
-from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
+from mmrl.policies.language.probes.group_probes import GROUP_PROBES, hellinger, of_groups
 from mmrl.policies.language.probes.spectrum import visual_entropy
 from mmrl.policies.language.scoring import LOG_PROBS, Rows, ScoredLanguageModel
 from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
+from mmrl.policies.language.taken import Taken
 from mmrl.policies.language.turns import Changed, Turns, whole_rows, written_rows
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
@@ -122,7 +123,8 @@ class LanguagePolicy(ActsThroughEngine):
 
     def _scored(self, model: Any) -> ScoredLanguageModel:
         config, found = self.config, self.capabilities
-        self.ways = ways(config, self.family, adapters.unwrapped(model))
+        self.ways, closed = ways(config, self.family, adapters.unwrapped(model))
+        self.taken = Taken(closed)
         return ScoredLanguageModel(
             model,
             self.family,
@@ -140,7 +142,11 @@ class LanguagePolicy(ActsThroughEngine):
     @property
     def found(self) -> dict[str, Any]:
         told = {"model_type": self.family.model_type, "family": type(self.family).__name__}
-        return told | {"ways": [way.value for way in self.ways], **self.capabilities.as_dict()}
+        told |= {"ways": [way.value for way in self.ways], "closed": self.taken.closed}
+        return told | self.capabilities.as_dict()
+
+    def counted(self) -> dict[str, Any]:
+        return self.taken.told()
 
     @property
     def inner(self) -> ScoredLanguageModel:
@@ -264,6 +270,7 @@ class LanguagePolicy(ActsThroughEngine):
             prompts.setdefault(request.prompt.id, request.prompt)
         encoded, ready = self.ready(prompts)
         plan = WritingPlan.of(requests, self.config.max_new_tokens)
+        self.taken.write("engine" if self.acts_apart else self.inner.decodes_by, requests)
         prefills = {} if greedy or self.acts_apart else self.prefills(requests, encoded, ready)
         shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
         contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
@@ -375,7 +382,7 @@ class LanguagePolicy(ActsThroughEngine):
             known = self._kept.take(rollouts.encoded) if updating else None
             numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known, under)
             if by_group:
-                columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
+                columns |= of_groups(rollouts, numbers.pop("states"), by_group, unwrapped.logits)
         if by_pair:
             distance = self._hellinger(rollouts, shown)
             columns |= {n.key: distance for n in by_pair}
@@ -394,14 +401,16 @@ class LanguagePolicy(ActsThroughEngine):
     ) -> dict[str, Tensor]:
         device, home = next(module.parameters()).device, rollouts.mask.device
         actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
-        if any(rollouts.media):
+        whole, way = any(rollouts.media), self._way()
+        alone = self.capabilities.batches is None
+        self.taken.score(way, len(mask), written_out=whole, dropped=way is not self.ways[0], alone=alone)
+        if whole:
             sizes = [len(shown[p]) for p in rollouts.prompt.tolist()]
-            alone = self.capabilities.batches is None
             draws = [] if under is None else draws_of(under, rollouts, self.seed)
             changed = None if under is None else Changed(under, draws, self.family, self.pixel_scales)
             rows: Rows = whole_rows(written_rows(rollouts, shown, changed), sizes, device, self.family, alone)
         else:
-            rows = lay_out(self._way(), shown, rollouts, device, self.family, prefills)
+            rows = lay_out(way, shown, rollouts, device, self.family, prefills)
         numbers = module(rows, actions, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
 
@@ -409,18 +418,6 @@ class LanguagePolicy(ActsThroughEngine):
         """transformers drops the cache of a layer whose activations are checkpointed."""
         dropped = self.config.gradient_checkpointing and torch.is_grad_enabled()
         return next(way for way in self.ways if not (dropped and way is Way.TWO_CALLS))
-
-    @torch.no_grad()
-    def _of_groups(self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]) -> dict[str, Tensor]:
-        """`{Need.key: (B, T)}` of probes that compare the members of a group; the rollouts must hold whole groups."""
-        columns = {need.key: torch.zeros_like(rollouts.old_log_probs) for need in needs}
-        for g in torch.unique(rollouts.group).tolist():
-            rows = (rollouts.group == g).nonzero().squeeze(1)
-            success = None if rollouts.success is None else rollouts.success[rows]
-            group = Group(states[rows], rollouts.actions[rows], rollouts.mask[rows], success, module.logits)
-            for need in needs:
-                columns[need.key][rows] = GROUP_PROBES[need.probe](group, **dict(need.options)).to(states.device)
-        return columns
 
     @torch.no_grad()
     def _hellinger(self, rollouts: Rollouts, shown: list[Encoded]) -> Tensor:

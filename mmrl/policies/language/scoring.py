@@ -181,6 +181,16 @@ class ScoredLanguageModel(nn.Module):
         """Whether decoding can read one copy of the prompt's cache for the whole group."""
         return self.shared and self.family.capabilities.shared_cache
 
+    @property
+    def repeats_prefixes(self) -> bool:
+        """Whether decoding can go on from the prompt's cache, a copy for every row."""
+        return self.family.capabilities.prefix_cache
+
+    @property
+    def decodes_by(self) -> str:
+        """How the rows of a group go on from their prompt."""
+        return "shared cache" if self.shares_prefixes else "repeated cache" if self.repeats_prefixes else "no cache"
+
     def prefill(self, prompts: Sequence[Encoded]) -> list[Prefill]:
         """Run prompts through the decoder in one packed row, with gradient where the caller wants one. For models
         that share prefixes."""
