@@ -179,7 +179,7 @@ class LanguagePolicy(ActsThroughEngine):
     def _prepared(self, model: Any) -> Any:
         """Capabilities found, adapters on, frozen parts frozen, checkpointing as asked."""
         config = self.config
-        if model.config._attn_implementation != config.attention:
+        if model.config.get_text_config()._attn_implementation != config.attention:
             model.set_attn_implementation(config.attention)
         self.family.capabilities = capabilities_of(model, self.family, config.attention, video="video" in self.reads)
         readers = self.family.readers(model)

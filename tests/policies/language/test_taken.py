@@ -1,6 +1,5 @@
 """Rows are counted by the way they took, and what was slower than it might be is named."""
 
-
 import pytest
 import torch
 

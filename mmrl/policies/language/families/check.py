@@ -30,7 +30,7 @@ from mmrl.policies.language.families.prompts import picture as probe_picture
 from mmrl.policies.language.families.reduced import random_actions, reduced
 from mmrl.policies.language.fast import shared_prompt, two_calls
 from mmrl.policies.language.log_probs import Distribution
-from mmrl.policies.language.sampling import RepeatedCache, SharedCache
+from mmrl.policies.language.sampling import Recomputed, RepeatedCache, SharedCache
 
 TOLERANCE = 2e-5
 """Of float32 log-probs of two ways that are the same. Rounding was seen to make up to 1e-5."""
@@ -238,6 +238,16 @@ def _cached(trial: Trial, module: Any) -> None:
     _try(found, "two calls", lambda: _score(trial, module, _two_calls(trial, shown)))
     _try(found, "decoding", lambda: max(_decoded(trial, module, RepeatedCache, part, shown) for part in _units(trial)))
     found.prefix_cache = _passed(found, "two calls") and _passed(found, "decoding")
+    if found.prefix_cache:
+        return
+    without = "decoding without a cache"
+    _try(found, without, lambda: max(_decoded(trial, module, Recomputed, part, shown) for part in _units(trial)))
+    if not _passed(found, without):
+        raise PolicyError(
+            f"model type {trial.family.model_type!r}: tokens written one by one have other log-probs than the same "
+            f"tokens in one pass, without any cache: {found.gaps[without]}, tolerance {TOLERANCE:.0e}. What a token is "
+            "worth depends on later ones, so nothing that this model writes can be scored"
+        )
 
 
 def _units(trial: Trial) -> list[list[int]]:

@@ -21,7 +21,7 @@ from mmrl.errors import PolicyError
 from mmrl.media import Frames
 from mmrl.policies.language.encoded import Encoded, to_device
 from mmrl.policies.language.families.base import Capabilities
-from mmrl.policies.language.families.tokens import KINDS, never_sampled
+from mmrl.policies.language.families.tokens import KINDS, never_sampled, written_tokens
 
 ALIGNED = frozenset({"token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids", "cross_attention_mask"})
 """Processor outputs with one entry a token."""
@@ -69,8 +69,7 @@ class Family:
 
     @cached_property
     def written(self) -> dict[str, str]:
-        found = {kind: getattr(self.processor, f"{kind}_token", None) for kind in KINDS}
-        return {kind: str(token) for kind, token in found.items() if token}  # one of added tokens is no text yet
+        return written_tokens(self.processor)
 
     @cached_property
     def placeholders(self) -> dict[str, int]:
@@ -195,7 +194,7 @@ class Family:
             for f in frames
         ]  # fmt: skip
         resized = {} if self.factor is None else {"do_resize": False}
-        options = {"video_metadata": metadata, "do_sample_frames": False} | resized
+        options = {"video_metadata": metadata, "do_sample_frames": False, "return_metadata": True} | resized
         return {"videos": [torch.as_tensor(f.pixels) for f in frames], "videos_kwargs": options}
 
     def after(self, core: Any, ids: Tensor, aligned: dict[str, Tensor]) -> dict[str, Tensor]:

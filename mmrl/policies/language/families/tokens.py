@@ -16,6 +16,27 @@ MARKING = ("image", "video", "audio", "img", "boi", "eoi", "boa", "eoa", "slice"
 """What names of a processor's tokens have in them that stand around media or parts of them."""
 
 
+def written_tokens(processor: Any) -> dict[str, str]:
+    """{kind: text} that the chat template writes for one medium: mostly `image_token`; some processors keep another
+    token for it, and the former for the features that take its place."""
+    found = {}
+    for kind in KINDS:
+        if usual := getattr(processor, f"{kind}_token", None):
+            others = [v for n, v in vars(processor).items() if kind in n and n.endswith("_token") and v]
+            texts = list(dict.fromkeys(map(str, [usual, *others])))
+            found[kind] = next((text for text in texts if _writes_one(processor, kind, text)), texts[0])
+    return found
+
+
+def _writes_one(processor: Any, kind: str, text: str) -> bool:
+    message = {"role": "user", "content": [{"type": kind}, {"type": "text", "text": "-"}]}
+    try:
+        rendered = processor.apply_chat_template([message], tokenize=False)
+    except Exception:  # a template that takes no such part says so when a prompt has one
+        return False
+    return rendered.count(text) == 1
+
+
 def never_sampled(config: Any, processor: Any, vocabulary: int) -> tuple[int, ...]:
     """Ids of placeholders and of markers of media, as configuration and processor name them."""
     known = processor.tokenizer.get_vocab()

@@ -16,7 +16,7 @@ from mmrl.policies.language.families.reduced import random_actions
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
-from tests.policies.language.families.expected import CLIPS_REFUSED
+from tests.policies.language.families.expected import CLIPS_REFUSED, EXPECTED
 from tests.policies.language.families.tiny import RECIPES, picture
 
 PAGE = Path(__file__).parents[4] / "docs" / "families.md"
@@ -77,11 +77,11 @@ def row(name: str) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    table = "\n".join([HEAD, *map(row, RECIPES)])
+    table = "\n".join([HEAD, *map(row, EXPECTED)])
     page = PAGE.read_text()
     before, after = page.split(START)[0], page.split(END)[1]
     PAGE.write_text(f"{before}{START}\n{table}\n{END}{after}")
-    print(f"{len(RECIPES)} families written to {PAGE.name}")
+    print(f"{len(EXPECTED)} families written to {PAGE.name}")
 
 
 if __name__ == "__main__":

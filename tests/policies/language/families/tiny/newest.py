@@ -364,7 +364,7 @@ def granite_docling():
         "use_fine_route": False,
     }
     config = tf.GraniteDoclingConfig(
-        text_config=TEXT | of(tok),
+        text_config=TEXT | of(tok) | {"embedding_multiplier": 1.0},
         vision_config=tower,
         image_token_id=tok.convert_tokens_to_ids("<image>"),
         pad_token_id=tok.pad_token_id,

@@ -155,15 +155,14 @@ def video_llava():
 @recipe
 def got_ocr2():
     tok = tokenizer(["<imgpad>", "<img>", "</img>"], template := chat("<img><imgpad></img>"))
-    images = tf.GotOcr2ImageProcessor(size={"height": 64, "width": 64})
+    images = tf.GotOcr2ImageProcessor(size={"height": 256, "width": 256})
     processor = tf.GotOcr2Processor(images, tok, chat_template=template)
-    processor.num_image_tokens = 16
     tower = {
-        "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64,
-        "patch_size": 4, "window_size": 4, "global_attn_indexes": [1], "mlp_dim": 48,
+        "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 256,
+        "patch_size": 4, "window_size": 4, "global_attn_indexes": [], "mlp_dim": 48,
     }  # fmt: skip
     config = tf.GotOcr2Config(
-        text_config=TEXT | of(tok) | {"model_type": "qwen2"}, vision_config=tower, image_seq_length=16,
+        text_config=TEXT | of(tok) | {"model_type": "qwen2"}, vision_config=tower, image_seq_length=256,
         image_token_index=tok.convert_tokens_to_ids("<imgpad>"),
     )  # fmt: skip
     return finished(tf.GotOcr2ForConditionalGeneration(config), tok), processor
@@ -180,7 +179,7 @@ def glm_ocr():
     processor = tf.Glm46VProcessor(*readers, chat_template=template)
     ids = {f"{n}_token_id": tok.convert_tokens_to_ids(t) for n, t in zip(names, tokens, strict=True)}
     config = tf.GlmOcrConfig(
-        text_config=TEXT | of(tok) | rope(2, 3, 3), vision_config=TOWER | {"image_size": 64}, **ids
+        text_config=TEXT | of(tok) | rope(2, 3, 3), vision_config=TOWER | {"image_size": 256}, **ids
     )
     return finished(tf.GlmOcrForConditionalGeneration(config), tok), processor
 
