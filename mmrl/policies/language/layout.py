@@ -15,7 +15,7 @@ from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.fast import shared_prompt, two_calls
 from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.scoring import Parts, Plain, Rows, one_by_one
-from mmrl.policies.language.spans import extents
+from mmrl.policies.language.spans import scored_extents
 from mmrl.record import Rollouts
 
 
@@ -73,7 +73,7 @@ def lay_out(
     prefills: Sequence[Prefill | None] | None = None,
 ) -> Rows:
     """entries: of `rollouts.prompts`, as this pass shows them."""
-    prompt, actions, lengths = rollouts.prompt.cpu(), rollouts.actions, extents(rollouts)
+    prompt, actions, lengths = rollouts.prompt.cpu(), rollouts.actions, scored_extents(rollouts)
     if way is Way.PACKED:
         return shared_prompt.pack(entries, prompt, actions, lengths, device, family, prefills)
     if way is Way.TWO_CALLS:

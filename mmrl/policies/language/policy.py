@@ -33,7 +33,7 @@ from mmrl.policies.language.engines.rows import corrected, with_sampler, with_ve
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
-from mmrl.policies.language.families.kept import capabilities_of
+from mmrl.policies.language.families.kept import capabilities_of, checked_below_float32
 from mmrl.policies.language.families.qwen import Qwen
 from mmrl.policies.language.fast import prefill
 from mmrl.policies.language.fast.prefill import KeptPrefills, Prefill
@@ -100,6 +100,10 @@ class LanguagePolicy(ActsThroughEngine):
         self._source: str | None = None
         self._features: WeakKeyDictionary[Encoded, dict[str, Any]] = WeakKeyDictionary()
         self.module = self._scored(self._prepared(model))
+        with self.acting():
+            checked_below_float32(self.inner, self.family, config.attention, video="video" in self.reads)
+        self.ways, closed = ways(config, self.family, self.inner.core)
+        self.taken = Taken(closed)
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
         self.bridge = Bridge(Setting(config, processor, self.family, self.stopping, lambda: self.inner, self._template))
@@ -123,15 +127,13 @@ class LanguagePolicy(ActsThroughEngine):
 
     def _scored(self, model: Any) -> ScoredLanguageModel:
         config, found = self.config, self.capabilities
-        self.ways, closed = ways(config, self.family, adapters.unwrapped(model))
-        self.taken = Taken(closed)
         return ScoredLanguageModel(
             model,
             self.family,
             Distribution(config.temperature, self.family.suppressed, self.family.soft_cap, found.scale),
             rows=config.logit_rows,
             autocast=None if config.autocast is None else DTYPES[config.autocast],
-            shared=Way.PACKED in self.ways,
+            shared=Way.PACKED in ways(config, self.family, adapters.unwrapped(model))[0],
         )
 
     @property

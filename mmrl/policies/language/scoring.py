@@ -143,7 +143,7 @@ class ScoredLanguageModel(nn.Module):
 
     def forward(self, rows: Rows, actions: Tensor, mask: Tensor, asked: Asked = LOG_PROBS) -> dict[str, Tensor]:
         """Score `actions (B, T)` where `mask (B, T)`; `{name: (B, T) float32}`, 0 outside the mask."""
-        with self._precision():
+        with self.precision():
             states = rows.states(self, mask)
             numbers = score_rows(states, actions[mask], self.head, self.distribution, asked, rows=self.rows)
         place = mask.nonzero(as_tuple=True)
@@ -164,14 +164,14 @@ class ScoredLanguageModel(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(n, d) states before the output head -> (n, V) float32 logits as sampled from."""
-        with self._precision():
+        with self.precision():
             head = self.head
             device, dtype = next(head.parameters()).device, next(head.parameters()).dtype
             return self.distribution(head(states.to(device, dtype)))
 
     def next_logits(self, inputs: dict[str, Any], cache: Any = None) -> Tensor:
         """(B, V) float32 logits of the token after the last column, adding `inputs` to the key-value cache."""
-        with self._precision():
+        with self.precision():
             more = {n: inputs[n] for n in ("shared_prompt",) if n in inputs}
             given = {n: v for n, v in inputs.items() if n not in more}
             return self.distribution(self.head(self.family.states(self.core, given, cache, **more)[:, -1]))
@@ -198,21 +198,21 @@ class ScoredLanguageModel(nn.Module):
             return []
         inputs, layout = shared_prompt.pack_prompts(prompts, next(self.parameters()).device, self.family)
         cache = self.family.cache()
-        with self._precision():
+        with self.precision():
             states = self.family.states(self.core, inputs, cache, shared_prompt=layout)
         return prefill.split(cache, states[0], [len(p) for p in prompts])
 
     def patch_features(self, media: dict[str, Tensor]) -> Tensor:
         """(patches, d) of the vision encoder, before patches are merged into tokens."""
-        with self._precision():
+        with self.precision():
             return self.family.patch_features(self.core, media)
 
     def encode_media(self, media: dict[str, Any]) -> dict[str, Any]:
         """What the language model reads of one prompt's media."""
-        with self._precision():
+        with self.precision():
             return self.family.encode_media(self.core, media)
 
-    def _precision(self) -> AbstractContextManager:
+    def precision(self) -> AbstractContextManager:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(next(self.parameters()).device.type, dtype=self.autocast)

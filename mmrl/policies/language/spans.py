@@ -18,11 +18,16 @@ UNFINISHED = "\ufffd"
 
 def action_labels(tokenizer: Any, rollouts: Rollouts) -> list[list[str]]:
     """The token at each place, as text; empty past a response's end."""
-    rows = zip(rollouts.actions.tolist(), extents(rollouts).tolist(), strict=True)
+    rows = zip(rollouts.actions.tolist(), extents(rollouts), strict=True)
     return [[tokenizer.decode([token]) if t < extent else "" for t, token in enumerate(ids)] for ids, extent in rows]
 
 
-def extents(rollouts: Rollouts) -> Tensor:
+def extents(rollouts: Rollouts) -> list[int]:
+    assert rollouts.extent is not None
+    return rollouts.extent.tolist()
+
+
+def scored_extents(rollouts: Rollouts) -> Tensor:
     """(B,) columns of each row, on the CPU. An action past them would be scored after tokens that nobody sees."""
     assert rollouts.extent is not None
     extent, mask = rollouts.extent.cpu(), rollouts.mask.cpu()
