@@ -77,7 +77,11 @@ def row(name: str) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    table = "\n".join([HEAD, *map(row, EXPECTED)])
+    rows = []
+    for name in EXPECTED:
+        rows.append(row(name))
+        print(rows[-1], flush=True)
+    table = "\n".join([HEAD, *rows])
     page = PAGE.read_text()
     before, after = page.split(START)[0], page.split(END)[1]
     PAGE.write_text(f"{before}{START}\n{table}\n{END}{after}")
