@@ -18,6 +18,10 @@ from mmrl.policies.language.scoring import Parts, Plain, Rows, one_by_one
 from mmrl.policies.language.spans import scored_extents
 from mmrl.record import Rollouts
 
+SHARED_COST = 1.25
+"""What a token of a packed row or of two calls costs, in tokens of plain rows. Measured with prompts of 60 to 420,
+answers of 32, forward and backward: 1.03 to 1.5 where no row shares its prompt."""
+
 
 class Way(Enum):
     """Fastest first."""
@@ -42,6 +46,19 @@ def ways(config: Any, family: Family, core: Any) -> tuple[list[Way], dict[Way, s
         return [Way.PLAIN], {}
     closed = {way: reason for way, reason in reasons.items() if reason}
     return [*(way for way in reasons if way not in closed), Way.PLAIN], closed
+
+
+def cheaper(way: Way, entries: Sequence[Encoded], rollouts: Rollouts) -> Way:
+    """`way`, or plain rows where so few rows share a prompt that it would save nothing. Both are exact, and which one is
+    taken follows from lengths alone, so a run takes the same one each time."""
+    if way is Way.PLAIN:
+        return way
+    prompt, extent = rollouts.prompt.cpu(), scored_extents(rollouts)
+    sizes = torch.tensor([len(entries[p]) for p in torch.unique(prompt).tolist()])
+    longest, steps = int(sizes.max()), int(extent.max())
+    packed, called = int(sizes.sum() + extent.sum()), len(sizes) * longest + len(prompt) * steps
+    plain = len(prompt) * (longest + steps)
+    return Way.PLAIN if plain <= SHARED_COST * (packed if way is Way.PACKED else called) else way
 
 
 def _not_packed(config: Any, family: Family, core: Any) -> str | None:

@@ -37,7 +37,7 @@ from mmrl.policies.language.families.kept import capabilities_of, checked_below_
 from mmrl.policies.language.families.qwen import Qwen
 from mmrl.policies.language.fast import prefill
 from mmrl.policies.language.fast.prefill import KeptPrefills, Prefill
-from mmrl.policies.language.layout import Way, lay_out, ways
+from mmrl.policies.language.layout import Way, cheaper, lay_out, ways
 from mmrl.policies.language.log_probs import Asked, Distribution
 from mmrl.policies.language.pixels import corrupted, shown_otherwise
 from mmrl.policies.language.probes import token_probes
@@ -403,9 +403,10 @@ class LanguagePolicy(ActsThroughEngine):
     ) -> dict[str, Tensor]:
         device, home = next(module.parameters()).device, rollouts.mask.device
         actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
-        whole, way = any(rollouts.media), self._way()
-        alone = self.capabilities.batches is None
-        self.taken.score(way, len(mask), written_out=whole, dropped=way is not self.ways[0], alone=alone)
+        whole, first, alone = any(rollouts.media), self._way(), self.capabilities.batches is None
+        fixed = self.config.shared_prompt != "auto" or whole or alone or any(prefills or ()) or is_sharded(module)
+        way = first if fixed else cheaper(first, shown, rollouts)  # shards are gathered in the same order by all ranks
+        self.taken.score(way, first, len(mask), written_out=whole, dropped=first is not self.ways[0], alone=alone)
         if whole:
             sizes = [len(shown[p]) for p in rollouts.prompt.tolist()]
             draws = [] if under is None else draws_of(under, rollouts, self.seed)

@@ -30,9 +30,10 @@ class Taken:
         self.written: Counter[str] = Counter()
         self.fell_back: Counter[str] = Counter()
 
-    def score(self, way: Way, rows: int, *, written_out: bool, dropped: bool, alone: bool) -> None:
+    def score(self, way: Way, best: Way, rows: int, *, written_out: bool, dropped: bool, alone: bool) -> None:
         """Rows that were scored.
 
+        best         way for groups of many rows; with few, plain ones may be faster, which is no fall
         written_out  they have media in the response, and take no way but their own
         dropped      checkpointing drops the cache of a faster way
         alone        one prompt after the other
@@ -41,7 +42,7 @@ class Taken:
             return
         self.scored["written out" if written_out else way.value] += rows
         order = [each.value for each in Way]
-        faster = [] if written_out else order[: order.index(way.value)]
+        faster = [] if written_out else order[: order.index(best.value)]
         reasons = [f"{other}: {self.closed[other]}" for other in faster if other in self.closed]
         reasons += [text for text, true in ((WRITTEN_OUT, written_out), (DROPPED, dropped), (ALONE, alone)) if true]
         self.fell_back.update(dict.fromkeys(reasons, rows))

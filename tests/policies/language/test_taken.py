@@ -54,8 +54,19 @@ def test_a_cache_that_checkpointing_drops_is_named(make_policy, checkpointing):
 
 def test_rows_that_are_written_out_and_rows_by_themselves_are_named():
     taken = Taken({Way.PACKED: "layers (of some type) carry state"})
-    taken.score(Way.TWO_CALLS, 2, written_out=False, dropped=False, alone=True)
-    taken.score(Way.TWO_CALLS, 5, written_out=True, dropped=False, alone=False)
+    taken.score(Way.TWO_CALLS, Way.TWO_CALLS, 2, written_out=False, dropped=False, alone=True)
+    taken.score(Way.TWO_CALLS, Way.TWO_CALLS, 5, written_out=True, dropped=False, alone=False)
     told = taken.told()
     assert told["rows/scored"] == {"two_calls": 2, "written out": 5}
     assert list(told["rows/fell_back"].values()) == [5, 2, 2]
+
+
+def test_where_no_prompt_is_shared_rows_stay_plain(make_policy):
+    """A packed row of two prompts with one answer each has as many tokens as plain rows, and more to do for each."""
+    policy = make_policy("qwen3_vl")
+    alone = policy.rollout([Request(image_prompt(name), 1, group) for group, name in enumerate("ab")], Key(1))
+    shared = policy.rollout([Request(image_prompt("c"), 4, 0)], Key(1))
+    policy.counted()
+    gaps = [(policy.evaluate(rows).log_probs - rows.old_log_probs)[rows.mask] for rows in (alone, shared)]
+    assert policy.counted()["rows/scored"] == {"packed": 4, "plain": 2}
+    assert all(gap.abs().max() < 1e-4 for gap in gaps)
