@@ -370,7 +370,6 @@ class TestStepOutputs:
         for first, image in zip(firsts, greedy, strict=True):
             assert np.abs(np.int16(first) - np.int16(image)).max() <= 1
 
-
     def test_one_step_outputs_are_where_the_velocity_points(self, policy, rolled):
         """x - t v, decoded: one transformer call a state, whatever remains of the schedule."""
         rows, calls, real = [], [], policy.frozen.decode
