@@ -234,6 +234,17 @@ def methods(
         console.print(method_table(console.width))
 
 
+@app.command("from-trl")
+def from_trl(
+    file: Annotated[Path, typer.Argument(help="A script that makes a GRPOTrainer, or its YAML.")],
+    processes: Annotated[int, typer.Option(min=1, help="Processes of the TRL run.")] = 1,
+) -> None:
+    """A TRL run as a configuration of ours, with a comment for each thing that is not carried over. Runs nothing."""
+    from mmrl.pipelines.from_trl import convert_file
+
+    print(convert_file(file, processes).to_yaml(), end="")
+
+
 @app.command(context_settings=OVERRIDES)
 def plan(context: typer.Context, modality: Modality, config: str) -> None:
     """Batch arithmetic, forward passes and a memory estimate, before anything is loaded."""
