@@ -5,9 +5,9 @@ import re
 import pytest
 
 from mmrl.errors import ConfigError
+from mmrl.foreign import trl
 from mmrl.pipelines.config import merge, read_config, set_dotted
 from mmrl.pipelines.run import check_config
-from mmrl.foreign import trl
 
 BASE = {"policy": {"model": "m"}, "data": {"train": "d.jsonl"}, "rewards": [{"name": "accuracy"}]}
 
