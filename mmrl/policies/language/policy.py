@@ -22,7 +22,7 @@ from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.language.batching import micro_batches
-from mmrl.policies.language.config import LanguagePolicyConfig, load_model
+from mmrl.policies.language.config import LanguagePolicyConfig, load_model, without_noise
 from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
 from mmrl.policies.language.encoding import encode, extended
@@ -99,7 +99,7 @@ class LanguagePolicy(ActsThroughEngine):
         self.pixel_scales = PixelScale.of(processor) if isinstance(self.family, Qwen) else {}
         self._source: str | None = None
         self._features: WeakKeyDictionary[Encoded, dict[str, Any]] = WeakKeyDictionary()
-        self.module = self._scored(self._prepared(model))
+        self.module = self._scored(self._prepared(without_noise(model)))
         with self.acting():
             checked_below_float32(self.inner, self.family, config.attention, video="video" in self.reads)
         self.ways, closed = ways(config, self.family, self.inner.core)
