@@ -128,7 +128,7 @@ class RowReader:
         _refuse_half_characters(raw)
         kept = {k: v for k, v in raw.items() if k not in self.ignore}
         shown = self.formats.of(kept)
-        names = {o: t for o, t in shown.names.items() if o not in raw and t in raw} | dict(self.columns)
+        names = _names(shown, raw) | dict(self.columns)
         try:
             row = self._read(self._values(kept, shown), shown)
         except RowError as error:
@@ -219,8 +219,11 @@ def missing(column: str, raw: Collection[str], state: str = "missing") -> RowErr
     """What to say of a row without `column`: the setting that points to the column it may stand in."""
     near = [n for n in _NEAR.get(column, ()) if n in raw]
     if column == "prompt":
-        fix = f"name yours: data.columns.prompt={near[0]}" if near else f"a row reads {RIGHT_FORM}"
-        return RowError("prompt", f"missing; the row has {', '.join(raw) or 'no columns'}", fix)
+        point = f"name yours: data.columns.prompt={near[0]}" if near else ""
+        if state == "null":
+            return RowError("prompt", "is null", point or "write the question, or leave the row out")
+        said = f"missing; the row has {', '.join(raw) or 'no columns'}"
+        return RowError("prompt", said, point or f"a row reads {RIGHT_FORM}")
     point = f"data.columns.{column}={near[0] if near else 'YOURS'} names the column that has it"
     fixes = {"solution": "give the right answer", "task": "data.task=choice names one task for all rows"}
     return RowError(column, f"is {state}, and a reward reads it", f"{fixes.get(column, 'fill it in')}, or {point}")
@@ -228,7 +231,7 @@ def missing(column: str, raw: Collection[str], state: str = "missing") -> RowErr
 
 def _take_prompt(values: dict[str, Any]) -> Any:
     if values.get("prompt") is None:
-        raise missing("prompt", values)
+        raise missing("prompt", values, "null" if "prompt" in values else "missing")
     return values.pop("prompt")
 
 
@@ -250,6 +253,12 @@ def _content(messages: Messages, items: Mapping[str, list[Any]], solution: Any, 
     if options is not None:
         identity.append(options)
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _names(shown: Format, raw: Mapping[str, Any]) -> dict[str, str]:
+    """Our columns to those the row has them under, where they differ."""
+    theirs = dict(shown.names) if shown.truth is None else {"solution": shown.truth, **shown.names}
+    return {o: t for o, t in theirs.items() if raw.get(o) is None and t.partition(".")[0] in raw}
 
 
 def _renamed(error: RowError, names: Mapping[str, str]) -> RowError:

@@ -27,6 +27,8 @@ class Format:
     uses       columns that `adapt` reads, and those known to be for nobody: never an unread column
     folders    where its media paths may start from besides the data set's folder: {"image": "images"}
     admits     whether a row that shows nothing may be of this format, when other rows of the data set are
+    known_by   columns that rows of it have: a row whose nulls keep it from showing its format has it by their names
+    truth      column that `adapt` takes the solution from: named where it holds none
     """
 
     name: str
@@ -38,12 +40,14 @@ class Format:
     uses: frozenset[str] = frozenset()
     folders: Mapping[str, str] = field(default_factory=dict)
     admits: Callable[[Raw], bool] | None = None
+    known_by: tuple[str, ...] = ()
+    truth: str | None = None
 
     def read(self, raw: Raw) -> dict[str, Any]:
         """The row under our column names. Raises RowError."""
         values = dict(raw)
         for ours, theirs in self.names.items():
-            if values.get(ours) is None and values.get(theirs) is not None:
+            if values.get(ours) is None and theirs in values:
                 values[ours] = values.pop(theirs)
         if self.adapt is not None:
             values = self.adapt(values)
@@ -88,6 +92,8 @@ def place_by_type(values: dict[str, Any], column: str) -> dict[str, Any]:
     """The medium of `column` as `image` or `video`, as `data_type` says."""
     kind = values.get("data_type")
     if values.get(column) is None:
+        if kind in ("image", "video"):
+            raise RowError(column, f"is null, and data_type says that the row has {kind}s")
         return values
     if kind not in ("image", "video"):
         raise RowError("data_type", f"expected image or video, since the row has a {column!r}, got {kind!r}")
@@ -98,8 +104,8 @@ def check_type(values: dict[str, Any]) -> None:
     """`data_type` and the media of a row must agree. Raises RowError."""
     kind = values.get("data_type")
     given = [k for k in ("image", "video") if values.get(k) or values.get(f"{k}s")]
-    if kind in ("image", "video") and given and kind not in given:
-        raise RowError("data_type", f"is {kind!r}, but the row has {given[0]}s")
+    if kind in ("image", "video") and kind not in given:
+        raise RowError("data_type", f"is {kind!r}, but the row has {f'{given[0]}s' if given else 'no media'}")
 
 
 PROBLEM_TYPES = {

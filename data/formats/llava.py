@@ -24,7 +24,7 @@ def adapt(values: dict[str, Any]) -> dict[str, Any]:
         values["task"] = METHODS.get(str(method), str(method))
     if values.get("prompt") is None:
         return values
-    turns = [{k: v for k, v in turn.items() if v is not None} for turn in values["prompt"]]
+    turns = [{k: v for k, v in turn.items() if v is not None or k == "value"} for turn in values["prompt"]]
     if isinstance(values.get("system"), str) and values["system"].strip():
         turns.insert(0, {"role": "system", "content": values.pop("system")})
     if _has(values, "video") and not _has(values, "image"):
@@ -40,4 +40,4 @@ def _videos_for_images(turn: dict[str, Any]) -> dict[str, Any]:
     return {k: v.replace("<image>", "<video>") if k == "value" and isinstance(v, str) else v for k, v in turn.items()}
 
 
-FORMAT = Format("llava", "LLaVA, VLM-R1", recognise, names={"prompt": "conversations"}, adapt=adapt)
+FORMAT = Format("llava", "LLaVA, VLM-R1", recognise, names={"prompt": "conversations"}, adapt=adapt, known_by=("conversations",))

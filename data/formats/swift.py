@@ -36,7 +36,7 @@ def recognise(raw: Raw) -> bool:
 
 def adapt(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
-    if values.get("prompt") is None and values.get("query") is not None:
+    if values.get("prompt") is None and "query" in values:
         values["prompt"] = _from_query(values)
     if values.get("tools"):
         raise RowError("tools", "no tools are given to the model", "data.ignore=[tools] says that none are meant")
@@ -50,6 +50,8 @@ def adapt(values: dict[str, Any]) -> dict[str, Any]:
 
 def _from_query(values: dict[str, Any]) -> list[dict[str, Any]]:
     """`system`, `history` and `query` as messages."""
+    if values["query"] is None:
+        raise RowError("query", "is null", "write the question, or leave the row out")
     system, history = values.pop("system", None), values.pop("history", None) or []
     messages = [{"role": "system", "content": system}] if system else []
     for asked, answered in history:
@@ -134,4 +136,5 @@ FORMAT = Format(
     names={"prompt": "messages", "solution": "response"},
     adapt=adapt,
     uses=frozenset({"objects", "chat_template_kwargs", "rejected_response"}),
+    known_by=("query", "response"),
 )
