@@ -160,7 +160,7 @@ def check_dataset(
         return _check_world(spec, limit, rewards_columns or (), judge or _no_judge)
     rows = open_rows(spec, splits)
     access = media_access(rows, media_root, allow_outside, allow_urls)
-    reader = RowReader(columns or {}, recogniser(rows, format), system, template, task, ignore, elsewhere)
+    reader = RowReader(columns or {}, recogniser(rows, format), system, template, task, ignore, elsewhere, access)
     scan = _Scan(rows, access, reader, rewards_columns, judge or _no_judge, Names(rows, repeats), sizing)
     return scan.run(len(rows) if limit is None else min(limit, len(rows)))
 

@@ -106,6 +106,7 @@ class RowReader:
     task      of rows that name none
     ignore    columns that are left out
     elsewhere columns that somebody else reads, such as rewards
+    access    where media lie, for formats whose rows can only be read by the size of their images
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -115,6 +116,7 @@ class RowReader:
     task: str | None = None
     ignore: Collection[str] = ()
     elsewhere: Collection[str] = ()
+    access: MediaAccess | None = None
 
     def row(self, raw: Mapping[str, Any]) -> Row:
         """As `parse`, and without columns that look like part of the prompt and are not. Raises RowError."""
@@ -138,7 +140,7 @@ class RowReader:
 
     def _values(self, raw: Mapping[str, Any], shown: Format) -> dict[str, Any]:
         """The row under our column names."""
-        values = shown.read(raw)
+        values = shown.read(raw, None if self.access is None else partial(self._sizes, self.access, shown))
         for ours, theirs in self.columns.items():
             if theirs not in raw:
                 raise RowError(theirs, f"the row has no such column ({unknown('column', theirs, raw)})")
@@ -150,6 +152,13 @@ class RowReader:
         if self.task is not None and values.get("task") in (None, shown.defaults.get("task")) and not raw.get("task"):
             values["task"] = self.task
         return values
+
+    @staticmethod
+    def _sizes(access: MediaAccess, shown: Format, values: dict[str, Any]) -> list[tuple[int, int]]:
+        """(width, height) of the images of a row under our column names."""
+        items, _ = take_media(dict(values), "image", read_messages(values.get("prompt"))[1]["image"])
+        access = within_folder(access, shown.folders.get("image"))
+        return [look_at_image_item(item, access).size for item in items]
 
     def unread(self, row: Row) -> Iterator[RowError]:
         """Columns that look like part of the prompt, and are not."""

@@ -11,6 +11,7 @@ from typing import Any
 from mmrl.data.sources import RowError
 
 Raw = Mapping[str, Any]
+Sizes = Callable[[dict[str, Any]], list[tuple[int, int]]]
 _ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
 
 
@@ -29,6 +30,7 @@ class Format:
     admits     whether a row that shows nothing may be of this format, when other rows of the data set are
     known_by   columns that rows of it have: a row whose nulls keep it from showing its format has it by their names
     truth      column that `adapt` takes the solution from: named where it holds none
+    measure    what is done before `adapt` and needs the sizes of the row's images: gets the row and how to look at them
     """
 
     name: str
@@ -42,19 +44,29 @@ class Format:
     admits: Callable[[Raw], bool] | None = None
     known_by: tuple[str, ...] = ()
     truth: str | None = None
+    measure: Callable[[dict[str, Any], Sizes], dict[str, Any]] | None = None
 
-    def read(self, raw: Raw) -> dict[str, Any]:
-        """The row under our column names. Raises RowError."""
+    def read(self, raw: Raw, sizes: Sizes | None = None) -> dict[str, Any]:
+        """The row under our column names. Raises RowError.
+
+        sizes  [(width, height)] of the images of such a row; None: they cannot be looked at
+        """
         values = dict(raw)
         for ours, theirs in self.names.items():
             if values.get(ours) is None and theirs in values:
                 values[ours] = values.pop(theirs)
+        if self.measure is not None:
+            values = self.measure(values, sizes or _nowhere)
         if self.adapt is not None:
             values = self.adapt(values)
         for name, value in self.defaults.items():
             if values.get(name) is None:
                 values[name] = value
         return values
+
+
+def _nowhere(values: dict[str, Any]) -> list[tuple[int, int]]:
+    raise RowError("image", "must be looked at to read this row", "open the rows as a data set")
 
 
 def has(raw: Raw, *names: str) -> bool:
