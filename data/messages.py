@@ -207,7 +207,7 @@ def _column(name: str, columns: Mapping[str, Any]) -> str:
     if name not in columns:
         raise RowError(
             name, f"the template reads {{{name}}}, and the row has no such column",
-            f"{unknown('column', name, ['prompt', *columns])}; write {{{{{name}}}}} if the text is meant",
+            f"{unknown('column', name, dict.fromkeys(['prompt', *columns]))}; write {{{{{name}}}}} if the text is meant",
         )  # fmt: skip
     value = columns[name]
     if name == "options":

@@ -41,7 +41,7 @@ from mmrl.data.messages import (
 )
 from mmrl.data.options import are_shown, option_lines, read_options
 from mmrl.data.sources import WHOLE_ROW, RowError
-from mmrl.data.unread import unread
+from mmrl.data.unread import unasked, unread
 from mmrl.errors import unknown
 from mmrl.record import Prompt
 
@@ -163,7 +163,9 @@ class RowReader:
     def unread(self, row: Row) -> Iterator[RowError]:
         """Columns that look like part of the prompt, and are not."""
         known = {*READ, *self.elsewhere, *self.columns.values(), *fields_of(self.template)}
-        yield from unread(row.columns, known | (row.format.uses if row.format else frozenset()))
+        known |= row.format.uses if row.format else frozenset()
+        yield from unread(row.columns, known)
+        yield from unasked(row.columns, known, bool(row.images), bool(row.videos))
 
     def _read(self, values: dict[str, Any], shown: Format) -> Row:
         messages, found = read_messages(_take_prompt(values))
