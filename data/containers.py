@@ -33,8 +33,13 @@ MAGIC = {  # FFmpeg's demuxer: (offset, first bytes)
 KNOWN = "mp4/mov, matroska/webm, avi, gif, mpeg, mpeg-ts, flv, ogg, asf/wmv"
 
 
+HEAD = 200
+
+
 def container_of(head: bytes) -> str | None:
-    """The demuxer for a file that starts with these 16 bytes; None where no container is known by them."""
+    """The demuxer for a file that starts with these HEAD bytes; None where no container is known by them."""
+    if head[4:5] == head[196:197] == b"\x47":  # packets of cameras and Blu-ray discs: a time before each
+        return "mpegts"
     return next((name for name, (at, magics) in MAGIC.items() if head[at:].startswith(magics)), None)
 
 
@@ -221,7 +226,7 @@ def _flv(content: mmap.mmap) -> str:
 
 def _transport(content: mmap.mmap) -> str:
     size = len(content)
-    packet = next((n for n in (188, 204) if size > n and content[n] == 0x47), 188)
+    packet = next((n for n, at in ((188, 0), (192, 4), (204, 0)) if size > n + at and content[n + at] == 0x47), 188)
     return f"its last packet has {size % packet} of {packet} bytes" if size % packet else ""
 
 

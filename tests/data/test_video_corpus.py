@@ -48,6 +48,7 @@ CORPUS = {
     "mpeg2.vob": ("mpeg2video", B),
     "flv1.flv": ("flv", {"g": "12"}),
     "h264.flv": ("libx264", B),
+    "h264.m2ts": ("libx264", B),
     "wmv2.wmv": ("wmv2", {"g": "12"}),
     "wmv1.wmv": ("wmv1", {"g": "12"}),
     "h264.asf": ("libx264", B),
