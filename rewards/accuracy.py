@@ -53,7 +53,7 @@ NUMBERS = (
 TRUE_NUMBER = "the same, or a number; `50%` is answered by `50%`, `50` and `.5`, a share of at most 1 by `50%`, too"
 BOXES = (
     "`[x1, y1, x2, y2]`, `(x1, y1), (x2, y2)`, JSON with `bbox_2d`, `bbox`, `box` or `x1`/`xmin`/`left` ..., "
-    '`<|box_start|>(x1,y1),(x2,y2)<|box_end|>`, `<box>[[...]]</box>`, '
+    "`<|box_start|>(x1,y1),(x2,y2)<|box_end|>`, `<box>[[...]]</box>`, "
     '`<loc....>` and `box_2d` (y before x); `[]` or "there is no ..." for nothing to find'
 )
 TRUE_BOXES = "the same, as text or JSON; `[]` or `none`: there is nothing to find. Boxes need an area"

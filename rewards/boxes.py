@@ -69,7 +69,8 @@ _NOTHING = re.compile(
     r"|(?:(?:the|any|an?) )?(?:[a-z][\w-]* ){0,5}(?:(?:is|are|was|were|could|can)(?: not|n't)|cannot|not) (?:be )?"
     r"(?:found|present|visible|seen|detected|located|shown|there|in (?:the|this) (?:image|picture))"
     r"(?:(?!\b(?:but|except)\b)[^.,;\d\[\]]){0,40}"
-    r"|(?:there (?:is|are)n't|(?:i|we) (?:do not|don't|cannot|can't|could not|couldn't) (?:see|find|detect|locate)) any\b"
+    r"|(?:there (?:is|are)n't|(?:i|we) (?:do not|don't|cannot|can't|could not|couldn't) (?:see|find|detect|locate))"
+    r" any\b"
     r"(?:(?!\b(?:except|besides|apart|other than|but)\b)[^.,;\d\[\]]){0,60})",
     re.IGNORECASE,
 )

@@ -45,7 +45,8 @@ _NEGATED = re.compile(
 )
 _DENIED = re.compile(
     r"\s*\)?\s*(?:(?:is|was|would be|are)\s+(?:not|wrong|incorrect|false|impossible|too)\b"
-    r"|(?:is|was|are|ca|could)n't\b|can ?not be\b)", re.IGNORECASE
+    r"|(?:is|was|are|ca|could)n't\b|can ?not be\b)",
+    re.IGNORECASE,
 )
 _SPOILED_AFTER = re.compile(
     r"\s*(?:[:<>=]\s*[\d.]|\+/?|[±‰]|(?:or (?:more|less|fewer|above|below)|at (?:most|least)|and "

@@ -19,8 +19,8 @@ _SPELLED = {
     "tonne": "t tonne ton", "pound": "lb pound", "ounce": "oz ounce", "ms": "ms millisecond", "s": "s sec second",
     "min": "m min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month", "year": "yr year",
     "ml": "ml milliliter millilitre", "l": "l liter litre", "dollar": "$ usd dollar", "euro": "€ eur euro",
-    "sterling": "£ gbp pound", "yen": "¥ jpy yen yuan cny rmb", "yuan": "¥ cny rmb yuan", "rupee": "₹ inr rs rupee", "cent": "cent ¢",
-    "celsius": "°c ℃ celsius degree °", "fahrenheit": "°f ℉ fahrenheit degree °", "angle": "degree °",
+    "sterling": "£ gbp pound", "yen": "¥ jpy yen", "yuan": "¥ cny rmb yuan", "rupee": "₹ inr rs rupee",
+    "cent": "cent ¢", "celsius": "°c ℃ celsius degree °", "fahrenheit": "°f ℉ fahrenheit degree °", "angle": "degree °",
     "hz": "hz hertz", "w": "w watt", "kw": "kw kilowatt", "v": "v volt", "n": "n newton", "j": "j joule", "kj": "kj",
 }  # fmt: skip
 _MEANINGS: dict[str, set[str]] = {}

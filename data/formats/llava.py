@@ -45,4 +45,6 @@ def _videos_for_images(turn: dict[str, Any]) -> dict[str, Any]:
     return {k: v.replace("<image>", "<video>") if k == "value" and isinstance(v, str) else v for k, v in turn.items()}
 
 
-FORMAT = Format("llava", "LLaVA, VLM-R1", recognise, names={"prompt": "conversations"}, adapt=adapt, known_by=("conversations",))
+FORMAT = Format(
+    "llava", "LLaVA, VLM-R1", recognise, names={"prompt": "conversations"}, adapt=adapt, known_by=("conversations",)
+)

@@ -53,5 +53,10 @@ def _task(ability: Any, truth: Any) -> str | None:
 
 
 FORMAT = Format(
-    "verl", "verl", recognise, adapt=adapt, uses=frozenset({"reward_model", "extra_info"}), truth="reward_model.ground_truth"
+    "verl",
+    "verl",
+    recognise,
+    adapt=adapt,
+    uses=frozenset({"reward_model", "extra_info"}),
+    truth="reward_model.ground_truth",
 )

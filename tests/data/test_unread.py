@@ -64,12 +64,19 @@ def test_an_unread_column_is_refused_with_the_setting_that_mends_it(column, valu
 
 def test_a_column_whose_name_says_that_it_holds_a_medium_needs_no_ending():
     for column, value, kind in (("img", "photos/17", "image"), ("video_path", "v/ab", "video")):
-        with pytest.raises(DataError, match=rf"column '{column}': holds an? {kind} that .*data\.columns\.{kind}={column}"):
+        with pytest.raises(
+            DataError, match=rf"column '{column}': holds an? {kind} that .*data\.columns\.{kind}={column}"
+        ):
             open_dataset([{"prompt": "q", column: value}])
     assert open_dataset([{"prompt": "q", "img": "yes", "image_id": "a/b"}])[0].columns["img"] == "yes"
 
 
-CUTS = [("video_start", 0.5, "start"), ("end_time", "00:07", "end"), ("fps", 4, "fps"), ("max_pixels", 784, "max_pixels")]
+CUTS = [
+    ("video_start", 0.5, "start"),
+    ("end_time", "00:07", "end"),
+    ("fps", 4, "fps"),
+    ("max_pixels", 784, "max_pixels"),
+]
 
 
 @pytest.mark.parametrize(("column", "value", "key"), CUTS)

@@ -72,7 +72,9 @@ def test_splits_are_chosen_by_name_or_by_use(folder):
 
 
 @pytest.mark.parametrize("inside", [".", "data"])
-@pytest.mark.parametrize("shards", [("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"), ("train", "test")])
+@pytest.mark.parametrize(
+    "shards", [("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"), ("train", "test")]
+)
 def test_a_folder_of_parquet_files_of_several_splits_is_never_read_as_one(folder, inside, shards):
     import datasets
 
@@ -92,7 +94,9 @@ def test_a_folder_of_parquet_files_of_several_splits_is_never_read_as_one(folder
 def test_class_labels_are_read_by_name():
     import datasets
 
-    features = datasets.Features({"prompt": datasets.Value("string"), "solution": datasets.ClassLabel(names=["cat", "dog"])})
+    features = datasets.Features(
+        {"prompt": datasets.Value("string"), "solution": datasets.ClassLabel(names=["cat", "dog"])}
+    )
     rows = datasets.Dataset.from_dict({"prompt": ["x?", "y?"], "solution": [1, None]}, features=features)
     assert [s.solution for s in shown(open_dataset(rows))] == ["dog", None]
 

@@ -62,7 +62,14 @@ def test_a_null_answer_among_the_turns_and_a_null_medium_are_named(folder):
 
 def test_nulls_that_fill_the_columns_of_other_formats_change_nothing(folder):
     """What a columnar file makes of rows of several formats."""
-    empty = {"problem": None, "answer": None, "reward_model": None, "messages": None, "path": None, "problem_type": None}
+    empty = {
+        "problem": None,
+        "answer": None,
+        "reward_model": None,
+        "messages": None,
+        "path": None,
+        "problem_type": None,
+    }
     data = opened(folder, {"prompt": "2 + 2?", "solution": "4", **empty}, {**empty, "problem": "3?", "answer": "3"})
     assert shown(data) == [Shown("2 + 2?", solution="4"), Shown("3?", solution="3", task="math")]
 

@@ -70,7 +70,8 @@ def test_a_frame_or_image_of_boxes_is_honoured_or_refused(folder, said, message)
 
 
 @pytest.mark.parametrize(
-    ("kind", "box"), [("norm1", [0.25, 0.5, 0.75, 1.0]), ("norm1000", [250, 500, 750, 1000]), ("real", [16, 16, 48, 32])]
+    ("kind", "box"),
+    [("norm1", [0.25, 0.5, 0.75, 1.0]), ("norm1000", [250, 500, 750, 1000]), ("real", [16, 16, 48, 32])],
 )
 def test_boxes_in_shares_of_the_image_become_pixels_in_the_truth_and_in_the_text(folder, kind, box):
     """The image is 64 wide and 32 high."""
