@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmrl.data.containers import KNOWN, container_of, missing_part
+from mmrl.data.containers import HEAD, KNOWN, container_of, missing_part
 from mmrl.errors import DataError
 
 FORMAT = 1
@@ -151,7 +151,7 @@ def check_container(path: Path, limits: DecodeLimits) -> str:
     if size > limits.max_file_bytes:
         raise DataError(f"{path}: {size:,} bytes, the limit is {limits.max_file_bytes:,}")
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(HEAD)
     container = container_of(head)
     if container is None:
         raise DataError(f"{path}: not a video container (known: {KNOWN}); it starts with {head[:8]!r}")

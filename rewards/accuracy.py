@@ -47,13 +47,14 @@ BOX_SETTINGS = ("box_format", "truth_format", "image_size", "resized_size")
 NUMBERS = (
     "one number: any dash, `minus`, currency, `1,234.5`, `1.234,5`, `1 234`, `3/4`, `1 1/2`, "
     "`\\frac{1}{2}`, `1½`, `10^6`, "
-    "`3×10⁶`, `5k`, `3.2 million`, `twenty-three`, `2π`, `√2`, `50%`, a unit behind it; not "
-    "sums, ranges, bounds, `not 5`"
+    "`3×10⁶`, `5k`, `3.2 million`, `twenty-three`, `2π`, `√2`, `50%`, a unit behind it, if not another than the "
+    "truth's; not sums, ranges, bounds, `not 5`"
 )
 TRUE_NUMBER = "the same, or a number; `50%` is answered by `50%`, `50` and `.5`, a share of at most 1 by `50%`, too"
 BOXES = (
     "`[x1, y1, x2, y2]`, `(x1, y1), (x2, y2)`, JSON with `bbox_2d`, `bbox`, `box` or `x1`/`xmin`/`left` ..., "
-    '`<|box_start|>(x1,y1),(x2,y2)<|box_end|>`, `<box>[[...]]</box>`; `[]` or "there is no ..." for nothing to find'
+    "`<|box_start|>(x1,y1),(x2,y2)<|box_end|>`, `<box>[[...]]</box>`, "
+    '`<loc....>` and `box_2d` (y before x); `[]` or "there is no ..." for nothing to find'
 )
 TRUE_BOXES = "the same, as text or JSON; `[]` or `none`: there is nothing to find. Boxes need an area"
 
