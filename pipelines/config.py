@@ -54,6 +54,9 @@ class DataConfig(Section):
     task        of rows that name none
     ignore      columns that are left out: the answer to "holds an image that nothing reads"
     repeats     equal rows get numbered ids, or are refused
+    on_error    a row whose image or clip cannot be read in training: stop, or skip it, when the next one that can be
+                read stands in. Rows left out are named, and counted as `data/left_out`; held-out rows always stop
+    skip_ceiling  share of the rows that may be left out before the run stops after all; one always may
     allow_outside, allow_urls  media may leave the dataset's folder, or be fetched; off for safety
     workers     prompts of the next step made ready while one trains: so many at a time have their images opened and
                 their clips decoded, each in a process of its own; 0: all is read when it is needed
@@ -72,6 +75,8 @@ class DataConfig(Section):
     task: str | None = None
     ignore: list[str] = []
     repeats: Literal["number", "refuse"] = "number"
+    on_error: Literal["stop", "skip"] = "stop"
+    skip_ceiling: float = Field(0.05, ge=0, le=1)
     allow_outside: bool = False
     allow_urls: bool = False
     workers: int = Field(2, ge=0)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mmrl.columns import missing
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
-from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.pipelines.config import DataConfig, RunConfig, read_config
+from mmrl.pipelines.readiness import clip_reader, counters, leaving_out, made_ready
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.trust import remember, require
 from mmrl.policies.base import Policy
@@ -23,7 +24,7 @@ from mmrl.rollout.actor import Actor
 from mmrl.rollout.environments.base import MADE, Here, Surroundings
 from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested, on_offer
-from mmrl.selection.prompts import Prefetching, Sampler
+from mmrl.selection.prompts import Sampler
 from mmrl.shown import tell
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
@@ -49,7 +50,6 @@ from mmrl.training.trainer import Report, Result, Trainer
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mmrl.data.cache import VideoCache
     from mmrl.data.images import Sizing
     from mmrl.rewards.panel import RewardPanel
 
@@ -136,7 +136,8 @@ def open_prompts(
     from mmrl.data.datasets import open_dataset
 
     options = row_options(data, panel, sizing, held_out)
-    return open_dataset(spec, **options, limit=limit)
+    prompts = open_dataset(spec, **options, limit=limit)
+    return prompts if held_out else leaving_out(prompts, data)
 
 
 def row_options(
@@ -150,47 +151,6 @@ def row_options(
     members = panel.members if panel is not None else ()
     read = [name for member in members for name in (*member.columns.required, *member.columns.optional)]
     return options | {"elsewhere": read, "sizing": sizing, "splits": HELD_OUT if held_out else TRAIN}
-
-
-def clip_reader(cache: CacheConfig) -> Callable:
-    """`read_clip` bound to the cache of this run."""
-    from mmrl.data.cache import VideoCache
-    from mmrl.data.video import read_clip
-
-    if not cache.enabled:
-        return read_clip
-    return partial(read_clip, cache=VideoCache(cache.root, budget_bytes=int(cache.budget_gb * 2**30)))
-
-
-def cache_of(policy: Policy) -> VideoCache | None:
-    """The cache that the policy reads clips through, if it reads clips and has one."""
-    reader = getattr(policy, "read_clip", None)
-    return reader.keywords.get("cache") if isinstance(reader, partial) else None
-
-
-def cache_counters(policy: Policy) -> dict[str, float]:
-    """Hits, misses and damage of the frame cache since this process started; empty without one."""
-    from mmrl.data.cache import as_metrics
-
-    cache = cache_of(policy)
-    return {} if cache is None else as_metrics(cache)
-
-
-def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: ExitStack) -> Sequence[Prompt]:
-    """`prompts`, those announced opened and their clips decoded ahead until `stack` closes.
-
-    A sequence of the caller's own class is left as it is: what it gives may depend on when it is asked. It may have a
-    `prefetch` of its own, or come as an `mmrl.data.ahead.Ahead`.
-    """
-    from mmrl.data.ahead import Ahead
-    from mmrl.data.prompts import Prompts
-    from mmrl.policies.language.video import VideoPolicy
-
-    if not workers or not isinstance(prompts, list | tuple | Prompts) or isinstance(prompts, Prefetching):
-        return prompts
-    if not isinstance(policy, VideoPolicy) or cache_of(policy) is None:  # no cache: no place to leave frames
-        return stack.enter_context(Ahead(prompts, workers))
-    return stack.enter_context(Ahead(prompts, workers, lambda clip: policy.read_clip(clip, policy.sampling)))
 
 
 def build_policy(config: RunConfig) -> Policy:
@@ -316,13 +276,13 @@ def train(
             check_data(first, config.data.numbers, strategies, objective.columns)
         score = with_numbers(score, config.data.numbers)
         policy = policy or build_policy(config)
-        given = (prompts, eval_prompts or ())
+        given = (leaving_out(prompts, config.data), eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
             report=_noting_the_model(report, policy, folder), accelerator=accelerator,
-            counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout,
+            counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,
             environment=surroundings_of(config, stack),
         )  # fmt: skip
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
