@@ -16,7 +16,7 @@ from mmrl.objective import Objective
 from mmrl.pipelines.config import DataConfig, RunConfig, read_config
 from mmrl.pipelines.readiness import clip_reader, counters, leaving_out, made_ready
 from mmrl.pipelines.sizing import image_sizing
-from mmrl.pipelines.trust import remember, require
+from mmrl.pipelines.trust import made_here, remember, require
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
@@ -307,7 +307,7 @@ def _begin(
         if not accelerator.is_main_process:
             return None
         folder = config.directory
-        check_folder(folder)
+        check_folder(folder, made_here=made_here(folder))
         stack.callback(RunLock(folder).release)
         finish_going_back(folder)
         start = _start_of(config, Path(resume)) if resume else None
@@ -347,9 +347,9 @@ def _open_folder(
     if not accelerator.is_main_process:
         return []
     folder = config.directory
-    write_atomically(folder / "config.yaml", config.to_yaml())
+    write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))  # which marks it as a run
     remember(config, folder)
-    write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
+    write_atomically(folder / "config.yaml", config.to_yaml())
     write_atomically(folder / "data.json", json.dumps(told, indent=1))
     if start is not None:
         checkpoint.adopt(folder)

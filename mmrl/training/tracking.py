@@ -14,6 +14,7 @@ from mmrl.errors import ConfigError
 from mmrl.shown import tell
 from mmrl.training.storage import write_atomically, writing
 
+MOST_STEPS = 10**12
 TrackerName = Literal["wandb", "tensorboard"]
 
 
@@ -125,6 +126,8 @@ def keep_damaged(path: Path, damaged: list[tuple[int, bytes]]) -> None:
     if damaged:
         beside = path.with_name("metrics.damaged.txt")
         tell(f"{_named(path, damaged)}, kept in {beside.name}")
+        if beside.is_symlink():  # what it points to is not ours to write into
+            beside.unlink()
         with writing(beside), beside.open("ab") as file:
             file.write(b"".join(line + b"\n" for _, line in damaged))
 
@@ -134,7 +137,8 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    whole = isinstance(row, dict) and isinstance(row.get("step"), int) and not isinstance(row["step"], bool)
+    step = row.get("step") if isinstance(row, dict) else None
+    whole = isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= MOST_STEPS
     return row if whole else None
 
 
