@@ -90,7 +90,7 @@ def _inside(run: Path, path: Path) -> Path:
 def _read(run: Path, name: str) -> dict[str, Any]:
     """A YAML or JSON mapping, empty where there is no such file."""
     path = _inside(run, run / name)
-    values = read_yaml_file(path) if path.exists() else {}
+    values = read_yaml_file(path) if path.is_file() else {}
     return values if isinstance(values, dict) else {}
 
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mmrl.rewards.panel import RewardPanel
 
 LONGEST_REASON = 300
+SHOWN_MISSING = 2
 CHECKED_PROMPTS = 32
 """Prompts read through before a model is loaded; `mmrl check` reads them all."""
 
@@ -83,7 +84,8 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
         raise ConfigError(f"recipe {config.recipe!r} leaves something to you: {'; '.join(waits)}")
     read = strategies.reads(objective.columns)
     if made is not None and (nobody := missing(read, {**makers_of(config), **made}, on_offer())):
-        raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
+        more = f"; and {len(nobody) - SHOWN_MISSING} more" if len(nobody) > SHOWN_MISSING else ""
+        raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody[:SHOWN_MISSING])}{more}")
     if config.environment is not None:
         _check_environment(config, kind)
     return objective
@@ -376,7 +378,7 @@ def _start_of(config: RunConfig, resume: Path) -> Path | None:
 def _refuse_another_run(config: RunConfig, start: Path) -> None:
     """What the checkpoint's weights and states belong to must not have changed."""
     saved = start.parent.parent / "config.yaml"
-    if not saved.exists():
+    if not saved.is_file():
         return
     then = read_config(saved)
     for key in ("modality", "recipe", "prompts.name", "environment", "policy.model", "policy.lora"):
@@ -409,7 +411,7 @@ def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
     """The configuration a checkpoint was trained with, and the checkpoint (a run directory means its last)."""
     path = _checkpoint_of(Path(checkpoint_path))
     run = path.parent.parent
-    if not (run / "config.yaml").exists():
+    if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run}: no config.yaml beside checkpoints/; {checkpoint_path} is not part of a run")
     return read_config(run / "config.yaml"), path
 

@@ -51,10 +51,15 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def going_back(folder: Path) -> dict[str, int] | None:
     """`{"step", "into"}` of a resume that began to set later checkpoints aside."""
     try:
-        entry = json.loads((folder / GOING_BACK).read_text())
+        entry = json.loads(_text_of(folder / GOING_BACK))
         return {key: int(entry[key]) for key in ("step", "into")}
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _text_of(path: Path) -> str:
+    """Of a file; "" for anything else, such as a pipe, which nobody may ever write into."""
+    return path.read_text() if path.is_file() else ""
 
 
 def latest(folder: Path) -> Path:
@@ -165,7 +170,7 @@ def _note_written(folder: Path, names: set[str]) -> None:
 
 def _written(folder: Path) -> list[str]:
     try:
-        names = json.loads((folder / WRITTEN).read_text())
+        names = json.loads(_text_of(folder / WRITTEN))
     except (OSError, ValueError, RecursionError):
         return []
     return [name for name in names if isinstance(name, str) and _NAME.match(name)] if isinstance(names, list) else []

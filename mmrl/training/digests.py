@@ -36,6 +36,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     What mmrl wrote before there were digests has none, and passes.
     """
     path = checkpoint / "state.json"
+    if path.exists() and not path.is_file():  # to read a pipe is to wait for whoever writes into it
+        raise DataError(f"{path}: is not a file")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         claimed = state.pop("sha256", None)

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, DataError
 from mmrl.shown import tell
 from mmrl.training.storage import write_atomically, writing
 
@@ -107,6 +107,8 @@ def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, byt
     """Whole lines, and (number, bytes) of those that are not; a last line without its end is neither."""
     if not path.exists():
         return [], []
+    if not path.is_file():
+        raise DataError(f"{path}: is not a file")
     rows, damaged = [], []
     with writing(path):
         content = path.read_bytes()
