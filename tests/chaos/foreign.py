@@ -138,13 +138,13 @@ def changes() -> Iterator[tuple[str, Change]]:
     yield "an endless name", lambda run: shutil.copytree(_newest(run), run / "checkpoints" / ("step-" + "9" * 200))
 
 
-def prepared(ground: Ground, count: int) -> list[Tally]:
-    """Every `count`-th change, and after each: the report, the evaluation, and going on."""
+def prepared(ground: Ground, numbers: range) -> list[Tally]:
+    """The changes of these numbers, and after each: the report, the evaluation, and going on."""
     tally = Tally("a run directory that someone else prepared: report, evaluate, --resume")
     half = ground.fresh("prepared", steps=STEPS, save_every=1)
     in_child(lambda: train(half), ground.root / "prepared" / "log")
     for number, (name, change) in enumerate(changes()):
-        if number % count == 0:
+        if number in numbers:
             tally.count(_tried(ground, half.directory, f"prepared-{number}", name, change))
     return [tally]
 
