@@ -259,25 +259,10 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(together_to_the_end())
         start = _begin(config, resume, accelerator, stack)
-        panel = None
-        if score is None:
-            panel = reward_panel(config)
-            stack.callback(panel.close)
-            score = panel.score
-        read = {"panel": panel, "sizing": image_sizing(config)}
-        if prompts is None:
-            prompts = open_prompts(config.data.train, config.data, config.data.limit, **read)
-        if eval_prompts is None and config.data.eval:
-            eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit, **read, held_out=True)
-        if panel is not None:
-            for each in (prompts, eval_prompts or ()):
-                check_prompts(panel, each, config.policy_class.reads)
-        strategies = Nested.of(config.rollout)
-        if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
-            first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]
-            check_data(first, config.data.numbers, strategies, objective.columns)
+        ready = partial(_opened, config, objective, stack, prompts, eval_prompts, score)
+        prompts, eval_prompts, score = together(ready, accelerator)
         score = with_numbers(score, config.data.numbers)
-        policy = policy or build_policy(config)
+        policy = policy or together(lambda: build_policy(config), accelerator)
         given = (leaving_out(prompts, config.data), eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)
         sampler: Sampler = Bound.of("prompts", config.prompts).state
@@ -295,6 +280,31 @@ def train(
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))
     return result
+
+
+def _opened(
+    config: RunConfig, objective: Objective, stack: ExitStack, prompts: Sequence[Prompt] | None,
+    eval_prompts: Sequence[Prompt] | None, score: Callable | None,
+) -> tuple[Sequence[Prompt], Sequence[Prompt] | None, Callable]:  # fmt: skip
+    """What is not given, opened, and checked before a model is loaded: prompts, held-out ones, and who scores."""
+    panel = None
+    if score is None:
+        panel = reward_panel(config)
+        stack.callback(panel.close)
+        score = panel.score
+    read = {"panel": panel, "sizing": image_sizing(config)}
+    if prompts is None:
+        prompts = open_prompts(config.data.train, config.data, config.data.limit, **read)
+    if eval_prompts is None and config.data.eval:
+        eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit, **read, held_out=True)
+    if panel is not None:
+        for each in (prompts, eval_prompts or ()):
+            check_prompts(panel, each, config.policy_class.reads)
+    strategies = Nested.of(config.rollout)
+    if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
+        first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]
+        check_data(first, config.data.numbers, strategies, objective.columns)
+    return prompts, eval_prompts, score
 
 
 def _begin(

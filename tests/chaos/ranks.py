@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,9 @@ def kinds() -> dict[str, Callable[[Ground, str, random.Random], str]]:
     }
 
 
-def fail(ground: Ground, count: int, seed: int = 0) -> list[Tally]:
-    """`count` trials, the kinds in turn."""
-    draw, tallies = random.Random(seed), {name: Tally(f"two ranks: {name}") for name in kinds()}
+def fail(ground: Ground, count: int, seed: int = 0, names: Sequence[str] = ()) -> list[Tally]:
+    """`count` trials, the kinds of these names, or all, in turn."""
+    draw, tallies = random.Random(seed), {name: Tally(f"two ranks: {name}") for name in names or kinds()}
     for number in range(count):
         name = list(tallies)[number % len(tallies)]
         tallies[name].count(kinds()[name](ground, f"ranks-{number}", draw))

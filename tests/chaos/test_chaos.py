@@ -19,14 +19,20 @@ def ground(tmp_path_factory) -> Ground:
         lambda g: [disks.full(g, [33])],
         lambda g: [disks.cut(g, [40_000])],
         lambda g: foreign.prepared(g, range(3, 400, 110)),
-        lambda g: ranks.fail(g, 10),
     ],
-    ids=["kill", "kill going back", "disk full", "write cut", "prepared by others", "ranks"],
+    ids=["kill", "kill going back", "disk full", "write cut", "prepared by others"],
 )
 def test_a_run_survives(ground, trials):
     tallies = trials(ground)
     assert sum(t.trials for t in tallies) >= 1
     assert [problem for t in tallies for problem in t.lost] == []
+
+
+@pytest.mark.parametrize("kind", ranks.kinds())
+def test_ranks_end_together(ground, kind):
+    (tally,) = ranks.fail(ground, 1, names=[kind])
+    assert tally.trials == 1
+    assert tally.lost == []
 
 
 def test_configurations_are_refused_in_one_line():
