@@ -15,7 +15,7 @@ from mmrl.errors import ConfigError, got, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
 from mmrl.policies.base import Policy
-from mmrl.policies.registry import policy_class
+from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import Recipe, is_file, load_recipe
 from mmrl.rewards.panel import RewardSpec
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
@@ -54,6 +54,9 @@ class DataConfig(Section):
     task        of rows that name none
     ignore      columns that are left out: the answer to "holds an image that nothing reads"
     repeats     equal rows get numbered ids, or are refused
+    on_error    a row whose image or clip cannot be read in training: stop, or skip it, when the next one that can be
+                read stands in. Rows left out are named, and counted as `data/left_out`; held-out rows always stop
+    skip_ceiling  share of the rows that may be left out before the run stops after all; one always may
     allow_outside, allow_urls  media may leave the dataset's folder, or be fetched; off for safety
     workers     prompts of the next step made ready while one trains: so many at a time have their images opened and
                 their clips decoded, each in a process of its own; 0: all is read when it is needed
@@ -72,6 +75,8 @@ class DataConfig(Section):
     task: str | None = None
     ignore: list[str] = []
     repeats: Literal["number", "refuse"] = "number"
+    on_error: Literal["stop", "skip"] = "stop"
+    skip_ceiling: float = Field(0.05, ge=0, le=1)
     allow_outside: bool = False
     allow_urls: bool = False
     workers: int = Field(2, ge=0)
@@ -208,16 +213,21 @@ def read_config(
     _plain(changes, "")
     values, changes = plugins.absolute(values, folders), plugins.absolute(changes, folders)
     recipe = _recipe_of(values, changes, folders)
+    place = Path(str(changes.get("recipe", values.get("recipe")))).stem
+    _plain(recipe.model_dump(), f"recipe {place}")
+    read_section(TrainingConfig, recipe.training, f"{place}.training")  # also where the file overrules it
     base: dict[str, Any] = {"prompts": recipe.prompts, "rollout": recipe.rollout}
     base |= {"environment": recipe.environment} if recipe.environment else {}
     base |= {"policy": recipe.policy, "training": recipe.training}
-    base["objective"] = ObjectiveConfig.model_validate(recipe.objective).model_dump()
+    base["objective"] = read_section(ObjectiveConfig, recipe.objective, f"{place}.objective").model_dump()
     merged = merge(base, values)
     for key, value in changes.items():
         set_dotted(merged, key, value)
     merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
     config = read_section(RunConfig, merged, where)
     supported = recipe.modalities
+    if strange := [name for name in supported if name not in MODALITIES]:
+        raise ConfigError(f"recipe {place}: modalities: {unknown('modality', strange[0], MODALITIES)}")
     if config.modality not in supported:
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
     config.training = config.training.following(recipe.updates.count, recipe.updates.epochs)

@@ -26,6 +26,7 @@ from mmrl.rewards.children import MARK, kill_family
 from mmrl.rewards.wire import read_message, write_message
 
 PING_SECONDS = 10.0
+ENDING_SECONDS = 2.0
 LOAD_SECONDS = 180.0  # importing a user's reward may load large libraries; calls have their own limit
 
 
@@ -69,12 +70,20 @@ class Worker:
             reply = read_message(self._process.stdout)
         if limit.overrun or reply is None:
             self._lost = True
-            raise CallFailed("timeout" if limit.overrun else f"worker {_ending(self._process.wait())}")
+            raise CallFailed("timeout" if limit.overrun else f"worker {self._ended()}")
         if "refused" in reply:
             raise RewardError(reply["refused"])
         if "error" in reply:
             raise CallFailed(reply["error"], reply["traceback"])
         return reply
+
+    def _ended(self) -> str:
+        """How it ended; one that only closed its end of the pipe, or wrote into it itself, is ended."""
+        try:
+            return _ending(self._process.wait(ENDING_SECONDS))
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "broke the pipe it answers through"
 
     @property
     def alive(self) -> bool:

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from mmrl.errors import RewardError
 from mmrl.rewards.calls import Callee, Inputs, prepare
-from mmrl.rewards.children import MARK, kill_family
+from mmrl.rewards.children import MARK, adopt_orphans, kill_family
 from mmrl.rewards.registry import resolve
 from mmrl.rewards.wire import read_message, write_message
 
@@ -69,7 +69,13 @@ def _read_all(stream: IO[bytes], requests: queue.SimpleQueue) -> None:
 
 
 def serve(answering: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer requests from standard input, one after another, until the trainer is gone."""
+    """Answer requests from standard input, one after another, until the trainer is gone.
+
+    A child that a call forked and that comes back from it ends here: two answers to one question would be taken for the
+    answer to the next.
+    """
+    owner = os.getpid()
+    adopt_orphans()
     requests_in, answers_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with open(os.devnull) as nothing:
@@ -80,7 +86,12 @@ def serve(answering: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         reply = answering(requests.get())
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-        write_message(answers_out, reply)
+        if os.getpid() != owner:
+            os._exit(0)
+        try:
+            write_message(answers_out, reply)
+        except (RewardError, ValueError, RecursionError) as error:  # values that cannot travel; nothing was written
+            write_message(answers_out, describe(error))
 
 
 if __name__ == "__main__":

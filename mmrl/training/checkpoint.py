@@ -27,7 +27,7 @@ from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.policies.base import Policy
 from mmrl.policies.sharding import is_sharded_tensor, plain_name
 from mmrl.training import tensor_files
-from mmrl.training.digests import digest_of, read_state, sealed, verify
+from mmrl.training.digests import digest_of, read_state, restoring, sealed, verify
 from mmrl.training.distributed import gather_objects, together
 from mmrl.training.finite import refuse_weights
 from mmrl.training.storage import remove_tree, require_space, sync, write_atomically, writing
@@ -51,10 +51,15 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def going_back(folder: Path) -> dict[str, int] | None:
     """`{"step", "into"}` of a resume that began to set later checkpoints aside."""
     try:
-        entry = json.loads((folder / GOING_BACK).read_text())
+        entry = json.loads(_text_of(folder / GOING_BACK))
         return {key: int(entry[key]) for key in ("step", "into")}
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _text_of(path: Path) -> str:
+    """Of a file; "" for anything else, such as a pipe, which nobody may ever write into."""
+    return path.read_text() if path.is_file() else ""
 
 
 def latest(folder: Path) -> Path:
@@ -165,8 +170,8 @@ def _note_written(folder: Path, names: set[str]) -> None:
 
 def _written(folder: Path) -> list[str]:
     try:
-        names = json.loads((folder / WRITTEN).read_text())
-    except (FileNotFoundError, ValueError):
+        names = json.loads(_text_of(folder / WRITTEN))
+    except (OSError, ValueError, RecursionError):
         return []
     return [name for name in names if isinstance(name, str) and _NAME.match(name)] if isinstance(names, list) else []
 
@@ -236,7 +241,8 @@ def load_weights(path: Path, policy: Policy) -> dict[str, Any]:
     tensor_files.read(path, tensor_files.WEIGHTS, targets)
     refuse_weights(targets.items(), str(path / "trainable.safetensors"))
     policy.load_trainable_state(targets)  # which says what does not fit
-    policy.load_state_dict(state["policy"])
+    with restoring(path):
+        policy.load_state_dict(state["policy"])
     return state
 
 

@@ -31,6 +31,7 @@ from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
+from mmrl.training.digests import restoring
 from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.filling import Columns
@@ -353,12 +354,14 @@ class Trainer:
         if self.accelerator.is_main_process and path.resolve().parent.parent == self.run_dir.resolve():
             checkpoint.adopt(self.run_dir)
             go_back(self.run_dir, state["step"])
-        self.step, self.updates, self.saved = state["step"], state["updates"], state["step"]
-        self.before, self.after, self.acted = state["before"], state.get("after", {}), state.get("acted", {})
-        self.sampler.load_state_dict(state["sampler"])
-        self.objective.load_state_dict(state["objective"])
-        self.strategies.load_state_dict(state.get("strategies", {}))
-        self.saving.load_state_dict(state)
+        with restoring(path):
+            self.step, self.updates, self.saved = state["step"], int(state["updates"]), state["step"]
+            self.before, self.after = dict(state["before"]), dict(state.get("after", {}))
+            self.acted = dict(state.get("acted", {}))
+            self.sampler.load_state_dict(state["sampler"])
+            self.objective.load_state_dict(state["objective"])
+            self.strategies.load_state_dict(state.get("strategies", {}))
+            self.saving.load_state_dict(state)
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or bool(every and self.step % every == 0)
