@@ -277,7 +277,8 @@ def plan(context: typer.Context, modality: Modality, config: str) -> None:
 @app.command(context_settings=OVERRIDES)
 def check(
     data: Annotated[
-        str, typer.Argument(help="A JSONL or parquet file, a datasets directory, world:NAME; or a modality.")
+        str,
+        typer.Argument(help="A JSONL or parquet file, a datasets directory, world:NAME; a modality; a model's folder."),
     ],
     rest: Annotated[
         list[str] | None,
@@ -288,9 +289,15 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Read every row of a data set, or of a configuration's data, and say what is wrong with it, row by row."""
+    """Read every row of a data set, or of a configuration's data, and say what is wrong with it, row by row.
+
+    Of a model's folder, what `mmrl doctor` says of it.
+    """
     from mmrl.pipelines.checking import check_configured, check_file
 
+    if any((Path(data) / name).is_file() for name in ("config.json", "model_index.json")):
+        doctor(data, video=False, repair=False)
+        return
     if data in MODALITIES:
         if not rest or "=" in rest[0]:
             raise ConfigError(f"mmrl check {data}: which configuration? A file, or a shipped one such as 'demo'")
@@ -345,6 +352,7 @@ def doctor(
     from mmrl import _torchvision
     from mmrl.pipelines.doctor import doctor as diagnose
     from mmrl.pipelines.doctor import examined, render
+    from mmrl.pipelines.masked_report import is_masked_model, masked_report
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.policies.generation.families.doctor import is_pipeline
 
@@ -352,7 +360,9 @@ def doctor(
     if repair:
         written = _torchvision.repair_environment()
         say(f"written: {written}" if written else "torchvision needs no repair")
-    if model is not None and not is_pipeline(model):
+    if model is not None and is_masked_model(model):
+        console.print(masked_report(model))
+    elif model is not None and not is_pipeline(model):
         from mmrl.pipelines.model_report import model_report
 
         console.print(model_report(model, video=video))

@@ -67,6 +67,9 @@ def _paths(policy: Any) -> Table:
         mark = Text("✓", style="green") if value else Text("–", style="yellow")
         table.add_row(mark, Text(meaning), Text("" if isinstance(value, bool) or value is None else str(value)))
     table.add_row(Text(""), Text("scoring takes"), Text(", then ".join(way.value for way in policy.ways)))
+    table.add_row(Text(""), Text("decoding goes on from"), Text(policy.inner.decodes_by))
+    for way, reason in policy.taken.closed.items():
+        table.add_row(Text("!", style="yellow"), Text(f"no {way}: {reason}"), Text(""))
     for line in found.fallbacks:
         table.add_row(Text("!", style="yellow"), Text(line), Text(""))
     return table

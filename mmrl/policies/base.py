@@ -67,6 +67,10 @@ class Policy(ABC):
     def found(self) -> dict[str, Any]:
         return {}
 
+    def counted(self) -> dict[str, Any]:
+        """Further numbers for the metrics of a step, counted since they were asked for last."""
+        return {}
+
     @classmethod
     @abstractmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Policy:

@@ -381,6 +381,7 @@ class Trainer:
             "rollouts/not_shown": collected.not_shown,
             **speed_metrics(batch, self.clock.take()),
             **self.counters(),
+            **self.policy.counted(),
         }
         for name in (n for n in ("ratio/acted", "trust_region/acted", "updates/of_step") if n in metrics):
             self.acted[name] = max(metrics[name], self.acted.get(name, 0))

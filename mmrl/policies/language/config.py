@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
@@ -89,9 +90,15 @@ def load_model(config: LanguagePolicyConfig) -> Any:
     """The checkpoint of `config.model`, as its class of transformers."""
     from transformers import AutoModelForImageTextToText
 
-    return AutoModelForImageTextToText.from_pretrained(
-        config.model,
-        dtype=DTYPES[config.dtype],
-        attn_implementation=config.attention,
-        trust_remote_code=config.trust_remote_code,
-    )
+    options = {"dtype": DTYPES[config.dtype], "trust_remote_code": config.trust_remote_code}
+    load = partial(AutoModelForImageTextToText.from_pretrained, config.model, **options)
+    try:
+        return load(attn_implementation=config.attention)
+    except ValueError as refused:
+        if "attention implementation" not in str(refused):
+            raise
+        # Not all of it knows this attention: encoders may keep another, as transformers chooses, the decoder may not.
+        model = load()
+        if model.config.get_text_config()._attn_implementation != config.attention:
+            raise
+        return model

@@ -33,20 +33,21 @@ from mmrl.policies.language.engines.rows import corrected, with_sampler, with_ve
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
-from mmrl.policies.language.families.kept import capabilities_of
+from mmrl.policies.language.families.kept import capabilities_of, checked_below_float32
 from mmrl.policies.language.families.qwen import Qwen
 from mmrl.policies.language.fast import prefill
 from mmrl.policies.language.fast.prefill import KeptPrefills, Prefill
-from mmrl.policies.language.layout import Way, lay_out, ways
+from mmrl.policies.language.layout import Way, cheaper, lay_out, ways
 from mmrl.policies.language.log_probs import Asked, Distribution
 from mmrl.policies.language.pixels import corrupted, shown_otherwise
 from mmrl.policies.language.probes import token_probes
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
-from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
+from mmrl.policies.language.probes.group_probes import GROUP_PROBES, hellinger, of_groups
 from mmrl.policies.language.probes.spectrum import visual_entropy
 from mmrl.policies.language.scoring import LOG_PROBS, Rows, ScoredLanguageModel
 from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
+from mmrl.policies.language.taken import Taken
 from mmrl.policies.language.turns import Changed, Turns, whole_rows, written_rows
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
@@ -99,6 +100,10 @@ class LanguagePolicy(ActsThroughEngine):
         self._source: str | None = None
         self._features: WeakKeyDictionary[Encoded, dict[str, Any]] = WeakKeyDictionary()
         self.module = self._scored(self._prepared(model))
+        with self.acting():
+            checked_below_float32(self.inner, self.family, config.attention, video="video" in self.reads)
+        self.ways, closed = ways(config, self.family, self.inner.core)
+        self.taken = Taken(closed)
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
         self.bridge = Bridge(Setting(config, processor, self.family, self.stopping, lambda: self.inner, self._template))
@@ -122,14 +127,13 @@ class LanguagePolicy(ActsThroughEngine):
 
     def _scored(self, model: Any) -> ScoredLanguageModel:
         config, found = self.config, self.capabilities
-        self.ways = ways(config, self.family, adapters.unwrapped(model))
         return ScoredLanguageModel(
             model,
             self.family,
             Distribution(config.temperature, self.family.suppressed, self.family.soft_cap, found.scale),
             rows=config.logit_rows,
             autocast=None if config.autocast is None else DTYPES[config.autocast],
-            shared=Way.PACKED in self.ways,
+            shared=Way.PACKED in ways(config, self.family, adapters.unwrapped(model))[0],
         )
 
     @property
@@ -140,7 +144,11 @@ class LanguagePolicy(ActsThroughEngine):
     @property
     def found(self) -> dict[str, Any]:
         told = {"model_type": self.family.model_type, "family": type(self.family).__name__}
-        return told | {"ways": [way.value for way in self.ways], **self.capabilities.as_dict()}
+        told |= {"ways": [way.value for way in self.ways], "closed": self.taken.closed}
+        return told | self.capabilities.as_dict()
+
+    def counted(self) -> dict[str, Any]:
+        return self.taken.told()
 
     @property
     def inner(self) -> ScoredLanguageModel:
@@ -173,7 +181,7 @@ class LanguagePolicy(ActsThroughEngine):
     def _prepared(self, model: Any) -> Any:
         """Capabilities found, adapters on, frozen parts frozen, checkpointing as asked."""
         config = self.config
-        if model.config._attn_implementation != config.attention:
+        if model.config.get_text_config()._attn_implementation != config.attention:
             model.set_attn_implementation(config.attention)
         self.family.capabilities = capabilities_of(model, self.family, config.attention, video="video" in self.reads)
         readers = self.family.readers(model)
@@ -264,6 +272,7 @@ class LanguagePolicy(ActsThroughEngine):
             prompts.setdefault(request.prompt.id, request.prompt)
         encoded, ready = self.ready(prompts)
         plan = WritingPlan.of(requests, self.config.max_new_tokens)
+        self.taken.write("engine" if self.acts_apart else self.inner.decodes_by, requests)
         prefills = {} if greedy or self.acts_apart else self.prefills(requests, encoded, ready)
         shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
         contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
@@ -375,7 +384,7 @@ class LanguagePolicy(ActsThroughEngine):
             known = self._kept.take(rollouts.encoded) if updating else None
             numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known, under)
             if by_group:
-                columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
+                columns |= of_groups(rollouts, numbers.pop("states"), by_group, unwrapped.logits)
         if by_pair:
             distance = self._hellinger(rollouts, shown)
             columns |= {n.key: distance for n in by_pair}
@@ -394,14 +403,17 @@ class LanguagePolicy(ActsThroughEngine):
     ) -> dict[str, Tensor]:
         device, home = next(module.parameters()).device, rollouts.mask.device
         actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
-        if any(rollouts.media):
+        whole, first, alone = any(rollouts.media), self._way(), self.capabilities.batches is None
+        fixed = self.config.shared_prompt != "auto" or whole or alone or any(prefills or ()) or is_sharded(module)
+        way = first if fixed else cheaper(first, shown, rollouts)  # shards are gathered in the same order by all ranks
+        self.taken.score(way, first, len(mask), written_out=whole, dropped=first is not self.ways[0], alone=alone)
+        if whole:
             sizes = [len(shown[p]) for p in rollouts.prompt.tolist()]
-            alone = self.capabilities.batches is None
             draws = [] if under is None else draws_of(under, rollouts, self.seed)
             changed = None if under is None else Changed(under, draws, self.family, self.pixel_scales)
             rows: Rows = whole_rows(written_rows(rollouts, shown, changed), sizes, device, self.family, alone)
         else:
-            rows = lay_out(self._way(), shown, rollouts, device, self.family, prefills)
+            rows = lay_out(way, shown, rollouts, device, self.family, prefills)
         numbers = module(rows, actions, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
 
@@ -409,18 +421,6 @@ class LanguagePolicy(ActsThroughEngine):
         """transformers drops the cache of a layer whose activations are checkpointed."""
         dropped = self.config.gradient_checkpointing and torch.is_grad_enabled()
         return next(way for way in self.ways if not (dropped and way is Way.TWO_CALLS))
-
-    @torch.no_grad()
-    def _of_groups(self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]) -> dict[str, Tensor]:
-        """`{Need.key: (B, T)}` of probes that compare the members of a group; the rollouts must hold whole groups."""
-        columns = {need.key: torch.zeros_like(rollouts.old_log_probs) for need in needs}
-        for g in torch.unique(rollouts.group).tolist():
-            rows = (rollouts.group == g).nonzero().squeeze(1)
-            success = None if rollouts.success is None else rollouts.success[rows]
-            group = Group(states[rows], rollouts.actions[rows], rollouts.mask[rows], success, module.logits)
-            for need in needs:
-                columns[need.key][rows] = GROUP_PROBES[need.probe](group, **dict(need.options)).to(states.device)
-        return columns
 
     @torch.no_grad()
     def _hellinger(self, rollouts: Rollouts, shown: list[Encoded]) -> Tensor:

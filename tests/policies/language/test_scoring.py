@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmrl.errors import PolicyError
 from mmrl.policies.language.log_probs import Distribution, score_rows, score_rows_at_once, top_p_entropy
 from mmrl.randomness import Key
 from mmrl.record import Rollouts
@@ -151,6 +152,14 @@ class TestWhatMustNotMatter:
         noisy.actions[:, 6:] = 3
         rows = list(range(16))
         assert torch.equal(self.score(policies[family], short, rows), self.score(policies[family], noisy, rows))
+
+
+def test_actions_past_a_row_are_refused(policies, rolled):
+    """They would be scored after tokens that nobody sees: other actions need another extent."""
+    policy, rows = policies["qwen3_vl"], rolled["qwen3_vl"]
+    wrong = replace(rows, extent=rows.extent - (torch.arange(len(rows)) == 1).long())
+    with pytest.raises(PolicyError, match=r"row 1 has an action in column \d+, but its extent is \d+"):
+        policy.evaluate(wrong)
 
 
 class TestTheImageMatters:
