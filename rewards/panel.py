@@ -190,7 +190,7 @@ class RewardPanel:
     def required_columns(self) -> list[str]:
         """The data set's columns that every row must have; what every prompt has, `images`, is not among them."""
         named = dict.fromkeys(name for member in self.members for name in member.columns.required)
-        return [name for name in named if name not in MEDIA]
+        return [name for name in named if name not in (*MEDIA, "prompt_id")]
 
     def refusals(self, row: Mapping[str, Any]) -> Iterator[RewardError]:
         """Why rewards could never score this row, whatever the answer: `mmrl check` and training ask the same.

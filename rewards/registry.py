@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ ROOMS = (
     "accuracy", "choice", "clip", "exercises", "expressions", "format", "geneval", "grounding", "image", "label_free",
     "numeric", "structure", "temporal", "text", "wording",
 )  # fmt: skip
+FOLDERS = ("kinds",)
+"""Each file in them registers its own: a new kind of answer changes no other file."""
 INPUTS = ("prompts", "completions")
 
 
@@ -110,6 +113,10 @@ def registered() -> dict[str, Reward]:
     if not _loaded:
         for room in ROOMS:
             importlib.import_module(f"mmrl.rewards.{room}")
+        for folder in FOLDERS:
+            place = importlib.import_module(f"mmrl.rewards.{folder}")
+            for each in pkgutil.iter_modules(place.__path__):
+                importlib.import_module(f"{place.__name__}.{each.name}")
         _loaded = True
     return dict(_REGISTRY)
 

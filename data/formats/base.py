@@ -112,7 +112,6 @@ PROBLEM_TYPES = {
     "mathematics": "math",
     "boolean": "boolean",
     "binary classification": "boolean",
-    "ocr": "exact",
     "temporal grounding": "temporal",
     "spatial grounding": "box",
 }
