@@ -28,7 +28,7 @@ ROOMS = (
     "accuracy", "choice", "clip", "exercises", "expressions", "format", "geneval", "grounding", "image", "label_free",
     "numeric", "structure", "temporal", "text", "wording",
 )  # fmt: skip
-FOLDERS = ("kinds",)
+FOLDERS = ("kinds", "papers")
 """Each file in them registers its own: a new kind of answer changes no other file."""
 INPUTS = ("prompts", "completions")
 
