@@ -1,4 +1,4 @@
-"""The oldest kinds: texts, options, yes or no, numbers, expressions, intervals, boxes; each a reward of its own, too."""
+"""The oldest kinds: texts, options, yes or no, numbers, expressions, intervals, boxes; each is a reward, too."""
 
 from __future__ import annotations
 

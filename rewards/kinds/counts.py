@@ -20,7 +20,9 @@ def counts(text: str) -> list[int] | None:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
-        return value if value and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value) else None
+        return (
+            value if value and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value) else None
+        )
     said = answers.statements(text)
     text = said[-1][1] if said else text
     if not (_LISTED.fullmatch(text) or _NAMED.fullmatch(text.strip())):
@@ -45,7 +47,7 @@ def true_counts(solution: Any) -> list[int]:
     aliases=("multi_count", "video_counting", "shape_counting"),
 )
 def counts_kind(answer: str, right: list[int]) -> Verdict:
-    """Several counts: the mean of max(0, 1 - |d| / truth); for a truth of 0, whether it is met; another number of them: 0."""
+    """Several counts: mean of max(0, 1 - |d| / truth), or whether a truth of 0 is met; another number of them: 0."""
     found = counts(answer)
     if found is None:
         return UNREAD

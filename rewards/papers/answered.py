@@ -1,4 +1,4 @@
-"""Composites around an answer: hard format-and-result (Vision-R1), LaV-CoT, TimeMaster, few-shot satellite, Table2LaTeX-RL."""
+"""Composites around an answer: Vision-R1, TON, LaV-CoT, TimeMaster, few-shot satellite, Table2LaTeX-RL."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def vision_r1(completions, solution, task, options=None) -> list[float]:
     method="ton",
 )
 def thought_skipped(completions) -> list[float]:
-    """1 for an empty thought: the share of answers for which a policy chose not to think. A metric: give it weight 0."""
+    """1 for an empty thought: the share of answers that a policy gave without thinking. A metric, of weight 0."""
     return [float(bool(re.match(r"\s*<think>\s*</think>", completion))) for completion in completions]
 
 
@@ -109,7 +109,7 @@ def lav_cot(completions, solution, lang, gt_counts=None) -> list[dict[str, float
     confidence="partly",
 )
 def timemaster(completions, solution) -> list[dict[str, float]]:
-    """A time series drawn as a picture: .9 for the right class in `<class>`, .1 for the tag; the judged part is left out."""
+    """A time series as a picture: .9 for the right class in `<class>`, .1 for the tag; its judged part is left out."""
     scores = []
     for completion, truth in zip(completions, solution, strict=True):
         found = re.findall(r"<class>(.*?)</class>", completion, re.DOTALL | re.IGNORECASE)
@@ -150,7 +150,9 @@ def few_shot_satellite_rlvr(completions, solution) -> list[dict[str, float]]:
             found = boxes(said)
             value = iou(found[0], right) if len(set(found)) == 1 else 0.0
         else:
-            value = float(bool(said) and said.lower().replace(".", "").strip() == right.lower().replace(".", "").strip())
+            value = float(
+                bool(said) and said.lower().replace(".", "").strip() == right.lower().replace(".", "").strip()
+            )
         form = float(bool(said) and bool(_REASONED.fullmatch(completion)))
         scores.append({"score": value + form, "success": float(value >= RIGHT), "accuracy": value, "format": form})
     return scores

@@ -1,8 +1,8 @@
 """Mixed-R1 (arXiv 2505.24164): matching, charts, boxes by their rules, open-ended text by BMAS, and format.
 
-BMAS compares two texts by the vectors that a language model's embedding table has for their tokens: each token takes its
-best partner on the other side, and the means of both directions are averaged. Only the table of a model is read, never the
-model. What BMAS gives to text that shares no meaningful word with the reference would reward noise: it is 0.
+BMAS compares two texts by the vectors that a language model's embedding table has for their tokens: each token takes
+its best partner on the other side, and the means of both directions are averaged. Only the table of a model is read,
+never the model. What BMAS gives to text that shares no meaningful word with the reference would reward noise: it is 0.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def bmas(first: Any, second: Any) -> float:
 
 @lru_cache(maxsize=2)
 def embedder(model: str) -> Embed:
-    """From texts to (tokens, d) tensors. `model`: the shipped tiny encoder, or a folder with tokenizer and safetensors."""
+    """From texts to (tokens, d) tensors. `model`: the shipped tiny encoder, or a folder of a model."""
     if model == TINY:
         scorer = load_scorer(TINY)
         table = scorer.model.token_embedding.weight

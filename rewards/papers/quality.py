@@ -1,8 +1,8 @@
 """Rewards of quality assessment: VQAThinker's regression and rank, Q-Hawkeye's exponential.
 
-VQAThinker (arXiv 2508.06051): the rank reward compares a rating with those of every other video of the batch. Its temporal
-part (a second group on perturbed frames) is off in the released script and left out. Ratings that cannot be read are worth
-0; the authors' code gives them a random number.
+VQAThinker (arXiv 2508.06051): the rank reward compares a rating with those of every other video of the batch. Its
+temporal part (a second group on perturbed frames) is off in the released script and left out. Ratings that cannot be
+read are worth 0; the authors' code gives them a random number.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def ranks(predicted: Sequence[float | None], right: Sequence[float], keys: Seque
     success=True,
     check=checks(true_rating),
     paper="VQAThinker, arXiv 2508.06051",
-    formula="exp(-d^2 / 2 s^2) [x .8 under 2 decimals] + mean over other videos of sqrt(p g) + sqrt((1-p)(1-g)) + format",
+    formula="exp(-d^2 / 2 s^2) [x .8 under 2 decimals] + mean over videos of sqrt(p g) + sqrt((1-p)(1-g)) + format",
     confidence="partly",
 )
 def vqathinker(
@@ -84,7 +84,9 @@ def vqathinker(
         near = 0.0 if value is None else exact * bell(value, mos, width)
         form = float(value is not None and bool(answers.tagged(completion)) and "</think>" in completion)
         parts = {"regression": near, "rank": rank, "format": form}
-        scores.append({"score": sum(parts.values()), "success": float(near >= 0.5), **parts, "parsed": float(value is not None)})
+        scores.append(
+            {"score": sum(parts.values()), "success": float(near >= 0.5), **parts, "parsed": float(value is not None)}
+        )
     return scores
 
 
@@ -93,7 +95,7 @@ def vqathinker(
     success=True,
     check=checks(true_rating),
     paper="Q-Hawkeye, arXiv 2601.22920; code AMAP-ML/Q-Hawkeye, grpo_am.py",
-    formula="exp(-|d| / .3) + .8 [thought, then a number] - .25 (words and letters said more than 5 times), at least -2",
+    formula="exp(-|d| / .3) + .8 [thought, then a number] - .25 (words, letters said more than 5 times), at least -2",
 )
 def q_hawkeye(
     completions, solution, *, low: float = 1.0, high: float = 5.0, tau: float = 0.3
@@ -111,8 +113,8 @@ def q_hawkeye(
         form = 0.8 * _rated_after_thought(completion)
         total = near + form + (repetition(completion) if value is not None else 0.0)
         scores.append({
-            "score": total, "success": float(near >= 0.5), "accuracy": near, "format": form, "parsed": float(value is not None),
-            "predicted_score": low if clipped is None else clipped,
+            "score": total, "success": float(near >= 0.5), "accuracy": near, "format": form,
+            "parsed": float(value is not None),             "predicted_score": low if clipped is None else clipped,
         })  # fmt: skip
     return scores
 

@@ -59,10 +59,10 @@ def true_scene(solution: Any) -> Mapping[str, Any]:
     success=True,
     check=checks(true_scene),
     paper="MLLM-4D, 2026; code GVCLab/MLLM-4D, ST-reward.py",
-    formula=".2 (.5 [thought and answer] + .4 [both centre lines] + .1 [thought > 20]) + .6 [answer] + .1 camera + .1 object",
+    formula=".2 (.5 [tags] + .4 [both centre lines] + .1 [thought > 20]) + .6 [answer] + .1 camera + .1 object",
 )
 def mllm_4d(completions, solution) -> list[dict[str, float]]:
-    """Answer, format, and how near the stated camera and object centres are: .6, .2, .1 and .1 (MLLM-4D's ST-reward)."""
+    """Answer, format, and how near the stated camera and object centres are: .6, .2, .1, .1 (MLLM-4D)."""
     scores = []
     for completion, scene in zip(completions, map(true_scene, solution), strict=True):
         text = completion[:LONGEST]
@@ -86,16 +86,19 @@ _PANO_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _PANO_FORMAT = re.compile(r"<Reasoning>.*?</Reasoning>\s*<Answer>.*?</Answer>", re.DOTALL)
 _ARTICLE = re.compile(r"\b(?:the|a|an)\b", re.IGNORECASE)
 _SUBJECT_END = re.compile(
-    r"\b(?:is|are|was|were|has|have|had|can|could|will|would|should|may|might|must|do|does|did|in|on|at|to|from|with|by|"
-    r"for|of|near|behind|above|below|under|over|between|among|through|during|before|after|since|until)\b", re.I
+    r"\b(?:is|are|was|were|has|have|had|can|could|will|would|should|may|might|must|do|does|did|in|on|at|to|from|with|"
+    r"by|for|of|near|behind|above|below|under|over|between|among|through|during|before|after|since|until)\b", re.I
 )  # fmt: skip
 UNITS = {
     "kilomet": 1000.0, "km": 1000.0, "centimet": 0.01, "cm": 0.01, "millimet": 0.001, "mm": 0.001, "met": 1.0, "m": 1.0,
     "feet": 0.3048, "foot": 0.3048, "ft": 0.3048, "inch": 0.0254, "in": 0.0254,
 }  # fmt: skip
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*(kilomet|km|centimet|cm|millimet|mm|met|feet|foot|ft|inch|in\b|m\b)?")
-_WORDS = dict(zip("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-                  "seventeen eighteen nineteen twenty".split(), range(21), strict=True))  # fmt: skip
+_WORDS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
+}  # fmt: skip
 AXES = {
     "depth": {"front": "front forward ahead", "back": "back behind rear"},
     "side": {"left": "left leftward", "right": "right rightward"},
