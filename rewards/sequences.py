@@ -14,6 +14,8 @@ _BETWEEN = re.compile(
     r"\s*(?:,|;|\||->|=>|\u2192|>|<|\bthen\b|\bfollowed by\b|\bbefore\b|\band (?:then|finally)\b|\band\b|\n|\s-\s)+\s*",
     re.I,
 )
+_SHORT = re.compile(r"[(\[]?\w{1,2}[)\]]?(?:\s*-\s*[(\[]?\w{1,2}[)\]]?|\s*[(\[]\w{1,2}[)\]])+")
+"""`1-2-3`, `(b)-(a)-(c)`, `(C) (A) (B)`."""
 _LEAD = re.compile(r"^(?:(?:the )?(?:correct |right |final )?(?:order|sequence)(?: is| =|:)?\s*:?)\s*", re.IGNORECASE)
 _LIST = re.compile(r"^\s*(?:step\s*)?\d+\s*[.):]\s+", re.IGNORECASE)
 _DRESS = re.compile(
@@ -30,7 +32,10 @@ def order(text: str) -> list[str]:
     said = answers.statements(text)
     if said:
         text = said[-1][1]
-    text = _LEAD.sub("", text.strip()).strip().strip("[](){}").rstrip(".")
+    text = _LEAD.sub("", text.strip()).strip()
+    if _SHORT.fullmatch(text):
+        return [folded(each) for each in re.findall(r"\w{1,2}", text)]
+    text = text.strip("[](){}").rstrip(".")
     if re.fullmatch(r"\d{3,}|[A-Z]{2,}", text):
         return list(text.casefold())
     lines = [_LIST.sub("", line) for line in text.splitlines() if line.strip()]

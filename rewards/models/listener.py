@@ -1,9 +1,10 @@
-"""Listener reward (arXiv 2506.22832): a frozen model reads the thought, without its answer, and says what it would choose.
+"""Listener reward (arXiv 2506.22832): a frozen model reads the thought without its answer, and chooses.
 
     r = format + .5 [right] + .5 p(right option | pictures, question, thought)
 
-The listener is a chat model behind an OpenAI-compatible address that gives log-probabilities: it answers with one letter,
-and p is the share of the right letter among the letters it considered. Weights are from a second-hand account of the paper.
+The listener is a chat model behind an OpenAI-compatible address that gives log-probabilities: it answers with one
+letter, and p is the share of the right letter among the letters it considered. The weights are from a second-hand
+account of the paper.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from mmrl.rewards.pictures import data_uri, frames_of
 from mmrl.rewards.registry import reward
 from mmrl.rewards.tasks import asked_text
 
-ASKED = "{question}\n\nSomeone thought about this question:\n{thought}\n\nWhich option is right? Reply with its letter alone."
+ASKED = "{question}\n\nSomeone thought about it:\n{thought}\n\nWhich option is right? Reply with its letter alone."
 MOST_OPTIONS = 20
 _CONCLUSION = re.compile(r"[^.\n]*\b(?:answer|option|choice)\b[^.\n]*[.\n]?\s*$", re.IGNORECASE)
 

@@ -2,9 +2,9 @@
 
     rewards: [{name: accuracy}, {name: perceval, weight: 0, columns: [flagged_tokens], options: {url: ..., model: ...}}]
 
-The model replies with `<answer>["a red car", ...]</answer>`, exact parts of the response; one that is not found is counted
-and left out, "the response is correct" flags nothing. The spans are characters of the response, which the policy maps to the
-tokens that wrote them; credit `perceval` takes a share of the advantage from those. Read in RUCAIBox/Perceval's README.
+The model replies with `<answer>["a red car", ...]</answer>`, exact parts of the response; one that is not found is
+counted and left out, "the response is correct" flags nothing. The spans are characters of the response, which the
+policy maps to the tokens that wrote them; credit `perceval` takes a share of the advantage from those.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from mmrl.rewards.registry import reward
 from mmrl.rewards.tasks import asked_text
 
 ASKED = (
-    "Question:\n{question}\n\nResponse:\n{response}\n\nCompare each claim of the response with what is seen above. List the "
-    "parts of the response that what is seen contradicts, copied letter by letter, as a JSON list of texts in answer tags: "
+    "Question:\n{question}\n\nResponse:\n{response}\n\nCompare each claim of the response with what is seen. List the "
+    "parts of the response that this contradicts, copied letter by letter, as a JSON list of texts in answer tags: "
     '<answer>["..."]</answer>. If nothing is wrong, write <answer>[]</answer>.'
 )
 CLEAN = "the response is correct"
@@ -69,7 +69,7 @@ def perceval(
     url: str = "", model: str = "", frames: int = 8, max_tokens: int = 2048, timeout: float = 120.0, retries: int = 3,
     concurrency: int = 8, key_env: str | None = None, cache: str | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """1 for a response with no contradicted part; `columns: [flagged_tokens]` are those parts, for credit `perceval`."""
+    """1 for a response that nothing contradicts; `columns: [flagged_tokens]` are those parts for credit `perceval`."""
     empty = [None] * len(completions)
     settings = {"model": model, "temperature": 0.0, "max_tokens": max_tokens}
     chat = Chat(Server(chat_url(url), timeout, retries, key_env), settings, concurrency, cache)
@@ -86,7 +86,7 @@ def _rated(response: str, reply: str | Exception) -> dict[str, Any]:
     if isinstance(reply, Exception):
         return {"score": reply, "flagged_tokens": [], "parsed": 0.0, "not_found": 0.0}
     parts = flagged(reply)
-    if parts is None:  # as the authors: no penalty; it is counted by `parsed`
+    if parts is None:  # as the authors: no penalty
         return {"score": 0.0, "flagged_tokens": [], "parsed": 0.0, "not_found": 0.0}
     spans, lost = spans_of(response, parts)
     clean = float(not spans and bool(response.strip()))

@@ -20,6 +20,11 @@ from mmrl.rewards.tables import table
 RIGHT = 0.5
 
 
+def final(completion: str) -> str:
+    """What stands in the last answer tag outside the thought."""
+    return answers.tagged(answers.outside_thought(completion)) or ""
+
+
 @reward(
     "vision_r1",
     success=True,
@@ -32,7 +37,7 @@ def vision_r1(completions, solution, task, options=None) -> list[float]:
     """Hard format and result: 1 only where the format is right and the answer is, too; `task` as of `accuracy`."""
     texts = options or [None] * len(completions)
     rows = zip(completions, solution, task, texts, strict=True)
-    return [float(think_answer(answers.normalise(c)) and judge(c, s, t, options=o) >= RIGHT) for c, s, t, o in rows]
+    return [float(judge(c, s, t, options=o) >= RIGHT and think_answer(answers.normalise(c))) for c, s, t, o in rows]
 
 
 @reward(
@@ -86,7 +91,7 @@ def lav_cot(completions, solution, lang, gt_counts=None) -> list[dict[str, float
     counts = gt_counts or [None] * len(completions)
     scores = []
     for completion, truth, language, wanted in zip(completions, solution, lang, counts, strict=True):
-        said, right = answers.tagged(completion) or "", answers.truth(truth)
+        said, right = final(completion), answers.truth(truth)
         form = re.fullmatch(r"\s*<think>.+?</think>\s*<answer>.+?</answer>\s*", completion, re.DOTALL | re.IGNORECASE)
         stated = re.search(r"\\obj\{(\d{1,9})\}", completion)
         found, true = int(stated[1]) if stated else 0, int(wanted or 0)
@@ -113,8 +118,8 @@ def timemaster(completions, solution) -> list[dict[str, float]]:
     scores = []
     for completion, truth in zip(completions, solution, strict=True):
         found = re.findall(r"<class>(.*?)</class>", completion, re.DOTALL | re.IGNORECASE)
-        said = answers.plain(found[-1]) if found else ""
-        right = float(bool(said) and said == answers.plain(answers.truth(truth)))
+        said, wanted = answers.plain(found[-1]) if found else "", answers.plain(answers.truth(truth))
+        right = float(bool(said) and said == wanted)
         form = float(bool(said))
         scores.append({"score": 0.9 * right + 0.1 * form, "success": right, "class": right, "format": form})
     return scores
@@ -145,7 +150,7 @@ def few_shot_satellite_rlvr(completions, solution) -> list[dict[str, float]]:
     """
     scores = []
     for completion, truth in zip(completions, solution, strict=True):
-        right, said = true_place(truth), answers.tagged(completion) or ""
+        right, said = true_place(truth), final(completion)
         if isinstance(right, tuple):
             found = boxes(said)
             value = iou(found[0], right) if len(set(found)) == 1 else 0.0

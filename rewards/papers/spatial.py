@@ -66,7 +66,7 @@ def mllm_4d(completions, solution) -> list[dict[str, float]]:
     scores = []
     for completion, scene in zip(completions, map(true_scene, solution), strict=True):
         text = completion[:LONGEST]
-        thought, said = _THOUGHT.search(text), _ANSWER.findall(text)
+        thought, said = _THOUGHT.search(text), _ANSWER.findall(answers.outside_thought(text))
         lines = all(re.search(_CENTRE.format(name=name), text) for name in ("Object", "Camera"))
         long = bool(thought) and len(thought[0]) > LONG_THOUGHT
         answer = said[-1].strip() if said else ""
@@ -171,8 +171,8 @@ def panoenv(completions, solution, accu_reward_method=None, question_type=None) 
     methods = accu_reward_method or question_type or ["other"] * len(completions)
     scores = []
     for completion, truth, method in zip(completions, solution, methods, strict=True):
-        right, found = answers.truth(truth), _PANO_ANSWER.findall(completion[:LONGEST])
+        right, found = answers.truth(truth), _PANO_ANSWER.findall(answers.outside_thought(completion[:LONGEST]))
         accuracy = pano_accuracy(found[-1].strip(), right, str(method)) if found and found[-1].strip() else 0.0
-        form = float(bool(_PANO_FORMAT.search(completion[:LONGEST])) and bool(found[-1].strip()))
+        form = float(bool(found and found[-1].strip() and _PANO_FORMAT.search(completion[:LONGEST])))
         scores.append({"score": 0.9 * accuracy + 0.1 * form, "success": accuracy, "accuracy": accuracy, "format": form})
     return scores

@@ -93,6 +93,7 @@ SAMPLES = {
     "code_svg": ("Write the picture as SVG.", "<svg><rect/></svg>", "<svg><rect/></svg>", None),
     "code_python": ("Write code that draws the chart.", "import numpy\nplot(1)", "import numpy\nplot(1)", None),
     "matching": ("Which picture belongs to which? Answer as pairs.", {"1": "B", "2": "A"}, "1-B, 2-A", None),
+    "counts": ("How many circles, squares and triangles?", "1,2,1", "1,2,1", None),
     "quality": ("Rate the picture from 1 to 5.", 3.5, "3.5", None),
     "preference": ("Which of the two pictures is better?", "2", "Image 2", None),
 }
@@ -109,6 +110,12 @@ REWARDS = {
     "structured_output": ("Describe the picture.", '{"kind": "cat"}', '{"kind": "cat"}', None),
     "c2": ("Which answer is better?", "A", '{"preference": "A"}', None),
     "rm_nlhf": ("Which answer is better, and why?", "B", "B", None),
+    "vision_r1": SAMPLES["choice"], "bmas": SAMPLES["open_ended"], "mixed_r1": SAMPLES["open_ended"],
+    "mllm_4d": ("Where does it go?", {"answer": "B", "camera_center": [[0, 0, 0]], "object_center": [[1, 1, 1]]},
+                "B", None),
+    "panoenv": SAMPLES["exact"], "few_shot_satellite_rlvr": SAMPLES["exact"], "lav_cot": SAMPLES["exact"],
+    "timemaster": ("Which activity is it? Answer in <class> tags.", "walking", "walking", None),
+    "table2latex_rl": SAMPLES["table"], "vqathinker": SAMPLES["quality"], "q_hawkeye": SAMPLES["quality"],
 }  # fmt: skip
 ELSEWHERE = {
     "accuracy": "each of its tasks is asked here",
@@ -117,6 +124,18 @@ ELSEWHERE = {
     "text_diversity": "judges how varied a text is, whatever it says",
     "semantic_reward": "a cosine: near texts are worth something by design",
     "polar": "worth what the user's model says",
+    "thought_skipped": "a metric of what was thought, of weight 0",
+    "judge": "asks a chat model: models/test_judge",
+    "listener_reward": "models/test_judge",
+    "perceval": "models/test_judge",
+    "served": "says what a server says: models/test_served",
+    "pickscore": "judges pictures: models/test_wrapped",
+    "aesthetic": "judges pictures",
+    "hpsv2": "judges pictures",
+    "hpsv3": "judges pictures",
+    "image_reward": "judges pictures",
+    "lpips": "judges pictures",
+    "rendered_text": "judges pictures: models/test_wrapped",
     "clip_score": "judges pictures: test_clip",
     "compositional": "judges pictures: test_image",
     "geneval": "judges pictures: test_geneval",
@@ -128,6 +147,17 @@ def test_every_reward_is_asked_or_says_where():
     ours = {name for name, each in registered().items() if each.function.__module__.startswith("mmrl.")}
     assert ours == {*REWARDS, *ELSEWHERE}
     assert set(TASKS) == set(SAMPLES)
+
+
+COLUMNS = {
+    "rm_nlhf": {"critique": "The light is harsh."}, "vision_r1": {"task": "choice"}, "lav_cot": {"lang": "French"},
+    "mixed_r1": {"task": "open_ended"},
+}  # fmt: skip
+BEFORE = {
+    "rm_nlhf": "The light is harsh. ",
+    "vision_r1": "<think>It barks.</think>",
+    "timemaster": "<class>walking</class>",
+}
 
 
 CASES = [
@@ -143,8 +173,7 @@ def score(name: str, completion: str, sample: tuple, extra: dict) -> float:
         columns["options"] = [options]
     if takes(registered()[name].function, "prompts"):
         columns["prompts"] = [sample[0]]
-    if name == "rm_nlhf":
-        columns["critique"] = ["The light is harsh."]
+    columns |= {key: [value] for key, value in COLUMNS.get(name, {}).items()}
     value = registered()[name].function(completions=[completion], **columns)[0]
     return value.get(name, value.get("score")) if isinstance(value, dict) else value
 
@@ -175,8 +204,7 @@ def worthless(prompt: str, right: str, options: list | None) -> list[str]:
 class TestEveryScorer:
     def test_a_right_answer_is_worth_something(self, name, sample, extra):
         """Without this the rest would hold of a scorer that always says 0."""
-        thought = "The light is harsh. " if name == "rm_nlhf" else ""
-        assert score(name, f"{thought}<answer>{sample[2]}</answer>", sample, extra) > 0
+        assert score(name, f"{BEFORE.get(name, '')}<answer>{sample[2]}</answer>", sample, extra) > 0
 
     def test_nothing_is_worth_nothing(self, name, sample, extra):
         for completion in worthless(sample[0], sample[2], sample[3]):
@@ -194,7 +222,7 @@ class TestEveryScorer:
     def test_a_blank_truth_is_refused_by_check_and_by_the_scorer(self, name, sample, extra, solution):
         check = registered()[name].check
         assert check is not None
-        row = {"solution": solution, "options": sample[3], **extra}
+        row = {"solution": solution, "options": sample[3], **extra, **COLUMNS.get(name, {})}
         with pytest.raises(RewardError):
             check(row)
         if name != "c2":
