@@ -65,7 +65,7 @@ PUBLISHED: dict[str, Published] = {
         "EasyVideoR1, 2026", "partly", ("vlm", "video"),
     ),
     "video_r1": Published(
-        "Accuracy and format; the temporal bonus of T-GRPO, which needs a second group on shuffled frames, is `t_grpo`.",
+        "Accuracy and format; recipe `video_r1` adds T-GRPO, a second group on shuffled frames.",
         "Video-R1, arXiv 2503.21776; code tulerfeng/Video-R1", "partly", ("video",),
     ),
 }  # fmt: skip

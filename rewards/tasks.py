@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from mmrl.rewards import answers
 from mmrl.rewards.registry import checks, reward
 
 Score = Callable[..., Any]
+SHORTEST_PROMPT = 12  # characters of a prompt that can be recognised when it comes again
+_MARKS = re.compile(r"</?\w{1,20}>|\\boxed|[{}]")
 KEPT = 0.02  # share of a completion's words that may stand beside its repeated prompt
 
 
@@ -160,13 +163,20 @@ def guarded(score: Score, prompt: Any, completion: str, solution: Any, settings:
 
 
 def repeats(completion: str, prompt: Any) -> bool:
-    """Whether a completion is its prompt over again, once or many times, and next to nothing else."""
-    asked = " ".join(asked_text(prompt).split()).casefold()
-    if len(asked) < 12:
+    """Whether a completion, or its answer, is the prompt over again, once or many times, and next to nothing else."""
+    asked = _words_of(asked_text(prompt))
+    if len(asked) < SHORTEST_PROMPT:
         return False
-    said = " ".join(completion.split()).casefold()
-    rest = said.replace(asked, " ")
-    return rest != said and len(rest.split()) <= KEPT * len(said.split())
+    for said in map(_words_of, (completion, answers.extract(completion))):
+        rest = said.replace(asked, " ")
+        if rest != said and len(rest.split()) <= KEPT * len(said.split()):
+            return True
+    return False
+
+
+def _words_of(text: str) -> str:
+    """Without tags and the marks of a box, white space collapsed, case folded."""
+    return " ".join(_MARKS.sub(" ", text).split()).casefold()
 
 
 def asked_text(prompt: Any) -> str:

@@ -124,6 +124,7 @@ ELSEWHERE = {
     "text_diversity": "judges how varied a text is, whatever it says",
     "semantic_reward": "a cosine: near texts are worth something by design",
     "polar": "worth what the user's model says",
+    "dynframe": "pays for the frames it fetched, too: papers/test_papers",
     "thought_skipped": "a metric of what was thought, of weight 0",
     "judge": "asks a chat model: models/test_judge",
     "listener_reward": "models/test_judge",

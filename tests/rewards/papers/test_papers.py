@@ -7,7 +7,7 @@ import pytest
 from mmrl.errors import RewardError
 from mmrl.recipes import recipe_names
 from mmrl.rewards.panel import RewardPanel
-from mmrl.rewards.papers import quality, spatial
+from mmrl.rewards.papers import dynframe, quality, spatial
 from mmrl.rewards.presets import PRESETS, PUBLISHED
 from mmrl.rewards.registry import registered
 from tests.rewards.helpers import prompts, user
@@ -137,3 +137,18 @@ def test_presets_of_papers_are_panels(name):
     with RewardPanel([name], workers=1) as panel:
         found = panel.score([f"<think>t</think><answer>{said}</answer>"], prompts(**columns))
     assert found.reward[0] == pytest.approx({"ton": 2, "unifiedreward_think": 2, "videossr": 1, "gui_libra": 1}[name])
+
+
+class TestDynFrame:
+    @pytest.mark.parametrize(("length", "worth"), [(20, 0.2222), (3, 0), (60, 0.4), (10, 0)])
+    def test_half_an_overlap_by_the_length_of_the_truth(self, length, worth):
+        assert dynframe.scaled((0, length / 2), (0, length)) == pytest.approx(worth, abs=1e-4)
+
+    def test_parts(self):
+        text = "<think>look</think><span>2-8</span><fps>2</fps><answer>B</answer>"
+        found = reward("dynframe")([text], ["B"], ["choice"], None, [[2, 8]], [2.0])[0]
+        assert (found["retrieval"], found["answer"], found["accuracy"]) == (2, 2, 1)
+        off = reward("dynframe")([text], ["A"], ["choice"], None, [[4, 10]], [1.0])[0]
+        assert off["retrieval"] == pytest.approx(0.5 + 0.75) and off["answer"] == 1
+        none = reward("dynframe")(["<answer>B</answer>"], ["B"], ["choice"], None, [[2, 8]], [2.0])[0]
+        assert none["retrieval"] == 0 and none["answer"] == pytest.approx(1.4)
