@@ -41,7 +41,8 @@ class _Reader(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.root, self.open, self.tables = Node("table"), None, 0
+        self.root, self.tables = Node("table"), 0
+        self.open: Node | None = None
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         if tag == "table":

@@ -1,6 +1,6 @@
 """LAION's improved aesthetic predictor: a small head over the image embedding of CLIP ViT-L/14, by transformers.
 
-The head (`sac+logos+ava1-l14-linearMSE.pth`) lies in repositories; name the file. It is read as weights alone.
+The head (`sac+logos+ava1-l14-linearMSE.pth`) lies in repositories; name the file, converted to safetensors.
 """
 
 from __future__ import annotations
@@ -30,20 +30,24 @@ def head(width: int) -> Any:
 
 
 def head_weights(path: str) -> dict[str, Any]:
-    """Of a safetensors or .pth file; the published one prefixes `layers.`."""
-    if not Path(path).expanduser().is_file():
+    """Of a safetensors file; the published head prefixes `layers.`."""
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise RewardError(
             f"aesthetic: no such file: head={path!r}; expected the weights of the aesthetic predictor's head"
         )
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
+    if file.suffix != ".safetensors":
+        made = file.with_suffix(".safetensors")
+        convert = (
+            f"import torch, safetensors.torch as s; s.save_file(torch.load('{path}', weights_only=True), '{made}')"
+        )
+        raise RewardError(
+            f"aesthetic: head={path!r} is no safetensors file, and nothing is unpickled here; convert it once: "
+            f'python -c "{convert}"'
+        )
+    from safetensors.torch import load_file
 
-        weights = load_file(str(Path(path).expanduser()))
-    else:
-        import torch
-
-        weights = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
-    return {name.removeprefix("layers."): value for name, value in weights.items()}
+    return {name.removeprefix("layers."): value for name, value in load_file(str(file)).items()}
 
 
 @lru_cache(maxsize=2)
@@ -68,7 +72,7 @@ def aesthetic(
 
     pictures_only(completions, "aesthetic")
     if not head:
-        raise RewardError("aesthetic needs `head`: the weights file of the aesthetic predictor, a .pth or .safetensors")
+        raise RewardError("aesthetic needs `head`: the weights of the aesthetic predictor, a safetensors file")
     net, top, prepare = _load(model, head, device_of(device))
     scores: list[float] = []
     for start in range(0, len(completions), batch_size):

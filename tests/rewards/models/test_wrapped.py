@@ -64,11 +64,12 @@ def test_aesthetic_is_the_head_over_the_embedding(clip_folder, tmp_path):
     torch.manual_seed(1)
     weights = {f"layers.{name}": value for name, value in aesthetic.head(16).state_dict().items()}
     save_file(weights, tmp_path / "head.safetensors")
-    torch.save(weights, tmp_path / "head.pth")
+    (tmp_path / "head.pth").write_bytes(b"a pickle")
     call = registered()["aesthetic"].function
-    for name in ("head.safetensors", "head.pth"):
-        red, blue = call(completions=[RED, BLUE], head=str(tmp_path / name), model=clip_folder, device="cpu")
-        assert red != blue
+    red, blue = call(completions=[RED, BLUE], head=str(tmp_path / "head.safetensors"), model=clip_folder, device="cpu")
+    assert red != blue
+    with pytest.raises(RewardError, match=r"nothing is unpickled here; convert it once: python -c .*head\.safetensors"):
+        call(completions=[RED], head=str(tmp_path / "head.pth"), model=clip_folder, device="cpu")
     with pytest.raises(RewardError, match="no such file"):
         call(completions=[RED], head=str(tmp_path / "none.pth"), model=clip_folder)
     with pytest.raises(RewardError, match="needs `head`"):
