@@ -18,6 +18,7 @@ _SHORT = re.compile(r"[(\[]?\w{1,2}[)\]]?(?:\s*-\s*[(\[]?\w{1,2}[)\]]?|\s*[(\[]\
 """`1-2-3`, `(b)-(a)-(c)`, `(C) (A) (B)`."""
 _LEAD = re.compile(r"^(?:(?:the )?(?:correct |right |final )?(?:order|sequence)(?: is| =|:)?\s*:?)\s*", re.IGNORECASE)
 _LIST = re.compile(r"^\s*(?:step\s*)?\d+\s*[.):]\s+", re.IGNORECASE)
+_TURN = re.compile(r"^(?:(?:and|first(?:ly)?|then|next|after that|finally|last(?:ly)?)\b\s*[,:]?\s*)+", re.IGNORECASE)
 _DRESS = re.compile(
     r"^(?:(?:event|step|clip|segment|frame|image|picture|option|scene)\s+)?[(\[]?\s*(.+?)\s*[)\]]?[.:]?$", re.I
 )
@@ -56,8 +57,9 @@ def order_in(value: Any) -> list[str]:
 
 
 def folded(item: str) -> str:
-    """`(B)` and `Event b` as `b`; `3.0` as `3`."""
+    """`(B)`, `Event b` and `finally B` as `b`; `3.0` as `3`."""
     text = answers.plain(item)
+    text = _TURN.sub("", text) or text
     match = _DRESS.match(text)
     text = match[1] if match else text
     return text[:-2] if re.fullmatch(r"\d+\.0", text) else text

@@ -98,7 +98,10 @@ class RewardServer:
                     errors[i][label] = told
                 continue
             for i, found in zip(places, _scored(self.members[label], [rows[i] for i in places]), strict=True):
-                (errors if isinstance(found, str) else results)[i][label] = found
+                if isinstance(found, str):
+                    errors[i][label] = found
+                else:
+                    results[i][label] = found
         return {"results": results, "errors": errors}
 
 

@@ -25,6 +25,9 @@ _SAID_NORMAL = re.compile(
 )  # fmt: skip
 
 
+_TOLD = re.compile(r"\b(?:anomaly(?: type)?|type|category|label|event)\s*[:=]\s*([a-z][a-z _-]{1,40})(?=[.,;\n]|$)")
+
+
 @dataclass(frozen=True)
 class Finding:
     """What is said of a video: normal (label ""), or an anomaly with what is known of it."""
@@ -49,6 +52,8 @@ def finding(value: Any) -> Finding | None:
     text = answers.plain(answers.bare(answers.without_questions(str(value))))
     if _NORMAL.fullmatch(text) or _SAID_NORMAL.fullmatch(text):
         return Finding("", None)
+    if told := _TOLD.search(text):
+        return Finding(_label(told[1]), interval(text[told.end() :]))
     label, _, rest = text.partition(",") if re.match(r"[a-z][a-z _-]{1,40},", text) else (None, "", text)
     when = interval(rest)
     if when is None and re.fullmatch(r"[a-z][a-z _-]{1,40}", text):

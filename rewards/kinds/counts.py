@@ -12,6 +12,8 @@ MOST = 20
 _LISTED = re.compile(r"\s*[\[(]?\s*\d{1,6}(?:\s*[,;]\s*\d{1,6})*\s*[\])]?\s*\.?\s*")
 _NAMED = re.compile(r"(?:\w+\s*[:=]\s*\d{1,6})(?:\s*[,;\n]\s*\w+\s*[:=]\s*\d{1,6})*")
 
+_TOLD = re.compile(r"(?:there (?:are|is) )?\d{1,6} [a-z]+(?:(?:,| and|, and) \d{1,6} [a-z]+)*\.?", re.IGNORECASE)
+
 
 def counts(text: str) -> list[int] | None:
     """`1, 2, 1`, `[1, 2, 1]` or `circle: 1, square: 2`; None for anything else."""
@@ -25,7 +27,7 @@ def counts(text: str) -> list[int] | None:
         )
     said = answers.statements(text)
     text = said[-1][1] if said else text
-    if not (_LISTED.fullmatch(text) or _NAMED.fullmatch(text.strip())):
+    if not any(each.fullmatch(text.strip()) for each in (_LISTED, _NAMED, _TOLD)):
         return None
     return [int(each) for each in re.findall(r"\d+", text)][: MOST + 1]
 

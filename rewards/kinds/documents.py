@@ -92,6 +92,7 @@ def tokens(formula: str) -> list[str]:
     """The commands, numbers and signs of a formula; what changes spacing alone is left out."""
     text = re.sub(r"\\(?:begin|end)\{(?:equation|align|displaymath|math)\*?\}", " ", formula)
     text = _SPACING.sub(" ", answers.undollar(re.sub(r"^\s*```(?:latex|tex)?|```\s*$|\\[\[\]()]", " ", text)))
+    text = re.sub(r"\\([dt]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", text)
     text = re.sub(r"([_^])\s*\{\s*(\\[a-zA-Z]+|\w)\s*\}", r"\1\2", text)
     return [SAME.get(token, token) for token in _TOKEN.findall(text)]
 

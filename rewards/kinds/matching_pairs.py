@@ -13,7 +13,8 @@ from mmrl.rewards.tasks import UNREAD, Verdict, kind
 MOST = 100
 _PAIR = re.compile(
     r"(?:image|picture|item|frame|region|view|point)?\s*[(\[\"']?([\w.]{1,20})[)\]\"']?\s*"
-    r"(?:-+>?|=>?|\u2192|\u2014|\u2013|:|\bmatches(?: with)?\b|\bto\b|\bwith\b|\bis\b)\s*"
+    r"(?:-+>?|=>?|\u2192|\u2014|\u2013|:|\bmatches(?: with)?\b|\b(?:corresponds|belongs) to\b|\bgoes with\b|"
+    r"\bto\b|\bwith\b|\bis\b)\s*"
     r"(?:image|picture|item|frame|region|view|point|option)?\s*[(\[\"']?([\w.]{1,20})[)\]\"']?\s*(?=$|[,;.\n)])", re.I
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ point: then `within` says how near is near enough, in the units of the answer; a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from mmrl.rewards import answers
@@ -148,7 +149,7 @@ def segmentation(answer: str, right: list[dict], *, scale: float = 1.0) -> Verdi
     def pair(f: dict, r: dict) -> float:
         return sum(test(f, r, scale) for test in tests.values()) / len(tests)
 
-    parts = {name: shared_of_larger(found, right, lambda f, r, t=test: t(f, r, scale)) for name, test in tests.items()}
+    parts = {name: shared_of_larger(found, right, partial(test, scale=scale)) for name, test in tests.items()}
     return Verdict(shared_of_larger(found, right, pair), True, parts)
 
 

@@ -56,6 +56,7 @@ FIRST = ("1", "a", "first", "image 1", "image a", "video 1", "video a", "respons
 SECOND = ("2", "b", "second", "image 2", "image b", "video 2", "video b", "response 2", "response b", "answer 2",
           "right", "option b", "option 2", "the second", "two", "the second image", "the second video")  # fmt: skip
 TIES = ("0", "tie", "equal", "same", "both", "neither", "equally good", "c", "draw", "no difference")
+TIE = 3
 _SIDES = {name: side for side, names in enumerate((FIRST, SECOND, TIES), 1) for name in names}
 _BETTER = re.compile(
     r"\b((?:image|video|response|answer|option|picture|clip|caption)\s*(?:1|2|a|b)|(?:the )?(?:first|second)"
@@ -64,6 +65,14 @@ _BETTER = re.compile(
     re.IGNORECASE,
 )
 RATED = (("score_1", "score_2"), ("score_a", "score_b"), ("1", "2"), ("A", "B"))
+_PREFERRED = re.compile(
+    r"\b(?:prefer|choose|pick|select|favou?r)\s+((?:the )?(?:first|second)|"
+    r"(?:image|video|response|answer|option|picture|clip|caption)\s*(?:1|2|a|b))\b",
+    re.IGNORECASE,
+)
+_EQUAL = re.compile(
+    r"\b(?:both|they|the two)\b[^.]{0,40}\b(?:equal(?:ly)?|the same|identical|similar)\b", re.IGNORECASE
+)
 CHOSEN = ("preference", "better", "winner", "choice", "chosen", "answer")
 
 
@@ -81,7 +90,9 @@ def side(text: str) -> int | None:
     whole = _whole(text)
     if whole:
         return whole
-    found = {_whole(re.sub(r"\b(?:picture|clip|caption|one)\b", "image", m[1].lower())) for m in _BETTER.finditer(text)}
+    named = [m[1].lower() for each in (_BETTER, _PREFERRED) for m in each.finditer(text)]
+    found = {_whole(re.sub(r"\b(?:picture|clip|caption|one)\b", "image", name)) for name in named}
+    found |= {TIE} if _EQUAL.search(text) else set()
     said = {s for _, rest in answers.statements(text) if (s := _whole(rest))}
     found |= said
     return found.pop() if len(found) == 1 else None

@@ -10,6 +10,8 @@ Several truths mean "any of these": the best counts.
 
 from __future__ import annotations
 
+import re
+
 from mmrl.rewards import answers
 from mmrl.rewards.distances import LONGEST, edits, similarity, tidied
 from mmrl.rewards.tasks import UNREAD, Verdict, kind, one_of
@@ -18,9 +20,18 @@ METRICS = ("wer", "cer", "edit", "anls")
 ANLS_LEAST = 0.5
 
 
+_TOLD = re.compile(
+    r"(?:the|this|it)\b[^\"'\n]{0,60}\b(?:reads?|says?|is|shows?|states?)\s*:?\s*[\"'\u201c\u2018]([^\"\u201d]+)[\"'\u201d\u2019]\.?",
+    re.IGNORECASE,
+)
+"""`The sign says "STOP".`"""
+
+
 def unfenced(text: str) -> str:
     """A code fence, quotes that hold the whole text, and marks of emphasis taken off."""
     text = answers.bare(text.strip().removeprefix("```text").removeprefix("```").removesuffix("```")).strip()
+    if told := _TOLD.fullmatch(text):
+        return told[1].strip()
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 

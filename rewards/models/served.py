@@ -13,8 +13,9 @@ Two protocols:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from mmrl.errors import RewardError, unknown
@@ -118,15 +119,14 @@ def _components(result: Any, error: Any, wanted: list[str]) -> dict[str, Any]:
 
 def _summed(found: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
     """With `score`, the sum of the rewards asked for, which a single weight goes to; unscored where one of them is."""
-    values = [found[name] for name in wanted]
-    broken = next((each for each in values if isinstance(each, Exception)), None)
-    return {**found, "score": sum(values) if broken is None else broken}
+    broken = next((found[name] for name in wanted if isinstance(found[name], Exception)), None)
+    return {**found, "score": sum(float(found[name]) for name in wanted) if broken is None else broken}
 
 
 def _mean(values: Any) -> float | Exception:
     numbers = [_number(each) for each in values]
     broken = next((each for each in numbers if isinstance(each, Exception)), None)
-    return broken if broken is not None else sum(numbers) / len(numbers)
+    return broken if broken is not None else sum(each for each in numbers if isinstance(each, float)) / len(numbers)
 
 
 def _number(value: Any) -> float | Exception:
@@ -146,7 +146,8 @@ def _lists(server: Server, rows: list[dict], wanted: list[str], frames: int, ima
     if len(kinds) > 1:
         raise RewardError("served: a batch of texts, pictures and clips together; the protocol 'lists' takes one kind")
     kind = kinds.pop()
-    made = {"text": str, "image": lambda c: to_base64(c, image), "video": lambda c: _clip(c, frames, image)}[kind]
+    made: Callable[[Any], Any] = str if kind == "text" else partial(_clip, frames=frames, image=image)
+    made = partial(to_base64, kind=image) if kind == "image" else made
     body["completion" if kind == "text" else kind] = [made(row["completion"]) for row in rows]
     try:
         answer = server.ask(body)

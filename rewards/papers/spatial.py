@@ -142,8 +142,8 @@ def pano_accuracy(said: str, right: str, method: str) -> float:
     if method in ("mcq", "multiple_choice"):
         return float(bool(entity(said)) and entity(said) == entity(right))
     if method == "spatial":
-        true, given = directions(right), directions(said)
-        return sum(given.get(axis) == side for axis, side in true.items()) / len(true) if true else 0.0
+        wanted, named = directions(right), directions(said)
+        return sum(named.get(axis) == side for axis, side in wanted.items()) / len(wanted) if wanted else 0.0
     if method in ("distance", "counting"):
         given, true_value = metres(said), metres(right)
         if given is None or true_value is None:
