@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from mmrl.data.formats import Recogniser
-from mmrl.data.formats.base import Format, untagged
+from mmrl.data.formats.base import Format, task_of, untagged
 from mmrl.data.images import MediaAccess, Sizing, describe, media_identity
 from mmrl.data.items import (
     CONDITION,
@@ -151,6 +151,8 @@ class RowReader:
             values["solution"] = untagged(values["solution"])
         if self.task is not None and values.get("task") in (None, shown.defaults.get("task")) and not raw.get("task"):
             values["task"] = self.task
+        if values.get("task") is None and isinstance(values.get("problem_type"), str):
+            values["task"] = task_of(values["problem_type"])
         return values
 
     @staticmethod

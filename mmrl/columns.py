@@ -80,6 +80,7 @@ COLUMNS: dict[str, Column] = _table(
     Column("reference_value", "(B,)", "the mean reward of the reference policy on a rollout's prompt", (DATA, REWARD)),
     Column("expert", "(B,)", "1 on demonstrations in a group of the policy's own rollouts", (STRATEGY,)),
     Column("expert_log_probs", "(B, T)", "log-probs of an expert policy", (STRATEGY,)),
+    Column("reordered", "(B,)", "1 on rollouts that saw a clip's frames in another order", (STRATEGY,)),
     Column("hint", "(B,)", "the number of the hint a rollout was sampled under, 0 for none", (STRATEGY,)),
     Column("answer", "(B,)", "a number of the answer, equal where it is the same, 0 for none", (REWARD,)),
     Column("sampler_log_probs", "(B, T)", "log-probs as the sampling engine computed them", (ENGINE,),

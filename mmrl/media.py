@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
-from torch import Tensor
+from torch import Generator, Tensor, randperm
 
 from mmrl.errors import ConfigError
 from mmrl.settings import Section, read_section
@@ -91,6 +91,22 @@ class FrameList:
     paths: tuple[Path, ...]
     fps: float = 2.0
     asks: OwnSampling = OwnSampling()
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """A video whose frames are seen in an order drawn from `seed`, at the times of the right order."""
+
+    video: Any
+    seed: int
+
+    @property
+    def path(self) -> Any:
+        return getattr(self.video, "path", self.video)
+
+    def of(self, frames: Frames) -> Frames:
+        order = randperm(len(frames.pixels), generator=Generator().manual_seed(self.seed))
+        return replace(frames, pixels=frames.pixels[order], key=f"{frames.key}:order-{self.seed}")
 
 
 @dataclass

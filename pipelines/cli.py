@@ -319,6 +319,22 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")], trust:
     say(f"report in {write_report(run, trust=trust)}")
 
 
+@app.command("serve-rewards")
+def serve_rewards(
+    config: Annotated[Path, typer.Argument(help="rewards, host, port: docs/serving_rewards.md.")],
+) -> None:
+    """Score for runs on other machines: the rewards of a configuration behind an address, by JSON."""
+    from mmrl.rewards.server import RewardServer, ServeConfig
+    from mmrl.settings import read_section, read_yaml_file
+
+    server = RewardServer(read_section(ServeConfig, read_yaml_file(config), "serve-rewards"))
+    say(f"{', '.join(server.members)} at {server.url}")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.panel.close()
+
+
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,

@@ -33,6 +33,12 @@ def doors(config: RunConfig) -> list[str]:
     for spec in config.rewards:
         if spec.name not in registered() and spec.name not in PRESETS:
             found.append(f"runs the reward {_absolute(spec.name)} with {json.dumps(spec.options, sort_keys=True)}")
+    for spec in config.rewards:
+        if spec.python is not None:
+            found.append(f"runs the reward {spec.name} by the program {Path(spec.python).expanduser()}")
+        if address := spec.options.get("url"):
+            key = f", with the key in {spec.options['key_env']}" if spec.options.get("key_env") else ""
+            found.append(f"sends prompts, answers and media to {address}{key}")
     if config.policy.get("trust_remote_code"):
         found.append(f"runs the code that comes with the model {config.policy.get('model')}")
     if config.data.allow_outside:

@@ -14,6 +14,7 @@ from mmrl.record import Prompt
 from mmrl.rewards.calls import WHOLE, Inputs, Outcome
 from mmrl.rewards.pool import CallFailed
 from mmrl.rewards.registry import Columns
+from mmrl.rewards.tasks import task_name
 
 MOST_CAUSES = 8  # different messages kept apart for one reward; beyond them only the kind is kept
 LONGEST_CAUSE = 120
@@ -73,7 +74,10 @@ def is_blank(value: Any) -> bool:
 
 
 def _offered(prompt: Prompt) -> dict[str, Any]:
-    return {**{name: getattr(prompt, name) for name in MEDIA}, **prompt.columns}
+    """What a prompt has for rewards: its media, its id, and its columns; `task` also under a data set's other names."""
+    own = {**{name: getattr(prompt, name) for name in MEDIA}, "prompt_id": prompt.id}
+    task = task_name(prompt.columns)
+    return own | prompt.columns | ({} if task is None else {"task": task})
 
 
 def score_rows(

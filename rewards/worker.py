@@ -6,6 +6,7 @@ to standard error. Requests:
     {"op": "load", "key", "name", "options", "style"}          -> its columns, "success", "isolated"
     {"op": "call", "key", "prompts", "completions", "columns"} -> {"rows": [[values, problems, lists], ...]}
     {"op": "ping"}                                             -> {}
+    {"op": "unread", "why"}, in place of one that cannot be read -> {"refused"}
 
 Any but the last may answer {"error", "traceback"} (the reward raised) or {"refused"} (a RewardError: a mistake in the
 configuration or the dataset, which stops the run). No torch is imported here, and the process ends with the trainer.
@@ -48,6 +49,8 @@ def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]
     try:
         if request["op"] == "ping":
             return {}
+        if request["op"] == "unread":
+            return {"refused": request["why"]}
         if request["op"] == "load":
             reward = resolve(request["name"])
             callee = loaded[request["key"]] = prepare(reward, request["options"], request["style"])
@@ -61,7 +64,13 @@ def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]
 
 
 def _read_all(stream: IO[bytes], requests: queue.SimpleQueue) -> None:
-    while (request := read_message(stream)) is not None:
+    while True:
+        try:
+            request = read_message(stream)
+        except ImportError as error:  # pictures for an interpreter that cannot open any
+            request = {"op": "unread", "why": f"{sys.executable} lacks {error.name}, which its pictures need"}
+        if request is None:
+            break
         requests.put(request)
     # the trainer is gone: stop, even in the middle of a reward that hangs, and take along what rewards started
     kill_family(os.getpid(), os.environ.get(MARK, ""), spare=os.getpid())

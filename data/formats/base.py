@@ -130,7 +130,6 @@ PROBLEM_TYPES = {
     "mathematics": "math",
     "boolean": "boolean",
     "binary classification": "boolean",
-    "ocr": "exact",
     "temporal grounding": "temporal",
     "spatial grounding": "box",
 }
