@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmrl.policies.adapters import LoraConfig
+from mmrl.policies.language.likelihoods import likelihood_class
 from mmrl.precision import DTYPES, Autocast, Precision
 from mmrl.settings import Section
 
@@ -45,6 +46,7 @@ class LanguagePolicyConfig(Section):
                             (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory
     logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
+    likelihood              what is scored of a response: "tokens", or one of your own, `my.py:Mine`
     engine                  what writes responses: local, with the module that trains, or a class of your own with
                             weights of its own, file.py:Class or package.module:Class (docs/engines.md)
     old_log_probs           whose log-probs a response is trained on: sampler, those it was written with, of an engine
@@ -79,10 +81,16 @@ class LanguagePolicyConfig(Section):
     reuse_vision: bool = True
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
+    likelihood: str = "tokens"
     engine: str = LOCAL
     old_log_probs: Literal["sampler", "trainer"] = "sampler"
     engine_gap: float = Field(0.03, gt=0)
     reference_device: Literal["same", "cpu"] = "same"
+
+    @model_validator(mode="after")
+    def _likelihood_is_known(self) -> LanguagePolicyConfig:
+        likelihood_class(self.likelihood)
+        return self
 
 
 def load_model(config: LanguagePolicyConfig) -> Any:

@@ -19,6 +19,8 @@ from mmrl.policies.language.log_probs import Chunk, log_probs, probe
 
 ROWS = 1024
 """Rows of logits alive at once."""
+VECTORS = frozenset({"states", "gradient_proxy"})
+"""Probes of a vector for each token, too wide for a column."""
 
 
 @probe("states")
