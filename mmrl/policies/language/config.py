@@ -38,10 +38,11 @@ class LanguagePolicyConfig(Section):
     trust_remote_code       run code that comes with the checkpoint
     shared_prompt           how a group shares its prompt in scoring: on (or packed) in one packed row, two_calls from
                             the prompt's cache, off in plain rows; auto takes the fastest that is exact for the model
-    reuse_prefill           keep the graph of the rollout's pass over a prompt for the update: auto where the update
-                            before scored everything in one pass, which holds all those graphs anyway; on whatever
-                            memory it takes; off runs prompts again, which is the same. Not with gradient checkpointing,
-                            sharded weights, LoRA dropout or sliding windows: auto is off then, on an error
+    reuse_prefill           keep the graph of the rollout's pass over a prompt for the update: auto where the batch
+                            before scored its first update in one pass, which holds those graphs anyway, and for as many
+                            prompts as that update has; on whatever memory it takes; off runs prompts again, which is
+                            the same. Not with gradient checkpointing, sharded weights, LoRA dropout or sliding windows:
+                            auto is off then, on an error
     reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
                             (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory

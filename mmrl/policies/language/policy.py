@@ -257,15 +257,16 @@ class LanguagePolicy(ActsThroughEngine):
         way = self.config.reuse_prefill
         if way == "off" or not torch.is_grad_enabled() or self._prefill_refusal():
             return {}
-        one_pass = self._kept.begin()
-        if way == "auto" and not one_pass:
+        updates = self._kept.begin()
+        if way == "auto" and not updates:
             return {}
         prefills: dict[Encoded, Prefill] = {}
         prompt_of = {
             ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is r.prefix is r.start is None
         }
+        first = list(prompt_of)[: len(prompt_of) if way == "on" else -(-len(prompt_of) // updates)]
         with self.acting(), torch.enable_grad():
-            for row in prefill.packs(list(prompt_of)):
+            for row in prefill.packs(first):
                 made = self.inner.prefill(row)
                 self._kept.keep([prompt_of[shown] for shown in row], made)
                 prefills |= zip(row, made, strict=True)
@@ -433,10 +434,10 @@ class LanguagePolicy(ActsThroughEngine):
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {"update_in_one_pass": self._kept.one_pass, "version": self.bridge.version}
+        return {"updates_in_one_pass": self._kept.updates, "version": self.bridge.version}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._kept.one_pass = state.get("update_in_one_pass", False)
+        self._kept.updates = int(state.get("updates_in_one_pass", state.get("update_in_one_pass", 0)))
         self.bridge.version, self.bridge.held = state.get("version", 0), None
 
     # -- weights -------------------------------------------------------------------------------------------------
