@@ -64,6 +64,8 @@ COLUMNS: dict[str, Column] = _table(
     Column("prompt", "(B,)", "a number of the prompt's id"),
     Column("segment", "(B, T)", "the number of the turn, step or item an action is part of, -1 for none",
            (ENVIRONMENT, SEGMENTER, REWARD), -1),
+    Column("kind", "(B, T)", "the kind of an action, a place in mmrl.batch.KINDS, of rows that hold several",
+           (POLICY, SEGMENTER, REWARD)),
     Column("turn", "(B, T)", "the run of acting a token belongs to, from 0", (ENVIRONMENT,)),
     Column("calls", "(B,)", "what an environment was asked for", (ENVIRONMENT,)),
     Column("bad_calls", "(B,)", "calls that it could not follow", (ENVIRONMENT,)),

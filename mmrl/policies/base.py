@@ -18,6 +18,7 @@ from torch import nn
 
 from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
+from mmrl.policies.likelihood import Likelihood
 from mmrl.policies.registry import policy_classes
 from mmrl.policies.sharding import plain_name, whole_weights
 from mmrl.randomness import Key
@@ -37,6 +38,7 @@ class Policy(ABC):
     modality   "vlm", "video" or "flow"
     config_type  the typed `policy:` section of a configuration
     config       the section this policy was made from
+    likelihood   what `evaluate` scores of its rollouts
     probes     what `evaluate` can return per action or per rollout
     group_probes  those of them that compare the members of a group: `evaluate` must then be given whole groups
     batch_probes  those that compare all rollouts of a step, of all ranks (`language.probes.batch_probes`)
@@ -53,6 +55,7 @@ class Policy(ABC):
     modality: ClassVar[str]
     config_type: ClassVar[type[Section]]
     config: Any
+    likelihood: Likelihood
     probes: ClassVar[frozenset[str]]
     group_probes: ClassVar[frozenset[str]] = frozenset()
     batch_probes: ClassVar[frozenset[str]] = frozenset()
@@ -111,9 +114,9 @@ class Policy(ABC):
         return next(self.module.parameters()).device
 
     @property
-    @abstractmethod
     def max_actions(self) -> int:
-        """The limit on T: new tokens, or denoising steps."""
+        """The limit on T: new tokens, denoising steps, or draws."""
+        return self.likelihood.actions
 
     @property
     def samples_with(self) -> str:
@@ -240,14 +243,19 @@ class Policy(ABC):
         """Refuse, before anything is loaded, an objective that this policy cannot train; `settings`: its section."""
 
     @classmethod
+    def offered(cls, settings: Any = None) -> frozenset[str]:
+        """Every probe that `evaluate` can return; `settings`: its section, where what it offers depends on it."""
+        return cls.probes
+
+    @classmethod
     def check_need(cls, need: Need, asked_by: str, settings: Any = None) -> None:
         """Refuse, before anything is loaded, what this policy cannot give; `settings`: its section, where known."""
-        offers = policy_classes()
-        if need.probe not in cls.probes | ANY_POLICY:
+        offers, own = policy_classes(), cls.offered(settings)
+        if need.probe not in own | ANY_POLICY:
             others = [m for m, p in offers.items() if need.probe in p.probes]
             raise ConfigError(
                 f"{asked_by} needs {need.probe!r}, which the {cls.modality} policy does not offer"
-                f" ({'offered by: ' + ', '.join(others) if others else unknown('probe', need.probe, cls.probes)})"
+                f" ({'offered by: ' + ', '.join(others) if others else unknown('probe', need.probe, own)})"
             )
         if need.under and need.under.kind not in cls.views:
             others = [m for m, p in offers.items() if need.under.kind in p.views]

@@ -7,7 +7,7 @@ model holds it rounded. The copy is optimizer state: a checkpoint has it, and a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,15 @@ class MasterAdamW(torch.optim.AdamW):
         for group in self.param_groups:
             for chunk in chunks([p for p in group["params"] if p.grad is not None]):
                 weights = [self._master(p) for p in chunk]
-                before = [_here(w).clone() for w in weights]
+                before = _joined(weights)
                 self._adamw(chunk, weights, group)
-                for parameter, weight, old in zip(chunk, weights, before, strict=True):
+                after = _joined(weights)
+                for parameter, weight in zip(chunk, weights, strict=True):
                     if weight is not parameter:
                         parameter.copy_(weight)
-                    changed.append((_here(weight) != old).sum())
-                    total += old.numel()
-                    finite.append(all_finite(parameter))
+                changed.append((after != before).sum())
+                total += before.numel()
+                finite.append(all_finite(chunk).all())
         if finite:
             device = finite[0].device
             counts, sound = (torch.stack([t.to(device) for t in values]) for values in (changed, finite))
@@ -76,23 +77,34 @@ class MasterAdamW(torch.optim.AdamW):
 
 
 def chunks(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Neighbours of together at most `CHUNK` weights, or one larger one."""
+    """Neighbours of one device and together at most `CHUNK` weights, or one larger one."""
     chunk: list[nn.Parameter] = []
+    size = 0
     for parameter in parameters:
-        if chunk and sum(p.numel() for p in (*chunk, parameter)) > CHUNK:
+        if chunk and (size + parameter.numel() > CHUNK or parameter.device != chunk[0].device):
             yield chunk
-            chunk = []
+            chunk, size = [], 0
         chunk.append(parameter)
+        size += parameter.numel()
     if chunk:
         yield chunk
 
 
-def all_finite(tensor: Tensor) -> Tensor:
-    """() bool: every element on this process is finite."""
-    tensor = _here(tensor.detach())
-    if not tensor.numel():
-        return torch.ones((), dtype=torch.bool, device=tensor.device)
-    return torch.isfinite(torch.linalg.vector_norm(tensor, float("inf")))
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """(n,) bool for n tensors: every element on this process is finite. On the first one's device."""
+    here = [_here(tensor.detach()) for tensor in tensors]
+    device = here[0].device
+    full = [i for i, tensor in enumerate(here) if tensor.numel()]
+    found = torch.ones(len(here), dtype=torch.bool, device=device)
+    if full:
+        norms = torch._foreach_norm([here[i] for i in full], float("inf"))
+        found[full] = torch.isfinite(torch.stack([norm.float().to(device) for norm in norms]))
+    return found
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """(n,) a copy of all elements on this process."""
+    return torch.cat([_here(tensor.detach()).reshape(-1) for tensor in tensors])
 
 
 def _here(tensor: Tensor) -> Tensor:

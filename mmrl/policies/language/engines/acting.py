@@ -9,6 +9,7 @@ from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
 from mmrl.policies.language.engines.bridge import Bridge, engine_class
 from mmrl.policies.language.engines.rows import SAMPLER
+from mmrl.policies.language.likelihoods.tokens import Tokens
 
 
 class ActsThroughEngine(Policy):
@@ -16,6 +17,7 @@ class ActsThroughEngine(Policy):
 
     bridge: Bridge
     config: Any
+    likelihood: Tokens
 
     @classmethod
     def columns_of(cls, config: LanguagePolicyConfig) -> dict[str, str]:
@@ -24,21 +26,31 @@ class ActsThroughEngine(Policy):
         return super().columns_of(config) | made
 
     @property
+    def rescored(self) -> bool:
+        """Whether responses are scored once more when they are written: what the sampler says is not what trains."""
+        return self.config.old_log_probs == "trainer" or not self.likelihood.sampled
+
+    @property
     def acts_apart(self) -> bool:
         return self.bridge.capabilities.own_weights
 
     @property
     def engine_gap(self) -> float:
-        return self.config.engine_gap
+        """None is too large where the sampler's log-probs are of something else than the likelihood's."""
+        return self.config.engine_gap if self.likelihood.sampled else float("inf")
 
     def after_update(self) -> None:
         self.bridge.version += 1
 
     def check_turns(self) -> None:
-        if self.acts_apart or self.config.old_log_probs == "trainer":
-            key = "engine" if self.acts_apart else "old_log_probs"
-            usual = LOCAL if self.acts_apart else "sampler"
-            raise PolicyError(
-                f"policy.{key}={getattr(self.config, key)!r}: responses of several turns, in an environment, are not "
-                f"written so yet; expected {usual}"
-            )
+        refusal = {
+            "engine": (self.acts_apart, LOCAL),
+            "old_log_probs": (self.config.old_log_probs == "trainer", "sampler"),
+            "likelihood": (not self.likelihood.sampled, "tokens"),
+        }
+        for key, (refused, usual) in refusal.items():
+            if refused:
+                raise PolicyError(
+                    f"policy.{key}={getattr(self.config, key)!r}: responses of several turns, in an environment, are "
+                    f"not written so yet; expected {usual}"
+                )
