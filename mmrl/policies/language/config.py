@@ -45,8 +45,9 @@ class LanguagePolicyConfig(Section):
                             (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory
     logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
-    engine                  what writes responses: local, with the module that trains, or a class of your own with
-                            weights of its own, file.py:Class or package.module:Class (docs/engines.md)
+    engine                  what writes responses: local, with the module that trains; vllm; or a class of your own with
+                            weights of its own, file.py:Class or package.module:Class. A name, or {name: vllm, mode:
+                            server, ...} with the engine's own settings (docs/engines.md)
     old_log_probs           whose log-probs a response is trained on: sampler, those it was written with, of an engine
                             that is exact; trainer, those of one more pass, and the engine's own go into the column
                             sampler_log_probs, which recipes that correct the difference read
@@ -79,10 +80,15 @@ class LanguagePolicyConfig(Section):
     reuse_vision: bool = True
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
-    engine: str = LOCAL
+    engine: str | dict[str, Any] = LOCAL
     old_log_probs: Literal["sampler", "trainer"] = "sampler"
     engine_gap: float = Field(0.03, gt=0)
     reference_device: Literal["same", "cpu"] = "same"
+
+    @property
+    def engine_name(self) -> str:
+        """`policy.engine` without its settings."""
+        return self.engine if isinstance(self.engine, str) else str(self.engine.get("name", ""))
 
 
 def load_model(config: LanguagePolicyConfig) -> Any:

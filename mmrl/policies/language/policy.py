@@ -27,8 +27,6 @@ from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
 from mmrl.policies.language.encoding import encode, extended
 from mmrl.policies.language.engines.acting import ActsThroughEngine
-from mmrl.policies.language.engines.base import Setting
-from mmrl.policies.language.engines.bridge import Bridge
 from mmrl.policies.language.engines.rows import corrected, with_sampler, with_version
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
@@ -101,7 +99,7 @@ class LanguagePolicy(ActsThroughEngine):
         self.module = self._scored(self._prepared(model))
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
-        self.bridge = Bridge(Setting(config, processor, self.family, self.stopping, lambda: self.inner, self._template))
+        self.bridge = self.bridged()
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
@@ -109,6 +107,7 @@ class LanguagePolicy(ActsThroughEngine):
         are read."""
         from transformers import AutoConfig, AutoProcessor
 
+        cls.check_engine(config)
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
             check_model_type(AutoConfig.from_pretrained(config.model, **trusted))

@@ -7,7 +7,9 @@ from typing import Any
 from mmrl.errors import PolicyError
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
-from mmrl.policies.language.engines.bridge import Bridge, engine_class
+from mmrl.policies.language.engines.base import Setting
+from mmrl.policies.language.engines.bridge import Bridge
+from mmrl.policies.language.engines.names import engine_class
 from mmrl.policies.language.engines.rows import SAMPLER
 
 
@@ -20,8 +22,22 @@ class ActsThroughEngine(Policy):
     @classmethod
     def columns_of(cls, config: LanguagePolicyConfig) -> dict[str, str]:
         engine_class(config)
-        made = {SAMPLER: f"engine {config.engine!r}"} if config.old_log_probs == "trainer" else {}
+        made = {SAMPLER: f"engine {config.engine_name!r}"} if config.old_log_probs == "trainer" else {}
         return super().columns_of(config) | made
+
+    @staticmethod
+    def check_engine(config: LanguagePolicyConfig) -> None:
+        """Raise ConfigError where the engine cannot be made here, before a model is loaded."""
+        engine_class(config, here=True)
+
+    def bridged(self: Any) -> Bridge:
+        """To the engine of the configuration, made as this policy is."""
+        return Bridge(
+            Setting(
+                self.config, self.processor, self.family, self.stopping, lambda: self.inner, self._template,
+                self._frames,
+            )
+        )  # fmt: skip
 
     @property
     def acts_apart(self) -> bool:

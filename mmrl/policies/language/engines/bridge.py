@@ -1,47 +1,19 @@
-"""Between a language policy and its engine: opened by name, told of new weights, and what it wrote looked over."""
+"""Between a language policy and its engine: told of new weights, and what it wrote looked over."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmrl import plugins
-from mmrl.errors import ConfigError, PolicyError, unknown
-from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
-from mmrl.policies.language.engines.base import Context, Draw, Engine, EngineCapabilities, Setting
+from mmrl.errors import PolicyError
+from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, Setting
+from mmrl.policies.language.engines.names import engine_class, engine_options
 from mmrl.policies.language.engines.weights import named_weights
 from mmrl.policies.language.sampling import Decoded
-
-METHODS = ("write", "sync")
-
-
-def engine_class(config: LanguagePolicyConfig) -> type[Engine]:
-    """The class that `policy.engine` names. Raises ConfigError where it is none, or cannot train as configured."""
-    name = config.engine
-    if name == LOCAL:
-        from mmrl.policies.language.engines.local import Local
-
-        return Local
-    if not plugins.is_reference(name):
-        raise ConfigError(
-            f"policy.engine: {unknown('engine', name, [LOCAL])}; one of your own is file.py:Class or "
-            "package.module:Class"
-        )
-    kind = plugins.load(name, "policy.engine")
-    lacks = [method for method in METHODS if not callable(getattr(kind, method, None))]
-    found = getattr(kind, "capabilities", None)
-    if not isinstance(kind, type) or lacks or not isinstance(found, EngineCapabilities):
-        missing = ", ".join(lacks) or "capabilities = EngineCapabilities(...) on the class"
-        raise ConfigError(f"policy.engine={name!r}: expected a class of an engine; it lacks {missing}")
-    if config.old_log_probs == "sampler" and not found.exact_log_probs:
-        raise ConfigError(
-            f"policy.engine={name!r} says its log-probs are not exact, and policy.old_log_probs=sampler would train on "
-            "them; write policy.old_log_probs=trainer, for a pass of the trainer's own over every response"
-        )
-    return kind
 
 
 class Bridge:
@@ -50,8 +22,10 @@ class Bridge:
     """
 
     def __init__(self, setting: Setting):
-        self.name = setting.config.engine
-        self.setting, self.engine = setting, engine_class(setting.config)(setting)  # type: ignore[call-arg]
+        self.name = setting.config.engine_name
+        kind = engine_class(setting.config, here=True)
+        self.setting = replace(setting, options=engine_options(setting.config, kind))
+        self.engine = kind(self.setting)  # type: ignore[call-arg]
         self.version = 0
         self.held: int | None = None
 
