@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,19 +22,21 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies.images import open_image
-from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.engines.base import Context, Draw, Setting
 from mmrl.policies.language.engines.vllm_requests import (
     CAPABILITIES,
+    AdapterFolder,
     VLLMOptions,
     Written,
     arguments_of,
+    as_video,
     content_key,
     decoded,
     environment_of,
     on_cpu,
     parameters,
     refuse,
+    swaps_adapters,
 )
 from mmrl.policies.language.sampling import Decoded
 from mmrl.shown import one_line
@@ -62,6 +65,8 @@ class Colocated:
 
     def __init__(self, setting: Setting):
         self.setting, self._llm, self._asleep = setting, None, False
+        self.adapter = AdapterFolder(setting) if swaps_adapters(setting) else None
+        self.capabilities = replace(CAPABILITIES, lora=self.adapter is not None)
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise ConfigError(
                 "policy.engine.mode=colocate: one process only, this run has "
@@ -80,7 +85,7 @@ class Colocated:
     def _made(self) -> Any:
         from vllm import LLM
 
-        given = arguments_of(self.setting, videos=True) | {"enable_sleep_mode": self._sleeps}
+        given = arguments_of(self.setting) | {"enable_sleep_mode": self._sleeps}
         try:
             return LLM(**given, disable_log_stats=True)
         except Exception as error:  # of a checkpoint it does not know, or of memory: its own classes, and pydantic's
@@ -102,7 +107,8 @@ class Colocated:
             SamplingParams(**parameters(self.setting, draw, budget), flat_logprobs=True)
             for draw, budget in zip(each, budgets.tolist(), strict=True)
         ]
-        outputs = self.llm.generate([asked[c] for c in contexts], params, use_tqdm=False)
+        adapter = self.adapter and self.adapter.request()
+        outputs = self.llm.generate([asked[c] for c in contexts], params, use_tqdm=False, lora_request=adapter)
         done = [(output.prompt_token_ids, output.outputs[0]) for output in outputs]
         rows = [Written(ids, list(row.token_ids), list(row.logprobs.logprobs), row.finish_reason) for ids, row in done]
         if self._sleeps:
@@ -111,16 +117,16 @@ class Colocated:
         return decoded(self.setting, contexts, rows)
 
     def sync(self, weights: Iterator[tuple[str, Tensor]]) -> None:
-        """Every tensor into vLLM's own; what it kept of older weights goes: prompts, and encoded media, whose cache
-        the scheduler would otherwise still believe in."""
+        """Every tensor into vLLM's own, or an adapter in place of the one before. What it kept of older weights goes:
+        prompts, and encoded media, whose cache the scheduler would otherwise still believe in."""
         self._wake("weights")
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-        self._forget()
-
-    def _forget(self) -> None:
-        engine = self.llm.llm_engine
-        engine.reset_prefix_cache()
-        engine.reset_encoder_cache()
+        if self.adapter is None:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        else:
+            self.adapter.write(weights)
+            self.llm.llm_engine.add_lora(self.adapter.request(load_inplace=True))
+        self.llm.llm_engine.reset_prefix_cache()
+        self.llm.llm_engine.reset_encoder_cache()
 
     def _wake(self, *parts: str) -> None:
         """All of vLLM, or its weights alone, back on the GPU."""
@@ -131,10 +137,16 @@ class Colocated:
     def _prompt(self, context: Context) -> dict[str, Any]:
         """What vLLM is asked with: ids that are not expanded, and the media."""
         asked: dict[str, Any] = {"prompt_token_ids": self.setting.unexpanded(context)}
-        images = [open_image(image, context.prompt) for image in context.prompt.images]
-        if images:
-            asked["multi_modal_data"] = {"image": images}
-            asked["multi_modal_uuids"] = {"image": [content_key(image) for image in images]}
+        prompt, media, keys = context.prompt, {}, {}
+        if prompt.images:
+            media["image"] = [open_image(image, prompt) for image in prompt.images]
+            keys["image"] = [content_key(image) for image in media["image"]]
+        if prompt.videos:
+            clips = self.setting.frames(prompt)
+            media["video"], keys["video"] = [as_video(clip) for clip in clips], [clip.key for clip in clips]
+            asked["mm_processor_kwargs"] = {"videos_kwargs": self.setting.family.video_options}
+        if media:
+            asked |= {"multi_modal_data": media, "multi_modal_uuids": keys}
         return asked
 
 

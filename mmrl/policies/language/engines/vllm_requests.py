@@ -8,8 +8,10 @@ penalty or default of a checkpoint's generation configuration, all of which are 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -17,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
+from mmrl.media import Frames
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, Setting
 from mmrl.policies.language.sampling import Decoded
@@ -27,12 +30,33 @@ LOGPROBS_MODE = "processed_logprobs"
 NEVER = -1e9
 """Bias of an id that is never sampled: in float32 exactly nothing is left of it, and JSON has no -inf."""
 OURS = frozenset(
-    "model tokenizer dtype logprobs_mode max_logprobs generation_config override_generation_config logits_processors "
-    "seed trust_remote_code max_model_len max_num_seqs enforce_eager tensor_parallel_size limit_mm_per_prompt "
-    "gpu_memory_utilization enable_sleep_mode load_format enable_lora max_lora_rank runner task".split()
+    [
+        "model",
+        "tokenizer",
+        "dtype",
+        "logprobs_mode",
+        "max_logprobs",
+        "generation_config",
+        "override_generation_config",
+        "logits_processors",
+        "seed",
+        "trust_remote_code",
+        "max_model_len",
+        "max_num_seqs",
+        "enforce_eager",
+        "tensor_parallel_size",
+        "limit_mm_per_prompt",
+        "gpu_memory_utilization",
+        "enable_sleep_mode",
+        "load_format",
+        "enable_lora",
+        "max_lora_rank",
+        "runner",
+        "task",
+    ]
 )
 """Arguments of vLLM that follow from the policy, or have a name of ours."""
-INEXACT = frozenset("quantization kv_cache_dtype speculative_config hf_overrides calculate_kv_scales".split())
+INEXACT = frozenset(["quantization", "kv_cache_dtype", "speculative_config", "hf_overrides", "calculate_kv_scales"])
 """Arguments behind which log-probs are no longer the trainer's."""
 CAPABILITIES = EngineCapabilities(exact_log_probs=True, media=frozenset({"image", "video"}))
 
@@ -78,23 +102,34 @@ def refuse(config: LanguagePolicyConfig, options: VLLMOptions) -> None:
             f"policy.engine.arguments.{lossy[0]}: log-probs are then not the trainer's, and "
             "policy.old_log_probs=sampler would train on them; write policy.old_log_probs=trainer, or leave it out"
         )
-    if config.attention not in ("sdpa", "eager") and config.dtype == "float32":
-        raise ConfigError(f"policy.attention={config.attention} takes no float32, and vLLM would follow policy.dtype")
+    if options.lora == "adapter" and (reason := _not_swapped(config)):
+        raise ConfigError(f"policy.engine.lora=adapter: {reason}; take policy.engine.lora=merged")
+
+
+def _not_swapped(config: LanguagePolicyConfig) -> str:
+    """Why vLLM could not take the adapter as one; "" where it can."""
+    if config.lora is None:
+        return "there is no policy.lora"
+    if config.lora.dora:
+        return "vLLM takes no DoRA"
+    if config.train_vision:
+        return "vLLM adapts the language model alone, and policy.train_vision adapts the tower too"
+    return ""
+
+
+def swaps_adapters(setting: Setting) -> bool:
+    """Whether the adapter goes to vLLM as one, and the base weights stay."""
+    return setting.config.lora is not None and setting.options.lora == "adapter"
 
 
 def on_cpu() -> bool:
     return not torch.cuda.is_available()
 
 
-def arguments_of(setting: Setting, *, videos: bool) -> dict[str, Any]:
-    """Arguments of vLLM's engine, by the names of its Python class.
-
-    videos  the policy may be shown some
-    """
+def arguments_of(setting: Setting) -> dict[str, Any]:
+    """Arguments of vLLM's engine, by the names of its Python class."""
     config, options = setting.config, setting.options
-    parts = {"image": options.images} | ({"video": options.videos} if videos else {})
-    seen = {kind: parts.get(kind, 0) for kind in ("image", "video") if kind in setting.family.written}
-    adapted = config.lora is not None and options.lora == "adapter"
+    most = {"image": options.images, "video": options.videos}
     given = {
         "model": config.model,
         "dtype": config.autocast or config.dtype,
@@ -106,12 +141,14 @@ def arguments_of(setting: Setting, *, videos: bool) -> dict[str, Any]:
         "max_num_seqs": options.max_num_seqs,
         "enforce_eager": on_cpu() if options.eager is None else options.eager,
         "tensor_parallel_size": options.tensor_parallel,
-        "limit_mm_per_prompt": seen,
+        "limit_mm_per_prompt": {kind: most[kind] for kind in most if kind in setting.family.written},
     }
-    if adapted:
+    if swaps_adapters(setting):
         given |= {"enable_lora": True, "max_lora_rank": _rank_for(config.lora.rank)}
     if not on_cpu():
         given["gpu_memory_utilization"] = options.gpu_memory
+    if _normalized_unlike(setting.processor):
+        given["mm_device_do_normalize"] = False
     if sizes := _sizes(setting):
         given["mm_processor_kwargs"] = sizes
     return {name: value for name, value in given.items() if value is not None} | options.arguments
@@ -128,6 +165,14 @@ def environment_of(options: VLLMOptions) -> dict[str, str]:
 def _rank_for(rank: int) -> int:
     """The least rank that vLLM has room for."""
     return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
+
+
+def _normalized_unlike(processor: Any) -> bool:
+    """Whether frames of clips have another mean and deviation than pictures: vLLM's model would normalize them as
+    pictures, and the ids would not show it."""
+    parts = [getattr(processor, name, None) for name in ("image_processor", "video_processor")]
+    known = [(tuple(p.image_mean), tuple(p.image_std)) for p in parts if getattr(p, "image_mean", None) is not None]
+    return len(set(known)) > 1
 
 
 def _sizes(setting: Setting) -> dict[str, Any]:
@@ -163,6 +208,15 @@ def content_key(image: Any) -> str:
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+def as_video(clip: Frames) -> tuple[Any, dict[str, Any]]:
+    """A clip as vLLM takes it: frames (F, H, W, 3), chosen already, and the times that they were chosen at."""
+    told = {
+        "fps": clip.fps, "duration": clip.total_frames / clip.fps, "total_num_frames": clip.total_frames,
+        "frames_indices": list(clip.indices), "video_backend": clip.backend, "do_sample_frames": False,
+    }  # fmt: skip
+    return clip.pixels.permute(0, 2, 3, 1).contiguous().numpy(), told
 
 
 @dataclass
@@ -221,3 +275,30 @@ def _first_stop(stopping: Stopping, made: Decoded) -> Tensor:
         ends = torch.stack([stopping(made.tokens[:, : step + 1], rows) for step in range(width)], dim=1)
     ends &= torch.arange(width) < made.length[:, None]
     return torch.where(ends.any(1), ends.int().argmax(1) + 1, width + 1)
+
+
+class AdapterFolder:
+    """The adapter as PEFT writes it, in a folder of its own that goes with the process; in memory where there is some.
+    vLLM reads adapters from folders only."""
+
+    NAME, NUMBER = "policy", 1
+
+    def __init__(self, setting: Setting):
+        self.setting = setting
+        memory = Path("/dev/shm")
+        self._folder = TemporaryDirectory(prefix="mmrl-adapter-", dir=memory if memory.is_dir() else None)
+
+    def write(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        """weights  all of the model under PEFT's names, of which the adapter's are kept"""
+        from safetensors.torch import save_file
+
+        kept = {n.replace(".default.", "."): w.cpu().contiguous() for n, w in weights if ".lora_" in n}
+        if not kept:
+            raise PolicyError("policy.engine.lora=adapter: the model that trains has no adapter")
+        save_file(kept, Path(self._folder.name) / "adapter_model.safetensors")
+        self.setting.model().model.peft_config["default"].save_pretrained(self._folder.name)
+
+    def request(self, load_inplace: bool = False) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(self.NAME, self.NUMBER, self._folder.name, load_inplace=load_inplace)
