@@ -13,7 +13,6 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from mmrl.policies.language.engines.vllm_requests import (
     Written,
     arguments_of,
     as_video,
+    capabilities_for,
     content_key,
     decoded,
     environment_of,
@@ -66,7 +66,7 @@ class Colocated:
     def __init__(self, setting: Setting):
         self.setting, self._llm, self._asleep = setting, None, False
         self.adapter = AdapterFolder(setting) if swaps_adapters(setting) else None
-        self.capabilities = replace(CAPABILITIES, lora=self.adapter is not None)
+        self.capabilities = capabilities_for(setting, CAPABILITIES.media)
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise ConfigError(
                 "policy.engine.mode=colocate: one process only, this run has "

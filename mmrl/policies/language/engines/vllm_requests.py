@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -59,6 +59,9 @@ OURS = frozenset(
 INEXACT = frozenset(["quantization", "kv_cache_dtype", "speculative_config", "hf_overrides", "calculate_kv_scales"])
 """Arguments behind which log-probs are no longer the trainer's."""
 CAPABILITIES = EngineCapabilities(exact_log_probs=True, media=frozenset({"image", "video"}))
+CLIPS_ELSEWHERE = frozenset({"qwen2_vl", "qwen2_5_vl"})
+"""Model types behind whose clips vLLM 0.32 and transformers 5 put the text at other positions: one past the clip's last
+step in time, or one past its height and width. The ids are equal, and log-probs are off by tenths."""
 
 
 class VLLMOptions(Section):
@@ -124,6 +127,12 @@ def swaps_adapters(setting: Setting) -> bool:
 
 def on_cpu() -> bool:
     return not torch.cuda.is_available()
+
+
+def capabilities_for(setting: Setting, media: frozenset[str]) -> EngineCapabilities:
+    """What vLLM can do for this policy. media: kinds that can be sent to it at all"""
+    seen = media - {"video"} if setting.family.model_type in CLIPS_ELSEWHERE else media
+    return replace(CAPABILITIES, media=seen, lora=swaps_adapters(setting))
 
 
 def arguments_of(setting: Setting) -> dict[str, Any]:
@@ -288,6 +297,10 @@ class AdapterFolder:
         memory = Path("/dev/shm")
         self._folder = TemporaryDirectory(prefix="mmrl-adapter-", dir=memory if memory.is_dir() else None)
 
+    @property
+    def path(self) -> str:
+        return self._folder.name
+
     def write(self, weights: Iterator[tuple[str, Tensor]]) -> None:
         """weights  all of the model under PEFT's names, of which the adapter's are kept"""
         from safetensors.torch import save_file
@@ -295,10 +308,10 @@ class AdapterFolder:
         kept = {n.replace(".default.", "."): w.cpu().contiguous() for n, w in weights if ".lora_" in n}
         if not kept:
             raise PolicyError("policy.engine.lora=adapter: the model that trains has no adapter")
-        save_file(kept, Path(self._folder.name) / "adapter_model.safetensors")
-        self.setting.model().model.peft_config["default"].save_pretrained(self._folder.name)
+        save_file(kept, Path(self.path) / "adapter_model.safetensors")
+        self.setting.model().model.peft_config["default"].save_pretrained(self.path)
 
     def request(self, load_inplace: bool = False) -> Any:
         from vllm.lora.request import LoRARequest
 
-        return LoRARequest(self.NAME, self.NUMBER, self._folder.name, load_inplace=load_inplace)
+        return LoRARequest(self.NAME, self.NUMBER, self.path, load_inplace=load_inplace)
