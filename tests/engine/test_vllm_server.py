@@ -39,16 +39,14 @@ def trained(policy, folder):
     return read_metrics(folder / "metrics.jsonl")
 
 
-def test_rows_weights_and_refusals(policy):
-    """No image, one, two; weights that moved; a clip."""
+def test_rows_and_weights(policy):
+    """No image, one, two; weights that moved."""
     asked = requests(mixed_prompts())
     before = policy.rollout(asked, Key(0))
     assert gap(policy, before) < EXACT
     moved(policy)
     after = policy.rollout(asked, Key(0))
     assert gap(policy, after) < EXACT and gap(policy, before) > 0.1
-    with pytest.raises(PolicyError, match="takes image"):
-        policy.rollout(requests(clip_prompts()[:1]), Key(0))
 
 
 def test_a_killed_server_comes_back_and_metrics_continue(policy, make_policy, tmp_path, capsys):
@@ -83,8 +81,15 @@ def test_it_ends_with_its_policy(policy):
         urllib.request.urlopen(f"{process.url}/health")
 
 
-def test_a_server_that_does_not_start_says_why(make_policy, tmp_path):
-    policy = make_policy(engine={**SERVER, "arguments": {"block_size": 7}})
-    with pytest.raises(PolicyError, match=r"the server ended with 1 after its start: .*7") as raised:
+def test_a_server_that_does_not_start_says_why(make_policy):
+    policy = make_policy(engine={**SERVER, "arguments": {"no_such": 7}})
+    with pytest.raises(PolicyError, match=r"the server ended with 2 after its start: .*--no-such") as raised:
         policy.rollout(requests(mixed_prompts()[:1]), Key(0))
     assert "\n" not in str(raised.value)
+
+
+def test_clips_are_refused_before_anything_starts(make_policy):
+    policy = make_policy(videos=True, engine=SERVER)
+    with pytest.raises(PolicyError, match="'clip' shows videos, and engine 'vllm' takes image"):
+        policy.rollout(requests(clip_prompts()[:1]), Key(0))
+    assert policy.bridge.engine._process is None

@@ -267,12 +267,12 @@ class LanguagePolicy(ActsThroughEngine):
         shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
         contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
         with self.acting():
-            written = self.bridge.write(contexts, plan.budget, draws, self.inner.model)
+            written, version = self.bridge.write(contexts, plan.budget, draws, self.inner.model, key)
             rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
             if self.config.old_log_probs == "trainer" and not greedy:
                 parts = self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows)
                 corrected(rows, plan, shown, parts, partial(self._score, self.inner, asked=LOG_PROBS))
-        return with_version(rows, self.bridge.version)
+        return with_version(rows, version)
 
     def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]:
         """The encoding of each prompt by its id: as it is kept, and with features of its media."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmrl.errors import PolicyError
@@ -11,6 +12,9 @@ from mmrl.policies.language.engines.base import Setting
 from mmrl.policies.language.engines.bridge import Bridge
 from mmrl.policies.language.engines.names import engine_class
 from mmrl.policies.language.engines.rows import SAMPLER
+from mmrl.policies.language.writing import WritingPlan
+from mmrl.randomness import Key
+from mmrl.record import Request
 
 
 class ActsThroughEngine(Policy):
@@ -46,6 +50,19 @@ class ActsThroughEngine(Policy):
     @property
     def engine_gap(self) -> float:
         return self.config.engine_gap
+
+    @property
+    def version(self) -> int:
+        return self.bridge.version
+
+    def write_ahead(self: Any, requests: Sequence[Request], key: Key) -> None:
+        plan = WritingPlan.of(requests, self.config.max_new_tokens)
+        shown = [self.encode(request.shown or request.prompt) for request in requests]
+        with self.acting():
+            self.bridge.begin(key, plan.contexts(shown, {}), plan.budget, plan.draws(key), self.inner.model)
+
+    def leave_ahead(self) -> None:
+        self.bridge.ahead.close()
 
     def after_update(self) -> None:
         self.bridge.version += 1

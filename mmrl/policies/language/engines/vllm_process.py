@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -116,10 +117,10 @@ class ServerProcess:
             time.sleep(LOOK)
 
     def _reason(self) -> str:
-        """The last line of its log that names an error, or the last of all."""
+        """The first line of its log that names an error, which is the cause of those after it; else the last."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        named = [line for line in lines if "Error" in line and "Traceback" not in line]
-        return one_line((named or lines or ["it said nothing"])[-1])[:400]
+        named = [line for line in lines if re.search(r"(\w*Error|error): ", line)]
+        return one_line((named or lines[-1:] or ["it said nothing"])[0])[:400]
 
 
 def _options(arguments: dict[str, Any]) -> list[str]:
