@@ -1,4 +1,4 @@
-"""Rollouts that an engine writes while earlier steps train: how old their weights are, and what a resume makes of it."""
+"""Rollouts that an engine writes while earlier steps train: how old they are, and what a resume makes of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import pytest
 
 from mmrl.errors import ConfigError
+from mmrl.rollout.nesting import Nested
+from mmrl.training.ahead import Ahead
 from mmrl.training.tracking import read_metrics
 from tests.policies.language.engines.test_engines import OWN, trainer_of
 from tests.training.tiny import make_policy
@@ -105,19 +107,19 @@ class TestRefusals:
 
     def test_under_a_strategy_that_asks_again(self, tmp_path, engine):
         trainer = trainer_of(tmp_path / "run", make_policy(engine=engine))
-        from mmrl.rollout.nesting import Nested
-        from mmrl.training.ahead import Ahead
-
         trainer.collector.strategies = Nested.of("dynamic_sampling")
         with pytest.raises(ConfigError, match="dynamic_sampling asks by what earlier rounds came to"):
             Ahead(trainer.collector, trainer.policy, trainer.config.model_copy(update={"ahead": 1}))
 
 
-def test_corrections_read_the_weights_that_wrote(tmp_path, engine):
-    """With old_log_probs: trainer, older weights are the difference between the two log-probs."""
-    policy = make_policy(engine=engine, old_log_probs="trainer", engine_gap=0.1)
-    credit = [{"name": "importance_correction"}]
-    trainer = trainer_of(tmp_path / "run", policy, credit=credit, steps=4, ahead=2, check_every=0, learning_rate=1e-2)
+@pytest.mark.parametrize(
+    ("recipe", "changes"), [("vcpo", {"advantage": "grpo"}), ("minirl_stabilising", {})], ids=["vcpo", "minirl"]
+)
+def test_corrections_read_the_weights_that_wrote(tmp_path, engine, recipe, changes):
+    """With old_log_probs: trainer, older weights are the difference between the two log-probs. vcpo's own baseline
+    reads a column that nobody makes; its importance weights and its step size by effective samples need none."""
+    policy = make_policy(engine=engine, old_log_probs="trainer")
+    trainer = trainer_of(tmp_path / "run", policy, recipe, changes, steps=4, ahead=2, check_every=0, learning_rate=1e-2)
     trainer.train()
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert metrics[0]["engine/gap_max"] < 1e-4 < 1e-3 < metrics[2]["engine/gap_max"]
