@@ -92,17 +92,15 @@ class Devices:
         """They stay where they are, and are read from the model when they are sent."""
 
     def give(self, url: str) -> None:
-        import requests
-
         try:
             if self._sender is None or self._sender[0] != url:
                 self._sender = (url, self._opened(url))
             self._sender[1].send_weights()
-        except requests.ConnectionError as error:
+        except OSError as error:  # as all errors of `requests`, which vLLM's client asks with
+            if getattr(error, "response", None) is not None:
+                raise PolicyError(f"the vLLM server took no weights by {self.backend}: {error}") from None
             self._sender = None
             raise Unreachable(f"the vLLM server at {url} does not answer: {error}") from None
-        except requests.HTTPError as error:
-            raise PolicyError(f"the vLLM server took no weights by {self.backend}: {error}") from None
 
     def _opened(self, url: str) -> Any:
         from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
