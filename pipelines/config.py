@@ -29,6 +29,8 @@ LONGEST_WAIT = 1e6
 """Seconds; more than a timer can take is no limit at all."""
 CLASS = "class"
 """Of `policy`: a class of the user's own."""
+SHORT = {"engine": "policy.engine"}
+"""Overrides that are written often: engine=vllm, engine.mode=server."""
 METHOD_KEYS = ("self_check",)
 """Training settings that belong to a method; the others to the machine and the data."""
 
@@ -310,6 +312,8 @@ def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.removeprefix("--").partition("=")
     if not equals or not key:
         raise ConfigError(f"override {text!r}: expected key.sub=value, such as objective.trust_region.low=0.2")
+    first, _, rest = key.partition(".")
+    key = ".".join(filter(None, (SHORT[first], rest))) if first in SHORT else key
     try:
         return key, read_yaml(value)
     except yaml.YAMLError:

@@ -197,6 +197,18 @@ class Policy(ABC):
     def after_batch(self) -> None:  # noqa: B027 (most policies keep no anchor)
         """Called after the last optimizer step of a rollout batch."""
 
+    @property
+    def version(self) -> int:
+        """Optimizer steps that its weights have behind them, where it counts them."""
+        return 0
+
+    def write_ahead(self, requests: Sequence[Request], key: Key) -> None:
+        """Let its engine begin what `rollout(requests, key)` will ask for, with the weights as they are now."""
+        raise PolicyError(f"the {self.modality} policy has no engine that could write ahead")
+
+    def leave_ahead(self) -> None:  # noqa: B027 (most policies begin nothing)
+        """Forget what was begun and not taken up."""
+
     def replayed(self, rollouts: Rollouts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """For the first-update self-check: what sampling found, what training finds there, and where to compare.
 

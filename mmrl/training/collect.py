@@ -57,7 +57,10 @@ class Collected:
 
 @dataclass
 class Collector:
-    """Everything a step needs before the optimizer: `collect(number)`."""
+    """Everything a step needs before the optimizer: `collect(number)`.
+
+    drawn  {step: dataset rows} drawn already, of steps that are written ahead
+    """
 
     actor: Actor
     objective: Objective
@@ -70,6 +73,7 @@ class Collector:
     accelerator: Accelerator
     clock: Clock
     not_shown: int = 0
+    drawn: dict[int, list[int]] = field(default_factory=dict)
 
     def collect(self, number: int) -> Collected:
         groups, causes = Groups(self.accelerator.process_index, self.accelerator.num_processes), Counter[str]()
@@ -99,6 +103,16 @@ class Collector:
         not_shown = sum(gather_objects(self.not_shown, self.accelerator))
         return Collected(rows, batch, mine, groups.rows, step, causes, not_shown)
 
+    def coming(self, number: int) -> tuple[list[Request], Key]:
+        """What `collect(number)` will ask the policy for first, where no strategy has a say: drawn now, and kept."""
+        groups = Groups(self.accelerator.process_index, self.accelerator.num_processes)
+        step = self._step(number, groups)
+        asks = [(groups.place(ask), ask) for ask in self.strategies.ask(step).ask]
+        firsts = [groups.number(group, ask.count) for group, ask in asks]
+        made = (self._request(g, a, first, None, groups) for (g, a), first in zip(asks, firsts, strict=True))
+        self.drawn[number] = [row for row in groups.rows if row is not None]
+        return [request for request in made if request is not None], step.key
+
     def _put_beside(self, rows: Rollouts) -> None:
         """The prompts of strategies beside those of the rows, before passes show them."""
         if self.columns.plan.early:
@@ -126,7 +140,8 @@ class Collector:
 
         def draw(count: int) -> list[int]:
             nonlocal draws
-            indices = self.sampler.select(count, len(self.prompts), key.at(member=draws))
+            known = self.drawn.pop(number, None) if not draws else None
+            indices = known or self.sampler.select(count, len(self.prompts), key.at(member=draws))
             if not draws:
                 self.announce(indices, number + 1)
             draws += 1

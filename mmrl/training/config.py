@@ -42,6 +42,9 @@ class TrainingConfig(Section):
     check_every         steps after which that check is made again: 0 is never; null is every 10 where an engine with
                         weights of its own writes the responses
     epsilon             AdamW's; the clip range is objective.trust_region.low and high
+    ahead               steps whose rollouts an engine with weights of its own writes while one trains: 0 is none, every
+                        rollout is of the present weights; with 1 or 2 neither waits long for the other, and recipes
+                        that correct for older weights keep the ratios honest (docs/engines.md)
     eval_every, save_every  in steps; 0 means only at the end
     save_every_minutes  of wall time since the last checkpoint; null: steps alone decide
     export_every        steps between checkpoints that hold `policy/`, the Hugging Face layout; 0: only the last one
@@ -69,6 +72,7 @@ class TrainingConfig(Section):
     skip_nonfinite: bool = False
     self_check: float | None = None
     check_every: int | None = Field(None, ge=0)
+    ahead: int = Field(0, ge=0, le=16)
     eval_every: int = Field(0, ge=0)
     eval_batch_size: int = Field(64, ge=1)
     eval_samples: int = Field(1, ge=1)

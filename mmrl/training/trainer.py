@@ -29,6 +29,7 @@ from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
+from mmrl.training.ahead import Ahead
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.config import TrainingConfig
 from mmrl.training.digests import restoring
@@ -146,6 +147,7 @@ class Trainer:
         refuse_pieces(type(policy), objective, plan.update, config.micro_batch_actions)
         self.gradients = Gradients(policy, objective, plan.update, config, self.accelerator)
         self.checked: SelfCheck | None = None
+        self.ahead = Ahead(self.collector, policy, config)
 
     # ---- the loop
 
@@ -187,6 +189,7 @@ class Trainer:
             raise
         finally:
             faulthandler.cancel_dump_traceback_later()
+            self.ahead.close()
 
     def _step_or_save(self) -> dict[str, Any]:
         """A step. If it fails before it moved the weights, what was trained so far is saved first."""
@@ -211,7 +214,9 @@ class Trainer:
     def train_step(self) -> dict[str, Any]:
         """One rollout batch: collect, prepare, update."""
         _seed_everything(Key(self.config.seed, self.step, purpose="global").number)
+        self.ahead.ask(self.step)
         collected = self.collector.collect(self.step)
+        stale = self.ahead.metrics(collected.rollouts)
         with self.clock("prepare"):
             batch = self.objective.assess(collected.batch)
             batch = self.columns.compare(collected.rollouts, collected.mine, batch)
@@ -230,7 +235,7 @@ class Trainer:
         if self.step % self.config.save_rollouts_every == 0 or self.step == self.config.steps - 1:
             self._save_rollouts(collected, batch, weights)
         apart = engine_check.gaps(batch, self.checked if due and self.policy.acts_apart else None)
-        return self._metrics(collected, batch, weights, log) | apart
+        return self._metrics(collected, batch, weights, log) | apart | stale
 
     def update(self, rollouts: Rollouts, batch: Batch, weights: Tensor, mine: Tensor, log: UpdateLog) -> None:
         """The optimizer steps of one pass over a rollout batch."""
@@ -347,6 +352,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             **self.saving.state_dict(),
             "strategies": self.strategies.state_dict(),
+            "ahead": self.ahead.state_dict(),
         }
 
     def _resume(self, path: Path) -> None:
@@ -362,6 +368,7 @@ class Trainer:
             self.objective.load_state_dict(state["objective"])
             self.strategies.load_state_dict(state.get("strategies", {}))
             self.saving.load_state_dict(state)
+            self.ahead.load_state_dict(state.get("ahead", {}), self.step)
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or bool(every and self.step % every == 0)

@@ -49,8 +49,9 @@ class LanguagePolicyConfig(Section):
     decode_rows             responses written at once; lower it if the rollout runs out of memory
     logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
     likelihood              what is scored of a response: "tokens", or one of your own, `my.py:Mine`
-    engine                  what writes responses: local, with the module that trains, or a class of your own with
-                            weights of its own, file.py:Class or package.module:Class (docs/engines.md)
+    engine                  what writes responses: local, with the module that trains; vllm; or a class of your own with
+                            weights of its own, file.py:Class or package.module:Class. A name, or {name: vllm, mode:
+                            server, ...} with the engine's own settings (docs/engines.md)
     old_log_probs           whose log-probs a response is trained on: sampler, those it was written with, of an engine
                             that is exact; trainer, those of one more pass, and the engine's own go into the column
                             sampler_log_probs, which recipes that correct the difference read
@@ -84,7 +85,7 @@ class LanguagePolicyConfig(Section):
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
     likelihood: str = "tokens"
-    engine: str = LOCAL
+    engine: str | dict[str, Any] = LOCAL
     old_log_probs: Literal["sampler", "trainer"] = "sampler"
     engine_gap: float = Field(0.03, gt=0)
     reference_device: Literal["same", "cpu"] = "same"
@@ -93,6 +94,11 @@ class LanguagePolicyConfig(Section):
     def _likelihood_is_known(self) -> LanguagePolicyConfig:
         likelihood_class(self.likelihood)
         return self
+
+    @property
+    def engine_name(self) -> str:
+        """`policy.engine` without its settings."""
+        return self.engine if isinstance(self.engine, str) else str(self.engine.get("name", ""))
 
 
 def load_model(config: LanguagePolicyConfig) -> Any:

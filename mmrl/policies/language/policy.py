@@ -26,8 +26,6 @@ from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
 from mmrl.policies.language.encoding import encode, extended
 from mmrl.policies.language.engines.acting import ActsThroughEngine
-from mmrl.policies.language.engines.base import Setting
-from mmrl.policies.language.engines.bridge import Bridge
 from mmrl.policies.language.engines.rows import corrected, with_sampler, with_version
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
@@ -106,7 +104,7 @@ class LanguagePolicy(ActsThroughEngine):
         self.taken = Taken(closed)
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
-        self.bridge = Bridge(Setting(config, processor, self.family, self.stopping, lambda: self.inner, self._template))
+        self.bridge = self.bridged()
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
@@ -114,6 +112,7 @@ class LanguagePolicy(ActsThroughEngine):
         are read."""
         from transformers import AutoConfig, AutoProcessor
 
+        cls.check_engine(config)
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
             check_model_type(AutoConfig.from_pretrained(config.model, **trusted))
@@ -233,12 +232,12 @@ class LanguagePolicy(ActsThroughEngine):
         shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
         contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
         with self.acting():
-            written = self.bridge.write(contexts, plan.budget, draws, self.inner.model)
+            written, version = self.bridge.write(contexts, plan.budget, draws, self.inner.model, key)
             rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
             if self.rescored and not greedy:
                 parts = self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows)
                 corrected(rows, plan, shown, parts, partial(self._score, self.inner))
-        return with_version(rows, self.bridge.version)
+        return with_version(rows, version)
 
     def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]:
         """The encoding of each prompt by its id: as it is kept, and with features of its media."""

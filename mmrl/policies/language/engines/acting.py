@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmrl.errors import PolicyError
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
-from mmrl.policies.language.engines.bridge import Bridge, engine_class
+from mmrl.policies.language.engines.base import Setting
+from mmrl.policies.language.engines.bridge import Bridge
+from mmrl.policies.language.engines.names import engine_class
 from mmrl.policies.language.engines.rows import SAMPLER
 from mmrl.policies.language.likelihoods.tokens import Tokens
+from mmrl.policies.language.writing import WritingPlan
+from mmrl.randomness import Key
+from mmrl.record import Request
 
 
 class ActsThroughEngine(Policy):
@@ -22,8 +28,22 @@ class ActsThroughEngine(Policy):
     @classmethod
     def columns_of(cls, config: LanguagePolicyConfig) -> dict[str, str]:
         engine_class(config)
-        made = {SAMPLER: f"engine {config.engine!r}"} if config.old_log_probs == "trainer" else {}
+        made = {SAMPLER: f"engine {config.engine_name!r}"} if config.old_log_probs == "trainer" else {}
         return super().columns_of(config) | made
+
+    @staticmethod
+    def check_engine(config: LanguagePolicyConfig) -> None:
+        """Raise ConfigError where the engine cannot be made here, before a model is loaded."""
+        engine_class(config, here=True)
+
+    def bridged(self: Any) -> Bridge:
+        """To the engine of the configuration, made as this policy is."""
+        return Bridge(
+            Setting(
+                self.config, self.processor, self.family, self.stopping, lambda: self.inner, self._template,
+                self._frames,
+            )
+        )  # fmt: skip
 
     @property
     def rescored(self) -> bool:
@@ -38,6 +58,19 @@ class ActsThroughEngine(Policy):
     def engine_gap(self) -> float:
         """None is too large where the sampler's log-probs are of something else than the likelihood's."""
         return self.config.engine_gap if self.likelihood.sampled else float("inf")
+
+    @property
+    def version(self) -> int:
+        return self.bridge.version
+
+    def write_ahead(self: Any, requests: Sequence[Request], key: Key) -> None:
+        plan = WritingPlan.of(requests, self.config.max_new_tokens)
+        shown = [self.encode(request.shown or request.prompt) for request in requests]
+        with self.acting():
+            self.bridge.begin(key, plan.contexts(shown, {}), plan.budget, plan.draws(key), self.inner.model)
+
+    def leave_ahead(self) -> None:
+        self.bridge.ahead.close()
 
     def after_update(self) -> None:
         self.bridge.version += 1

@@ -193,8 +193,7 @@ class Family:
             )
             for f in frames
         ]  # fmt: skip
-        resized = {} if self.factor is None else {"do_resize": False}
-        options = {"video_metadata": metadata, "do_sample_frames": False, "return_metadata": True} | resized
+        options = {"video_metadata": metadata, "return_metadata": True, **self.video_options}
         return {"videos": [torch.as_tensor(f.pixels) for f in frames], "videos_kwargs": options}
 
     def after(self, core: Any, ids: Tensor, aligned: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -263,6 +262,11 @@ class Family:
         patches = getattr(self.processor, "video_processor", None) or getattr(self.processor, "image_processor", None)
         patch, merge = getattr(patches, "patch_size", None), getattr(patches, "merge_size", None)
         return patch * merge if isinstance(patch, int) and isinstance(merge, int) else None
+
+    @property
+    def video_options(self) -> dict[str, Any]:
+        """Of the video processor: frames come chosen, and resized where the family takes any size."""
+        return {"do_sample_frames": False} | ({} if self.factor is None else {"do_resize": False})
 
     @property
     def temporal_patch(self) -> int:

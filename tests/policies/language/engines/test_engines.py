@@ -99,10 +99,10 @@ def engine(tmp_path):
     return lambda name: f"{path}:{name}"
 
 
-def trainer_of(run_dir, policy, recipe="grpo", credit=(), **changes):
+def trainer_of(run_dir, policy, recipe="grpo", stages=None, **changes):
     settings = {"steps": 3, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-3, "save_every": 0}
     run_dir.mkdir(parents=True, exist_ok=True)
-    objective = load_recipe(recipe).objective | ({"credit": list(credit)} if credit else {})
+    objective = load_recipe(recipe).objective | (stages or {})
     return Trainer(
         policy, Objective.of(objective), make_prompts(8), score_vowels,
         TrainingConfig(**settings | changes), run_dir, trackers=[JsonLines(run_dir / "metrics.jsonl", 0)],
@@ -304,7 +304,9 @@ class TestRecipes:
     def test_that_reads_it_trains(self, tmp_path, engine, recipe, credit):
         policy = make_policy(engine=engine("Rough"), old_log_probs="trainer")
         before = {name: weight.clone() for name, weight in policy.trainable_state().items()}
-        _, metrics = trained(tmp_path / "run", policy, recipe=recipe, credit=credit, steps=1)
+        _, metrics = trained(
+            tmp_path / "run", policy, recipe=recipe, stages={"credit": credit} if credit else {}, steps=1
+        )
         assert 0 < metrics[0]["engine/gap_mean"] < 0.011
         assert any(not torch.equal(weight, before[name]) for name, weight in policy.trainable_state().items())
 
