@@ -17,7 +17,7 @@ from mmrl.objective.objective import Choice
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import policy_class
 from mmrl.recipes import Recipe, is_file, load_recipe
-from mmrl.rewards.panel import RewardSpec
+from mmrl.rewards.panel import BUDGET_CALLS, SMALLEST_BUDGET, RewardSpec
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 from mmrl.stages import RENAMED
 from mmrl.training.config import TrainingConfig
@@ -166,6 +166,15 @@ class RunConfig(Section):
                 f"{self.modality!r}"
             )
         return kind
+
+    @property
+    def patience(self) -> float:
+        """Seconds ranks wait for each other: past the watchdog, and what the rewards of a step may take, each once in
+        time and then its rows one by one."""
+        run = self.reward_run
+        each = [spec.timeout or run.timeout for spec in self.rewards]
+        longest = sum(seconds + (run.budget or max(SMALLEST_BUDGET, BUDGET_CALLS * seconds)) for seconds in each)
+        return self.training.patience(longest)
 
     def policy_settings(self) -> Any:
         """The typed `policy:` section, with `asset:NAME` resolved to the checkpoint that ships as NAME."""

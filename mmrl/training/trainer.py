@@ -98,7 +98,7 @@ class Trainer:
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("the training data set is empty")
-        self.accelerator = accelerator or make_accelerator()
+        self.accelerator = accelerator or make_accelerator(config.sharding, config.patience())
         if config.prompts_per_step < self.accelerator.num_processes:
             raise ConfigError(
                 f"training.prompts_per_step={config.prompts_per_step} leaves some of the "
@@ -128,7 +128,12 @@ class Trainer:
                 "policy.dtype=bfloat16, or policy.dtype=float32 with policy.autocast=float16"
             )
         self.adamw = MasterAdamW(
-            trained, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, weight_decay=config.weight_decay
+            trained,
+            config.optimizer,
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
         )
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
@@ -344,6 +349,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             **self.saving.state_dict(),
             "strategies": self.strategies.state_dict(),
+            "balance": self.collector.balance.state_dict(),
         }
 
     def _resume(self, path: Path) -> None:
@@ -356,6 +362,7 @@ class Trainer:
         self.sampler.load_state_dict(state["sampler"])
         self.objective.load_state_dict(state["objective"])
         self.strategies.load_state_dict(state.get("strategies", {}))
+        self.collector.balance.load_state_dict(state.get("balance", {}))
         self.saving.load_state_dict(state)
 
     def _due(self, every: int) -> bool:
