@@ -14,6 +14,7 @@ from mmrl import plugins
 from mmrl.errors import ConfigError, got, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
+from mmrl.placed import placed
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import policy_class
 from mmrl.recipes import Recipe, is_file, load_recipe
@@ -115,6 +116,37 @@ class EnvironmentRunConfig(Section):
     isolated: bool = True
 
 
+SPEAKING = ("vlm", "video")
+"""Modalities whose responses an engine can write."""
+PLACED_ENGINE = "mmrl.policies.language.engines.ray_actors:RayEngine"
+
+
+class Placement(Section):
+    """Where `mmrl launch --ray` puts the parts of a run; `mmrl train` does not read it.
+
+    trainers        processes of one group, each with `trainer_gpus`; training.sharding says how they share weights
+    engines         actors that write responses with a model of their own, the engine of `policy.engine`; 0: each
+                    trainer writes its own
+    reward_workers  actors that run rewards; 0: processes beside each trainer
+    *_cpus, *_gpus  of each
+    spread          trainers on as many machines as there are, rather than as few
+    restarts        times trainers that died begin again from the last checkpoint
+    address         of a running cluster, or "auto"; null: one on this machine, for this run
+    """
+
+    trainers: int = Field(1, ge=1)
+    engines: int = Field(0, ge=0)
+    reward_workers: int = Field(0, ge=0)
+    trainer_cpus: float = Field(1, gt=0)
+    trainer_gpus: float = Field(0, ge=0)
+    engine_cpus: float = Field(1, gt=0)
+    engine_gpus: float = Field(0, ge=0)
+    reward_cpus: float = Field(1, gt=0)
+    spread: bool = False
+    restarts: int = Field(3, ge=0)
+    address: str | None = None
+
+
 class RunConfig(Section):
     """Everything a run is made of; written into the run directory as it was resolved.
 
@@ -139,6 +171,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
+    placement: Placement = Placement()
     tracking: list[TrackerName] = []
 
     @field_validator("rollout", mode="before")
@@ -182,6 +215,8 @@ class RunConfig(Section):
         values = {k: v for k, v in self.policy.items() if k != CLASS}
         if str(values.get("model", "")).startswith(ASSET):
             values["model"] = str(shipped_asset(values["model"].removeprefix(ASSET)))
+        if (found := placed()) is not None and found.engines and self.modality in SPEAKING:
+            values["engine"] = PLACED_ENGINE  # the actor has the one that was named
         return read_section(kind.config_type, values, "policy")
 
     @field_validator("run_dir")

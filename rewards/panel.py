@@ -25,6 +25,7 @@ from mmrl.record import Prompt, Scores
 from mmrl.rewards.calls import WHOLE, Callee, Inputs, Outcome, Style, prepare
 from mmrl.rewards.pool import CallFailed, IsolatedReward, WorkerPool
 from mmrl.rewards.presets import PRESETS
+from mmrl.rewards.ray_workers import starter
 from mmrl.rewards.registry import Columns, Reward, declared, registered, resolve
 from mmrl.rewards.rows import (
     MEDIA,
@@ -146,7 +147,7 @@ class RewardPanel:
             raise RewardError("no rewards: name at least one, such as 'accuracy'")
         self._ceiling, self._budget = unscored_ceiling, budget
         self._default_timeout = default_timeout
-        self._pool = WorkerPool(max(1, min(workers, len(given))))
+        self._pool = WorkerPool(max(1, min(workers, len(given))), starter())
         self._threads = ThreadPoolExecutor(len(given), thread_name_prefix="reward")
         try:
             self.members = [self._member(spec, default_timeout) for spec in given]
