@@ -47,7 +47,8 @@ class RayWorker:
     alive = True
 
     def __init__(self, actor: Any):
-        self.actor, self.loaded, self._loads = actor, set[str](), {}
+        self.actor, self.loaded = actor, set[str]()
+        self._loads: dict[Any, Mapping[str, Any]] = {}
 
     def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """As `Worker.ask`; CallFailed too where the actor cannot be made again."""

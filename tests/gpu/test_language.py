@@ -7,7 +7,7 @@ from mmrl.media import Clip  # noqa: F401  (mmrl before transformers)
 from mmrl.policies.adapters import LoraConfig
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
-from mmrl.training.optimizer import MasterAdamW
+from mmrl.training.optimizer import MasterAdamW, OptimizerConfig
 
 pytestmark = pytest.mark.gpu
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
@@ -93,6 +93,24 @@ def test_an_optimizer_step_is_the_cpus(made, device):
         moved[where] = torch.cat([p.detach().cpu().flatten() for p in parameters]), int(optimizer.moved.changed)
     (here, count), (there, other) = moved["cpu"], moved[device]
     assert (here - there).abs().max() < 1e-6 and abs(count - other) <= 1e-4 * count
+
+
+@pytest.mark.parametrize("kept", [{"name": "fused"}, {"offload": True}], ids=["fused", "offload"])
+def test_other_ways_to_keep_the_optimizers_state(made, device, kept):
+    """The same step to rounding; offloaded, nothing of it is on the device."""
+    weights = {}
+    for name, options in (("plain", {}), ("other", kept)):
+        policy = made("qwen2_5_vl", device, dtype="bfloat16")
+        parameters = [p for p in policy.module.parameters() if p.requires_grad]
+        generator = torch.Generator().manual_seed(0)
+        optimizer = MasterAdamW(parameters, OptimizerConfig(**options), lr=1e-3)
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter)
+            optimizer.step()
+        weights[name] = torch.cat([optimizer.state[p]["master"].cpu().flatten() for p in parameters])
+        assert not options.get("offload") or optimizer.state[parameters[0]]["exp_avg"].device.type == "cpu"
+    assert (weights["plain"] - weights["other"]).abs().max() < 1e-6
 
 
 def test_memory_is_returned(made, device):

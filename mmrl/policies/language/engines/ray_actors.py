@@ -56,7 +56,8 @@ class EngineActor:
         self.policy = kind.from_config(config, read_clip=read_clip)
         if torch.cuda.is_available():
             self.policy.module.to("cuda")
-        self.namespace, self.version = namespace, None
+        self.namespace = namespace
+        self.version: Version | None = None
 
     def pid(self) -> int:
         return os.getpid()
