@@ -55,6 +55,8 @@ class TrainingConfig(Section):
     save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
     watchdog_seconds    a step that takes longer has its stack printed, and goes on
     optimizer           which AdamW, and where its state lives
+    compile             torch.compile for the feed-forward parts of every block; the first steps take longer, and a C++
+                        compiler must be there
     sharding            of a run on several processes: launcher, as the launcher's configuration says; or, for
                         launchers that say nothing (torchrun, Ray), ddp, or fsdp2 on GPUs
     rank_timeout        seconds a rank waits for the others before the run ends; null: four times watchdog_seconds
@@ -93,6 +95,7 @@ class TrainingConfig(Section):
     save_rollouts_every: int = Field(10, ge=1)
     watchdog_seconds: float = Field(1800, gt=0, le=LONGEST_WATCH)
     optimizer: OptimizerConfig = OptimizerConfig()
+    compile: bool = False
     sharding: Literal["launcher", "ddp", "fsdp2"] = "launcher"
     rank_timeout: float | None = Field(None, gt=0, le=LONGEST_WATCH)
     balance: bool = True

@@ -30,6 +30,7 @@ from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.collect import Collected, Collector
+from mmrl.training.compiled import compile_blocks
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
 from mmrl.training.evaluation import Score, evaluate
@@ -127,6 +128,8 @@ class Trainer:
                 "the trained weights are float16, whose gradients vanish or overflow without scaling: choose "
                 "policy.dtype=bfloat16, or policy.dtype=float32 with policy.autocast=float16"
             )
+        if config.compile:
+            compile_blocks(policy.inner)
         self.adamw = MasterAdamW(
             trained,
             config.optimizer,
