@@ -92,10 +92,11 @@ class Launch:
         self.placement: Placement = config.placement
         self.namespace = f"mmrl-{uuid.uuid4().hex[:8]}"
         self.actors: list[Any] = []
-        if self.placement.engines and config.modality not in ("vlm", "video"):
+        if self.placement.engines and config.modality not in SPEAKING:
             raise ConfigError(
-                f"placement.engines={self.placement.engines}: a {config.modality} policy writes by itself"
+                f"placement.engines={self.placement.engines}: {config.modality} policies write themselves"
             )
+        config.policy_class.columns_of(config.policy_settings())  # an engine that cannot train is refused here
 
     def run(self) -> int:
         ray, own = self.ray, not self.ray.is_initialized()
