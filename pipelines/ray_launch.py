@@ -17,13 +17,16 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from mmrl.errors import ConfigError
-from mmrl.pipelines.config import Placement, RunConfig, read_config
+from mmrl.pipelines.config import SPEAKING, Placement, RunConfig, read_config
+from mmrl.pipelines.folders import next_free
 from mmrl.placed import Placed
 from mmrl.policies.registry import MODALITIES
 from mmrl.shown import tell
+from mmrl.training.resume import run_folder
 from mmrl.training.stopping import LAUNCHED
 
 REFUSED = 2
@@ -77,25 +80,32 @@ def launch(arguments: Sequence[str]) -> int:
                           "mmrl launch --ray vlm CONFIG")  # fmt: skip
     if find_spec("ray") is None:
         raise ConfigError("mmrl launch --ray needs Ray, which is not installed: pip install 'mmrl[ray]'")
-    modality, source, changes = arguments[0], arguments[1] if len(arguments) > 1 else None, arguments[2:]
-    config = read_config(source, changes, modality)
-    return Launch(config, [modality, *([source] if source else []), *changes]).run()
+    modality, *rest = arguments
+    resume = None
+    if "--resume" in rest[:-1]:
+        at = rest.index("--resume")
+        resume, rest = Path(rest[at + 1]), rest[:at] + rest[at + 2 :]
+    if not rest:
+        raise ConfigError(f"mmrl launch --ray {modality}: expected a YAML file, or the name of a shipped configuration")
+    return Launch(read_config(rest[0], rest[1:], modality), [modality, *rest], resume).run()
 
 
 class Launch:
-    """One run on a cluster. `arguments`: of `mmrl train`."""
+    """One run on a cluster. `arguments`: of `mmrl train`; `resume`: the run or checkpoint it goes on from."""
 
-    def __init__(self, config: RunConfig, arguments: list[str]):
+    def __init__(self, config: RunConfig, arguments: list[str], resume: Path | None = None):
         import ray
 
-        self.config, self.arguments, self.ray = config, arguments, ray
+        self.folder = next_free(config.directory) if "{" in config.run_dir else config.directory
+        if resume is not None:
+            self.folder = run_folder(resume)
+        self.config, self.arguments, self.resume = config, [*arguments, f"run_dir={self.folder}"], resume
+        self.ray = ray
         self.placement: Placement = config.placement
         self.namespace = f"mmrl-{uuid.uuid4().hex[:8]}"
         self.actors: list[Any] = []
         if self.placement.engines and config.modality not in SPEAKING:
-            raise ConfigError(
-                f"placement.engines={self.placement.engines}: {config.modality} policies write themselves"
-            )
+            raise ConfigError(f"placement.engines: {config.modality} policies write by themselves; leave it at 0")
         config.policy_class.columns_of(config.policy_settings())  # an engine that cannot train is refused here
 
     def run(self) -> int:
@@ -183,7 +193,7 @@ class Launch:
         try:
             meeting = ray.get(trainers[0].meeting_place.remote())
             nodes = ray.get([t.node.remote() for t in trainers])
-            command = [sys.executable, "-m", "mmrl", "train", *self._arguments()]
+            command = [sys.executable, "-m", "mmrl", "train", *self._arguments(attempt)]
             runs = [
                 t.run.remote(command, self._environment(rank, nodes, meeting, attempt), os.getcwd())
                 for rank, t in enumerate(trainers)
@@ -194,12 +204,13 @@ class Launch:
                 with suppress(Exception):
                     ray.kill(trainer)
 
-    def _arguments(self) -> list[str]:
+    def _arguments(self, attempt: int) -> list[str]:
+        """From the last checkpoint, where an attempt before this one left any."""
         from mmrl.training import checkpoint
 
-        folder, given = self.config.directory, list(self.arguments)
-        held = (folder / "checkpoints").is_dir() and checkpoint.checkpoints(folder)
-        return [*given, "--resume", str(folder)] if held else given
+        left = attempt and (self.folder / "checkpoints").is_dir() and checkpoint.checkpoints(self.folder)
+        resume = self.folder if left else self.resume
+        return [*self.arguments, *(["--resume", str(resume)] if resume else [])]
 
     def _environment(
         self, rank: int, nodes: list[str], meeting: tuple[str, int], attempt: int

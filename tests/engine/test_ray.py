@@ -127,8 +127,16 @@ class TestRefusals:
             launch(given)
 
     def test_a_generator_has_no_engine(self):
-        with pytest.raises(ConfigError, match="flow policies write themselves"):
+        with pytest.raises(ConfigError, match="flow policies write by themselves"):
             launch(["flow", "demo", "placement.engines=1"])
+
+    def test_a_folder_that_holds_a_run_is_not_gone_on_with_unasked(self, tmp_path):
+        """As without Ray: --resume says so."""
+        (tmp_path / "run" / "checkpoints" / "step-000002").mkdir(parents=True)
+        (tmp_path / "run" / "checkpoints" / "step-000002" / "state.json").write_text('{"step": 2}')
+        run = Launch(read_config("demo", [f"run_dir={tmp_path / 'run'}"], "vlm"), ["vlm", "demo"])
+        assert "--resume" not in run._arguments(0)
+        assert run._arguments(1)[-2:] == ["--resume", str(tmp_path / "run")]
 
     def test_what_is_the_users_to_mend_is_not_tried_again(self, tmp_path):
         """A file that is not there: one attempt, the exit code of `mmrl train`."""
