@@ -145,6 +145,9 @@ class Launch:
                     f"{has.get(kind, 0):g}"
                 )
 
+        if has.get("GPU") and not p.trainer_gpus:
+            tell(f"the cluster has {has['GPU']:g} GPUs, and placement.trainer_gpus=0: trainers run on CPUs")
+
     def _place(self) -> None:
         """Engines and reward workers, by name. They outlive the trainers' attempts."""
         p = self.placement
@@ -219,7 +222,8 @@ class Launch:
         p, here = self.placement, [r for r, node in enumerate(nodes) if node == nodes[rank]]
         address = self.ray.get_runtime_context().gcs_address
         told = Placed(address, self.namespace, p.engines, p.reward_workers, attempt, rank, p.trainers)
-        ranks = {"RANK": rank, "LOCAL_RANK": here.index(rank), "WORLD_SIZE": p.trainers, "LOCAL_WORLD_SIZE": len(here)}
+        local = 0 if p.trainer_gpus else here.index(rank)  # a trainer sees its own GPU alone, as number 0
+        ranks = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": p.trainers, "LOCAL_WORLD_SIZE": len(here)}
         if p.trainers == 1:
             return told.to_environment()
         met = {"MASTER_ADDR": meeting[0], "MASTER_PORT": str(meeting[1]), LAUNCHED: self.namespace}

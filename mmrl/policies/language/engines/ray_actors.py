@@ -54,7 +54,7 @@ class EngineActor:
         kind = policy_class(modality)
         config = kind.config_type(**settings | {"lora": None, "adapter": None, "old_log_probs": "sampler"})
         self.policy = kind.from_config(config, read_clip=read_clip)
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and not self.policy.bridge.capabilities.own_weights:
             self.policy.module.to("cuda")
         self.namespace = namespace
         self.version: Version | None = None
