@@ -83,7 +83,7 @@ def work(part: Part, device: str, size: str, steps: int, folder: Path) -> dict[s
 def command_of(part: Part, options: argparse.Namespace, result: Path) -> list[str] | str:
     """What runs the part, or why it cannot."""
     if part.kind == "tests":
-        return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu"]
+        return [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu"]
     if part.kind == "engine":
         from importlib.util import find_spec
 
