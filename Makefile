@@ -8,6 +8,7 @@
 #   make matrix            recipes, families and generators, one after the other
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
+#   make gpu [DEVICE=cpu SIZE=tiny]  everything that needs a GPU, without a network; tables in benchmarks/results/gpu
 #   make chaos [ARGS=...]  kills, full disks, damage, failing ranks, odd input; ARGS="--quick" for a few of each
 #   make docs              write the generated pages of docs/ again
 #   make generators        every family of generators against its own pipeline; writes docs/generators.md again
@@ -18,6 +19,8 @@
 PYTHON ?= python3
 SEED ?= 0
 ARGS ?=
+DEVICE ?= cuda
+SIZE ?= full
 
 BIN := .venv/bin
 READY := .venv/installed
@@ -28,7 +31,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-engine families recipes lint bench chaos docs generators matrix
+.PHONY: help demo test test-engine families recipes lint bench chaos docs generators matrix gpu
 .DELETE_ON_ERROR:
 
 help:
@@ -68,6 +71,10 @@ lint: $(READY)
 
 bench: $(READY)
 	@set -e; for name in vlm group video flow; do echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name $(ARGS); done
+
+# PYTHON_GPU: an environment with a CUDA build of torch, where .venv has another
+gpu: $(if $(PYTHON_GPU),,$(READY))
+	@$(or $(PYTHON_GPU),$(BIN)/python) -m benchmarks.gpu --device $(DEVICE) --size $(SIZE) $(ARGS)
 
 chaos: export OMP_NUM_THREADS := 1
 chaos: $(READY)

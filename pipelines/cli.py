@@ -351,7 +351,14 @@ def demo(
 
 @app.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
 def launch(context: typer.Context) -> None:
-    """`accelerate launch`, several processes: `mmrl launch --num_processes 8 -m mmrl train vlm CONFIG`."""
+    """`accelerate launch`, several processes: `mmrl launch --num_processes 8 -m mmrl train vlm CONFIG`.
+
+    `mmrl launch --ray vlm CONFIG` has Ray place trainers, engines and reward workers, as `placement:` says.
+    """
+    if context.args[:1] == ["--ray"]:
+        from mmrl.pipelines.ray_launch import launch as launch_on_ray
+
+        raise typer.Exit(launch_on_ray(context.args[1:]))
     from accelerate.commands.accelerate_cli import main as accelerate
 
     sys.argv = ["accelerate", "launch", *context.args]

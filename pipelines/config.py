@@ -14,10 +14,11 @@ from mmrl import plugins
 from mmrl.errors import ConfigError, got, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
+from mmrl.placed import placed
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import Recipe, is_file, load_recipe
-from mmrl.rewards.panel import RewardSpec
+from mmrl.rewards.panel import BUDGET_CALLS, SMALLEST_BUDGET, RewardSpec
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 from mmrl.stages import RENAMED
 from mmrl.training.config import TrainingConfig
@@ -122,6 +123,37 @@ class EnvironmentRunConfig(Section):
     isolated: bool = True
 
 
+SPEAKING = ("vlm", "video")
+"""Modalities whose responses an engine can write."""
+PLACED_ENGINE = "mmrl.policies.language.engines.ray_actors:RayEngine"
+
+
+class Placement(Section):
+    """Where `mmrl launch --ray` puts the parts of a run; `mmrl train` does not read it.
+
+    trainers        processes of one group, each with `trainer_gpus`; training.sharding says how they share weights
+    engines         actors that write responses with a model of their own, the engine of `policy.engine`; 0: each
+                    trainer writes its own
+    reward_workers  actors that run rewards; 0: processes beside each trainer
+    *_cpus, *_gpus  of each
+    spread          trainers on as many machines as there are, rather than as few
+    restarts        times trainers that died begin again from the last checkpoint
+    address         of a running cluster, or "auto"; null: one on this machine, for this run
+    """
+
+    trainers: int = Field(1, ge=1)
+    engines: int = Field(0, ge=0)
+    reward_workers: int = Field(0, ge=0)
+    trainer_cpus: float = Field(1, gt=0)
+    trainer_gpus: float = Field(0, ge=0)
+    engine_cpus: float = Field(1, gt=0)
+    engine_gpus: float = Field(0, ge=0)
+    reward_cpus: float = Field(1, gt=0)
+    spread: bool = False
+    restarts: int = Field(3, ge=0)
+    address: str | None = None
+
+
 class RunConfig(Section):
     """Everything a run is made of; written into the run directory as it was resolved.
 
@@ -146,6 +178,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
+    placement: Placement = Placement()
     tracking: list[TrackerName] = []
 
     @field_validator("rollout", mode="before")
@@ -174,12 +207,23 @@ class RunConfig(Section):
             )
         return kind
 
+    @property
+    def patience(self) -> float:
+        """Seconds ranks wait for each other: past the watchdog, and what the rewards of a step may take, each once in
+        time and then its rows one by one."""
+        run = self.reward_run
+        each = [spec.timeout or run.timeout for spec in self.rewards]
+        longest = sum(seconds + (run.budget or max(SMALLEST_BUDGET, BUDGET_CALLS * seconds)) for seconds in each)
+        return self.training.patience(longest)
+
     def policy_settings(self) -> Any:
         """The typed `policy:` section, with `asset:NAME` resolved to the checkpoint that ships as NAME."""
         kind = self.policy_class
         values = {k: v for k, v in self.policy.items() if k != CLASS}
         if str(values.get("model", "")).startswith(ASSET):
             values["model"] = str(shipped_asset(values["model"].removeprefix(ASSET)))
+        if (found := placed()) is not None and found.engines and self.modality in SPEAKING:
+            values["engine"] = PLACED_ENGINE  # the actor has the one that was named
         return read_section(kind.config_type, values, "policy")
 
     @field_validator("run_dir")

@@ -73,6 +73,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
             "choose policy.dtype=bfloat16, policy.dtype=float32 with policy.autocast=float16, or policy.lora"
         )
     kind.columns_of(settings)
+    config.training.optimizer.refuse_missing()
     objective = Objective.of(config.objective)
     strategies = Nested.of(config.rollout)
     for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
@@ -256,7 +257,7 @@ def train(
     """
     made = {} if score is None and made is None else made
     objective = check_config(config, made)
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(config.training.sharding, config.patience)
     with ExitStack() as stack:
         stack.enter_context(together_to_the_end())
         config = config if resume else together(lambda: in_its_own_folder(config, accelerator), accelerator)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +25,9 @@ from torch import Tensor
 from mmrl.errors import RewardError
 from mmrl.record import Prompt, Scores
 from mmrl.rewards.calls import WHOLE, Callee, Inputs, Outcome, Style, prepare
-from mmrl.rewards.pool import CallFailed, IsolatedReward, WorkerPool
+from mmrl.rewards.pool import CallFailed, IsolatedReward, Worker, WorkerPool
 from mmrl.rewards.presets import PRESETS
+from mmrl.rewards.ray_workers import starter
 from mmrl.rewards.registry import Columns, Reward, declared, registered, resolve
 from mmrl.rewards.rows import (
     MEDIA,
@@ -150,7 +152,7 @@ class RewardPanel:
             raise RewardError("no rewards: name at least one, such as 'accuracy'")
         self._ceiling, self._budget = unscored_ceiling, budget
         self._default_timeout = default_timeout
-        self._pool = WorkerPool(max(1, min(workers, len(given))))
+        self._pool = WorkerPool(max(1, min(workers, len(given))), starter())
         self._foreign: dict[str, WorkerPool] = {}
         self._threads = ThreadPoolExecutor(len(given), thread_name_prefix="reward")
         try:
@@ -325,7 +327,7 @@ class RewardPanel:
             )
         if not os.access(python, os.X_OK) or Path(python).is_dir():
             raise RewardError(f"reward {spec.name!r}: python={python} is no program; expected /path/to/venv/bin/python")
-        pool = self._foreign.setdefault(python, WorkerPool(1, python))
+        pool = self._foreign.setdefault(python, WorkerPool(1, partial(Worker, python=python)))
         isolated = IsolatedReward(pool, _absolute(spec.name), spec.options, spec.style, spec.timeout or default_timeout)
         try:
             about = isolated.load()

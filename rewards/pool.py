@@ -157,10 +157,10 @@ def _ending(code: int) -> str:
 
 
 class WorkerPool:
-    """At most `size` workers of one interpreter, started when first borrowed and kept warm."""
+    """At most `size` workers, started by `start` when first borrowed and kept warm."""
 
-    def __init__(self, size: int, python: str | None = None) -> None:
-        self._python = python
+    def __init__(self, size: int, start: Callable[[], Any] = Worker) -> None:
+        self._start = start
         self._places: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._alive: list[Worker] = []
         for _ in range(size):
@@ -176,7 +176,7 @@ class WorkerPool:
                 self._discard(worker)
                 worker = None
             if worker is None:
-                worker = Worker(python=self._python)
+                worker = self._start()
                 self._alive.append(worker)
             yield worker
         except BaseException as error:

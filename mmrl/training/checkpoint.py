@@ -30,6 +30,7 @@ from mmrl.training import tensor_files
 from mmrl.training.digests import digest_of, read_state, restoring, sealed, verify
 from mmrl.training.distributed import gather_objects, together
 from mmrl.training.finite import refuse_weights
+from mmrl.training.optimizer import whole_state
 from mmrl.training.storage import remove_tree, require_space, sync, write_atomically, writing
 
 _NAME = re.compile(r"step-(\d+)$")
@@ -274,7 +275,6 @@ def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tens
     """`{NAME|exp_avg: tensor}`, as they lie on this rank."""
     tensors = {}
     for name, parameter in _parameters(policy).items():
-        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
-            value = torch.as_tensor(value)
+        for key, value in whole_state(optimizer.state.get(parameter, {}), parameter).items():
             tensors[f"{name}|{key}"] = value if is_sharded_tensor(value) else value.detach()
     return tensors

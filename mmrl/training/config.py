@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from mmrl.errors import ConfigError
 from mmrl.settings import Section
+from mmrl.training.optimizer import OptimizerConfig
 from mmrl.training.updates import Updates, updates_a_batch
 
 LARGEST_EPSILON = 1e-3
@@ -16,6 +17,9 @@ LARGEST_EPSILON = 1e-3
 
 LONGEST_WATCH = 1e6
 """Seconds; a timer takes no more."""
+
+WATCHES = 4
+"""Steps as long as the watchdog's that ranks wait for each other: one that is that slow still goes on."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -53,6 +57,16 @@ class TrainingConfig(Section):
     keep_checkpoints    older ones are deleted
     save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
     watchdog_seconds    a step that takes longer has its stack printed, and goes on
+    optimizer           which AdamW, and where its state lives
+    compile             torch.compile for the feed-forward parts of every block; the first steps take longer, and a C++
+                        compiler must be there
+    sharding            of a run on several processes: launcher, as the launcher's configuration says; or, for
+                        launchers that say nothing (torchrun, Ray), ddp, or fsdp2 on GPUs
+    rank_timeout        seconds a rank waits for the others before the run ends; null: four times watchdog_seconds
+                        and what rewards may take beside it, so that a slow judge on one rank ends nothing. A rank
+                        that has died ends the others within a minute whatever it says
+    balance             give each rank groups of about as many tokens, from what their prompts came to when they were
+                        asked last; false: in turn. Numbers stay, to rounding
     """
 
     steps: int = Field(100, ge=1)
@@ -84,6 +98,11 @@ class TrainingConfig(Section):
     save_rollouts: int = Field(4, ge=0)
     save_rollouts_every: int = Field(10, ge=1)
     watchdog_seconds: float = Field(1800, gt=0, le=LONGEST_WATCH)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    compile: bool = False
+    sharding: Literal["launcher", "ddp", "fsdp2"] = "launcher"
+    rank_timeout: float | None = Field(None, gt=0, le=LONGEST_WATCH)
+    balance: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -118,6 +137,10 @@ class TrainingConfig(Section):
         """With what `updates` leaves out filled in, from a recipe's paper."""
         count = self.updates.count or updates_a_batch(count, self.prompts_per_step)
         return self.model_copy(update={"updates": Updates(count=count, epochs=self.updates.epochs or epochs)})
+
+    def patience(self, rewards: float = 0.0) -> float:
+        """Seconds ranks wait for each other, `rewards` of them for what rewards may take."""
+        return self.rank_timeout or WATCHES * self.watchdog_seconds + rewards
 
     @property
     def updates_per_epoch(self) -> int:

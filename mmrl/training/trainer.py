@@ -31,6 +31,7 @@ from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.ahead import Ahead
 from mmrl.training.collect import Collected, Collector
+from mmrl.training.compiled import compile_blocks
 from mmrl.training.config import TrainingConfig
 from mmrl.training.digests import restoring
 from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
@@ -102,7 +103,7 @@ class Trainer:
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("the training data set is empty")
-        self.accelerator = accelerator or make_accelerator()
+        self.accelerator = accelerator or make_accelerator(config.sharding, config.patience())
         if config.prompts_per_step < self.accelerator.num_processes:
             raise ConfigError(
                 f"training.prompts_per_step={config.prompts_per_step} leaves some of the "
@@ -131,8 +132,15 @@ class Trainer:
                 "the trained weights are float16, whose gradients vanish or overflow without scaling: choose "
                 "policy.dtype=bfloat16, or policy.dtype=float32 with policy.autocast=float16"
             )
+        if config.compile:
+            compile_blocks(policy.inner)
         self.adamw = MasterAdamW(
-            trained, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, weight_decay=config.weight_decay
+            trained,
+            config.optimizer,
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
         )
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
@@ -353,6 +361,7 @@ class Trainer:
             **self.saving.state_dict(),
             "strategies": self.strategies.state_dict(),
             "ahead": self.ahead.state_dict(),
+            "balance": self.collector.balance.state_dict(),
         }
 
     def _resume(self, path: Path) -> None:
@@ -369,6 +378,7 @@ class Trainer:
             self.strategies.load_state_dict(state.get("strategies", {}))
             self.saving.load_state_dict(state)
             self.ahead.load_state_dict(state.get("ahead", {}), self.step)
+            self.collector.balance.load_state_dict(state.get("balance", {}))
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or bool(every and self.step % every == 0)
