@@ -24,7 +24,7 @@ from mmrl.errors import ConfigError, RewardError, unknown
 from mmrl.rewards.presets import PRESETS
 
 ROOMS = (
-    "accuracy", "choice", "clip", "exercises", "expressions", "format", "geneval", "grounding", "image", "label_free",
+    "accuracy", "choice", "choreography", "clip", "edited", "exercises", "expressions", "format", "geneval", "grounding", "image", "label_free",
     "numeric", "structure", "temporal", "text", "wording",
 )  # fmt: skip
 INPUTS = ("prompts", "completions")
