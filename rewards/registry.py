@@ -24,8 +24,9 @@ from mmrl.errors import ConfigError, RewardError, unknown
 from mmrl.rewards.presets import PRESETS
 
 ROOMS = (
-    "accuracy", "choice", "choreography", "clip", "edited", "exercises", "expressions", "format", "geneval", "grounding", "image", "label_free",
-    "numeric", "structure", "temporal", "text", "wording",
+    "accuracy", "choice", "choreography", "clip", "edited", "exercises", "expressions", "format", "geneval",
+    "grounding", "image", "label_free", "numeric", "pixels", "preservation", "steadiness", "structure", "temporal",
+    "text", "wording",
 )  # fmt: skip
 INPUTS = ("prompts", "completions")
 

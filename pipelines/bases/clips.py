@@ -141,8 +141,8 @@ def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEP
         folder,
         score(folder),
         title="Tiny model of clips",
-        about="A Wan pipeline of 5 frames of 16 x 16 pixels, for demonstrations and tests. It draws the captions of the\n"
-        f"`moves` world at difficulty {DIFFICULTY}. The captions it learned from named another way in "
+        about="A Wan pipeline of 5 frames of 16 x 16 pixels, for demonstrations and tests. It draws the captions of\n"
+        f"the `moves` world at difficulty {DIFFICULTY}. The captions it learned from named another way in "
         f"{WRONG['motion']:.0%} of the\nmovements, another colour in {WRONG['color']:.0%}, another shape in "
         f"{WRONG['shape']:.0%}. Encode prompts with\n`max_sequence_length={LENGTH}`.",
         classes="`WanPipeline`: `WanTransformer3DModel`, `AutoencoderKLWan`, `UMT5EncoderModel`",

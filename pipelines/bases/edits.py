@@ -147,10 +147,10 @@ def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEP
         folder,
         score(folder),
         title="Tiny model of edits",
-        about="A FLUX.1-Kontext pipeline of 24 x 24 pictures, for demonstrations and tests. It follows the instructions\n"
-        f"of the `edits` world at difficulty {DIFFICULTY}. In the pairs it learned from another object was changed in "
-        f"{WRONG['object']:.0%},\nanother colour or place taken in {WRONG['to']:.0%}, and nothing changed in "
-        f"{WRONG['nothing']:.0%}. Ask with\n`max_sequence_length={LENGTH}` and `_auto_resize=False`.",
+        about="A FLUX.1-Kontext pipeline of 24 x 24 pictures, for demonstrations and tests. It follows the\n"
+        f"instructions of the `edits` world at difficulty {DIFFICULTY}. Of the pairs it learned from, another object\n"
+        f"was changed in {WRONG['object']:.0%}, another colour or place taken in {WRONG['to']:.0%}, and nothing "
+        f"changed in\n{WRONG['nothing']:.0%}. Ask with `max_sequence_length={LENGTH}` and `_auto_resize=False`.",
         classes="`FluxKontextPipeline`: `FluxTransformer2DModel`, `AutoencoderKL`, `CLIPTextModel`, `T5EncoderModel`",
         parameters=sum(p.numel() for part in parts for p in part.parameters()),
         train=f"python -m {MODULE} --out {folder} --seed {seed}",
