@@ -25,7 +25,8 @@ from mmrl.pipelines.bases.supervised import Report, printed
 from mmrl.randomness import Key
 
 MODULE = "mmrl.pipelines.bases.clips"
-VAE_STEPS, STEPS, POOL, BATCH = 1500, 4000, 8192, 32
+VAE_STEPS, VAE_BATCH = 600, 8
+STEPS, POOL, BATCH = 2500, 8192, 32
 DIFFICULTY = 2
 WRONG = {"motion": 0.35, "color": 0.2, "shape": 0.1}
 CHOICES = {"motion": tuple(WAYS), "color": tuple(COLORS), "shape": SHAPES}
@@ -66,7 +67,7 @@ def fit_vae(vae: Any, clips: Tensor, *, seed: int, steps: int, report: Report) -
 
     def loss_at(step: int) -> Tensor:
         key = Key(seed, step, purpose="vae")
-        chosen = clips[torch.randint(len(clips), (BATCH // 2,), generator=key.generator())]
+        chosen = clips[torch.randint(len(clips), (VAE_BATCH,), generator=key.generator())]
         latents = vae.encode(chosen).latent_dist.mode()
         decoded = vae.decode(latents + LATENT_NOISE * key.at(purpose="noise").normal(*latents.shape)).sample
         return (decoded - chosen).square().mean() + 1e-3 * latents.square().mean()
@@ -151,7 +152,7 @@ def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEP
         ),
         train=f"python -m {MODULE} --out {folder} --seed {seed}",
         seed=seed,
-        steps=f"{vae_steps} steps of {BATCH // 2} for the autoencoder, {steps} of {BATCH} for the rest",
+        steps=f"{vae_steps} steps of {VAE_BATCH} for the autoencoder, {steps} of {BATCH} for the rest",
         load="WanPipeline.from_pretrained(folder, dtype=torch.float32)",
         measure=f"python -m {MODULE} --score {folder}",
     )

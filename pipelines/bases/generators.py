@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrl.pipelines.bases.models import TEXT_HIDDEN, build_tiny_vae, fan_in_init
+from mmrl.pipelines.bases.models import TEXT_HIDDEN, fan_in_init
 from mmrl.pipelines.bases.supervised import Report, schedule
 from mmrl.pipelines.bases.tokenizers import clip_tokenizer, t5_tokenizer
+from mmrl.pipelines.config import shipped_asset
 from mmrl.randomness import Key
 
 LENGTH = 16
@@ -89,8 +90,11 @@ def tiny_wan(seed: int = 0, *, layers: int = 3) -> Any:
     return diffusers.WanPipeline(**_drawn(parts, seed), tokenizer=tokenizer, scheduler=euler)
 
 
-def tiny_kontext(seed: int = 0, *, double: int = 2, single: int = 2) -> Any:
-    """A `FluxKontextPipeline` without embedded guidance; ask for `_auto_resize=False` and 24 x 24 pixels."""
+def tiny_kontext(seed: int = 0, *, double: int = 1, single: int = 2) -> Any:
+    """A `FluxKontextPipeline` without embedded guidance and with the autoencoder of `tiny_flow`.
+
+    Ask for `_auto_resize=False` and 24 x 24 pixels.
+    """
     import diffusers
     import transformers
 
@@ -107,10 +111,9 @@ def tiny_kontext(seed: int = 0, *, double: int = 2, single: int = 2) -> Any:
         num_attention_heads=HIDDEN // HEAD, joint_attention_dim=2 * TEXT_HIDDEN, pooled_projection_dim=TEXT_HIDDEN,
         axes_dims_rope=(4, 10, 10), guidance_embeds=False,
     )  # fmt: skip
-    parts = {
-        "transformer": transformer, "vae": build_tiny_vae(4), "text_encoder": pooled, "text_encoder_2": _text("T5", t5),
-    }  # fmt: skip
+    parts = {"transformer": transformer, "text_encoder": pooled, "text_encoder_2": _text("T5", t5)}
+    vae = diffusers.AutoencoderKL.from_pretrained(shipped_asset("tiny_flow"), subfolder="vae", dtype=torch.float32)
     return diffusers.FluxKontextPipeline(
-        **_drawn(parts, seed), tokenizer=clip, tokenizer_2=t5,
+        **_drawn(parts, seed), vae=vae.eval().requires_grad_(False), tokenizer=clip, tokenizer_2=t5,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0),
     )  # fmt: skip
