@@ -34,7 +34,7 @@ from mmrl.policies.generation.families.check import Verdict, checked
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
 from mmrl.policies.generation.likelihoods.base import Drawn, Kept, settings_of, unplanned
 from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
-from mmrl.policies.generation.sampling import Group, finish, sample
+from mmrl.policies.generation.sampling import STORED, Group, finish, sample, stored
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
 from mmrl.policies.generation.scoring import Copies, Denoiser
 from mmrl.policies.generation.sde import schedule
@@ -221,6 +221,7 @@ class FlowPolicy(Policy):
                 times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
                 watch=None if greedy else self.watched.of(ids, members, times, weights),
+                home=torch.device("cpu") if self.config.latents_on == "cpu" else None,
             )  # fmt: skip
             outputs = self.frozen.decode(sampled.final, conditioned)
         kept = unplanned(plan, sampled, self.device)
@@ -255,7 +256,7 @@ class FlowPolicy(Policy):
             length=torch.full((len(owner),), kept.actions.shape[1], device=device),
             finish=[FINISHED] * len(owner),
             columns={name: value.to(device) for name, value in kept.columns.items()},
-            replay={name: value.to(device) for name, value in kept.replay.items()},
+            replay={n: value if n in STORED else value.to(device) for n, value in kept.replay.items()},
         )
 
     def step_outputs(self, rollouts: Rollouts) -> tuple[list[Any], Tensor]:
@@ -266,7 +267,7 @@ class FlowPolicy(Policy):
         """
         self._check_settings(rollouts)
         rows, steps = rollouts.mask.nonzero(as_tuple=True)
-        states = rollouts.replay["latents"][rows, steps - rollouts.replay["first"][rows]]
+        states = stored(rollouts.replay["latents"], rows, steps - rollouts.replay["first"][rows])
         conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[rows])
         with self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
             final = finish(states, steps, conditioned, self.inner.velocity, rollouts.replay["times"][0])
