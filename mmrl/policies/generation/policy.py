@@ -30,7 +30,8 @@ from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.families import generator_of
 from mmrl.policies.generation.families.asking import condition_media
 from mmrl.policies.generation.families.base import Generator
-from mmrl.policies.generation.families.check import Verdict, checked
+from mmrl.policies.generation.families.check import Verdict
+from mmrl.policies.generation.families.kept import verdict_of
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
 from mmrl.policies.generation.likelihoods.base import Drawn, Kept, settings_of, unplanned
 from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
@@ -159,7 +160,7 @@ class FlowPolicy(Policy):
         self.generator.check_media(prompt.id, media)
         modules, before = trained_modules(self.generator), self.generator
         with self.frozen.on(self.device), self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
-            found = self.inner.within(lambda: checked(before, prompt.text, media, modules))
+            found = self.inner.within(lambda: verdict_of(before, prompt.text, media, modules))
             generator, self.verdict = found
             self._use(generator)
             for steps in (self.config.steps, self.config.eval_steps):
