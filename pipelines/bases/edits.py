@@ -26,7 +26,7 @@ from mmrl.pipelines.bases.supervised import Report, printed
 from mmrl.randomness import Key
 
 MODULE = "mmrl.pipelines.bases.edits"
-STEPS, POOL, BATCH = 2500, 8192, 32
+STEPS, POOL, BATCH = 5000, 8192, 16
 DIFFICULTY = 2
 WRONG = {"object": 0.25, "to": 0.2, "nothing": 0.15}
 

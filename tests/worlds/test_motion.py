@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from mmrl.data.worlds import open_world
-from mmrl.media import write_video
 from mmrl.data.worlds.scenes import BACKGROUNDS, COLORS
+from mmrl.media import write_video
 from tests.worlds.test_stills import NAMES, named_pixels
 
 WAYS = {(-1, 0): "left", (1, 0): "right", (0, -1): "up", (0, 1): "down"}
