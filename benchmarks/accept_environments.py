@@ -56,7 +56,8 @@ def environment_of(task: Task, arm: str, config: Any) -> Any:
 def trained(task: Task, arm: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """One training, with what held-out success and calls came to and the processor time it took."""
     from mmrl.pipelines.config import read_config
-    from mmrl.pipelines.run import evaluate_run, train
+    from mmrl.pipelines.evaluating import evaluate_run
+    from mmrl.pipelines.run import train
     from mmrl.training.tracking import read_metrics
 
     run = folder / f"{task.config}-{arm}-{seed}"

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mmrl  # noqa: F401  before any library that imports torchvision
+from mmrl.foreign import TABLES
+from mmrl.foreign.table import Table
 from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.methods import methods_json
 from mmrl.policies.generation.config import FlowPolicyConfig
@@ -246,7 +248,23 @@ def _first_names(functions: list[StageFunction], most: int = 8) -> str:
     return ", ".join(f"`{name}`" for name in names[::step][:most])
 
 
+def coming_from() -> str:
+    """What other projects' configurations are called here: the tables that also answer foreign keys."""
+    return page(
+        "Names of other projects",
+        "Every name of a configuration elsewhere: our key, another way to say it, or why there is no such thing. A "
+        "foreign key in a configuration of ours is answered from these tables. `mmrl from-trl FILE` carries a TRL "
+        "script or its YAML over. How constants differ under one name: [peers.md](peers.md).",
+        *(f"## {t.project}: {t.version}\n\n" + table(("name", "here"), *_named(t)) for t in TABLES),
+    )
+
+
+def _named(of: Table) -> Iterator[tuple[str, str]]:
+    yield from ((f"`{name}`", said) for name, said in of.rows())
+
+
 PAGES = {
+    "coming_from.md": coming_from,
     "methods.md": methods,
     "recipes.md": recipes,
     "rewards.md": rewards,

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from mmrl import foreign
 from mmrl.errors import ConfigError, got, unknown
 
 
@@ -70,30 +71,6 @@ def read_yaml_file(path: Path) -> Any:
 
 SHOWN_MISTAKES = 4
 
-ELSEWHERE = {
-    "num_generations": "training.group_size",
-    "max_steps": "training.steps",
-    "logging_steps": "every step, in metrics.jsonl",
-    "save_steps": "training.save_every",
-    "eval_steps": "training.eval_every",
-    "save_total_limit": "training.keep_checkpoints",
-    "lr_scheduler_type": "training.schedule",
-    "per_device_train_batch_size": "training.micro_batch_size, which never changes the loss",
-    "gradient_accumulation_steps": "worked out from training.prompts_per_step, group_size and micro_batch_size",
-    "bf16": "policy.dtype=bfloat16, or policy.autocast=bfloat16",
-    "beta": "objective.regularizers=[{name: kl, coefficient: ...}]",
-    "epsilon_high": "objective.trust_region.high",
-    "loss_type": "recipe, or objective.aggregation",
-    "scale_rewards": "objective.advantage: dr_grpo does not scale",
-    "max_completion_length": "policy.max_new_tokens",
-    "max_prompt_length": "policy.max_prompt_tokens",
-    "reward_funcs": "rewards",
-    "reward_weights": "`weight` in rewards",
-    "output_dir": "run_dir",
-    "report_to": "tracking",
-    "peft_config": "policy.lora",
-}
-"""Where names that TRL's users know are found here."""
 MOVED = {"max_refills": "`rounds` of the rollout strategy: rollout={name: dynamic_sampling, rounds: 4}"}
 """Keys of earlier versions, and what stands in their place."""
 
@@ -109,7 +86,7 @@ class Section(BaseModel):
         if isinstance(values, dict):
             for key in values:
                 if key not in cls.model_fields:
-                    found = f"; what TRL calls {key} is {ELSEWHERE[key]}" if key in ELSEWHERE else ""
+                    found = f"; {said}" if (said := foreign.answer(key)) else ""
                     found += f"; it is now {MOVED[key]}" if key in MOVED else ""
                     said = f"unknown key {key!r}{found}" if found else unknown("key", key, cls.model_fields)
                     raise ConfigError(f"{cls.__name__}: {said}")
@@ -123,7 +100,7 @@ def read_section(kind: type[Section], values: Any, where: str = "") -> Any:
     except ConfigError as error:  # of a key, by a section that does not know where it stands
         name, _, said = str(error).partition(": ")
         place, key = next(_places(kind, values, where, name), (None, ""))
-        others = [] if not place or key in ELSEWHERE or key in MOVED else _homes(kind, key)
+        others = [] if not place or key in MOVED else _homes(kind, key)
         said = f"unknown key {key!r} here; write {' or '.join(others)}" if others else said
         raise ConfigError(f"{place}: {said}" if place else str(error)) from None
     except ValidationError as error:

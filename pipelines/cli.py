@@ -121,7 +121,7 @@ def train(
     with progress(settings, console) as report:
         result = run(settings, resume=resume, report=report)
     if main:
-        _print_result(settings.directory, result)
+        _print_result(result.folder or settings.directory, result)
     if result.interrupted:
         raise typer.Exit(128 + (result.signal or 0))
 
@@ -164,36 +164,54 @@ def _print_result(folder: Path, result: Result) -> None:
     say(f"{verb} {folder}")
 
 
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|MODALITY [CONFIG]",
+        help="A run directory for its newest checkpoint, or a checkpoint; or a modality and a configuration: its model "
+        "before any training.",
+    ),
+]
+
+
 @app.command(context_settings=OVERRIDES)
 def evaluate(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
+    target: Target,
+    samples: Annotated[int | None, typer.Option(min=1, help="Of each prompt; several give pass@k.")] = None,
     trust: Trust = False,
 ) -> None:
-    """Held-out scores of a checkpoint, as JSON."""
+    """Held-out scores of a checkpoint or an untrained model, as JSON."""
+    from mmrl.pipelines.evaluating import evaluate_run
     from mmrl.pipelines.progress import quiet_libraries
-    from mmrl.pipelines.run import evaluate_run
 
     quiet_libraries()
-    print(json.dumps(evaluate_run(checkpoint, overrides_of(context.args), trust=trust), indent=1))
+    changes = _with_a_name(target, context.args)
+    print(json.dumps(evaluate_run(target, changes, trust=trust, samples=samples), indent=1))
 
 
 @app.command(context_settings=OVERRIDES)
 def sample(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run directory for its last one.")],
+    target: Target,
     out: Annotated[Path, typer.Option(help="Folder for rows.jsonl and images.")] = Path("samples"),
     prompts: Annotated[int, typer.Option(help="How many held-out prompts.")] = 8,
     count: Annotated[int, typer.Option(help="Samples of each prompt.")] = 1,
     trust: Trust = False,
 ) -> None:
-    """Let a checkpoint act on held-out prompts and save what it did."""
+    """Let a checkpoint or an untrained model act on held-out prompts and save what it did."""
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.sample import sample_run
 
     quiet_libraries()
-    folder = sample_run(checkpoint, out, prompts, count, overrides_of(context.args), trust=trust)
+    folder = sample_run(target, out, prompts, count, _with_a_name(target, context.args), trust=trust)
     say(f"samples in {folder}")
+
+
+def _with_a_name(target: str, arguments: list[str]) -> list[str]:
+    """Overrides; behind a modality the first word may name a configuration."""
+    named = arguments[:1] if target in MODALITIES and arguments and "=" not in arguments[0] else []
+    return [*named, *overrides_of(arguments[len(named) :])]
 
 
 @app.command()
@@ -232,6 +250,17 @@ def methods(
         say(describe(name))
     else:
         console.print(method_table(console.width))
+
+
+@app.command("from-trl")
+def from_trl(
+    file: Annotated[Path, typer.Argument(help="A script that makes a GRPOTrainer, or its YAML.")],
+    processes: Annotated[int, typer.Option(min=1, help="Processes of the TRL run.")] = 1,
+) -> None:
+    """A TRL run as a configuration of ours, with a comment for each thing that is not carried over. Runs nothing."""
+    from mmrl.pipelines.from_trl import convert_file
+
+    print(convert_file(file, processes).to_yaml(), end="")
 
 
 @app.command(context_settings=OVERRIDES)

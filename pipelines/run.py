@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,12 @@ from mmrl.columns import missing
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.pipelines.folders import in_its_own_folder
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.trust import remember, require
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
-from mmrl.rollout.actor import Actor
 from mmrl.rollout.environments.base import MADE, Here, Surroundings
 from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested, on_offer
@@ -293,9 +294,11 @@ def train(
     """
     made = {} if score is None and made is None else made
     objective = check_config(config, made)
-    folder, accelerator = config.directory, make_accelerator()
+    accelerator = make_accelerator()
     with ExitStack() as stack:
         stack.enter_context(together_to_the_end())
+        config = config if resume else together(lambda: in_its_own_folder(config, accelerator), accelerator)
+        folder = config.directory
         start = _begin(config, resume, accelerator, stack)
         panel = None
         if score is None:
@@ -332,7 +335,7 @@ def train(
         if accelerator.is_main_process and result.after:
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))
-    return result
+    return replace(result, folder=folder)
 
 
 def _begin(
@@ -467,30 +470,3 @@ def load_run(
     policy = build_policy(config)
     checkpoint.load_weights(path, policy)
     return config, policy
-
-
-def evaluate_run(
-    checkpoint_path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False
-) -> dict[str, float]:  # fmt: skip
-    """Held-out scores of a checkpoint, as the training run computed them."""
-    from mmrl.training.evaluation import evaluate
-
-    config, policy = load_run(checkpoint_path, overrides, trust=trust)
-    if not config.data.eval:
-        raise ConfigError("the run has no held-out data: name it with data.eval=...")
-    accelerator = make_accelerator()
-    policy.module = accelerator.prepare(policy.module)
-    with ExitStack() as stack:
-        panel = reward_panel(config)
-        stack.callback(panel.close)
-        sizing, limit = image_sizing(config), config.data.eval_limit
-        prompts = open_prompts(config.data.eval, config.data, limit, panel=panel, sizing=sizing, held_out=True)
-        scores, _ = evaluate(
-            Actor(policy, surroundings_of(config, stack)),
-            made_ready(prompts, policy, config.data.workers, stack),
-            panel.score,
-            batch_size=config.training.eval_batch_size,
-            accelerator=accelerator,
-            samples=config.training.eval_samples,
-        )
-    return scores

@@ -1,4 +1,4 @@
-"""`mmrl sample`: what a checkpoint does on held-out prompts."""
+"""`mmrl sample`: what a checkpoint, or a model that is not trained yet, does on held-out prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from mmrl.pipelines.run import load_run, open_prompts, reward_panel, surroundings_of
+from mmrl.pipelines.evaluating import policy_of
+from mmrl.pipelines.run import open_prompts, reward_panel, surroundings_of
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.randomness import Key
 from mmrl.record import Request
@@ -21,7 +22,7 @@ def sample_run(
     checkpoint: str | Path, out: Path, prompts: int, count: int, overrides: Sequence[str] = (), *, trust: bool = False
 ) -> Path:  # fmt: skip
     """Greedy for one sample a prompt, drawn for several; rows with rewards in `out/rows.jsonl`."""
-    config, policy = load_run(checkpoint, overrides, trust=trust)
+    config, policy = policy_of(checkpoint, overrides, trust=trust)
     with reward_panel(config) as panel, ExitStack() as stack:
         data = open_prompts(
             config.data.eval or config.data.train, config.data, prompts, panel=panel, sizing=image_sizing(config),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mmrl.errors import PolicyError
@@ -29,6 +29,7 @@ class AnchorConfig(Section):
     rate    by which d grows with each optimizer step after that
     hold    the largest d. NFT: rate .001 and hold .5; for one narrow reward flat 75, rate .0075, hold .999
     moves   after each rollout batch, or after each optimizer step ("update")
+    every   optimizer steps between two moves (`moves: update`); SAGE-GRPO copies the weights every 10
     samples  optimizer steps after which rollouts are sampled with it: 0 always, null never
     """
 
@@ -37,7 +38,14 @@ class AnchorConfig(Section):
     rate: float = Field(0.001, ge=0)
     hold: float = Field(0.5, ge=0, le=1)
     moves: Literal["batch", "update"] = "batch"
+    every: int = Field(1, ge=1)
     samples: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _pace(self) -> AnchorConfig:
+        if self.every > 1 and self.moves == "batch":
+            raise ValueError(f"every={self.every} counts optimizer steps: set moves: update")
+        return self
 
     def decay_at(self, updates: int) -> float:
         """d after so many optimizer steps."""
@@ -80,6 +88,8 @@ class Anchor:
     @torch.no_grad()
     def move(self, modules: Mapping[str, Any], updates: int) -> None:
         """Towards the weights, after `updates` optimizer steps in all."""
+        if updates % self.config.every:
+            return
         decay = self.config.decay_at(updates)
         for own, trained in self.pairs(modules).values():
             now = trained.detach() if is_sharded_tensor(own) else whole(trained.detach())

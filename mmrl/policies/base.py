@@ -205,10 +205,10 @@ class Policy(ABC):
         """B lists of T short texts for people: the token, or the denoising step."""
         return [[str(t) for t in range(rollouts.mask.shape[1])] for _ in range(len(rollouts))]
 
-    def step_outputs(self, rollouts: Rollouts) -> tuple[list[Any], torch.Tensor]:
+    def step_outputs(self, rollouts: Rollouts, projection: str = "ode") -> tuple[list[Any], torch.Tensor]:
         """Outputs with an address (row, step): what each state before an action would lead to.
 
-        Returns `(outputs, addresses (N, 2))`. Flow policies finish the ODE from each latent.
+        Returns `(outputs, addresses (N, 2))`. Flow policies finish the ODE from each latent, or take one step.
         """
         raise PolicyError(f"{type(self).__name__} has no step outputs")
 

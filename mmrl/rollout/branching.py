@@ -48,7 +48,7 @@ class Branching(Strategy):
                 continue
             self._known[group] = done + 1
             place = self.at[done]
-            reach = (batch.group == group) & (batch.source == 0) & (batch.mask.sum(1) > place)
+            reach = (batch.group == group) & (batch.source == 0) & batch.mask[:, place:].any(1)
             for member in sorted(batch.member[reach].tolist()):
                 asks.append(Ask(self.width - 1, group=group, start=Address(member, place)))
         if asks:

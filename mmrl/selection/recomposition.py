@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from mmrl.errors import ConfigError
 from mmrl.objective.advantages.robust import scored, successes
 from mmrl.objective.credit.tokens import check_share, progress
 from mmrl.objective.groups import group_count, group_rank
@@ -76,6 +77,30 @@ def d3s(batch: Batch, *, first: float = 0.5, last: float = 1.0, group_share: flo
     rows = kept.nonzero().squeeze(1)
     kept[rows] = widest(values[rows], math.ceil(share * total), ties[rows])
     return Selection(trained=kept)
+
+
+@stage(
+    "group",
+    paper="DanceGRPO: unleashing GRPO on visual generation, arXiv 2505.07818",
+    formula="of each group the keep / 2 rows of the highest reward and the keep / 2 of the lowest train",
+    confidence="verified",
+    method="dance_grpo",
+)
+@after_advantage
+def best_and_worst(batch: Batch, *, keep: int = 8) -> Selection:
+    """The extremes of a group train, and all of it stays in the baseline: DanceGRPO's bestofn, 8 of 24. (B,)
+
+    keep  rows of each group, an even number; equal rewards go by member. A smaller group trains whole
+
+    The middle teaches little and costs as much: rollouts are cheap beside the update where samplers are fast.
+    """
+    if keep < 2 or keep % 2:
+        raise ConfigError(f"best_and_worst: keep={keep}; expected an even number, at least 2")
+    where = scored(batch) & batch.trained
+    reward = torch.where(where, batch.reward, torch.inf)
+    low = group_rank(reward, batch.group, ties=batch.member)
+    high = group_rank(torch.where(where, -batch.reward, torch.inf), batch.group, ties=-batch.member)
+    return Selection(trained=where & ((low < keep // 2) | (high < keep // 2)))
 
 
 @stage(

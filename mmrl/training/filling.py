@@ -50,8 +50,8 @@ class Columns:
                     for need in part.needs:
                         values = piece.log_probs if need.probe == "log_probs" else piece.columns[need.key]
                         self._store(rollouts, need.key, rows, values.detach())
-            if self.plan.step_rewards:
-                self._score_steps(rollouts, causes)
+            for need in self.plan.step_rewards:
+                self._score_steps(rollouts, causes, need)
             if self.plan.greedy:
                 self._answer_greedily(rollouts, causes)
 
@@ -80,9 +80,9 @@ class Columns:
         worth = torch.where(scores.success.isnan(), scores.reward, scores.success).to(rollouts.old_log_probs)
         rollouts.columns[NEEDS["greedy_success"].key] = worth[rollouts.prompt]
 
-    def _score_steps(self, rollouts: Rollouts, causes: Counter) -> None:
+    def _score_steps(self, rollouts: Rollouts, causes: Counter, need: Need) -> None:
         """What each state before an action would lead to is worth: column `step_rewards (B, T)`."""
-        outputs, addresses = self.policy.step_outputs(rollouts)
+        outputs, addresses = self.policy.step_outputs(rollouts, **dict(need.options))
         rows, steps = addresses.unbind(1)
         prompts = [rollouts.prompts[int(rollouts.prompt[r])] for r in rows.tolist()]
         scores = together(lambda: self.score(outputs, prompts), self.accelerator)
@@ -92,7 +92,7 @@ class Columns:
         column[rows.to(column.device), steps.to(column.device)] = values.nan_to_num(0)
         lost = rows[values.isnan().to(rows.device)].to(column.device)
         rollouts.reward[lost] = float("nan")
-        rollouts.columns[NEEDS["step_rewards"].key] = column
+        rollouts.columns[need.key] = column
 
     @torch.no_grad()
     def compare(self, rollouts: Rollouts, mine: Tensor, batch: Batch) -> Batch:

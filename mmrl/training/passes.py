@@ -34,7 +34,7 @@ class PassPlan:
     prepare       no-gradient passes between rollout and advantage
     early         whether they must run before groups are selected, since selection reads them
     update        what the update's own forward pass returns besides log-probs
-    step_rewards  whether intermediate outputs are scored too
+    step_rewards  how outputs of intermediate states are made, where they are scored too: by these needs' options
     compare       needs that compare all rollouts of the step once advantages are known
     greedy        whether each prompt is answered once more, in the deterministic mode
     """
@@ -42,7 +42,7 @@ class PassPlan:
     prepare: list[Pass]
     early: bool
     update: list[Need]
-    step_rewards: bool
+    step_rewards: list[Need]
     compare: list[Need]
     greedy: bool
 
@@ -50,7 +50,7 @@ class PassPlan:
         lines = ["rollout: sample and keep log-probs"]
         lines += [f"prepare: {p}" for p in self.prepare]
         lines += ["prepare: answer each prompt once more, greedily"] if self.greedy else []
-        lines += ["prepare: score the outputs of intermediate steps"] if self.step_rewards else []
+        lines += [f"prepare: score the outputs of intermediate steps{_how(n)}" for n in self.step_rewards]
         lines += [f"prepare: {n.probe}, in passes that compare all rollouts of the step" for n in self.compare]
         extra = f" with {', '.join(n.probe for n in self.update)}" if self.update else ""
         return [*lines, f"update: log-probs and gradient{extra}"]
@@ -82,9 +82,14 @@ def plan_passes(
         passes.setdefault((need.under, need.weights), Pass(need.under, need.weights)).needs.append(need)
     early = bool(asked_between) or any(b.needs for b in (*objective.shaping, *objective.group))
     update = [n for n in needs if n.weights == "current"]
-    steps = any(n.probe == STEP_REWARDS for n in needs)
+    steps = [n for n in needs if n.probe == STEP_REWARDS]
     compare = [n for n in needs if n.probe in policy.batch_probes]
     return PassPlan(list(passes.values()), early, update, steps, compare, any(n.probe == GREEDY for n in needs))
+
+
+def _how(need: Need) -> str:
+    options = ", ".join(f"{k} {v}" for k, v in need.options)
+    return f" ({options})" if options else ""
 
 
 def _check_view(need: Need, asked_by: str) -> None:

@@ -67,6 +67,11 @@ def fresh_start(folder: Path) -> None:
         tell(f"{folder} was stopped before its first checkpoint: starting again, its steps are in {go_back(folder, 0)}")
 
 
+def holds_a_run(folder: Path) -> bool:
+    """Whether a run got as far as a checkpoint there."""
+    return bool(_step_folders(folder))
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a path names a checkpoint, even a damaged one, rather than a run directory."""
     return (path / "state.json").exists() or path.resolve().parent.name == "checkpoints"

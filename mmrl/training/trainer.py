@@ -62,6 +62,7 @@ class Result:
     start        the step it went on from
     signal       its number
     not_acted    one sentence on the ratio and trust region that changed nothing in any step; "" if they did
+    folder       the run directory, once the run is over
     """
 
     steps: int
@@ -71,6 +72,7 @@ class Result:
     start: int = 0
     signal: int | None = None
     not_acted: str = ""
+    folder: Path | None = None
 
 
 class Trainer:

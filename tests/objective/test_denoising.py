@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmrl.errors import PolicyError
 from mmrl.objective import Objective
-from mmrl.objective.advantages.denoising import densegrpo, tempflow_grpo
+from mmrl.objective.advantages.denoising import densegrpo, tempflow_grpo, vgpo
 from mmrl.objective.credit.denoising import inverse_step_size, noise_level_weights, sage_equalizer
 from mmrl.objective.credit.rollouts import clip_advantage
 from mmrl.objective.ratios import grpo_guard
@@ -226,3 +227,32 @@ class TestRecipes:
         learns = prepared.advantage != 0
         assert learns.any(1).all() and ((prepared.advantage > 0) == (made.reward[:, None] == 1))[learns].all()
         assert ((log_probs.grad < 0) == (prepared.advantage > 0))[learns].all()
+
+
+class TestVGPO:
+    """Q of [.2, .4, .6] at gamma .9: 1.046, .94, .6; weights 1.21346, 1.09049, .69606."""
+
+    FIRST, SECOND = [0.2, 0.4, 0.6], [0.1, 0.5, 0.9]
+
+    def advantage(self, rows, **options):
+        """Rewards behind each step: the last is the row's own, the others stand before the next action."""
+        rows = torch.tensor(rows)
+        values = torch.cat([torch.zeros(len(rows), 1), rows[:, :-1]], 1)
+        made = batch(torch.ones(rows.shape), reward=rows[:, -1], columns={"projected_rewards": values})
+        return vgpo(made, **({"first": 1.0, "eps": 0.0} | options))
+
+    def test_by_hand(self):
+        expected = [[-1.08653, -0.98798, -0.65429], [1.24040, 1.27396, 0.84351]]
+        near(self.advantage([self.FIRST, self.SECOND]), expected, 2e-5)
+
+    def test_a_group_that_is_alike_keeps_the_absolute_term(self):
+        expected = 0.1 * torch.tensor([1.046, 0.94, 0.6]) * torch.tensor([1.21346, 1.09049, 0.69606])
+        near(self.advantage([self.FIRST, self.FIRST], eps=1e-4), expected.expand(2, 3), 1e-4)
+        half = self.advantage([self.FIRST, self.FIRST], eps=1e-4, first=0.5)
+        assert half[:, :2].all() and not half[:, 2].any(), "the first half of three steps is two"
+
+    def test_a_floor_moves_all_rewards(self):
+        lower = [[r - 1 for r in row] for row in (self.FIRST, self.SECOND)]
+        near(self.advantage(lower, floor=-1.0), self.advantage([self.FIRST, self.SECOND]), 1e-4)
+        with pytest.raises(PolicyError, match=r"-0.9 lies below floor=0"):
+            self.advantage(lower)

@@ -11,7 +11,8 @@ from mmrl.errors import ConfigError, DataError
 from mmrl.media import Clip, FrameList
 from mmrl.pipelines.config import read_config, shipped_asset
 from mmrl.pipelines.environments import Apart, packed_video, unpacked_video
-from mmrl.pipelines.run import check_config, evaluate_run, surroundings_of, train
+from mmrl.pipelines.evaluating import evaluate_run
+from mmrl.pipelines.run import check_config, surroundings_of, train
 from mmrl.pipelines.sample import sample_run
 from mmrl.pipelines.vlm import VLMPipeline
 from mmrl.record import Prompt

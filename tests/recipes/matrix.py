@@ -56,6 +56,11 @@ SMALLER: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("awm", "crd", "dgpo_direct", "diffusion_nft"), FEW_DRAWS),
     "tempflow_grpo": {"training": {"group_size": 6}, "policy": {"train_steps": {"branches": 2}}},
     "mix_grpo": {"policy": {"steps": 6}},
+    "branchgrpo": {"rollout": [{"name": "branching", "at": [1, 2]}]},
+    "branchgrpo_mix": {
+        "rollout": [{"name": "branching", "at": [1, 2]}],
+        "policy": {"train_steps": {"size": 1, "also": [0, 1, 2]}},
+    },
     "flow_grpo_fast": {"policy": {"train_steps": {"size": 2, "high": 3}}},
     "riskpo": {"training": {"prompts_per_step": 5}},
     "mc_grpo": {"training": {"group_size": 5}},

@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
+from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.record import Batch
 from mmrl.selection.recomposition import widest
@@ -47,6 +48,30 @@ class TestWidest:
         ties = torch.tensor([0.5, 0.1, 0.9, 0.2])
         assert widest(torch.ones(4).double(), 2, ties).tolist() == [False, True, False, True]
         assert widest(torch.ones(4).double(), 9, ties).all()
+
+
+class TestBestAndWorst:
+    def trained(self, reward, keep=4, **fields):
+        objective = Objective.of({"group": [{"name": "best_and_worst", "keep": keep}]})
+        return objective.prepare(batch_of(reward, **fields))[0].trained.tolist()
+
+    def test_worked_example(self):
+        """Of [3, 1, 4, 1.5, 5, 9, 2, 6] the extremes are 6, 9 and 1, 1.5; the baseline keeps all eight."""
+        reward = [3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.0, 6.0]
+        assert self.trained(reward) == [False, True, False, True, False, True, False, True]
+        whole = Objective.of({}).prepare(batch_of(reward))[0].advantage
+        some = Objective.of({"group": [{"name": "best_and_worst", "keep": 4}]}).prepare(batch_of(reward))[0].advantage
+        torch.testing.assert_close(whole, some)
+
+    def test_ties_small_groups_and_lost_rows(self):
+        nan = float("nan")
+        assert sum(self.trained([1.0] * 8)) == 4 or not any(self.trained([1.0] * 8))
+        assert self.trained([0.0, 1.0, 0.5], group=[0, 0, 0]) == [True, True, True]
+        assert self.trained([0.0, nan, 0.4, 0.5, 0.6, 1.0], keep=2) == [True, False, False, False, False, True]
+
+    def test_an_odd_number_is_refused(self):
+        with pytest.raises(ConfigError, match="keep=3"):
+            self.trained([0.0, 1.0], keep=3)
 
 
 class TestDownSampling:

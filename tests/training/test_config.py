@@ -1,11 +1,13 @@
 """Configurations: precedence, dotted overrides, and errors that name the key and the nearest choice."""
 
+import re
+
 import pytest
 
 from mmrl.errors import ConfigError
+from mmrl.foreign import trl
 from mmrl.pipelines.config import merge, read_config, set_dotted
 from mmrl.pipelines.run import check_config
-from mmrl.settings import ELSEWHERE
 
 BASE = {"policy": {"model": "m"}, "data": {"train": "d.jsonl"}, "rewards": [{"name": "accuracy"}]}
 
@@ -115,7 +117,8 @@ def test_names_of_other_projects_are_shown_the_way(override, message):
 
 def test_the_way_shown_exists():
     known = read_config(BASE, [], "vlm").model_dump()
-    for place in (words.split(",")[0].split("=")[0].split(":")[0] for words in ELSEWHERE.values()):
+    ways = (*trl.KEYS.values(), *trl.WAYS.values())
+    for place in (re.split(r"[,=: ]", words)[0] for words in ways):
         section, _, key = place.partition(".")
         if section in known and key and section != "policy":
             assert key.split(".")[0] in known[section], place

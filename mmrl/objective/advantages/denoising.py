@@ -1,13 +1,15 @@
-"""Advantages of denoising steps: what a step gains (DenseGRPO), branches that differ in one step (TempFlow-GRPO)."""
+"""Advantages of denoising steps: what a step gains (DenseGRPO), what follows it (VGPO), branches that differ in one
+step (TempFlow-GRPO)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from mmrl.errors import PolicyError
 from mmrl.objective.groups import group_normalized
 from mmrl.record import Batch
-from mmrl.stages import FLOW, stage
+from mmrl.stages import FLOW, Need, stage
 
 
 @stage(
@@ -34,6 +36,58 @@ def densegrpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
         advantage[:, t] = torch.where(at & batch.counted, gain, 0.0)
         after = torch.where(at, values[:, t], after)
     return advantage
+
+
+@stage(
+    "advantage",
+    paper="VGPO: anchoring values in time and group, arXiv 2512.12387",
+    formula="w_t [(Q_t - mean Q_t) / (std Q_t + eps) + k Q_t], Q_t = sum_(j >= t) gamma^(j - t) R_j, w_t = Q_t over "
+    "its mean along the row; R_j is the reward of the one-step output behind step j",
+    confidence="partly",
+    needs=lambda **_: {"projected_rewards": Need("step_rewards", options=(("projection", "one_step"),))},
+    modalities=FLOW,
+    grain="action",
+)
+def vgpo(
+    batch: Batch, *, gamma: float = 0.9, absolute: float = 0.1, first: float = 0.5, floor: float = 0.0,
+    eps: float = 1e-4,
+) -> Tensor:  # fmt: skip
+    """A step is worth the discounted rewards of the outputs that it and the steps behind it point to. (B, T)
+
+    gamma     discount for each trained step towards the clean image
+    absolute  k: what is left of the value where all rollouts of a group are alike
+    first     share of the trained steps in which that term acts: the paper's first 5 of 10
+    floor     the least a reward can be; it is subtracted, since the weights w_t want values above 0. A reward below
+              it stops the run
+
+    Behind the last trained step stands the reward itself. One output for each trained step is made by one transformer
+    call and scored: blurred early, where it is least to be trusted. What is known of the paper is second-hand: the
+    shape Q - mean + alpha Q with alpha = k std is ours after its limit of equal rollouts.
+    """
+    values, following = batch["projected_rewards"].to(batch.reward), batch.reward.clone()
+    where = batch.counted & ~torch.isnan(batch.reward)
+    scored = torch.where(batch.mask, values, following[:, None])[where]
+    if scored.numel() and scored.min() < floor:
+        raise PolicyError(
+            f"vgpo: a reward of {float(scored.min()):g} lies below floor={floor:g}; set "
+            "objective.advantage.floor to the least value that the rewards can take"
+        )
+    worth, after = torch.zeros_like(values), torch.zeros_like(following)
+    for t in reversed(range(values.shape[1])):
+        at = batch.mask[:, t]
+        after = torch.where(at, following - floor + gamma * after, after)
+        worth[:, t] = torch.where(at & where, after, 0.0)
+        following = torch.where(at, values[:, t], following)
+    mean = worth.sum(1) / batch.mask.sum(1).clamp(min=1)
+    weight = worth / torch.where(mean > 0, mean, 1.0)[:, None]
+    rank = batch.mask.cumsum(1)
+    early = rank <= (first * batch.mask.sum(1, keepdim=True)).ceil()
+    advantage = torch.zeros_like(worth)
+    for t in range(worth.shape[1]):
+        at = batch.mask[:, t] & where
+        relative = group_normalized(worth[:, t], batch.group, at, eps, ddof=0)
+        advantage[:, t] = torch.where(at, relative, 0.0)
+    return weight * (advantage + absolute * worth * early) * batch.mask
 
 
 @stage(

@@ -13,7 +13,10 @@ from torch import Tensor
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.numerics import at_least_float32, log_ratio_to, safe_exp
 from mmrl.record import Batch, Evaluation
-from mmrl.stages import FLOW, stage
+from mmrl.stages import FLOW, NEEDS, Need, stage
+
+ANCHOR_KL = Need("reference_kl", weights="current", options=(("to", "anchor"),))
+"""The KL of a step to the anchor's step."""
 
 
 def k1(difference: Tensor) -> Tensor:
@@ -84,17 +87,25 @@ def kl_in_reward(batch: Batch, *, beta: float = 0.05) -> Tensor:
     return batch.reward - beta * apart.sum(1).to(batch.reward)
 
 
+def _step_kl(*, to: str = "reference", **_: object) -> dict[str, Need]:
+    if to not in ("reference", "anchor"):
+        raise ConfigError(f"gaussian_kl: {unknown('to', to, ('reference', 'anchor'))}")
+    return {"reference_kl": NEEDS["reference_kl"] if to == "reference" else ANCHOR_KL}
+
+
 @stage(
     "regularizer",
     method="flow_grpo",
     paper="Flow-GRPO, arXiv 2505.05470",
     formula="mean((mu_new - mu_ref)^2) / (2 std^2)",
     confidence="verified",
-    needs=("reference_kl",),
+    needs=_step_kl,
     modalities=FLOW,
 )
-def gaussian_kl(evaluation: Evaluation, batch: Batch) -> Tensor:
-    """Exact KL of each step to the reference model's step. Returns (B, T), aggregated like the objective.
+def gaussian_kl(evaluation: Evaluation, batch: Batch, *, to: str = "reference") -> Tensor:
+    """Exact KL of each step to another model's step. Returns (B, T), aggregated like the objective.
+
+    to  reference, the model before training, or anchor, the copy that `policy.anchor` keeps (SAGE-GRPO)
 
     `policy.kl` chooses the scale: with "legacy_no_dt" a published coefficient keeps its meaning (times h).
     """

@@ -35,7 +35,7 @@ from mmrl.policies.generation.families.kept import verdict_of
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
 from mmrl.policies.generation.likelihoods.base import Drawn, Kept, settings_of, unplanned
 from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
-from mmrl.policies.generation.sampling import STORED, Group, finish, sample, stored
+from mmrl.policies.generation.sampling import PROJECTIONS, STORED, Group, sample, stored
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
 from mmrl.policies.generation.scoring import Copies, Denoiser
 from mmrl.policies.generation.sde import schedule
@@ -260,18 +260,20 @@ class FlowPolicy(Policy):
             replay={n: value if n in STORED else value.to(device) for n, value in kept.replay.items()},
         )
 
-    def step_outputs(self, rollouts: Rollouts) -> tuple[list[Any], Tensor]:
-        """The output the ODE leads to from the state before each trained step (DenseGRPO's look-ahead).
+    def step_outputs(self, rollouts: Rollouts, projection: str = "ode") -> tuple[list[Any], Tensor]:
+        """The output that the state before each trained step leads to: `(outputs, addresses (N, 2))`, (row, step) each.
 
-        Returns `(outputs, addresses (N, 2))`, an address being (row, step). All remaining steps of the rollout's
-        own schedule are taken: one-step predictions are worse than no step reward at all.
+        projection  ode: all remaining steps of the rollout's own schedule (DenseGRPO); one_step: the clean latent that
+                    the velocity points to, one transformer call a state and blurred early (VGPO)
         """
         self._check_settings(rollouts)
         rows, steps = rollouts.mask.nonzero(as_tuple=True)
         states = stored(rollouts.replay["latents"], rows, steps - rollouts.replay["first"][rows])
         conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[rows])
         with self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
-            final = finish(states, steps, conditioned, self.inner.velocity, rollouts.replay["times"][0])
+            final = PROJECTIONS[projection](
+                states, steps, conditioned, self.inner.velocity, rollouts.replay["times"][0]
+            )
             return self.frozen.decode(final, conditioned), torch.stack([rows, steps], 1)
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:

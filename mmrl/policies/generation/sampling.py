@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmrl.errors import PolicyError
 from mmrl.policies.generation.conditions import Conditioned
-from mmrl.policies.generation.sde import Scoring, sde_step, transition_log_prob
+from mmrl.policies.generation.sde import Scoring, predicted_clean, sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
 from mmrl.randomness import Key
 from mmrl.record import Start
@@ -151,6 +151,20 @@ def finish(states: Tensor, start: Tensor, conditioned: Conditioned, velocity: Ve
         v = velocity(x[rows], times[i].expand(len(rows)), conditioned.rows(rows))
         x[rows] = sde_step("ode", v, x[rows], times[i], times[i + 1], 0.0, times[1]).mean
     return x
+
+
+def project(states: Tensor, start: Tensor, conditioned: Conditioned, velocity: Velocity, times: Tensor) -> Tensor:
+    """(N, ...) clean latents that the velocity at `states (N, ...)` points to, each before its step `start (N,)`."""
+    clean = states.float().clone()
+    for i in sorted(set(start.tolist())):
+        rows = (start == i).nonzero().squeeze(1)
+        v = velocity(clean[rows], times[i].expand(len(rows)), conditioned.rows(rows))
+        clean[rows] = predicted_clean(v, clean[rows], times[i])
+    return clean
+
+
+PROJECTIONS = {"ode": finish, "one_step": project}
+"""How a state becomes an output: by the remaining steps, or by one."""
 
 
 def _trunks(group: Group) -> tuple[Tensor, Tensor]:

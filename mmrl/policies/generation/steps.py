@@ -2,7 +2,7 @@
 
     all       every step is stochastic and trained, but the last (Flow-GRPO)
     fraction  every step is stochastic, a random share of them trained, drawn for each rollout (DanceGRPO)
-    window    stochastic and trained inside a window, ODE outside (Flow-GRPO-Fast, MixGRPO)
+    window    stochastic and trained inside a window, ODE outside (Flow-GRPO-Fast, MixGRPO); `also` adds steps
     one       one stochastic step a rollout: branches leave the ODE trajectory of a seed at every step, so that
               the final reward is the credit of that step (TempFlow-GRPO)
 
@@ -36,6 +36,8 @@ class TrainSteps(Section):
     order     "random": a new place every training step; "progressive": from noise to image, `stride` further
               every `every` training steps, and back to the start after the end (MixGRPO)
     branches  rollouts that leave one seed's trajectory at the same step (`one`)
+    also      steps that are stochastic and trained besides the window, such as those behind which a tree splits
+              (`window`; BranchGRPO-Mix)
     """
 
     select: Literal["all", "fraction", "window", "one"] = "all"
@@ -47,6 +49,7 @@ class TrainSteps(Section):
     every: int = Field(25, ge=1)
     stride: int = Field(1, ge=1)
     branches: int = Field(6, ge=2)
+    also: tuple[int, ...] = ()
 
 
 @dataclass
@@ -97,6 +100,7 @@ def plan_steps(
         inside = torch.zeros_like(possible)
         start = window_start(choice, possible, key)
         inside[start : start + choice.size] = True
+        inside[_besides(choice, possible)] = True
         inside = inside.expand(len(members), -1)
         return StepPlan(inside, inside, seed, branch)
     steps = possible.nonzero().squeeze(1)
@@ -150,6 +154,13 @@ def window_start(choice: TrainSteps, possible: Tensor, key: Key) -> int:
         return choice.low + int(draw * places)
     stops = (places - 1) // choice.stride + 1
     return choice.low + key.step // choice.every % stops * choice.stride
+
+
+def _besides(choice: TrainSteps, possible: Tensor) -> list[int]:
+    able = possible.nonzero().squeeze(1).tolist()
+    if wrong := sorted(set(choice.also) - set(able)):
+        raise ConfigError(f"train_steps.also: step {wrong[0]} cannot be trained; the trainable steps are {able}")
+    return list(choice.also)
 
 
 def _share(possible: Tensor, choice: TrainSteps, key: Key) -> Tensor:

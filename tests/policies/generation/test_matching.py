@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from mmrl.errors import ConfigError, PolicyError, SelfCheckError
 from mmrl.objective import Objective
+from mmrl.objective.regularizers.kl import ANCHOR_KL
 from mmrl.policies.anchor import AnchorConfig
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.likelihoods.draws import Draws, draw_noise, draw_times
@@ -231,6 +232,24 @@ class TestAnchor:
         narrow = AnchorConfig(flat=75, rate=0.0075, hold=0.999)
         assert [narrow.decay_at(n) for n in (74, 75, 115, 500)] == pytest.approx([0, 0, 0.3, 0.999])
         assert AnchorConfig(start=0.25, rate=0.005, hold=0.999).decay_at(10) == pytest.approx(0.3)
+
+    def test_kl_to_an_anchor_is_that_to_the_weights_it_copied(self):
+        """every 2: after the first update the anchor is the start, after the second the weights, where the KL is 0."""
+        policy = flow_policy(anchor={"moves": "update", "every": 2, "rate": 0.0, "hold": 0.0})
+        rollouts = policy.rollout(flow_requests(), KEY)
+        policy.after_update()
+        nudge(policy)
+        needs = [ANCHOR_KL, NEEDS["reference_kl"]]
+        first = policy.evaluate(rollouts, needs).columns
+        assert (first[ANCHOR_KL.key][rollouts.mask] > 0).all()
+        torch.testing.assert_close(first[ANCHOR_KL.key], first[needs[1].key])
+        policy.after_update()
+        second = policy.evaluate(rollouts, needs).columns
+        assert second[ANCHOR_KL.key].abs().max() < 1e-9 < second[needs[1].key].max()
+
+    def test_a_pace_in_updates_wants_moves_by_update(self):
+        with pytest.raises(ValueError, match="moves: update"):
+            AnchorConfig(every=10)
 
     @pytest.mark.parametrize("lora", [{"rank": 4}, None])
     def test_moves_as_its_decay_says(self, lora):

@@ -370,6 +370,22 @@ class TestStepOutputs:
         for first, image in zip(firsts, greedy, strict=True):
             assert np.abs(np.int16(first) - np.int16(image)).max() <= 1
 
+    def test_one_step_outputs_are_where_the_velocity_points(self, policy, rolled):
+        """x - t v, decoded: one transformer call a state, whatever remains of the schedule."""
+        rows, calls, real = [], [], policy.frozen.decode
+        policy.frozen.decode = lambda latents, conditioned: rows.append(latents) or real(latents, conditioned)
+        forward = policy.inner.velocity
+        policy.inner.velocity = lambda x, t, c: calls.append((x, t, v := forward(x, t, c))) or v
+        try:
+            images, addresses = policy.step_outputs(rolled, projection="one_step")
+        finally:
+            del policy.inner.velocity, policy.frozen.decode
+        assert torch.equal(addresses, rolled.mask.nonzero()) and len(images) == len(addresses)
+        x, t, v = (torch.cat([call[i] for call in calls]) for i in range(3))
+        assert len(x) == len(images)
+        clean = (x - t.reshape(-1, 1, 1, 1) * v).float()
+        assert {tuple(c.flatten()[:3].tolist()) for c in clean} == {tuple(c.flatten()[:3].tolist()) for c in rows[0]}
+
 
 class TestModule:
     def test_training_calls_the_wrapped_module_once(self):

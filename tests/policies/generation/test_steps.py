@@ -83,3 +83,12 @@ def test_group_sizes_that_leave_a_step_short_are_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="choose 54"):
         check_group_size(choice, POSSIBLE, 48)
     check_group_size(TrainSteps(), POSSIBLE, 7)
+
+
+def test_steps_besides_the_window_are_trained_too():
+    """BranchGRPO-Mix: splits are stochastic wherever the window stands."""
+    made = plan(select="window", size=2, low=5, high=7, also=(0, 3))
+    assert made.trained.tolist() == [[True, False, False, True, False, True, True, False, False, False]] * 6
+    assert torch.equal(made.stochastic, made.trained)
+    with pytest.raises(ConfigError, match="step 9 cannot be trained"):
+        plan(select="window", also=(0, 9))

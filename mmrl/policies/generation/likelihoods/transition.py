@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies.generation.likelihoods.base import Drawn, Kept, Likelihood, Predictions, States, Work, unplanned
+from mmrl.policies.generation.likelihoods.base import (
+    Drawn,
+    Kept,
+    Likelihood,
+    Predictions,
+    States,
+    Work,
+    option,
+    unplanned,
+)
 from mmrl.policies.generation.sampling import stored
 from mmrl.policies.generation.sde import (
     KINDS,
@@ -143,7 +152,7 @@ class Transition(Likelihood):
 
     @classmethod
     def compares(cls, asked: Sequence[Need]) -> frozenset[str]:
-        return frozenset({"reference"} if any(need.probe == "reference_kl" for need in asked) else ())
+        return frozenset(option(need, "to", "reference") for need in asked if need.probe == "reference_kl")
 
     def score(self, states: Transitions, predict: Predictions, asked: Sequence[Need]) -> dict[str, Tensor]:
         """ "mean_shift" is the mean's move since the rollout, (mu - mu_old)^2 / 2 std^2."""
@@ -160,7 +169,7 @@ class Transition(Likelihood):
                 assert states.mean_old is not None
                 scores[need.key] = mean_square(mean, states.mean_old) / (2 * std**2)
             elif need.probe == "reference_kl":
-                base = predict.of("reference", guided=True)
+                base = predict.of(option(need, "to", "reference"), guided=True)
                 # the difference stays outside no_grad: inside, the penalty would have no gradient
                 if scoring.kl == "velocity_mse":
                     scores[need.key] = mean_square(velocity, base)

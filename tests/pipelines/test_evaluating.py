@@ -1,0 +1,57 @@
+"""Scores of what was never trained, and the folder of the second run."""
+
+import json
+
+import pytest
+
+from mmrl.errors import ConfigError
+from mmrl.pipelines.config import read_config
+from mmrl.pipelines.evaluating import evaluate_run
+from mmrl.pipelines.folders import next_free
+from mmrl.pipelines.run import train
+from tests.pipelines.runs import write_config
+
+
+def test_the_model_of_a_configuration_scores_as_its_run_before_the_first_step(trained, mmrl):
+    """`mmrl evaluate MODALITY CONFIG` is the baseline, to the digit."""
+    modality, run, _ = trained
+    before = json.loads((run / "result.json").read_text())["before"]
+    config = run.parent / "config.yaml"
+    done = mmrl("evaluate", modality, config)
+    assert done.code == 0, done.err
+    scores = json.loads(done.out)
+    assert scores["reward"] == pytest.approx(before["reward"], abs=1e-6)
+
+
+def test_several_samples_give_the_curve_of_pass_at_k(mmrl):
+    done = mmrl("evaluate", "vlm", "demo", "--samples", "4", "data.eval_limit=4")
+    assert done.code == 0, done.err
+    scores = json.loads(done.out)
+    assert 0 <= scores["pass@1"] <= scores["pass@2"] <= scores["pass@4"] <= 1
+
+
+def test_an_untrained_model_is_sampled(trained, mmrl, tmp_path):
+    modality, run, _ = trained
+    done = mmrl("sample", modality, run.parent / "config.yaml", "--out", tmp_path / "out", "--prompts", "2")
+    assert done.code == 0, done.err
+    assert len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_modality_wants_a_configuration():
+    with pytest.raises(ConfigError, match="mmrl train vlm CONFIG"):
+        evaluate_run("vlm", ["training.steps=2"])
+
+
+def test_the_same_command_twice_makes_two_runs(tmp_path, bases, monkeypatch, capsys):
+    """Folders are numbered where their name is made of modality and recipe; one that was named outright is refused."""
+    monkeypatch.chdir(tmp_path)
+    file = write_config(tmp_path, "vlm", bases, "grpo", steps=1)
+    config = read_config(file, ["run_dir=runs/{modality}-{recipe}"], "vlm")
+    first, second = train(config), train(config)
+    assert [str(r.folder) for r in (first, second)] == ["runs/vlm-grpo", "runs/vlm-grpo-2"]
+    assert "runs/vlm-grpo holds a run, which --resume runs/vlm-grpo goes on with" in capsys.readouterr().err
+    assert next_free(first.folder).name == "vlm-grpo-3"
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(read_config(file, ["run_dir=runs/vlm-grpo"], "vlm"))
+    again = train(config.model_copy(update={"run_dir": "runs/vlm-grpo"}), resume="runs/vlm-grpo")
+    assert again.start == 1
