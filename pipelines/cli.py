@@ -264,14 +264,21 @@ def from_trl(
 
 
 @app.command(context_settings=OVERRIDES)
-def plan(context: typer.Context, modality: Modality, config: str) -> None:
+def plan(
+    context: typer.Context,
+    modality: Modality,
+    config: str,
+    card: Annotated[
+        float | None, typer.Option(help="GiB of a card: settings of a generator that fit it are proposed.")
+    ] = None,
+) -> None:
     """Batch arithmetic, forward passes and a memory estimate, before anything is loaded."""
     from mmrl.pipelines.config import read_config
     from mmrl.pipelines.plan import plan_run
 
     changes = overrides_of(context.args)
     _print_overruled(config, changes, modality)
-    say(plan_run(read_config(config, changes, modality)))
+    say(plan_run(read_config(config, changes, modality), card))
 
 
 @app.command(context_settings=OVERRIDES)

@@ -42,6 +42,8 @@ LARGEST = 1e300
 """Past it, sums and the axes of a chart overflow."""
 SHOWN_FRAMES = 4
 SHOWN_CAUSES = 20
+LARGEST_FILM = 4 * 2**20
+"""Bytes of a generated video that plays inside the page; of a larger one frames are shown, and its file named."""
 
 
 @dataclass
@@ -227,6 +229,7 @@ def rollout_section(folder: Path, *, clips: bool = True) -> dict[str, Any]:
         row["components"] = unprefixed(row["components"])
         row["outputs"] = [_embedded(folder, name) for name in row.get("images", [])]
         row["sounds"] = [_embedded(folder, name, "audio/wav") for name in row.get("sounds", [])]
+        row["films"] = [_film(folder, name) for name in row.get("films", [])]
         for action in row["actions"]:
             _tint(action, largest)
     groups = []
@@ -244,8 +247,15 @@ def rollout_section(folder: Path, *, clips: bool = True) -> dict[str, Any]:
         )
     kind, _, number = folder.name.partition("-")
     title = f"{'Held-out prompts after' if kind == 'eval' else 'Rollouts of'} step {int(number)}"
-    pictured = any(row["outputs"] or row["sounds"] for row in rows)
+    pictured = any(row["outputs"] or row["sounds"] for row in rows)  # then a prompt's images are what it starts from
     return {"title": title, "groups": groups, "credit": kind != "eval", "pictured": pictured}
+
+
+def _film(folder: Path, name: str) -> dict[str, Any]:
+    """A video to play inside the page, or only the name of a large one."""
+    size = _inside(folder, folder / name).stat().st_size
+    played = _embedded(folder, name, "video/mp4") if size <= LARGEST_FILM else None
+    return {"played": played, "file": f"{folder.name}/{name}", "megabytes": size / 1e6}
 
 
 def _tint(action: dict[str, Any], largest: float) -> None:

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,8 @@ from torch import Tensor
 
 from mmrl.errors import RewardError
 from mmrl.record import Prompt, Scores
-from mmrl.rewards.calls import WHOLE, Callee, Inputs, Outcome, Style, prepare
+from mmrl.rewards.calls import WHOLE, Inputs, Outcome, Style, prepare
+from mmrl.rewards.frames import Pooling, framewise
 from mmrl.rewards.pool import CallFailed, IsolatedReward, Worker, WorkerPool
 from mmrl.rewards.presets import PRESETS
 from mmrl.rewards.ray_workers import starter
@@ -68,6 +69,8 @@ class RewardSpec(Section):
     isolated  run in a worker process; None: as the reward declares
     python    the interpreter of that process, /path/to/venv/bin/python: for a reward whose packages do not go with the
               trainer's; it needs Python 3.11 and what the reward imports, and gets this package from here
+    frames    of a reward that reads pictures, on videos: it is called on every frame, and its answers are pooled by
+              "mean", "min", "max", "median", "first" or "last"
     columns   keys of its answers that stage functions read as columns, and that are worth nothing themselves: one
               number, one for each action, or spans of the output's characters, [start, end] or [start, end, value]
     """
@@ -82,6 +85,7 @@ class RewardSpec(Section):
     none: Literal["unscored", "skip"] = "unscored"
     isolated: bool | None = None
     python: str | None = None
+    frames: Pooling | None = None
     columns: list[str] = []
 
 
@@ -156,7 +160,7 @@ class RewardPanel:
         self._foreign: dict[str, WorkerPool] = {}
         self._threads = ThreadPoolExecutor(len(given), thread_name_prefix="reward")
         try:
-            self.members = [self._member(spec, default_timeout) for spec in given]
+            self.members = [by_frames(self._member(spec, default_timeout)) for spec in given]
             labels = Counter(member.label for member in self.members)
             if twice := [label for label, count in labels.items() if count > 1]:
                 raise RewardError(f"two rewards are called {twice[0]!r}: give one of them a `label`")
@@ -362,18 +366,25 @@ def read_spec(given: RewardSpec | Mapping[str, Any] | str | Callable) -> list[Re
     return [RewardSpec(**{**each, "weight": spec.weight * each["weight"]}) for each in PRESETS[spec.name]]
 
 
+def by_frames(member: Member) -> Member:
+    """The member as it is, or called on every frame of a video where its `frames` says so."""
+    if member.spec.frames is None:
+        return member
+    return replace(member, call=guarded(framewise(member.call, member.spec.frames)))
+
+
 def _local(spec: RewardSpec, reward: Reward) -> Member:
     """A reward that runs in this process: guarded against what it raises, not against what it hangs on."""
     callee = prepare(reward, spec.options, spec.style)
     success = reward.success if spec.success is None else spec.success
-    return Member(_label(spec), spec, callee.columns, _guarded(callee), success, False, reward.check)
+    return Member(_label(spec), spec, callee.columns, guarded(callee), success, False, reward.check)
 
 
-def _guarded(callee: Callee) -> Callable[[Inputs], list[Outcome]]:
+def guarded(callee: Callable[[Inputs], list[Outcome]]) -> Callable[[Inputs], list[Outcome]]:
     def call(inputs: Inputs) -> list[Outcome]:
         try:
             return callee(inputs)
-        except RewardError:
+        except (RewardError, CallFailed):
             raise
         except (Exception, SystemExit) as error:
             about = describe(error)

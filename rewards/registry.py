@@ -26,8 +26,9 @@ from mmrl.errors import ConfigError, RewardError, unknown
 from mmrl.rewards.presets import PRESETS
 
 ROOMS = (
-    "accuracy", "choice", "clip", "exercises", "expressions", "format", "geneval", "grounding", "image", "label_free",
-    "numeric", "structure", "temporal", "text", "wording",
+    "accuracy", "choice", "choreography", "clip", "edited", "exercises", "expressions", "format", "geneval",
+    "grounding", "image", "label_free", "numeric", "pixels", "preservation", "steadiness", "structure", "temporal",
+    "text", "wording",
 )  # fmt: skip
 FOLDERS = ("kinds", "papers", "models")
 """Each file in them registers its own: a new kind of answer changes no other file."""

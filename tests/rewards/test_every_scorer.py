@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrl.data.worlds.edits import Edits, after
+from mmrl.data.worlds.moves import Moves
 from mmrl.errors import RewardError
 from mmrl.rewards.accuracy import TASKS
 from mmrl.rewards.registry import registered, takes
+from tests.rewards.pictures import gliding, noise, plain
 
 PETS = ["A cat", "A dog", "A cow", "A hen"]
 PET_PROMPT = "Which pet is it?\nA. A cat\nB. A dog\nC. A cow\nD. A hen\nAnswer with the option's letter: A, B, C or D."
@@ -19,6 +22,27 @@ HTML = "<table><tr><td>red</td><td>blue</td></tr><tr><td>4</td><td>6</td></tr></
 CALL = {"name": "zoom", "parameters": {"x": 1, "y": 2}}
 
 OLDER = ("choice", "multi_choice", "boolean", "regression", "math")
+SCENE = {"shape": "circle", "color": "red"}
+MOVES = {"objects": [{**SCENE, "motion": "right"}], "background": "black", "size": 16, "frames": 5}
+EDIT = {
+    "objects": [{**SCENE, "box": [0, 0, 7, 7]}, {"shape": "square", "color": "green", "box": [16, 16, 23, 23]}],
+    "background": "black", "size": 24, "asked": {"edit": "recolor", "color": "red", "shape": "circle", "to": "blue"},
+}  # fmt: skip
+BEFORE = Edits().render(EDIT)
+# reward of pictures or videos: (a right output, its columns, what no output may exceed)
+PICTURES = {
+    "choreography": (Moves().render(MOVES), {"scene": MOVES}, 1),
+    "edited": (Edits().render(EDIT, after(EDIT)), {"scene": EDIT}, 1),
+    "preservation": (BEFORE, {"reference": [BEFORE], "edit_region": [0, 0, 7, 7]}, 1),
+    "color_share": (plain((220, 30, 30)), {"color": "red"}, 1),
+    "flicker": (gliding(), {}, 1),
+    "motion_magnitude": (gliding(), {}, 1),
+    "temporal_consistency": (gliding(), {}, 1),
+    "jpeg_compressibility": (plain((0, 0, 0)), {}, 0),
+    "jpeg_incompressibility": (noise(0), {}, math.inf),
+}
+VERIFIERS = {"choreography", "edited"}  # exact: nothing but the asked thing is worth anything
+
 # task: (prompt, solution, a right answer, options)
 SAMPLES = {
     "exact": ("Which colour is the car?", "red", "red", None),
@@ -139,6 +163,7 @@ ELSEWHERE = {
     "rendered_text": "judges pictures: models/test_wrapped",
     "clip_score": "judges pictures: test_clip",
     "compositional": "judges pictures: test_image",
+    **dict.fromkeys(PICTURES, "judges pictures or videos: TestEveryPictureScorer"),
     "geneval": "judges pictures: test_geneval",
     "answer_number": "says which answers are the same, not what they are worth",
 }
@@ -229,3 +254,41 @@ class TestEveryScorer:
         if name != "c2":
             with pytest.raises(RewardError):
                 score(name, "<answer>x</answer>", (sample[0], solution, *sample[2:]), extra)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+class TestEveryPictureScorer:
+    def value(self, name: str, output) -> float:
+        value = registered()[name].function([output], **{key: [each] for key, each in PICTURES[name][1].items()})[0]
+        return value["overall"] if isinstance(value, dict) else value
+
+    def test_a_right_output_is_worth_more_than_noise(self, name):
+        right = PICTURES[name][0]
+        blank = plain((0, 0, 0)) if name == "jpeg_incompressibility" else noise(1)
+        blank = [plain((0, 0, 0))] * 5 if name == "motion_magnitude" else blank
+        worthless = (
+            [noise(seed) for seed in range(5)] if isinstance(right, list) and not isinstance(blank, list) else blank
+        )
+        assert self.value(name, right) > self.value(name, worthless)
+
+    @settings(max_examples=30, deadline=None)
+    @given(seed=st.integers(0, 999), size=st.sampled_from([1, 2, 7, 24, 40]), flat=st.booleans())
+    def test_any_pixels_are_worth_a_finite_number_in_its_range(self, name, seed, size, flat):
+        frames = [plain((seed % 256, 0, 0), size) if flat else noise(seed + t, size) for t in range(5)]
+        value = self.value(name, frames if isinstance(PICTURES[name][0], list) else frames[0])
+        assert math.isfinite(value) and value <= PICTURES[name][2]
+        assert value >= 0 or name == "jpeg_compressibility"
+
+    @pytest.mark.parametrize("output", ["a text", 3, None])
+    def test_what_is_neither_picture_nor_video_is_refused(self, name, output):
+        with pytest.raises(RewardError):
+            self.value(name, output)
+
+
+@pytest.mark.parametrize("name", sorted(VERIFIERS))
+@pytest.mark.parametrize("picture", [plain((0, 0, 0), 24), plain((220, 30, 30), 24), noise(3, 24), BEFORE])
+def test_an_exact_verifier_gives_little_for_nothing_noise_and_what_was_there_before(name, picture):
+    right, columns, _ = PICTURES[name]
+    output = [picture] * 5 if isinstance(right, list) else picture
+    value = registered()[name].function([output], **{key: [each] for key, each in columns.items()})[0]
+    assert value["overall"] < 0.7 and value["success"] == 0
