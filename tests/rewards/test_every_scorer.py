@@ -179,7 +179,7 @@ COLUMNS = {
     "rm_nlhf": {"critique": "The light is harsh."}, "vision_r1": {"task": "choice"}, "lav_cot": {"lang": "French"},
     "mixed_r1": {"task": "open_ended"},
 }  # fmt: skip
-BEFORE = {
+LEADING = {
     "rm_nlhf": "The light is harsh. ",
     "vision_r1": "<think>It barks.</think>",
     "timemaster": "<class>walking</class>",
@@ -230,7 +230,7 @@ def worthless(prompt: str, right: str, options: list | None) -> list[str]:
 class TestEveryScorer:
     def test_a_right_answer_is_worth_something(self, name, sample, extra):
         """Without this the rest would hold of a scorer that always says 0."""
-        assert score(name, f"{BEFORE.get(name, '')}<answer>{sample[2]}</answer>", sample, extra) > 0
+        assert score(name, f"{LEADING.get(name, '')}<answer>{sample[2]}</answer>", sample, extra) > 0
 
     def test_nothing_is_worth_nothing(self, name, sample, extra):
         for completion in worthless(sample[0], sample[2], sample[3]):
