@@ -155,8 +155,8 @@ def _gif(content: mmap.mmap) -> str:
         if content[at] == 0x21:
             at = chain(at + 2)
         elif content[at] == 0x2C:
-            width, height = struct.unpack("<HH", content[at + 5 : at + 9])
             data = at + 10 + table(content[at + 9])
+            width, height = struct.unpack("<HH", content[at + 5 : at + 9])
             end = chain(data + 1)
             pixels = _unpacked(_joined(content, data + 1), content[data])
             if pixels != width * height:
