@@ -155,8 +155,8 @@ def _gif(content: mmap.mmap) -> str:
         if content[at] == 0x21:
             at = chain(at + 2)
         elif content[at] == 0x2C:
-            width, height = struct.unpack("<HH", content[at + 5 : at + 9])
             data = at + 10 + table(content[at + 9])
+            width, height = struct.unpack("<HH", content[at + 5 : at + 9])
             end = chain(data + 1)
             pixels = _unpacked(_joined(content, data + 1), content[data])
             if pixels != width * height:
@@ -218,7 +218,8 @@ def _flv(content: mmap.mmap) -> str:
         end = at + 11 + int.from_bytes(content[at + 1 : at + 4])
         if end > size:
             return _over("its last tag", end, size)
-        if end + 4 <= size and int.from_bytes(content[end : end + 4]) not in (end - at, 0):
+        written = (end - at, end - at - 1, end - at - 11, 0)  # by the book, and as writers get it wrong
+        if end + 4 <= size and int.from_bytes(content[end : end + 4]) not in written:
             return f"damaged at byte {end:,}: the tag before it has another length"
         at = end + 4
     return _over("its last tag", at if at > size else at + 11, size) if at != size else ""
@@ -272,7 +273,7 @@ def _ogg(content: mmap.mmap) -> str:
         if _ogg_checksum(page[:22] + bytes(4) + page[26:]) != page[22:26]:
             return f"damaged: the checksum of its page at byte {at:,} is another"
         count = int.from_bytes(number, "little")
-        if numbers.get(stream, count - 1) != count - 1:
+        if numbers.get(stream, count - 1) != count - 1 and not page[5] & 2:  # where a stream begins, it counts anew
             return f"lacks pages before byte {at:,}"
         numbers[stream] = count
         (unended.discard if page[5] & 4 else unended.add)(stream)
