@@ -121,13 +121,15 @@ def _decode_apart(clip: Clip, sampling, cache: VideoCache | None, limits, key: s
 def _into_cache(clip: Clip, sampling, cache: VideoCache, limits, key: str) -> Frames | None:
     """Frames mapped from the cache, once they are decoded into it; None where the disk does not take them."""
     if not os.access(cache.root, os.W_OK):
-        return cache.refuse(f"{cache.root} is read-only")
+        cache.refuse(f"{cache.root} is read-only")
+        return None
     output = cache.temporary()
     try:
         _request(clip, sampling, cache, limits, key, output)
         return cache.commit(output, key)
     except StorageError as error:
-        return cache.refuse(str(error))
+        cache.refuse(str(error))
+        return None
     finally:
         with suppress(OSError):
             output.unlink(missing_ok=True)

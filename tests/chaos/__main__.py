@@ -49,7 +49,7 @@ def plan(quick: bool, seed: int) -> dict[str, Callable[[Ground], list[Tally]]]:
             *media.fuzz(g.root / "media", 50 if few else 1000, seed),
             *media.clips(g.root / "clips", 25 if few else 500, seed),
         ],
-        "caches": lambda g: caches.damaged(g.root / "caches", 8 if few else 1),
+        "caches": lambda g: caches.damaged(8 if few else 1),
         "rewards": lambda g: rewards.misbehave(g.root / "rewards"),
     }
 

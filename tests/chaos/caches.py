@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -79,11 +80,15 @@ INDEX_DAMAGE: Mapping[str, Callable[[Path], Any]] = {
 }  # fmt: skip
 
 
-def damaged(folder: Path, every: int = 1) -> list[Tally]:
+def damaged(every: int = 1) -> list[Tally]:
     """Every so many of the damages, on a disk that takes new entries and on one that does not, and an entry that is cut
     while it is mapped."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)
+    with tempfile.TemporaryDirectory(prefix="mmrl-caches-") as root:
+        Path(root).chmod(0o755)  # the read-only ones are read as somebody else
+        return [_damaged(Path(root), every)]
+
+
+def _damaged(folder: Path, every: int) -> Tally:
     clip = write_clip(folder / "clip.mp4", 24)
     good = read_clip(clip, SAMPLING, isolate=False)
     tally = Tally("a damaged or forged entry of the frame cache, the disk writable or not")
@@ -103,7 +108,7 @@ def damaged(folder: Path, every: int = 1) -> list[Tally]:
                 problem = problem or f"not said: {ended.said[-300:]}"
             tally.count(problem and f"{what} {name}, {'writable' if writable else 'read-only'}: {problem}")
     tally.count(_cut_while_mapped(clip, folder, good))
-    return [tally]
+    return tally
 
 
 def _read(clip: Path, root: Path) -> Frames:

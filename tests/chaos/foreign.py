@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mmrl.pipelines.config import RunConfig
+from mmrl.pipelines.evaluating import evaluate_run
 from mmrl.pipelines.report import write_report
-from mmrl.pipelines.run import evaluate_run, train
+from mmrl.pipelines.run import train
 from mmrl.pipelines.trust import require
 from mmrl.training.checkpoint import GOING_BACK, WRITTEN
 from mmrl.training.digests import sealed

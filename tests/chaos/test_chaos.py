@@ -47,9 +47,8 @@ def test_recipes_are_refused_in_one_line(tmp_path):
     assert tally.lost == []
 
 
-def test_caches_give_way(tmp_path):
-    tmp_path.parent.chmod(0o755), tmp_path.chmod(0o755)  # the read-only ones are read as somebody else
-    (tally,) = caches.damaged(tmp_path / "caches", 8)
+def test_caches_give_way():
+    (tally,) = caches.damaged(8)
     assert tally.trials >= 8
     assert tally.lost == []
 
