@@ -49,8 +49,8 @@ def ways(config: Any, family: Family, core: Any) -> tuple[list[Way], dict[Way, s
 
 
 def cheaper(way: Way, entries: Sequence[Encoded], rollouts: Rollouts) -> Way:
-    """`way`, or plain rows where so few rows share a prompt that it would save nothing. Both are exact. Which one is
-    taken follows from lengths alone: a run takes the same each time."""
+    """`way`, or plain rows where so few rows share a prompt that it would save nothing. Both are exact. Which is taken
+    follows from lengths alone: a run takes the same each time."""
     if way is Way.PLAIN:
         return way
     prompt, extent = rollouts.prompt.cpu(), scored_extents(rollouts)
