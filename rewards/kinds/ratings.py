@@ -117,7 +117,7 @@ def true_side(solution: Any) -> int:
     answer='`1`, `A`, `Image 1`, "the first is better", `{"preference": 1}`, `tie`, or both scores as '
     '`{"score_1": 3, "score_2": 4}`',
     truth="1, 2 or tie, in the same words",
-    aliases=("pairwise", "pairwise_preference", "critic_preference", "llava_critic", "comparison"),
+    aliases=("pairwise", "pairwise_preference", "critic_preference", "llava_critic", "llava", "critic", "comparison"),
 )
 def preference(answer: str, right: int) -> Verdict:
     """Which of two is better: 1 for the truth's side."""
