@@ -98,6 +98,8 @@ def _check_environment(config: RunConfig, kind: type[Policy]) -> None:
     if config.modality not in bound.spec.modalities or kind.converse is Policy.converse:
         able = [m for m in bound.spec.modalities if policy_class(m).converse is not Policy.converse]
         raise ConfigError(f"environment {bound.name!r} is for {', '.join(able)}, not for {config.modality!r}")
+    if reason := kind.no_turns(config.policy_settings()):
+        raise ConfigError(reason)
 
 
 def surroundings_of(config: RunConfig, stack: ExitStack) -> Surroundings | None:

@@ -141,9 +141,15 @@ class Policy(ABC):
         columns `turn (B, T)`, `calls`, `bad_calls` and `observed` (B,) say which is which."""
         raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
 
+    @classmethod
+    def no_turns(cls, config: Any) -> str | None:
+        """Why a policy of this section takes no environment, in one line; None where it does."""
+        return f"the {cls.modality} policy acts once and hears nothing: it takes no environment"
+
     def check_turns(self) -> None:
         """Raise PolicyError where this model cannot take a second turn; called before anything is spent."""
-        raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
+        if reason := self.no_turns(self.config):
+            raise PolicyError(reason)
 
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """Rows nobody acted for: `answers[i]` as an answer to `prompts[i]`, texts with the end token added.

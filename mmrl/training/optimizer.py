@@ -75,7 +75,7 @@ class MasterAdamW(torch.optim.AdamW):
                 for parameter, weight in zip(chunk, weights, strict=True):
                     if weight is not parameter:
                         parameter.copy_(weight)
-                changed.append((after != before).sum())
+                changed.append(torch.count_nonzero(after != before))
                 total += before.numel()
                 finite.append(all_finite(chunk).all())
         if finite:
@@ -150,8 +150,11 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     full = [i for i, tensor in enumerate(here) if tensor.numel()]
     found = torch.ones(len(here), dtype=torch.bool, device=device)
     if full:
-        norms = torch._foreach_norm([here[i] for i in full], float("inf"))
+        # a Euclidean norm is fast; one that overflows says nothing of its elements
+        norms = torch._foreach_norm([here[i] for i in full])
         found[full] = torch.isfinite(torch.stack([norm.float().to(device) for norm in norms]))
+        for i in (~found).nonzero().squeeze(1).tolist():
+            found[i] = torch.isfinite(here[i]).all()
     return found
 
 

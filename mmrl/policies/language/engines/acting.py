@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmrl.errors import PolicyError
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
 from mmrl.policies.language.engines.base import Setting
 from mmrl.policies.language.engines.bridge import Bridge
 from mmrl.policies.language.engines.names import engine_class
 from mmrl.policies.language.engines.rows import SAMPLER
-from mmrl.policies.language.likelihoods.tokens import Tokens
+from mmrl.policies.language.likelihoods import Tokens, likelihood_class
 from mmrl.policies.language.writing import WritingPlan
 from mmrl.randomness import Key
 from mmrl.record import Request
@@ -75,15 +74,17 @@ class ActsThroughEngine(Policy):
     def after_update(self) -> None:
         self.bridge.version += 1
 
-    def check_turns(self) -> None:
+    @classmethod
+    def no_turns(cls, config: LanguagePolicyConfig) -> str | None:
         refusal = {
-            "engine": (self.acts_apart, LOCAL),
-            "old_log_probs": (self.config.old_log_probs == "trainer", "sampler"),
-            "likelihood": (not self.likelihood.sampled, "tokens"),
+            "engine": (engine_class(config).capabilities.own_weights, LOCAL),
+            "old_log_probs": (config.old_log_probs == "trainer", "sampler"),
+            "likelihood": (not likelihood_class(config.likelihood).sampled, "tokens"),
         }
         for key, (refused, usual) in refusal.items():
             if refused:
-                raise PolicyError(
-                    f"policy.{key}={getattr(self.config, key)!r}: responses of several turns, in an environment, are "
-                    f"not written so yet; expected {usual}"
+                return (
+                    f"policy.{key}={getattr(config, key)!r}: responses of several turns, in an environment, are not "
+                    f"written so yet; expected {usual}"
                 )
+        return None
