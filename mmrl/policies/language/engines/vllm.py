@@ -137,7 +137,9 @@ class Colocated:
     def _prompt(self, context: Context) -> dict[str, Any]:
         """What vLLM is asked with: ids that are not expanded, and the media."""
         asked: dict[str, Any] = {"prompt_token_ids": self.setting.unexpanded(context)}
-        prompt, media, keys = context.prompt, {}, {}
+        prompt = context.prompt
+        media: dict[str, list[Any]] = {}
+        keys: dict[str, list[str]] = {}
         if prompt.images:
             media["image"] = [open_image(image, prompt) for image in prompt.images]
             keys["image"] = [content_key(image) for image in media["image"]]

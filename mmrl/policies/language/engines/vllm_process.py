@@ -49,7 +49,7 @@ def _asked(request: urllib.request.Request, timeout: float) -> Any:
     url = request.full_url
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            told = response.read()
+            told, kind = response.read(), response.headers.get("Content-Type", "")
     except urllib.error.HTTPError as error:
         said = one_line(error.read().decode(errors="replace"))[:400]
         if error.code >= 500 and not alive(url):
@@ -61,7 +61,7 @@ def _asked(request: urllib.request.Request, timeout: float) -> Any:
         if type(error).__module__ == "http.client":
             raise Unreachable(f"the vLLM server at {url} broke off: {one_line(str(error))}") from None
         raise
-    return json.loads(told) if told else None
+    return json.loads(told) if told and "json" in kind else None  # some routes answer with a sentence
 
 
 def alive(url: str) -> bool:

@@ -162,6 +162,7 @@ class TestLocal:
             assert [m[name] for m in other] == pytest.approx([m[name] for m in one], rel=1e-5), name
         assert type(policy.bridge.engine).syncs == 3
         assert all(m["engine/gap_max"] < 1e-4 for m in other)
+        assert all(m["engine/gap_of_clip"] == pytest.approx(m["engine/gap_mean"] / 0.2) for m in other)
         assert not any(name.startswith("engine/") for name in one[0])
 
 
