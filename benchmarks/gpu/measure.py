@@ -62,9 +62,12 @@ def settle(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def train_steps(trainer: Any, steps: int, device: str) -> dict[str, Any]:
-    """One step to warm up, `steps` timed, one more under the profiler."""
+def train_steps(
+    trainer: Any, steps: int, device: str, warmed: Callable[[], None] = lambda: None
+) -> dict[str, Any]:  # fmt: skip
+    """One step to warm up, `steps` timed, one more under the profiler; `warmed` is called after the first."""
     _step(trainer)
+    warmed()
     begun = _peak(device, reset=True)
     seconds, stages = [], []
     for _ in range(steps):
@@ -103,7 +106,8 @@ def top_kernels(work: Callable[[], Any], device: str, count: int = 5) -> list[di
         work()
         settle(device)
     name = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
-    events = sorted(profiled.key_averages(), key=lambda e: -getattr(e, name))
+    events = [e for e in profiled.key_averages() if not (e.is_user_annotation or e.key.startswith("Optimizer."))]
+    events.sort(key=lambda e: -getattr(e, name))
     total = sum(getattr(e, name) for e in events) or 1
     return [
         {"kernel": e.key[:120], "share": round(getattr(e, name) / total, 4), "calls": e.count}
