@@ -180,7 +180,7 @@ def memory_lines(config: RunConfig, reference: bool, card: float | None = None) 
         return [f"  cannot be counted: {str(error).splitlines()[0]}"]
     at = peaks(found, config, reference)
     lines = [
-        f"  {_count(found.trained)} numbers trained; transformer {size(found.transformer)}, adapters "
+        f"  {_count(found.trained)} parameters trained; transformer {size(found.transformer)}, adapters "
         f"{size(found.adapters)}, text encoders and VAE {size(found.frozen)}"
         + (" (on the CPU between uses)" if settings.offload else ""),
         f"  a (row, step) pair keeps {size(found.two.saved - found.one.saved)} until its backward; "

@@ -46,7 +46,7 @@ class Edits(World):
     def prompt(self, scene: dict[str, Any], id: str, columns: dict[str, Any]) -> Prompt:
         text = instruction(scene["asked"])
         content = [{"type": "image", "role": "condition"}, {"type": "text", "text": text}]
-        columns = columns | {"scene": scene, "caption": text, "task": "edit", "skill": scene["skill"]}
+        columns = columns | {"scene": scene, "caption": text, "solution": text, "task": "edit", "skill": scene["skill"]}
         return Prompt(
             id=id, messages=[{"role": "user", "content": content}], images=[self.render(scene)], columns=columns
         )
