@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mmrl.data.worlds.motion import FPS, SIZE, write_clip
-from mmrl.media import Clip
+from mmrl.data.worlds.motion import FPS, SIZE
+from mmrl.media import Clip, write_video
 from mmrl.rollout.environments.base import Observation
 from mmrl.rollout.environments.frames import FramesBetween
 from mmrl.rollout.environments.zoom import Zoom
@@ -39,5 +39,5 @@ def black_clip(seconds: int = 6) -> Path:
 
     path = Path(tempfile.gettempdir()) / f"mmrl-black-{os.getuid()}" / f"{seconds}.mp4"
     if not path.exists():
-        write_clip(path, [Image.new("RGB", (SIZE, SIZE))] * (seconds * FPS), FPS)
+        write_video(path, [Image.new("RGB", (SIZE, SIZE))] * (seconds * FPS), FPS)
     return path

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
-from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.settings import Section, read_section
+
+if TYPE_CHECKING:  # rewards of sounds and films run where torch is not loaded
+    from torch import Tensor
 
 
 class VideoSampling(Section):
@@ -93,6 +97,24 @@ class FrameList:
     asks: OwnSampling = OwnSampling()
 
 
+@dataclass(frozen=True)
+class Reordered:
+    """A video whose frames are seen in an order drawn from `seed`, at the times of the right order."""
+
+    video: Any
+    seed: int
+
+    @property
+    def path(self) -> Any:
+        return getattr(self.video, "path", self.video)
+
+    def of(self, frames: Frames) -> Frames:
+        from torch import Generator, randperm
+
+        order = randperm(len(frames.pixels), generator=Generator().manual_seed(self.seed))
+        return replace(frames, pixels=frames.pixels[order], key=f"{frames.key}:order-{self.seed}")
+
+
 @dataclass
 class Frames:
     """Decoded, sampled and resized frames of one clip.
@@ -143,3 +165,41 @@ class Sound:
     @property
     def seconds(self) -> float:
         return self.samples.shape[-1] / self.rate
+
+
+class Film(list[Any]):
+    """Frames of a generated video: a list of PIL images that knows its rate.
+
+    fps  frames a second it is meant to be shown at
+    """
+
+    def __init__(self, frames: Iterable[Any] = (), fps: float = 16.0):
+        super().__init__(frames)
+        self.fps = fps
+
+
+def write_video(path: Path, frames: list[Any], fps: float) -> None:
+    """Encode PIL frames as H.264 in an mp4 file, which appears whole or not at all.
+
+    Players want even sides, so an odd one is shown with its last row or column twice.
+    """
+    import av
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    width, height = frames[0].size
+    with av.open(str(temporary), "w") as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "12", "preset": "veryfast"})
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = 1
+        for frame in frames:
+            pixels = np.asarray(frame.convert("RGB"))
+            pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -264,14 +264,21 @@ def from_trl(
 
 
 @app.command(context_settings=OVERRIDES)
-def plan(context: typer.Context, modality: Modality, config: str) -> None:
+def plan(
+    context: typer.Context,
+    modality: Modality,
+    config: str,
+    card: Annotated[
+        float | None, typer.Option(help="GiB of a card: settings of a generator that fit it are proposed.")
+    ] = None,
+) -> None:
     """Batch arithmetic, forward passes and a memory estimate, before anything is loaded."""
     from mmrl.pipelines.config import read_config
     from mmrl.pipelines.plan import plan_run
 
     changes = overrides_of(context.args)
     _print_overruled(config, changes, modality)
-    say(plan_run(read_config(config, changes, modality)))
+    say(plan_run(read_config(config, changes, modality), card))
 
 
 @app.command(context_settings=OVERRIDES)
@@ -319,6 +326,22 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")], trust:
     say(f"report in {write_report(run, trust=trust)}")
 
 
+@app.command("serve-rewards")
+def serve_rewards(
+    config: Annotated[Path, typer.Argument(help="rewards, host, port: docs/serving_rewards.md.")],
+) -> None:
+    """Score for runs on other machines: the rewards of a configuration behind an address, by JSON."""
+    from mmrl.rewards.server import RewardServer, ServeConfig
+    from mmrl.settings import read_section, read_yaml_file
+
+    server = RewardServer(read_section(ServeConfig, read_yaml_file(config), "serve-rewards"))
+    say(f"{', '.join(server.members)} at {server.url}")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.panel.close()
+
+
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
@@ -335,7 +358,14 @@ def demo(
 
 @app.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
 def launch(context: typer.Context) -> None:
-    """`accelerate launch`, several processes: `mmrl launch --num_processes 8 -m mmrl train vlm CONFIG`."""
+    """`accelerate launch`, several processes: `mmrl launch --num_processes 8 -m mmrl train vlm CONFIG`.
+
+    `mmrl launch --ray vlm CONFIG` has Ray place trainers, engines and reward workers, as `placement:` says.
+    """
+    if context.args[:1] == ["--ray"]:
+        from mmrl.pipelines.ray_launch import launch as launch_on_ray
+
+        raise typer.Exit(launch_on_ray(context.args[1:]))
     from accelerate.commands.accelerate_cli import main as accelerate
 
     sys.argv = ["accelerate", "launch", *context.args]

@@ -162,8 +162,7 @@ def _decoder(backend: str) -> Check:
     from PIL import Image
 
     from mmrl.data.video import read_clip
-    from mmrl.data.worlds.motion import write_clip
-    from mmrl.media import VideoSampling
+    from mmrl.media import VideoSampling, write_video
 
     name, package = f"video: {backend}", READERS[backend]
     if find_spec(package) is None:
@@ -174,7 +173,7 @@ def _decoder(backend: str) -> Check:
     sampling = VideoSampling(fps=None, max_frames=4, min_pixels=56 * 56, max_pixels=56 * 56, backend=backend)
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
-        write_clip(clip, [Image.new("RGB", (56, 56), (level,) * 3) for level in levels], 4)
+        write_video(clip, [Image.new("RGB", (56, 56), (level,) * 3) for level in levels], 4)
         frames = read_clip(clip, sampling)
         seen = [round(frame.float().mean().item()) for frame in frames.pixels]
     if len(seen) != 4 or any(abs(s - level) > 8 for s, level in zip(seen, levels, strict=True)):

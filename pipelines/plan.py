@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from mmrl.columns import COLUMNS
+from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.objective.idle import idle_at_one
 from mmrl.pipelines.config import RunConfig
@@ -15,8 +16,11 @@ from mmrl.rollout.nesting import Nested
 from mmrl.training.passes import plan_passes
 
 
-def plan_run(config: RunConfig) -> str:
-    """Batch arithmetic with what divides what, the passes of a step, and a memory estimate."""
+def plan_run(config: RunConfig, card: float | None = None) -> str:
+    """Batch arithmetic with what divides what, the passes of a step, and a memory estimate.
+
+    card  GiB of a card for which settings are proposed; generators only
+    """
     objective = check_config(config, {})
     kind = config.policy_class
     strategies = Nested.of(config.rollout)
@@ -26,7 +30,16 @@ def plan_run(config: RunConfig) -> str:
     lines += ["", "acting", *_acting(strategies, objective), "", "passes of a step"]
     lines += [f"  {line}" for line in plan.describe()]
     lines += ["", *_columns(config, objective)]
-    lines += ["", "memory", *_memory(config, bool(any(p.weights == "reference" for p in plan.prepare)))]
+    reference = any(p.weights == "reference" for p in plan.prepare)
+    lines += ["", "memory"]
+    if config.modality == "flow" and config.policy.get("model"):
+        from mmrl.pipelines.generator_plan import memory_lines
+
+        lines += memory_lines(config, reference, card)
+    elif card is not None:
+        raise ConfigError("--card: settings for a card are proposed for generators only (mmrl plan flow), with a model")
+    else:
+        lines += _memory(config, reference)
     return "\n".join(lines)
 
 
@@ -126,16 +139,10 @@ def _vision_language(model: str) -> Any:
     return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
 
 
-def _transformer(model: str) -> Any:
-    from diffusers import SD3Transformer2DModel
-
-    return SD3Transformer2DModel.from_config(SD3Transformer2DModel.load_config(model, subfolder="transformer"))
-
-
 def _masked(model: str) -> Any:
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     return AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(model))
 
 
-ON_META = {"vlm": _vision_language, "video": _vision_language, "flow": _transformer, "masked": _masked}
+ON_META = {"vlm": _vision_language, "video": _vision_language, "masked": _masked}

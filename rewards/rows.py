@@ -14,10 +14,12 @@ from mmrl.record import Prompt
 from mmrl.rewards.calls import WHOLE, Inputs, Outcome
 from mmrl.rewards.pool import CallFailed
 from mmrl.rewards.registry import Columns
+from mmrl.rewards.tasks import task_name
 
 MOST_CAUSES = 8  # different messages kept apart for one reward; beyond them only the kind is kept
 LONGEST_CAUSE = 120
-MEDIA = ("images", "videos")  # what rewards may read of every prompt besides its columns
+REFERENCE = "reference"  # the images an edit or a video starts from, opened; a column of that name comes first
+MEDIA = ("images", "videos", REFERENCE)  # what rewards may read of every prompt besides its columns
 
 
 class Refused(Exception):
@@ -37,13 +39,21 @@ class RowScores:
 
 
 def gather_inputs(label: str, columns: Columns, outputs: Sequence[Any], prompts: Sequence[Prompt]) -> Inputs:
-    """What a reward is called with: the columns it names, and prompts as messages, or as text for generators."""
-    names = [*columns.required, *(n for n in columns.optional if all(n in _offered(p) for p in prompts))]
+    """What a reward is called with: the columns it names, and prompts as messages, or as text for generators.
+
+    Of a generator's prompts `reference` holds the condition images as PIL images, one list for all rows of a prompt.
+    """
+    text = all(isinstance(output, str) for output in outputs)
+    optional = [n for n in columns.optional if all(n in _names(p, generated=not text) for p in prompts)]
+    names = [*columns.required, *optional]
     if columns.everything and prompts:
         shared = set.intersection(*(set(prompt.columns) for prompt in prompts))
         names += sorted(shared - set(names))
-    rows = [row_values(label, prompt, names) for prompt in prompts]
-    text = all(isinstance(output, str) for output in outputs)
+    opened: dict[int, dict[str, Any]] = {}
+    for prompt in prompts:
+        if id(prompt) not in opened:
+            opened[id(prompt)] = row_values(label, prompt, names)
+    rows = [opened[id(prompt)] for prompt in prompts]
     return Inputs(
         prompts=[prompt.messages if text else prompt.text for prompt in prompts],
         completions=list(outputs),
@@ -53,14 +63,42 @@ def gather_inputs(label: str, columns: Columns, outputs: Sequence[Any], prompts:
 
 def row_values(label: str, prompt: Prompt, names: Sequence[str]) -> dict[str, Any]:
     """These columns of a prompt; RewardError names the prompt and the column it lacks."""
-    offered = _offered(prompt)
+    offered = _names(prompt)
     for name in names:
+        if name == REFERENCE and name not in offered:
+            raise RewardError(
+                f"reward {label!r} reads `reference`, the images that an output starts from, and prompt {prompt.id!r} "
+                "has none; it is for edits and video from images"
+            )
         if name not in offered:
             raise RewardError(
                 f"reward {label!r} reads the column {name!r}, which prompt {prompt.id!r} does not have; "
                 f"its columns: {', '.join(sorted(prompt.columns)) or 'none'}"
             )
-    return {name: offered[name] for name in names}
+    return {name: _value(label, prompt, name) for name in names}
+
+
+def _names(prompt: Prompt, generated: bool = True) -> set[str]:
+    """What a prompt offers; a truth read without its messages may belong to a row that has images."""
+    media = set(MEDIA) if generated and prompt.images else set(MEDIA) - {REFERENCE}
+    return media | set(_columns(prompt)) | ({REFERENCE} if not prompt.messages else set())
+
+
+def _columns(prompt: Prompt) -> dict[str, Any]:
+    """Its id and its columns; `task` also under a data set's other names."""
+    task = task_name(prompt.columns)
+    return {"prompt_id": prompt.id} | prompt.columns | ({} if task is None else {"task": task})
+
+
+def _value(label: str, prompt: Prompt, name: str) -> Any:
+    columns = _columns(prompt)
+    if name in columns:
+        return columns[name]
+    if name != REFERENCE:
+        return getattr(prompt, name)
+    from mmrl.policies.images import open_image
+
+    return [open_image(image, prompt) for image in prompt.images]
 
 
 def is_blank(value: Any) -> bool:
@@ -70,10 +108,6 @@ def is_blank(value: Any) -> bool:
         or (isinstance(value, float) and math.isnan(value))
         or (isinstance(value, str) and not value.strip())
     )
-
-
-def _offered(prompt: Prompt) -> dict[str, Any]:
-    return {**{name: getattr(prompt, name) for name in MEDIA}, **prompt.columns}
 
 
 def score_rows(

@@ -1,7 +1,8 @@
 """What travels between the trainer and a reward worker: one JSON line, then raw bytes for images.
 
-Values come out as they went in: strings, numbers, None, lists, tuples, dictionaries, paths, and PIL images pixel by
-pixel. numpy arrays and tensors arrive as lists. Anything else is refused by name, never turned into text.
+Values come out as they went in: strings, numbers, None, lists, tuples, dictionaries, paths, PIL images pixel by pixel,
+films with their rate, and sounds sample by sample. numpy arrays and tensors arrive as lists. Anything else is refused
+by name, never turned into text.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from mmrl.errors import RewardError
 
@@ -28,15 +31,17 @@ def write_message(stream: IO[bytes], message: Mapping[str, Any]) -> None:
 
 
 def read_message(stream: IO[bytes]) -> dict[str, Any] | None:
-    """The next message, or None when the other side closed or died in the middle of one."""
+    """The next message, or None when the other side closed, died in the middle of one, or wrote something else."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         return None
-    header = json.loads(line)
-    blobs = [stream.read(size) for size in header["blobs"]]
-    if [len(blob) for blob in blobs] != header["blobs"]:
+    try:
+        header = json.loads(line)
+        blobs = [stream.read(size) for size in header["blobs"]]
+        whole = [len(blob) for blob in blobs] == header["blobs"]
+        return _decode(header["body"], blobs) if whole else None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return _decode(header["body"], blobs)
 
 
 def _encode(value: Any, blobs: list[bytes], where: str) -> Any:
@@ -48,6 +53,8 @@ def _encode(value: Any, blobs: list[bytes], where: str) -> Any:
         return dict(items) if plain else {"$items": items}
     if isinstance(value, list | tuple):
         each = [_encode(v, blobs, f"{where}[{i}]") for i, v in enumerate(value)]
+        if hasattr(value, "fps"):
+            return {"$film": [value.fps, each]}
         return each if isinstance(value, list) else {"$tuple": each}
     if isinstance(value, Path):
         return {"$path": str(value)}
@@ -55,11 +62,15 @@ def _encode(value: Any, blobs: list[bytes], where: str) -> Any:
         value = value if value.mode in PLAIN_MODES else value.convert("RGB")
         blobs.append(value.tobytes())
         return {"$image": [value.mode, *value.size, len(blobs) - 1]}
+    if hasattr(value, "samples") and hasattr(value, "rate"):
+        samples = np.asarray(value.samples, dtype="<f4")
+        blobs.append(samples.tobytes())
+        return {"$sound": [value.rate, *samples.shape, len(blobs) - 1]}
     if hasattr(value, "tolist"):
         return _encode(value.tolist(), blobs, where)
     raise RewardError(
         f"{where.removeprefix('.')} is a {type(value).__name__}, which cannot go to a reward worker; "
-        "expected text, numbers, lists, dictionaries or PIL images (or set `isolated: false`)"
+        "expected text, numbers, lists, dictionaries, PIL images or sounds (or set `isolated: false`)"
     )
 
 
@@ -79,4 +90,14 @@ def _decode(value: Any, blobs: list[bytes]) -> Any:
 
         mode, width, height, index = value["$image"]
         return Image.frombytes(mode, (width, height), blobs[index])
+    if "$film" in value:
+        from mmrl.media import Film
+
+        fps, frames = value["$film"]
+        return Film(_decode(frames, blobs), fps)
+    if "$sound" in value:
+        from mmrl.media import Sound
+
+        rate, channels, count, index = value["$sound"]
+        return Sound(np.frombuffer(blobs[index], dtype="<f4").reshape(channels, count).copy(), rate)
     return {k: _decode(v, blobs) for k, v in value.items()}

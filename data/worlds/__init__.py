@@ -7,6 +7,8 @@
     fine_print    digits that can be read only after a closer look               vlm
     flashes       clips whose events lie between the frames looked at first      video
     compositions  captions with an exactly verifiable picture                    flow
+    moves         captions of which object moves where, with the clip            flow
+    edits         a picture and one thing to change in it                        flow
     lists         digits to say in another order, text alone                     masked
 
 Every prompt is a pure function of (world, split, difficulty, seed, index): nothing is stored, and the same
@@ -16,6 +18,7 @@ scene itself, so nothing held out can be met in training, whatever seeds are use
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,10 +28,12 @@ from typing import Any
 from mmrl.data.prompts import Prompts
 from mmrl.data.worlds.compositions import Compositions
 from mmrl.data.worlds.digits import Digits
+from mmrl.data.worlds.edits import Edits
 from mmrl.data.worlds.fine_print import FinePrint
 from mmrl.data.worlds.flashes import Flashes
 from mmrl.data.worlds.lists import Lists
 from mmrl.data.worlds.motion import Motion
+from mmrl.data.worlds.moves import Moves
 from mmrl.data.worlds.questions import World
 from mmrl.data.worlds.scenes import check_level, check_split, keyed_random, picture_hash, split_of
 from mmrl.data.worlds.shapes import Shapes
@@ -38,7 +43,7 @@ from mmrl.randomness import Key
 from mmrl.record import Prompt
 
 WORLDS: dict[str, type[World]] = {
-    w.name: w for w in (Shapes, Digits, Stills, FinePrint, Motion, Flashes, Compositions, Lists)
+    w.name: w for w in (Shapes, Digits, Stills, FinePrint, Motion, Flashes, Compositions, Moves, Edits, Lists)
 }
 SIZES = {"train": 4096, "test": 256}
 DIFFICULTY = 2
@@ -112,9 +117,10 @@ class WorldDataset(Prompts):
     @cached_property
     def _distinct(self) -> list[tuple[int, dict[str, Any]]]:
         scenes: dict[str, tuple[int, dict[str, Any]]] = {}
+        asked: Counter[Any] = Counter()
         for index in range(self.size):
             level, scene = self._draw(index, scenes)
-            scenes[picture_hash(scene)] = level, scene
+            scenes[picture_hash(scene)] = level, self.world.held_out(scene, asked)
         return list(scenes.values())
 
     def _draw(self, index: int, seen: Container[str]) -> tuple[int, dict[str, Any]]:

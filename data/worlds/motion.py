@@ -7,7 +7,6 @@ objects and directions. A file is written when its prompt is first asked for, un
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from mmrl.data.worlds.scenes import (
     plural,
     scene_hash,
 )
-from mmrl.media import Clip
+from mmrl.media import Clip, write_video
 from mmrl.record import Prompt
 
 SIZE, GRID, SIDE = 64, 8, 16
@@ -103,27 +102,8 @@ class Motion(World):
         """The clip of this scene, written now if it is not there yet."""
         path = self.root / f"{scene_hash(scene)[:32]}.mp4"
         if not path.exists():
-            write_clip(path, self.render(scene), scene["fps"])
+            write_video(path, self.render(scene), scene["fps"])
         return path
-
-
-def write_clip(path: Path, frames: list[Any], fps: int) -> None:
-    """Encode PIL frames as H.264; the file appears whole or not at all."""
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    with av.open(str(temporary), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "preset": "veryfast"})
-        stream.width, stream.height = frames[0].size
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        container.mux(stream.encode())
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def direction_of(boxes: list[Any]) -> str:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmrl.media import Sound
-from mmrl.record import Batch, Rollouts
+from mmrl.media import Film, Sound, write_video
+from mmrl.policies.images import open_image
+from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.training.storage import remove_tree, sync, write_atomically, writing
 
 SHOWN_FRAMES = 16
-"""Of a generated video, kept as files."""
+"""Of a generated video, kept as PNG files beside its mp4, which loses detail."""
 
 
 def _number(value: Tensor) -> float | None:
@@ -42,7 +43,7 @@ def replace_rollouts(
 def save_rollouts(
     folder: Path, rollouts: Rollouts, labels: list[list[str]], batch: Batch | None, weights: Tensor | None
 ) -> None:
-    """Rows with their output, rewards, and per-action credit; media as PNG files beside them.
+    """Rows with their output, rewards, and per-action credit; media as PNG, mp4 and WAV files beside them.
 
     batch, weights  the prepared rows, in the order of `rollouts`; None for evaluation samples
     """
@@ -61,7 +62,7 @@ def save_rollouts(
             "finish": rollouts.finish[i],
             "length": int(rollouts.length[i]),
             **_spoken(i, rollouts, labels[i]),
-            "media": _save_media(folder, f"prompt-{int(rollouts.group[i]):04d}", prompt.images, written),
+            "media": _save_media(folder, f"prompt-{int(rollouts.group[i]):04d}", prompt.images, written, prompt),
             "videos": [str(getattr(v, "path", v)) for v in prompt.videos],
             "reward": None if rollouts.reward is None else _number(rollouts.reward[i]),
             "components": {k: _number(v[i]) for k, v in rollouts.components.items()},
@@ -88,21 +89,24 @@ def _spoken(i: int, rollouts: Rollouts, labels: list[str]) -> dict[str, Any]:
 
 
 def _saved_output(folder: Path, stem: str, output: Any, written: set[str]) -> dict[str, Any]:
-    """Text in the row; an image, evenly spread frames of a video, or a sound in files beside it."""
+    """Text in the row; an image, a video with evenly spread frames of it, or a sound in files beside it."""
     if isinstance(output, str):
         return {"output": output}
     if isinstance(output, Sound):
         return {"output": None, "sounds": [_save_sound(folder / f"{stem}.wav", output)]}
-    frames = output if isinstance(output, list) else [output]
-    shown = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(len(frames), SHOWN_FRAMES))]
-    count = {"frames": len(frames)} if isinstance(output, list) else {}
-    return {"output": None, "images": _save_media(folder, stem, shown, written), **count}
+    if not isinstance(output, list):
+        return {"output": None, "images": _save_media(folder, stem, [output], written)}
+    shown = [output[round(i)] for i in np.linspace(0, len(output) - 1, min(len(output), SHOWN_FRAMES))]
+    with writing(folder):
+        write_video(folder / f"{stem}.mp4", output, output.fps if isinstance(output, Film) else Film().fps)
+    images = _save_media(folder, stem, shown, written)
+    return {"output": None, "images": images, "films": [f"{stem}.mp4"], "frames": len(output)}
 
 
 def _save_sound(path: Path, sound: Sound) -> str:
     """16-bit PCM."""
     samples = np.asarray(sound.samples, dtype=np.float32).clip(-1, 1)
-    with wave.open(str(path), "wb") as file:
+    with writing(path), wave.open(str(path), "wb") as file:
         file.setnchannels(samples.shape[0])
         file.setsampwidth(2)
         file.setframerate(sound.rate)
@@ -123,12 +127,15 @@ def _actions(i: int, rollouts: Rollouts, labels: list[str], batch: Batch | None,
     return actions
 
 
-def _save_media(folder: Path, stem: str, images: list[Any], written: set[str]) -> list[str]:
-    """Names of the files; a prompt's images are written once for all its rows."""
+def _save_media(
+    folder: Path, stem: str, images: list[Any], written: set[str], prompt: Prompt | None = None
+) -> list[str]:  # fmt: skip
+    """Names of the files; the images of a `prompt`, which may be paths, are written once for all its rows."""
     names = [f"{stem}-{n}.png" for n in range(len(images))]
     for name, image in zip(names, images, strict=True):
         if name not in written:
+            opened = image if prompt is None else open_image(image, prompt)
             with writing(folder / name):
-                image.save(folder / name)
+                opened.save(folder / name)
             written.add(name)
     return names

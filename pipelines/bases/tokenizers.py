@@ -84,14 +84,14 @@ def chat_tokenizer(template: str, extra: Sequence[str] = ()):
     )
 
 
-def clip_tokenizer(max_length: int):
-    """A `CLIPTokenizer` over the same words, lower case; pads with its end token.
+def clip_tokenizer(max_length: int, extra: Sequence[str] = ()):
+    """A `CLIPTokenizer` over the same words and `extra` ones, lower case; pads with its end token.
 
     The merges are spelled out word by word: training them would break ties in another order in each process.
     """
     from transformers import CLIPTokenizer
 
-    lower = sorted({word.lower() for word in words() if word.isalpha()})
+    lower = sorted({word.lower() for word in (*words(), *extra) if word.isalpha()})
     merges = _merges(lower)
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-"
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
@@ -114,11 +114,11 @@ def _merges(texts: Sequence[str]) -> list[tuple[str, str]]:
     return list(ranks)
 
 
-def t5_tokenizer(max_length: int):
-    """A `T5Tokenizer` over the same words, lower case; letters and digits catch every other word."""
+def t5_tokenizer(max_length: int, extra: Sequence[str] = ()):
+    """A `T5Tokenizer` over the same words and `extra` ones, lower case; letters and digits catch every other word."""
     from transformers import T5Tokenizer
 
-    lower = sorted({word.lower() for word in words() if word.isalpha()})
+    lower = sorted({word.lower() for word in (*words(), *extra) if word.isalpha()})
     characters = "▁abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-"
     pieces = [(f"▁{word}", -1.0) for word in lower] + [(character, -10.0) for character in characters]
     specials = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]

@@ -78,10 +78,10 @@ def test_a_check_that_raises_is_a_line_and_the_others_still_run(monkeypatch):
 
 
 def test_a_decoder_that_reads_other_pixels_is_an_error(monkeypatch):
-    from mmrl.data.worlds import motion
+    from mmrl import media
 
-    write = motion.write_clip
-    monkeypatch.setattr(motion, "write_clip", lambda path, frames, fps: write(path, frames[::-1], fps))
+    write = media.write_video
+    monkeypatch.setattr(media, "write_video", lambda path, frames, fps: write(path, frames[::-1], fps))
     check = doctor._decoder("pyav")
     assert check.state == "error" and "[0, 80, 160, 240]" in check.detail
 

@@ -5,12 +5,18 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from mmrl.media import Film, Sound
 from mmrl.pipelines.charts import line_chart, ticks
-from mmrl.pipelines.report import unprefixed, write_report
+from mmrl.pipelines.report import LARGEST_FILM, unprefixed, write_report
+from mmrl.record import Prompt, Rollouts
+from mmrl.training.run_log import save_rollouts
 
+INSIDE = tuple(f"data:{kind};base64," for kind in ("image/png", "video/mp4", "audio/wav"))
 BROWSER = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
 
 
@@ -31,7 +37,7 @@ def test_it_is_self_contained(page):
     text = path.read_text()
     addresses = re.findall(r"""(?:src|href|srcset|action|data|poster)\s*=\s*["']([^"']*)""", text)
     assert addresses
-    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert all(address.startswith(INSIDE) for address in addresses)
     assert not re.search(r"url\(|@import|<script|<link|<iframe|fetch\(", text)
 
 
@@ -93,6 +99,44 @@ def test_a_head_that_all_components_share_is_left_out():
     assert unprefixed(parts) == {"color": 1.0, "compositional": 0.5}
     assert unprefixed({"a/b": 1.0}) == {"a/b": 1.0}
     assert unprefixed({"a/b": 1.0, "c": 2.0}) == {"a/b": 1.0, "c": 2.0}
+
+
+@pytest.fixture
+def edits(tmp_path):
+    """A run of four outputs, an edit, two clips, of which one is large, and a sound, from one condition image."""
+    run, folder = tmp_path / "run", tmp_path / "run" / "rollouts" / "step-000000"
+    given = Image.new("RGB", (8, 8), "red")
+    clip = Film([Image.new("RGB", (32, 32), (8 * t, 0, 0)) for t in range(9)], fps=8)
+    sound = Sound(np.zeros((1, 800), dtype=np.float32), 8000)
+    content = [{"type": "image", "role": "condition"}, {"type": "text", "text": "make it move"}]
+    outputs = [Image.new("RGB", (8, 8), "blue"), clip, clip, sound]
+    count, zeros = len(outputs), torch.zeros(len(outputs), 1)
+    rollouts = Rollouts(
+        prompts=[Prompt("a", [{"role": "user", "content": content}], images=[given])], encoded=[None],
+        prompt=torch.zeros(count, dtype=torch.long), group=torch.zeros(count, dtype=torch.long),
+        member=torch.arange(count), actions=zeros.long(), mask=zeros.bool(), old_log_probs=zeros, outputs=outputs,
+        length=torch.ones(count, dtype=torch.long), finish=["finished"] * count, reward=torch.arange(count) / 10,
+    )  # fmt: skip
+    save_rollouts(folder, rollouts, [["t"]] * count, None, None)
+    (run / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n{"step": 2, "reward/mean": 0.6}\n')
+    return run
+
+
+def test_clips_and_sounds_play_inside_the_page_beside_what_they_start_from(edits, chromium):
+    large = edits / "rollouts" / "step-000000" / "output-0002.mp4"
+    large.write_bytes(large.read_bytes() + bytes(LARGEST_FILM))
+    path = write_report(edits)
+    text = path.read_text()
+    assert text.count('<video controls loop muted playsinline src="data:video/mp4;base64,') == 1
+    assert "step-000000/output-0002.mp4, 4.2 MB, lies in the run" in text
+    assert text.count('<audio controls src="data:audio/wav;base64,') == 1
+    assert text.count('alt="condition image"') == 1 and text.count('alt="prompt image"') == 0
+    assert text.index('alt="condition image"') < text.index("<audio") and text.count('alt="generated image"') == 1
+    assert text.count('alt="frame of the generated video"') == 2 * 9
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", text)
+    assert all(address.startswith(INSIDE) for address in addresses)
+    dom = browse(chromium, "--dump-dom", path.as_uri())
+    assert dom.count("<video") == 1 and dom.count("<audio") == 1
 
 
 class TestCharts:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmrl.errors import RewardError
+from mmrl.media import Film, Sound
 from mmrl.rewards.wire import read_message, write_message
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -34,7 +35,7 @@ def test_plain_values_keep_their_types(value):
     assert repr(travel(value)) == repr(value)
 
 
-@pytest.mark.parametrize("key", ["$image", "$tuple", "$path", "$items"])
+@pytest.mark.parametrize("key", ["$image", "$tuple", "$path", "$items", "$film", "$sound"])
 def test_a_key_of_our_own_notation_is_no_trouble(key):
     assert travel({key: [1, 2]}) == {key: [1, 2]}
 
@@ -47,6 +48,14 @@ def test_images_arrive_pixel_by_pixel(mode):
     assert frames[0].mode == mode
     assert frames[0].size == (7, 5)
     assert frames[0].tobytes() == frames[1][0].tobytes() == image.tobytes()
+
+
+def test_films_keep_their_rate_and_sounds_their_samples():
+    film = travel({"film": Film([Image.new("RGB", (2, 2), (i, 0, 0)) for i in range(3)], 24)})["film"]
+    assert film.fps == 24 and [frame.getpixel((0, 0))[0] for frame in film] == [0, 1, 2]
+    samples = np.random.default_rng(0).uniform(-1, 1, (2, 5)).astype(np.float32)
+    sound = travel([Sound(samples, 16000)])[0]
+    assert sound.rate == 16000 and np.array_equal(sound.samples, samples)
 
 
 def test_paths_arrays_and_tensors():

@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from mmrl.data.worlds import open_world
-from mmrl.data.worlds.motion import write_clip
 from mmrl.data.worlds.scenes import BACKGROUNDS, COLORS
+from mmrl.media import write_video
 from tests.worlds.test_stills import NAMES, named_pixels
 
 WAYS = {(-1, 0): "left", (1, 0): "right", (0, -1): "up", (0, 1): "down"}
@@ -106,7 +106,7 @@ def test_a_clip_whose_writing_fails_leaves_no_file(tmp_path):
 
     frames = [Image.new("RGB", (64, 64)), "not a frame"]
     with pytest.raises(AttributeError):
-        write_clip(tmp_path / "clip.mp4", frames, 4)
+        write_video(tmp_path / "clip.mp4", frames, 4)
     assert not list(tmp_path.glob("*.mp4"))
 
 

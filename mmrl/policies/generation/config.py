@@ -93,6 +93,8 @@ class FlowPolicyConfig(Section):
                             on both
     kl                      how the KL to the reference is measured: "legacy_no_dt" reproduces Flow-GRPO's runs
     latent_dtype            of the stored latents. bfloat16 moves log-probs by up to 6e-4: more than the clip range
+    latents_on              "device", or "cpu": long rollouts of large latents leave room on the device, and come back a
+                            micro-batch at a time. The numbers are the same
     keep_means              store the mean of each trained step, which GRPO-Guard and Flow-DPPO compare with
     transformer_batch       latents in one call of the transformer
     decode_batch            outputs decoded at once
@@ -137,6 +139,7 @@ class FlowPolicyConfig(Section):
     normalised: bool = True
     kl: KLKind = "exact"
     latent_dtype: Precision = "float32"
+    latents_on: Literal["device", "cpu"] = "device"
     keep_means: bool = False
     transformer_batch: int = Field(16, ge=1)
     decode_batch: int = Field(8, ge=1)

@@ -30,11 +30,12 @@ from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.families import generator_of
 from mmrl.policies.generation.families.asking import condition_media
 from mmrl.policies.generation.families.base import Generator
-from mmrl.policies.generation.families.check import Verdict, checked
+from mmrl.policies.generation.families.check import Verdict
+from mmrl.policies.generation.families.kept import verdict_of
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
-from mmrl.policies.generation.likelihoods.base import Drawn, Kept, settings_of, unplanned
+from mmrl.policies.generation.likelihoods.base import Drawn, Kept, Likelihood, settings_of, unplanned
 from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
-from mmrl.policies.generation.sampling import PROJECTIONS, Group, sample
+from mmrl.policies.generation.sampling import PROJECTIONS, STORED, Group, sample, stored
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
 from mmrl.policies.generation.scoring import Copies, Denoiser
 from mmrl.policies.generation.sde import schedule
@@ -57,6 +58,7 @@ class FlowPolicy(Policy):
     verdict  what the comparison with the pipeline's own call found, before the first step; None until then
     """
 
+    likelihood: Likelihood
     modality = "flow"
     varied_when_greedy = True
     splits_actions = True
@@ -93,10 +95,6 @@ class FlowPolicy(Policy):
         return policy
 
     # -- what the model is ---------------------------------------------------------------------------------------
-
-    @property
-    def max_actions(self) -> int:
-        return self.likelihood.actions
 
     @property
     def samples_with(self) -> str:
@@ -159,7 +157,7 @@ class FlowPolicy(Policy):
         self.generator.check_media(prompt.id, media)
         modules, before = trained_modules(self.generator), self.generator
         with self.frozen.on(self.device), self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
-            found = self.inner.within(lambda: checked(before, prompt.text, media, modules))
+            found = self.inner.within(lambda: verdict_of(before, prompt.text, media, modules))
             generator, self.verdict = found
             self._use(generator)
             for steps in (self.config.steps, self.config.eval_steps):
@@ -221,6 +219,7 @@ class FlowPolicy(Policy):
                 times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
                 watch=None if greedy else self.watched.of(ids, members, times, weights),
+                home=torch.device("cpu") if self.config.latents_on == "cpu" else None,
             )  # fmt: skip
             outputs = self.frozen.decode(sampled.final, conditioned)
         kept = unplanned(plan, sampled, self.device)
@@ -255,7 +254,7 @@ class FlowPolicy(Policy):
             length=torch.full((len(owner),), kept.actions.shape[1], device=device),
             finish=[FINISHED] * len(owner),
             columns={name: value.to(device) for name, value in kept.columns.items()},
-            replay={name: value.to(device) for name, value in kept.replay.items()},
+            replay={n: value if n in STORED else value.to(device) for n, value in kept.replay.items()},
         )
 
     def step_outputs(self, rollouts: Rollouts, projection: str = "ode") -> tuple[list[Any], Tensor]:
@@ -266,7 +265,7 @@ class FlowPolicy(Policy):
         """
         self._check_settings(rollouts)
         rows, steps = rollouts.mask.nonzero(as_tuple=True)
-        states = rollouts.replay["latents"][rows, steps - rollouts.replay["first"][rows]]
+        states = stored(rollouts.replay["latents"], rows, steps - rollouts.replay["first"][rows])
         conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[rows])
         with self.acting(), whole_weights(self.inner, Denoiser.partial_forwards):
             final = PROJECTIONS[projection](

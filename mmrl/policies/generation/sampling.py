@@ -15,10 +15,17 @@ from mmrl.policies.generation.steps import StepPlan
 from mmrl.randomness import Key
 from mmrl.record import Start
 
+STORED = ("latents", "means")
+"""What a rollout keeps of its states, where the policy wants them kept (`policy.latents_on`)."""
 Watch = Callable[[int, Tensor, Tensor, Tensor], None]
 """(step, rows (N,), states (N, ...), velocities (N, ...)): told of every step."""
 Velocity = Callable[[Tensor, Tensor, Conditioned], Tensor]
 """(x (N, ...), t (N,), conditions of N rows) -> velocity (N, ...)"""
+
+
+def stored(kept: Tensor, rows: Tensor, column: Tensor) -> Tensor:
+    """(N, ...) of `kept (B, L, ...)`, wherever it lies, on the device of the rows."""
+    return kept[rows.to(kept.device), column.to(kept.device)].to(rows.device)
 
 
 @dataclass
@@ -79,12 +86,15 @@ def state_at(start: Start, prompt: str) -> Tensor:
 def sample(
     group: Group, velocity: Velocity, times: Tensor, scoring: Scoring, key: Key, shape: Sequence[int],
     storage: torch.dtype, *, share_prefix: bool = True, keep_means: bool = False, watch: Watch | None = None,
+    home: torch.device | None = None,
 ) -> Sampled:  # fmt: skip
     """Denoise a group along `times (S + 1,)`.
 
     Rows of equal (conditions, seed) are one trajectory until their first noise: with `share_prefix` it is computed once
     and its rows leave it at their first stochastic step, each with its own noise. Every state is rounded to
     `storage` before it is scored, so that training reads the very numbers the log-prob was taken at.
+
+    home  where stored states and means are kept; None: where they are computed
     """
     device, plan = times.device, group.plan
     steps = len(times) - 1
@@ -96,7 +106,7 @@ def sample(
     start[begun] = 0  # they need no trunk
     stop = torch.zeros(len(owners), dtype=torch.long).scatter_reduce_(0, trunk_of, start, "amax")
     x = trunk[trunk_of.to(device)]
-    record = _Record(plan, shape, storage, keep_means, device)
+    record = _Record(plan, shape, storage, keep_means, device, home or device)
     for row, begin in group.starts.items():
         start[row], x[row] = begin.action, _stored(state_at(begin, group.prompts[row]).to(device), storage)
         record.taken_over(row, begin)
@@ -179,7 +189,10 @@ def _stored(x: Tensor, storage: torch.dtype) -> Tensor:
 class _Record:
     """Collects the states around trained steps."""
 
-    def __init__(self, plan: StepPlan, shape: Sequence[int], storage: torch.dtype, means: bool, device: torch.device):
+    def __init__(
+        self, plan: StepPlan, shape: Sequence[int], storage: torch.dtype, means: bool, device: torch.device,
+        home: torch.device,
+    ):  # fmt: skip
         rows, steps = plan.trained.shape
         column = torch.arange(steps)
         trained = plan.trained.any(1)
@@ -187,8 +200,8 @@ class _Record:
         self.first = torch.where(trained, plan.trained.int().argmax(1), steps)
         last = torch.where(trained, (plan.trained * column).amax(1), steps - 1)
         self.width = int((last - self.first).max()) + 2
-        self.latents = torch.zeros(rows, self.width, *shape, dtype=storage, device=device)
-        self.means = torch.zeros(rows, self.width, *shape, device=device) if means else None
+        self.latents = torch.zeros(rows, self.width, *shape, dtype=storage, device=home)
+        self.means = torch.zeros(rows, self.width, *shape, device=home) if means else None
         self.log_probs = torch.zeros(rows, steps, device=device)
 
     def states(self, step: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
@@ -196,8 +209,8 @@ class _Record:
         for states, offset in ((before, step), (after, step + 1)):
             column = offset - self.first[rows]
             kept = ((column >= 0) & (column < self.width)).nonzero().squeeze(1)
-            at = (rows[kept].to(states.device), column[kept].to(states.device))
-            self.latents[at] = states[kept.to(states.device)].to(self.latents.dtype)
+            at = (rows[kept].to(self.latents.device), column[kept].to(self.latents.device))
+            self.latents[at] = states[kept.to(states.device)].to(self.latents)
 
     def taken_over(self, row: int, begin: Start) -> None:
         """What `row` shares with the one it begins in: states before its start, means and log-probs of its steps."""
@@ -214,4 +227,5 @@ class _Record:
         where = rows[trained].to(means.device)
         self.log_probs[where, step] = log_probs[at]
         if self.means is not None:
-            self.means[where, (step - self.first[rows[trained]]).to(means.device)] = means[at]
+            home, column = self.means.device, step - self.first[rows[trained]]
+            self.means[where.to(home), column.to(home)] = means[at].to(home)

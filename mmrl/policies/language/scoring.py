@@ -20,9 +20,8 @@ from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.fast import prefill, shared_prompt, vision_attention
 from mmrl.policies.language.fast.patch_projection import project_patches
 from mmrl.policies.language.fast.prefill import Prefill
-from mmrl.policies.language.log_probs import Asked, Distribution, score_rows
-
-LOG_PROBS: Asked = (("log_probs", "log_probs", ()),)
+from mmrl.policies.language.log_probs import Distribution, Score, probed, score_rows
+from mmrl.stages import Need
 
 
 class Rows(Protocol):
@@ -96,6 +95,7 @@ class ScoredLanguageModel(nn.Module):
     rows          of logits alive at once
     autocast      dtype of matrix products on top of the weights' dtype, None to follow the weights
     shared        understand packed rows (`mmrl.policies.language.fast.shared_prompt`)
+    score         what is made of logits: the likelihood's
     """
 
     model: Any
@@ -110,6 +110,7 @@ class ScoredLanguageModel(nn.Module):
         rows: int = 1024,
         autocast: torch.dtype | None = None,
         shared: bool = False,
+        score: Score = probed,
     ):
         super().__init__()
         self.model = model
@@ -118,6 +119,7 @@ class ScoredLanguageModel(nn.Module):
         self.rows = rows
         self.autocast = autocast
         self.shared = shared
+        self.score = score
         readers = family.readers(self.core).values()
         self.vision_trains = any(p.requires_grad for reader in readers for p in reader.parameters())
         if family.one_tower:
@@ -141,11 +143,12 @@ class ScoredLanguageModel(nn.Module):
     def head(self) -> nn.Module:
         return self.core.get_output_embeddings()
 
-    def forward(self, rows: Rows, actions: Tensor, mask: Tensor, asked: Asked = LOG_PROBS) -> dict[str, Tensor]:
-        """Score `actions (B, T)` where `mask (B, T)`; `{name: (B, T) float32}`, 0 outside the mask."""
+    def forward(self, rows: Rows, actions: Tensor, mask: Tensor, asked: Sequence[Need] = ()) -> dict[str, Tensor]:
+        """Score `actions (B, T, ...)` where `mask (B, T)`; `{"log_probs" or Need.key: (B, T) float32}`, 0 outside."""
         with self.precision():
             states = rows.states(self, mask)
-            numbers = score_rows(states, actions[mask], self.head, self.distribution, asked, rows=self.rows)
+            given = (states, actions[mask], self.head, self.distribution, asked)
+            numbers = score_rows(*given, rows=self.rows, score=self.score)
         place = mask.nonzero(as_tuple=True)
         return {
             name: values.new_zeros(*mask.shape, *values.shape[1:]).index_put(place, values)

@@ -74,6 +74,14 @@ class TestReplayEqualsRollout:
         assert str(rollouts.replay["latents"].dtype) == f"torch.{storage}"
         assert gap(policy, rollouts) < 1e-5
 
+    def test_states_kept_on_the_cpu_are_the_same_numbers(self, rolled):
+        kept = flow_policy(guidance_scale=3.0, keep_means=True, latents_on="cpu")
+        nudge(kept)
+        again = kept.rollout(flow_requests(), KEY)
+        assert all(again.replay[name].device.type == "cpu" for name in ("latents", "means"))
+        assert torch.equal(again.replay["latents"], rolled.replay["latents"])
+        assert torch.equal(again.replay["means"], rolled.replay["means"]) and gap(kept, again) < 1e-5
+
     def test_with_gradient_checkpointing_and_another_chunk_size(self, policy, rolled):
         chunked = flow_policy(guidance_scale=3.0, keep_means=True, transformer_batch=4, gradient_checkpointing=True)
         nudge(chunked)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.media import Sound
-from mmrl.policies.generation.families.asking import Asked, Size, check_options, chosen_size
+from mmrl.media import Film, Sound
+from mmrl.policies.generation.families.asking import Asked, Size, call_defaults, check_options, chosen_size
 from mmrl.policies.generation.families.capture import first_call
 from mmrl.policies.generation.families.outputs import as_images, as_videos
 
@@ -61,6 +61,8 @@ class Generator:
     images: ClassVar[tuple[int, int]] = (0, 0)
     """Fewest and most condition images."""
     video: ClassVar[bool] = False
+    fps: ClassVar[float] = 16.0
+    """Frames a second that its published models were trained at."""
     guides_itself: ClassVar[bool] = False
     """Whether its velocity is guided already, so that no negatives are given."""
     checkpointing: ClassVar[str | None] = None
@@ -343,7 +345,12 @@ class Generator:
         own = self.collate([{n: v for n, v in row.items() if n.startswith("_")} for row in rows])
         with self._tiling(self.video if tiles is None else tiles):
             pixels = self.pixels(x, own)
-        return as_videos(pixels) if self.video else as_images(pixels)
+        return [Film(v, self.rate()) for v in as_videos(pixels)] if self.video else as_images(pixels)
+
+    def rate(self) -> float:
+        """Frames a second of the outputs: where its call has a `frame_rate`, that; else the family's own."""
+        asked = self.asked.options.get("frame_rate", call_defaults(self.pipeline).get("frame_rate"))
+        return float(asked or self.fps)
 
     @contextmanager
     def _tiling(self, wanted: bool) -> Iterator[None]:

@@ -14,7 +14,7 @@ from mmrl.policies.generation.families.wan import Video
 
 
 class HunyuanVideo(Video):
-    scale, embeds_guidance = "true_cfg_scale", True
+    scale, embeds_guidance, fps = "true_cfg_scale", True, 24.0
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
         return self.decoded(x / self.pipeline.vae.config.scaling_factor)
@@ -23,7 +23,7 @@ class HunyuanVideo(Video):
 class HunyuanVideo15(Video):
     """Two text streams, empty image tokens, condition channels after the state."""
 
-    scale = ""
+    scale, fps = "", 24.0
 
     def _check_guidance(self, pipeline: Any, asked: Asked) -> None:
         super()._check_guidance(pipeline, asked)

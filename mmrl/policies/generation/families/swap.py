@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.media import Sound
+from mmrl.media import Film, Sound
 from mmrl.policies.generation.families.asking import Asked, Size, call_defaults, chosen_size
 from mmrl.policies.generation.families.base import PLAIN_PROMPT, SEED, Conditions, Generator, moved
 from mmrl.policies.generation.families.capture import CapturedError, StandIn, twin_of
@@ -213,9 +213,10 @@ class Swapped(Generator):
         return outputs
 
     def _output(self, answer: Any) -> Any:
-        for name in ("images", "frames"):
-            if (found := getattr(answer, name, None)) is not None:
-                return found[0]
+        if (found := getattr(answer, "images", None)) is not None:
+            return found[0]
+        if (found := getattr(answer, "frames", None)) is not None:
+            return Film(found[0], self.rate())
         if (found := getattr(answer, "audios", None)) is not None:
             config = self.pipeline.vae.config
             return Sound(found[0], int(config.get("sampling_rate") or config["sample_rate"]))

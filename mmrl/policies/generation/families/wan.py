@@ -49,6 +49,9 @@ class Wan(Video):
         tokens = (x.shape[3] // patch[1]) * (x.shape[4] // patch[2])
         return (clock[:, None] * self.clocked(x)).repeat_interleave(tokens, 1)
 
+    def rate(self) -> float:
+        return 24.0 if self.pipeline.config.expand_timesteps else super().rate()  # TI2V-5B
+
     def clocked(self, x: Tensor) -> Tensor:
         """(F,) 1 where a latent frame has the state's time, 0 where it is given."""
         return x.new_ones(x.shape[2])

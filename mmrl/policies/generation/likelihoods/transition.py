@@ -19,6 +19,7 @@ from mmrl.policies.generation.likelihoods.base import (
     option,
     unplanned,
 )
+from mmrl.policies.generation.sampling import stored
 from mmrl.policies.generation.sde import (
     KINDS,
     Scoring,
@@ -141,12 +142,12 @@ class Transition(Likelihood):
         if means and "means" not in replay:
             raise PolicyError("'mean_shift' compares with the means of the rollout: set policy.keep_means=true")
         return Transitions(
-            x=replay["latents"][rows, column].float(),
+            x=stored(replay["latents"], rows, column).float(),
             t=replay["times"][rows, steps],
-            x_next=replay["latents"][rows, column + 1].float(),
+            x_next=stored(replay["latents"], rows, column + 1).float(),
             t_next=replay["times"][rows, steps + 1],
             t_first=replay["times"][rows, 1],
-            mean_old=replay["means"][rows, column] if means else None,
+            mean_old=stored(replay["means"], rows, column) if means else None,
         )
 
     @classmethod

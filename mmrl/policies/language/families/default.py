@@ -193,8 +193,7 @@ class Family:
             )
             for f in frames
         ]  # fmt: skip
-        resized = {} if self.factor is None else {"do_resize": False}
-        options = {"video_metadata": metadata, "do_sample_frames": False, "return_metadata": True} | resized
+        options = {"video_metadata": metadata, "return_metadata": True, **self.video_options}
         return {"videos": [torch.as_tensor(f.pixels) for f in frames], "videos_kwargs": options}
 
     def after(self, core: Any, ids: Tensor, aligned: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -206,12 +205,20 @@ class Family:
         grown = {name: longer[name].shape[1] > row.shape[1] for name, row in aligned.items()}
         return {n: longer[n][0, -1] if grown[n] else torch.zeros_like(row[0, -1]) for n, row in aligned.items()}
 
-    def accepted(self, core: Any) -> set[str]:
+    def accepted(self, core: Any) -> frozenset[str]:
         """Inputs that the model or its media encoders take."""
+        return self._accepted or self._found_accepted(core)
+
+    _accepted: frozenset[str] | None = None
+    """Kept: signatures are slow to read, and every prompt asks."""
+
+    def _found_accepted(self, core: Any) -> frozenset[str]:
         functions = [core.forward, core.base_model.forward]
         functions += [f for kind in KINDS if (f := getattr(core.base_model, f"get_{kind}_features", None))]
         taken = {name for f in functions for name in inspect.signature(f).parameters}
-        return (taken | POSITION_ONLY) - {"labels", "input_ids", "attention_mask", "position_ids", "kwargs"}
+        never = {"labels", "input_ids", "attention_mask", "position_ids", "kwargs"}
+        self._accepted = frozenset((taken | POSITION_ONLY) - never)
+        return self._accepted
 
     def positions(self, core: Any, ids: Tensor, aligned: dict[str, Tensor], media: dict[str, Any]) -> Tensor:
         """(K, P) positions of a row (1, P), as `generate` prepares them. K = 1, or 3 with M-RoPE."""
@@ -255,6 +262,11 @@ class Family:
         patches = getattr(self.processor, "video_processor", None) or getattr(self.processor, "image_processor", None)
         patch, merge = getattr(patches, "patch_size", None), getattr(patches, "merge_size", None)
         return patch * merge if isinstance(patch, int) and isinstance(merge, int) else None
+
+    @property
+    def video_options(self) -> dict[str, Any]:
+        """Of the video processor: frames come chosen, and resized where the family takes any size."""
+        return {"do_sample_frames": False} | ({} if self.factor is None else {"do_resize": False})
 
     @property
     def temporal_patch(self) -> int:

@@ -21,6 +21,8 @@ from mmrl.stages import Need
 
 ROWS = 1024
 """Rows of logits alive at once."""
+VECTORS = frozenset({"states", "gradient_proxy"})
+"""Probes of a vector for each token, too wide for a column."""
 
 
 @torch.no_grad()

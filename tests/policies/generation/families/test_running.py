@@ -6,12 +6,13 @@ import json
 import wave
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mmrl.media import Sound
+from mmrl.media import Film, Sound
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.families.doctor import examine, is_pipeline
 from mmrl.policies.generation.families.swap import Swapped
@@ -129,9 +130,13 @@ def test_sound_and_frames_are_kept_for_people(tmp_path):
     rollouts = policy.rollout([Request(prompts_of(BY_NAME["Stable Audio 3"])[0], 2, group=0)], KEY)
     sound = rollouts.outputs[0]
     assert isinstance(sound, Sound) and sound.samples.shape == (2, 64) and sound.seconds == 4.0
-    rollouts.outputs[1] = [Image.new("RGB", (4, 4), (i, 0, 0)) for i in range(40)]
+    rollouts.outputs[1] = Film([Image.new("RGB", (32, 31), (i, i, i)) for i in range(40)])
     save_rollouts(tmp_path, rollouts, policy.action_labels(rollouts), None, None)
     first, second = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
     with wave.open(str(tmp_path / first["sounds"][0])) as file:
         assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 16, 64)
     assert second["frames"] == 40 and len(second["images"]) == 16
+    with av.open(str(tmp_path / second["films"][0])) as file:
+        grays = [frame.to_ndarray(format="rgb24").mean() for frame in file.decode(video=0)]
+        assert file.streams.video[0].average_rate == 16 and len(grays) == 40
+    assert grays[0] < 3 and abs(grays[-1] - 39) < 3, "as bright as the frames they show"

@@ -1,0 +1,162 @@
+"""Train the tiny base that edits: `python -m mmrl.pipelines.bases.edits --out data/assets/tiny_kontext --seed 0`.
+
+The autoencoder is that of `tiny_flow`, whose pictures look the same; transformer and text encoders are trained together
+by flow matching, on pictures of the `edits` world before and after. Many of the instructions are partly wrong: the
+picture after shows another colour or place, another object changed, or nothing changed. The base keeps what it should
+mostly, but does not always do what was asked.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.data.worlds import WorldDataset, open_world
+from mmrl.data.worlds.edits import PLACES, Edits, after, instruction, moved
+from mmrl.data.worlds.scenes import COLORS, keyed_random
+from mmrl.pipelines.bases.cards import command_line, write_card
+from mmrl.pipelines.bases.flow import pixels
+from mmrl.pipelines.bases.generators import LENGTH, between, fit, tiny_kontext
+from mmrl.pipelines.bases.supervised import Report, printed
+from mmrl.randomness import Key
+
+MODULE = "mmrl.pipelines.bases.edits"
+STEPS, POOL, BATCH = 5000, 8192, 16
+DIFFICULTY = 2
+WRONG = {"object": 0.25, "to": 0.2, "nothing": 0.15}
+
+
+def mistaken(scene: dict[str, Any], wrong: Mapping[str, float], rng: random.Random) -> list[dict[str, Any]]:
+    """The objects after an edit that may be of another object, to another colour or place, or none."""
+    asked, objects = dict(scene["asked"]), scene["objects"]
+    if rng.random() < wrong.get("nothing", 0):
+        return objects
+    if len(objects) > 1 and rng.random() < wrong.get("object", 0):
+        other = rng.choice([each for each in objects if each["color"] != asked["color"]])
+        asked |= {"color": other["color"], "shape": other["shape"]}
+    if "to" in asked and rng.random() < wrong.get("to", 0):
+        choices = PLACES if asked["edit"] == "move" else COLORS
+        asked["to"] = rng.choice([to for to in choices if to != asked["to"]])
+    done = after({**scene, "asked": asked})
+    if asked["edit"] == "move":
+        target = next(each for each in objects if each["color"] == asked["color"])
+        blocked = [each["box"] for each in objects if each is not target]
+        return objects if moved(target["box"], asked["to"]) in blocked else done
+    return done
+
+
+def triples(
+    world: WorldDataset, wrong: Mapping[str, float], seed: int, count: int
+) -> tuple[list[str], Tensor, Tensor]:  # fmt: skip
+    """`count` instructions, pictures before, and pictures after that show nearly what was asked."""
+    rng = keyed_random(Key(seed, purpose="edits"))
+    texts, befores, afters = [], [], []
+    for _ in range(count):
+        scene = world.scene(rng.randrange(len(world)))[1]
+        texts.append(instruction(scene["asked"]))
+        befores.append(Edits().render(scene))
+        afters.append(Edits().render(scene, mistaken(scene, wrong, rng)))
+    return texts, pixels(befores), pixels(afters)
+
+
+@torch.no_grad()
+def tokens_of(pipeline: Any, pictures: Tensor) -> Tensor:
+    """(N, tokens, channels): latents as the transformer reads them."""
+    config = pipeline.vae.config
+    latents = torch.cat([pipeline.vae.encode(part).latent_dist.mode() for part in pictures.split(64)])
+    latents = (latents - config.shift_factor) * config.scaling_factor
+    return pipeline._pack_latents(latents, *latents.shape)
+
+
+def places_of(pipeline: Any, side: int) -> Tensor:
+    """(2 tokens, 3) ids of the state's tokens, and of the reference's after them, as the pipeline gives them."""
+    own = pipeline._prepare_latent_image_ids(1, side, side, torch.device("cpu"), torch.float32)
+    reference = own.clone()
+    reference[..., 0] = 1
+    return torch.cat([own, reference])
+
+
+def fit_flow(
+    pipeline: Any, texts: list[str], befores: Tensor, afters: Tensor, *, seed: int, steps: int, report: Report
+) -> None:  # fmt: skip
+    """Predict noise - latent of the picture after, given the picture before; the text encoders learn along."""
+    given, clean = tokens_of(pipeline, befores), tokens_of(pipeline, afters)
+    places, transformer = places_of(pipeline, int(clean.shape[1] ** 0.5)), pipeline.transformer
+
+    def loss_at(step: int) -> Tensor:
+        key = Key(seed, step, purpose="flow")
+        chosen = torch.randint(len(clean), (BATCH,), generator=key.generator())
+        state, times, target = between(clean[chosen], key)
+        said = [texts[i] for i in chosen.tolist()]
+        text, pooled, text_ids = pipeline.encode_prompt(said, said, max_sequence_length=LENGTH)
+        entered = torch.cat([state, given[chosen]], 1)
+        out = transformer(entered, text, pooled, times, places, text_ids, return_dict=False)[0]
+        return (out[:, : state.shape[1]] - target).square().mean()
+
+    parts = (transformer, pipeline.text_encoder, pipeline.text_encoder_2)
+    for part in parts:
+        part.train()
+    fit([p for part in parts for p in part.parameters()], loss_at, steps=steps, rate=3e-3, report=report)
+    for part in parts:
+        part.eval()
+
+
+@torch.no_grad()
+def pipeline_scores(pipeline: Any, world: WorldDataset, *, steps: int = 10) -> dict[str, float]:
+    """Mean of the edit reward and its parts over one picture for each held-out prompt."""
+    from mmrl.rewards.edited import verify
+
+    pipeline.set_progress_bar_config(disable=True)
+    scores: list[dict[str, float]] = []
+    for index in range(len(world)):
+        prompt = world[index]
+        side = prompt.columns["scene"]["size"]
+        picture = pipeline(
+            prompt.images[0], prompt.text, height=side, width=side, max_area=side * side, _auto_resize=False,
+            num_inference_steps=steps, max_sequence_length=LENGTH,
+            generator=Key(0, index, purpose="score").generator(),
+        ).images[0]  # fmt: skip
+        scores.append(verify(picture, prompt.columns["scene"]))
+    return {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
+
+
+def train(folder: Path, seed: int, steps: int = STEPS) -> None:
+    pipeline = tiny_kontext(seed)
+    world = open_world("edits", size=4096, difficulty=DIFFICULTY, seed=seed)
+    texts, befores, afters = triples(world, WRONG, seed, POOL)
+    fit_flow(pipeline, texts, befores, afters, seed=seed, steps=steps, report=printed(steps))
+    pipeline.to(torch.float16).save_pretrained(folder)
+    parts = (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)
+    write_card(
+        folder,
+        score(folder),
+        title="Tiny model of edits",
+        about="A FLUX.1-Kontext pipeline of 24 x 24 pictures, for demonstrations and tests. It follows the\n"
+        f"instructions of the `edits` world at difficulty {DIFFICULTY}. Of the pairs it learned from, another object\n"
+        f"was changed in {WRONG['object']:.0%}, another colour or place taken in {WRONG['to']:.0%}, and nothing "
+        f"changed in\n{WRONG['nothing']:.0%}. Ask with `max_sequence_length={LENGTH}` and `_auto_resize=False`.",
+        classes="`FluxKontextPipeline`: `FluxTransformer2DModel`, `AutoencoderKL`, `CLIPTextModel`, `T5EncoderModel`",
+        parameters=sum(p.numel() for part in parts for p in part.parameters()),
+        train=f"python -m {MODULE} --out {folder} --seed {seed}",
+        seed=seed,
+        steps=f"{steps} steps of {BATCH}; the autoencoder is that of tiny_flow",
+        load="FluxKontextPipeline.from_pretrained(folder, dtype=torch.float32)",
+        measure=f"python -m {MODULE} --score {folder}",
+    )
+
+
+def score(folder: Path, size: int = 256) -> dict[str, float]:
+    """The edit reward and its parts, over one picture for each held-out prompt."""
+    from diffusers import FluxKontextPipeline
+
+    pipeline = FluxKontextPipeline.from_pretrained(folder, dtype=torch.float32)
+    return pipeline_scores(pipeline, open_world("edits", split="test", size=size, difficulty=DIFFICULTY))
+
+
+if __name__ == "__main__":
+    command_line(MODULE, train, score)

@@ -1,0 +1,119 @@
+"""What the tiny generators of clips and of edits are built of and trained with: `mmrl.pipelines.bases.flow`'s means.
+
+    tiny_wan(seed)      -> WanPipeline          clips of 5 frames of 16 x 16 pixels
+    tiny_kontext(seed)  -> FluxKontextPipeline  pictures of 24 x 24 pixels, from a picture and an instruction
+
+Every matrix is drawn with standard deviation 1 / sqrt(fan in), as in `mmrl.pipelines.bases.models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrl.pipelines.bases.models import TEXT_HIDDEN, fan_in_init
+from mmrl.pipelines.bases.supervised import Report, schedule
+from mmrl.pipelines.bases.tokenizers import clip_tokenizer, t5_tokenizer
+from mmrl.pipelines.config import shipped_asset
+from mmrl.randomness import Key
+
+LENGTH = 16
+"""Text tokens of a caption or an instruction, at most."""
+HIDDEN, HEAD = 96, 24
+WORDS = ("stays", "make", "remove", "move")
+CLIP_CHANNELS = 6
+
+
+def fit(
+    parameters: Sequence[nn.Parameter], loss_at: Callable[[int], Tensor], *, steps: int, rate: float, report: Report
+) -> None:
+    """AdamW with warm-up and a half cosine; `loss_at(step)` has the gradient."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * schedule(step, steps)
+        loss = loss_at(step)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        report(step, loss.item())
+
+
+def between(clean: Tensor, key: Key) -> tuple[Tensor, Tensor, Tensor]:
+    """Flow matching (Lipman et al. 2023; SD3): `(state, times (N,), noise - clean)` at logit-normal times."""
+    noise = key.at(purpose="noise").normal(*clean.shape)
+    times = torch.sigmoid(key.at(purpose="times").normal(len(clean)))
+    return torch.lerp(clean, noise, times.view(-1, *(1,) * (clean.dim() - 1))), times, noise - clean
+
+
+def _drawn(parts: dict[str, nn.Module], seed: int) -> dict[str, nn.Module]:
+    for name, part in parts.items():
+        fan_in_init(part.eval(), Key(seed, purpose=name).number)
+        for key, parameter in part.named_parameters():
+            if key.endswith("gamma"):  # norms of Wan's autoencoder have as many dimensions as what they norm
+                nn.init.ones_(parameter)
+    return parts
+
+
+def _text(kind: str, tokenizer: Any) -> Any:
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(tokenizer), d_model=2 * TEXT_HIDDEN, d_kv=TEXT_HIDDEN // 2, d_ff=2 * TEXT_HIDDEN, num_layers=1,
+        num_heads=2, is_encoder_decoder=False, dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return getattr(transformers, f"{kind}EncoderModel")(config)
+
+
+def tiny_wan(seed: int = 0, *, layers: int = 3) -> Any:
+    """A `WanPipeline` whose autoencoder halves height and width, and every two frames after the first."""
+    import diffusers
+
+    tokenizer = t5_tokenizer(LENGTH, WORDS)
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=12, z_dim=CLIP_CHANNELS, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
+        latents_mean=[0.0] * CLIP_CHANNELS, latents_std=[1.0] * CLIP_CHANNELS, scale_factor_temporal=2,
+        scale_factor_spatial=2,
+    )  # fmt: skip
+    transformer = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=HIDDEN // HEAD, attention_head_dim=HEAD, in_channels=CLIP_CHANNELS,
+        out_channels=CLIP_CHANNELS, text_dim=2 * TEXT_HIDDEN, freq_dim=64, ffn_dim=2 * HIDDEN, num_layers=layers,
+        cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
+    )  # fmt: skip
+    parts = {"transformer": transformer, "vae": vae, "text_encoder": _text("UMT5", tokenizer)}
+    euler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
+    return diffusers.WanPipeline(**_drawn(parts, seed), tokenizer=tokenizer, scheduler=euler)
+
+
+def tiny_kontext(seed: int = 0, *, double: int = 1, single: int = 2) -> Any:
+    """A `FluxKontextPipeline` without embedded guidance and with the autoencoder of `tiny_flow`.
+
+    Ask for `_auto_resize=False` and 24 x 24 pixels.
+    """
+    import diffusers
+    import transformers
+
+    clip, t5 = clip_tokenizer(LENGTH, WORDS), t5_tokenizer(LENGTH, WORDS)
+    pooled = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=len(clip), hidden_size=TEXT_HIDDEN, intermediate_size=2 * TEXT_HIDDEN,
+            projection_dim=TEXT_HIDDEN, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=LENGTH,
+            bos_token_id=clip.bos_token_id, eos_token_id=clip.eos_token_id, pad_token_id=clip.pad_token_id,
+        )
+    )  # fmt: skip
+    transformer = diffusers.FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=double, num_single_layers=single, attention_head_dim=HEAD,
+        num_attention_heads=HIDDEN // HEAD, joint_attention_dim=2 * TEXT_HIDDEN, pooled_projection_dim=TEXT_HIDDEN,
+        axes_dims_rope=(4, 10, 10), guidance_embeds=False,
+    )  # fmt: skip
+    parts = {"transformer": transformer, "text_encoder": pooled, "text_encoder_2": _text("T5", t5)}
+    vae = diffusers.AutoencoderKL.from_pretrained(shipped_asset("tiny_flow"), subfolder="vae", dtype=torch.float32)
+    return diffusers.FluxKontextPipeline(
+        **_drawn(parts, seed), vae=vae.eval().requires_grad_(False), tokenizer=clip, tokenizer_2=t5,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0),
+    )  # fmt: skip
