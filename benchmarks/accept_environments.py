@@ -66,6 +66,8 @@ def trained(task: Task, arm: str, seed: int, folder: Path, overrides: list[str])
     config = config.model_copy(update={"environment": environment_of(task, arm, config)})
     begun = processor_seconds()
     result = train(config)
+    if result.interrupted:
+        raise SystemExit(f"{run.name}: signal {result.signal} ended it after {result.steps} steps; run it again")
     seconds = processor_seconds() - begun
     last = read_metrics(run / "metrics.jsonl")[-1]
     row = {

@@ -226,20 +226,21 @@ def run_rows(spec: dict[str, Any], channel: Channel) -> None:
     import torch
 
     from mmrl.policies.language.log_probs import Distribution, score_rows, score_rows_at_once
+    from mmrl.stages import Need
 
     torch.manual_seed(0)
     count = PROMPTS * spec["members"] * spec["new"]
     head = torch.nn.Linear(256, spec["words"], bias=False)
     hidden, actions = torch.randn(count, 256, requires_grad=True), torch.randint(0, spec["words"], (count,))
-    asked = (("log_probs", "log_probs", ()), ("entropy", "entropy", ()))
+    entropy = Need("entropy")
 
     def once(chunked: bool) -> tuple[Any, Any]:
         head.weight.grad = hidden.grad = None
         if chunked:
-            numbers = score_rows(hidden, actions, head, Distribution(), asked, rows=128)
+            numbers = score_rows(hidden, actions, head, Distribution(), [entropy], rows=128)
         else:
-            numbers = score_rows_at_once(hidden, actions, head, Distribution(), asked)
-        (numbers["log_probs"].sum() + 0.1 * numbers["entropy"].sum()).backward()
+            numbers = score_rows_at_once(hidden, actions, head, Distribution(), [entropy])
+        (numbers["log_probs"].sum() + 0.1 * numbers[entropy.key].sum()).backward()
         return numbers["log_probs"].detach(), hidden.grad.clone()
 
     def step() -> dict[str, Any]:

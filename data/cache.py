@@ -1,7 +1,7 @@
 """Content-addressed cache of decoded frames: one memory-mapped safetensors file a clip.
 
 A file holds `pixels` (F, 3, H, W) uint8, after sampling and resize, and in its metadata what describes them
-and a sha256 over both. It is written under a temporary name, synced, and renamed, so that readers take no
+and a sha256 over both and the shape. It is written under a temporary name, synced, and renamed, so that readers take no
 lock and two writers of one key leave one valid file. Its name is the sha256 of everything the frames depend
 on: path, size and mtime of the source (or its content), start and end, every field of `VideoSampling`, the
 reader with its version, the version of this format. Beside the clips lie the indexes of the packets of their
@@ -25,18 +25,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
 from torch import Tensor
 
 from mmrl.data import frame_index
-from mmrl.errors import DataError
+from mmrl.errors import ConfigError, DataError, StorageError
 from mmrl.media import Clip, Frames, VideoSampling
+from mmrl.shown import one_line, tell
 
-FORMAT = 2  # 1 held frames as decord gave them, unchecked
+FORMAT = 3  # 1 held frames as decord gave them, unchecked; the checksum of 2 did not cover the shape
 Identity = Literal["stat", "content"]
 _STALE_SECONDS = 3600
+LONGEST_REASON = 120
 
 
 def default_root() -> Path:
@@ -93,21 +95,28 @@ class CorruptEntry(Exception):
 
 
 def _checksum(pixels: Tensor, described: str) -> str:
-    digest = hashlib.sha256(described.encode())
+    digest = hashlib.sha256(f"{tuple(pixels.shape)} {described}".encode())
     digest.update(pixels.numpy().data.cast("B") if pixels.numel() else b"")
     return digest.hexdigest()
 
 
 def write_frames(path: Path, frames: Frames) -> None:
-    """Write and sync. The caller renames: until then the file does not exist for any reader."""
+    """Write and sync. The caller renames: until then the file does not exist for any reader.
+
+    Raises StorageError where the disk refuses.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     pixels = frames.pixels.contiguous()
     described = json.dumps({k: v for k, v in vars(frames).items() if k != "pixels"}, sort_keys=True)
     metadata = {"frames": described, "sha256": _checksum(pixels, described)}
-    save_file({"pixels": pixels}, path, metadata=metadata)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    try:
+        save_file({"pixels": pixels}, path, metadata=metadata)
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def read_frames(path: Path, *, verify: bool) -> Frames:
@@ -116,35 +125,64 @@ def read_frames(path: Path, *, verify: bool) -> Frames:
     The file is opened once: `safetensors.safe_open` opens it twice, so that a rename in between mixes the
     description of one file with the pixels of another.
     """
-    with path.open("rb") as file:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise CorruptEntry(f"{path}: is not a file")
+    with _opened(path) as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             start = 8 + int.from_bytes(mapped[:8], "little")
             header = json.loads(mapped[8:start])
             stored, metadata = header["pixels"], header["__metadata__"]
-            if stored["dtype"] != "U8" or start + stored["data_offsets"][1] != len(mapped):
+            if stored["dtype"] != "U8" or stored["data_offsets"] != [0, len(mapped) - start]:
                 raise ValueError(f"{len(mapped)} bytes, the header describes others")
             pixels = torch.frombuffer(mapped, dtype=torch.uint8, offset=start).view(stored["shape"])
             fields = json.loads(metadata["frames"])
             frames = Frames(**{**fields, "size": tuple(fields["size"])}, pixels=pixels)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CorruptEntry(f"{path}: {error}") from None
+            _check_described(frames, stored["shape"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+            raise CorruptEntry(f"{path}: {one_line(str(error))[:LONGEST_REASON]}") from None
     if verify and _checksum(pixels, metadata["frames"]) != metadata.get("sha256"):
         raise CorruptEntry(f"{path}: checksum differs")
     return frames
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CorruptEntry(f"{path}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def _check_described(frames: Frames, given: list[int]) -> None:
+    """ValueError for a description that is not one of these pixels: its checksum may have been forged along."""
+    shape, count = tuple(frames.pixels.shape), len(frames.indices)
+    numbers = [*frames.indices, frames.fps, frames.total_frames, *frames.size]
+    if list(shape) != given or len(shape) != 4 or shape[:2] != (count, 3) or 0 in shape or len(frames.size) != 2:
+        raise ValueError(f"pixels of shape {given} for {count} frames")
+    if not all(isinstance(n, int | float) and 0 <= n < float("inf") for n in numbers) or not frames.fps:
+        raise ValueError("what describes its frames is not numbers")
+
+
 @dataclass
 class CacheReport:
-    """What `verify` or `prune` found and did; `removed` counts clips, `bytes` is what is left, indexes included."""
+    """What `verify` or `prune` found and did; `removed` counts clips, `bytes` is what is left, indexes included.
+    `kept`: files that the disk does not let go."""
 
     entries: int
     bytes: int
     corrupt: int = 0
     removed: int = 0
+    kept: int = 0
 
     def __str__(self) -> str:
-        return f"{self.entries} entries, {self.bytes / 2**20:.1f} MiB; {self.corrupt} corrupt, {self.removed} removed"
+        kept = f"; {self.kept} files could not be removed" if self.kept else ""
+        size = self.bytes / 2**20
+        return f"{self.entries} entries, {size:.1f} MiB; {self.corrupt} corrupt, {self.removed} removed{kept}"
 
 
 class VideoCache:
@@ -155,7 +193,10 @@ class VideoCache:
     identity      "stat" tells files by path, size and mtime; "content" by sha256 of the file, which survives
                   moving and copying and costs one read of each file a process
     mapped        how many entries each process keeps mapped (address space, not memory)
-    counts        hits, misses, corrupt, written, evicted of this process
+    counts        hits, misses, corrupt, written, evicted of this process, and refused: frames that a full or
+                  read-only disk did not take, which are used and not kept
+
+    Raises ConfigError where `root` cannot be a folder.
     """
 
     def __init__(
@@ -170,12 +211,17 @@ class VideoCache:
         self.budget_bytes = budget_bytes
         self.identity: Identity = identity
         self.counts: Counter[str] = Counter()
-        self._mapped: OrderedDict[str, Frames] = OrderedDict()
+        self._mapped: OrderedDict[str, tuple[Frames, int]] = OrderedDict()  # and the bytes of the file
         self._limit = mapped
         self._verified: set[str] = set()
         self._unswept: int | None = None  # bytes written since the folder was last measured
         self._lock = threading.Lock()
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"cache.root={self.root}: {error.strerror}; name another folder, or set cache.enabled=false"
+            ) from None
 
     def path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}.safetensors"
@@ -202,30 +248,49 @@ class VideoCache:
 
     def _load(self, key: str) -> Frames | None:
         path = self.path(key)
-        with self._lock:
-            if key in self._mapped:
-                self._mapped.move_to_end(key)
-                frames = self._mapped[key]
-                self._touch(path)
-                return frames
+        if (frames := self._still_mapped(key, path)) is not None:
+            return frames
         try:
             frames = read_frames(path, verify=key not in self._verified)
             if frames.key != key:
                 raise CorruptEntry(f"{path}: holds {frames.key}")
         except FileNotFoundError:
             return None
-        except CorruptEntry:
+        except CorruptEntry as error:
             self._count("corrupt")
-            path.unlink(missing_ok=True)
             self._forget(key)
+            if not _removed(path):
+                self.refuse(str(error))
             return None
         self._touch(path)
         with self._lock:
             self._verified.add(key)
-            self._mapped[key] = frames
+            self._mapped[key] = frames, _size_of(path)
             while len(self._mapped) > self._limit:
                 self._mapped.popitem(last=False)
         return frames
+
+    def _still_mapped(self, key: str, path: Path) -> Frames | None:
+        """Frames mapped before, unless their file has been cut since: to touch what it lost would end the process."""
+        with self._lock:
+            if key not in self._mapped:
+                return None
+            frames, size = self._mapped[key]
+            if path.exists() and _size_of(path) != size:  # one that was evicted stays whole until nobody maps it
+                del self._mapped[key]
+                self._verified.discard(key)
+                return None
+            self._mapped.move_to_end(key)
+        self._touch(path)
+        return frames
+
+    def refuse(self, why: str) -> None:
+        """Frames are used and not kept, because the disk does not take them; said once."""
+        with self._lock:
+            first = not self.counts["refused"]
+            self.counts["refused"] += 1
+        if first:
+            tell(f"the cache of frames cannot be written ({why}): clips are decoded anew each time")
 
     def _forget(self, key: str) -> None:
         with self._lock:
@@ -246,11 +311,17 @@ class VideoCache:
         return self.root / f"{uuid.uuid4().hex}.{os.getpid()}.tmp"
 
     def commit(self, temporary: Path, key: str) -> Frames:
-        """Give a written and synced file its name, and map it. The last of several writers wins."""
+        """Give a written and synced file its name, and map it. The last of several writers wins.
+
+        Raises StorageError where the disk refuses.
+        """
         final = self.path(key)
-        final.parent.mkdir(exist_ok=True)
-        size = temporary.stat().st_size
-        os.replace(temporary, final)
+        try:
+            final.parent.mkdir(exist_ok=True)
+            size = temporary.stat().st_size
+            os.replace(temporary, final)
+        except OSError as error:
+            raise StorageError(f"{final}: {error.strerror}") from None
         self._count("written")
         self._forget(key)
         frames = self._load(key)  # mapped before the sweep, so that it outlives its own eviction
@@ -260,13 +331,17 @@ class VideoCache:
         return frames
 
     def put(self, frames: Frames) -> Frames:
-        """Store frames under their own key; returns them mapped from the file."""
+        """Store frames under their own key; returns them mapped from the file, or as they are where the disk does not
+        take them."""
         temporary = self.temporary()
         try:
             write_frames(temporary, frames)
             return self.commit(temporary, frames.key)
+        except StorageError as error:
+            self.refuse(str(error))
+            return frames
         finally:
-            temporary.unlink(missing_ok=True)
+            _removed(temporary)
 
     def _sweep(self, written: int) -> None:
         """Prune when the folder may have outgrown the budget, measuring it only now and then."""
@@ -289,18 +364,18 @@ class VideoCache:
     def prune(self, budget_bytes: int) -> CacheReport:
         """Remove least recently used entries until at most `budget_bytes` are left, and stale temporaries."""
         for leftover in self.root.rglob("*.tmp"):
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                    leftover.unlink()
-            except FileNotFoundError:
-                continue
+                    _removed(leftover)
         clips, indexes = list(self._entries()), list(self._entries("index"))
         files = sorted([*clips, *indexes], key=lambda e: e[1].st_mtime_ns)
         report = CacheReport(entries=len(clips), bytes=sum(s.st_size for _, s in files))
         for path, stat in files:
             if report.bytes <= budget_bytes:
                 break
-            path.unlink(missing_ok=True)
+            if not _removed(path):
+                report.kept += 1
+                continue
             report.bytes -= stat.st_size
             if path.suffix == ".safetensors":
                 self._forget(path.stem)
@@ -315,7 +390,7 @@ class VideoCache:
             if frame_index.FrameIndex.load(path) is not None:
                 report.bytes += stat.st_size
             elif remove:
-                path.unlink(missing_ok=True)
+                report.kept += not _removed(path)
         for path, stat in self._entries():
             try:
                 sound = read_frames(path, verify=True).key == path.stem
@@ -329,8 +404,8 @@ class VideoCache:
                 continue
             report.corrupt += 1
             if remove:
-                path.unlink(missing_ok=True)
-                report.removed += 1
+                gone = _removed(path)
+                report.removed, report.kept = report.removed + gone, report.kept + (not gone)
         self._count("corrupt", report.corrupt)
         return report
 
@@ -346,6 +421,23 @@ class VideoCache:
                 failed[str(getattr(clip, "path", clip))] = str(result)
         new = self.counts - before
         return BuildReport(clips=len(clips), written=new["written"], found=new["hits"], failed=failed)
+
+
+def _removed(path: Path) -> bool:
+    """Delete a file; False where the disk keeps it."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 @dataclass

@@ -29,6 +29,7 @@ SHOWN = 20
 EXAMPLES = 3
 KEPT = 1000
 _PROBE = VideoSampling(fps=None, min_frames=2, max_frames=2, min_pixels=28 * 28, max_pixels=64 * 28 * 28)
+TRUTHS = ("answer", "ground_truth", "gt")  # columns that others have the right answer in
 _NAMES = ("id", "task")
 _NAMED = {WHOLE_ROW: "the whole row"}
 _OWN = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w<])/\S+|\d+(?:\.\d+)?")  # what one row's message has for itself
@@ -159,7 +160,7 @@ def check_dataset(
         return _check_world(spec, limit, rewards_columns or (), judge or _no_judge)
     rows = open_rows(spec, splits)
     access = media_access(rows, media_root, allow_outside, allow_urls)
-    reader = RowReader(columns or {}, recogniser(rows, format), system, template, task, ignore, elsewhere)
+    reader = RowReader(columns or {}, recogniser(rows, format), system, template, task, ignore, elsewhere, access)
     scan = _Scan(rows, access, reader, rewards_columns, judge or _no_judge, Names(rows, repeats), sizing)
     return scan.run(len(rows) if limit is None else min(limit, len(rows)))
 
@@ -192,7 +193,7 @@ def _scorable(columns: Mapping[str, Any], needed: Sequence[str], judge: Judge) -
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 @dataclass
@@ -222,12 +223,12 @@ class _Scan:
         return report
 
     def _answered(self, index: int) -> bool:
-        """Whether a row is of the kind that has one right answer; a caption for a generator is not."""
+        """Whether a row is of the kind that has one right answer, be it null; a caption for a generator is not."""
         try:
             columns = self.reader.parse(self.rows[index]).columns
         except RowError:  # told when its turn comes
             return False
-        return any(columns.get(name) is not None for name in ("solution", "task"))
+        return "solution" in columns or any(columns.get(name) is not None for name in ("task", *TRUTHS))
 
     def _row(self, index: int, report: Report) -> Iterator[RowError]:
         try:

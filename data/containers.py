@@ -2,8 +2,9 @@
 
 FFmpeg plays what it finds and says nothing of what is missing. A file that was cut (a download that broke off, a full
 disk) still shows in its structure, since every container but raw streams says how long its parts are: the walks here
-read those lengths and no picture. What is cut exactly between two parts of a stream without an index (TS, MPEG program
-streams) leaves no trace in any byte.
+read those lengths, and the checksums of the containers that have any (Matroska as FFmpeg writes it, Ogg; of GIF how
+many pixels each picture unpacks to), and no picture. What is cut exactly between two frames of a stream without an
+index (TS, MPEG program streams) leaves no trace in any byte.
 
 The demuxer is chosen here too, by first bytes: FFmpeg's own choice looks at the name, where `%d` and `*` are patterns
 that open other files.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,8 +33,13 @@ MAGIC = {  # FFmpeg's demuxer: (offset, first bytes)
 KNOWN = "mp4/mov, matroska/webm, avi, gif, mpeg, mpeg-ts, flv, ogg, asf/wmv"
 
 
+HEAD = 200
+
+
 def container_of(head: bytes) -> str | None:
-    """The demuxer for a file that starts with these 16 bytes; None where no container is known by them."""
+    """The demuxer for a file that starts with these HEAD bytes; None where no container is known by them."""
+    if head[4:5] == head[196:197] == b"\x47":  # packets of cameras and Blu-ray discs: a time before each
+        return "mpegts"
     return next((name for name, (at, magics) in MAGIC.items() if head[at:].startswith(magics)), None)
 
 
@@ -112,7 +119,14 @@ def _ebml(content: mmap.mmap) -> str:
     return ""
 
 
+_CHECKSUM = b"\xbf\x84"  # CRC-32, of 4 bytes: of all that follows it in its cluster
+
+
 def _blocks(content: mmap.mmap, at: int, end: int) -> str:
+    if content[at : at + 2] == _CHECKSUM:
+        at += 6
+        if zlib.crc32(content[at:end]).to_bytes(4, "little") != content[at - 4 : at]:
+            return f"damaged: the checksum of its cluster at byte {at:,} is another"
     while at < end:
         name, body, length = _element(content, at)
         if name not in _IN_CLUSTER | _EVERYWHERE or length is None or body + length > end:
@@ -141,10 +155,53 @@ def _gif(content: mmap.mmap) -> str:
         if content[at] == 0x21:
             at = chain(at + 2)
         elif content[at] == 0x2C:
-            at = chain(at + 11 + table(content[at + 9]))
+            data = at + 10 + table(content[at + 9])
+            width, height = struct.unpack("<HH", content[at + 5 : at + 9])
+            end = chain(data + 1)
+            pixels = _unpacked(_joined(content, data + 1), content[data])
+            if pixels != width * height:
+                return f"damaged: a picture before byte {end:,} holds {pixels:,} of {width * height:,} pixels"
+            at = end
         else:
             return f"damaged at byte {at:,}: no block of a GIF is there"
     return ""
+
+
+def _joined(content: mmap.mmap, at: int) -> bytes:
+    """The sub-blocks of a GIF from `at` on as one."""
+    parts = []
+    while length := content[at]:
+        parts.append(content[at + 1 : at + 1 + length])
+        at += length + 1
+    return b"".join(parts)
+
+
+def _unpacked(data: bytes, depth: int) -> int:
+    """How many pixels the codes of a GIF's picture stand for, up to one that stands for nothing."""
+    if not 1 <= depth <= 11:
+        return 0
+    clear, stop = 1 << depth, (1 << depth) + 1
+    lengths = [1] * (stop + 1)  # pixels of each code
+    width, value, held, pixels, last = depth + 1, 0, 0, 0, 0
+    for byte in data:
+        value |= byte << held
+        held += 8
+        while held >= width:
+            code, value, held = value & ((1 << width) - 1), value >> width, held - width
+            if code == clear:
+                del lengths[stop + 1 :]
+                width, last = depth + 1, 0
+                continue
+            known = len(lengths)
+            if code == stop or code > known or (code == known and not last):
+                return pixels
+            length = lengths[code] if code < known else last + 1
+            if last and known < 4096:
+                lengths.append(last + 1)
+                if known + 1 == 1 << width and width < 12:
+                    width += 1
+            pixels, last = pixels + length, length
+    return pixels
 
 
 def _flv(content: mmap.mmap) -> str:
@@ -161,13 +218,16 @@ def _flv(content: mmap.mmap) -> str:
         end = at + 11 + int.from_bytes(content[at + 1 : at + 4])
         if end > size:
             return _over("its last tag", end, size)
+        written = (end - at, end - at - 1, end - at - 11, 0)  # by the book, and as writers get it wrong
+        if end + 4 <= size and int.from_bytes(content[end : end + 4]) not in written:
+            return f"damaged at byte {end:,}: the tag before it has another length"
         at = end + 4
     return _over("its last tag", at if at > size else at + 11, size) if at != size else ""
 
 
 def _transport(content: mmap.mmap) -> str:
     size = len(content)
-    packet = next((n for n in (188, 204) if size > n and content[n] == 0x47), 188)
+    packet = next((n for n, at in ((188, 0), (192, 4), (204, 0)) if size > n + at and content[n + at] == 0x47), 188)
     return f"its last packet has {size % packet} of {packet} bytes" if size % packet else ""
 
 
@@ -188,8 +248,20 @@ def _program(content: mmap.mmap) -> str:
     return _over("its last packet", at + 4, size) if at < size < at + 4 else ""
 
 
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_checksum(page: bytes) -> bytes:
+    """CRC-32 of a page, whose bits Ogg takes from the left and zlib from the right; both start from 0 here."""
+    found = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return found.to_bytes(4, "big").translate(_MIRRORED)
+
+
 def _ogg(content: mmap.mmap) -> str:
+    """Pages: their lengths, checksums and numbers, and that each stream ends."""
     at, size = 0, len(content)
+    numbers: dict[bytes, int] = {}
+    unended: set[bytes] = set()
     while at < size:
         if content[at : at + 4] != b"OggS"[: size - at]:
             return f"damaged at byte {at:,}: no page is there"
@@ -197,8 +269,16 @@ def _ogg(content: mmap.mmap) -> str:
         end = body + sum(content[at + 27 : body])
         if end > size:
             return _over("its last page", end, size)
+        page, stream, number = content[at:end], content[at + 14 : at + 18], content[at + 18 : at + 22]
+        if _ogg_checksum(page[:22] + bytes(4) + page[26:]) != page[22:26]:
+            return f"damaged: the checksum of its page at byte {at:,} is another"
+        count = int.from_bytes(number, "little")
+        if numbers.get(stream, count - 1) != count - 1 and not page[5] & 2:  # where a stream begins, it counts anew
+            return f"lacks pages before byte {at:,}"
+        numbers[stream] = count
+        (unended.discard if page[5] & 4 else unended.add)(stream)
         at = end
-    return ""
+    return "its last page does not end its stream" if unended else ""
 
 
 _FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")

@@ -227,7 +227,7 @@ def open_dataset(
         return PresentedWorld(open_world_spec(spec), spec, limit, system, template)
     rows = open_rows(spec, splits)
     access = media_access(rows, media_root, allow_outside, allow_urls)
-    reader = RowReader(columns or {}, recogniser(rows, format), system, template, task, ignore, elsewhere)
+    reader = RowReader(columns or {}, recogniser(rows, format), system, template, task, ignore, elsewhere, access)
     return PromptDataset(rows, access, reader, limit=limit, repeats=repeats, sizing=sizing)
 
 

@@ -28,7 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmrl.errors import DataError
+from mmrl.errors import DataError, StorageError
 
 START_SECONDS = 180.0
 
@@ -172,7 +172,8 @@ atexit.register(decoders.close)
 def decode_apart(
     request: dict[str, Any], timeout: float, on_restart: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Run one request in a decoder process. Raises DataError naming the file, whatever happened to it.
+    """Run one request in a decoder process. Raises DataError naming the file, whatever happened to it, and StorageError
+    where its frames cannot be written.
 
     A decoder that dies may have been killed for what others did (memory, an administrator): the file is tried once
     more in a new one, after `on_restart`. One that overruns its time is not.
@@ -188,6 +189,8 @@ def decode_apart(
     except DecoderDied as error:
         again = "" if error.overrun else ", twice"
         raise DataError(f"{request['path']}: {error}{again}") from None
+    if "refused" in answer:
+        raise StorageError(answer["refused"])
     if "error" in answer:
         raise DataError(answer["error"])
     return answer
@@ -244,6 +247,8 @@ def serve() -> None:
         _alarm(request["limits"]["timeout"] + 10)
         try:
             answer = _answer(request)
+        except StorageError as error:
+            answer = {"refused": str(error)}
         except DataError as error:
             answer = {"error": str(error)}
         except Exception as error:  # a decoder outlives whatever one file makes it raise

@@ -17,17 +17,16 @@ import json
 import math
 import os
 import uuid
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmrl.data.containers import KNOWN, container_of, missing_part
+from mmrl.data.containers import HEAD, KNOWN, container_of, missing_part
 from mmrl.errors import DataError
 
 FORMAT = 1
@@ -130,15 +129,26 @@ class FrameIndex:
     @classmethod
     def load(cls, path: Path) -> FrameIndex | None:
         """What `save` wrote; None where nothing sound is there (an archive checks its own bytes)."""
+        if not path.is_file():
+            return None
         try:
             with np.load(path, allow_pickle=False) as stored:
                 described = json.loads(str(stored["described"]))
                 if described.pop("format") != FORMAT:
                     return None
                 described["header"] = Header(**described["header"])
-                return cls(stamps=stored["stamps"], keys=stored["keys"], **described)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+                index = cls(stamps=stored["stamps"], keys=stored["keys"], **described)
+        except Exception:  # what zip, numpy, json and the types above raise on what somebody else wrote
             return None
+        return index if index._sound() else None
+
+    def _sound(self) -> bool:
+        """Whether these are stamps that rise and keys in pairs, of a header of the right types."""
+        arrays = self.stamps.dtype == self.keys.dtype == np.int64 and self.keys.shape == (len(self.keys), 2)
+        rises = self.stamps.ndim == 1 and len(self.stamps) > 0 and bool((np.diff(self.stamps) > 0).all())
+        kinds = {field.name: field.type for field in fields(Header)}
+        typed = all(type(value).__name__ == kinds[name] for name, value in vars(self.header).items())
+        return arrays and rises and typed and isinstance(self.unit, float) and self.unit > 0
 
 
 def check_container(path: Path, limits: DecodeLimits) -> str:
@@ -151,7 +161,7 @@ def check_container(path: Path, limits: DecodeLimits) -> str:
     if size > limits.max_file_bytes:
         raise DataError(f"{path}: {size:,} bytes, the limit is {limits.max_file_bytes:,}")
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(HEAD)
     container = container_of(head)
     if container is None:
         raise DataError(f"{path}: not a video container (known: {KNOWN}); it starts with {head[:8]!r}")

@@ -83,8 +83,8 @@ class MediaAccess:
 
 def _check_path(text: str) -> None:
     """DataError for what no file can be called."""
-    if "\0" in text:
-        raise DataError(f"path holds a zero byte: {text[:_SHORT]!r}")
+    if any(ord(character) < 32 for character in text):
+        raise DataError(f"path holds a control character: {text[:_SHORT]!r}")
     try:
         longest = max((len(part.encode()) for part in text.split("/")), default=0)
     except UnicodeEncodeError:

@@ -205,10 +205,9 @@ def _filled(template: str, columns: Mapping[str, Any]) -> tuple[str, str]:
 
 def _column(name: str, columns: Mapping[str, Any]) -> str:
     if name not in columns:
-        raise RowError(
-            name, f"the template reads {{{name}}}, and the row has no such column",
-            f"{unknown('column', name, ['prompt', *columns])}; write {{{{{name}}}}} if the text is meant",
-        )  # fmt: skip
+        known = unknown("column", name, {"prompt", *columns})
+        said = f"the template reads {{{name}}}, and the row has no such column"
+        raise RowError(name, said, f"{known}; write {{{{{name}}}}} if the text is meant")
     value = columns[name]
     if name == "options":
         return option_lines(value or ())

@@ -26,7 +26,18 @@ from mmrl.errors import ConfigError
 
 _PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}
 _LOUD = {"err_detect": "crccheck+bitstream+buffer+explode"}
-_QUIET_CODECS = ("mjpeg", "wmv1", "wmv2", "wmv3", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3")
+_QUIET_CODECS = (
+    "hevc",
+    "mpeg1video",
+    "mpeg2video",
+    "mjpeg",
+    "wmv1",
+    "wmv2",
+    "wmv3",
+    "msmpeg4v1",
+    "msmpeg4v2",
+    "msmpeg4v3",
+)
 """Decoders that hand out damaged frames unmarked unless they are told to fail."""
 
 

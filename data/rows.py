@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from mmrl.data.formats import Recogniser
-from mmrl.data.formats.base import Format, untagged
+from mmrl.data.formats.base import Format, task_of, untagged
 from mmrl.data.images import MediaAccess, Sizing, describe, media_identity
 from mmrl.data.items import (
     CONDITION,
@@ -41,7 +41,7 @@ from mmrl.data.messages import (
 )
 from mmrl.data.options import are_shown, option_lines, read_options
 from mmrl.data.sources import WHOLE_ROW, RowError
-from mmrl.data.unread import unread
+from mmrl.data.unread import unasked, unread
 from mmrl.errors import unknown
 from mmrl.record import Prompt
 
@@ -106,6 +106,7 @@ class RowReader:
     task      of rows that name none
     ignore    columns that are left out
     elsewhere columns that somebody else reads, such as rewards
+    access    where media lie, for formats whose rows can only be read by the size of their images
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -115,6 +116,7 @@ class RowReader:
     task: str | None = None
     ignore: Collection[str] = ()
     elsewhere: Collection[str] = ()
+    access: MediaAccess | None = None
 
     def row(self, raw: Mapping[str, Any]) -> Row:
         """As `parse`, and without columns that look like part of the prompt and are not. Raises RowError."""
@@ -128,7 +130,7 @@ class RowReader:
         _refuse_half_characters(raw)
         kept = {k: v for k, v in raw.items() if k not in self.ignore}
         shown = self.formats.of(kept)
-        names = {o: t for o, t in shown.names.items() if o not in raw and t in raw} | dict(self.columns)
+        names = _names(shown, raw) | dict(self.columns)
         try:
             row = self._read(self._values(kept, shown), shown)
         except RowError as error:
@@ -138,7 +140,7 @@ class RowReader:
 
     def _values(self, raw: Mapping[str, Any], shown: Format) -> dict[str, Any]:
         """The row under our column names."""
-        values = shown.read(raw)
+        values = shown.read(raw, None if self.access is None else partial(self._sizes, self.access, shown))
         for ours, theirs in self.columns.items():
             if theirs not in raw:
                 raise RowError(theirs, f"the row has no such column ({unknown('column', theirs, raw)})")
@@ -149,12 +151,23 @@ class RowReader:
             values["solution"] = untagged(values["solution"])
         if self.task is not None and values.get("task") in (None, shown.defaults.get("task")) and not raw.get("task"):
             values["task"] = self.task
+        if values.get("task") is None and isinstance(values.get("problem_type"), str):
+            values["task"] = task_of(values["problem_type"])
         return values
+
+    @staticmethod
+    def _sizes(access: MediaAccess, shown: Format, values: dict[str, Any]) -> list[tuple[int, int]]:
+        """(width, height) of the images of a row under our column names."""
+        items, _ = take_media(dict(values), "image", read_messages(values.get("prompt"))[1]["image"])
+        access = within_folder(access, shown.folders.get("image"))
+        return [look_at_image_item(item, access).size for item in items]
 
     def unread(self, row: Row) -> Iterator[RowError]:
         """Columns that look like part of the prompt, and are not."""
         known = {*READ, *self.elsewhere, *self.columns.values(), *fields_of(self.template)}
-        yield from unread(row.columns, known | (row.format.uses if row.format else frozenset()))
+        known |= row.format.uses if row.format else frozenset()
+        yield from unread(row.columns, known)
+        yield from unasked(row.columns, known, bool(row.images), bool(row.videos))
 
     def _read(self, values: dict[str, Any], shown: Format) -> Row:
         messages, found = read_messages(_take_prompt(values))
@@ -219,8 +232,11 @@ def missing(column: str, raw: Collection[str], state: str = "missing") -> RowErr
     """What to say of a row without `column`: the setting that points to the column it may stand in."""
     near = [n for n in _NEAR.get(column, ()) if n in raw]
     if column == "prompt":
-        fix = f"name yours: data.columns.prompt={near[0]}" if near else f"a row reads {RIGHT_FORM}"
-        return RowError("prompt", f"missing; the row has {', '.join(raw) or 'no columns'}", fix)
+        point = f"name yours: data.columns.prompt={near[0]}" if near else ""
+        if state == "null":
+            return RowError("prompt", "is null", point or "write the question, or leave the row out")
+        said = f"missing; the row has {', '.join(raw) or 'no columns'}"
+        return RowError("prompt", said, point or f"a row reads {RIGHT_FORM}")
     point = f"data.columns.{column}={near[0] if near else 'YOURS'} names the column that has it"
     fixes = {"solution": "give the right answer", "task": "data.task=choice names one task for all rows"}
     return RowError(column, f"is {state}, and a reward reads it", f"{fixes.get(column, 'fill it in')}, or {point}")
@@ -228,7 +244,7 @@ def missing(column: str, raw: Collection[str], state: str = "missing") -> RowErr
 
 def _take_prompt(values: dict[str, Any]) -> Any:
     if values.get("prompt") is None:
-        raise missing("prompt", values)
+        raise missing("prompt", values, "null" if "prompt" in values else "missing")
     return values.pop("prompt")
 
 
@@ -250,6 +266,12 @@ def _content(messages: Messages, items: Mapping[str, list[Any]], solution: Any, 
     if options is not None:
         identity.append(options)
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _names(shown: Format, raw: Mapping[str, Any]) -> dict[str, str]:
+    """Our columns to those the row has them under, where they differ."""
+    theirs = dict(shown.names) if shown.truth is None else {"solution": shown.truth, **shown.names}
+    return {o: t for o, t in theirs.items() if raw.get(o) is None and t.partition(".")[0] in raw}
 
 
 def _renamed(error: RowError, names: Mapping[str, str]) -> RowError:

@@ -25,6 +25,7 @@ FORMS = (
 )
 TRAIN = ("train",)
 HELD_OUT = ("test", "validation", "val", "eval", "dev")
+_SHARD = re.compile(rf"(\w+?)-\d{{5}}-of-\d{{5}}(?:-\w+)?\.parquet|({'|'.join(TRAIN + HELD_OUT)})\.parquet")
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 WHOLE_ROW = "*"
@@ -37,6 +38,19 @@ class RowError(DataError):
         place = "" if column == WHOLE_ROW else f"column {column!r}: "
         super().__init__(place + message + (f"; {fix}" if fix else ""))
         self.column, self.message, self.fix = column, message, fix
+
+
+def _parsed(text: bytes) -> Any:
+    """JSON. Raises ValueError, for a key that comes twice too: the standard library keeps the last without a word."""
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f"the key {twice!r} comes twice")
+    return made
 
 
 class Rows(Protocol):
@@ -90,7 +104,7 @@ class JsonLines:
     def __getitem__(self, index: int) -> dict[str, Any]:
         start, end, _ = self._spans[index]
         try:
-            return _as_row(json.loads(self._bytes[start:end]))
+            return _as_row(_parsed(self._bytes[start:end]))
         except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or nesting as deep
             raise RowError(WHOLE_ROW, f"the line is not JSON: {str(error)[:LONGEST_REASON]}") from None
 
@@ -143,9 +157,14 @@ class Columnar(InMemory):
     def __init__(self, dataset: Any, file: str, folder: Path):
         super().__init__(dataset.with_format("arrow"), file, folder)
         self._features = _undecoded(dataset.features)
+        self._names = {name: f.names for name, f in dataset.features.items() if hasattr(f, "int2str")}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._features.decode_example(self._rows[index].to_pylist()[0])
+        row = self._features.decode_example(self._rows[index].to_pylist()[0])
+        for name, names in self._names.items():  # a class label is its name, not its number
+            if row[name] is not None and row[name] >= 0:
+                row[name] = names[row[name]]
+        return row
 
 
 def _undecoded(feature: Any) -> Any:
@@ -175,6 +194,9 @@ def open_rows(source: Any, splits: Sequence[str] = TRAIN) -> Rows:
         return Columnar(source, "dataset", Path.cwd())
     if isinstance(source, list | tuple):
         return InMemory(source, "rows", Path.cwd())
+    if not isinstance(source, str | Path):
+        fix = ', of a DataFrame frame.to_dict("records")' if hasattr(source, "to_dict") else ""
+        raise DataError(f"expected {FORMS}, a list of rows or a datasets.Dataset{fix}, got {type(source).__name__}")
     path, asked, config = _read_spec(source)
     if path.is_dir():
         return _open_folder(path, asked, splits)
@@ -249,9 +271,20 @@ def _open_hub(name: str, config: str | None, asked: str | None, splits: Sequence
         raise DataError(f"data set {name!r} is no file here, and the hub does not give it: {cause}") from None
 
 
+def _by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the split that their names begin with, as the hub writes them; none where one of them names no split."""
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        named = _SHARD.fullmatch(path.name)
+        if named is None:
+            return {}
+        found.setdefault(named[1] or named[2], []).append(path)
+    return found
+
+
 def _read_json(path: Path) -> list[Any]:
     try:
-        rows = json.loads(path.read_bytes())
+        rows = _parsed(path.read_bytes())
     except (ValueError, RecursionError) as error:
         hint = "; one object a line is JSONL: name it .jsonl" if "Extra data" in str(error) else ""
         raise DataError(f"{path}: not JSON: {error}{hint}") from None
@@ -279,7 +312,11 @@ def _open_folder(folder: Path, asked: str | None, splits: Sequence[str]) -> Colu
         rows = _open_folder(folder / name, None, splits)
         rows.file, rows.folder = f"{folder}?split={name}", folder
         return rows
-    if asked is not None:
+    files = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
+    if len(named := _by_split(files)) > 1:
+        name = _choose_split(list(named), asked, splits, str(folder))
+        return Columnar(_read_parquet(named[name]), f"{folder}?split={name}", folder)
+    if asked is not None and asked not in named:
         raise DataError(f"{folder}: is one data set without splits, got split {asked!r}")
     if (folder / "state.json").exists():
         _refuse_outside(folder)
@@ -287,7 +324,6 @@ def _open_folder(folder: Path, asked: str | None, splits: Sequence[str]) -> Colu
             return Columnar(datasets.load_from_disk(str(folder)), str(folder), folder)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder}: cannot be read by datasets.load_from_disk: {error}") from None
-    files = sorted(folder.glob("*.parquet"))
     if files:
         return Columnar(_read_parquet(files), str(folder), folder)
     inside = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"

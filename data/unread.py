@@ -27,6 +27,13 @@ _MAGIC = {
     b"\x89PNG": "image", b"\xff\xd8\xff": "image", b"GIF8": "image", b"BM": "image", b"II*\x00": "image",
     b"RIFF": "audio", b"ID3": "audio", b"fLaC": "audio", b"\x1aE\xdf\xa3": "video",
 }  # fmt: skip
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk0)[A-Za-z0-9+/\s]{40,}={0,2}\s*")  # PNG, JPEG, GIF, WEBP, BMP
+_CALLED = {  # columns whose name says that their text is a place, whatever its ending
+    "image": re.compile(r"(?:image|img|picture|photo|screenshot)s?_?(?:path|file|url|uri|bytes|b64|base64)?s?", re.I),
+    "video": re.compile(r"(?:video|clip)s?_?(?:path|file|url|uri)s?|videos?", re.I),
+}
+_CUTS = ("start", "end", "video_start", "video_end", "clip_start", "clip_end", "start_time", "end_time")
+_ASKS = ("fps", "video_fps", "nframes", "min_frames", "max_frames", "total_pixels", "min_pixels", "max_pixels")
 
 
 def kind_of(value: Any, depth: int = 0) -> str | None:
@@ -45,7 +52,9 @@ def kind_of(value: Any, depth: int = 0) -> str | None:
         modality = value.get("modality") or value.get("type")
         if modality in SUFFIXES and any(value.get(k) for k in (*_PLACES, "bytes")):
             return modality
-        return next((k for name in ("bytes", *_PLACES) if (k := kind_of(value.get(name), depth + 1))), None)
+        if named := next((k for name in ("bytes", *_PLACES) if (k := kind_of(value.get(name), depth + 1))), None):
+            return named
+        value = list(value.values())
     if isinstance(value, list | tuple) and value and depth < 3:
         kinds = {kind_of(each, depth + 1) for each in value}
         return next((k for k in SUFFIXES if kinds == {k}), None)
@@ -55,6 +64,8 @@ def kind_of(value: Any, depth: int = 0) -> str | None:
 def _kind_of_text(text: str) -> str | None:
     if text.startswith("data:"):
         return next((kind for kind in SUFFIXES if text.startswith(f"data:{kind}/")), None)
+    if _BASE64.match(text[:LONGEST]):
+        return "image"
     if len(text) > LONGEST:
         return None
     return next((kind for kind, path in _PATHS.items() if path.fullmatch(text.strip())), None)
@@ -79,7 +90,7 @@ def unread(values: Mapping[str, Any], used: Collection[str]) -> Iterator[RowErro
     """One error for each column that looks like media, options or messages, and is not among `used`."""
     rest = {k: v for k, v in values.items() if k not in used and v is not None}
     for name, value in rest.items():
-        if kind := kind_of(value):
+        if kind := kind_of(value) or _kind_by_name(name, value):
             yield RowError(name, f"holds {_article(kind)} that nothing reads", _fix(name, kind))
         elif _are_options(name, value):
             yield RowError(name, "holds options that nothing reads", _fix(name, "options"))
@@ -88,6 +99,24 @@ def unread(values: Mapping[str, Any], used: Collection[str]) -> Iterator[RowErro
     if len(letters := _option_columns(rest)) > 1:
         fix = f"write them as one column `options`; if not meant: data.ignore=[{','.join(letters)}]"
         yield RowError(letters[0], f"{', '.join(letters)} hold options that nothing reads", fix)
+
+
+def _kind_by_name(name: str, value: Any) -> str | None:
+    """The kind a column's name says, where its text may be a place: `img: photos/17`."""
+    place = isinstance(value, str) and len(value) <= LONGEST and re.fullmatch(r"\S*/\S+", value.strip())
+    return next((kind for kind, called in _CALLED.items() if place and called.fullmatch(name)), None)
+
+
+def unasked(values: Mapping[str, Any], used: Collection[str], images: bool, videos: bool) -> Iterator[RowError]:
+    """One error for each column that seems to cut or bound the row's media, and is not among `used`."""
+    for name in (*_CUTS, *_ASKS) if videos else ("min_pixels", "max_pixels") if images else ():
+        value = values.get(name)
+        if name in used or not isinstance(value, int | float | str) or not re.search(r"\d", str(value)):
+            continue
+        kind = "video" if videos else "image"
+        key = name.removeprefix("video_").removeprefix("clip_").removesuffix("_time")
+        fix = f'write {{"path": ..., "{key}": {value!r}}} as the {kind}; if not meant: data.ignore=[{name}]'
+        yield RowError(name, f"looks like what the {kind} is to be read by, and nothing reads it", fix)
 
 
 def _option_columns(rest: Mapping[str, Any]) -> list[str]:

@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from mmrl.data.frame_index import DecodeLimits, check_container
 from mmrl.data.images import open_image
 from mmrl.data.readers import reader_of
 from mmrl.data.sampling import choose_frames, frame_size
-from mmrl.errors import ConfigError, DataError
+from mmrl.errors import ConfigError, DataError, StorageError
 from mmrl.media import Clip, FrameList, Frames, VideoSampling
 
 counts: Counter[str] = Counter()
@@ -106,15 +108,36 @@ def _decode_here(clip: Clip, sampling, cache: VideoCache | None, limits, key: st
 
 
 def _decode_apart(clip: Clip, sampling, cache: VideoCache | None, limits, key: str) -> Frames:
-    output = cache.temporary() if cache is not None else _shared_memory_file()
+    if cache is not None and (frames := _into_cache(clip, sampling, cache, limits, key)) is not None:
+        return frames
+    output = _shared_memory_file()
     try:
-        request = clip_request(clip.path, sampling, clip.start, clip.end, limits, output, key, _index_file(clip, cache))
-        decode_apart(request, limits.timeout, on_restart=lambda: _count("decoder/restarted"))
-        if cache is not None:
-            return cache.commit(output, key)
+        _request(clip, sampling, cache, limits, key, output)
         return read_frames(output, verify=False)  # the mapping outlives the name
     finally:
         output.unlink(missing_ok=True)
+
+
+def _into_cache(clip: Clip, sampling, cache: VideoCache, limits, key: str) -> Frames | None:
+    """Frames mapped from the cache, once they are decoded into it; None where the disk does not take them."""
+    if not os.access(cache.root, os.W_OK):
+        cache.refuse(f"{cache.root} is read-only")
+        return None
+    output = cache.temporary()
+    try:
+        _request(clip, sampling, cache, limits, key, output)
+        return cache.commit(output, key)
+    except StorageError as error:
+        cache.refuse(str(error))
+        return None
+    finally:
+        with suppress(OSError):
+            output.unlink(missing_ok=True)
+
+
+def _request(clip: Clip, sampling, cache: VideoCache | None, limits, key: str, output: Path) -> None:
+    request = clip_request(clip.path, sampling, clip.start, clip.end, limits, output, key, _index_file(clip, cache))
+    decode_apart(request, limits.timeout, on_restart=lambda: _count("decoder/restarted"))
 
 
 def _shared_memory_file() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -95,6 +95,24 @@ class FrameList:
     paths: tuple[Path, ...]
     fps: float = 2.0
     asks: OwnSampling = OwnSampling()
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """A video whose frames are seen in an order drawn from `seed`, at the times of the right order."""
+
+    video: Any
+    seed: int
+
+    @property
+    def path(self) -> Any:
+        return getattr(self.video, "path", self.video)
+
+    def of(self, frames: Frames) -> Frames:
+        from torch import Generator, randperm
+
+        order = randperm(len(frames.pixels), generator=Generator().manual_seed(self.seed))
+        return replace(frames, pixels=frames.pixels[order], key=f"{frames.key}:order-{self.seed}")
 
 
 @dataclass

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from mmrl import foreign
 from mmrl.errors import ConfigError, got, unknown
 
+MOST_VALUES = 1_000_000
+"""Of a file, aliases written out."""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's numbers and booleans: PyYAML follows 1.1, in which `1e-4` is text and `off` is false.
@@ -44,7 +47,9 @@ def read_yaml(text: str) -> Any:
     loader = None
     try:
         loader = _Loader(text)
-        return loader.get_single_data()
+        values = loader.get_single_data()
+        _size(values, {})
+        return values
     except yaml.YAMLError:
         raise
     except RecursionError:
@@ -54,6 +59,22 @@ def read_yaml(text: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values there are once every alias is written out. Raises YAMLError for more than anyone writes, and for
+    one that holds itself: whoever walks through them would not come back."""
+    if not isinstance(value, dict | list):
+        return 1
+    if known.get(id(value)) == 0:
+        raise yaml.YAMLError("an alias refers to what it stands in")
+    if id(value) not in known:
+        known[id(value)] = 0
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(each, known) for each in inner)
+    if known[id(value)] > MOST_VALUES:
+        raise yaml.YAMLError(f"aliases stand for more than {MOST_VALUES:,} values")
+    return known[id(value)]
 
 
 def read_yaml_file(path: Path) -> Any:

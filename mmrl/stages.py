@@ -78,6 +78,9 @@ class View:
 
     @classmethod
     def of(cls, kind: str, **options) -> View:
+        for name, value in {"kind": kind, **options}.items():
+            if isinstance(value, dict | list | set):
+                raise ConfigError(f"view: {name}: expected text or a number, got {got(value)}")
         return cls(kind, tuple(sorted(options.items())))
 
     def at(self, step: int) -> View:
@@ -326,6 +329,8 @@ class Bound:
 
     @classmethod
     def of(cls, stage: str, description: str | Mapping[str, Any]) -> Bound:
+        if not isinstance(description, str | Mapping):
+            raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {got(description)}")
         description = {"name": description} if isinstance(description, str) else dict(description)
         if "name" not in description:
             raise ConfigError(f"{stage}: expected a name or {{name: ..., parameter: ...}}, got {got(description)}")

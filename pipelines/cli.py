@@ -284,7 +284,8 @@ def plan(
 @app.command(context_settings=OVERRIDES)
 def check(
     data: Annotated[
-        str, typer.Argument(help="A JSONL or parquet file, a datasets directory, world:NAME; or a modality.")
+        str,
+        typer.Argument(help="A JSONL or parquet file, a datasets directory, world:NAME; a modality; a model's folder."),
     ],
     rest: Annotated[
         list[str] | None,
@@ -295,9 +296,15 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Read every row of a data set, or of a configuration's data, and say what is wrong with it, row by row."""
+    """Read every row of a data set, or of a configuration's data, and say what is wrong with it, row by row.
+
+    Of a model's folder, what `mmrl doctor` says of it.
+    """
     from mmrl.pipelines.checking import check_configured, check_file
 
+    if any((Path(data) / name).is_file() for name in ("config.json", "model_index.json")):
+        doctor(data, video=False, repair=False)
+        return
     if data in MODALITIES:
         if not rest or "=" in rest[0]:
             raise ConfigError(f"mmrl check {data}: which configuration? A file, or a shipped one such as 'demo'")
@@ -319,6 +326,22 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")], trust:
     say(f"report in {write_report(run, trust=trust)}")
 
 
+@app.command("serve-rewards")
+def serve_rewards(
+    config: Annotated[Path, typer.Argument(help="rewards, host, port: docs/serving_rewards.md.")],
+) -> None:
+    """Score for runs on other machines: the rewards of a configuration behind an address, by JSON."""
+    from mmrl.rewards.server import RewardServer, ServeConfig
+    from mmrl.settings import read_section, read_yaml_file
+
+    server = RewardServer(read_section(ServeConfig, read_yaml_file(config), "serve-rewards"))
+    say(f"{', '.join(server.members)} at {server.url}")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.panel.close()
+
+
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
@@ -335,7 +358,14 @@ def demo(
 
 @app.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
 def launch(context: typer.Context) -> None:
-    """`accelerate launch`, several processes: `mmrl launch --num_processes 8 -m mmrl train vlm CONFIG`."""
+    """`accelerate launch`, several processes: `mmrl launch --num_processes 8 -m mmrl train vlm CONFIG`.
+
+    `mmrl launch --ray vlm CONFIG` has Ray place trainers, engines and reward workers, as `placement:` says.
+    """
+    if context.args[:1] == ["--ray"]:
+        from mmrl.pipelines.ray_launch import launch as launch_on_ray
+
+        raise typer.Exit(launch_on_ray(context.args[1:]))
     from accelerate.commands.accelerate_cli import main as accelerate
 
     sys.argv = ["accelerate", "launch", *context.args]
@@ -352,6 +382,7 @@ def doctor(
     from mmrl import _torchvision
     from mmrl.pipelines.doctor import doctor as diagnose
     from mmrl.pipelines.doctor import examined, render
+    from mmrl.pipelines.masked_report import is_masked_model, masked_report
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.policies.generation.families.doctor import is_pipeline
 
@@ -359,7 +390,9 @@ def doctor(
     if repair:
         written = _torchvision.repair_environment()
         say(f"written: {written}" if written else "torchvision needs no repair")
-    if model is not None and not is_pipeline(model):
+    if model is not None and is_masked_model(model):
+        console.print(masked_report(model))
+    elif model is not None and not is_pipeline(model):
         from mmrl.pipelines.model_report import model_report
 
         console.print(model_report(model, video=video))

@@ -14,10 +14,11 @@ from mmrl import plugins
 from mmrl.errors import ConfigError, got, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
+from mmrl.placed import placed
 from mmrl.policies.base import Policy
-from mmrl.policies.registry import policy_class
+from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import Recipe, is_file, load_recipe
-from mmrl.rewards.panel import RewardSpec
+from mmrl.rewards.panel import BUDGET_CALLS, SMALLEST_BUDGET, RewardSpec
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 from mmrl.stages import RENAMED
 from mmrl.training.config import TrainingConfig
@@ -29,6 +30,8 @@ LONGEST_WAIT = 1e6
 """Seconds; more than a timer can take is no limit at all."""
 CLASS = "class"
 """Of `policy`: a class of the user's own."""
+SHORT = {"engine": "policy.engine"}
+"""Overrides that are written often: engine=vllm, engine.mode=server."""
 METHOD_KEYS = ("self_check",)
 """Training settings that belong to a method; the others to the machine and the data."""
 
@@ -54,6 +57,9 @@ class DataConfig(Section):
     task        of rows that name none
     ignore      columns that are left out: the answer to "holds an image that nothing reads"
     repeats     equal rows get numbered ids, or are refused
+    on_error    a row whose image or clip cannot be read in training: stop, or skip it, when the next one that can be
+                read stands in. Rows left out are named, and counted as `data/left_out`; held-out rows always stop
+    skip_ceiling  share of the rows that may be left out before the run stops after all; one always may
     allow_outside, allow_urls  media may leave the dataset's folder, or be fetched; off for safety
     workers     prompts of the next step made ready while one trains: so many at a time have their images opened and
                 their clips decoded, each in a process of its own; 0: all is read when it is needed
@@ -72,6 +78,8 @@ class DataConfig(Section):
     task: str | None = None
     ignore: list[str] = []
     repeats: Literal["number", "refuse"] = "number"
+    on_error: Literal["stop", "skip"] = "stop"
+    skip_ceiling: float = Field(0.05, ge=0, le=1)
     allow_outside: bool = False
     allow_urls: bool = False
     workers: int = Field(2, ge=0)
@@ -115,6 +123,37 @@ class EnvironmentRunConfig(Section):
     isolated: bool = True
 
 
+SPEAKING = ("vlm", "video")
+"""Modalities whose responses an engine can write."""
+PLACED_ENGINE = "mmrl.policies.language.engines.ray_actors:RayEngine"
+
+
+class Placement(Section):
+    """Where `mmrl launch --ray` puts the parts of a run; `mmrl train` does not read it.
+
+    trainers        processes of one group, each with `trainer_gpus`; training.sharding says how they share weights
+    engines         actors that write responses with a model of their own, the engine of `policy.engine`; 0: each
+                    trainer writes its own
+    reward_workers  actors that run rewards; 0: processes beside each trainer
+    *_cpus, *_gpus  of each
+    spread          trainers on as many machines as there are, rather than as few
+    restarts        times trainers that died begin again from the last checkpoint
+    address         of a running cluster, or "auto"; null: one on this machine, for this run
+    """
+
+    trainers: int = Field(1, ge=1)
+    engines: int = Field(0, ge=0)
+    reward_workers: int = Field(0, ge=0)
+    trainer_cpus: float = Field(1, gt=0)
+    trainer_gpus: float = Field(0, ge=0)
+    engine_cpus: float = Field(1, gt=0)
+    engine_gpus: float = Field(0, ge=0)
+    reward_cpus: float = Field(1, gt=0)
+    spread: bool = False
+    restarts: int = Field(3, ge=0)
+    address: str | None = None
+
+
 class RunConfig(Section):
     """Everything a run is made of; written into the run directory as it was resolved.
 
@@ -139,6 +178,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
+    placement: Placement = Placement()
     tracking: list[TrackerName] = []
 
     @field_validator("rollout", mode="before")
@@ -167,12 +207,23 @@ class RunConfig(Section):
             )
         return kind
 
+    @property
+    def patience(self) -> float:
+        """Seconds ranks wait for each other: past the watchdog, and what the rewards of a step may take, each once in
+        time and then its rows one by one."""
+        run = self.reward_run
+        each = [spec.timeout or run.timeout for spec in self.rewards]
+        longest = sum(seconds + (run.budget or max(SMALLEST_BUDGET, BUDGET_CALLS * seconds)) for seconds in each)
+        return self.training.patience(longest)
+
     def policy_settings(self) -> Any:
         """The typed `policy:` section, with `asset:NAME` resolved to the checkpoint that ships as NAME."""
         kind = self.policy_class
         values = {k: v for k, v in self.policy.items() if k != CLASS}
         if str(values.get("model", "")).startswith(ASSET):
             values["model"] = str(shipped_asset(values["model"].removeprefix(ASSET)))
+        if (found := placed()) is not None and found.engines and self.modality in SPEAKING:
+            values["engine"] = PLACED_ENGINE  # the actor has the one that was named
         return read_section(kind.config_type, values, "policy")
 
     @field_validator("run_dir")
@@ -208,16 +259,21 @@ def read_config(
     _plain(changes, "")
     values, changes = plugins.absolute(values, folders), plugins.absolute(changes, folders)
     recipe = _recipe_of(values, changes, folders)
+    place = Path(str(changes.get("recipe", values.get("recipe")))).stem
+    _plain(recipe.model_dump(), f"recipe {place}")
+    read_section(TrainingConfig, recipe.training, f"{place}.training")  # also where the file overrules it
     base: dict[str, Any] = {"prompts": recipe.prompts, "rollout": recipe.rollout}
     base |= {"environment": recipe.environment} if recipe.environment else {}
     base |= {"policy": recipe.policy, "training": recipe.training}
-    base["objective"] = ObjectiveConfig.model_validate(recipe.objective).model_dump()
+    base["objective"] = read_section(ObjectiveConfig, recipe.objective, f"{place}.objective").model_dump()
     merged = merge(base, values)
     for key, value in changes.items():
         set_dotted(merged, key, value)
     merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
     config = read_section(RunConfig, merged, where)
     supported = recipe.modalities
+    if strange := [name for name in supported if name not in MODALITIES]:
+        raise ConfigError(f"recipe {place}: modalities: {unknown('modality', strange[0], MODALITIES)}")
     if config.modality not in supported:
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
     config.training = config.training.following(recipe.updates.count, recipe.updates.epochs)
@@ -300,6 +356,8 @@ def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.removeprefix("--").partition("=")
     if not equals or not key:
         raise ConfigError(f"override {text!r}: expected key.sub=value, such as objective.trust_region.low=0.2")
+    first, _, rest = key.partition(".")
+    key = ".".join(filter(None, (SHORT[first], rest))) if first in SHORT else key
     try:
         return key, read_yaml(value)
     except yaml.YAMLError:

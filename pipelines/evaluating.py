@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, read_config
-from mmrl.pipelines.run import build_policy, load_run, made_ready, open_prompts, reward_panel, surroundings_of
+from mmrl.pipelines.readiness import made_ready
+from mmrl.pipelines.run import build_policy, load_run, open_prompts, reward_panel, surroundings_of
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES

@@ -19,19 +19,22 @@ PATHS = {
 
 
 def model_report(model: str, *, video: bool = False) -> Group:
-    """Load a checkpoint as a policy would, and tell its facts, its paths, the gaps they were judged by."""
+    """Load a checkpoint as a policy would, and tell its facts, its paths, the gaps they were judged by; where vLLM is
+    installed, whether it writes what is trained."""
+    from mmrl.pipelines.engine_report import TOKENS, engine_of, engine_report, made_clip
     from mmrl.policies.language.config import LanguagePolicyConfig
     from mmrl.policies.language.vision import VisionPolicy
 
     policy: Any
+    asked: dict[str, Any] = {"model": model, "engine": engine_of(), "max_new_tokens": TOKENS}
     if video:
-        from mmrl.data.video import read_clip
         from mmrl.policies.language.video import VideoPolicy, VideoPolicyConfig
 
-        policy = VideoPolicy.from_config(VideoPolicyConfig(model=model), read_clip=read_clip)
+        policy = VideoPolicy.from_config(VideoPolicyConfig(**asked), read_clip=made_clip)
     else:
-        policy = VisionPolicy.from_config(LanguagePolicyConfig(model=model))
-    return Group(_facts(policy), Text(""), _paths(policy), Text(""), _gaps(policy))
+        policy = VisionPolicy.from_config(LanguagePolicyConfig(**asked))
+    told = _facts(policy), _paths(policy), _gaps(policy), engine_report(policy)
+    return Group(*(part for section in told for part in (section, Text(""))))
 
 
 def _facts(policy: Any) -> Table:
@@ -67,6 +70,9 @@ def _paths(policy: Any) -> Table:
         mark = Text("✓", style="green") if value else Text("–", style="yellow")
         table.add_row(mark, Text(meaning), Text("" if isinstance(value, bool) or value is None else str(value)))
     table.add_row(Text(""), Text("scoring takes"), Text(", then ".join(way.value for way in policy.ways)))
+    table.add_row(Text(""), Text("decoding goes on from"), Text(policy.inner.decodes_by))
+    for way, reason in policy.taken.closed.items():
+        table.add_row(Text("!", style="yellow"), Text(f"no {way}: {reason}"), Text(""))
     for line in found.fallbacks:
         table.add_row(Text("!", style="yellow"), Text(line), Text(""))
     return table

@@ -13,11 +13,10 @@ from rich.console import Console
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, merge, read_config
 from mmrl.pipelines.progress import progress
+from mmrl.pipelines.readiness import clip_reader, made_ready
 from mmrl.pipelines.run import (
     build_policy,
     check_prompts,
-    clip_reader,
-    made_ready,
     open_prompts,
     reward_panel,
     surroundings_of,

@@ -73,6 +73,7 @@ class Lines:
 
     def __init__(self, steps: int, console: Console):
         self.steps, self.console, self.warned, self.told = steps, console, False, 0.0
+        self.slower: set[str] = set()
         self.no_bar = console.is_jupyter or not console.is_terminal
 
     def __call__(self, step: int, metrics: dict[str, Any]) -> None:
@@ -85,6 +86,10 @@ class Lines:
         if not self.warned and metrics["signal/active_fraction"] < LOW_SIGNAL:
             self.warned = True
             self._say(low_signal_sentence(metrics))
+        fell_back = metrics.get("rows/fell_back", {})
+        for reason in sorted(fell_back.keys() - self.slower):
+            self.slower.add(reason)
+            self._say(f"step {step}: {fell_back[reason]} rows took a slower way: {reason}")
         for reason in metrics.get("skipped", ()):
             self._say(f"left out, as training.skip_nonfinite says: {reason}")
         if metrics["unscored"]:

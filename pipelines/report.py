@@ -38,6 +38,8 @@ CHARTS = (
     ("Seconds", ("seconds/*",), "of each stage of a step"),
     ("Frame cache", ("cache/hit_rate",), "clips read from the cache"),
 )
+LARGEST = 1e300
+"""Past it, sums and the axes of a chart overflow."""
 SHOWN_FRAMES = 4
 SHOWN_CAUSES = 20
 LARGEST_FILM = 4 * 2**20
@@ -57,7 +59,7 @@ def write_report(run: str | Path, *, trust: bool = False) -> Path:
     Nothing outside the run is read, but frames of the data set's clips: of a run made here, or with `trust`.
     """
     run = Path(run)
-    metrics = read_metrics(_inside(run, run / "metrics.jsonl"))
+    metrics = [_plain(row) for row in read_metrics(_inside(run, run / "metrics.jsonl"))]
     if not metrics:
         raise ConfigError(f"{run}: no metrics.jsonl with at least one step; is it a run directory?")
     from jinja2 import Environment, PackageLoader
@@ -90,8 +92,24 @@ def _inside(run: Path, path: Path) -> Path:
 def _read(run: Path, name: str) -> dict[str, Any]:
     """A YAML or JSON mapping, empty where there is no such file."""
     path = _inside(run, run / name)
-    values = read_yaml_file(path) if path.exists() else {}
+    values = read_yaml_file(path) if path.is_file() else {}
     return values if isinstance(values, dict) else {}
+
+
+def _held_out(result: dict[str, Any], when: str) -> dict[str, float]:
+    values = result.get(when)
+    return {k: v for k, v in values.items() if _is_number(v)} if isinstance(values, dict) else {}
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """What a run writes into a line of metrics: numbers, and counts by cause. Anything else is not shown."""
+    causes = row.get("unscored")
+    counted = {str(k): n for k, n in causes.items() if _is_number(n)} if isinstance(causes, dict) else {}
+    return {"step": row["step"], **{k: v for k, v in row.items() if _is_number(v)}, "unscored": counted}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def _section(run: Path, folder: Path, clips: bool) -> dict[str, Any] | None:
@@ -114,7 +132,7 @@ def _method(config: dict[str, Any]) -> str:
 
 def _scores(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(name, before, after) of the held-out scores."""
-    before, after = result.get("before", {}), result.get("after", {})
+    before, after = _held_out(result, "before"), _held_out(result, "after")
     names = [n for n in ("success", "reward") if n in after]
     return [(f"held-out {n}", f"{before[n]:.3f}" if n in before else "", f"{after[n]:.3f}") for n in names]
 
@@ -149,7 +167,7 @@ def _unscored(metrics: list[dict[str, Any]]) -> dict[str, int]:
 
 def _charts(metrics: list[dict[str, Any]], result: dict[str, Any]) -> list[Chart]:
     """Every chart the run has numbers for; a single component or a constant length says nothing new."""
-    before = {"step": 0, **{f"eval/{k}": v for k, v in result.get("before", {}).items()}}
+    before = {"step": 0, **{f"eval/{k}": v for k, v in _held_out(result, "before").items()}}
     charts = []
     for title, patterns, note in CHARTS:
         names = [n for p in patterns for n in _matching(p, metrics)]

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 from mmrl.columns import missing
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
-from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig, read_config
+from mmrl.pipelines.config import DataConfig, RunConfig, read_config
 from mmrl.pipelines.folders import in_its_own_folder
+from mmrl.pipelines.readiness import clip_reader, counters, leaving_out, made_ready
 from mmrl.pipelines.sizing import image_sizing
-from mmrl.pipelines.trust import remember, require
+from mmrl.pipelines.trust import made_here, remember, require
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
 from mmrl.rollout.environments.base import MADE, Here, Surroundings
 from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested, on_offer
-from mmrl.selection.prompts import Prefetching, Sampler
+from mmrl.selection.prompts import Sampler
 from mmrl.shown import tell
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
@@ -50,11 +51,11 @@ from mmrl.training.trainer import Report, Result, Trainer
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mmrl.data.cache import VideoCache
     from mmrl.data.images import Sizing
     from mmrl.rewards.panel import RewardPanel
 
 LONGEST_REASON = 300
+SHOWN_MISSING = 2
 CHECKED_PROMPTS = 32
 """Prompts read through before a model is loaded; `mmrl check` reads them all."""
 
@@ -72,6 +73,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
             "choose policy.dtype=bfloat16, policy.dtype=float32 with policy.autocast=float16, or policy.lora"
         )
     kind.columns_of(settings)
+    config.training.optimizer.refuse_missing()
     objective = Objective.of(config.objective)
     strategies = Nested.of(config.rollout)
     for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
@@ -84,7 +86,8 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
         raise ConfigError(f"recipe {config.recipe!r} leaves something to you: {'; '.join(waits)}")
     read = strategies.reads(objective.columns)
     if made is not None and (nobody := missing(read, {**makers_of(config), **made}, on_offer())):
-        raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody)}")
+        more = f"; and {len(nobody) - SHOWN_MISSING} more" if len(nobody) > SHOWN_MISSING else ""
+        raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody[:SHOWN_MISSING])}{more}")
     if config.environment is not None:
         _check_environment(config, kind)
     return objective
@@ -95,6 +98,8 @@ def _check_environment(config: RunConfig, kind: type[Policy]) -> None:
     if config.modality not in bound.spec.modalities or kind.converse is Policy.converse:
         able = [m for m in bound.spec.modalities if policy_class(m).converse is not Policy.converse]
         raise ConfigError(f"environment {bound.name!r} is for {', '.join(able)}, not for {config.modality!r}")
+    if reason := kind.no_turns(config.policy_settings()):
+        raise ConfigError(reason)
 
 
 def surroundings_of(config: RunConfig, stack: ExitStack) -> Surroundings | None:
@@ -137,7 +142,8 @@ def open_prompts(
     from mmrl.data.datasets import open_dataset
 
     options = row_options(data, panel, sizing, held_out)
-    return open_dataset(spec, **options, limit=limit)
+    prompts = open_dataset(spec, **options, limit=limit)
+    return prompts if held_out else leaving_out(prompts, data)
 
 
 def row_options(
@@ -151,47 +157,6 @@ def row_options(
     members = panel.members if panel is not None else ()
     read = [name for member in members for name in (*member.columns.required, *member.columns.optional)]
     return options | {"elsewhere": read, "sizing": sizing, "splits": HELD_OUT if held_out else TRAIN}
-
-
-def clip_reader(cache: CacheConfig) -> Callable:
-    """`read_clip` bound to the cache of this run."""
-    from mmrl.data.cache import VideoCache
-    from mmrl.data.video import read_clip
-
-    if not cache.enabled:
-        return read_clip
-    return partial(read_clip, cache=VideoCache(cache.root, budget_bytes=int(cache.budget_gb * 2**30)))
-
-
-def cache_of(policy: Policy) -> VideoCache | None:
-    """The cache that the policy reads clips through, if it reads clips and has one."""
-    reader = getattr(policy, "read_clip", None)
-    return reader.keywords.get("cache") if isinstance(reader, partial) else None
-
-
-def cache_counters(policy: Policy) -> dict[str, float]:
-    """Hits, misses and damage of the frame cache since this process started; empty without one."""
-    from mmrl.data.cache import as_metrics
-
-    cache = cache_of(policy)
-    return {} if cache is None else as_metrics(cache)
-
-
-def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: ExitStack) -> Sequence[Prompt]:
-    """`prompts`, those announced opened and their clips decoded ahead until `stack` closes.
-
-    A sequence of the caller's own class is left as it is: what it gives may depend on when it is asked. It may have a
-    `prefetch` of its own, or come as an `mmrl.data.ahead.Ahead`.
-    """
-    from mmrl.data.ahead import Ahead
-    from mmrl.data.prompts import Prompts
-    from mmrl.policies.language.video import VideoPolicy
-
-    if not workers or not isinstance(prompts, list | tuple | Prompts) or isinstance(prompts, Prefetching):
-        return prompts
-    if not isinstance(policy, VideoPolicy) or cache_of(policy) is None:  # no cache: no place to leave frames
-        return stack.enter_context(Ahead(prompts, workers))
-    return stack.enter_context(Ahead(prompts, workers, lambda clip: policy.read_clip(clip, policy.sampling)))
 
 
 def build_policy(config: RunConfig) -> Policy:
@@ -294,38 +259,23 @@ def train(
     """
     made = {} if score is None and made is None else made
     objective = check_config(config, made)
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(config.training.sharding, config.patience)
     with ExitStack() as stack:
         stack.enter_context(together_to_the_end())
         config = config if resume else together(lambda: in_its_own_folder(config, accelerator), accelerator)
         folder = config.directory
         start = _begin(config, resume, accelerator, stack)
-        panel = None
-        if score is None:
-            panel = reward_panel(config)
-            stack.callback(panel.close)
-            score = panel.score
-        read = {"panel": panel, "sizing": image_sizing(config)}
-        if prompts is None:
-            prompts = open_prompts(config.data.train, config.data, config.data.limit, **read)
-        if eval_prompts is None and config.data.eval:
-            eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit, **read, held_out=True)
-        if panel is not None:
-            for each in (prompts, eval_prompts or ()):
-                check_prompts(panel, each, config.policy_class.reads)
-        strategies = Nested.of(config.rollout)
-        if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
-            first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]
-            check_data(first, config.data.numbers, strategies, objective.columns)
+        ready = partial(_opened, config, objective, stack, prompts, eval_prompts, score)
+        prompts, eval_prompts, score = together(ready, accelerator)
         score = with_numbers(score, config.data.numbers)
-        policy = policy or build_policy(config)
-        given = (prompts, eval_prompts or ())
+        policy = policy or together(lambda: build_policy(config), accelerator)
+        given = (leaving_out(prompts, config.data), eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
             report=_noting_the_model(report, policy, folder), accelerator=accelerator,
-            counters=partial(cache_counters, policy), sampler=sampler, rollout=config.rollout,
+            counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,
             environment=surroundings_of(config, stack),
         )  # fmt: skip
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
@@ -336,6 +286,31 @@ def train(
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))
     return replace(result, folder=folder)
+
+
+def _opened(
+    config: RunConfig, objective: Objective, stack: ExitStack, prompts: Sequence[Prompt] | None,
+    eval_prompts: Sequence[Prompt] | None, score: Callable | None,
+) -> tuple[Sequence[Prompt], Sequence[Prompt] | None, Callable]:  # fmt: skip
+    """What is not given, opened, and checked before a model is loaded: prompts, held-out ones, and who scores."""
+    panel = None
+    if score is None:
+        panel = reward_panel(config)
+        stack.callback(panel.close)
+        score = panel.score
+    read = {"panel": panel, "sizing": image_sizing(config)}
+    if prompts is None:
+        prompts = open_prompts(config.data.train, config.data, config.data.limit, **read)
+    if eval_prompts is None and config.data.eval:
+        eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit, **read, held_out=True)
+    if panel is not None:
+        for each in (prompts, eval_prompts or ()):
+            check_prompts(panel, each, config.policy_class.reads)
+    strategies = Nested.of(config.rollout)
+    if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
+        first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]
+        check_data(first, config.data.numbers, strategies, objective.columns)
+    return prompts, eval_prompts, score
 
 
 def _begin(
@@ -350,7 +325,7 @@ def _begin(
         if not accelerator.is_main_process:
             return None
         folder = config.directory
-        check_folder(folder)
+        check_folder(folder, made_here=made_here(folder))
         stack.callback(RunLock(folder).release)
         finish_going_back(folder)
         start = _start_of(config, Path(resume)) if resume else None
@@ -390,9 +365,9 @@ def _open_folder(
     if not accelerator.is_main_process:
         return []
     folder = config.directory
-    write_atomically(folder / "config.yaml", config.to_yaml())
+    write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))  # which marks it as a run
     remember(config, folder)
-    write_atomically(folder / "environment.json", json.dumps(environment(), indent=1))
+    write_atomically(folder / "config.yaml", config.to_yaml())
     write_atomically(folder / "data.json", json.dumps(told, indent=1))
     if start is not None:
         checkpoint.adopt(folder)
@@ -419,7 +394,7 @@ def _start_of(config: RunConfig, resume: Path) -> Path | None:
 def _refuse_another_run(config: RunConfig, start: Path) -> None:
     """What the checkpoint's weights and states belong to must not have changed."""
     saved = start.parent.parent / "config.yaml"
-    if not saved.exists():
+    if not saved.is_file():
         return
     then = read_config(saved)
     for key in ("modality", "recipe", "prompts.name", "environment", "policy.model", "policy.lora"):
@@ -452,7 +427,7 @@ def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
     """The configuration a checkpoint was trained with, and the checkpoint (a run directory means its last)."""
     path = _checkpoint_of(Path(checkpoint_path))
     run = path.parent.parent
-    if not (run / "config.yaml").exists():
+    if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run}: no config.yaml beside checkpoints/; {checkpoint_path} is not part of a run")
     return read_config(run / "config.yaml"), path
 

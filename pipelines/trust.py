@@ -33,6 +33,12 @@ def doors(config: RunConfig) -> list[str]:
     for spec in config.rewards:
         if spec.name not in registered() and spec.name not in PRESETS:
             found.append(f"runs the reward {_absolute(spec.name)} with {json.dumps(spec.options, sort_keys=True)}")
+    for spec in config.rewards:
+        if spec.python is not None:
+            found.append(f"runs the reward {spec.name} by the program {Path(spec.python).expanduser()}")
+        if address := spec.options.get("url"):
+            key = f", with the key in {spec.options['key_env']}" if spec.options.get("key_env") else ""
+            found.append(f"sends prompts, answers and media to {address}{key}")
     if config.policy.get("trust_remote_code"):
         found.append(f"runs the code that comes with the model {config.policy.get('model')}")
     if config.data.allow_outside:
@@ -56,9 +62,14 @@ def remember(config: RunConfig, run: Path) -> None:
 
 
 def require(saved: RunConfig, asked: RunConfig, run: Path, trust: bool) -> None:
-    """ConfigError for doors of a run's own configuration that this user never opened; overrides are the user's own."""
+    """ConfigError for doors of a run's own configuration that this user never opened; overrides are the user's own.
+
+    Links that lead out of a run count too, where it was not made here: what is read or written there is not the run's.
+    """
     if trust or _always():
         return
+    if not made_here(run) and (link := _leads_out(run)) is not None:
+        raise ConfigError(f"{link} leads outside the run; if you trust whoever made it, add --trust (or {VARIABLE}=1)")
     shut = [door for door in doors(asked) if door in doors(saved) and not _entry(door).exists()]
     if shut:
         more = f"; and {len(shut) - SHOWN_DOORS} more" if len(shut) > SHOWN_DOORS else ""
@@ -66,6 +77,13 @@ def require(saved: RunConfig, asked: RunConfig, run: Path, trust: bool) -> None:
             f"{run}/config.yaml {'; '.join(shut[:SHOWN_DOORS])}{more}; if you trust whoever made this run, add --trust "
             f"(or set {VARIABLE}=1)"
         )
+
+
+def _leads_out(run: Path) -> Path | None:
+    """The first link of a run, of its checkpoints or in them, that points elsewhere."""
+    inside = run.resolve()
+    below = [*run.glob("*"), *run.glob(".*"), *run.glob("checkpoints/*"), *run.glob("checkpoints/*/*")]
+    return next((p for p in sorted(below) if p.is_symlink() and not p.resolve().is_relative_to(inside)), None)
 
 
 def made_here(run: Path) -> bool:

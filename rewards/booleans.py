@@ -10,7 +10,8 @@ from typing import Any
 
 from mmrl.rewards import answers
 
-_YES, _NO = frozenset(("yes", "true", "1", "y", "t")), frozenset(("no", "false", "0", "n", "f"))
+_YES = frozenset(("yes", "true", "1", "y", "t", "是", "是的", "对", "正确"))
+_NO = frozenset(("no", "false", "0", "n", "f", "否", "不", "不是", "不对", "错误"))
 _WORD = re.compile(r"\b(yes|yeah|yep|true|correct|no|nope|false|incorrect)\b", re.IGNORECASE)
 _POSITIVE = frozenset(("yes", "yeah", "yep", "true", "correct"))
 _NOT = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bcannot)\s+(?:\w+\s+)?$", re.IGNORECASE)
@@ -30,7 +31,7 @@ _LEADING = re.compile(r"\W*(yes|no|true|false)\b\s*(?:[,.;:!\n\u2013\u2014-]|$)"
 def boolean(text: str) -> bool | None:
     """Yes or no; a text that says both, or doubts, says neither, unless it states one of them as "the answer"."""
     text = answers.without_questions(answers.bare(text)).strip()
-    whole = answers.plain(text).strip("()[]")
+    whole = answers.plain(text).strip("()[]\u3002")
     if whole in _YES | _NO:
         return whole in _YES
     if whole in ("1.0", "0.0"):

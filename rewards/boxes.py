@@ -5,6 +5,8 @@ r"""Reading boxes `[x1, y1, x2, y2]` from what models print, and the statement t
     <box>[[10, 20, 30, 40]]</box>   <box>(10,20),(30,40)</box>     InternVL, Qwen-VL
     {"x1": 10, "y1": 20, "x2": 30, "y2": 40}   {"xmin": ...}   {"left": ...}   {"x", "y", "width", "height"}
     [[10, 20], [30, 40]]   [[010 020 030 040]]   {<10><20><30><40>}   x1=10, y1=20, x2=30, y2=40
+    <loc0020><loc0010><loc0040><loc0030>   {"box_2d": [20, 10, 40, 30]}     PaliGemma, Gemini: y before x
+    {"dog": [10, 20, 30, 40], "cat": [...]}
 
 A point is no box, and neither are three or five numbers, NaN or text.
 """
@@ -43,7 +45,13 @@ _NAMED = re.compile(
     rf"|max)\s*[:=]\s*{_N}[,;\s]+y_?(?:2|max)\s*[:=]\s*{_N}",
     re.I,
 )
-_BARE = re.compile(rf"\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*[.;]?\s*")
+_BARE = re.compile(
+    rf"\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*[.;]?\s*|"
+    r"\s*" + r"\s+".join([r"(\d+(?:\.\d+)?)"] * 4) + r"\s*"
+)
+_LOCATED = re.compile(r"<loc(\d{4})>\s*<loc(\d{4})>\s*<loc(\d{4})>\s*<loc(\d{4})>")
+_POINTS = re.compile(r"<points?\b", re.IGNORECASE)  # of Molmo
+_QUOTED_NUMBER = re.compile(r"([\"'])(\s*-?\d+(?:\.\d+)?\s*)\1")
 _SPECIAL = re.compile(
     r"<\|?/?(?:box|bbox|box_start|box_end|bbox_start|bbox_end|object_ref_start|object_ref_end|ref"
     r"|quad_start|quad_end)\|?>"
@@ -58,18 +66,27 @@ _NOTHING = re.compile(
     r"|match(?:es)?|target(?:s)?|detections?|bounding box(?:es)?)"
     rf"|(?:there (?:is|are) )?(?:none|no{_NO_DENIAL}|nothing(?! but))\b"
     r"(?:(?!\b(?:except|besides|apart|other than|save for)\b)[^.,;\d\[\]]){0,60}"
-    r"|not (?:found|present|visible|in the (?:image|picture)))",
+    r"|(?:(?:the|any|an?) )?(?:[a-z][\w-]* ){0,5}(?:(?:is|are|was|were|could|can)(?: not|n't)|cannot|not) (?:be )?"
+    r"(?:found|present|visible|seen|detected|located|shown|there|in (?:the|this) (?:image|picture))"
+    r"(?:(?!\b(?:but|except)\b)[^.,;\d\[\]]){0,40}"
+    r"|(?:there (?:is|are)n't|(?:i|we) (?:do not|don't|cannot|can't|could not|couldn't) (?:see|find|detect|locate))"
+    r" any\b"
+    r"(?:(?!\b(?:except|besides|apart|other than|but)\b)[^.,;\d\[\]]){0,60})",
     re.IGNORECASE,
 )
 
 
 def boxes(text: str) -> list[Box]:
     """All boxes of a text, in order: those of its JSON, or of the first notation above that finds some."""
-    text = _SPECIAL.sub(" ", text[:LONGEST].translate(_PLAIN))
-    value = answers.json_value(text)
+    if _POINTS.search(text):
+        return []
+    text = _QUOTED_NUMBER.sub(r"\2", _SPECIAL.sub(" ", text[:LONGEST].translate(_PLAIN)))
+    value = _values(text)
     flat = isinstance(value, list) and all(_is_number(each) for each in value)
     if value is not None and not flat:
         return from_value(value)
+    if matches := list(_LOCATED.finditer(text)):
+        return [_box([m[2], m[1], m[4], m[3]]) for m in matches]
     for notation in (_BOX, _CORNER_PAIR, _ANGLED, _NAMED):
         if matches := list(notation.finditer(text)):
             if notation is _CORNER_PAIR and len(_POINT.findall(text)) != 2 * len(matches):
@@ -77,7 +94,16 @@ def boxes(text: str) -> list[Box]:
             said = [m for m in matches if not _NEGATED.search(text[max(m.start() - 60, 0) : m.start()])]
             return [_box([each.replace(" ", "") for each in match.groups()]) for match in said]
     whole = _BARE.fullmatch(text)
-    return [_box([each.replace(" ", "") for each in whole.groups()])] if whole else []
+    return [_box([each.replace(" ", "") for each in whole.groups() if each])] if whole else []
+
+
+def _values(text: str) -> Any:
+    """The JSON of a text; mappings on lines of their own as a list."""
+    lines = [line.strip().rstrip(",") for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and all(line.startswith("{") and line.endswith("}") for line in lines):
+        many = [answers.json_value(line) for line in lines]
+        return many if all(isinstance(each, dict) for each in many) else None
+    return answers.json_value(text)
 
 
 def says_none(text: str) -> bool:
@@ -104,7 +130,7 @@ def from_value(value: Any) -> list[Box]:
         return boxes(value)
     if not isinstance(value, list | tuple):
         return []
-    if len(value) == 4 and all(_is_number(each) for each in value):
+    if _is_flat(value):
         return [_box(value)]
     if len(value) == 2 and all(_is_point(each) for each in value):
         return [_box([*value[0], *value[1]])]
@@ -119,7 +145,16 @@ def _from_mapping(value: dict[str, Any]) -> list[Box]:
         if all(_is_number(value.get(name)) for name in names):
             x, y, width, height = (float(value[name]) for name in names)
             return [(x, y, x + width, y + height)]
-    return next((from_value(value[key]) for key in KEYS if key in value), [])
+    if _is_flat(first := value.get("box_2d")):
+        return [_box([first[i] for i in (1, 0, 3, 2)])]
+    if named := [key for key in KEYS if key in value]:
+        return from_value(value[named[0]])
+    flat = bool(value) and all(_is_flat(each) for each in value.values())
+    return [_box(each) for each in value.values()] if flat else []  # by the names of what they hold
+
+
+def _is_flat(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 4 and all(_is_number(each) for each in value)
 
 
 def _is_point(value: Any) -> bool:

@@ -150,9 +150,14 @@ def as_list(value: Any) -> list | None:
 
 
 def read_number(value: Any) -> tuple[float, str]:
-    """(number, "") or (NaN, why): None, NaN, infinities, what float32 cannot hold, and what is no number."""
+    """(number, "") or (NaN, why): None, NaN, infinities, what float32 cannot hold, and what is no number.
+
+    A reward may give an exception in a row's place: its message is why that row alone has no number.
+    """
     if value is None:
         return math.nan, "None"
+    if isinstance(value, Exception):
+        return math.nan, " ".join(str(value).split()) or type(value).__name__
     if hasattr(value, "item") and getattr(value, "size", 1) != 0:
         try:
             value = value.item()

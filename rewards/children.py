@@ -7,13 +7,22 @@ worker are found and killed. Elsewhere only the process group goes.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 from pathlib import Path
 
 MARK = "MMRL_REWARD_WORKER"
+_PR_SET_CHILD_SUBREAPER = 36
 ROUNDS = 3
 """A process may start another while it is looked for."""
+
+
+def adopt_orphans() -> None:
+    """From now on, whatever descends from this process stays its descendant, also a daemon that cut every tie."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def kill_family(pid: int, mark: str, *, spare: int | None = None) -> None:

@@ -35,10 +35,12 @@ _MAY_PRECEDE = re.compile(
     rf"|choices?|letters?|choos\w+|chose|chosen|selec\w+|"
     r"pick\w*|with|for|therefore|so|thus|hence|or|and|not|than|of|either|neither|nor|but|it's|that|that's"
     r"|says?|both|between|"
-    r"guess|think|believe|to|as|prefer|only|just|actually|doubt|question|\w+ly))\s*$",
+    r"guess|think|believe|leaves|leaving|to|as|prefer|only|just|actually|doubt|question|\w+ly))\s*$",
     re.IGNORECASE,
 )
-_BREAK = r"(?:(?!\b(?:but|so|therefore|thus|hence|then|answer|because|since|it is|it's|must)\b)[^,.;:!?\n])*$"
+_BREAK = (
+    r"(?:(?!\b(?:but|so|therefore|thus|hence|then|answer|because|since|it is|it's|must|leaves|leaving)\b)[^,.;:!?\n])*$"
+)
 _NEGATED = re.compile(
     rf"(?:\b(?:not|never|neither|nor|cannot|can't|except|rather than|instead of|rul\w+ out|eliminat\w+"
     rf"|exclud\w+|without(?!\s+(?:a\s+|any\s+)?(?:doubt|question))|no(?!\s+(?:doubt|question))|reject\w*|discard\w*"
@@ -61,8 +63,9 @@ _STATED = re.compile(
     r"be|will be|was)?\s*(?:is|are|:|=)?\s*"
     rf"(?:\w+ly\s+)?(?:also\s+)?(?:the\s+)?(?:one\s+)?(?:options?|choices?|letters?)?\s*[\"'(\[<:]*\s*|{_BOLD}"
     r"|\b(?:i(?:'d|'ll| would| will)?\s+)?(?:choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?"
-    r"|go(?:ing)? (?:with|for)|opt(?:ing)? for|settle (?:on|for)|answer "
-    r"with)\s+(?:with\s+)?(?:the\s+)?(?:options?|choices?|letters?)?\s*[\"'(\[]*\s*)$",
+    r"|leav(?:es|ing)(?: (?:us|me|with|only|just))*|left with|go(?:ing)? (?:with|for)"
+    r"|opt(?:ing)? for|settle (?:on|for)|answer with)\s+(?:with\s+)?"
+    r"(?:the\s+)?(?:options?|choices?|letters?)?\s*[\"'(\[]*\s*)$",
     re.IGNORECASE,
 )
 _LEANING = re.compile(

@@ -42,6 +42,17 @@ class Scorer:
             text = self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=True)
             return (image * text).sum(-1).float().tolist()
 
+    def text_cosines(self, first: Sequence[str], second: Sequence[str]) -> list[float]:
+        """One cosine per pair of texts."""
+        import torch
+
+        with torch.inference_mode():
+            a, b = (
+                self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=True)
+                for texts in (first, second)
+            )
+            return (a * b).sum(-1).float().tolist()
+
 
 def tiny_folder() -> Path:
     """Where the shipped tiny CLIP lies, a folder that plain open_clip loads as `local-dir:...`."""

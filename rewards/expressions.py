@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, units
 from mmrl.rewards.numbers import number
+from mmrl.rewards.options import Options, label_in
 from mmrl.rewards.registry import checks, reward
 from mmrl.rewards.spelled import DASHES
 
@@ -65,6 +66,7 @@ def mathematics(completion: str, solution: Any) -> float:
 
 def _clean(text: str) -> str:
     text = re.sub(r"(?<!\\)\*\*", "^", answers.undollar(text).translate(DASHES).replace("±", r"\pm "))
+    text = re.sub(r"\\(begin|end)\{[bB]matrix\}", r"\\\1{pmatrix}", text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = re.sub(r"(?<=\d)[eE]([-+]?\d+)(?![\d.])", r" \\cdot 10^{\1}", text)
     if not is_wordy(listed := _JOINED.sub(", ", text)):
@@ -81,11 +83,15 @@ def same_expression(answer: str, right: str) -> bool:
         return words == true_words
     if all(re.fullmatch("[a-z]{2}", each) for each in (words, true_words)) and {words, true_words} & _SHORT_WORDS:
         return words == true_words
+    if units.differ(answer, right, variables=True):
+        return False
     if (r"\pm" in answer) != (r"\pm" in right):
         answer, right = _both_signs(answer), _both_signs(right)
     letter = _LETTER.fullmatch(true_words.upper()) if len(right) <= 12 and re.search("[A-Z]", right) else None
     if letter and (chosen := _LETTER.fullmatch(answers.bare(answer).strip())):
         return chosen[1] == letter[1]
+    if letter and (stated := label_in(answers.bare(answer), Options())) and stated[1]:
+        return stated[0] == letter[1]  # "A. 5"
     if is_wordy(answer) or is_wordy(right):
         value = number(right)
         if value is not None:

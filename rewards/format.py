@@ -11,8 +11,8 @@ import re
 
 from mmrl.errors import RewardError, unknown
 from mmrl.rewards import answers
-from mmrl.rewards.accuracy import find_task
 from mmrl.rewards.registry import reward
+from mmrl.rewards.tasks import find_task
 
 _TURN = re.compile(r"</think>\s*<answer>")
 

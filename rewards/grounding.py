@@ -5,6 +5,7 @@ Models speak of boxes in different frames, so the frame is stated, never guessed
     abs_original  pixels of the image as it is in the dataset
     abs_resized   pixels of the image as the model saw it (Qwen2.5-VL)
     rel_1000      thousandths of width and height (Qwen2-VL, Qwen3-VL, InternVL)
+    rel_1024      1024ths of width and height (PaliGemma)
     rel_1         shares of width and height
 
 IoU does not change when an axis is scaled, so boxes are compared as shares. Pixel frames need the columns
@@ -22,7 +23,8 @@ from mmrl.rewards import answers
 from mmrl.rewards.boxes import Box, boxes, says_none, true_boxes
 from mmrl.rewards.registry import reward
 
-FRAMES = ("abs_original", "abs_resized", "rel_1000", "rel_1")
+WHOLE = {"rel_1000": 1000.0, "rel_1024": 1024.0, "rel_1": 1.0}  # what the whole width and height are written as
+FRAMES = ("abs_original", "abs_resized", *WHOLE)
 WALL = 8  # boxes that an answer may always hold; beyond, more than four for each true one are a wall, not an answer
 
 
@@ -54,10 +56,8 @@ def matched_iou(predicted: Sequence[Box], right: Sequence[Box]) -> float:
 def to_shares(box: Box, frame: str, sizes: Mapping[str, Sequence[float] | None]) -> Box:
     """A box of `frame` in shares of width and height."""
     check_frame("box_format", frame)
-    if frame == "rel_1":
-        return box
-    if frame == "rel_1000":
-        width = height = 1000.0
+    if frame in WHOLE:
+        width = height = WHOLE[frame]
     else:
         width, height = _size("image_size" if frame == "abs_original" else "resized_size", frame, sizes)
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height
@@ -86,7 +86,7 @@ def check_boxes(
     check_frame("box_format", box_format)
     check_frame("truth_format", truth_format)
     right = true_boxes(row.get("solution"))
-    most = {"rel_1": 1.0, "rel_1000": 1000.0}.get(truth_format or "", math.inf)
+    most = WHOLE.get(truth_format or "", math.inf)
     if any(not -0.02 * most <= each <= 1.02 * most for box in right for each in box if math.isfinite(most)):
         answers.refuse(row.get("solution"), f"lies outside the frame {truth_format!r}", f"numbers from 0 to {most:g}")
     if box_format and truth_format and box_format != truth_format:

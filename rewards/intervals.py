@@ -43,7 +43,7 @@ _SECONDS, _MILLIS = r"(?:s|secs?|seconds?)", r"(?:ms|msecs?|milliseconds?)"
 _DIGITS = r"\d+(?:[.,]\d+)?"
 _CLOCK = r"(?:(?P<h{0}>\d+):)?(?P<m{0}>\d+):(?P<s{0}>\d{{2}}(?:[.,]\d+)?)"
 _PARTS = (
-    rf"(?=\d)(?:(?P<H{{0}}>{_DIGITS})[ -]?{_HOURS}\b\s*(?:and )?)?(?:(?P<M{{0}}>{_DIGITS})[ "
+    rf"(?=\d)(?:(?P<H{{0}}>{_DIGITS})[ -]?{_HOURS}(?![a-z])\s*(?:and )?)?(?:(?P<M{{0}}>{_DIGITS})[ "
     rf"-]?{_MINUTES}(?![a-z])\s*(?:and )?)?"
     rf"(?:(?P<S{{0}}>{_DIGITS})(?:[ -]?{_SECONDS}(?![a-z])|[ -]?(?P<ms{{0}}>{_MILLIS})(?![a-z])|(?![\d.:]))?)?"
 )
@@ -126,8 +126,25 @@ def _stamp(value: Any) -> tuple[float, float | None] | None:
     return _read(match, "1") if match else None
 
 
+_WORDED = (  # what is said of times in other words, and what dresses them
+    (re.compile(r"</?(?:time|timestamp|start|end)(?:_\w+)?>", re.I), " "),
+    (re.compile(r">\s*<"), ">, <"),
+    (re.compile(r"(?<!\d)(\d+)\s?['\u2032]\s?(\d{1,2}(?:\.\d+)?)\s?(?:[\"\u2033]|'')"), r"\1m\2s"),
+    (re.compile(r"\bhalf an? (?=hour|minute|second)", re.I), "0.5 "),
+    (re.compile(r"\b(?:one|an?) (?=hour|minute|second)", re.I), "1 "),
+    (re.compile(r"\b(?:in|into|of) the (?:video|clip)\b|第|从|開始|开始", re.I), " "),
+    (re.compile(r"(?<=\d)\s*(?:分钟|分鐘|分)"), "m "),
+    (re.compile(r"(?<=\d)\s*秒[钟鐘]?"), "s "),
+    (re.compile(r"(?<=\d)\s*(?:小时|小時)"), "h "),
+    (re.compile(r"到|至"), " to "),
+    (re.compile(r"\bnot\b(?: from| between)?[^,.;\n]{0,40}?(?:,|\bbut\b)", re.I), " "),
+)
+
+
 def _line(text: str) -> str:
     """Dashes as `-`, number words as digits, on one line; marks and brackets that dress a time taken off."""
+    for said, plainly in _WORDED:
+        text = said.sub(plainly, text)
     return " ".join(re.sub(r"[\[\]()<>\"'*]", " ", tidy(text)).split())
 
 

@@ -44,11 +44,14 @@ _NEGATED = re.compile(
     r"(?:\b(?:not|never|neither|nor|cannot|without|except)|n't)\b(?:(?!\bbut\b)[^,;:.!?]){0,40}$", re.IGNORECASE
 )
 _DENIED = re.compile(
-    r"\s*\)?\s*(?:is|was|would be|are)\s+(?:not|wrong|incorrect|false|impossible|too)\b", re.IGNORECASE
+    r"\s*\)?\s*(?:(?:is|was|would be|are)\s+(?:not|wrong|incorrect|false|impossible|too)\b"
+    r"|(?:is|was|are|ca|could)n't\b|can ?not be\b)",
+    re.IGNORECASE,
 )
 _SPOILED_AFTER = re.compile(
     r"\s*(?:[:<>=]\s*[\d.]|\+/?|[±‰]|(?:or (?:more|less|fewer|above|below)|at (?:most|least)|and "
-    r"(?:above|below))\b|[xyzXYZ](?![^\W\d_])|[hm]\s?\d)",
+    r"(?:above|below))\b|[xyzXYZ](?![^\W\d_])|[hm]\s?\d"
+    r"|D(?![^\W_])|\s?mill?\b)",
     re.IGNORECASE,
 )  # fmt: skip
 _IDENTIFIER = re.compile(r"[^\W\d]-?$|[\w)]_$|[\d.,]$|\d/$")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, units
 from mmrl.rewards.numbers import is_percent, number
 from mmrl.rewards.registry import checks, reward
 
@@ -30,7 +30,7 @@ def candidates(completion: str, solution: Any) -> tuple[float, list[float]]:
     right, percent = true_number(solution)
     text = answers.extract(completion)
     predicted = number(text, share=not percent and abs(right) <= 1)
-    if predicted is None:
+    if predicted is None or (isinstance(solution, str) and units.differ(text, answers.truth(solution))):
         return right, []
     return right, [predicted, 100 * predicted] if percent and not is_percent(text) else [predicted]
 

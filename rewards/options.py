@@ -45,14 +45,20 @@ class Options:
         return bool(self.texts)
 
     def with_text(self, text: str) -> list[str]:
-        """The labels of the options that read like this."""
-        wanted = comparable(text)
-        return [label for label, each in zip(self.labels, self.texts, strict=False) if comparable(each) == wanted]
+        """The labels of the options that read like this; where none does, like this but for an article."""
+        wanted, texts = comparable(text), list(map(comparable, self.texts))
+        if wanted not in texts:
+            wanted, texts = _without_article(wanted), list(map(_without_article, texts))
+        return [label for label, each in zip(self.labels, texts, strict=False) if each == wanted]
 
 
 def comparable(text: str) -> str:
     """An option's text for comparing: dollars, dress and final punctuation taken off, case folded."""
     return answers.plain(answers.bare(answers.undollar(answers.normalise(text)))).translate(DASHES)
+
+
+def _without_article(text: str) -> str:
+    return re.sub(r"^(?:an?|the)\s+(?=\w{2})", "", text)
 
 
 def read_options(column: Any) -> Options:

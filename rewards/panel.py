@@ -9,10 +9,12 @@ Each reward is called on the whole batch, then, if that fails, row by row (`rows
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +26,9 @@ from mmrl.errors import RewardError
 from mmrl.record import Prompt, Scores
 from mmrl.rewards.calls import WHOLE, Inputs, Outcome, Style, prepare
 from mmrl.rewards.frames import Pooling, framewise
-from mmrl.rewards.pool import CallFailed, IsolatedReward, WorkerPool
+from mmrl.rewards.pool import CallFailed, IsolatedReward, Worker, WorkerPool
 from mmrl.rewards.presets import PRESETS
+from mmrl.rewards.ray_workers import starter
 from mmrl.rewards.registry import Columns, Reward, declared, registered, resolve
 from mmrl.rewards.rows import (
     MEDIA,
@@ -64,6 +67,8 @@ class RewardSpec(Section):
     none      what None means: "unscored" (the row is left out), or "skip" (the row is worth the sum of its other
               rewards, as in TRL's multi-task training)
     isolated  run in a worker process; None: as the reward declares
+    python    the interpreter of that process, /path/to/venv/bin/python: for a reward whose packages do not go with the
+              trainer's; it needs Python 3.11 and what the reward imports, and gets this package from here
     frames    of a reward that reads pictures, on videos: it is called on every frame, and its answers are pooled by
               "mean", "min", "max", "median", "first" or "last"
     columns   keys of its answers that stage functions read as columns, and that are worth nothing themselves: one
@@ -79,6 +84,7 @@ class RewardSpec(Section):
     success: bool | None = None
     none: Literal["unscored", "skip"] = "unscored"
     isolated: bool | None = None
+    python: str | None = None
     frames: Pooling | None = None
     columns: list[str] = []
 
@@ -150,7 +156,8 @@ class RewardPanel:
             raise RewardError("no rewards: name at least one, such as 'accuracy'")
         self._ceiling, self._budget = unscored_ceiling, budget
         self._default_timeout = default_timeout
-        self._pool = WorkerPool(max(1, min(workers, len(given))))
+        self._pool = WorkerPool(max(1, min(workers, len(given))), starter())
+        self._foreign: dict[str, WorkerPool] = {}
         self._threads = ThreadPoolExecutor(len(given), thread_name_prefix="reward")
         try:
             self.members = [by_frames(self._member(spec, default_timeout)) for spec in given]
@@ -175,7 +182,8 @@ class RewardPanel:
     def close(self) -> None:
         """Stop the workers."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._pool.close()
+        for pool in (self._pool, *self._foreign.values()):
+            pool.close()
 
     def check(self, prompts: Iterable[Prompt]) -> None:
         """Raise RewardError for the first prompt that some reward could never score, before training starts."""
@@ -194,7 +202,7 @@ class RewardPanel:
     def required_columns(self) -> list[str]:
         """The data set's columns that every row must have; what every prompt has, `images`, is not among them."""
         named = dict.fromkeys(name for member in self.members for name in member.columns.required)
-        return [name for name in named if name not in MEDIA]
+        return [name for name in named if name not in (*MEDIA, "prompt_id")]
 
     def refusals(self, row: Mapping[str, Any]) -> Iterator[RewardError]:
         """Why rewards could never score this row, whatever the answer: `mmrl check` and training ask the same.
@@ -297,6 +305,8 @@ class RewardPanel:
             name = getattr(spec, "__name__", type(spec).__name__)
             return _local(RewardSpec(name=name, isolated=False), declared(spec) or Reward(name, spec))
         known = registered().get(spec.name)
+        if spec.python is not None:
+            return self._foreign_member(spec, known, default_timeout)
         if spec.isolated is False or (spec.isolated is None and known and not known.isolated):
             return _local(spec, _resolved(spec.name))
         timeout = spec.timeout or default_timeout
@@ -311,6 +321,26 @@ class RewardPanel:
         columns = Columns(tuple(about["required"]), tuple(about["optional"]), about["everything"])
         check = known.check if known else None
         return Member(_label(spec), spec, columns, isolated, success, True, check)
+
+    def _foreign_member(self, spec: RewardSpec, known: Reward | None, default_timeout: float) -> Member:
+        """A reward that runs under an interpreter of its own, one process for each of them."""
+        python = str(Path(spec.python).expanduser())
+        if spec.isolated is False:
+            raise RewardError(
+                f"reward {spec.name!r}: isolated=false runs in this process, and python={python} in another"
+            )
+        if not os.access(python, os.X_OK) or Path(python).is_dir():
+            raise RewardError(f"reward {spec.name!r}: python={python} is no program; expected /path/to/venv/bin/python")
+        pool = self._foreign.setdefault(python, WorkerPool(1, partial(Worker, python=python)))
+        isolated = IsolatedReward(pool, _absolute(spec.name), spec.options, spec.style, spec.timeout or default_timeout)
+        try:
+            about = isolated.load()
+        except (CallFailed, RewardError) as failed:
+            why = f"{failed.cause}\n{failed.traceback}" if isinstance(failed, CallFailed) else failed
+            raise RewardError(f"reward {spec.name!r} cannot be loaded by {python}: {why}") from None
+        columns = Columns(tuple(about["required"]), tuple(about["optional"]), about["everything"])
+        success = about["success"] if spec.success is None else spec.success
+        return Member(_label(spec), spec, columns, isolated, success, True, known.check if known else None)
 
 
 def _in_float32(reward: Tensor, causes: Counter) -> Tensor:

@@ -18,15 +18,33 @@ import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import mmrl
 from mmrl.errors import RewardError
 from mmrl.rewards.calls import Inputs, Outcome
 from mmrl.rewards.children import MARK, kill_family
 from mmrl.rewards.wire import read_message, write_message
 
 PING_SECONDS = 10.0
+ENDING_SECONDS = 2.0
 LOAD_SECONDS = 180.0  # importing a user's reward may load large libraries; calls have their own limit
+
+
+OURS_ALONE = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+FOREIGN = """
+import importlib.util, runpy, sys
+place, here, module = sys.argv[1:4]
+sys.path[0:1] = []
+sys.path.append(here)
+spec = importlib.util.spec_from_file_location("mmrl", place + "/__init__.py", submodule_search_locations=[place])
+sys.modules["mmrl"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+sys.argv[1:] = []
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+"""How another interpreter runs a worker: it gets this package by its place, and none of the packages beside it."""
 
 
 class CallFailed(Exception):
@@ -40,14 +58,16 @@ class CallFailed(Exception):
 class Worker:
     """One worker process, running `module`. Not thread-safe: borrow it from a pool."""
 
-    def __init__(self, module: str = "mmrl.rewards.worker") -> None:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "OMP_NUM_THREADS": "1",
-            MARK: (mark := uuid.uuid4().hex),
-        }
+    def __init__(self, module: str = "mmrl.rewards.worker", python: str | None = None) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", MARK: (mark := uuid.uuid4().hex)}
+        if python is None:
+            command = [sys.executable, "-P", "-m", module]
+            environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        else:
+            command = [python, "-c", FOREIGN, str(Path(mmrl.__file__).parent), os.getcwd(), module]
+            environment = {name: value for name, value in environment.items() if name not in OURS_ALONE}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -69,12 +89,20 @@ class Worker:
             reply = read_message(self._process.stdout)
         if limit.overrun or reply is None:
             self._lost = True
-            raise CallFailed("timeout" if limit.overrun else f"worker {_ending(self._process.wait())}")
+            raise CallFailed("timeout" if limit.overrun else f"worker {self._ended()}")
         if "refused" in reply:
             raise RewardError(reply["refused"])
         if "error" in reply:
             raise CallFailed(reply["error"], reply["traceback"])
         return reply
+
+    def _ended(self) -> str:
+        """How it ended; one that only closed its end of the pipe, or wrote into it itself, is ended."""
+        try:
+            return _ending(self._process.wait(ENDING_SECONDS))
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "broke the pipe it answers through"
 
     @property
     def alive(self) -> bool:
@@ -129,9 +157,10 @@ def _ending(code: int) -> str:
 
 
 class WorkerPool:
-    """At most `size` workers, started when first borrowed and kept warm."""
+    """At most `size` workers, started by `start` when first borrowed and kept warm."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, start: Callable[[], Any] = Worker) -> None:
+        self._start = start
         self._places: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._alive: list[Worker] = []
         for _ in range(size):
@@ -147,7 +176,7 @@ class WorkerPool:
                 self._discard(worker)
                 worker = None
             if worker is None:
-                worker = Worker()
+                worker = self._start()
                 self._alive.append(worker)
             yield worker
         except BaseException as error:

@@ -23,6 +23,10 @@ PRESETS: dict[str, list[dict[str, Any]]] = {
     "vlm_r1": [_spec("accuracy", 1.0), _spec("format", 1.0)],
     "temporal_r1": [_spec("temporal_iou", 0.5), _spec("format", 0.5)],
     "vppo": [_spec("accuracy", 1.0)],
+    "ton": [_spec("accuracy", 1.0), _spec("format", 1.0), _spec("thought_skipped", 0.0)],
+    "unifiedreward_think": [_spec("preference", 1.0), _spec("format", 1.0)],
+    "videossr": [_spec("accuracy", 1.0)],
+    "gui_libra": [_spec("gui", 0.9), _spec("format", 0.1)],
 }
 
 
@@ -43,5 +47,25 @@ PUBLISHED: dict[str, Published] = {
     "temporal_r1": Published(
         "Overlap in time and format; the selection of data by the spread of repeated answers is left out.",
         "Temporal-R1, 2025", "partly", ("vlm", "video"),
+    ),
+    "ton": Published(
+        "Accuracy and format, nothing for length: after a start that drops half the thoughts, thinking is a choice.",
+        "TON: think or not, 2025; code kokolerk/TON", "partly", ("vlm", "video"),
+    ),
+    "unifiedreward_think": Published(
+        "Which of two is better, and format; trained on the pairs that the cold start got wrong.",
+        "UnifiedReward-Think, 2025", "partly", ("vlm", "video"),
+    ),
+    "videossr": Published(
+        "Three pretext tasks by `task`: `temporal` for the perturbed segment, `counts`, `jigsaw`; no format.",
+        "VideoSSR, arXiv 2511.06281", "partly", ("video",),
+    ),
+    "easyvideor1": Published(
+        "Eleven kinds of question by `problem_type`, .9 of the sum, and a graded format.",
+        "EasyVideoR1, 2026", "partly", ("vlm", "video"),
+    ),
+    "video_r1": Published(
+        "Accuracy and format; recipe `video_r1` adds T-GRPO, a second group on shuffled frames.",
+        "Video-R1, arXiv 2503.21776; code tulerfeng/Video-R1", "partly", ("video",),
     ),
 }  # fmt: skip

@@ -13,7 +13,9 @@ configuration. Nothing here imports torch: workers that score text start in a fr
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ ROOMS = (
     "grounding", "image", "label_free", "numeric", "pixels", "preservation", "steadiness", "structure", "temporal",
     "text", "wording",
 )  # fmt: skip
+FOLDERS = ("kinds", "papers", "models")
+"""Each file in them registers its own: a new kind of answer changes no other file."""
 INPUTS = ("prompts", "completions")
 
 
@@ -111,6 +115,10 @@ def registered() -> dict[str, Reward]:
     if not _loaded:
         for room in ROOMS:
             importlib.import_module(f"mmrl.rewards.{room}")
+        for folder in FOLDERS:
+            place = importlib.import_module(f"mmrl.rewards.{folder}")
+            for each in pkgutil.iter_modules(place.__path__):
+                importlib.import_module(f"{place.__name__}.{each.name}")
         _loaded = True
     return dict(_REGISTRY)
 
@@ -118,6 +126,9 @@ def registered() -> dict[str, Reward]:
 def resolve(name: str) -> Reward:
     """The reward of a registered name, `path/to/file.py:function`, `package.module:function` or a dotted name."""
     if ":" not in name and "." not in name:
+        alone = _alone(name)
+        if alone is not None:
+            return alone
         known = registered()
         if name not in known:
             raise RewardError(unknown("reward", name, [*known, *PRESETS]) + ". Yours: path/to/file.py:function")
@@ -135,6 +146,14 @@ def resolve(name: str) -> Reward:
     if inspect.isclass(function) or not callable(function):
         raise RewardError(f"reward {name!r} is a {type(function).__name__}; expected a function")
     return declared(function) or Reward(attribute, function)
+
+
+def _alone(name: str) -> Reward | None:
+    """The reward of a file of its own name, and no other: another interpreter may lack what they import."""
+    if _loaded or importlib.util.find_spec(f"mmrl.rewards.models.{name}") is None:
+        return _REGISTRY.get(name)
+    importlib.import_module(f"mmrl.rewards.models.{name}")
+    return _REGISTRY.get(name)
 
 
 def declared(function: Callable) -> Reward | None:

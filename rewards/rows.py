@@ -14,6 +14,7 @@ from mmrl.record import Prompt
 from mmrl.rewards.calls import WHOLE, Inputs, Outcome
 from mmrl.rewards.pool import CallFailed
 from mmrl.rewards.registry import Columns
+from mmrl.rewards.tasks import task_name
 
 MOST_CAUSES = 8  # different messages kept apart for one reward; beyond them only the kind is kept
 LONGEST_CAUSE = 120
@@ -80,12 +81,19 @@ def row_values(label: str, prompt: Prompt, names: Sequence[str]) -> dict[str, An
 def _names(prompt: Prompt, generated: bool = True) -> set[str]:
     """What a prompt offers; a truth read without its messages may belong to a row that has images."""
     media = set(MEDIA) if generated and prompt.images else set(MEDIA) - {REFERENCE}
-    return media | set(prompt.columns) | ({REFERENCE} if not prompt.messages else set())
+    return media | set(_columns(prompt)) | ({REFERENCE} if not prompt.messages else set())
+
+
+def _columns(prompt: Prompt) -> dict[str, Any]:
+    """Its id and its columns; `task` also under a data set's other names."""
+    task = task_name(prompt.columns)
+    return {"prompt_id": prompt.id} | prompt.columns | ({} if task is None else {"task": task})
 
 
 def _value(label: str, prompt: Prompt, name: str) -> Any:
-    if name in prompt.columns:
-        return prompt.columns[name]
+    columns = _columns(prompt)
+    if name in columns:
+        return columns[name]
     if name != REFERENCE:
         return getattr(prompt, name)
     from mmrl.policies.images import open_image

@@ -31,15 +31,17 @@ def write_message(stream: IO[bytes], message: Mapping[str, Any]) -> None:
 
 
 def read_message(stream: IO[bytes]) -> dict[str, Any] | None:
-    """The next message, or None when the other side closed or died in the middle of one."""
+    """The next message, or None when the other side closed, died in the middle of one, or wrote something else."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         return None
-    header = json.loads(line)
-    blobs = [stream.read(size) for size in header["blobs"]]
-    if [len(blob) for blob in blobs] != header["blobs"]:
+    try:
+        header = json.loads(line)
+        blobs = [stream.read(size) for size in header["blobs"]]
+        whole = [len(blob) for blob in blobs] == header["blobs"]
+        return _decode(header["body"], blobs) if whole else None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return _decode(header["body"], blobs)
 
 
 def _encode(value: Any, blobs: list[bytes], where: str) -> Any:

@@ -80,16 +80,8 @@ def semantic_reward(
     shifted: bool = False,
 ) -> list[float]:
     """Cosine of the answer's and the reference's text embeddings, by any text tower open_clip can load."""
-    import torch
-
-    scorer = load_scorer(model, pretrained, device)
     texts = [answers.extract(completion) for completion in completions]
-
-    def embed(batch: Sequence[str]) -> torch.Tensor:
-        return scorer.model.encode_text(scorer.tokenizer(list(batch)).to(scorer.device), normalize=True)
-
-    with torch.inference_mode():
-        cosines = (embed(texts) * embed([answers.truth(s) for s in solution])).sum(-1).float().tolist()
+    cosines = load_scorer(model, pretrained, device).text_cosines(texts, [answers.truth(s) for s in solution])
     return [
         ((1 + c) / 2 if shifted else max(c, 0.0)) if t.strip() else 0.0 for c, t in zip(cosines, texts, strict=True)
     ]

@@ -6,6 +6,7 @@ to standard error. Requests:
     {"op": "load", "key", "name", "options", "style"}          -> its columns, "success", "isolated"
     {"op": "call", "key", "prompts", "completions", "columns"} -> {"rows": [[values, problems, lists], ...]}
     {"op": "ping"}                                             -> {}
+    {"op": "unread", "why"}, in place of one that cannot be read -> {"refused"}
 
 Any but the last may answer {"error", "traceback"} (the reward raised) or {"refused"} (a RewardError: a mistake in the
 configuration or the dataset, which stops the run). No torch is imported here, and the process ends with the trainer.
@@ -25,7 +26,7 @@ from typing import IO, Any
 
 from mmrl.errors import RewardError
 from mmrl.rewards.calls import Callee, Inputs, prepare
-from mmrl.rewards.children import MARK, kill_family
+from mmrl.rewards.children import MARK, adopt_orphans, kill_family
 from mmrl.rewards.registry import resolve
 from mmrl.rewards.wire import read_message, write_message
 
@@ -48,6 +49,8 @@ def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]
     try:
         if request["op"] == "ping":
             return {}
+        if request["op"] == "unread":
+            return {"refused": request["why"]}
         if request["op"] == "load":
             reward = resolve(request["name"])
             callee = loaded[request["key"]] = prepare(reward, request["options"], request["style"])
@@ -61,7 +64,13 @@ def answer(request: dict[str, Any], loaded: dict[str, Callee]) -> dict[str, Any]
 
 
 def _read_all(stream: IO[bytes], requests: queue.SimpleQueue) -> None:
-    while (request := read_message(stream)) is not None:
+    while True:
+        try:
+            request = read_message(stream)
+        except ImportError as error:  # pictures for an interpreter that cannot open any
+            request = {"op": "unread", "why": f"{sys.executable} lacks {error.name}, which its pictures need"}
+        if request is None:
+            break
         requests.put(request)
     # the trainer is gone: stop, even in the middle of a reward that hangs, and take along what rewards started
     kill_family(os.getpid(), os.environ.get(MARK, ""), spare=os.getpid())
@@ -69,7 +78,13 @@ def _read_all(stream: IO[bytes], requests: queue.SimpleQueue) -> None:
 
 
 def serve(answering: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer requests from standard input, one after another, until the trainer is gone."""
+    """Answer requests from standard input, one after another, until the trainer is gone.
+
+    A child that a call forked and that comes back from it ends here: two answers to one question would be taken for the
+    answer to the next.
+    """
+    owner = os.getpid()
+    adopt_orphans()
     requests_in, answers_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with open(os.devnull) as nothing:
@@ -80,7 +95,12 @@ def serve(answering: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         reply = answering(requests.get())
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-        write_message(answers_out, reply)
+        if os.getpid() != owner:
+            os._exit(0)
+        try:
+            write_message(answers_out, reply)
+        except (RewardError, ValueError, RecursionError) as error:  # values that cannot travel; nothing was written
+            write_message(answers_out, describe(error))
 
 
 if __name__ == "__main__":

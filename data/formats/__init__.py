@@ -51,8 +51,11 @@ def find_format(name: str) -> Format:
 
 
 def recognise(raw: Raw) -> Format:
-    """The format a row shows by itself."""
-    return next(f for f in FORMATS.values() if f.recognise(raw))
+    """The format a row shows by itself: by what it holds, or, without a prompt under any name, by its columns."""
+    shown = next(f for f in FORMATS.values() if f.recognise(raw))
+    if shown is not plain.FORMAT or raw.get("prompt") is not None:
+        return shown
+    return next((f for f in FORMATS.values() if f.known_by and raw.keys() >= set(f.known_by)), shown)
 
 
 class Recogniser:

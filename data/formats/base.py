@@ -11,6 +11,7 @@ from typing import Any
 from mmrl.data.sources import RowError
 
 Raw = Mapping[str, Any]
+Sizes = Callable[[dict[str, Any]], list[tuple[int, int]]]
 _ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
 
 
@@ -27,6 +28,9 @@ class Format:
     uses       columns that `adapt` reads, and those known to be for nobody: never an unread column
     folders    where its media paths may start from besides the data set's folder: {"image": "images"}
     admits     whether a row that shows nothing may be of this format, when other rows of the data set are
+    known_by   columns that rows of it have: a row whose nulls keep it from showing its format has it by their names
+    truth      column that `adapt` takes the solution from: named where it holds none
+    measure    what is done before `adapt` and needs the sizes of the row's images: gets the row and how to look at them
     """
 
     name: str
@@ -38,19 +42,31 @@ class Format:
     uses: frozenset[str] = frozenset()
     folders: Mapping[str, str] = field(default_factory=dict)
     admits: Callable[[Raw], bool] | None = None
+    known_by: tuple[str, ...] = ()
+    truth: str | None = None
+    measure: Callable[[dict[str, Any], Sizes], dict[str, Any]] | None = None
 
-    def read(self, raw: Raw) -> dict[str, Any]:
-        """The row under our column names. Raises RowError."""
+    def read(self, raw: Raw, sizes: Sizes | None = None) -> dict[str, Any]:
+        """The row under our column names. Raises RowError.
+
+        sizes  [(width, height)] of the images of such a row; None: they cannot be looked at
+        """
         values = dict(raw)
         for ours, theirs in self.names.items():
-            if values.get(ours) is None and values.get(theirs) is not None:
+            if values.get(ours) is None and theirs in values:
                 values[ours] = values.pop(theirs)
+        if self.measure is not None:
+            values = self.measure(values, sizes or _nowhere)
         if self.adapt is not None:
             values = self.adapt(values)
         for name, value in self.defaults.items():
             if values.get(name) is None:
                 values[name] = value
         return values
+
+
+def _nowhere(values: dict[str, Any]) -> list[tuple[int, int]]:
+    raise RowError("image", "must be looked at to read this row", "open the rows as a data set")
 
 
 def has(raw: Raw, *names: str) -> bool:
@@ -88,6 +104,8 @@ def place_by_type(values: dict[str, Any], column: str) -> dict[str, Any]:
     """The medium of `column` as `image` or `video`, as `data_type` says."""
     kind = values.get("data_type")
     if values.get(column) is None:
+        if kind in ("image", "video"):
+            raise RowError(column, f"is null, and data_type says that the row has {kind}s")
         return values
     if kind not in ("image", "video"):
         raise RowError("data_type", f"expected image or video, since the row has a {column!r}, got {kind!r}")
@@ -98,8 +116,8 @@ def check_type(values: dict[str, Any]) -> None:
     """`data_type` and the media of a row must agree. Raises RowError."""
     kind = values.get("data_type")
     given = [k for k in ("image", "video") if values.get(k) or values.get(f"{k}s")]
-    if kind in ("image", "video") and given and kind not in given:
-        raise RowError("data_type", f"is {kind!r}, but the row has {given[0]}s")
+    if kind in ("image", "video") and kind not in given:
+        raise RowError("data_type", f"is {kind!r}, but the row has {f'{given[0]}s' if given else 'no media'}")
 
 
 PROBLEM_TYPES = {
@@ -112,7 +130,6 @@ PROBLEM_TYPES = {
     "mathematics": "math",
     "boolean": "boolean",
     "binary classification": "boolean",
-    "ocr": "exact",
     "temporal grounding": "temporal",
     "spatial grounding": "box",
 }

@@ -18,4 +18,5 @@ FORMAT = Format(
     recognise,
     names={"prompt": "problem", "solution": "answer"},
     defaults={"task": "math"},
+    known_by=("problem", "answer"),
 )

@@ -27,4 +27,5 @@ FORMAT = Format(
     recognise,
     names={"prompt": "problem", "solution": "answer"},
     adapt=adapt,
+    known_by=("problem", "answer", "problem_type"),
 )

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmrl.data.formats.base import Format, Raw, is_messages
+from mmrl.data.formats.base import Format, Raw, is_messages, messages_in
+from mmrl.data.images import describe
+from mmrl.data.sources import RowError
 
 METHODS = {"mcq": "choice", "yes_no": "boolean", "math": "math", "iou": "box", "rec": "box", "map": "boxes"}
 """`accu_reward_method` of VLM-R1 to our tasks; `default` names none."""
 
 
 def recognise(raw: Raw) -> bool:
-    return is_messages(raw.get("conversations"))
+    return is_messages(raw.get("conversations")) or messages_in(raw.get("conversations")) is not None
 
 
 def adapt(values: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +26,10 @@ def adapt(values: dict[str, Any]) -> dict[str, Any]:
         values["task"] = METHODS.get(str(method), str(method))
     if values.get("prompt") is None:
         return values
-    turns = [{k: v for k, v in turn.items() if v is not None} for turn in values["prompt"]]
+    said = messages_in(values["prompt"]) or values["prompt"]
+    if not is_messages(said):
+        raise RowError("prompt", f"expected turns {{'from', 'value'}}, got {describe(said)}")
+    turns = [{k: v for k, v in turn.items() if v is not None or k == "value"} for turn in said]
     if isinstance(values.get("system"), str) and values["system"].strip():
         turns.insert(0, {"role": "system", "content": values.pop("system")})
     if _has(values, "video") and not _has(values, "image"):
@@ -40,4 +45,6 @@ def _videos_for_images(turn: dict[str, Any]) -> dict[str, Any]:
     return {k: v.replace("<image>", "<video>") if k == "value" and isinstance(v, str) else v for k, v in turn.items()}
 
 
-FORMAT = Format("llava", "LLaVA, VLM-R1", recognise, names={"prompt": "conversations"}, adapt=adapt)
+FORMAT = Format(
+    "llava", "LLaVA, VLM-R1", recognise, names={"prompt": "conversations"}, adapt=adapt, known_by=("conversations",)
+)

@@ -31,4 +31,5 @@ FORMAT = Format(
     names={"prompt": "message", "solution": "answer"},
     adapt=adapt,
     defaults={"task": "math"},
+    known_by=("message", "answer"),
 )

@@ -18,4 +18,5 @@ FORMAT = Format(
     recognise,
     names={"prompt": "question", "solution": "answer"},
     defaults={"task": "math"},
+    known_by=("question", "answer", "subject"),
 )

@@ -12,4 +12,4 @@ def recognise(raw: Raw) -> bool:
     return is_messages(raw.get("messages")) and raw.get("prompt") is None
 
 
-FORMAT = Format("sharegpt", "ShareGPT messages", recognise, names={"prompt": "messages"})
+FORMAT = Format("sharegpt", "ShareGPT messages", recognise, names={"prompt": "messages"}, known_by=("messages",))

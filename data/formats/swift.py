@@ -4,7 +4,8 @@ Source: modelscope/ms-swift, docs/source_en/Customization/Custom-dataset.md.
 - A `solution` column is the truth; a trailing answer beside it is dropped, as ms-swift's GRPO does.
 - Limits in `chat_template_kwargs` become limits of every image and video of the row.
 - `<ref-object>` and `<bbox>` are filled in from `objects`, in order. Boxes that no `<bbox>` takes are the truth, where
-  the row has no other. Boxes stay in the frame they are written in: name it in the reward's `truth_format`.
+  the row has no other. They are pixels of the image (`truth_format: abs_original`): those that `bbox_type` says are
+  shares of it (`norm1`) or thousandths (`norm1000`) become pixels by its size, to a hundredth.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmrl.data.formats.base import Format, Raw, has, is_messages
+from mmrl.data.formats.base import Format, Raw, Sizes, has, is_messages
 from mmrl.data.sources import RowError
 from mmrl.errors import unknown
 
@@ -23,6 +24,8 @@ LIMITS = {
     "video": ("fps", "nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels"),
 }
 OBJECTS = ("ref", "bbox", "bbox_type", "image_id")
+WHOLES = {"real": None, "norm1": 1.0, "norm1000": 1000.0}
+"""`bbox_type` to what the whole width and height are written as; None: their pixels."""
 _PLACES = re.compile(r"<ref-object>|<bbox>")
 
 
@@ -36,7 +39,7 @@ def recognise(raw: Raw) -> bool:
 
 def adapt(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
-    if values.get("prompt") is None and values.get("query") is not None:
+    if values.get("prompt") is None and "query" in values:
         values["prompt"] = _from_query(values)
     if values.get("tools"):
         raise RowError("tools", "no tools are given to the model", "data.ignore=[tools] says that none are meant")
@@ -48,8 +51,34 @@ def adapt(values: dict[str, Any]) -> dict[str, Any]:
     return _limited(values)
 
 
+def measure(values: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """The boxes of `objects` in pixels."""
+    objects = values.get("objects")
+    kind = objects.get("bbox_type") if isinstance(objects, Mapping) else None
+    if kind not in WHOLES and kind is not None:
+        raise RowError("objects", unknown("bbox_type", str(kind), WHOLES))
+    whole = WHOLES[kind or "real"]
+    if whole is None:
+        return values
+    found = sizes(values)
+    if not found:
+        raise RowError("objects", f"bbox_type {kind!r} needs an image whose size the boxes are shares of")
+    boxes = [_pixels(box, whole, found[0]) for box in objects.get("bbox") or []]
+    return {**values, "objects": {**objects, "bbox": boxes, "bbox_type": "real"}}
+
+
+def _pixels(box: Any, whole: float, size: tuple[int, int]) -> list[float]:
+    numbers = isinstance(box, list | tuple) and all(isinstance(n, int | float) for n in box)
+    if not numbers or not all(0 <= n <= whole for n in box):
+        raise RowError("objects", f"expected boxes of numbers from 0 to {whole:g}, got {box!r:.80}")
+    made = [round(n / whole * size[i % 2], 2) for i, n in enumerate(box)]
+    return [int(n) if n == int(n) else n for n in made]
+
+
 def _from_query(values: dict[str, Any]) -> list[dict[str, Any]]:
     """`system`, `history` and `query` as messages."""
+    if values["query"] is None:
+        raise RowError("query", "is null", "write the question, or leave the row out")
     system, history = values.pop("system", None), values.pop("history", None) or []
     messages = [{"role": "system", "content": system}] if system else []
     for asked, answered in history:
@@ -101,13 +130,10 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_objects(objects: Mapping[str, Any]) -> None:
-    """What says in which frame, or of which image, boxes are measured is honoured or refused. Raises RowError."""
+    """What says of which image boxes are measured is honoured or refused. Raises RowError."""
     given = {name: value for name, value in objects.items() if value is not None}
     if rest := [name for name in given if name not in OBJECTS]:
         raise RowError("objects", unknown("key", rest[0], OBJECTS))
-    if given.get("bbox_type", "real") != "real":
-        fix = "write the boxes of all rows in one frame, name it in the reward's truth_format, and leave bbox_type out"
-        raise RowError("objects", f"bbox_type {given['bbox_type']!r} is not honoured", fix)
     if any(given.get("image_id") or ()):
         raise RowError("objects", "boxes of an image other than the first are not honoured", "put that image first")
 
@@ -133,5 +159,7 @@ FORMAT = Format(
     recognise,
     names={"prompt": "messages", "solution": "response"},
     adapt=adapt,
+    measure=measure,
     uses=frozenset({"objects", "chat_template_kwargs", "rejected_response"}),
+    known_by=("query", "response"),
 )

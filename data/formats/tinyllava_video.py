@@ -18,4 +18,5 @@ FORMAT = Format(
     recognise,
     names={"prompt": "problem", "video": "video_filename"},
     defaults={"task": "choice"},
+    known_by=("problem", "video_filename"),
 )

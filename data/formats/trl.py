@@ -11,16 +11,16 @@ from mmrl.data.formats.base import Format, Raw, has, is_messages
 
 
 def recognise(raw: Raw) -> bool:
-    return is_messages(raw.get("prompt")) or has(raw, "prompt", "completion")
+    return is_messages(raw.get("prompt")) or (has(raw, "prompt") and "completion" in raw)
 
 
 def adapt(values: dict[str, Any]) -> dict[str, Any]:
-    completion = values.get("completion")
-    if completion is None or values.get("solution") is not None:
+    if "completion" not in values or values.get("solution") is not None:
         return values
+    completion = values["completion"]
     if is_messages(completion):
         completion = completion[-1]["content"]
     return {**{k: v for k, v in values.items() if k != "completion"}, "solution": completion}
 
 
-FORMAT = Format("trl", "TRL", recognise, adapt=adapt, uses=frozenset({"completion"}))
+FORMAT = Format("trl", "TRL", recognise, adapt=adapt, uses=frozenset({"completion"}), truth="completion")

@@ -29,4 +29,5 @@ FORMAT = Format(
     names={"prompt": "problem"},
     adapt=adapt,
     uses=frozenset({"path", "process"}),
+    known_by=("problem", "path", "problem_type"),
 )

@@ -19,4 +19,5 @@ FORMAT = Format(
     recognise,
     names={"prompt": "question", "solution": "answer"},
     defaults={"task": "math"},
+    known_by=("question", "answer", "qid"),
 )

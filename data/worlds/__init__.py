@@ -18,6 +18,7 @@ scene itself, so nothing held out can be met in training, whatever seeds are use
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,9 +117,10 @@ class WorldDataset(Prompts):
     @cached_property
     def _distinct(self) -> list[tuple[int, dict[str, Any]]]:
         scenes: dict[str, tuple[int, dict[str, Any]]] = {}
+        asked: Counter[Any] = Counter()
         for index in range(self.size):
             level, scene = self._draw(index, scenes)
-            scenes[picture_hash(scene)] = level, scene
+            scenes[picture_hash(scene)] = level, self.world.held_out(scene, asked)
         return list(scenes.values())
 
     def _draw(self, index: int, seen: Container[str]) -> tuple[int, dict[str, Any]]:

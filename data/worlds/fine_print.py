@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from mmrl.data.worlds.digits import digit_images, handwriting
-from mmrl.data.worlds.questions import Question, Still
+from mmrl.data.worlds.questions import Question, Still, asked_rarest
 
 SIZE, CROP, DIGIT = 640, 16, 8
 GREY, DEPTH = 128, 120
@@ -36,6 +37,10 @@ class FinePrint(Still):
         """Digits are drawn by their label first, so that every answer is as frequent as any other."""
         digits = {place: rng.choice(_by_label(split)[rng.randrange(10)]) for place in PLACES}
         return {"size": SIZE, "digits": digits, "skill": "cell", "asked": rng.choice(list(PLACES))}
+
+    def held_out(self, scene: dict[str, Any], asked: Counter[Any]) -> dict[str, Any]:
+        labels = digit_images()[1]
+        return asked_rarest(scene, {place: str(labels[digit]) for place, digit in scene["digits"].items()}, asked)
 
     def ask(self, scene: dict[str, Any]) -> Question:
         label = digit_images()[1][scene["digits"][scene["asked"]]]

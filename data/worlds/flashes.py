@@ -7,10 +7,11 @@ its own and is gone before the next of them. Who asks for the frames of a gap se
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 from mmrl.data.worlds.motion import GRID, SIDE, SIZE, Motion
-from mmrl.data.worlds.questions import Question
+from mmrl.data.worlds.questions import Question, asked_rarest
 from mmrl.data.worlds.scenes import COLORS, SHAPES
 
 FPS, FRAMES = 4, 24
@@ -38,6 +39,9 @@ class Flashes(Motion):
             "size": SIZE, "fps": FPS, "frames": FRAMES, "background": "black", "objects": objects,
             "skill": "flash", "asked": asked,
         }  # fmt: skip
+
+    def held_out(self, scene: dict[str, Any], asked: Counter[Any]) -> dict[str, Any]:
+        return asked_rarest(scene, {gap: each["color"] for gap, each in enumerate(scene["objects"])}, asked)
 
     def ask(self, scene: dict[str, Any]) -> Question:
         start, end = seconds_of(scene["asked"])

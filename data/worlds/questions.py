@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,25 @@ class World(ABC):
     def scene(self, rng: random.Random, level: int, split: str) -> dict[str, Any]:
         """A JSON-able scene; drawn again until its hash falls into `split`."""
 
+    def held_out(self, scene: dict[str, Any], asked: Counter[Any]) -> dict[str, Any]:
+        """A held-out scene, and what is asked about it chosen after what was `asked` of those before it."""
+        return scene
+
     @abstractmethod
     def prompt(self, scene: dict[str, Any], id: str, columns: dict[str, Any]) -> Prompt:
         """The prompt that asks about a scene; `columns` go with it."""
+
+
+def asked_rarest(scene: dict[str, Any], answers: dict[Any, str], asked: Counter[Any]) -> dict[str, Any]:
+    """A scene that could be asked about several places, asked about the one whose answer is the rarest there so far: a
+    guess is then right as often as any other, and held-out success above chance is no luck of the draw.
+
+    answers  {place: what is right there}; what `asked` holds is (place, answer)
+    """
+    order = [scene["asked"], *(place for place in answers if place != scene["asked"])]
+    place = min(order, key=lambda place: asked[place, answers[place]])
+    asked[place, answers[place]] += 1
+    return scene | {"asked": place}
 
 
 class Still(World):

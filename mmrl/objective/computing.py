@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
+from mmrl.objective.config import ObjectiveConfig
 from mmrl.objective.groups import group_count
 from mmrl.objective.numerics import at_least_float32
-from mmrl.objective.objective import Loss, Objective, ObjectiveConfig
+from mmrl.objective.objective import Loss, Objective
 from mmrl.record import Batch, Evaluation
 from mmrl.stages import Need
 

@@ -17,6 +17,8 @@ AT_ONE = {"mean_shift": 0.0}
 
 def idle_at_one(objective: Objective) -> list[str]:
     """The functions of the update that change nothing while the policy is the one that sampled, in words."""
+    if objective.kinds:
+        return [f"{kind}: {line}" for kind, own in objective.kinds.items() for line in idle_at_one(own)]
     found = [f"{b.spec.stage.replace('_', ' ')} {b.name!r}: {b.spec.idle}" for b in objective.stages if b.spec.idle]
     if objective.matching_objective or (objective.score_objective and not objective.policy_weight):
         return found

@@ -10,55 +10,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from mmrl.columns import ways_to
-from mmrl.errors import ConfigError, finite, got, unknown
+from mmrl.errors import ConfigError, finite, got
+from mmrl.objective.config import Choice, ObjectiveConfig, split_shared
 from mmrl.objective.groups import degenerate, group_count
 from mmrl.objective.numerics import at_least_float32
 from mmrl.objective.prefixes import leaves
 from mmrl.record import Batch, Evaluation, Selection
-from mmrl.settings import Section, read_section
+from mmrl.settings import read_section
 from mmrl.stages import Bound, Need
 
-Choice = str | dict[str, Any]
 CHANGED = 1e-5
 """Relative difference from the gradient of advantage times ratio from which on a trust region has acted."""
-
-
-class ObjectiveConfig(Section):
-    """Which function plays each stage: a name, or `{name: ..., parameter: ...}`.
-
-    A regularizer also takes `coefficient`, and `aggregation` where its mean is not the objective's. An aggregation also
-    takes `shared`: "each" (the default) weighs an action that several rows of a tree share in each of them, "once"
-    divides its weight by them.
-    `policy_weight` is the share of the policy gradient beside a `score_objective`, which has 1 minus it.
-    """
-
-    shaping: list[Choice] = []
-    group: list[Choice] = []
-    advantage: Choice = "grpo"
-    credit: list[Choice] = []
-    ratio: Choice = "token"
-    trust_region: Choice = "clip"
-    aggregation: Choice = "token_mean"
-    regularizers: list[Choice] = []
-    score: Choice | None = None
-    score_objective: Choice | None = None
-    matching_objective: Choice | None = None
-    policy_weight: float = 0.0
-    learning_rate: Choice | None = None
-
-    @field_validator("shaping", "group", "credit", "regularizers", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str | dict) else value
 
 
 @dataclass
@@ -113,18 +83,28 @@ class Objective:
     learning_rate: Bound | None = None
     shared: str = "each"
     diagnostics: dict[str, float] = field(default_factory=dict)
+    of_kinds: ClassVar[Callable[[ObjectiveConfig], Objective] | None] = None
+    """For rows of several kinds of actions: `mmrl.objective.mixed` builds on this class, and says so here."""
+
+    @property
+    def kinds(self) -> dict[str, Objective]:
+        """The objective of each kind of action, where rows hold several."""
+        return {}
 
     @classmethod
     def of(cls, config: ObjectiveConfig | Mapping[str, Any]) -> Objective:
         if not isinstance(config, ObjectiveConfig):
             config = read_section(ObjectiveConfig, dict(config), "objective")
         assert isinstance(config, ObjectiveConfig)
+        if config.kinds:
+            assert cls.of_kinds is not None
+            return cls.of_kinds(config)
 
         def one(stage: str) -> Bound | None:
             choice = getattr(config, stage)
             return Bound.of(stage, choice) if choice is not None else None
 
-        aggregation, shared = _shared(config.aggregation)
+        aggregation, shared = split_shared(config.aggregation)
 
         def many(stage: str) -> list[Bound]:
             return [Bound.of(stage, choice) for choice in getattr(config, stage)]
@@ -422,15 +402,6 @@ class Objective:
             key = f"{bound.spec.stage}/{bound.name}"
             if hasattr(bound.state, "load_state_dict") and key in state:
                 bound.state.load_state_dict(state[key])
-
-
-def _shared(choice: Choice) -> tuple[Choice, str]:
-    """An aggregation without its key `shared`, and that."""
-    described = {"name": choice} if isinstance(choice, str) else dict(choice)
-    shared = described.pop("shared", "each")
-    if shared not in ("each", "once"):
-        raise ConfigError(f"aggregation: {unknown('shared', str(shared), ('each', 'once'))}")
-    return described, shared
 
 
 def _by_behaviour(batch: Batch) -> Batch:

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
+from mmrl.policies.likelihood import Likelihood
 from mmrl.policies.registry import policy_classes
 from mmrl.policies.sharding import plain_name, whole_weights
 from mmrl.randomness import Key
@@ -37,6 +38,7 @@ class Policy(ABC):
     modality   "vlm", "video" or "flow"
     config_type  the typed `policy:` section of a configuration
     config       the section this policy was made from
+    likelihood   what `evaluate` scores of its rollouts
     probes     what `evaluate` can return per action or per rollout
     group_probes  those of them that compare the members of a group: `evaluate` must then be given whole groups
     batch_probes  those that compare all rollouts of a step, of all ranks (`language.probes.batch_probes`)
@@ -53,6 +55,7 @@ class Policy(ABC):
     modality: ClassVar[str]
     config_type: ClassVar[type[Section]]
     config: Any
+    likelihood: Likelihood
     probes: ClassVar[frozenset[str]]
     group_probes: ClassVar[frozenset[str]] = frozenset()
     batch_probes: ClassVar[frozenset[str]] = frozenset()
@@ -65,6 +68,10 @@ class Policy(ABC):
 
     @property
     def found(self) -> dict[str, Any]:
+        return {}
+
+    def counted(self) -> dict[str, Any]:
+        """Further numbers for the metrics of a step, counted since they were asked for last."""
         return {}
 
     @classmethod
@@ -107,9 +114,9 @@ class Policy(ABC):
         return next(self.module.parameters()).device
 
     @property
-    @abstractmethod
     def max_actions(self) -> int:
-        """The limit on T: new tokens, or denoising steps."""
+        """The limit on T: new tokens, denoising steps, or draws."""
+        return self.likelihood.actions
 
     @property
     def samples_with(self) -> str:
@@ -134,9 +141,15 @@ class Policy(ABC):
         columns `turn (B, T)`, `calls`, `bad_calls` and `observed` (B,) say which is which."""
         raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
 
+    @classmethod
+    def no_turns(cls, config: Any) -> str | None:
+        """Why a policy of this section takes no environment, in one line; None where it does."""
+        return f"the {cls.modality} policy acts once and hears nothing: it takes no environment"
+
     def check_turns(self) -> None:
         """Raise PolicyError where this model cannot take a second turn; called before anything is spent."""
-        raise PolicyError(f"the {self.modality} policy acts once and hears nothing: it takes no environment")
+        if reason := self.no_turns(self.config):
+            raise PolicyError(reason)
 
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """Rows nobody acted for: `answers[i]` as an answer to `prompts[i]`, texts with the end token added.
@@ -190,6 +203,18 @@ class Policy(ABC):
     def after_batch(self) -> None:  # noqa: B027 (most policies keep no anchor)
         """Called after the last optimizer step of a rollout batch."""
 
+    @property
+    def version(self) -> int:
+        """Optimizer steps that its weights have behind them, where it counts them."""
+        return 0
+
+    def write_ahead(self, requests: Sequence[Request], key: Key) -> None:
+        """Let its engine begin what `rollout(requests, key)` will ask for, with the weights as they are now."""
+        raise PolicyError(f"the {self.modality} policy has no engine that could write ahead")
+
+    def leave_ahead(self) -> None:  # noqa: B027 (most policies begin nothing)
+        """Forget what was begun and not taken up."""
+
     def replayed(self, rollouts: Rollouts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """For the first-update self-check: what sampling found, what training finds there, and where to compare.
 
@@ -236,14 +261,19 @@ class Policy(ABC):
         """Refuse, before anything is loaded, an objective that this policy cannot train; `settings`: its section."""
 
     @classmethod
+    def offered(cls, settings: Any = None) -> frozenset[str]:
+        """Every probe that `evaluate` can return; `settings`: its section, where what it offers depends on it."""
+        return cls.probes
+
+    @classmethod
     def check_need(cls, need: Need, asked_by: str, settings: Any = None) -> None:
         """Refuse, before anything is loaded, what this policy cannot give; `settings`: its section, where known."""
-        offers = policy_classes()
-        if need.probe not in cls.probes | ANY_POLICY:
+        offers, own = policy_classes(), cls.offered(settings)
+        if need.probe not in own | ANY_POLICY:
             others = [m for m, p in offers.items() if need.probe in p.probes]
             raise ConfigError(
                 f"{asked_by} needs {need.probe!r}, which the {cls.modality} policy does not offer"
-                f" ({'offered by: ' + ', '.join(others) if others else unknown('probe', need.probe, cls.probes)})"
+                f" ({'offered by: ' + ', '.join(others) if others else unknown('probe', need.probe, own)})"
             )
         if need.under and need.under.kind not in cls.views:
             others = [m for m, p in offers.items() if need.under.kind in p.views]

@@ -27,9 +27,10 @@ from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.policies.base import Policy
 from mmrl.policies.sharding import is_sharded_tensor, plain_name
 from mmrl.training import tensor_files
-from mmrl.training.digests import digest_of, read_state, sealed, verify
+from mmrl.training.digests import digest_of, read_state, restoring, sealed, verify
 from mmrl.training.distributed import gather_objects, together
 from mmrl.training.finite import refuse_weights
+from mmrl.training.optimizer import whole_state
 from mmrl.training.storage import remove_tree, require_space, sync, write_atomically, writing
 
 _NAME = re.compile(r"step-(\d+)$")
@@ -51,10 +52,15 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def going_back(folder: Path) -> dict[str, int] | None:
     """`{"step", "into"}` of a resume that began to set later checkpoints aside."""
     try:
-        entry = json.loads((folder / GOING_BACK).read_text())
+        entry = json.loads(_text_of(folder / GOING_BACK))
         return {key: int(entry[key]) for key in ("step", "into")}
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _text_of(path: Path) -> str:
+    """Of a file; "" for anything else, such as a pipe, which nobody may ever write into."""
+    return path.read_text() if path.is_file() else ""
 
 
 def latest(folder: Path) -> Path:
@@ -165,8 +171,8 @@ def _note_written(folder: Path, names: set[str]) -> None:
 
 def _written(folder: Path) -> list[str]:
     try:
-        names = json.loads((folder / WRITTEN).read_text())
-    except (FileNotFoundError, ValueError):
+        names = json.loads(_text_of(folder / WRITTEN))
+    except (OSError, ValueError, RecursionError):
         return []
     return [name for name in names if isinstance(name, str) and _NAME.match(name)] if isinstance(names, list) else []
 
@@ -236,7 +242,8 @@ def load_weights(path: Path, policy: Policy) -> dict[str, Any]:
     tensor_files.read(path, tensor_files.WEIGHTS, targets)
     refuse_weights(targets.items(), str(path / "trainable.safetensors"))
     policy.load_trainable_state(targets)  # which says what does not fit
-    policy.load_state_dict(state["policy"])
+    with restoring(path):
+        policy.load_state_dict(state["policy"])
     return state
 
 
@@ -268,7 +275,6 @@ def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tens
     """`{NAME|exp_avg: tensor}`, as they lie on this rank."""
     tensors = {}
     for name, parameter in _parameters(policy).items():
-        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
-            value = torch.as_tensor(value)
+        for key, value in whole_state(optimizer.state.get(parameter, {}), parameter).items():
             tensors[f"{name}|{key}"] = value if is_sharded_tensor(value) else value.detach()
     return tensors

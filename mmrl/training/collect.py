@@ -22,8 +22,9 @@ from mmrl.rollout.actor import Actor, score_rows
 from mmrl.rollout.nesting import Nested
 from mmrl.rollout.plan import Address, Ask, Given, Plan, Step
 from mmrl.selection.prompts import Prefetching, Sampler
+from mmrl.training.balance import Balance
 from mmrl.training.config import TrainingConfig
-from mmrl.training.distributed import gather_batch, gather_objects, my_share, together
+from mmrl.training.distributed import gather_batch, gather_objects, together
 from mmrl.training.evaluation import Score
 from mmrl.training.filling import Columns
 from mmrl.training.groups import Groups
@@ -57,7 +58,10 @@ class Collected:
 
 @dataclass
 class Collector:
-    """Everything a step needs before the optimizer: `collect(number)`."""
+    """Everything a step needs before the optimizer: `collect(number)`.
+
+    drawn  {step: dataset rows} drawn already, of steps that are written ahead
+    """
 
     actor: Actor
     objective: Objective
@@ -70,6 +74,11 @@ class Collector:
     accelerator: Accelerator
     clock: Clock
     not_shown: int = 0
+    drawn: dict[int, list[int]] = field(default_factory=dict)
+    balance: Balance = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.balance = Balance(self.accelerator.num_processes, self.config.balance)
 
     def collect(self, number: int) -> Collected:
         groups, causes = Groups(self.accelerator.process_index, self.accelerator.num_processes), Counter[str]()
@@ -97,7 +106,33 @@ class Collector:
         for other in gather_objects(dict(causes), self.accelerator)[1:] if self.accelerator.num_processes > 1 else ():
             causes.update(other)
         not_shown = sum(gather_objects(self.not_shown, self.accelerator))
+        self._learn(rows, groups)
         return Collected(rows, batch, mine, groups.rows, step, causes, not_shown)
+
+    def coming(self, number: int) -> tuple[list[Request], Key]:
+        """What `collect(number)` will ask the policy for first, where no strategy has a say: drawn now, and kept."""
+        groups = Groups(self.accelerator.process_index, self.accelerator.num_processes)
+        step = self._step(number, groups)
+        asks = [(groups.place(ask), ask) for ask in self.strategies.ask(step).ask]
+        firsts = [groups.number(group, ask.count) for group, ask in asks]
+        made = (self._request(g, a, first, None, groups) for (g, a), first in zip(asks, firsts, strict=True))
+        self.drawn[number] = [row for row in groups.rows if row is not None]
+        return [request for request in made if request is not None], step.key
+
+    def _learn(self, rows: Rollouts, groups: Groups) -> None:
+        """Tell all ranks what the groups of this one came to: a prompt once, and its responses."""
+        if not self.balance.enabled:
+            return
+        mine: dict[int, float] = {}
+        assert rows.extent is not None
+        for group in torch.unique(rows.group).tolist():
+            at = (rows.group == group).nonzero().squeeze(1)
+            entry = rows.encoded[int(rows.prompt[at[0]])]
+            prompt = len(entry) if hasattr(entry, "__len__") else 0
+            if (row := groups.rows[group]) is not None:
+                mine[row] = float(prompt + int(rows.extent[at].sum()))
+        for tokens in gather_objects(mine, self.accelerator):
+            self.balance.learn(tokens)
 
     def _put_beside(self, rows: Rollouts) -> None:
         """The prompts of strategies beside those of the rows, before passes show them."""
@@ -126,7 +161,8 @@ class Collector:
 
         def draw(count: int) -> list[int]:
             nonlocal draws
-            indices = self.sampler.select(count, len(self.prompts), key.at(member=draws))
+            known = self.drawn.pop(number, None) if not draws else None
+            indices = known or self.sampler.select(count, len(self.prompts), key.at(member=draws))
             if not draws:
                 self.announce(indices, number + 1)
             draws += 1
@@ -146,7 +182,9 @@ class Collector:
         foresee, coming = getattr(self.sampler, "coming", None), []
         if foresee is not None and step < self.config.steps:
             coming = foresee(self.config.prompts_per_step, len(self.prompts), Key(self.config.seed, step))
-        self.prompts.prefetch(my_share(now, self.accelerator) + my_share(coming, self.accelerator))
+        rank = self.accelerator.process_index
+        each = [list(zip(rows, self.balance.places(rows), strict=True)) for rows in (now, coming)]
+        self.prompts.prefetch([row for part in each for row, place in part if place == rank])
 
     def _agreed(self, what: str, name: str) -> None:
         every = gather_objects(what, self.accelerator)
@@ -163,6 +201,7 @@ class Collector:
             raise ConfigError(f"rollout {[b.name for b in self.strategies.bounds]} asked {asked}; it will never end")
         asks = [(groups.place(ask), ask) for ask in plan.ask]
         givens = [(groups.place(given), given) for given in plan.given]
+        groups.hold(self.balance)
         firsts = [groups.number(group, ask.count) for group, ask in asks]
         mine = [(g, a, first) for (g, a), first in zip(asks, firsts, strict=True) if groups.mine(g)]
         with self.clock("data"):

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from mmrl.errors import ConfigError
 from mmrl.settings import Section
+from mmrl.training.optimizer import OptimizerConfig
 from mmrl.training.updates import Updates, updates_a_batch
 
 LARGEST_EPSILON = 1e-3
@@ -16,6 +17,9 @@ LARGEST_EPSILON = 1e-3
 
 LONGEST_WATCH = 1e6
 """Seconds; a timer takes no more."""
+
+WATCHES = 4
+"""Steps as long as the watchdog's that ranks wait for each other: one that is that slow still goes on."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -42,6 +46,9 @@ class TrainingConfig(Section):
     check_every         steps after which that check is made again: 0 is never; null is every 10 where an engine with
                         weights of its own writes the responses
     epsilon             AdamW's; the clip range is objective.trust_region.low and high
+    ahead               steps whose rollouts an engine with weights of its own writes while one trains: 0 is none, every
+                        rollout is of the present weights; with 1 or 2 neither waits long for the other, and recipes
+                        that correct for older weights keep the ratios honest (docs/engines.md)
     eval_every, save_every  in steps; 0 means only at the end
     save_every_minutes  of wall time since the last checkpoint; null: steps alone decide
     export_every        steps between checkpoints that hold `policy/`, the Hugging Face layout; 0: only the last one
@@ -50,6 +57,16 @@ class TrainingConfig(Section):
     keep_checkpoints    older ones are deleted
     save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
     watchdog_seconds    a step that takes longer has its stack printed, and goes on
+    optimizer           which AdamW, and where its state lives
+    compile             torch.compile for the feed-forward parts of every block; the first steps take longer, and a C++
+                        compiler must be there
+    sharding            of a run on several processes: launcher, as the launcher's configuration says; or, for
+                        launchers that say nothing (torchrun, Ray), ddp, or fsdp2 on GPUs
+    rank_timeout        seconds a rank waits for the others before the run ends; null: four times watchdog_seconds
+                        and what rewards may take beside it, so that a slow judge on one rank ends nothing. A rank
+                        that has died ends the others within a minute whatever it says
+    balance             give each rank groups of about as many tokens, from what their prompts came to when they were
+                        asked last; false: in turn. Numbers stay, to rounding
     """
 
     steps: int = Field(100, ge=1)
@@ -69,6 +86,7 @@ class TrainingConfig(Section):
     skip_nonfinite: bool = False
     self_check: float | None = None
     check_every: int | None = Field(None, ge=0)
+    ahead: int = Field(0, ge=0, le=16)
     eval_every: int = Field(0, ge=0)
     eval_batch_size: int = Field(64, ge=1)
     eval_samples: int = Field(1, ge=1)
@@ -80,6 +98,11 @@ class TrainingConfig(Section):
     save_rollouts: int = Field(4, ge=0)
     save_rollouts_every: int = Field(10, ge=1)
     watchdog_seconds: float = Field(1800, gt=0, le=LONGEST_WATCH)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    compile: bool = False
+    sharding: Literal["launcher", "ddp", "fsdp2"] = "launcher"
+    rank_timeout: float | None = Field(None, gt=0, le=LONGEST_WATCH)
+    balance: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -114,6 +137,10 @@ class TrainingConfig(Section):
         """With what `updates` leaves out filled in, from a recipe's paper."""
         count = self.updates.count or updates_a_batch(count, self.prompts_per_step)
         return self.model_copy(update={"updates": Updates(count=count, epochs=self.updates.epochs or epochs)})
+
+    def patience(self, rewards: float = 0.0) -> float:
+        """Seconds ranks wait for each other, `rewards` of them for what rewards may take."""
+        return self.rank_timeout or WATCHES * self.watchdog_seconds + rewards
 
     @property
     def updates_per_epoch(self) -> int:

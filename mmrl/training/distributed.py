@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 from torch import Tensor
 
 from mmrl.errors import ConfigError, MMRLError
@@ -19,8 +20,11 @@ T = TypeVar("T")
 PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU")  # one process, or DDP
 
 
-def make_accelerator() -> Accelerator:
+def make_accelerator(sharding: str = "launcher", patience: float | None = None) -> Accelerator:
     """Accelerate's own choice of device; on a machine without one, ranks talk through gloo.
+
+    sharding  "launcher": as the launcher's configuration says; "ddp" and "fsdp2" whatever it says
+    patience  seconds ranks wait for each other; None: torch's default, ten minutes on GPUs and half an hour else
 
     Raises ConfigError for accelerate's mixed precision, which would round training and not the rollout, and for
     engines that do more in their backward pass than add gradients.
@@ -36,13 +40,32 @@ def make_accelerator() -> Accelerator:
             "DeepSpeed takes an optimizer step of its own in each backward pass, so a step of several micro-batches "
             "would come out wrong; shard with FSDP2 instead (configs/accelerate/fsdp2.yaml)"
         )
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    gpus = torch.accelerator.is_available()
+    waits = [InitProcessGroupKwargs(timeout=timedelta(seconds=patience))] if patience else []
+    plugin = _fsdp2(gpus) if sharding == "fsdp2" and int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
+    if sharding == "ddp" and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ConfigError(
+            "training.sharding=ddp, and the launcher's configuration asks for FSDP; leave one of them out"
+        )
+    accelerator = Accelerator(mixed_precision="no", cpu=not gpus, fsdp_plugin=plugin, kwargs_handlers=waits)
     if accelerator.distributed_type.value not in PLAIN and not accelerator.is_fsdp2:
         raise ConfigError(
             f"accelerate is set to {accelerator.distributed_type.value}; expected one process, DDP, or FSDP with "
             "fsdp_version: 2 (configs/accelerate)"
         )
     return accelerator
+
+
+def _fsdp2(gpus: bool) -> FullyShardedDataParallelPlugin:
+    """What `configs/accelerate/fsdp2.yaml` says."""
+    if not gpus:
+        raise ConfigError(
+            "training.sharding=fsdp2: accelerate shards on GPUs, and there is none here; leave it out, or choose ddp"
+        )
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True,
+        state_dict_type="FULL_STATE_DICT", cpu_ram_efficient_loading=False,
+    )  # fmt: skip
 
 
 def my_share(items: list, accelerator: Accelerator) -> list:

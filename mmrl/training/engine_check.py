@@ -10,6 +10,7 @@ import torch
 
 from mmrl.policies.base import Policy
 from mmrl.record import Batch, Rollouts
+from mmrl.stages import Bound
 from mmrl.training.self_check import SelfCheck, Tolerance, compare
 
 SAMPLER = "sampler_log_probs"
@@ -56,8 +57,23 @@ def problem(check: SelfCheck, rollouts: Rollouts, policy: Policy) -> str | None:
     )
 
 
-def gaps(batch: Batch, check: SelfCheck | None) -> dict[str, float]:
-    """Metrics of a step: of the whole batch where it holds both log-probs, else of the check that was made in it."""
+def clip_range(region: Bound) -> float | None:
+    """How far a log-ratio may go before a trust region acts, on its nearer side; None of one without such bounds."""
+    given = {**region.spec.defaults, **region.parameters}
+    bounds = [given.get(name) for name in ("low", "high")]
+    return min((float(bound) for bound in bounds if isinstance(bound, int | float) and bound > 0), default=None)
+
+
+def gaps(batch: Batch, check: SelfCheck | None, clip: float | None = None) -> dict[str, float]:
+    """Metrics of a step: of the whole batch where it holds both log-probs, else of the check that was made in it.
+
+    clip  see `clip_range`; the mean gap is then shown as a share of it
+    """
+    found = _gaps(batch, check)
+    return found | ({"engine/gap_of_clip": found["engine/gap_mean"] / clip} if found and clip else {})
+
+
+def _gaps(batch: Batch, check: SelfCheck | None) -> dict[str, float]:
     if SAMPLER in batch:
         mask = batch.mask if batch.source is None else batch.mask & (batch.source == 0)[:, None]
         apart = (batch[SAMPLER] - batch.old_log_probs)[mask].abs()

@@ -69,8 +69,7 @@ def _problem(named: list[tuple[str, Tensor]], what: str) -> str | None:
     named = [(n, t) for n, t in named if t.is_floating_point()]
     if not named:
         return None
-    device = named[0][1].device
-    sound = torch.stack([all_finite(t).to(device) for _, t in named])
+    sound = all_finite([t for _, t in named])
     if bool(sound.all()):
         return None
     bad = [n for (n, _), fine in zip(named, sound.tolist(), strict=True) if not fine]

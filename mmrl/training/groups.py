@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mmrl.errors import ConfigError
 from mmrl.record import Prompt
 from mmrl.rollout.plan import Ask, Given
+from mmrl.training.balance import Balance
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Groups:
     Members are numbered per (step, prompt): a prompt that is drawn twice in a step goes on counting, so that no two
     of its rollouts have the same draws.
 
-    rank, world  which process this is, of how many; group g lives on rank g modulo world
+    rank, world  which process this is, of how many; group g lives on rank g modulo world unless `hold` says otherwise
     rows         dataset row of each group, None where a strategy made its prompt
     """
 
@@ -29,6 +30,7 @@ class Groups:
     _made: list[Prompt | None] = field(default_factory=list)
     _members: Counter = field(default_factory=Counter)
     _opened: dict[int, Prompt] = field(default_factory=dict)
+    _held: list[int] = field(default_factory=list)
 
     def place(self, wanted: Ask | Given) -> int:
         """The group of `wanted`; a new one where it names none."""
@@ -55,8 +57,14 @@ class Groups:
         self._members[name] += count
         return self._members[name] - count
 
+    def hold(self, balance: Balance) -> None:
+        """Say where the groups live that were opened since."""
+        new = self.rows[len(self._held) :]
+        self._held += balance.places(new, first=len(self._held) % self.world)
+
     def mine(self, group: int) -> bool:
-        return group % self.world == self.rank
+        rank = self._held[group] if group < len(self._held) else group % self.world
+        return rank == self.rank
 
     def prompt(self, group: int, prompts: Sequence[Prompt]) -> Prompt:
         """The prompt of a group that this rank holds, opened once."""

@@ -3,20 +3,45 @@
 A bfloat16 weight of 0.02 has its neighbours 1e-4 away: updates of 1e-6 are rounded off, and plain AdamW on such weights
 moves 2 % of them in 50 steps. So each has a float32 master copy, which the moments and the learning rate act on; the
 model holds it rounded. The copy is optimizer state: a checkpoint has it, and a resumed run goes on from it.
+
+What is kept can wait on the CPU (`offload`), where the step is then made, and the moments can be kept in eight bits
+(`mmrl.training.eight_bits`). A checkpoint holds float32 whatever the run's optimizer is, so a run may change it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from mmrl.settings import Section
+from mmrl.training.eight_bits import Packed, packed, refuse_missing, unpacked
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 CHUNK = 1 << 26
 """Weights that are copied at once to see which of them a step moves."""
+
+
+class OptimizerConfig(Section):
+    """Which AdamW, and where it keeps its state.
+
+    name     adamw; fused, one kernel a step, the same to rounding; 8bit, moments in eight bits a weight where that
+             saves something (weights of 4,096 elements or more), the extra `8bit`
+    offload  moments and master copies wait on the CPU, and the step is made there: 12 bytes a weight less on the
+             device, for two copies of every weight a step
+    """
+
+    name: Literal["adamw", "fused", "8bit"] = "adamw"
+    offload: bool = False
+
+    def refuse_missing(self) -> None:
+        """ConfigError where what it needs is not installed."""
+        if self.name == "8bit":
+            refuse_missing()
 
 
 @dataclass
@@ -33,66 +58,109 @@ class MasterAdamW(torch.optim.AdamW):
 
     moved: Moved | None = None
 
+    def __init__(self, parameters: Any, kept: OptimizerConfig | None = None, **options: Any):
+        super().__init__(parameters, **options)
+        self.kept = kept or OptimizerConfig()
+        self.kept.refuse_missing()
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         changed, total, finite = [], 0, []
         for group in self.param_groups:
             for chunk in chunks([p for p in group["params"] if p.grad is not None]):
                 weights = [self._master(p) for p in chunk]
-                before = [_here(w).clone() for w in weights]
+                before = _joined(weights)
                 self._adamw(chunk, weights, group)
-                for parameter, weight, old in zip(chunk, weights, before, strict=True):
+                after = _joined(weights)
+                for parameter, weight in zip(chunk, weights, strict=True):
                     if weight is not parameter:
                         parameter.copy_(weight)
-                    changed.append((_here(weight) != old).sum())
-                    total += old.numel()
-                    finite.append(all_finite(parameter))
+                changed.append(torch.count_nonzero(after != before))
+                total += before.numel()
+                finite.append(all_finite(chunk).all())
         if finite:
             device = finite[0].device
             counts, sound = (torch.stack([t.to(device) for t in values]) for values in (changed, finite))
             self.moved = Moved(counts.sum(), total, sound.all())
 
+    def _home(self, parameter: nn.Parameter) -> torch.device:
+        """Where its state is kept and its step made."""
+        return torch.device("cpu") if self.kept.offload else parameter.device
+
     def _master(self, parameter: nn.Parameter) -> Tensor:
-        """What the step acts on: the parameter itself, or its float32 copy."""
-        state = self.state[parameter]
+        """What the step acts on: the parameter itself, its float32 copy, or a passing copy where its state is."""
+        state, home = self.state[parameter], self._home(parameter)
         low = parameter.dtype in (torch.bfloat16, torch.float16)
         if "exp_avg" not in state:
-            like = parameter.detach().float() if low else parameter
+            like = parameter.detach().to(home, torch.float32 if low else parameter.dtype)
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(like), torch.zeros_like(like)
         if low and "master" not in state:
-            state["master"] = parameter.detach().float()
-        return state["master"] if low else parameter
+            state["master"] = parameter.detach().to(home, torch.float32)
+        for name in (n for n in (*MOMENTS, "master") if n in state):  # as a checkpoint left them
+            state[name] = state[name].to(home)
+        state["step"] = state["step"].to(home if self.kept.name == "fused" else "cpu")
+        if low:
+            return state["master"]
+        return parameter if parameter.device == home else parameter.detach().to(home)
 
     def _adamw(self, parameters: list[nn.Parameter], weights: list[Tensor], group: dict[str, Any]) -> None:
         states = [self.state[p] for p in parameters]
-        gradients = [p.grad.to(w.dtype) for p, w in zip(parameters, weights, strict=True) if p.grad is not None]
+        gradients = [
+            p.grad.to(w.device, w.dtype) for p, w in zip(parameters, weights, strict=True) if p.grad is not None
+        ]
+        first, second = ([unpacked(s[n], w) for s, w in zip(states, weights, strict=True)] for n in MOMENTS)
         beta1, beta2 = group["betas"]
         adamw(
-            weights, gradients, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [],
-            [s["step"] for s in states], amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
+            weights, gradients, first, second, [], [s["step"] for s in states],
+            fused=True if self.kept.name == "fused" else None, amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
             weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
+        if self.kept.name == "8bit":
+            for state, *moments in zip(states, first, second, strict=True):
+                state.update({n: packed(m, signed=n == "exp_avg") for n, m in zip(MOMENTS, moments, strict=True)})
+
+
+def whole_state(state: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+    """A parameter's optimizer state as a checkpoint holds it: float32 tensors, in shards where the parameter is."""
+    return {
+        name: unpacked(value, parameter) if isinstance(value, Packed) else torch.as_tensor(value)
+        for name, value in sorted(state.items())
+    }
 
 
 def chunks(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Neighbours of together at most `CHUNK` weights, or one larger one."""
+    """Neighbours of one device and together at most `CHUNK` weights, or one larger one."""
     chunk: list[nn.Parameter] = []
+    size = 0
     for parameter in parameters:
-        if chunk and sum(p.numel() for p in (*chunk, parameter)) > CHUNK:
+        if chunk and (size + parameter.numel() > CHUNK or parameter.device != chunk[0].device):
             yield chunk
-            chunk = []
+            chunk, size = [], 0
         chunk.append(parameter)
+        size += parameter.numel()
     if chunk:
         yield chunk
 
 
-def all_finite(tensor: Tensor) -> Tensor:
-    """() bool: every element on this process is finite."""
-    tensor = _here(tensor.detach())
-    if not tensor.numel():
-        return torch.ones((), dtype=torch.bool, device=tensor.device)
-    return torch.isfinite(torch.linalg.vector_norm(tensor, float("inf")))
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """(n,) bool for n tensors: every element on this process is finite. On the first one's device."""
+    here = [_here(tensor.detach()) for tensor in tensors]
+    device = here[0].device
+    full = [i for i, tensor in enumerate(here) if tensor.numel()]
+    found = torch.ones(len(here), dtype=torch.bool, device=device)
+    if full:
+        # a Euclidean norm is fast; one that overflows says nothing of its elements
+        norms = torch._foreach_norm([here[i] for i in full])
+        found[full] = torch.isfinite(torch.stack([norm.float().to(device) for norm in norms]))
+        for i in (~found).nonzero().squeeze(1).tolist():
+            found[i] = torch.isfinite(here[i]).all()
+    return found
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """(n,) a copy of all elements on this process."""
+    return torch.cat([_here(tensor.detach()).reshape(-1) for tensor in tensors])
 
 
 def _here(tensor: Tensor) -> Tensor:

@@ -32,24 +32,32 @@ OURS = frozenset(
     }
     | {"checkpoints", "rollouts", ASIDE, "tensorboard", "wandb"}
 )
+MARKS = frozenset({"environment.json", "metrics.jsonl"})
+"""A folder with one of them is a run; `config.yaml`, which others write too, comes after them."""
 _NUMBERED = re.compile(r"(step|eval)-(\d+)$")
 
 
-def check_folder(folder: Path) -> None:
-    """ConfigError for a directory that no run of ours made, or that belongs to someone else."""
-    if folder.resolve() in (Path("/"), Path.home()):
+def check_folder(folder: Path, *, made_here: bool = False) -> None:
+    """ConfigError for a directory that no run of ours made, or that belongs to someone else.
+
+    made_here  this user trained there before, whoever owns the folder
+    """
+    if folder.resolve() in (Path("/"), Path.home().resolve()):
         raise ConfigError(f"run_dir={folder}: expected a folder for this run alone")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"run_dir={folder} is a file; expected a new or empty folder")
     if not folder.is_dir():
         return
     with writing(folder):
-        names = sorted(os.listdir(folder))
+        names = set(os.listdir(folder))
         owner = folder.stat().st_uid
-    if names and hasattr(os, "getuid") and owner != os.getuid():
+    if names and not made_here and hasattr(os, "getuid") and owner != os.getuid():
         raise ConfigError(f"run_dir={folder} belongs to another user ({owner}); choose a folder of your own")
-    others = [n for n in names if n not in OURS and not n.startswith(".")]
-    if others and not OURS & set(names) - {".lock"}:
+    if names & MARKS:
+        return
+    others = sorted(n for n in names if n not in OURS and not n.startswith("."))
+    others += sorted(n for n in names if n in ("config.yaml", ".git"))  # written by no run: a run would write over it
+    if others:
         raise ConfigError(
             f"run_dir={folder} holds other files ({', '.join(others[:3])}) and is no run; choose a new or empty folder"
         )

@@ -20,6 +20,11 @@ NAME = ".lock"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+def _no_link(path: str, flags: int) -> int:
+    """A link that somebody else left there would have us empty what it points to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 class RunLock:
     """Holds `RUN/.lock` until released, or until the process ends, however it ends.
 
@@ -46,7 +51,7 @@ class RunLock:
         import fcntl
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("a+")
+        self.file = open(self.path, "a+", opener=_no_link)  # noqa: SIM115 - held as long as the run
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # systems differ in what they say

@@ -10,10 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, DataError
 from mmrl.shown import tell
 from mmrl.training.storage import write_atomically, writing
 
+MOST_STEPS = 10**12
 TrackerName = Literal["wandb", "tensorboard"]
 
 
@@ -106,6 +107,8 @@ def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, byt
     """Whole lines, and (number, bytes) of those that are not; a last line without its end is neither."""
     if not path.exists():
         return [], []
+    if not path.is_file():
+        raise DataError(f"{path}: is not a file")
     rows, damaged = [], []
     with writing(path):
         content = path.read_bytes()
@@ -125,6 +128,8 @@ def keep_damaged(path: Path, damaged: list[tuple[int, bytes]]) -> None:
     if damaged:
         beside = path.with_name("metrics.damaged.txt")
         tell(f"{_named(path, damaged)}, kept in {beside.name}")
+        if beside.is_symlink():  # what it points to is not ours to write into
+            beside.unlink()
         with writing(beside), beside.open("ab") as file:
             file.write(b"".join(line + b"\n" for _, line in damaged))
 
@@ -134,7 +139,8 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    whole = isinstance(row, dict) and isinstance(row.get("step"), int) and not isinstance(row["step"], bool)
+    step = row.get("step") if isinstance(row, dict) else None
+    whole = isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= MOST_STEPS
     return row if whole else None
 
 

@@ -29,8 +29,11 @@ from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
+from mmrl.training.ahead import Ahead
 from mmrl.training.collect import Collected, Collector
+from mmrl.training.compiled import compile_blocks
 from mmrl.training.config import TrainingConfig
+from mmrl.training.digests import restoring
 from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.filling import Columns
@@ -100,7 +103,7 @@ class Trainer:
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("the training data set is empty")
-        self.accelerator = accelerator or make_accelerator()
+        self.accelerator = accelerator or make_accelerator(config.sharding, config.patience())
         if config.prompts_per_step < self.accelerator.num_processes:
             raise ConfigError(
                 f"training.prompts_per_step={config.prompts_per_step} leaves some of the "
@@ -129,8 +132,15 @@ class Trainer:
                 "the trained weights are float16, whose gradients vanish or overflow without scaling: choose "
                 "policy.dtype=bfloat16, or policy.dtype=float32 with policy.autocast=float16"
             )
+        if config.compile:
+            compile_blocks(policy.inner)
         self.adamw = MasterAdamW(
-            trained, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, weight_decay=config.weight_decay
+            trained,
+            config.optimizer,
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
         )
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
@@ -145,6 +155,7 @@ class Trainer:
         refuse_pieces(type(policy), objective, plan.update, config.micro_batch_actions)
         self.gradients = Gradients(policy, objective, plan.update, config, self.accelerator)
         self.checked: SelfCheck | None = None
+        self.ahead = Ahead(self.collector, policy, config)
 
     # ---- the loop
 
@@ -186,6 +197,7 @@ class Trainer:
             raise
         finally:
             faulthandler.cancel_dump_traceback_later()
+            self.ahead.close()
 
     def _step_or_save(self) -> dict[str, Any]:
         """A step. If it fails before it moved the weights, what was trained so far is saved first."""
@@ -210,7 +222,9 @@ class Trainer:
     def train_step(self) -> dict[str, Any]:
         """One rollout batch: collect, prepare, update."""
         _seed_everything(Key(self.config.seed, self.step, purpose="global").number)
+        self.ahead.ask(self.step)
         collected = self.collector.collect(self.step)
+        stale = self.ahead.metrics(collected.rollouts)
         with self.clock("prepare"):
             batch = self.objective.assess(collected.batch)
             batch = self.columns.compare(collected.rollouts, collected.mine, batch)
@@ -228,8 +242,9 @@ class Trainer:
             self.policy.after_batch()
         if self.step % self.config.save_rollouts_every == 0 or self.step == self.config.steps - 1:
             self._save_rollouts(collected, batch, weights)
-        apart = engine_check.gaps(batch, self.checked if due and self.policy.acts_apart else None)
-        return self._metrics(collected, batch, weights, log) | apart
+        clip = engine_check.clip_range(self.objective.trust_region)
+        apart = engine_check.gaps(batch, self.checked if due and self.policy.acts_apart else None, clip)
+        return self._metrics(collected, batch, weights, log) | apart | stale
 
     def update(self, rollouts: Rollouts, batch: Batch, weights: Tensor, mine: Tensor, log: UpdateLog) -> None:
         """The optimizer steps of one pass over a rollout batch."""
@@ -346,6 +361,8 @@ class Trainer:
             "objective": self.objective.state_dict(),
             **self.saving.state_dict(),
             "strategies": self.strategies.state_dict(),
+            "ahead": self.ahead.state_dict(),
+            "balance": self.collector.balance.state_dict(),
         }
 
     def _resume(self, path: Path) -> None:
@@ -353,12 +370,16 @@ class Trainer:
         if self.accelerator.is_main_process and path.resolve().parent.parent == self.run_dir.resolve():
             checkpoint.adopt(self.run_dir)
             go_back(self.run_dir, state["step"])
-        self.step, self.updates, self.saved = state["step"], state["updates"], state["step"]
-        self.before, self.after, self.acted = state["before"], state.get("after", {}), state.get("acted", {})
-        self.sampler.load_state_dict(state["sampler"])
-        self.objective.load_state_dict(state["objective"])
-        self.strategies.load_state_dict(state.get("strategies", {}))
-        self.saving.load_state_dict(state)
+        with restoring(path):
+            self.step, self.updates, self.saved = state["step"], int(state["updates"]), state["step"]
+            self.before, self.after = dict(state["before"]), dict(state.get("after", {}))
+            self.acted = dict(state.get("acted", {}))
+            self.sampler.load_state_dict(state["sampler"])
+            self.objective.load_state_dict(state["objective"])
+            self.strategies.load_state_dict(state.get("strategies", {}))
+            self.saving.load_state_dict(state)
+            self.ahead.load_state_dict(state.get("ahead", {}), self.step)
+            self.collector.balance.load_state_dict(state.get("balance", {}))
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or bool(every and self.step % every == 0)
@@ -378,6 +399,7 @@ class Trainer:
             "rollouts/not_shown": collected.not_shown,
             **speed_metrics(batch, self.clock.take()),
             **self.counters(),
+            **self.policy.counted(),
         }
         for name in (n for n in ("ratio/acted", "trust_region/acted", "updates/of_step") if n in metrics):
             self.acted[name] = max(metrics[name], self.acted.get(name, 0))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from tests.chaos import configurations, damage, disks, kills, media, ranks, rewards
+from tests.chaos import caches, configurations, damage, disks, foreign, kills, media, ranks, rewards
 from tests.chaos.trials import Ground, Tally
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -39,14 +39,22 @@ def plan(quick: bool, seed: int) -> dict[str, Callable[[Ground], list[Tally]]]:
             disks.cut(g, range(2_000, 200_000, 90_000 if few else 14_000)),
         ],
         "damage": lambda g: [damage.newest(g, 3 if few else 30, seed)],
-        "ranks": lambda g: ranks.fail(g, 7 if few else 105, seed),
-        "configurations": lambda g: configurations.mutate(30 if few else 300, seed),
-        "media": lambda g: media.fuzz(g.root / "media", 50 if few else 1000, seed),
+        "foreign": lambda g: foreign.prepared(g, range(seed % 5, EVERY, 50 if few else 5)),
+        "ranks": lambda g: ranks.fail(g, 10 if few else 100, seed),
+        "configurations": lambda g: [
+            *configurations.mutate(30 if few else 300, seed),
+            *configurations.mutate_recipes(g.root / "recipes", 1 if few else 8, seed),
+        ],
+        "media": lambda g: [
+            *media.fuzz(g.root / "media", 50 if few else 1000, seed),
+            *media.clips(g.root / "clips", 25 if few else 500, seed),
+        ],
+        "caches": lambda g: caches.damaged(8 if few else 1),
         "rewards": lambda g: rewards.misbehave(g.root / "rewards"),
     }
 
 
-SHARES = (("kills", "disks", "configurations"), ("ranks", "damage", "media", "rewards"))
+SHARES = (("kills", "disks", "foreign", "configurations"), ("ranks", "damage", "media", "caches", "rewards"))
 """What each of the two processes tries."""
 
 

@@ -5,6 +5,7 @@ A mutation must run through `read_config`, `check_config` and `plan`, or be refu
 
 from __future__ import annotations
 
+import copy
 import datetime
 import math
 import random
@@ -13,6 +14,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mmrl.errors import MMRLError, got
 from mmrl.pipelines.config import read_config, set_dotted
@@ -32,6 +35,9 @@ VALUES: tuple[Any, ...] = (
     {}, {"name": "nope"}, {"name": None}, {"name": 3}, {"name": ["grpo"]}, {"nope": 1}, {"": 1}, {None: 1}, {1: 2},
     {"name": "grpo", "nope": 1}, {"a": {"b": {"c": 1}}}, datetime.date(2026, 1, 1), b"bytes", {1, 2},
 )  # fmt: skip
+
+WRITABLE = tuple(v for v in VALUES if v != 10**5000 and v != "\ud800")
+"""What can be written into a YAML file."""
 
 
 def shipped() -> list[tuple[str, str]]:
@@ -92,6 +98,46 @@ def mutate(count: int, seed: int = 0) -> list[Tally]:
             problem = outcome(modality, name, key, value)
             tally.count(problem and f"{modality} {name}: {key}={got(value)}: {problem}")
     return [tally]
+
+
+def mutate_recipes(folder: Path, count: int, seed: int = 0) -> list[Tally]:
+    """`count` mutations of each recipe, as somebody who copied its file would write them."""
+    tally = Tally("a key of a recipe, copied into a file, with a value that does not belong there")
+    folder.mkdir(parents=True, exist_ok=True)
+    for recipe in sorted((CONFIGS / "recipes").glob("*.yaml")):
+        values = yaml.safe_load(recipe.read_text())
+        draw = random.Random(f"{seed} {recipe.stem}")
+        keys = list(keys_of(values))
+        for key in draw.sample(keys, min(count, len(keys))):
+            value = draw.choice(WRITABLE)
+            problem = _recipe_outcome(folder / recipe.name, values, key, value)
+            tally.count(problem and f"{recipe.stem}: {key}={got(value)}: {problem}")
+    return [tally]
+
+
+def _recipe_outcome(path: Path, values: dict[str, Any], key: str, value: Any) -> str:
+    modality = (values.get("modalities") or ["vlm"])[0]
+    asis = _refusal(path, values, modality)  # some recipes leave something to the user
+    changed = copy.deepcopy(values)
+    set_dotted(changed, key, value)
+    try:
+        message = _refusal(path, changed, modality)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return _vague(message, key) if message and message != asis else ""
+
+
+def _refusal(path: Path, values: dict[str, Any], modality: str) -> str:
+    """Why a demo with this recipe is refused, "" where it is planned."""
+    path.write_text(yaml.safe_dump(values))
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            config = read_config("demo", [f"recipe={path}"], modality)
+            check_config(config)
+            plan_run(config)
+    except MMRLError as error:
+        return str(error)
+    return ""
 
 
 def _vague(message: str, key: str) -> str:

@@ -11,14 +11,15 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from mmrl.pipelines.run import train
+from mmrl.errors import DataError
+from mmrl.pipelines.run import open_prompts, train
 from mmrl.record import Scores
 from tests.chaos.trials import GROWING, Ending, Ground, Tally, at_file_operation, disk_full, fork, wait_for
 
@@ -36,12 +37,15 @@ def kinds() -> dict[str, Callable[[Ground, str, random.Random], str]]:
         "an error nobody foresaw on one rank": _unforeseen,
         "other reward keys on each rank": _keys,
         "the disk of the first rank is full": _disk,
+        "one rank exits in a reward, as if all were well": _exits,
+        "a reward gives up on one rank in the first evaluation": _evaluation,
+        "a row cannot be read on one rank": _row,
     }
 
 
-def fail(ground: Ground, count: int, seed: int = 0) -> list[Tally]:
-    """`count` trials, the kinds in turn."""
-    draw, tallies = random.Random(seed), {name: Tally(f"two ranks: {name}") for name in kinds()}
+def fail(ground: Ground, count: int, seed: int = 0, names: Sequence[str] = ()) -> list[Tally]:
+    """`count` trials, the kinds of these names, or all, in turn."""
+    draw, tallies = random.Random(seed), {name: Tally(f"two ranks: {name}") for name in names or kinds()}
     for number in range(count):
         name = list(tallies)[number % len(tallies)]
         tallies[name].count(kinds()[name](ground, f"ranks-{number}", draw))
@@ -52,8 +56,14 @@ def fail(ground: Ground, count: int, seed: int = 0) -> list[Tally]:
 class Ranks:
     """Two processes that train together into one run directory."""
 
-    def __init__(self, ground: Ground, name: str, score: Any = None, first: Callable[[int], Any] = int, **changes: Any):
+    def __init__(
+        self, ground: Ground, name: str, score: Any = None, first: Callable[[int], Any] = int, evaluated: bool = False,
+        prompts: Callable[[Any], Any] | None = None, **changes: Any,
+    ):  # fmt: skip
         self.config = ground.fresh(name, **{"steps": ENDLESS, "save_every": 0, **changes})
+        if evaluated:
+            self.config.data.eval = self.config.data.train
+        self.prompts = prompts
         self.folder = ground.root / name
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -66,7 +76,10 @@ class Ranks:
             PartialState._reset_state()  # of whatever this process has trained before it was forked
             AcceleratorState._reset_state()
             os.environ |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD), "MASTER_PORT": str(port)}
-            train(self.config, score=score)
+            rows = (
+                None if self.prompts is None else self.prompts(open_prompts(self.config.data.train, self.config.data))
+            )
+            train(self.config, score=score, prompts=rows)
 
         return fork(work, self.log(rank), first=lambda: first(rank))
 
@@ -184,3 +197,48 @@ def _disk(ground: Ground, name: str, draw: random.Random) -> str:
 
     ends = Ranks(ground, name, first=first, save_every=1).end()
     return _problem(ends, lambda e: e.status in (1, 2), "No space left on device")
+
+
+def _exits(ground: Ground, name: str, draw: random.Random) -> str:
+    calls, at = 0, draw.randrange(1, 5)
+
+    def score(outputs, prompts):
+        nonlocal calls
+        calls += 1
+        if os.environ["RANK"] == "1" and calls == at:
+            os._exit(0)
+        return _scored(outputs, lambda rank, i: {"own": 0.5})
+
+    return _problem(Ranks(ground, name, score).end()[:1], lambda e: e.status == 1)
+
+
+def _evaluation(ground: Ground, name: str, draw: random.Random) -> str:
+    from mmrl.errors import RewardError
+
+    def score(outputs, prompts):
+        if os.environ["RANK"] == "1":
+            raise RewardError("every output is unscored today")
+        return _scored(outputs, lambda rank, i: {"own": 0.5})
+
+    ends = Ranks(ground, name, score, evaluated=True).end()
+    return _problem(ends, lambda e: e.status == 2, "unscored today")
+
+
+class _Damaged(list):
+    """Rows of which one rank cannot read any after the first few."""
+
+    def __init__(self, rows: Any, good: int):
+        super().__init__(rows)
+        self.left = good
+
+    def __getitem__(self, index: Any) -> Any:
+        self.left -= 1
+        if os.environ["RANK"] == "1" and self.left < 0:
+            raise DataError("rows.jsonl, line 3: its disk is gone")
+        return super().__getitem__(index)
+
+
+def _row(ground: Ground, name: str, draw: random.Random) -> str:
+    good = draw.randrange(1, 12)
+    ends = Ranks(ground, name, prompts=lambda rows: _Damaged(rows, good)).end()
+    return _problem(ends, lambda e: e.status in (1, 2), "its disk is gone")

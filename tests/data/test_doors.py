@@ -33,7 +33,8 @@ def test_arrow_files_outside_the_folder_are_not_read(tmp_path):
         ("a" * 300 + "==", "if it is base64, write data:image/png"),
         ("a/" * 900, "if it is base64"),
         ("\ud800.png", "half a character"),
-        ("a\0b", "zero byte"),
+        ("a\0b", "control character"),
+        ("a\nb.mp4", "control character"),
     ],
 )
 def test_what_no_file_can_be_called(tmp_path, name, why):

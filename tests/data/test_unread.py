@@ -1,5 +1,6 @@
 """Columns that look like part of the prompt and that nothing reads are errors with their fix."""
 
+import base64
 import io
 
 import pytest
@@ -28,6 +29,8 @@ def _png() -> bytes:
         ([{"type": "image", "image": "somewhere"}], "image"), ("x.wav", "audio"), ({"path": "a.mkv"}, "video"),
         ("see a.png for more", None), ("geo3k", None), ("", None), (["a.jpg", "b.mp4"], None), (3, None),
         ({"index": 3, "answer": "a.png"}, None), ("a.png\nb", None), ([], None),
+        ({"left": "a.png", "right": "b.png"}, "image"), (base64.b64encode(_png()).decode(), "image"),
+        ("iVBORw0KGgo", None),
     ],
 )  # fmt: skip
 def test_what_looks_like_a_medium(value, kind):
@@ -57,6 +60,34 @@ def test_an_unread_column_is_refused_with_the_setting_that_mends_it(column, valu
     assert open_dataset([row], ignore=[column])[0].columns == {"solution": "a"}
     assert open_dataset([row], elsewhere=[column])[0].columns[column] == value
     assert open_dataset([row | {column: "text"}])[0].columns[column] == "text"
+
+
+def test_a_column_whose_name_says_that_it_holds_a_medium_needs_no_ending():
+    for column, value, kind in (("img", "photos/17", "image"), ("video_path", "v/ab", "video")):
+        with pytest.raises(
+            DataError, match=rf"column '{column}': holds an? {kind} that .*data\.columns\.{kind}={column}"
+        ):
+            open_dataset([{"prompt": "q", column: value}])
+    assert open_dataset([{"prompt": "q", "img": "yes", "image_id": "a/b"}])[0].columns["img"] == "yes"
+
+
+CUTS = [
+    ("video_start", 0.5, "start"),
+    ("end_time", "00:07", "end"),
+    ("fps", 4, "fps"),
+    ("max_pixels", 784, "max_pixels"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "key"), CUTS)
+def test_parts_and_limits_beside_a_video_are_never_dropped(column, value, key):
+    row = {"prompt": "q", "solution": "a", "video": "a.mp4", column: value}
+    fix = rf'write \{{"path": \.\.\., "{key}": {value!r}\}} as the video; if not meant: data\.ignore=\[{column}\]'
+    with pytest.raises(DataError, match=rf"column '{column}': looks like what the video is to be read by.*; {fix}"):
+        open_dataset([row])
+    assert open_dataset([row], elsewhere=[column]).ids()  # a reward reads it
+    assert open_dataset([row], ignore=[column]).ids() and open_dataset([row | {column: None}]).ids()
+    assert open_dataset([{"prompt": "q", column: value}])[0].columns == {column: value}  # there is no video
 
 
 def test_options_in_columns_of_their_own_are_seen():

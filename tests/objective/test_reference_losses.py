@@ -241,7 +241,7 @@ CASES: dict[str, tuple] = {
     ),
     "laser": ("laser", self_scores, s.laser),
     "lightningrl": ("lightningrl", speeds, s.lightningrl),
-    "gui_libra": ("gui_libra", nothing, s.gui_libra),
+    "gui_libra": (changed("gui_libra", regularizers=[]), nothing, s.gui_libra),
     "justgrpo": (
         "justgrpo", limited, r.justgrpo
     ),

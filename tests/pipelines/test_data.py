@@ -3,11 +3,13 @@
 import pytest
 from PIL import Image
 
+from mmrl.errors import DataError
 from mmrl.pipelines.checking import check_configured
 from mmrl.pipelines.config import read_config
-from mmrl.pipelines.run import open_prompts, reward_panel
+from mmrl.pipelines.run import open_prompts, reward_panel, train
 from mmrl.pipelines.sizing import image_sizing
-from tests.pipelines.runs import write_rows
+from mmrl.training.tracking import read_metrics
+from tests.pipelines.runs import write_config, write_rows
 
 JUDGE = """
 def like(completions, reference):
@@ -59,3 +61,17 @@ def test_the_task_of_all_rows_can_be_set(tmp_path):
     (tmp_path / "c.yaml").write_text(f"modality: vlm\nrewards: [accuracy]\ndata: {{train: {rows}}}\n")
     assert [p.column for p in check_configured("vlm", str(tmp_path / "c.yaml"), [])[0][0].problems] == ["task"]
     assert check_configured("vlm", str(tmp_path / "c.yaml"), ["data.task=numeric"])[0][0].total == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_clip_is_left_out_by_choice(tmp_path, bases, capsys, workers):
+    """It ends the run, unless `data.on_error=skip`: then another row stands in, and the metrics count it."""
+    config = read_config(write_config(tmp_path, "video", bases, "grpo", steps=2), [f"data.workers={workers}"], "video")
+    clip = tmp_path / "blue.mp4"
+    clip.write_bytes(clip.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"blue\.mp4"):
+        train(read_config(config.model_dump(mode="json"), ["data.eval=null"]))
+    asked = ["data.eval=null", "data.on_error=skip", "data.skip_ceiling=0.3", f"run_dir={tmp_path / 'other'}"]
+    train(read_config(config.model_dump(mode="json"), asked))
+    assert [m["data/left_out"] for m in read_metrics(tmp_path / "other" / "metrics.jsonl")][-1] == 1.0
+    assert capsys.readouterr().err.count("blue.mp4: ") == 1

@@ -41,6 +41,15 @@ def test_what_a_configuration_opens():
         assert any(part in door for door in opened), part
 
 
+def test_rewards_that_send_or_start_something_are_doors():
+    judge = {"name": "judge", "options": {"url": "http://elsewhere:1/v1", "model": "m", "key_env": "MY_KEY"}}
+    opened = doors(read_config({**PLAIN, "rewards": [judge, {"name": "hpsv2", "python": "/opt/there/bin/python"}]}))
+    assert opened == [
+        "sends prompts, answers and media to http://elsewhere:1/v1, with the key in MY_KEY",
+        "runs the reward hpsv2 by the program /opt/there/bin/python",
+    ]
+
+
 def test_doors_of_a_foreign_run_are_shut_until_this_user_opened_them(tmp_path):
     config = read_config({**PLAIN, **CODE})
     with pytest.raises(ConfigError, match=r"runs the reward .*mine.py:f.*comes with the model m.*--trust"):

@@ -6,6 +6,7 @@ from mmrl.errors import MMRLError
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.plan import plan_run
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
 TWICE = "recipe: grpo\npolicy: {model: asset:tiny_vlm}\ntraining: {steps: 5}\ntraining: {group_size: 4}\n"
 
 
@@ -60,6 +61,10 @@ def test_an_entry_of_a_list_of_numbers_can_be_overridden():
         (b"a: [1\n", r"latin\.yaml: not valid YAML: "),
         (b"- 1\n", r"expected a mapping of sections, got list"),
         (b"? [1]\n: 2\n", r"latin\.yaml: "),
+        (BOMB.encode(), r"latin\.yaml: not valid YAML: aliases stand for more than 1,000,000 values"),
+        (b"a: &a [*a]\n", r"latin\.yaml: not valid YAML: an alias refers to what it stands in"),
+        (b"recipe: grpo\n\tpolicy: {}\n", r"latin\.yaml: not valid YAML: .*cannot start any token"),
+        (b"recipe: grpo\x00\n", r"latin\.yaml: not valid YAML: .*special characters"),
     ],
 )
 def test_a_file_is_refused(tmp_path, content, said):

@@ -11,15 +11,17 @@ from mmrl.data.worlds.edits import Edits, after
 from mmrl.data.worlds.moves import Moves
 from mmrl.errors import RewardError
 from mmrl.rewards.accuracy import TASKS
-from mmrl.rewards.registry import registered
+from mmrl.rewards.registry import registered, takes
 from tests.rewards.pictures import gliding, noise, plain
 
 PETS = ["A cat", "A dog", "A cow", "A hen"]
 PET_PROMPT = "Which pet is it?\nA. A cat\nB. A dog\nC. A cow\nD. A hen\nAnswer with the option's letter: A, B, C or D."
 BOX, BOXES = [10, 20, 110, 220], [[10, 20, 110, 220], [300, 300, 400, 400]]
 BOX_PROMPT = "Where is the cat? Answer with its box as [x1, y1, x2, y2] in pixels."
+HTML = "<table><tr><td>red</td><td>blue</td></tr><tr><td>4</td><td>6</td></tr></table>"
 CALL = {"name": "zoom", "parameters": {"x": 1, "y": 2}}
 
+OLDER = ("choice", "multi_choice", "boolean", "regression", "math")
 SCENE = {"shape": "circle", "color": "red"}
 MOVES = {"objects": [{**SCENE, "motion": "right"}], "background": "black", "size": 16, "frames": 5}
 EDIT = {
@@ -53,9 +55,75 @@ SAMPLES = {
     "temporal": ("When does the dog jump? Give start and end in seconds.", [2, 8], "[2, 8]", None),
     "box": (BOX_PROMPT, BOX, str(BOX), None),
     "boxes": (BOX_PROMPT, BOXES, str(BOXES), None),
+    "ocr": ("What does the sign say?", "Mind the gap", "Mind the gap", None),
+    "open_ended": (
+        "What happens in the clip? Describe it in one sentence.",
+        "A man rides a horse",
+        "man on a horse",
+        None,
+    ),
+    "caption": ("Describe the picture in one sentence.", "A man rides a horse", "A man on a horse", None),
+    "point": ("Point at the cat. Answer with (x, y) in pixels.", [2, 3, 9, 9], "(5, 5)", None),
+    "points": (
+        "Point at every cat. Answer with a list of [x, y].",
+        [[2, 3, 4, 4], [7, 7, 9, 9]],
+        "[[3, 3.5], [8, 8]]",
+        None,
+    ),
+    "polygon": ("Outline the cat.", [[0, 0], [90, 0], [90, 50], [0, 50]], "[[0, 0], [90, 0], [90, 50], [0, 50]]", None),
+    "segmentation": (
+        "Find the cat.",
+        [{"bbox_2d": BOX, "point_2d": [40, 90]}],
+        json.dumps([{"bbox_2d": BOX, "point_2d": [40, 90]}]),
+        None,
+    ),
+    "counting_boxes": (
+        "Find the cats.",
+        {"count": 2, "boxes": [[3, 9, 110, 220], [300, 300, 400, 400]]},
+        "[[3, 9, 110, 220], [300, 300, 400, 400]]",
+        None,
+    ),
+    "temporal_order": ("Order the events A, B and C.", ["C", "A", "B"], "C, A, B", None),
+    "jigsaw": ("Six clips were shuffled. Give their order.", "213456", "213456", None),
+    "tracking": (
+        "Follow the cat. Answer with its box by frame.",
+        {"0": BOX, "1": BOX},
+        json.dumps({"0": BOX, "1": BOX}),
+        None,
+    ),
+    "spatial_temporal": (
+        "When and where is the cat?",
+        {"time": [2, 8], "boxes": {"3": BOX}},
+        json.dumps({"time": [2, 8], "boxes": {"3": BOX}}),
+        None,
+    ),
+    "video_anomaly": (
+        "Is something unusual going on? Answer with kind and time.",
+        {"label": "fighting", "time": [2, 8]},
+        '{"label": "fighting", "time": [2, 8]}',
+        None,
+    ),
+    "gui": ("Open the settings. Answer with one action.", {"action": "click", "bbox": BOX}, "click(50, 50)", None),
+    "table": ("Write the table as HTML.", HTML, HTML, None),
+    "latex": ("Write the formula in LaTeX.", "\\frac{x^2}{\\sqrt{y}}", "\\frac{x^2}{\\sqrt{y}}", None),
+    "chart": ("How much was sold in 2020? Answer with one number.", "473.5", "473.5", None),
+    "code_json": (
+        "Write the receipt as JSON.",
+        {"shop": "Tea & Co", "total": 12.5},
+        '{"shop": "Tea & Co", "total": 12.5}',
+        None,
+    ),
+    "code_html": ("Write the page as HTML.", "<main><h1>Tea</h1></main>", "<main><h1>Tea</h1></main>", None),
+    "code_svg": ("Write the picture as SVG.", "<svg><rect/></svg>", "<svg><rect/></svg>", None),
+    "code_python": ("Write code that draws the chart.", "import numpy\nplot(1)", "import numpy\nplot(1)", None),
+    "matching": ("Which picture belongs to which? Answer as pairs.", {"1": "B", "2": "A"}, "1-B, 2-A", None),
+    "counts": ("How many circles, squares and triangles?", "1,2,1", "1,2,1", None),
+    "quality": ("Rate the picture from 1 to 5.", 3.5, "3.5", None),
+    "preference": ("Which of the two pictures is better?", "2", "Image 2", None),
 }
-# reward: the sample it is given, or its own
+# reward: the sample it is given, or its own; a kind of `mmrl.rewards.kinds` is task and reward at once
 REWARDS = {
+    **{name: sample for name, sample in SAMPLES.items() if name in registered() and name not in OLDER},
     "exact_match": SAMPLES["exact"], "choice": SAMPLES["choice"], "golden_goose": SAMPLES["choice"],
     "multi_choice": SAMPLES["multi_choice"], "boolean": SAMPLES["boolean"], "number": SAMPLES["numeric"],
     "regression": SAMPLES["regression"], "math": SAMPLES["math"], "temporal_iou": SAMPLES["temporal"],
@@ -66,6 +134,12 @@ REWARDS = {
     "structured_output": ("Describe the picture.", '{"kind": "cat"}', '{"kind": "cat"}', None),
     "c2": ("Which answer is better?", "A", '{"preference": "A"}', None),
     "rm_nlhf": ("Which answer is better, and why?", "B", "B", None),
+    "vision_r1": SAMPLES["choice"], "bmas": SAMPLES["open_ended"], "mixed_r1": SAMPLES["open_ended"],
+    "mllm_4d": ("Where does it go?", {"answer": "B", "camera_center": [[0, 0, 0]], "object_center": [[1, 1, 1]]},
+                "B", None),
+    "panoenv": SAMPLES["exact"], "few_shot_satellite_rlvr": SAMPLES["exact"], "lav_cot": SAMPLES["exact"],
+    "timemaster": ("Which activity is it? Answer in <class> tags.", "walking", "walking", None),
+    "table2latex_rl": SAMPLES["table"], "vqathinker": SAMPLES["quality"], "q_hawkeye": SAMPLES["quality"],
 }  # fmt: skip
 ELSEWHERE = {
     "accuracy": "each of its tasks is asked here",
@@ -74,6 +148,19 @@ ELSEWHERE = {
     "text_diversity": "judges how varied a text is, whatever it says",
     "semantic_reward": "a cosine: near texts are worth something by design",
     "polar": "worth what the user's model says",
+    "dynframe": "pays for the frames it fetched, too: papers/test_papers",
+    "thought_skipped": "a metric of what was thought, of weight 0",
+    "judge": "asks a chat model: models/test_judge",
+    "listener_reward": "models/test_judge",
+    "perceval": "models/test_judge",
+    "served": "says what a server says: models/test_served",
+    "pickscore": "judges pictures: models/test_wrapped",
+    "aesthetic": "judges pictures",
+    "hpsv2": "judges pictures",
+    "hpsv3": "judges pictures",
+    "image_reward": "judges pictures",
+    "lpips": "judges pictures",
+    "rendered_text": "judges pictures: models/test_wrapped",
     "clip_score": "judges pictures: test_clip",
     "compositional": "judges pictures: test_image",
     **dict.fromkeys(PICTURES, "judges pictures or videos: TestEveryPictureScorer"),
@@ -88,6 +175,17 @@ def test_every_reward_is_asked_or_says_where():
     assert set(TASKS) == set(SAMPLES)
 
 
+COLUMNS = {
+    "rm_nlhf": {"critique": "The light is harsh."}, "vision_r1": {"task": "choice"}, "lav_cot": {"lang": "French"},
+    "mixed_r1": {"task": "open_ended"},
+}  # fmt: skip
+LEADING = {
+    "rm_nlhf": "The light is harsh. ",
+    "vision_r1": "<think>It barks.</think>",
+    "timemaster": "<class>walking</class>",
+}
+
+
 CASES = [
     *(pytest.param(name, sample, {}, id=name) for name, sample in REWARDS.items()),
     *(pytest.param("accuracy", sample, {"task": task}, id=f"accuracy-{task}") for task, sample in SAMPLES.items()),
@@ -99,10 +197,11 @@ def score(name: str, completion: str, sample: tuple, extra: dict) -> float:
     columns = {"solution": [solution], **{key: [value] for key, value in extra.items()}}
     if options:
         columns["options"] = [options]
-    if name == "rm_nlhf":
-        columns["critique"] = ["The light is harsh."]
+    if takes(registered()[name].function, "prompts"):
+        columns["prompts"] = [sample[0]]
+    columns |= {key: [value] for key, value in COLUMNS.get(name, {}).items()}
     value = registered()[name].function(completions=[completion], **columns)[0]
-    return value[name] if isinstance(value, dict) else value
+    return value.get(name, value.get("score")) if isinstance(value, dict) else value
 
 
 def worthless(prompt: str, right: str, options: list | None) -> list[str]:
@@ -131,8 +230,7 @@ def worthless(prompt: str, right: str, options: list | None) -> list[str]:
 class TestEveryScorer:
     def test_a_right_answer_is_worth_something(self, name, sample, extra):
         """Without this the rest would hold of a scorer that always says 0."""
-        thought = "The light is harsh. " if name == "rm_nlhf" else ""
-        assert score(name, f"{thought}<answer>{sample[2]}</answer>", sample, extra) > 0
+        assert score(name, f"{LEADING.get(name, '')}<answer>{sample[2]}</answer>", sample, extra) > 0
 
     def test_nothing_is_worth_nothing(self, name, sample, extra):
         for completion in worthless(sample[0], sample[2], sample[3]):
@@ -150,7 +248,7 @@ class TestEveryScorer:
     def test_a_blank_truth_is_refused_by_check_and_by_the_scorer(self, name, sample, extra, solution):
         check = registered()[name].check
         assert check is not None
-        row = {"solution": solution, "options": sample[3], **extra}
+        row = {"solution": solution, "options": sample[3], **extra, **COLUMNS.get(name, {})}
         with pytest.raises(RewardError):
             check(row)
         if name != "c2":

@@ -249,12 +249,14 @@ class TestAccuracy:
         assert judge(completion, solution, task) == pytest.approx(score)
 
     def test_rows_of_different_tasks_share_a_batch(self):
-        scores = accuracy(["B", "12", "[0, 0, 4, 4]"], ["B", "10", "[0, 0, 4, 8]"], ["choice", "regression", "box"])
+        rows = accuracy(["B", "12", "[0, 0, 4, 4]"], ["B", "10", "[0, 0, 4, 8]"], ["choice", "regression", "box"])
+        scores = [row["score"] for row in rows]
         assert scores == [1, 0.6, 0.5]
 
     def test_settings_reach_only_the_tasks_that_read_them(self):
         rows = (["A", "0.001", "[0, 0, 4, 4]"], ["A,B", "0.003", "[0, 0, 4, 8]"], ["multi_choice", "numeric", "box"])
-        assert accuracy(*rows, strict=True, decimals=3, threshold=0.5) == [0, 0, 1]
+        found = accuracy(*rows, strict=True, decimals=3, threshold=0.5)
+        assert [row["score"] for row in found] == [0, 0, 1]
 
     def test_an_unknown_task_is_an_error_not_a_fallback(self):
         with pytest.raises(RewardError, match="unknown task 'numerc'; did you mean 'numeric'"):

@@ -109,3 +109,38 @@ def declared(completions):
 def shared_letters(prompts, references, candidates):
     """Stands for a reward model that compares with a reference."""
     return [len(set(c) & set(r)) for c, r in zip(candidates, references, strict=True)]
+
+
+def drawn(texts):
+    """Pictures of tables: black where a cell of a letter has text, its place and shade those of the letter."""
+    from PIL import Image
+
+    from mmrl.rewards.tables import table
+
+    made = []
+    for text in texts:
+        image = Image.new("L", (64, 32), 255)
+        if "\\x" in text:  # an unknown command: it does not compile
+            made.append(None)
+            continue
+        for y, row in enumerate(table(text).children):
+            for x, cell in enumerate(row.children):
+                for letter in cell.text:
+                    image.paste(0, (32 * x + ord(letter) % 24, 16 * y, 32 * x + ord(letter) % 24 + 8, 16 * y + 12))
+        made.append(image)
+    return made
+
+
+def interpreter(completions):
+    """The length of a text, and whether the trainer's packages are in sight."""
+    import importlib.util
+    import sys
+
+    return [{"score": float(len(c)), "torch": float(importlib.util.find_spec("torch") is not None),
+             "own": float("venv_of_rewards" in sys.executable)} for c in completions]  # fmt: skip
+
+
+def redness(completions):
+    """The red of the first pixel, of a picture or of a clip's first frame."""
+    first = [c[0] if isinstance(c, list) else c for c in completions]
+    return [float(c.convert("RGB").getpixel((0, 0))[0]) if hasattr(c, "convert") else 0.0 for c in first]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, StorageError
 from mmrl.training import checkpoint
 from mmrl.training.peers import end_with_launcher
 from mmrl.training.resume import check_folder, fresh_start
@@ -134,3 +134,36 @@ def test_a_launcher_that_is_killed_takes_its_ranks_along(tmp_path, monkeypatch):
     while not (tmp_path / "asked").exists() and time.monotonic() < limit:
         time.sleep(0.01)
     assert (tmp_path / "asked").exists()
+
+
+def test_a_configuration_of_the_user_s_own_is_not_written_over(tmp_path):
+    lines(tmp_path / "mine" / "config.yaml", "recipe: grpo")
+    with pytest.raises(ConfigError, match=r"holds other files \(config.yaml\) and is no run"):
+        check_folder(tmp_path / "mine")
+    lines(tmp_path / "mine" / "environment.json", "{}")
+    check_folder(tmp_path / "mine")
+
+
+def test_a_folder_this_user_trained_in_is_entered_whoever_owns_it(tmp_path, monkeypatch):
+    """A container's user trains in a folder that the host made."""
+    lines(tmp_path / "environment.json", "{}")
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        check_folder(tmp_path)
+    check_folder(tmp_path, made_here=True)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    lines(tmp_path / "thesis.tex", "text")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "thesis.tex")
+    with pytest.raises(StorageError, match=r"\.lock: Too many levels of symbolic links"):
+        RunLock(tmp_path / "run")
+    assert (tmp_path / "thesis.tex").read_text() == "text\n"
+
+
+@pytest.mark.parametrize("note", ['{"step": 1e999, "into": 1}', "[1]", "[" * 10**5, '{"step": "x", "into": 1}', "\xff"])
+def test_a_note_of_going_back_that_is_none_is_not_followed(tmp_path, note):
+    (tmp_path / checkpoint.GOING_BACK).write_text(note)
+    assert checkpoint.going_back(tmp_path) is None
+    fresh_start(tmp_path)

@@ -58,7 +58,7 @@ def main(out: Path, name: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "world.txt").write_text(str(accelerator.num_processes))
     trackers = [JsonLines(out / "metrics.jsonl")] if accelerator.is_main_process else []
-    prompts = make_prompts(8)
+    prompts = make_prompts(4 if name == "delta" else 8)  # 4: the second step asks all again, and balances ranks
     for prompt in prompts:
         prompt.columns["demonstrations"] = "a worked solution"
     if accelerator.num_processes > 1:  # each rank prepares its share ahead, which changes nothing either
@@ -70,6 +70,8 @@ def main(out: Path, name: str) -> None:
         eval_prompts=make_prompts(5), accelerator=accelerator, trackers=trackers,
     )  # fmt: skip
     trainer.train()
+    balanced = trainer.collector.balance
+    assert name != "delta" or accelerator.num_processes == 1 or len(balanced.tokens) == 4
     if accelerator.is_main_process:
         save_file({k: v.contiguous() for k, v in trainer.policy.trainable_state().items()}, out / "weights.safetensors")
 

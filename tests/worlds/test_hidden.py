@@ -1,5 +1,7 @@
 """Worlds whose answers are not in what is shown at first: measured, not claimed."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -9,6 +11,7 @@ from mmrl.data.worlds import open_world
 from mmrl.data.worlds.digits import digit_images
 from mmrl.data.worlds.fine_print import CROP, DIGIT, GREY, PLACES, SIZE, box_of, etched
 from mmrl.data.worlds.flashes import FPS, FRAMES, GAPS, seconds_of
+from mmrl.data.worlds.scenes import COLORS
 from mmrl.media import VideoSampling
 from mmrl.pipelines.bases.models import tiny_processor
 from mmrl.rollout.environments.zoom import box_of as pixels_of
@@ -56,10 +59,11 @@ class TestFinePrint:
             assert (rest == GREY).all()
             assert prompt.columns["solution"] == str(digit_images()[1][scene["digits"][scene["asked"]]])
 
-    def test_every_answer_is_as_frequent_as_any_other(self):
-        world = open_world("fine_print", split="test", size=600)
-        counts = np.bincount([int(world.prompt(i).columns["solution"]) for i in range(600)], minlength=10)
-        assert abs(counts / 600 - 0.1).max() < 4 * (0.09 / 600) ** 0.5
+    def test_every_held_out_answer_is_as_frequent_as_any_other(self):
+        world = open_world("fine_print", split="test", size=800)
+        scenes = [world.scene(i)[1] for i in range(800)]
+        counts = Counter((s["asked"], digit_images()[1][s["digits"][s["asked"]]]) for s in scenes)
+        assert len(counts) == 40 and abs(np.array([*counts.values()]) - 20).max() <= 1
 
 
 class TestFlashes:
@@ -80,3 +84,11 @@ class TestFlashes:
             assert len({each["color"] for each in scene["objects"]}) == len(GAPS)
             assert world.prompt(i).columns["solution"] == scene["objects"][gap]["color"]
         assert asked == {0, 1, 2}
+
+    def test_no_held_out_guess_is_better_or_worse_than_chance(self, tmp_path):
+        world = open_world("flashes", split="test", size=768, root=tmp_path)
+        scenes = [world.scene(i)[1] for i in range(len(world))]
+        counts = Counter((s["asked"], s["objects"][s["asked"]]["color"]) for s in scenes)
+        assert len(counts) == len(GAPS) * len(COLORS) and abs(np.array([*counts.values()]) - 32).max() <= 1
+        few = open_world("flashes", split="test", size=20, root=tmp_path)
+        assert [few.scene(i) for i in range(20)] == [world.scene(i) for i in range(20)], "a larger split begins alike"

@@ -33,7 +33,7 @@ from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.families.check import Verdict
 from mmrl.policies.generation.families.kept import verdict_of
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
-from mmrl.policies.generation.likelihoods.base import Drawn, Kept, settings_of, unplanned
+from mmrl.policies.generation.likelihoods.base import Drawn, Kept, Likelihood, settings_of, unplanned
 from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
 from mmrl.policies.generation.sampling import PROJECTIONS, STORED, Group, sample, stored
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
@@ -58,6 +58,7 @@ class FlowPolicy(Policy):
     verdict  what the comparison with the pipeline's own call found, before the first step; None until then
     """
 
+    likelihood: Likelihood
     modality = "flow"
     varied_when_greedy = True
     splits_actions = True
@@ -94,10 +95,6 @@ class FlowPolicy(Policy):
         return policy
 
     # -- what the model is ---------------------------------------------------------------------------------------
-
-    @property
-    def max_actions(self) -> int:
-        return self.likelihood.actions
 
     @property
     def samples_with(self) -> str:

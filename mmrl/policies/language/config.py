@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmrl.policies.adapters import LoraConfig
+from mmrl.policies.language.likelihoods import likelihood_class
 from mmrl.precision import DTYPES, Autocast, Precision
 from mmrl.settings import Section
 
@@ -37,16 +39,19 @@ class LanguagePolicyConfig(Section):
     trust_remote_code       run code that comes with the checkpoint
     shared_prompt           how a group shares its prompt in scoring: on (or packed) in one packed row, two_calls from
                             the prompt's cache, off in plain rows; auto takes the fastest that is exact for the model
-    reuse_prefill           keep the graph of the rollout's pass over a prompt for the update: auto where the update
-                            before scored everything in one pass, which holds all those graphs anyway; on whatever
-                            memory it takes; off runs prompts again, which is the same. Not with gradient checkpointing,
-                            sharded weights, LoRA dropout or sliding windows: auto is off then, on an error
+    reuse_prefill           keep the graph of the rollout's pass over a prompt for the update: auto where the batch
+                            before scored its first update in one pass, which holds those graphs anyway, and for as many
+                            prompts as that update has; on whatever memory it takes; off runs prompts again, which is
+                            the same. Not with gradient checkpointing, sharded weights, LoRA dropout or sliding windows:
+                            auto is off then, on an error
     reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
                             (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory
     logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
-    engine                  what writes responses: local, with the module that trains, or a class of your own with
-                            weights of its own, file.py:Class or package.module:Class (docs/engines.md)
+    likelihood              what is scored of a response: "tokens", or one of your own, `my.py:Mine`
+    engine                  what writes responses: local, with the module that trains; vllm; or a class of your own with
+                            weights of its own, file.py:Class or package.module:Class. A name, or {name: vllm, mode:
+                            server, ...} with the engine's own settings (docs/engines.md)
     old_log_probs           whose log-probs a response is trained on: sampler, those it was written with, of an engine
                             that is exact; trainer, those of one more pass, and the engine's own go into the column
                             sampler_log_probs, which recipes that correct the difference read
@@ -79,19 +84,36 @@ class LanguagePolicyConfig(Section):
     reuse_vision: bool = True
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
-    engine: str = LOCAL
+    likelihood: str = "tokens"
+    engine: str | dict[str, Any] = LOCAL
     old_log_probs: Literal["sampler", "trainer"] = "sampler"
     engine_gap: float = Field(0.03, gt=0)
     reference_device: Literal["same", "cpu"] = "same"
+
+    @model_validator(mode="after")
+    def _likelihood_is_known(self) -> LanguagePolicyConfig:
+        likelihood_class(self.likelihood)
+        return self
+
+    @property
+    def engine_name(self) -> str:
+        """`policy.engine` without its settings."""
+        return self.engine if isinstance(self.engine, str) else str(self.engine.get("name", ""))
 
 
 def load_model(config: LanguagePolicyConfig) -> Any:
     """The checkpoint of `config.model`, as its class of transformers."""
     from transformers import AutoModelForImageTextToText
 
-    return AutoModelForImageTextToText.from_pretrained(
-        config.model,
-        dtype=DTYPES[config.dtype],
-        attn_implementation=config.attention,
-        trust_remote_code=config.trust_remote_code,
-    )
+    options = {"dtype": DTYPES[config.dtype], "trust_remote_code": config.trust_remote_code}
+    load = partial(AutoModelForImageTextToText.from_pretrained, config.model, **options)
+    try:
+        return load(attn_implementation=config.attention)
+    except ValueError as refused:
+        if "attention implementation" not in str(refused):
+            raise
+        # Not all of it knows this attention: encoders may keep another, as transformers chooses, the decoder may not.
+        model = load()
+        if model.config.get_text_config()._attn_implementation != config.attention:
+            raise
+        return model

@@ -24,6 +24,7 @@ from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.families.turns import joined
 from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.sampling import Decoded, decode
+from mmrl.policies.language.taken import Taken
 from mmrl.policies.language.turns import Turns, response_media
 from mmrl.policies.language.writing import WritingPlan
 from mmrl.randomness import Key
@@ -39,6 +40,7 @@ class Speaker(Protocol):
     family: Family
     stopping: Any
     bridge: Any
+    taken: Taken
 
     @property
     def inner(self) -> Any: ...
@@ -134,6 +136,7 @@ def converse(
         prompts.setdefault(request.prompt.id, request.prompt)
     encoded, ready = policy.ready(prompts)
     plan = WritingPlan.of(requests, policy.config.max_new_tokens)
+    policy.taken.write(policy.inner.decodes_by, requests)
     prefills = {} if greedy else policy.prefills(requests, encoded, ready)
     with policy.acting():
         lines = _lines(policy, plan, ready, key, greedy)

@@ -17,16 +17,16 @@ and asks for it with `Need("margin")`: a function of one chunk's logits, hidden 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmrl.errors import ConfigError, unknown
+from mmrl.stages import Need
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Chunk:
 
     logits   (rows, V) float32, as sampled from: tempered, suppressed ids at the lowest finite number
     hidden   (rows, d) before the output head
-    actions  (rows,) the sampled ids
+    actions  (rows,) the sampled ids, or what else the likelihood scores
     """
 
     logits: Tensor
@@ -81,8 +81,8 @@ class Chunk:
 
 Probe = Callable[..., Tensor]
 PROBES: dict[str, Probe] = {}
-Asked = tuple[tuple[str, str, tuple[tuple[str, Any], ...]], ...]
-"""(name of the result, probe, its options) for each number wanted of every row."""
+Score = Callable[[Tensor, Chunk, Sequence[Need]], dict[str, Tensor]]
+"""What is made of a chunk: `Likelihood.score` of a language policy."""
 
 
 def probe(name: str) -> Callable[[Probe], Probe]:
@@ -122,26 +122,34 @@ def top_p_entropy(logits: Tensor, top_p: float) -> Tensor:
     return -(log_q.exp() * log_q.masked_fill(dropped, 0.0)).sum(-1)
 
 
+def probed(work: Tensor, chunk: Chunk, asked: Sequence[Need]) -> dict[str, Tensor]:
+    """The log-probs of a chunk's actions `work (rows,)`, and the probes that are asked for."""
+    for need in asked:
+        if need.probe not in PROBES:
+            raise ConfigError(unknown("probe", need.probe, PROBES))
+    numbers = {need.key: PROBES[need.probe](chunk, **dict(need.options)) for need in asked}
+    return {"log_probs": log_probs(chunk)} | numbers
+
+
 def score_rows(
     hidden: Tensor,
     actions: Tensor,
     head: nn.Module,
     distribution: Distribution,
-    asked: Asked,
+    asked: Sequence[Need] = (),
     *,
     rows: int = 1024,
+    score: Score = probed,
 ) -> dict[str, Tensor]:
-    """hidden (n, d), actions (n,) -> {name: (n,) float32}, `rows` rows of logits at a time."""
-    functions = _functions(asked)
+    """hidden (n, d), actions (n, ...) -> {"log_probs" or Need.key: (n,) float32}, `rows` rows of logits at a time."""
 
-    def numbers(part: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
-        chunk = Chunk(distribution(head(part)), part, ids)
-        return tuple(function(chunk) for function in functions)
+    def numbers(part: Tensor, taken: Tensor) -> dict[str, Tensor]:
+        return score(taken, Chunk(distribution(head(part)), part, taken), asked)
 
     differentiable = torch.is_grad_enabled() and (
         hidden.requires_grad or any(p.requires_grad for p in head.parameters())
     )
-    results = []
+    results: list[dict[str, Tensor]] = []
     parts, taken = hidden.split(rows), actions.split(rows)
     for i, (part, ids) in enumerate(zip(parts, taken, strict=True)):
         # The backward pass begins with the last chunk: its logits are kept, those of the others made again.
@@ -149,19 +157,11 @@ def score_rows(
             results.append(checkpoint(numbers, part, ids, use_reentrant=False))
         else:
             results.append(numbers(part, ids))
-    return {name: torch.cat(parts) for (name, _, _), parts in zip(asked, zip(*results, strict=True), strict=True)}
+    return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
 
 def score_rows_at_once(
-    hidden: Tensor, actions: Tensor, head: nn.Module, distribution: Distribution, asked: Asked
+    hidden: Tensor, actions: Tensor, head: nn.Module, distribution: Distribution, asked: Sequence[Need] = ()
 ) -> dict[str, Tensor]:
     """The reference of `score_rows`: all logits in memory at once."""
-    chunk = Chunk(distribution(head(hidden)), hidden, actions)
-    return {name: function(chunk) for (name, _, _), function in zip(asked, _functions(asked), strict=True)}
-
-
-def _functions(asked: Asked) -> list[Callable[[Chunk], Tensor]]:
-    for _, name, _ in asked:
-        if name not in PROBES:
-            raise ConfigError(unknown("probe", name, PROBES))
-    return [partial(PROBES[name], **dict(options)) for _, name, options in asked]
+    return probed(actions, Chunk(distribution(head(hidden)), hidden, actions), asked)

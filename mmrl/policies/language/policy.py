@@ -7,7 +7,6 @@ the same temperature and suppressed ids.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -27,26 +26,26 @@ from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
 from mmrl.policies.language.encoding import encode, extended
 from mmrl.policies.language.engines.acting import ActsThroughEngine
-from mmrl.policies.language.engines.base import Setting
-from mmrl.policies.language.engines.bridge import Bridge
 from mmrl.policies.language.engines.rows import corrected, with_sampler, with_version
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
-from mmrl.policies.language.families.kept import capabilities_of
+from mmrl.policies.language.families.kept import checked_below_float32
 from mmrl.policies.language.families.qwen import Qwen
 from mmrl.policies.language.fast import prefill
 from mmrl.policies.language.fast.prefill import KeptPrefills, Prefill
-from mmrl.policies.language.layout import Way, lay_out, ways
-from mmrl.policies.language.log_probs import Asked, Distribution
+from mmrl.policies.language.layout import Way, cheaper, lay_out, ways
+from mmrl.policies.language.likelihoods import Tokens, likelihood_class
+from mmrl.policies.language.log_probs import PROBES, Distribution
 from mmrl.policies.language.pixels import corrupted, shown_otherwise
-from mmrl.policies.language.probes import token_probes
+from mmrl.policies.language.preparing import prepared, size_images
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
-from mmrl.policies.language.probes.group_probes import GROUP_PROBES, Group, hellinger
+from mmrl.policies.language.probes.group_probes import GROUP_PROBES, hellinger, of_groups
 from mmrl.policies.language.probes.spectrum import visual_entropy
-from mmrl.policies.language.scoring import LOG_PROBS, Rows, ScoredLanguageModel
+from mmrl.policies.language.scoring import Rows, ScoredLanguageModel
 from mmrl.policies.language.spans import action_labels, row_spans
 from mmrl.policies.language.stopping import Stopping
+from mmrl.policies.language.taken import Taken
 from mmrl.policies.language.turns import Changed, Turns, whole_rows, written_rows
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
 from mmrl.policies.sharding import is_sharded
@@ -57,11 +56,9 @@ from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
 from mmrl.stages import Need, View
 
 PROMPT_PROBES = frozenset({"visual_entropy"})
+"""With one value per prompt, expanded to its rows."""
 PAIR_PROBES = frozenset({"hellinger"})
-VECTORS = frozenset({"states", "gradient_proxy"})
-"""Probes of a vector for each token, too wide for a column."""
-STATES: Asked = (("states", "states", ()),)
-"""Probes with one value per prompt, expanded to its rows."""
+STATES = Need("states")
 
 
 class LanguagePolicy(ActsThroughEngine):
@@ -69,7 +66,7 @@ class LanguagePolicy(ActsThroughEngine):
 
     batch_probes = frozenset(BATCH_PROBES)
     group_probes = frozenset(GROUP_PROBES)
-    probes = frozenset(token_probes.PROBES) - VECTORS | PROMPT_PROBES | PAIR_PROBES | group_probes | batch_probes
+    probes = Tokens.probes | PROMPT_PROBES | PAIR_PROBES | group_probes | batch_probes
     config: Any
 
     def __init__(
@@ -94,14 +91,20 @@ class LanguagePolicy(ActsThroughEngine):
         self.config, self.processor, self.seed, self.read_clip = config, processor, seed, read_clip
         self.family: Family = family_of(model.config, processor)
         self.stopping = Stopping.of(model, processor.tokenizer, config.stop, config.stop_tokens)
-        self._size_images()
+        size_images(processor, self.family, config)
         self.pixel_scales = PixelScale.of(processor) if isinstance(self.family, Qwen) else {}
         self._source: str | None = None
         self._features: WeakKeyDictionary[Encoded, dict[str, Any]] = WeakKeyDictionary()
-        self.module = self._scored(self._prepared(model))
+        self.likelihood = likelihood_class(config.likelihood)(config)
+        video = "video" in self.reads
+        self.module = self._scored(prepared(model, self.family, config, video=video, seed=seed))
+        with self.acting():
+            checked_below_float32(self.inner, self.family, config.attention, video=video)
+        self.ways, closed = ways(config, self.family, self.inner.core)
+        self.taken = Taken(closed)
         self._kept = KeptPrefills(self.inner)
         self._prefill_refusal()
-        self.bridge = Bridge(Setting(config, processor, self.family, self.stopping, lambda: self.inner, self._template))
+        self.bridge = self.bridged()
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
@@ -109,6 +112,7 @@ class LanguagePolicy(ActsThroughEngine):
         are read."""
         from transformers import AutoConfig, AutoProcessor
 
+        cls.check_engine(config)
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
             check_model_type(AutoConfig.from_pretrained(config.model, **trusted))
@@ -122,14 +126,14 @@ class LanguagePolicy(ActsThroughEngine):
 
     def _scored(self, model: Any) -> ScoredLanguageModel:
         config, found = self.config, self.capabilities
-        self.ways = ways(config, self.family, adapters.unwrapped(model))
         return ScoredLanguageModel(
             model,
             self.family,
             Distribution(config.temperature, self.family.suppressed, self.family.soft_cap, found.scale),
             rows=config.logit_rows,
             autocast=None if config.autocast is None else DTYPES[config.autocast],
-            shared=Way.PACKED in self.ways,
+            shared=Way.PACKED in ways(config, self.family, adapters.unwrapped(model))[0],
+            score=self.likelihood.score,
         )
 
     @property
@@ -140,58 +144,17 @@ class LanguagePolicy(ActsThroughEngine):
     @property
     def found(self) -> dict[str, Any]:
         told = {"model_type": self.family.model_type, "family": type(self.family).__name__}
-        return told | {"ways": [way.value for way in self.ways], **self.capabilities.as_dict()}
+        told |= {"ways": [way.value for way in self.ways], "closed": self.taken.closed}
+        return told | self.capabilities.as_dict()
+
+    def counted(self) -> dict[str, Any]:
+        return self.taken.told()
 
     @property
     def inner(self) -> ScoredLanguageModel:
         return cast(ScoredLanguageModel, super().inner)
 
     # -- what the model is ---------------------------------------------------------------------------------------
-
-    @property
-    def max_actions(self) -> int:
-        return self.config.max_new_tokens
-
-    def _size_images(self) -> None:
-        low, high = self.config.min_pixels, self.config.max_pixels
-        if low is None and high is None:
-            return
-        size = getattr(self.processor.image_processor, "size", None)
-        edges = {name: getattr(size, name, None) for name in ("shortest_edge", "longest_edge")}
-        if isinstance(size, dict):
-            edges = {name: size.get(name) for name in edges}
-        if self.family.factor is None or None in edges.values():
-            raise ConfigError(
-                f"min_pixels, max_pixels: {type(self.processor.image_processor).__name__} of "
-                f"{self.family.model_type!r} has no range of areas (its size is {size}); leave both null"
-            )
-        self.processor.image_processor.size = {
-            "shortest_edge": low or edges["shortest_edge"],
-            "longest_edge": high or edges["longest_edge"],
-        }
-
-    def _prepared(self, model: Any) -> Any:
-        """Capabilities found, adapters on, frozen parts frozen, checkpointing as asked."""
-        config = self.config
-        if model.config._attn_implementation != config.attention:
-            model.set_attn_implementation(config.attention)
-        self.family.capabilities = capabilities_of(model, self.family, config.attention, video="video" in self.reads)
-        readers = self.family.readers(model)
-        adapted = config.lora is not None or config.adapter is not None
-        train_vision = config.train_vision if config.train_vision is not None else not adapted
-        if adapted:
-            frozen = [*([] if train_vision else readers), *self.family.not_linear(model)]
-            exclude = rf"(.*\.)?({'|'.join(map(re.escape, frozen))})(\..*)?" if frozen else None
-            lora = config.lora
-            if lora is not None and lora.targets == "all-linear":
-                lora = lora.model_copy(update={"targets": self.family.linear_targets(model)})
-            model = adapters.attach_lora(model, lora, seed=self.seed, start=config.adapter, exclude=exclude)
-        elif not train_vision:
-            for reader in readers.values():
-                reader.requires_grad_(False)
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        return model
 
     # -- prompts -------------------------------------------------------------------------------------------------
 
@@ -264,16 +227,17 @@ class LanguagePolicy(ActsThroughEngine):
             prompts.setdefault(request.prompt.id, request.prompt)
         encoded, ready = self.ready(prompts)
         plan = WritingPlan.of(requests, self.config.max_new_tokens)
+        self.taken.write("engine" if self.acts_apart else self.inner.decodes_by, requests)
         prefills = {} if greedy or self.acts_apart else self.prefills(requests, encoded, ready)
         shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
         contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
         with self.acting():
-            written = self.bridge.write(contexts, plan.budget, draws, self.inner.model)
+            written, version = self.bridge.write(contexts, plan.budget, draws, self.inner.model, key)
             rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
-            if self.config.old_log_probs == "trainer" and not greedy:
+            if self.rescored and not greedy:
                 parts = self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows)
-                corrected(rows, plan, shown, parts, partial(self._score, self.inner, asked=LOG_PROBS))
-        return with_version(rows, self.bridge.version)
+                corrected(rows, plan, shown, parts, partial(self._score, self.inner))
+        return with_version(rows, version)
 
     def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]:
         """The encoding of each prompt by its id: as it is kept, and with features of its media."""
@@ -302,15 +266,16 @@ class LanguagePolicy(ActsThroughEngine):
         way = self.config.reuse_prefill
         if way == "off" or not torch.is_grad_enabled() or self._prefill_refusal():
             return {}
-        one_pass = self._kept.begin()
-        if way == "auto" and not one_pass:
+        updates = self._kept.begin()
+        if way == "auto" and not updates:
             return {}
         prefills: dict[Encoded, Prefill] = {}
         prompt_of = {
             ready[r.prompt.id]: encoded[r.prompt.id] for r in requests if r.shown is r.prefix is r.start is None
         }
+        first = list(prompt_of)[: len(prompt_of) if way == "on" else -(-len(prompt_of) // updates)]
         with self.acting(), torch.enable_grad():
-            for row in prefill.packs(list(prompt_of)):
+            for row in prefill.packs(first):
                 made = self.inner.prefill(row)
                 self._kept.keep([prompt_of[shown] for shown in row], made)
                 prefills |= zip(row, made, strict=True)
@@ -340,7 +305,7 @@ class LanguagePolicy(ActsThroughEngine):
         rows = given_rows(ids, prompts, encoded, self.processor.tokenizer, self.device)
         for part in self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows):
             rows.old_log_probs[part] = self.evaluate(rows.index(part), (), weights="old").log_probs
-        rows = with_sampler(rows) if self.config.old_log_probs == "trainer" else rows
+        rows = with_sampler(rows) if self.rescored else rows
         return with_version(rows, self.bridge.version)
 
     # -- scoring -------------------------------------------------------------------------------------------------
@@ -364,18 +329,18 @@ class LanguagePolicy(ActsThroughEngine):
         by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
         by_group = [need for need in needs if need.probe in GROUP_PROBES]
         by_pair = [need for need in needs if need.probe in PAIR_PROBES]
-        by_token = [need for need in needs if need.probe in token_probes.PROBES]
+        by_token = [need for need in needs if need.probe in self.likelihood.probes | PROBES.keys()]
         with self._weights(weights) as module:
             unwrapped = self.inner if module is self.module else module
             columns = {n.key: self._of_prompts(unwrapped, shown)[rollouts.prompt] for n in by_prompt}
             if by_prompt and len(by_prompt) == len(needs) and weights == "old" and under is None:
                 return Evaluation(rollouts.old_log_probs, columns)
-            asked = LOG_PROBS + tuple((n.key, n.probe, n.options) for n in by_token if n.probe != "log_probs")
+            asked = [*(n for n in by_token if n.probe != "log_probs"), *([STATES] if by_group else [])]
             updating = weights == "current" and under is None and torch.is_grad_enabled()
             known = self._kept.take(rollouts.encoded) if updating else None
-            numbers = self._score(module, rollouts, shown, (*asked, *(STATES if by_group else ())), known, under)
+            numbers = self._score(module, rollouts, shown, asked, known, under)
             if by_group:
-                columns |= self._of_groups(unwrapped, rollouts, numbers.pop("states"), by_group)
+                columns |= of_groups(rollouts, numbers.pop(STATES.key), by_group, unwrapped.logits)
         if by_pair:
             distance = self._hellinger(rollouts, shown)
             columns |= {n.key: distance for n in by_pair}
@@ -388,21 +353,24 @@ class LanguagePolicy(ActsThroughEngine):
         module: Any,
         rollouts: Rollouts,
         shown: list[Encoded],
-        asked: Asked,
+        asked: Sequence[Need] = (),
         prefills: Sequence[Prefill | None] | None = None,
         under: View | None = None,
     ) -> dict[str, Tensor]:
         device, home = next(module.parameters()).device, rollouts.mask.device
-        actions, mask = rollouts.actions.to(device), rollouts.mask.to(device)
-        if any(rollouts.media):
+        work, mask = self.likelihood.work(rollouts).to(device), rollouts.mask.to(device)
+        whole, first, alone = any(rollouts.media), self._way(), self.capabilities.batches is None
+        fixed = self.config.shared_prompt != "auto" or whole or alone or any(prefills or ()) or is_sharded(module)
+        way = first if fixed else cheaper(first, shown, rollouts)  # shards are gathered in the same order by all ranks
+        self.taken.score(way, first, len(mask), written_out=whole, dropped=first is not self.ways[0], alone=alone)
+        if whole:
             sizes = [len(shown[p]) for p in rollouts.prompt.tolist()]
-            alone = self.capabilities.batches is None
             draws = [] if under is None else draws_of(under, rollouts, self.seed)
             changed = None if under is None else Changed(under, draws, self.family, self.pixel_scales)
             rows: Rows = whole_rows(written_rows(rollouts, shown, changed), sizes, device, self.family, alone)
         else:
-            rows = lay_out(self._way(), shown, rollouts, device, self.family, prefills)
-        numbers = module(rows, actions, mask, asked)
+            rows = lay_out(way, shown, rollouts, device, self.family, prefills)
+        numbers = module(rows, work, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
 
     def _way(self) -> Way:
@@ -411,24 +379,12 @@ class LanguagePolicy(ActsThroughEngine):
         return next(way for way in self.ways if not (dropped and way is Way.TWO_CALLS))
 
     @torch.no_grad()
-    def _of_groups(self, module: Any, rollouts: Rollouts, states: Tensor, needs: Sequence[Need]) -> dict[str, Tensor]:
-        """`{Need.key: (B, T)}` of probes that compare the members of a group; the rollouts must hold whole groups."""
-        columns = {need.key: torch.zeros_like(rollouts.old_log_probs) for need in needs}
-        for g in torch.unique(rollouts.group).tolist():
-            rows = (rollouts.group == g).nonzero().squeeze(1)
-            success = None if rollouts.success is None else rollouts.success[rows]
-            group = Group(states[rows], rollouts.actions[rows], rollouts.mask[rows], success, module.logits)
-            for need in needs:
-                columns[need.key][rows] = GROUP_PROBES[need.probe](group, **dict(need.options)).to(states.device)
-        return columns
-
-    @torch.no_grad()
     def _hellinger(self, rollouts: Rollouts, shown: list[Encoded]) -> Tensor:
         """(B, T) squared Hellinger distance of the next-token distributions of the policy and its reference."""
         mask, states = rollouts.mask, {}
         for weights in ("old", "reference"):
             with self._weights(weights) as module:
-                states[weights] = self._score(module, rollouts, shown, STATES)["states"][mask]
+                states[weights] = self._score(module, rollouts, shown, [STATES])[STATES.key][mask]
 
         def logits(weights: str, rows: slice) -> Tensor:
             with self._weights(weights) as module:
@@ -470,13 +426,18 @@ class LanguagePolicy(ActsThroughEngine):
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
         return micro_batches(rollouts, rows, size)
 
+    @classmethod
+    def offered(cls, settings: Any = None) -> frozenset[str]:
+        own = Tokens if settings is None else likelihood_class(settings.likelihood)
+        return super().offered(settings) - Tokens.offers() | own.offers()
+
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {"update_in_one_pass": self._kept.one_pass, "version": self.bridge.version}
+        return {"updates_in_one_pass": self._kept.updates, "version": self.bridge.version}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._kept.one_pass = state.get("update_in_one_pass", False)
+        self._kept.updates = int(state.get("updates_in_one_pass", state.get("update_in_one_pass", 0)))
         self.bridge.version, self.bridge.held = state.get("version", 0), None
 
     # -- weights -------------------------------------------------------------------------------------------------

@@ -84,8 +84,7 @@ def decode(
     if model.shares_prefixes:
         state = SharedCache(model, contexts, context.to(device), prefills)
     else:
-        way = RepeatedCache if model.family.capabilities.prefix_cache else Recomputed
-        state = way(model, contexts, context.to(device))
+        state = (RepeatedCache if model.repeats_prefixes else Recomputed)(model, contexts, context.to(device))
     uniforms = None if uniforms is None else uniforms.to(device)
     for step in range(steps):
         rows = state.rows

@@ -20,9 +20,8 @@ from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.fast import prefill, shared_prompt, vision_attention
 from mmrl.policies.language.fast.patch_projection import project_patches
 from mmrl.policies.language.fast.prefill import Prefill
-from mmrl.policies.language.log_probs import Asked, Distribution, score_rows
-
-LOG_PROBS: Asked = (("log_probs", "log_probs", ()),)
+from mmrl.policies.language.log_probs import Distribution, Score, probed, score_rows
+from mmrl.stages import Need
 
 
 class Rows(Protocol):
@@ -53,7 +52,8 @@ class Plain:
         return cls(inputs, actions.shape[1], any(e.media for e in entries))
 
     def states(self, module: Any, mask: Tensor) -> Tensor:
-        return module.states(self.inputs, idle=not self.has_media)[:, -self.steps - 1 : -1][mask]
+        states = module.states(self.inputs, idle=not self.has_media)[:, -self.steps - 1 : -1]
+        return states[mask[:, : self.steps]]
 
 
 @dataclass
@@ -80,11 +80,11 @@ class Parts:
 def one_by_one(
     entries: Sequence[Encoded], actions: Tensor, lengths: Tensor, device: torch.device, family: Family
 ) -> Parts:
-    """Every row by itself, its prompt unpadded. actions (B, T), lengths (B,)"""
+    """Every row by itself, nothing of it padded. actions (B, T), lengths (B,)"""
     parts: list[tuple[Tensor, Rows]] = []
-    for row, entry in enumerate(entries):
+    for row, (entry, length) in enumerate(zip(entries, lengths.tolist(), strict=True)):
         at = torch.tensor([row])
-        parts.append((at, Plain.of([entry], actions.cpu()[at], lengths.cpu()[at], device, family)))
+        parts.append((at, Plain.of([entry], actions.cpu()[at, :length], torch.tensor([length]), device, family)))
     return Parts(parts)
 
 
@@ -95,6 +95,7 @@ class ScoredLanguageModel(nn.Module):
     rows          of logits alive at once
     autocast      dtype of matrix products on top of the weights' dtype, None to follow the weights
     shared        understand packed rows (`mmrl.policies.language.fast.shared_prompt`)
+    score         what is made of logits: the likelihood's
     """
 
     model: Any
@@ -109,6 +110,7 @@ class ScoredLanguageModel(nn.Module):
         rows: int = 1024,
         autocast: torch.dtype | None = None,
         shared: bool = False,
+        score: Score = probed,
     ):
         super().__init__()
         self.model = model
@@ -117,6 +119,7 @@ class ScoredLanguageModel(nn.Module):
         self.rows = rows
         self.autocast = autocast
         self.shared = shared
+        self.score = score
         readers = family.readers(self.core).values()
         self.vision_trains = any(p.requires_grad for reader in readers for p in reader.parameters())
         if family.one_tower:
@@ -140,11 +143,12 @@ class ScoredLanguageModel(nn.Module):
     def head(self) -> nn.Module:
         return self.core.get_output_embeddings()
 
-    def forward(self, rows: Rows, actions: Tensor, mask: Tensor, asked: Asked = LOG_PROBS) -> dict[str, Tensor]:
-        """Score `actions (B, T)` where `mask (B, T)`; `{name: (B, T) float32}`, 0 outside the mask."""
-        with self._precision():
+    def forward(self, rows: Rows, actions: Tensor, mask: Tensor, asked: Sequence[Need] = ()) -> dict[str, Tensor]:
+        """Score `actions (B, T, ...)` where `mask (B, T)`; `{"log_probs" or Need.key: (B, T) float32}`, 0 outside."""
+        with self.precision():
             states = rows.states(self, mask)
-            numbers = score_rows(states, actions[mask], self.head, self.distribution, asked, rows=self.rows)
+            given = (states, actions[mask], self.head, self.distribution, asked)
+            numbers = score_rows(*given, rows=self.rows, score=self.score)
         place = mask.nonzero(as_tuple=True)
         return {
             name: values.new_zeros(*mask.shape, *values.shape[1:]).index_put(place, values)
@@ -163,14 +167,14 @@ class ScoredLanguageModel(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(n, d) states before the output head -> (n, V) float32 logits as sampled from."""
-        with self._precision():
+        with self.precision():
             head = self.head
             device, dtype = next(head.parameters()).device, next(head.parameters()).dtype
             return self.distribution(head(states.to(device, dtype)))
 
     def next_logits(self, inputs: dict[str, Any], cache: Any = None) -> Tensor:
         """(B, V) float32 logits of the token after the last column, adding `inputs` to the key-value cache."""
-        with self._precision():
+        with self.precision():
             more = {n: inputs[n] for n in ("shared_prompt",) if n in inputs}
             given = {n: v for n, v in inputs.items() if n not in more}
             return self.distribution(self.head(self.family.states(self.core, given, cache, **more)[:, -1]))
@@ -180,6 +184,16 @@ class ScoredLanguageModel(nn.Module):
         """Whether decoding can read one copy of the prompt's cache for the whole group."""
         return self.shared and self.family.capabilities.shared_cache
 
+    @property
+    def repeats_prefixes(self) -> bool:
+        """Whether decoding can go on from the prompt's cache, a copy for every row."""
+        return self.family.capabilities.prefix_cache
+
+    @property
+    def decodes_by(self) -> str:
+        """How the rows of a group go on from their prompt."""
+        return "shared cache" if self.shares_prefixes else "repeated cache" if self.repeats_prefixes else "no cache"
+
     def prefill(self, prompts: Sequence[Encoded]) -> list[Prefill]:
         """Run prompts through the decoder in one packed row, with gradient where the caller wants one. For models
         that share prefixes."""
@@ -187,21 +201,21 @@ class ScoredLanguageModel(nn.Module):
             return []
         inputs, layout = shared_prompt.pack_prompts(prompts, next(self.parameters()).device, self.family)
         cache = self.family.cache()
-        with self._precision():
+        with self.precision():
             states = self.family.states(self.core, inputs, cache, shared_prompt=layout)
         return prefill.split(cache, states[0], [len(p) for p in prompts])
 
     def patch_features(self, media: dict[str, Tensor]) -> Tensor:
         """(patches, d) of the vision encoder, before patches are merged into tokens."""
-        with self._precision():
+        with self.precision():
             return self.family.patch_features(self.core, media)
 
     def encode_media(self, media: dict[str, Any]) -> dict[str, Any]:
         """What the language model reads of one prompt's media."""
-        with self._precision():
+        with self.precision():
             return self.family.encode_media(self.core, media)
 
-    def _precision(self) -> AbstractContextManager:
+    def precision(self) -> AbstractContextManager:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(next(self.parameters()).device.type, dtype=self.autocast)

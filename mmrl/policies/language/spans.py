@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mmrl.errors import PolicyError
 from mmrl.record import Rollouts
 
@@ -22,6 +25,20 @@ def action_labels(tokenizer: Any, rollouts: Rollouts) -> list[list[str]]:
 def extents(rollouts: Rollouts) -> list[int]:
     assert rollouts.extent is not None
     return rollouts.extent.tolist()
+
+
+def scored_extents(rollouts: Rollouts) -> Tensor:
+    """(B,) columns of each row, on the CPU. An action past them would be scored after tokens that nobody sees."""
+    assert rollouts.extent is not None
+    extent, mask = rollouts.extent.cpu(), rollouts.mask.cpu()
+    past = mask & (torch.arange(mask.shape[1]) >= extent[:, None])
+    if past.any():
+        row, column = past.nonzero()[0].tolist()
+        raise PolicyError(
+            f"rollouts: row {row} has an action in column {column}, but its extent is {int(extent[row])}; "
+            "rows that are given other actions need their extent too"
+        )
+    return extent
 
 
 def row_spans(tokenizer: Any, rollouts: Rollouts, row: int) -> list[tuple[int, int]]:

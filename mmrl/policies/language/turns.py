@@ -22,6 +22,7 @@ from mmrl.policies.language.families.default import Family, collated
 from mmrl.policies.language.families.qwen import Qwen
 from mmrl.policies.language.pixels import corrupted
 from mmrl.policies.language.scoring import Parts, Rows
+from mmrl.policies.language.spans import scored_extents
 from mmrl.policies.views import REMOVE_MEDIA, PixelScale
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Rollouts
@@ -127,9 +128,9 @@ class Changed:
 
 def written_rows(rollouts: Rollouts, shown: Sequence[Encoded], changed: Changed | None) -> list[Encoded]:
     """Each row whole. shown: of `rollouts.prompts`, as this pass shows them; changed: how, if otherwise."""
-    assert rollouts.extent is not None and rollouts.media is not None
+    assert rollouts.media is not None
     rows = []
-    parts = (rollouts.prompt.tolist(), rollouts.actions.cpu(), rollouts.extent.tolist(), rollouts.media)
+    parts = (rollouts.prompt.tolist(), rollouts.actions.cpu(), scored_extents(rollouts).tolist(), rollouts.media)
     for p, ids, extent, media in zip(*parts, strict=True):
         if media is None or changed is None:
             rows.append(written_out(shown[p], ids[:extent], media))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.media import Frames, ReadClip, VideoSampling
+from mmrl.media import Frames, ReadClip, Reordered, VideoSampling
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.families import family_of
 from mmrl.policies.language.families.default import Family
@@ -73,7 +73,7 @@ class VideoPolicy(LanguagePolicy):
     def _frames(self, prompt: Prompt) -> list[Frames]:
         clips, unit, step = [], self.sampling.factor, self.family.temporal_patch
         for video in prompt.videos:
-            frames = self.read_clip(video, self.sampling)
+            frames = self._read(video)
             count, _, height, width = frames.pixels.shape
             if count % step or height % unit or width % unit:
                 raise PolicyError(
@@ -83,6 +83,11 @@ class VideoPolicy(LanguagePolicy):
                 )
             clips.append(frames)
         return clips
+
+    def _read(self, video: Any) -> Frames:
+        if isinstance(video, Reordered):
+            return video.of(self._read(video.video))
+        return self.read_clip(video, self.sampling)
 
 
 def _sampling(config: VideoPolicyConfig, family: Family) -> VideoSampling:

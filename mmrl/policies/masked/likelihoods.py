@@ -11,13 +11,16 @@ a rollout must use the same masks, else their ratios are noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
+from mmrl.policies import likelihood
+from mmrl.stages import Need
 
 Score = Callable[[Tensor, float], Tensor]
 """`(visible (B, T) bool, share of prompt tokens hidden) -> log-probs (B, T)` of the true tokens."""
@@ -149,3 +152,54 @@ def surrogate(name: str, *, points: int = 3, samples: int = 16) -> Surrogate:
     if name not in known:
         raise ConfigError(unknown("likelihood surrogate", name, known))
     return known[name]
+
+
+@dataclass
+class Hidden:
+    """What is scored.
+
+    mask   (B, T) bool: the tokens of each completion
+    noise  (B, K, T) uniform numbers, of which random masks are made
+    """
+
+    mask: Tensor
+    noise: Tensor
+
+
+class Masked(likelihood.Likelihood):
+    """`masked`: tokens hidden from the model, as `policy.surrogate` says. One of your own is a subclass with a `score`.
+
+    draws      K rows of noise that it reads
+    over_draws  T is the axis of `policy.samples` draws, not that of tokens
+    """
+
+    kept = frozenset({"scored"})
+    draws: int
+    over_draws: bool
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.chosen = surrogate(config.surrogate, points=config.points, samples=config.samples)
+        self.draws, self.over_draws = self.chosen.draws, config.surrogate == "monte_carlo"
+
+    @classmethod
+    def offers(cls) -> frozenset[str]:
+        return super().offers() - cls.kept  # a column of rollouts, which no pass gives
+
+    @property
+    def actions(self) -> int:
+        """Of tokens, whatever T is: lengths, and what shapes rewards by them, count tokens."""
+        return self.config.max_new_tokens
+
+    def score(self, work: Hidden, predict: Score, asked: Sequence[Need] = ()) -> dict[str, Tensor]:
+        """`{"log_probs": (B, T), "scored": (B, T) bool}`: which actions the log-probs stand for."""
+        values, scored = self.chosen.function(predict, work.mask, work.noise)
+        return {"log_probs": values, "scored": scored}
+
+
+LIKELIHOODS = {"masked": f"{__name__}:Masked"}
+
+
+def likelihood_class(name: str) -> type[Masked]:
+    """By name, or by `path/to/file.py:name`."""
+    return likelihood.likelihood_class(name, LIKELIHOODS, Masked)

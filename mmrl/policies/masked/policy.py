@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies import adapters
 from mmrl.policies.base import Policy
-from mmrl.policies.masked.likelihoods import Surrogate, surrogate
+from mmrl.policies.masked.likelihoods import Hidden, Masked, likelihood_class
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, TRUNCATED, Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section
@@ -40,6 +40,7 @@ class MaskedDiffusionConfig(Section):
                      left-to-right generation, for which surrogate "left_to_right" is exact
     tokens_per_step  tokens fixed in one forward pass: more is faster and less coherent
     temperature      of sampling and of scoring
+    likelihood       what is scored of a completion: "masked", or one of your own, `my.py:Mine`
     surrogate        "one_step", "coupled", "random_share", "quadrature", "monte_carlo", "left_to_right"
     points           quadrature nodes; 2 or 3
     samples          Monte-Carlo draws
@@ -52,6 +53,7 @@ class MaskedDiffusionConfig(Section):
     block: int = Field(32, ge=1)
     tokens_per_step: int = Field(1, ge=1)
     temperature: float = Field(1.0, gt=0)
+    likelihood: str = "masked"
     surrogate: str = "coupled"
     points: int = Field(3, ge=1)
     samples: int = Field(16, ge=1)
@@ -62,9 +64,9 @@ class MaskedDiffusionConfig(Section):
 class ScoredMaskedModel(nn.Module):
     """The module that is trained: all masked inputs of a surrogate inside one forward, `(B, T)` numbers out."""
 
-    def __init__(self, model: Any, mask_token: int, chosen: Surrogate, temperature: float):
+    def __init__(self, model: Any, mask_token: int, likelihood: Masked, temperature: float):
         super().__init__()
-        self.model, self.mask_token, self.chosen, self.temperature = model, mask_token, chosen, temperature
+        self.model, self.mask_token, self.likelihood, self.temperature = model, mask_token, likelihood, temperature
         core = model.get_base_model() if adapters.is_adapted(model) else model
         self.takes_positions = "position_ids" in inspect.signature(core.forward).parameters
 
@@ -91,8 +93,7 @@ class ScoredMaskedModel(nn.Module):
             logits = self.logits(shown, prompt_mask, torch.where(visible, tokens, self.mask_token))
             return -cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
 
-        values, scored = self.chosen.function(score, mask, noise)
-        return {"log_probs": values, "scored": scored}
+        return self.likelihood.score(Hidden(mask, noise), score)
 
 
 class MaskedDiffusionPolicy(Policy):
@@ -100,7 +101,8 @@ class MaskedDiffusionPolicy(Policy):
 
     modality: ClassVar[str] = "masked"
     config_type = MaskedDiffusionConfig
-    probes = frozenset({"log_probs"})
+    likelihood: Masked
+    probes = Masked.offers()
     columns = frozenset({"scored"})
 
     def __init__(self, model: Any, tokenizer: Any, config: MaskedDiffusionConfig, *, seed: int = 0):
@@ -109,13 +111,13 @@ class MaskedDiffusionPolicy(Policy):
         if tokenizer.mask_token_id is None or ends is None:
             raise ConfigError("a masked diffusion policy needs a tokenizer with a mask token and an end token")
         self.config, self.tokenizer, self.end = config, tokenizer, ends
-        self.chosen = surrogate(config.surrogate, points=config.points, samples=config.samples)
+        self.likelihood = likelihood_class(config.likelihood)(config)
         self._reference = adapters.frozen_copy(model) if config.reference and config.lora is None else None
         model = adapters.attach_lora(model, config.lora, seed=seed) if config.lora else model
         for layer in model.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # noise in the update that the rollout did not have
-        self.module = ScoredMaskedModel(model, tokenizer.mask_token_id, self.chosen, config.temperature)
+        self.module = ScoredMaskedModel(model, tokenizer.mask_token_id, self.likelihood, config.temperature)
 
     @classmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: Any = None) -> MaskedDiffusionPolicy:
@@ -126,10 +128,6 @@ class MaskedDiffusionPolicy(Policy):
             return cls(model, AutoTokenizer.from_pretrained(config.model), config, seed=seed)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
-
-    @property
-    def max_actions(self) -> int:
-        return self.config.max_new_tokens
 
     # ---- prompts
 
@@ -165,7 +163,9 @@ class MaskedDiffusionPolicy(Policy):
         keys = [key.at(prompt=r.prompt.id, member=m) for r, m in members]
         with self.acting():
             shown, shown_mask = self._padded([self.encode(r.shown or r.prompt) for r, _ in members])
-            uniform = torch.stack([k.at(purpose="token").uniform(self.max_actions) for k in keys]).to(self.device)
+            uniform = torch.stack([k.at(purpose="token").uniform(self.config.max_new_tokens) for k in keys]).to(
+                self.device
+            )
             tokens = self._fill(shown, shown_mask, None if greedy else uniform)
             numbers = {
                 "prompt": [index[r.prompt.id] for r, _ in members],
@@ -183,10 +183,10 @@ class MaskedDiffusionPolicy(Policy):
 
     def _fill(self, prompt: Tensor, prompt_mask: Tensor, uniform: Tensor | None) -> Tensor:
         """(B, T) tokens. In each block the most confident positions are fixed first."""
-        canvas = torch.full((len(prompt), self.max_actions), self.inner.mask_token, device=prompt.device)
+        canvas = torch.full((len(prompt), self.config.max_new_tokens), self.inner.mask_token, device=prompt.device)
         hidden = torch.ones_like(canvas, dtype=torch.bool)
-        place = torch.arange(self.max_actions, device=prompt.device)
-        for start in range(0, self.max_actions, self.config.block):
+        place = torch.arange(self.config.max_new_tokens, device=prompt.device)
+        for start in range(0, self.config.max_new_tokens, self.config.block):
             block = (place >= start) & (place < start + self.config.block)
             while (hidden & block).any():
                 probabilities = self.inner.logits(prompt, prompt_mask, canvas).softmax(-1)
@@ -205,8 +205,9 @@ class MaskedDiffusionPolicy(Policy):
         mask = (ended.cumsum(1) - ended.long()) == 0
         pairs = zip(tokens.tolist(), mask.tolist(), strict=True)
         written = [[t for t, m in zip(row, keep, strict=True) if m] for row, keep in pairs]
-        sampled = self.config.surrogate == "monte_carlo"
-        actions = torch.arange(self.config.samples, device=tokens.device).expand(len(tokens), -1) if sampled else tokens
+        sampled = self.likelihood.over_draws
+        draws = torch.arange(self.config.samples, device=tokens.device).expand(len(tokens), -1)
+        actions = draws if sampled else tokens
         return Rollouts(
             prompts,
             [self.encode(p) for p in prompts],
@@ -229,7 +230,7 @@ class MaskedDiffusionPolicy(Policy):
         draws, prompt_draws = [], []
         for row, seed in enumerate(rollouts.replay["seed"].tolist()):
             generator = torch.Generator().manual_seed(seed)
-            draws.append(torch.rand(self.chosen.draws, self.max_actions, generator=generator))
+            draws.append(torch.rand(self.likelihood.draws, self.config.max_new_tokens, generator=generator))
             own = torch.rand(int(prompt_mask[row].sum()), generator=generator)
             prompt_draws.append(torch.cat([torch.ones(prompt.shape[1] - len(own)), own]))
         noise, prompt_noise = torch.stack(draws).to(self.device), torch.stack(prompt_draws).to(self.device)
@@ -253,7 +254,9 @@ class MaskedDiffusionPolicy(Policy):
                 raise PolicyError("the reference weights were not kept: set policy.reference to true, or use lora")
             module: nn.Module = self.inner
             if not adapted:
-                module = ScoredMaskedModel(self._reference, self.inner.mask_token, self.chosen, self.config.temperature)
+                module = ScoredMaskedModel(
+                    self._reference, self.inner.mask_token, self.likelihood, self.config.temperature
+                )
             with adapters.reference_adapter(self.inner.model) if adapted else nullcontext():
                 return Evaluation(self._score(module, rollouts)["log_probs"].float())
 
@@ -263,7 +266,7 @@ class MaskedDiffusionPolicy(Policy):
         return list(rows[lengths[rows].argsort(stable=True)].split(size))
 
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
-        if self.config.surrogate == "monte_carlo":
+        if self.likelihood.over_draws:
             return super().action_labels(rollouts)
         return [[self.tokenizer.decode([t]) for t in row] for row in rollouts.replay["tokens"].tolist()]
 

@@ -71,6 +71,46 @@ def test_splits_are_chosen_by_name_or_by_use(folder):
     assert open_dataset(datasets.DatasetDict({"only": splits["extra"]}), splits=HELD_OUT)[0].text == "extra"
 
 
+@pytest.mark.parametrize("inside", [".", "data"])
+@pytest.mark.parametrize(
+    "shards", [("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"), ("train", "test")]
+)
+def test_a_folder_of_parquet_files_of_several_splits_is_never_read_as_one(folder, inside, shards):
+    import datasets
+
+    place = folder / "cloned" / inside
+    place.mkdir(parents=True)
+    for name in shards:
+        datasets.Dataset.from_list([{"prompt": name}]).to_parquet(place / f"{name}.parquet")
+    trained, held = open_dataset(folder / "cloned"), open_dataset(f"{folder / 'cloned'}?split=test")
+    assert [p.text for p in trained] == [n for n in shards if n.startswith("train")]
+    assert [p.text for p in held] == [n for n in shards if n.startswith("test")]
+    with pytest.raises(DataError, match="unknown split 'tset'; did you mean 'test'"):
+        open_dataset(f"{folder / 'cloned'}?split=tset")
+    (place / "other.parquet").write_bytes((place / f"{shards[0]}.parquet").read_bytes())
+    assert len(open_dataset(folder / "cloned")) == len(shards) + 1  # names that say nothing: one data set
+
+
+def test_class_labels_are_read_by_name():
+    import datasets
+
+    features = datasets.Features(
+        {"prompt": datasets.Value("string"), "solution": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = datasets.Dataset.from_dict({"prompt": ["x?", "y?"], "solution": [1, None]}, features=features)
+    assert [s.solution for s in shown(open_dataset(rows))] == ["dog", None]
+
+
+def test_a_key_that_comes_twice_is_refused(folder):
+    with pytest.raises(DataError, match="line 1: the line is not JSON: the key 'solution' comes twice"):
+        open_dataset(_file(folder, '{"prompt": "x?", "solution": "a", "solution": "b"}'))
+
+
+def test_what_is_no_data_set_is_refused_by_its_type():
+    with pytest.raises(DataError, match=r"expected a \.jsonl, .* or a datasets\.Dataset, got list_iterator"):
+        open_dataset(iter([{"prompt": "x?"}]))
+
+
 def test_a_hub_name_without_a_network_is_one_clear_line():
     with pytest.raises(
         DataError, match=r"^data set 'nobody/nothing' is no file here, and the hub does not give it: "

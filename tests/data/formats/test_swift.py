@@ -1,5 +1,6 @@
 import pytest
 
+from mmrl.data.check import check_dataset
 from mmrl.errors import DataError
 from mmrl.media import FrameList, OwnSampling
 from tests.data.formats.shown import Shown, opened, shown
@@ -48,7 +49,9 @@ def test_objects_fill_their_places_and_boxes_left_over_are_the_truth(folder):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"bbox_type": "norm1"}, "bbox_type 'norm1' is not honoured; write the boxes of all rows in one frame"),
+        ({"bbox_type": "norm100"}, "unknown bbox_type 'norm100'; did you mean 'norm1000'"),
+        ({"bbox_type": "norm1"}, r"expected boxes of numbers from 0 to 1, got \[1, 2, 3, 4\]"),
+        ({"bbox_type": "norm1000", "bbox": [["1", 2, 3, 4]]}, "expected boxes of numbers from 0 to 1000"),
         ({"image_id": [1]}, "boxes of an image other than the first"),
         ({"boxes": []}, "unknown key 'boxes'; did you mean 'bbox'"),
     ],
@@ -64,6 +67,33 @@ def test_a_frame_or_image_of_boxes_is_honoured_or_refused(folder, said, message)
     with pytest.raises(DataError, match=message):
         opened(folder, row(said))
     assert shown(opened(folder, row({"bbox_type": "real", "image_id": [0]}))) == shown(opened(folder, row({})))
+
+
+@pytest.mark.parametrize(
+    ("kind", "box"),
+    [("norm1", [0.25, 0.5, 0.75, 1.0]), ("norm1000", [250, 500, 750, 1000]), ("real", [16, 16, 48, 32])],
+)
+def test_boxes_in_shares_of_the_image_become_pixels_in_the_truth_and_in_the_text(folder, kind, box):
+    """The image is 64 wide and 32 high."""
+    find = {"images": ["images/blue.png"], "objects": {"ref": ["it"], "bbox": [box], "bbox_type": kind}}
+    find["chat_template_kwargs"] = {"max_pixels": 784}  # what the model is given does not matter
+    data = opened(
+        folder,
+        {"messages": user("<image>Find <ref-object>."), **find},
+        {"messages": user("<image>What is in <bbox>?"), **find, "solution": "sky"},
+    )
+    assert [s.solution for s in shown(data)] == [[16, 16, 48, 32], "sky"]
+    assert shown(data)[1].text == "<image>What is in [16, 16, 48, 32]?"
+    assert data[0].columns["image_size"] == [64, 32]
+    assert check_dataset(data.source).problems == []
+
+
+def test_shares_of_no_image_are_refused(folder):
+    row = {"messages": user("Where?"), "objects": {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1"}}
+    with pytest.raises(DataError, match="column 'objects': bbox_type 'norm1' needs an image"):
+        opened(folder, row)
+    with pytest.raises(DataError, match=r"column 'image': 'no\.png' does not exist"):
+        opened(folder, row | {"images": ["no.png"]})
 
 
 def test_a_solution_replaces_the_trailing_answer(folder):

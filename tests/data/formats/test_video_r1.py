@@ -41,7 +41,7 @@ def test_a_modality_that_the_row_contradicts_is_refused(folder):
 
 @pytest.mark.parametrize(
     ("problem_type", "task"),
-    [("multiple choice", "choice"), ("OCR", "exact"), ("regression", "regression"), ("free-form", "free_form"),
+    [("multiple choice", "choice"), ("OCR", "ocr"), ("regression", "regression"), ("free-form", "free_form"),
      ("temporal grounding", "temporal"), ("spatial_grounding", "box"), ("Binary-Classification", "boolean")],
 )  # fmt: skip
 def test_problem_types_become_tasks_or_keep_their_name(problem_type, task):

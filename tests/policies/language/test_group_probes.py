@@ -28,7 +28,7 @@ def rollouts(policy):
 @pytest.fixture(scope="module")
 def states(policy, rollouts):
     with torch.no_grad():
-        return policy._score(policy.inner, rollouts, policy._shown(rollouts, None), STATES)["states"]
+        return policy._score(policy.inner, rollouts, policy._shown(rollouts, None), [STATES])[STATES.key]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_distance_to_the_reference(make_policy, rollouts, log_probs, monkeypatch
         generator = torch.Generator().manual_seed(0)
         for parameter in policy.module.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-        states = policy._score(policy.inner, rollouts, policy._shown(rollouts, None), STATES)["states"]
+        states = policy._score(policy.inner, rollouts, policy._shown(rollouts, None), [STATES])[STATES.key]
         moved = torch.softmax(policy.inner.logits(states.flatten(0, 1)), -1).view_as(log_probs)
     got = column(policy, rollouts, "hellinger", "reference")
     wanted = squared_hellinger(moved, log_probs.exp()) * rollouts.mask

@@ -176,13 +176,38 @@ def test_kept_as_soon_as_an_update_takes_one_pass(make_policy):
     assert [train_step(policy, optimizer, n) for n in (1, 1, 2, 2, 1, 1)] == [0, prompts, prompts, 0, 0, prompts]
 
 
+def test_the_first_of_several_updates_is_served(make_policy, family, monkeypatch):
+    """The other prompts' graphs would be made with weights that have moved: they are not kept, and run again."""
+    policy, plain = make_policy(family), make_policy(family, reuse_prefill="off")
+    prompts = len(mixed_prompts())
+    kept, seen = [], tokens_run(policy)
+    optimizers = [torch.optim.SGD(p.module.parameters(), lr=1e-4) for p in (policy, plain)]
+    for _ in range(3):
+        rollouts, again = (p.rollout(requests(mixed_prompts()), Key(0)) for p in (policy, plain))
+        kept.append(len(policy._kept))
+        del seen[:]
+        for _ in range(2):  # two epochs of two updates
+            for rows in torch.arange(len(rollouts)).chunk(2):
+                for each, of, optimizer in zip((policy, plain), (rollouts, again), optimizers, strict=True):
+                    each.evaluate(of.index(rows)).log_probs.sum().backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                assert len(policy._kept) == 0
+    assert kept == [0, prompts // 2, prompts // 2]
+    sizes = [sum(map(len, rollouts.encoded[i : i + prompts // 2])) for i in (0, prompts // 2)]
+    written = rollouts.length.view(2, -1).sum(1).tolist()
+    assert seen == [written[0], written[1] + sizes[1], written[0] + sizes[0], written[1] + sizes[1]]
+    state, wanted = policy.trainable_state(), plain.trainable_state()
+    assert max(float((state[n] - w).abs().max()) for n, w in wanted.items()) < 1e-5
+
+
 def test_a_resumed_run_knows(make_policy):
     policy, other = make_policy(), make_policy()
     optimizer = torch.optim.SGD(policy.module.parameters(), lr=1e-4)
     for passes in (1, 2, 1):
         train_step(policy, optimizer, passes)
         state = policy.state_dict()
-        assert state == {"update_in_one_pass": passes == 1, "version": 0}
+        assert state == {"updates_in_one_pass": int(passes == 1), "version": 0}
         other.load_state_dict(state)
         assert other.state_dict() == state
 

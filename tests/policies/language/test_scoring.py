@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmrl.errors import PolicyError
 from mmrl.policies.language.log_probs import Distribution, score_rows, score_rows_at_once, top_p_entropy
 from mmrl.randomness import Key
 from mmrl.record import Rollouts
@@ -19,7 +20,8 @@ from tests.policies.language.scenes import (
     requests,
 )
 
-ASKED = (("lp", "log_probs", ()), ("h", "entropy", ()), ("hp", "entropy", (("top_p", 0.95),)))
+H, HP = Need("entropy"), Need("entropy", options=(("top_p", 0.95),))
+ASKED = (H, HP)
 
 
 class TestChunks:
@@ -37,7 +39,7 @@ class TestChunks:
             nn.init.normal_(head.weight, std=0.5)
             numbers = score(hidden, torch.arange(64) % 40 + 6, head, distribution, ASKED)
             weight = torch.linspace(-1, 1, 64)
-            ((numbers["lp"] + 0.3 * numbers["h"] + 0.1 * numbers["hp"]) * weight).sum().backward()
+            ((numbers["log_probs"] + 0.3 * numbers[H.key] + 0.1 * numbers[HP.key]) * weight).sum().backward()
             results.append((numbers, {"hidden": hidden.grad, "head": head.weight.grad}))
         (got, got_grads), (wanted, wanted_grads) = results
         for name in wanted:
@@ -48,7 +50,7 @@ class TestChunks:
         head, hidden = nn.Linear(4, 9), torch.zeros(0, 4, requires_grad=True)
         numbers = score_rows(hidden, torch.zeros(0, dtype=torch.long), head, Distribution(), ASKED)
         assert all(v.shape == (0,) for v in numbers.values())
-        numbers["lp"].sum().backward()
+        numbers["log_probs"].sum().backward()
         assert head.weight.grad.abs().sum() == 0
 
     def test_half_precision_logits_are_normalised_in_float32(self):
@@ -56,13 +58,13 @@ class TestChunks:
         hidden = torch.randn(8, 16, dtype=torch.bfloat16)
         numbers = score_rows(hidden, torch.arange(8), head, Distribution(), ASKED)
         wanted = torch.log_softmax(head(hidden).float(), -1)[torch.arange(8), torch.arange(8)]
-        assert numbers["lp"].dtype == torch.float32 and torch.allclose(numbers["lp"], wanted, atol=1e-6)
+        assert numbers["log_probs"].dtype == torch.float32 and torch.allclose(numbers["log_probs"], wanted, atol=1e-6)
 
     def test_suppressed_ids_leave_no_nan(self):
         chunk = Distribution(suppressed=(1,))(torch.tensor([[1.0, 9.0, 1.0]]))
         numbers = score_rows_at_once(chunk, torch.tensor([0]), nn.Identity(), Distribution(), ASKED)
-        assert numbers["lp"].item() == pytest.approx(-0.693147, abs=1e-6)
-        assert numbers["h"].item() == pytest.approx(0.693147, abs=1e-6)
+        assert numbers["log_probs"].item() == pytest.approx(-0.693147, abs=1e-6)
+        assert numbers[H.key].item() == pytest.approx(0.693147, abs=1e-6)
 
     def test_top_p_entropy_by_hand(self):
         """.6 + .3 reach .85; renormalised 2/3, 1/3: entropy .636514. One token kept: exactly 0, not nearly."""
@@ -151,6 +153,14 @@ class TestWhatMustNotMatter:
         noisy.actions[:, 6:] = 3
         rows = list(range(16))
         assert torch.equal(self.score(policies[family], short, rows), self.score(policies[family], noisy, rows))
+
+
+def test_actions_past_a_row_are_refused(policies, rolled):
+    """They would be scored after tokens that nobody sees: other actions need another extent."""
+    policy, rows = policies["qwen3_vl"], rolled["qwen3_vl"]
+    wrong = replace(rows, extent=rows.extent - (torch.arange(len(rows)) == 1).long())
+    with pytest.raises(PolicyError, match=r"row 1 has an action in column \d+, but its extent is \d+"):
+        policy.evaluate(wrong)
 
 
 class TestTheImageMatters:

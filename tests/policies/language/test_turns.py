@@ -152,8 +152,10 @@ class TestColumns:
     def test_what_a_policy_without_turns_says(self):
         from mmrl.policies.generation.policy import FlowPolicy
 
+        policy = FlowPolicy.__new__(FlowPolicy)
+        policy.config = None
         with pytest.raises(PolicyError, match="flow policy acts once"):
-            FlowPolicy.check_turns(FlowPolicy.__new__(FlowPolicy))
+            policy.check_turns()
 
 
 class TestScoring:

@@ -101,7 +101,7 @@ def test_left_to_right_generation_has_an_exact_likelihood():
         logits = actor.module.logits(prompt, mask, canvas)[:, t]
         expected = logits.log_softmax(-1).gather(1, tokens[:, t : t + 1])[:, 0] * rollouts.mask[:, t]
         assert torch.allclose(rollouts.old_log_probs[:, t], expected, atol=1e-5)
-    assert left_to_right is actor.chosen.function
+    assert left_to_right is actor.likelihood.chosen.function
 
 
 def test_references_by_copy_or_by_adapter():

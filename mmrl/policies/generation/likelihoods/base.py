@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from mmrl.policies import likelihood
 from mmrl.policies.generation.steps import StepPlan, ode_plan
 from mmrl.randomness import Key
 from mmrl.record import Request, Rollouts
@@ -96,35 +97,15 @@ class Predictions(Protocol):
         ...
 
 
-class Likelihood:
-    """One object for rollout and training, so that they cannot differ.
+class Likelihood(likelihood.Likelihood):
+    """What a generator's likelihood says besides: where noise is drawn, what is kept, which states are scored.
 
-    probes  what `score` can return besides log-probs; kept: columns that `record` fills
-    trains  "ratio": objectives read its log-probs; "matching": they read its probes, and log-probs of the rollout
-            are not computed
+    `kept` are columns that `record` fills.
     """
-
-    probes: ClassVar[frozenset[str]] = frozenset()
-    kept: ClassVar[frozenset[str]] = frozenset()
-    trains: ClassVar[Literal["ratio", "matching"]] = "ratio"
-
-    def __init__(self, config: Any):
-        """config  the run's `policy` section, a `FlowPolicyConfig`"""
-        self.config = config
 
     @classmethod
     def offers(cls) -> frozenset[str]:
-        """Every probe that a stage function may need of it."""
-        return cls.probes | cls.kept | ({"log_probs", "step_rewards"} if cls.trains == "ratio" else set())
-
-    @property
-    def actions(self) -> int:
-        """The limit on T."""
-        raise NotImplementedError
-
-    def settings(self) -> dict[str, float]:
-        """What rollout and training must agree on, stored with every rollout."""
-        return {}
+        return super().offers() | ({"step_rewards"} if cls.trains == "ratio" else set())
 
     def plan(self, prompts: Sequence[str], members: Tensor, times: Tensor, key: Key) -> StepPlan:
         """Where sampling draws noise; nowhere unless a likelihood says so."""
@@ -145,10 +126,6 @@ class Likelihood:
     def compares(cls, asked: Sequence[Need]) -> frozenset[str]:
         """The other weights, "reference" and "anchor", that `score` will ask for."""
         return frozenset()
-
-    def score(self, states: Any, predict: Predictions, asked: Sequence[Need]) -> dict[str, Tensor]:
-        """`{"log_probs": (N,), need.key: (N,)}` float32, inside the forward pass."""
-        raise NotImplementedError
 
     def labels(self, rollouts: Rollouts) -> list[list[str]]:
         """B lists of T texts for people."""

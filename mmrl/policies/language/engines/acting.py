@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from mmrl.errors import PolicyError
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
-from mmrl.policies.language.engines.bridge import Bridge, engine_class
+from mmrl.policies.language.engines.base import Setting
+from mmrl.policies.language.engines.bridge import Bridge
+from mmrl.policies.language.engines.names import engine_class
 from mmrl.policies.language.engines.rows import SAMPLER
+from mmrl.policies.language.likelihoods import Tokens, likelihood_class
+from mmrl.policies.language.writing import WritingPlan
+from mmrl.randomness import Key
+from mmrl.record import Request
 
 
 class ActsThroughEngine(Policy):
@@ -16,12 +22,32 @@ class ActsThroughEngine(Policy):
 
     bridge: Bridge
     config: Any
+    likelihood: Tokens
 
     @classmethod
     def columns_of(cls, config: LanguagePolicyConfig) -> dict[str, str]:
         engine_class(config)
-        made = {SAMPLER: f"engine {config.engine!r}"} if config.old_log_probs == "trainer" else {}
+        made = {SAMPLER: f"engine {config.engine_name!r}"} if config.old_log_probs == "trainer" else {}
         return super().columns_of(config) | made
+
+    @staticmethod
+    def check_engine(config: LanguagePolicyConfig) -> None:
+        """Raise ConfigError where the engine cannot be made here, before a model is loaded."""
+        engine_class(config, here=True)
+
+    def bridged(self: Any) -> Bridge:
+        """To the engine of the configuration, made as this policy is."""
+        return Bridge(
+            Setting(
+                self.config, self.processor, self.family, self.stopping, lambda: self.inner, self._template,
+                self._frames,
+            )
+        )  # fmt: skip
+
+    @property
+    def rescored(self) -> bool:
+        """Whether responses are scored once more when they are written: what the sampler says is not what trains."""
+        return self.config.old_log_probs == "trainer" or not self.likelihood.sampled
 
     @property
     def acts_apart(self) -> bool:
@@ -29,16 +55,36 @@ class ActsThroughEngine(Policy):
 
     @property
     def engine_gap(self) -> float:
-        return self.config.engine_gap
+        """None is too large where the sampler's log-probs are of something else than the likelihood's."""
+        return self.config.engine_gap if self.likelihood.sampled else float("inf")
+
+    @property
+    def version(self) -> int:
+        return self.bridge.version
+
+    def write_ahead(self: Any, requests: Sequence[Request], key: Key) -> None:
+        plan = WritingPlan.of(requests, self.config.max_new_tokens)
+        shown = [self.encode(request.shown or request.prompt) for request in requests]
+        with self.acting():
+            self.bridge.begin(key, plan.contexts(shown, {}), plan.budget, plan.draws(key), self.inner.model)
+
+    def leave_ahead(self) -> None:
+        self.bridge.ahead.close()
 
     def after_update(self) -> None:
         self.bridge.version += 1
 
-    def check_turns(self) -> None:
-        if self.acts_apart or self.config.old_log_probs == "trainer":
-            key = "engine" if self.acts_apart else "old_log_probs"
-            usual = LOCAL if self.acts_apart else "sampler"
-            raise PolicyError(
-                f"policy.{key}={getattr(self.config, key)!r}: responses of several turns, in an environment, are not "
-                f"written so yet; expected {usual}"
-            )
+    @classmethod
+    def no_turns(cls, config: LanguagePolicyConfig) -> str | None:
+        refusal = {
+            "engine": (engine_class(config).capabilities.own_weights, LOCAL),
+            "old_log_probs": (config.old_log_probs == "trainer", "sampler"),
+            "likelihood": (not likelihood_class(config.likelihood).sampled, "tokens"),
+        }
+        for key, (refused, usual) in refusal.items():
+            if refused:
+                return (
+                    f"policy.{key}={getattr(config, key)!r}: responses of several turns, in an environment, are not "
+                    f"written so yet; expected {usual}"
+                )
+        return None

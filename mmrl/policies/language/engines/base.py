@@ -21,6 +21,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from mmrl.errors import PolicyError
+from mmrl.media import Frames
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.families.default import Family
@@ -96,8 +98,6 @@ class Context:
 
     def check_ids(self, ids: Sequence[int] | Tensor) -> None:
         """Raise PolicyError unless an engine's expanded prompt is the trainer's, id by id."""
-        from mmrl.errors import PolicyError
-
         theirs, own = torch.as_tensor(ids).tolist(), self.encoded.ids.tolist()
         if theirs == own:
             return
@@ -115,6 +115,8 @@ class Setting:
     config     the policy's section: `model` and `adapter` to load, temperature, max_new_tokens, dtype, ...
     processor, family, stopping  of the policy; `family.suppressed` are ids that are never sampled (a logit bias)
     template   extra variables of the chat template
+    frames     `frames(prompt)`: its clips, read as the trainer reads them
+    options    the engine's own settings, as its class `Options` reads them
     model      `model()` is the module that trains, for engines in its process
     """
 
@@ -124,13 +126,19 @@ class Setting:
     stopping: Stopping
     model: Callable[[], ScoredLanguageModel]
     template: dict[str, Any] = field(default_factory=dict)
+    frames: Callable[[Prompt], list[Frames]] = lambda prompt: []
+    options: Any = None
 
     def unexpanded(self, context: Context) -> list[int]:
         """Ids with one placeholder for each medium, and the prefix: what engines take that expand them themselves."""
         text = self.processor.apply_chat_template(
             context.prompt.messages, tokenize=False, add_generation_prompt=True, **self.template
         )
-        return [*self.processor.tokenizer(text)["input_ids"], *context.prefix.tolist()]
+        tokenizer = self.processor.tokenizer
+        start = getattr(tokenizer, "bos_token", None)
+        begun = bool(start) and text.startswith(start)  # the template has written it
+        ids = tokenizer(text, add_special_tokens=not begun)["input_ids"]
+        return [*ids, *context.prefix.tolist()]
 
 
 class Engine(Protocol):

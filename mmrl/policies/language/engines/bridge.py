@@ -1,83 +1,83 @@
-"""Between a language policy and its engine: opened by name, told of new weights, and what it wrote looked over."""
+"""Between a language policy and its engine: told of new weights, and what it wrote looked over."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmrl import plugins
-from mmrl.errors import ConfigError, PolicyError, unknown
-from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
-from mmrl.policies.language.engines.base import Context, Draw, Engine, EngineCapabilities, Setting
+from mmrl.errors import PolicyError
+from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, Setting
+from mmrl.policies.language.engines.begun import Ahead
+from mmrl.policies.language.engines.names import engine_class, engine_options
 from mmrl.policies.language.engines.weights import named_weights
 from mmrl.policies.language.sampling import Decoded
-
-METHODS = ("write", "sync")
-
-
-def engine_class(config: LanguagePolicyConfig) -> type[Engine]:
-    """The class that `policy.engine` names. Raises ConfigError where it is none, or cannot train as configured."""
-    name = config.engine
-    if name == LOCAL:
-        from mmrl.policies.language.engines.local import Local
-
-        return Local
-    if not plugins.is_reference(name):
-        raise ConfigError(
-            f"policy.engine: {unknown('engine', name, [LOCAL])}; one of your own is file.py:Class or "
-            "package.module:Class"
-        )
-    kind = plugins.load(name, "policy.engine")
-    lacks = [method for method in METHODS if not callable(getattr(kind, method, None))]
-    found = getattr(kind, "capabilities", None)
-    if not isinstance(kind, type) or lacks or not isinstance(found, EngineCapabilities):
-        missing = ", ".join(lacks) or "capabilities = EngineCapabilities(...) on the class"
-        raise ConfigError(f"policy.engine={name!r}: expected a class of an engine; it lacks {missing}")
-    if config.old_log_probs == "sampler" and not found.exact_log_probs:
-        raise ConfigError(
-            f"policy.engine={name!r} says its log-probs are not exact, and policy.old_log_probs=sampler would train on "
-            "them; write policy.old_log_probs=trainer, for a pass of the trainer's own over every response"
-        )
-    return kind
+from mmrl.randomness import Key
 
 
 class Bridge:
     """version  optimizer steps the trainer's weights have behind them
     held     of the weights that the engine was last given; None: it must be given them before it acts
+    ahead    what it was asked to write before it is due
     """
 
     def __init__(self, setting: Setting):
-        self.name = setting.config.engine
-        self.setting, self.engine = setting, engine_class(setting.config)(setting)  # type: ignore[call-arg]
+        self.name = setting.config.engine_name
+        kind = engine_class(setting.config, here=True)
+        self.setting = replace(setting, options=engine_options(setting.config, kind))
+        self.engine = kind(self.setting)  # type: ignore[call-arg]
         self.version = 0
         self.held: int | None = None
+        self.ahead = Ahead()
 
     @property
     def capabilities(self) -> EngineCapabilities:
         return self.engine.capabilities
 
-    def write(self, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None, model: Any) -> Decoded:
-        """What `model`, the adapted or plain model of transformers with whole weights, writes through the engine."""
+    def write(
+        self, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None, model: Any, key: Key
+    ) -> tuple[Decoded, int]:
+        """What `model`, the adapted or plain model of transformers with whole weights, writes through the engine, and
+        the version of the weights that wrote it: what was begun under `key`, or rows of the present weights."""
         if not self.capabilities.own_weights:
-            return self.engine.write(contexts, budgets, draws)
-        for context in dict.fromkeys(contexts):
-            self._refuse_media(context)
-        if self.held != self.version:
-            self.engine.sync(named_weights(model, merged=not self.capabilities.lora))
-            self.held = self.version
-        written = self.engine.write(contexts, budgets, draws)
+            return self.engine.write(contexts, budgets, draws), self.version
+        found = None if draws is None else self.ahead.take(key, contexts)
+        if found is None:
+            self._refuse_media(contexts)
+            weights = named_weights(model, merged=not self.capabilities.lora)
+            found = self.ahead.run(lambda: self._written(contexts, budgets, draws, weights, self.version)), self.version
+        written, version = found
         self._refuse(written, contexts, budgets)
         device = next(model.parameters()).device
-        return Decoded(
+        made = Decoded(
             written.tokens.to(device), written.log_probs.float().to(device),
             written.length.to(device), written.stopped.to(device),
         )  # fmt: skip
+        return made, version
 
-    def _refuse_media(self, context: Context) -> None:
-        for kind in ("image", "video"):
+    def begin(self, key: Key, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw], model: Any) -> None:
+        """Let the engine write, with the weights of now, what `write` under this key will ask for."""
+        self._refuse_media(contexts)
+        self.ahead.begin(
+            key, contexts, self.version,
+            lambda: named_weights(model, merged=not self.capabilities.lora),
+            lambda weights, version: self._written(contexts, budgets, draws, iter(weights), version),
+        )  # fmt: skip
+
+    def _written(
+        self, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None, weights: Any, version: int
+    ) -> Decoded:
+        if self.held != version:
+            self.engine.sync(weights)
+            self.held = version
+        return self.engine.write(contexts, budgets, draws)
+
+    def _refuse_media(self, contexts: Sequence[Context]) -> None:
+        for context, kind in product(dict.fromkeys(contexts), ("image", "video")):
             if getattr(context.prompt, f"{kind}s") and kind not in self.capabilities.media:
                 raise PolicyError(
                     f"prompt {context.prompt.id!r} shows {kind}s, and engine {self.name!r} takes "

@@ -15,9 +15,6 @@ from typing import Any
 from mmrl.errors import ConfigError
 from mmrl.policies.language.families.default import Family
 
-REFUSED = {"llama4": "its attention scale follows a row's own length, and one of our rows comes out different by .4"}
-"""Model types whose log-probs were found wrong, and how. They are refused until that is understood."""
-
 
 @cache
 def overrides() -> dict[str, type[Family]]:
@@ -37,7 +34,11 @@ def check_model_type(config: Any) -> None:
     """Only models of transformers' image-text-to-text class, or with code of their own, can be loaded."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as known
 
-    _refuse(config)
+    if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
+        raise ConfigError(
+            f"model type {config.model_type!r} is not supported: its decoder has an encoder of its own, so a prompt "
+            "and its response do not stand in one row; take one whose text decoder reads the prompt itself"
+        )
     if config.model_type not in known and not getattr(config, "auto_map", None):
         raise ConfigError(
             f"model type {config.model_type!r} is not supported: it is none of the {len(known)} vision-language types "
@@ -48,10 +49,4 @@ def check_model_type(config: Any) -> None:
 
 def family_of(config: Any, processor: Any) -> Family:
     """The family of a model configuration."""
-    _refuse(config)
     return overrides().get(config.model_type, Family)(config, processor)
-
-
-def _refuse(config: Any) -> None:
-    if config.model_type in REFUSED:
-        raise ConfigError(f"model type {config.model_type!r} is refused: {REFUSED[config.model_type]}")

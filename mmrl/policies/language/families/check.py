@@ -30,7 +30,7 @@ from mmrl.policies.language.families.prompts import picture as probe_picture
 from mmrl.policies.language.families.reduced import random_actions, reduced
 from mmrl.policies.language.fast import shared_prompt, two_calls
 from mmrl.policies.language.log_probs import Distribution
-from mmrl.policies.language.sampling import RepeatedCache, SharedCache
+from mmrl.policies.language.sampling import Recomputed, RepeatedCache, SharedCache
 
 TOLERANCE = 2e-5
 """Of float32 log-probs of two ways that are the same. Rounding was seen to make up to 1e-5."""
@@ -75,7 +75,7 @@ def find(model: Any, family: Family, probes: Sequence[Probe], attention: str) ->
     core = reduced(model, family)
     trying = type(family)(core.config, family.processor)
     found = trying.capabilities
-    trial = _prepared(core, trying, probes)
+    trial = prepared(core, trying, probes)
     _read_pictures(trial)
     _try(found, "linear_head", lambda: _head(trial))
     found.linear_head = _passed(found, "linear_head")
@@ -85,6 +85,12 @@ def find(model: Any, family: Family, probes: Sequence[Probe], attention: str) ->
             f"{found.gaps['linear_head']}, tolerance {TOLERANCE:.0e}. It needs a family file of its own"
         )
     module = scoring.ScoredLanguageModel(core, trying, Distribution(1.0, (), trying.soft_cap, found.scale))
+    _try(found, "single rows", lambda: _alone(trial, module, trial.prompts))
+    if not _passed(found, "single rows"):
+        raise PolicyError(
+            f"model type {family.model_type!r}: even single rows of raw media do not have the log-probs of its own "
+            f"forward pass: {found.gaps['single rows']}, tolerance {TOLERANCE:.0e}. It needs a family file of its own"
+        )
     _try(found, "features", lambda: _alone(trial, module, _with_features(trial)))
     found.features = _passed(found, "features")
     _batches(trial, module)
@@ -111,7 +117,7 @@ def _try(found: Capabilities, name: str, way: Callable[[], float]) -> None:
 # -- the reference -----------------------------------------------------------------------------------------------
 
 
-def _prepared(core: Any, family: Family, probes: Sequence[Probe]) -> Trial:
+def prepared(core: Any, family: Family, probes: Sequence[Probe]) -> Trial:
     prompts, wrong, rows, known = [], [], [], []
     for index, probe in enumerate(probes):
         answers = random_actions(family, LENGTHS, seed=index)
@@ -229,38 +235,53 @@ def _shown(trial: Trial) -> list[Encoded]:
 def _cached(trial: Trial, module: Any) -> None:
     """Two calls, and decoding, with a cache that is repeated for every row."""
     found, shown = trial.family.capabilities, _shown(trial)
-    _try(found, "two calls", lambda: _score(trial, module, _two_calls(trial, shown)))
-    _try(found, "decoding", lambda: max(_decoded(trial, module, RepeatedCache, part, shown) for part in _units(trial)))
+    _try(found, "two calls", lambda: _score(trial, module, two_calls_of(trial, shown)))
+    _try(found, "decoding", lambda: _worst(trial, module, RepeatedCache, shown))
     found.prefix_cache = _passed(found, "two calls") and _passed(found, "decoding")
+    if found.prefix_cache:
+        return
+    without = "decoding without a cache"
+    _try(found, without, lambda: _worst(trial, module, Recomputed, shown))
+    if not _passed(found, without):
+        raise PolicyError(
+            f"model type {trial.family.model_type!r}: tokens written one by one have other log-probs than the same "
+            f"tokens in one pass, without any cache: {found.gaps[without]}, tolerance {TOLERANCE:.0e}. What a token is "
+            "worth depends on later ones, so nothing that this model writes can be scored"
+        )
 
 
-def _units(trial: Trial) -> list[list[int]]:
+def units(trial: Trial) -> list[list[int]]:
     """Prompts that may share a batch."""
     every = list(range(len(trial.prompts)))
     return [every] if trial.family.capabilities.batches else [[p] for p in every]
 
 
-def _two_calls(trial: Trial, shown: Sequence[Encoded]) -> scoring.Rows:
+def two_calls_of(trial: Trial, shown: Sequence[Encoded]) -> scoring.Rows:
     parts: list[tuple[Tensor, scoring.Rows]] = []
-    for unit in _units(trial):
+    for unit in units(trial):
         rows = torch.isin(trial.prompt, torch.tensor(unit)).nonzero().squeeze(1)
         given = trial.prompt[rows], trial.actions[rows], trial.lengths[rows]
         parts.append((rows, two_calls.lay_out(shown, *given, trial.core.device, trial.family)))
     return scoring.Parts(parts)
 
 
-def _decoded(trial: Trial, module: Any, way: Any, unit: Sequence[int], shown: Sequence[Encoded]) -> float:
-    """The responses fed token by token to the state that decoding keeps; half of the rows are dropped on the way."""
+def _worst(trial: Trial, module: Any, way: Any, shown: Sequence[Encoded]) -> float:
+    return max(gap for part in units(trial) for gap in decoded(trial, module, way, part, shown))
+
+
+def decoded(trial: Trial, module: Any, way: Any, unit: Sequence[int], shown: Sequence[Encoded]) -> list[float]:
+    """Differences at each token of responses that are fed token by token to the state that decoding keeps; half of the
+    rows are dropped on the way."""
     rows = torch.isin(trial.prompt, torch.tensor(unit)).nonzero().squeeze(1)
     context = torch.unique(trial.prompt[rows], return_inverse=True)[1].to(trial.core.device)
     state = way(module, [shown[p] for p in unit], context)
-    actions, worst = trial.actions[rows], 0.0
+    actions, gaps = trial.actions[rows], []
     for step in range(actions.shape[1]):
         alive = state.rows.cpu()
         token = actions[alive, step]
         got = torch.log_softmax(state.logits.float(), -1).cpu().gather(-1, token[:, None])[:, 0]
         here = trial.mask[rows][alive, step]
-        worst = max([worst, *(got - trial.expected[rows][alive, step])[here].abs().tolist()])
+        gaps += (got - trial.expected[rows][alive, step])[here].abs().tolist()
         if step + 1 == actions.shape[1]:
             break
         still = (trial.lengths[rows][alive] > step + 1).nonzero().squeeze(1).to(trial.core.device)
@@ -268,7 +289,7 @@ def _decoded(trial: Trial, module: Any, way: Any, unit: Sequence[int], shown: Se
             state.keep(still)
             token = token[still.cpu()]
         state.advance(token.to(trial.core.device))
-    return worst
+    return gaps
 
 
 def _packed(trial: Trial, module: Any, attention: str) -> None:
@@ -297,8 +318,7 @@ def _packed(trial: Trial, module: Any, attention: str) -> None:
             break
         found.packed = None
     if found.packed and set(trial.family.layer_types) == {"full_attention"}:
-        every = range(len(trial.prompts))
-        _try(found, "shared cache", lambda: _decoded(trial, module, SharedCache, every, shown))
+        _try(found, "shared cache", lambda: _worst(trial, module, SharedCache, shown))
         found.shared_cache = _passed(found, "shared cache")
 
 

@@ -21,14 +21,15 @@ from mmrl.errors import PolicyError
 from mmrl.media import Frames
 from mmrl.policies.language.encoded import Encoded, to_device
 from mmrl.policies.language.families.base import Capabilities
+from mmrl.policies.language.families.tokens import KINDS, never_sampled, written_tokens
 
 ALIGNED = frozenset({"token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids", "cross_attention_mask"})
 """Processor outputs with one entry a token."""
 POSITION_ONLY = frozenset({"second_per_grid_ts", "video_second_per_grid"})
 """Processor outputs that only enter position ids; kept in the record, not passed to the forward."""
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-KINDS = ("image", "video")
-SEEN = ("image", "video", "visual", "vision")
+SECTIONS = "mrope_section"
+TYPES_ASKED = "return_mm_token_type_ids"
+"""Attribute and option of a processor: whether it tells the kind of each token."""
 MODELS = "transformers.models."
 DEEPER = "deepstack_features"
 """Features that enter deeper layers: one entry a layer, each with one part a medium."""
@@ -68,13 +69,12 @@ class Family:
 
     @cached_property
     def written(self) -> dict[str, str]:
-        found = {kind: getattr(self.processor, f"{kind}_token", None) for kind in KINDS}
-        return {kind: token for kind, token in found.items() if isinstance(token, str)}
+        return written_tokens(self.processor)
 
     @cached_property
     def placeholders(self) -> dict[str, int]:
         found = {kind: getattr(self.config, f"{kind}_token_id", None) for kind in KINDS}
-        return {kind: token for kind, token in found.items() if isinstance(token, int)}
+        return {kind: i for kind, i in found.items() if isinstance(i, int) and 0 <= i < self.text.vocab_size}
 
     @property
     def image_token(self) -> int:
@@ -86,24 +86,7 @@ class Family:
 
     @cached_property
     def suppressed(self) -> tuple[int, ...]:
-        processor, vocabulary = self.processor, self.processor.tokenizer.get_vocab()
-        kinds = (*KINDS, "audio")
-        ids = {token for kind in kinds for token in getattr(processor, f"{kind}_token_ids", None) or ()}
-        ids |= {getattr(self.config, f"{kind}_token_id", None) for kind in kinds}
-        ends = (
-            "_start_token_id",
-            "_end_token_id",
-            "boi_token_id",
-            "eoi_token_id",
-            "boi_token_index",
-            "eoi_token_index",
-        )
-        ids |= {value for name, value in vars(self.config).items() if name.endswith(ends)}
-        held = {n: v for n, v in vars(self.config).items() if n.endswith("_token_ids") and isinstance(v, list)}
-        ids |= {token for name, tokens in held.items() if name.startswith(SEEN) for token in tokens}
-        named = [*VISION_TOKENS, *(getattr(processor, f"{kind}_token", None) for kind in kinds)]
-        ids |= {vocabulary[token] for token in named if token in vocabulary}
-        return tuple(sorted(i for i in ids if isinstance(i, int) and 0 <= i < self.text.vocab_size))
+        return never_sampled(self.config, self.processor, self.text.vocab_size)
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -149,20 +132,41 @@ class Family:
 
         special  the tokenizer may add what begins a text; False for one that goes on
         """
-        given: dict[str, Any] = {}
-        if images:
-            given["images"] = [list(images)]  # nested: several images of one prompt, not of several prompts
-        if frames:
-            given |= self._clips(frames)
+        given: dict[str, Any] = self._clips(frames) if frames else {}
+        if "mm_token_type_ids" in self.accepted(core) and getattr(self.processor, TYPES_ASKED, True) is False:
+            given[TYPES_ASKED] = True
         start = getattr(self.processor.tokenizer, "bos_token", None)
         if not special or (start and text.startswith(start)):
             given["add_special_tokens"] = False  # the template has written it
-        output = dict(self.processor(text=[text], return_tensors="pt", **given))
+        output = self._processed(text, images, given)
         ids = output.pop("input_ids")
         aligned = {name: torch.as_tensor(output.pop(name)) for name in ALIGNED & output.keys()}
         media = {name: _tensor(output[name]) for name in sorted(output.keys() & self.accepted(core))}
         self.check_placeholders(ids, media, len(images), len(frames))
         return self.placed(core, ids, aligned, media)
+
+    def _processed(self, text: str, images: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
+        """Images nested, as several of one prompt and not of several prompts; flat where a processor takes no other."""
+
+        def made(**media: Any) -> dict[str, Any]:
+            return dict(self.processor(text=[text], return_tensors="pt", **media, **given))
+
+        if not images:
+            return made()
+        if self.flat_images:
+            return made(images=list(images))
+        try:
+            return made(images=[list(images)])
+        except (ValueError, TypeError, AttributeError) as refused:
+            try:
+                output = made(images=list(images))
+            except Exception:
+                raise refused from None
+            self.flat_images = True
+            return output
+
+    flat_images: bool = False
+    """Once the processor has refused nested ones and taken flat ones."""
 
     def placed(self, core: Any, ids: Tensor, aligned: dict[str, Tensor], media: dict[str, Any]) -> Encoded:
         """A row (1, P) with its positions, and what goes on after it."""
@@ -189,8 +193,7 @@ class Family:
             )
             for f in frames
         ]  # fmt: skip
-        resized = {} if self.factor is None else {"do_resize": False}
-        options = {"video_metadata": metadata, "do_sample_frames": False} | resized
+        options = {"video_metadata": metadata, "return_metadata": True, **self.video_options}
         return {"videos": [torch.as_tensor(f.pixels) for f in frames], "videos_kwargs": options}
 
     def after(self, core: Any, ids: Tensor, aligned: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -202,12 +205,20 @@ class Family:
         grown = {name: longer[name].shape[1] > row.shape[1] for name, row in aligned.items()}
         return {n: longer[n][0, -1] if grown[n] else torch.zeros_like(row[0, -1]) for n, row in aligned.items()}
 
-    def accepted(self, core: Any) -> set[str]:
+    def accepted(self, core: Any) -> frozenset[str]:
         """Inputs that the model or its media encoders take."""
+        return self._accepted or self._found_accepted(core)
+
+    _accepted: frozenset[str] | None = None
+    """Kept: signatures are slow to read, and every prompt asks."""
+
+    def _found_accepted(self, core: Any) -> frozenset[str]:
         functions = [core.forward, core.base_model.forward]
         functions += [f for kind in KINDS if (f := getattr(core.base_model, f"get_{kind}_features", None))]
         taken = {name for f in functions for name in inspect.signature(f).parameters}
-        return (taken | POSITION_ONLY) - {"labels", "input_ids", "attention_mask", "position_ids", "kwargs"}
+        never = {"labels", "input_ids", "attention_mask", "position_ids", "kwargs"}
+        self._accepted = frozenset((taken | POSITION_ONLY) - never)
+        return self._accepted
 
     def positions(self, core: Any, ids: Tensor, aligned: dict[str, Tensor], media: dict[str, Any]) -> Tensor:
         """(K, P) positions of a row (1, P), as `generate` prepares them. K = 1, or 3 with M-RoPE."""
@@ -215,12 +226,20 @@ class Family:
         found = core._prepare_position_ids_for_generation(ids, given)
         if found.dim() == 2:
             return found.expand(self.axes, -1) if self.axes else found
-        found = found[1:, 0] if len(found) == 4 else found[:, 0]  # of four axes the first counts tokens
+        counted = len(found) == (self.sections or 3) + 1  # one axis more than the model turns by: it counts tokens
+        found = found[counted:, 0]
         self.axes = len(found)
         return found
 
     axes: int | None = None
     """Of positions, once a prompt has shown them: a prompt of text alone may come with one where others have three."""
+
+    @cached_property
+    def sections(self) -> int | None:
+        """Axes that rotary embeddings are cut into, where the configuration says so, for all or for kinds of layers."""
+        rope = getattr(self.text, "rope_parameters", None) or {}
+        known = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+        return next((len(part[SECTIONS]) for part in known if part.get(SECTIONS)), None)
 
     def check_placeholders(self, ids: Tensor, media: dict[str, Any], images: int, clips: int) -> None:
         """Tokens of a prompt with media have placeholders for them; the model itself counts them when it runs."""
@@ -243,6 +262,11 @@ class Family:
         patches = getattr(self.processor, "video_processor", None) or getattr(self.processor, "image_processor", None)
         patch, merge = getattr(patches, "patch_size", None), getattr(patches, "merge_size", None)
         return patch * merge if isinstance(patch, int) and isinstance(merge, int) else None
+
+    @property
+    def video_options(self) -> dict[str, Any]:
+        """Of the video processor: frames come chosen, and resized where the family takes any size."""
+        return {"do_sample_frames": False} | ({} if self.factor is None else {"do_resize": False})
 
     @property
     def temporal_patch(self) -> int:
@@ -399,7 +423,15 @@ def _kept(output: Any) -> dict[str, Any]:
     return {name: None if name in unread else value for name, value in made.items()}
 
 
-def _joined(parts: Sequence[dict[str, Any]]) -> SimpleNamespace:
+class Outputs(SimpleNamespace):
+    """Of an encoder; what it does not have is None, as in transformers' own."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> Outputs:
     """Encoder outputs of several prompts as one."""
     joined: dict[str, Any] = {}
     for name in parts[0]:
@@ -410,7 +442,7 @@ def _joined(parts: Sequence[dict[str, Any]]) -> SimpleNamespace:
             joined[name] = [_level(level) for level in zip(*values, strict=True)]
         else:
             joined[name] = _sequence(values)
-    return SimpleNamespace(**joined)
+    return Outputs(**joined)
 
 
 def _level(parts: Sequence[Any]) -> Any:

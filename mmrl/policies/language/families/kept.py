@@ -9,25 +9,54 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from mmrl.policies.language.families import check
+from mmrl.policies.language.families import check, whole
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.families.prompts import probes
 
+T = TypeVar("T")
+
 
 def capabilities_of(model: Any, family: Family, attention: str, *, video: bool) -> Capabilities:
     """Found now, or when the same model was loaded before. With several ranks, the first one looks."""
+
+    def look() -> Capabilities:
+        asked = probes(family, video=video)
+        found = _once(
+            key(model, family, attention, video), lambda: check.find(model, family, asked, attention).as_dict()
+        )
+        return Capabilities(**found)
+
+    return _by_the_first_rank(look)
+
+
+def checked_below_float32(module: Any, family: Family, attention: str, *, video: bool) -> None:
+    """Take back what differs too much in the precision that the whole model runs in; in float32 nothing can."""
+    dtype = module.autocast or module.core.dtype
+    if dtype == torch.float32:
+        return
+
+    def look() -> dict[str, float]:
+        asked = probes(family, video=video)
+        name = f"{key(module.core, family, attention, video)}.{str(dtype)[6:]}"
+        return _once(name, lambda: whole.mean_gaps(module, family, asked))
+
+    whole.closed_by(_by_the_first_rank(look), family, dtype)
+
+
+def _by_the_first_rank(look: Callable[[], T]) -> T:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return _looked_up(model, family, attention, video)
+        return look()
     told: list[Any] = [None]
     if torch.distributed.get_rank() == 0:
         try:
-            told = [_looked_up(model, family, attention, video)]
+            told = [look()]
         except Exception as error:  # the other ranks wait for an answer
             told = [error]
     torch.distributed.broadcast_object_list(told, src=0)
@@ -36,16 +65,17 @@ def capabilities_of(model: Any, family: Family, attention: str, *, video: bool) 
     return told[0]
 
 
-def _looked_up(model: Any, family: Family, attention: str, video: bool) -> Capabilities:
-    path = folder() / f"{key(model, family, attention, video)}.json"
+def _once(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` says, or said under this name before."""
+    path = folder() / f"{name}.json"
     if path.is_file():
-        return Capabilities(**json.loads(path.read_text()))
-    found = check.find(model, family, probes(family, video=video), attention)
+        return json.loads(path.read_text())
+    made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(found.as_dict(), indent=1))
+    scratch.write_text(json.dumps(made, indent=1))
     os.replace(scratch, path)
-    return found
+    return made
 
 
 def folder() -> Path:

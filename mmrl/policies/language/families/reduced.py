@@ -10,7 +10,7 @@ from torch import nn
 
 from mmrl.policies.language.families.default import Family
 
-WINDOWS = {"sliding_window": 12, "attention_chunk_size": 16, "floor_scale": 8}
+WINDOWS = {"sliding_window": 12, "attention_chunk_size": 16, "floor_scale": 8, "index_topk": 16}
 """Shorter than the check's prompts, so that what happens beyond a window is seen."""
 AT_LEAST = 4
 """Layers; DeepStack feeds the first few."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from mmrl.policies.sharding import is_sharded
 
 if TYPE_CHECKING:
     from mmrl.policies.language.encoded import Encoded
+
+
+Versions = list[tuple[int, int]]
 
 
 @dataclass(eq=False)
@@ -97,38 +100,52 @@ def packs(prompts: Sequence[Encoded]) -> list[list[Encoded]]:
 class KeptPrefills:
     """Prompts on their way from a rollout to the update after it.
 
-    They are kept where the last update scored everything in one pass: that pass held the graphs of all its prompts
-    anyway. Several smaller passes would each find the graphs of all the others in memory.
+    They are kept where the last batch's first update scored everything in one pass: that pass held the graphs of all
+    its prompts anyway. Several smaller passes would each find the graphs of all the others in memory. Where a batch
+    serves several updates the weights have moved before the second, so those of the first update's prompts are kept.
     """
 
     def __init__(self, module: nn.Module):
         self._module = module
         self._prefills: WeakKeyDictionary[Encoded, tuple[object, Prefill]] = WeakKeyDictionary()
-        self._weights: list[tuple[int, int]] | None = None
-        self._passes = 0
-        self._one_pass = False
+        self._weights: Versions | None = None
+        self._before = 0
+        self._forget()
 
     def __len__(self) -> int:
         return len(self._prefills)
 
-    def begin(self) -> bool:
-        """A rollout to train on begins: whether its prefills are worth keeping."""
+    def _forget(self) -> None:
+        """passes with the rollout's weights; updates of the first way through the batch, and what they have seen."""
+        self._passes, self._updates = 0, 0
+        self._latest: Versions | None = None
+        self._seen: WeakSet[Encoded] = WeakSet()
+
+    def begin(self) -> int:
+        """A rollout to train on begins: the updates its prompts will be split over, 0 if none is worth keeping."""
         weights = self._versions()
         if weights != self._weights:
-            self._one_pass = self.one_pass
-            self._weights, self._passes = weights, 0
+            self._before, self._weights = self.updates, weights
+            self._forget()
             self._prefills.clear()
-        return self._one_pass
+        return self._before
 
     @property
-    def one_pass(self) -> bool:
-        """Whether the last update scored everything in one pass; what a resumed run has to know."""
+    def updates(self) -> int:
+        """Those that the last batch served, 0 if the first took several passes; what a resumed run has to know."""
         moved = self._weights is not None and self._weights != self._versions()
-        return self._passes == 1 if moved else self._one_pass
+        return self._before if not moved else self._updates if self._passes == 1 else 0
 
-    @one_pass.setter
-    def one_pass(self, value: bool) -> None:
-        self._one_pass = value
+    @updates.setter
+    def updates(self, value: int) -> None:
+        self._before = value
+
+    def _count(self, prompts: Sequence[Encoded]) -> None:
+        versions = self._versions()
+        self._passes += versions == self._weights
+        if versions != self._latest and not any(prompt in self._seen for prompt in prompts):
+            self._updates, self._latest = self._updates + 1, versions
+        self._seen.update(prompts)
 
     def keep(self, prompts: Sequence[Encoded], prefills: Sequence[Prefill]) -> None:
         """Prompts that were prefilled in one row."""
@@ -139,7 +156,8 @@ class KeptPrefills:
     def take(self, prompts: Sequence[Encoded]) -> list[Prefill | None]:
         """The prefills of a pass with gradient: as long as the weights are those that made them, and each row once,
         since its graph serves one backward pass."""
-        self._passes += 1
+        if self._weights is not None:
+            self._count(prompts)
         if self._prefills and self._weights != self._versions():
             self._prefills.clear()
         taken = [self._prefills.get(prompt) for prompt in prompts]
@@ -149,6 +167,6 @@ class KeptPrefills:
                 del self._prefills[prompt]
         return [None if found is None else found[1] for found in taken]
 
-    def _versions(self) -> list[tuple[int, int]]:
+    def _versions(self) -> Versions:
         """Changes with every write to a weight, by an optimizer or anyone else."""
         return [(id(p), p._version) for p in self._module.parameters()]

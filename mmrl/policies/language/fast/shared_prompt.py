@@ -179,10 +179,10 @@ def pack(
         else:
             last, lasts = width + lasts, lasts + 1
         column = group.own.stop
+        row_of.add_responses(entry, [actions[row, : sizes[row]] for row in rows])
         for row in rows:
-            steps = torch.arange(sizes[row])
-            row_of.add_response(entry, actions[row, : sizes[row]])
-            where[row, : sizes[row]] = torch.where(steps == 0, last, column + steps - 1)
+            where[row, : sizes[row]] = torch.arange(column - 1, column + sizes[row] - 1)
+            where[row, :1] = last
             column += sizes[row]
     has_media = any(entries[p].media for p in rows_of) or lasts > 0  # encoders of prefills take part already
     return Packed(row_of.inputs(device), Layout(groups, row_of.own_mask), where.to(device), has_media)
@@ -209,9 +209,11 @@ class _Row:
         self.positions: list[Tensor] = []
         self.aligned: list[dict[str, Tensor]] = []
 
-    def add_response(self, entry: Encoded, ids: Tensor) -> None:
-        """Tokens (n,) that go on from a prompt."""
-        steps = (entry.next_position + torch.arange(len(ids))).to(entry.positions)
+    def add_responses(self, entry: Encoded, responses: Sequence[Tensor]) -> None:
+        """Tokens (n,) of each, that go on from a prompt."""
+        ids = torch.cat(list(responses))
+        steps = torch.arange(entry.next_position, entry.next_position + max(map(len, responses)))
+        steps = torch.cat([steps[: len(response)] for response in responses]).to(entry.positions)
         self.ids.append(ids)
         self.positions.append(steps.expand(len(entry.positions), -1))
         self.aligned.append({name: entry.appended(name, len(ids)) for name in entry.aligned})
@@ -233,8 +235,10 @@ class _Row:
 
     def _of(self, name: str) -> list[Tensor]:
         example = next(part[name] for part in self.aligned if name in part)
-        absent = [example.new_zeros(len(ids), *example.shape[1:]) for ids in self.ids]
-        return [part.get(name, zeros) for part, zeros in zip(self.aligned, absent, strict=True)]
+        return [
+            part[name] if name in part else example.new_zeros(len(ids), *example.shape[1:])
+            for part, ids in zip(self.aligned, self.ids, strict=True)
+        ]
 
 
 def attention(

@@ -6,7 +6,7 @@ token. Logits are made some rows at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,28 @@ from mmrl.errors import ConfigError
 from mmrl.objective.credit.divergence import position_divergence
 from mmrl.objective.credit.representation import residual_weights, token_hidden_reward
 from mmrl.policies.language.log_probs import Chunk, log_probs, probe
+from mmrl.record import Rollouts
+from mmrl.stages import Need
 
 ROWS = 1024
 """Rows of logits alive at once."""
+VECTORS = frozenset({"states", "gradient_proxy"})
+"""Probes of a vector for each token, too wide for a column."""
+
+
+@torch.no_grad()
+def of_groups(
+    rollouts: Rollouts, states: Tensor, needs: Sequence[Need], logits: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """`{Need.key: (B, T)}` of probes that compare the members of a group; the rollouts must hold whole groups."""
+    columns = {need.key: torch.zeros_like(rollouts.old_log_probs) for need in needs}
+    for g in torch.unique(rollouts.group).tolist():
+        rows = (rollouts.group == g).nonzero().squeeze(1)
+        success = None if rollouts.success is None else rollouts.success[rows]
+        group = Group(states[rows], rollouts.actions[rows], rollouts.mask[rows], success, logits)
+        for need in needs:
+            columns[need.key][rows] = GROUP_PROBES[need.probe](group, **dict(need.options)).to(states.device)
+    return columns
 
 
 @probe("states")

@@ -99,10 +99,10 @@ def engine(tmp_path):
     return lambda name: f"{path}:{name}"
 
 
-def trainer_of(run_dir, policy, recipe="grpo", credit=(), **changes):
+def trainer_of(run_dir, policy, recipe="grpo", stages=None, **changes):
     settings = {"steps": 3, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-3, "save_every": 0}
     run_dir.mkdir(parents=True, exist_ok=True)
-    objective = load_recipe(recipe).objective | ({"credit": list(credit)} if credit else {})
+    objective = load_recipe(recipe).objective | (stages or {})
     return Trainer(
         policy, Objective.of(objective), make_prompts(8), score_vowels,
         TrainingConfig(**settings | changes), run_dir, trackers=[JsonLines(run_dir / "metrics.jsonl", 0)],
@@ -162,6 +162,7 @@ class TestLocal:
             assert [m[name] for m in other] == pytest.approx([m[name] for m in one], rel=1e-5), name
         assert type(policy.bridge.engine).syncs == 3
         assert all(m["engine/gap_max"] < 1e-4 for m in other)
+        assert all(m["engine/gap_of_clip"] == pytest.approx(m["engine/gap_mean"] / 0.2) for m in other)
         assert not any(name.startswith("engine/") for name in one[0])
 
 
@@ -257,6 +258,14 @@ class TestPromises:
         with pytest.raises(PolicyError, match="several turns"):
             make_policy(**options).check_turns()
 
+    @pytest.mark.parametrize("options", [{"engine": "Apart"}, {"old_log_probs": "trainer"}])
+    def test_and_when_the_configuration_is_read(self, engine, options):
+        options = {key: engine(value) if key == "engine" else value for key, value in options.items()}
+        asked = {"modality": "vlm", "recipe": "grpo", "data": {"train": "x"}, "environment": "calculator"}
+        check_config(read_config({**asked, "policy": {"model": "asset:tiny_vlm"}}), {})
+        with pytest.raises(ConfigError, match=f"{next(iter(options))}.*several turns"):
+            check_config(read_config({**asked, "policy": {"model": "asset:tiny_vlm", **options}}), {})
+
     def test_a_name_that_is_none(self, engine):
         for name, says in (("vlm", "unknown engine 'vlm'"), (engine("Nothing"), "lacks write, sync")):
             with pytest.raises(ConfigError, match=says):
@@ -304,7 +313,9 @@ class TestRecipes:
     def test_that_reads_it_trains(self, tmp_path, engine, recipe, credit):
         policy = make_policy(engine=engine("Rough"), old_log_probs="trainer")
         before = {name: weight.clone() for name, weight in policy.trainable_state().items()}
-        _, metrics = trained(tmp_path / "run", policy, recipe=recipe, credit=credit, steps=1)
+        _, metrics = trained(
+            tmp_path / "run", policy, recipe=recipe, stages={"credit": credit} if credit else {}, steps=1
+        )
         assert 0 < metrics[0]["engine/gap_mean"] < 0.011
         assert any(not torch.equal(weight, before[name]) for name, weight in policy.trainable_state().items())
 

@@ -56,9 +56,34 @@ EXPECTED = {
     "perception_lm": ALL,
     "minicpmv4_6": Found(batches="features", shared_cache=False, packed=None, turns=False),  # numbers its pictures
     "llama4": Found(batches=None, shared_cache=False, packed=None),  # scales by the row's index beyond a floor
+    "aya_vision": WINDOWED,
+    "lfm2_vl": STATEFUL,
+    "molmo2": Found(batches="features", packed="masked", turns=False),  # numbers its patches
+    "gemma3n": WINDOWED,
+    "vipllava": ALL,
+    "llava_next_video": ALL,
+    "video_llava": ALL,
+    "got_ocr2": ALL,
+    "glm_ocr": ALL,
+    "paddleocr_vl": ALL,
+    "lighton_ocr": ALL,
+    "aria": ALL,
+    "deepseek_vl_hybrid": ALL,
+    "janus": ALL,
+    "hunyuan_vl": ALL,
+    "step3p7": WINDOWED,
+    "cohere_compass": WINDOWED,
+    "qianfan_ocr": ALL,
+    "minicpmv4_7": Found(batches="features", shared_cache=False, packed=None, turns=False),
+    "muse_glimmer": WINDOWED,
+    "cosmos3_edge": ALL,
+    "gemma4_unified": BIDIRECTIONAL,
+    "hyperclovax_vision": ALL,
+    "granite_docling": ALL,
+    "minimax_m3_vl": ALL,
     "mllama": Found(features=False, batches=None, shared_cache=False, packed=None, turns=False),
 }
-NO_TEXT = frozenset({"paligemma", "paligemma2"})
+NO_TEXT = frozenset({"paligemma", "paligemma2", "got_ocr2"})
 """Their processors want a picture."""
 ONE_PICTURE = frozenset({"perception_lm"})
 """Its processor stacks pictures, and fails on two of unlike numbers of tiles."""
@@ -67,8 +92,13 @@ NOT_RELOADED = frozenset({"kimi_k25"})
 CLIPS = (
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "glm4v", "glm46v", "glm4v_moe", "exaone4_5",
     "lfm3_vl", "video_llama_3", "qwen2_5_omni", "qwen3_omni_moe", "internvl", "smolvlm", "gemma4", "llava_onevision",
-    "minicpmv4_6", "ernie4_5_vl_moe", "perception_lm",
+    "minicpmv4_6", "ernie4_5_vl_moe", "perception_lm", "molmo2", "llava_next_video", "video_llava",
+    "cohere_compass", "minicpmv4_7", "muse_glimmer", "cosmos3_edge", "gemma4_unified", "hyperclovax_vision",
+    "minimax_m3_vl",
 )  # fmt: skip
 """Families whose clips are scored exactly."""
-CLIPS_REFUSED = frozenset({"kimi_k25"})
-"""transformers 5.23 splits the features of its clips into other lengths than it has."""
+CLIPS_REFUSED = frozenset({"kimi_k25", "glm_ocr"})
+"""transformers 5.23 splits the features of Kimi's clips into other lengths than it has, and GLM-OCR looks for the grid
+of a picture where its processor wrote one of a clip."""
+REFUSED = frozenset({"mistral_large4"})
+"""Beyond `index_topk` tokens, transformers 5.23 lets a token choose among later ones what it attends to."""

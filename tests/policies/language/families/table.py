@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.families import REFUSED
 from mmrl.policies.language.families.reduced import random_actions
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
-from tests.policies.language.families.expected import CLIPS_REFUSED
+from tests.policies.language.families.expected import CLIPS_REFUSED, EXPECTED
 from tests.policies.language.families.tiny import RECIPES, picture
 
 PAGE = Path(__file__).parents[4] / "docs" / "families.md"
@@ -44,7 +43,7 @@ def seconds(name: str, way: str) -> float | None:
     with torch.no_grad():
         rollouts = policy.rollout([Request(prompt, MEMBERS, 0)], Key(0))
     rollouts.actions = torch.stack(random_actions(policy.family, (TOKENS,) * MEMBERS, 0))
-    rollouts.length = torch.full((MEMBERS,), TOKENS)
+    rollouts.length = rollouts.extent = torch.full((MEMBERS,), TOKENS)
     rollouts.mask = torch.ones(MEMBERS, TOKENS, dtype=torch.bool)
     taken = []
     for _ in range(3):
@@ -78,12 +77,15 @@ def row(name: str) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    names = [name for name in RECIPES if name not in REFUSED]
-    table = "\n".join([HEAD, *map(row, names)])
+    rows = []
+    for name in EXPECTED:
+        rows.append(row(name))
+        print(rows[-1], flush=True)
+    table = "\n".join([HEAD, *rows])
     page = PAGE.read_text()
     before, after = page.split(START)[0], page.split(END)[1]
     PAGE.write_text(f"{before}{START}\n{table}\n{END}{after}")
-    print(f"{len(names)} families written to {PAGE.name}")
+    print(f"{len(EXPECTED)} families written to {PAGE.name}")
 
 
 if __name__ == "__main__":

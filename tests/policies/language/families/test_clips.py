@@ -47,7 +47,8 @@ def test_clips_beside_pictures_are_scored_as_single_rows(name):
         length = torch.tensor([4, 3] * 3)
         actions = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.arange(4) < length[:, None]
-        rollouts = replace(written, actions=actions, length=length, mask=mask, old_log_probs=torch.zeros(6, 4))
+        answered = {"actions": actions, "length": length, "extent": length, "mask": mask}
+        rollouts = replace(written, **answered, old_log_probs=torch.zeros(6, 4))
         got = policy.evaluate(rollouts).log_probs
         shuffled = policy.evaluate(rollouts, under=View.of("noise", std=80.0)).log_probs
         model, _ = RECIPES[name]()

@@ -1,0 +1,76 @@
+"""Rows an engine writes while the trainer trains: begun with the weights as they are, taken up when they are due.
+
+One thread asks the engine, for one thing after another, so that it is never told of weights while it writes. It holds a
+copy of the weights that rows were begun with, since the optimizer moves the trainer's own meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mmrl.errors import PolicyError
+from mmrl.policies.language.engines.base import Context
+from mmrl.policies.language.sampling import Decoded
+from mmrl.randomness import Key
+
+Weights = Iterable[tuple[str, Tensor]]
+
+
+@dataclass
+class Begun:
+    """prompts  of the rows, in their order
+    version  of the weights they are written with
+    """
+
+    prompts: list[str]
+    version: int
+    written: Future[Decoded]
+
+
+class Ahead:
+    """The engine's thread, and what it was asked for: `begin(key, ...)`, then `take(key, ...)`."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._begun: dict[Key, Begun] = {}
+        self._copy: tuple[int, list[tuple[str, Tensor]]] | None = None
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """`work` once the engine has done what it was asked for before; at once where there was nothing."""
+        return work() if self._thread is None else self._thread.submit(work).result()
+
+    def begin(
+        self, key: Key, contexts: Sequence[Context], version: int, weights: Callable[[], Weights],
+        write: Callable[[Weights, int], Decoded],
+    ) -> None:  # fmt: skip
+        """write  (weights, their version) -> rows; in the engine's thread, later"""
+        if self._copy is None or self._copy[0] != version:
+            self._copy = version, [(name, weight.detach().to("cpu", copy=True)) for name, weight in weights()]
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
+        copied, prompts = self._copy[1], [context.prompt.id for context in contexts]
+        self._begun[key] = Begun(prompts, version, self._thread.submit(write, copied, version))
+
+    def take(self, key: Key, contexts: Sequence[Context]) -> tuple[Decoded, int] | None:
+        """What was begun under `key`, and the version that wrote it; None where nothing was."""
+        begun = self._begun.pop(key, None)
+        if begun is None:
+            return None
+        asked = [context.prompt.id for context in contexts]
+        if asked != begun.prompts:
+            raise PolicyError(
+                f"{len(begun.prompts)} rows were written ahead, for other prompts than the {len(asked)} that this step "
+                "asks for"
+            )
+        return begun.written.result(), begun.version
+
+    def close(self) -> None:
+        """Leave what was not begun yet, and wait for what was."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+        self._thread, self._copy = None, None
+        self._begun.clear()

@@ -1,0 +1,257 @@
+"""`mmrl launch --ray MODALITY CONFIG`: Ray places trainers, engines and reward workers; the same configuration runs.
+
+The driver holds no data and no media. Trainers are actors that each run an ordinary `mmrl train` in a process of its
+own: Ray Train calls its function in a thread, where a process can neither be told to save by a signal nor be ended
+alone. They find each other as ranks that torchrun started do. Where one dies, the others end within a minute
+(`mmrl.training.peers`), and all begin again from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmrl.errors import ConfigError
+from mmrl.pipelines.config import SPEAKING, Placement, RunConfig, read_config
+from mmrl.pipelines.folders import next_free
+from mmrl.placed import Placed
+from mmrl.policies.registry import MODALITIES
+from mmrl.shown import tell
+from mmrl.training.resume import run_folder
+from mmrl.training.stopping import LAUNCHED
+
+REFUSED = 2
+"""How `mmrl` ends where the user has something to mend: to begin again would not help."""
+SMALLEST_SHARE = 1e-4
+"""Ray's own precision of a part of a CPU."""
+GRACE_SECONDS, SAVING_SECONDS = 60.0, 300.0
+AGAIN: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
+"""Of engines and reward workers: made again when they die, and asked again what they had been asked."""
+
+
+class TrainerActor:
+    """Runs one rank in a process of its own, which ends with this actor."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen | None = None
+
+    def meeting_place(self) -> tuple[str, int]:
+        """Where ranks can meet on this machine."""
+        import ray
+
+        with socket.socket() as found:
+            found.bind(("", 0))
+            return ray.util.get_node_ip_address(), found.getsockname()[1]
+
+    def node(self) -> str:
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
+
+    def pid(self) -> int | None:
+        return None if self.process is None else self.process.pid
+
+    def run(self, command: list[str], environment: dict[str, str], folder: str) -> int:
+        """The exit code; negative for a signal."""
+        os.makedirs(folder, exist_ok=True)
+        self.process = subprocess.Popen(command, env=os.environ | environment, cwd=folder)
+        return self.process.wait()
+
+    def stop(self, number: int) -> None:
+        """Pass a signal on: the rank saves and stops."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Run as `mmrl train ARGUMENTS` would, placed by Ray; the exit code."""
+    if not arguments or arguments[0] not in MODALITIES:
+        raise ConfigError(f"mmrl launch --ray: expected {', '.join(MODALITIES)} and a configuration, as in "
+                          "mmrl launch --ray vlm CONFIG")  # fmt: skip
+    if find_spec("ray") is None:
+        raise ConfigError("mmrl launch --ray needs Ray, which is not installed: pip install 'mmrl[ray]'")
+    modality, *rest = arguments
+    resume = None
+    if "--resume" in rest[:-1]:
+        at = rest.index("--resume")
+        resume, rest = Path(rest[at + 1]), rest[:at] + rest[at + 2 :]
+    if not rest:
+        raise ConfigError(f"mmrl launch --ray {modality}: expected a YAML file, or the name of a shipped configuration")
+    return Launch(read_config(rest[0], rest[1:], modality), [modality, *rest], resume).run()
+
+
+class Launch:
+    """One run on a cluster. `arguments`: of `mmrl train`; `resume`: the run or checkpoint it goes on from."""
+
+    def __init__(self, config: RunConfig, arguments: list[str], resume: Path | None = None):
+        import ray
+
+        self.folder = next_free(config.directory) if "{" in config.run_dir else config.directory
+        if resume is not None:
+            self.folder = run_folder(resume)
+        self.config, self.arguments, self.resume = config, [*arguments, f"run_dir={self.folder}"], resume
+        self.ray = ray
+        self.placement: Placement = config.placement
+        self.namespace = f"mmrl-{uuid.uuid4().hex[:8]}"
+        self.actors: list[Any] = []
+        if self.placement.engines and config.modality not in SPEAKING:
+            raise ConfigError(f"placement.engines: {config.modality} policies write by themselves; leave it at 0")
+        config.policy_class.columns_of(config.policy_settings())  # an engine that cannot train is refused here
+
+    def run(self) -> int:
+        ray, own = self.ray, not self.ray.is_initialized()
+        if own:
+            new = {} if self.placement.address else {"include_dashboard": False}
+            ray.init(address=self.placement.address, namespace=self.namespace, configure_logging=False, **new)
+        self._refuse_too_much()
+        try:
+            self._place()
+            for attempt in range(self.placement.restarts + 1):
+                codes = self._attempt(attempt)
+                if all(code == 0 for code in codes):
+                    return 0
+                if not any(_died(code) for code in codes):
+                    return max(code for code in codes if code)
+                tell(f"trainers ended with {codes}: attempt {attempt + 1} of {self.placement.restarts + 1} is over")
+            return 1
+        finally:
+            for actor in self.actors:
+                with suppress(Exception):
+                    ray.kill(actor, no_restart=True)
+            if own:
+                ray.shutdown()
+
+    def _refuse_too_much(self) -> None:
+        """ConfigError for a placement that the cluster could never hold, which Ray would wait for without a word."""
+        has, p = self.ray.cluster_resources(), self.placement
+        cpus = {"trainers": p.trainer_cpus, "engines": p.engine_cpus, "reward_workers": p.reward_cpus}
+        gpus = {"trainers": p.trainer_gpus, "engines": p.engine_gpus}
+        for kind, each in (("CPU", cpus), ("GPU", gpus)):
+            wanted = {name: getattr(p, name) * share for name, share in each.items()}
+            if sum(wanted.values()) > has.get(kind, 0) + SMALLEST_SHARE:
+                parts = ", ".join(f"{name} {count:g}" for name, count in wanted.items() if count)
+                raise ConfigError(
+                    f"placement asks for {sum(wanted.values()):g} {kind}s ({parts}), and the cluster has "
+                    f"{has.get(kind, 0):g}"
+                )
+
+        if has.get("GPU") and not p.trainer_gpus:
+            tell(f"the cluster has {has['GPU']:g} GPUs, and placement.trainer_gpus=0: trainers run on CPUs")
+
+    def _place(self) -> None:
+        """Engines and reward workers, by name. They outlive the trainers' attempts."""
+        p = self.placement
+        if p.engines:
+            from mmrl.policies.language.engines.ray_actors import BOARD, Board, EngineActor
+
+            self._named(Board, BOARD, {"num_cpus": 0})
+            settings = self.config.policy_settings().model_dump()
+            reader = self._reader()
+            for number in range(p.engines):
+                resources = {"num_cpus": p.engine_cpus, "num_gpus": p.engine_gpus}
+                self._named(
+                    EngineActor, f"engine-{number}", resources, self.config.modality, settings, self.namespace, reader
+                )
+        if p.reward_workers:
+            from mmrl.rewards.ray_workers import RewardActor
+
+            for number in range(p.reward_workers):
+                self._named(RewardActor, f"reward-{number}", {"num_cpus": p.reward_cpus})
+
+    def _reader(self) -> Any:
+        from mmrl.pipelines.run import clip_reader
+
+        return clip_reader(self.config.cache) if self.config.modality == "video" else None
+
+    def _named(self, kind: type, name: str, resources: dict[str, float], *arguments: Any) -> None:
+        remote = self.ray.remote(kind)
+        options = {**AGAIN, **resources, "name": name, "namespace": self.namespace, "lifetime": "detached"}
+        self.actors.append(remote.options(**options).remote(*arguments))
+
+    # ---- trainers
+
+    def _attempt(self, attempt: int) -> list[int | None]:
+        """Exit codes of all trainers; None of one whose actor died."""
+        p, ray = self.placement, self.ray
+        options = {
+            "num_cpus": p.trainer_cpus, "num_gpus": p.trainer_gpus, "max_concurrency": 4,
+            "scheduling_strategy": "SPREAD" if p.spread else "DEFAULT", "namespace": self.namespace,
+        }  # fmt: skip
+        remote = ray.remote(TrainerActor)
+        trainers = [
+            remote.options(**options, name=f"trainer-{rank}-{attempt}", lifetime="detached").remote()
+            for rank in range(p.trainers)
+        ]
+        self.actors += trainers
+        try:
+            meeting = ray.get(trainers[0].meeting_place.remote())
+            nodes = ray.get([t.node.remote() for t in trainers])
+            command = [sys.executable, "-m", "mmrl", "train", *self._arguments(attempt)]
+            runs = [
+                t.run.remote(command, self._environment(rank, nodes, meeting, attempt), os.getcwd())
+                for rank, t in enumerate(trainers)
+            ]
+            return self._ended(trainers, runs)
+        finally:
+            for trainer in trainers:
+                with suppress(Exception):
+                    ray.kill(trainer)
+
+    def _arguments(self, attempt: int) -> list[str]:
+        """From the last checkpoint, where an attempt before this one left any."""
+        from mmrl.training import checkpoint
+
+        left = attempt and (self.folder / "checkpoints").is_dir() and checkpoint.checkpoints(self.folder)
+        resume = self.folder if left else self.resume
+        return [*self.arguments, *(["--resume", str(resume)] if resume else [])]
+
+    def _environment(
+        self, rank: int, nodes: list[str], meeting: tuple[str, int], attempt: int
+    ) -> dict[str, str]:  # fmt: skip
+        """What torchrun would say, and what the other actors are called."""
+        p, here = self.placement, [r for r, node in enumerate(nodes) if node == nodes[rank]]
+        address = self.ray.get_runtime_context().gcs_address
+        told = Placed(address, self.namespace, p.engines, p.reward_workers, attempt, rank, p.trainers)
+        local = 0 if p.trainer_gpus else here.index(rank)  # a trainer sees its own GPU alone, as number 0
+        ranks = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": p.trainers, "LOCAL_WORLD_SIZE": len(here)}
+        if p.trainers == 1:
+            return told.to_environment()
+        met = {"MASTER_ADDR": meeting[0], "MASTER_PORT": str(meeting[1]), LAUNCHED: self.namespace}
+        return told.to_environment() | met | {name: str(value) for name, value in ranks.items()}
+
+    def _ended(self, trainers: list[Any], runs: list[Any]) -> list[int | None]:
+        """Wait for all; once one has failed, no longer than the others need to notice. Ctrl-C is passed on."""
+        ray, until, waiting = self.ray, float("inf"), list(runs)
+        while waiting and time.monotonic() < until:
+            try:
+                done, waiting = ray.wait(waiting, timeout=1.0)
+            except KeyboardInterrupt:
+                tell("asking the trainers to save and stop")
+                for trainer in trainers:
+                    trainer.stop.remote(2)
+                until = time.monotonic() + SAVING_SECONDS
+                continue
+            if any(self._code(run) != 0 for run in done):
+                until = min(until, time.monotonic() + GRACE_SECONDS)
+        return [self._code(run) if run not in waiting else None for run in runs]
+
+    def _code(self, run: Any) -> int | None:
+        try:
+            return self.ray.get(run)
+        except self.ray.exceptions.RayActorError:
+            return None
+
+
+def _died(code: int | None) -> bool:
+    """Killed, or ended by an error that is not the user's to mend; not after a signal to save and stop."""
+    return code is None or code < 0 or code == 1

@@ -1,0 +1,155 @@
+"""Reading one action on a screen, from JSON, a call, or a line such as `CLICK <point>[[10, 20]]</point>`.
+
+{"action": "click", "point": [10, 20]}   {"action_type": "type", "text": "hi"}   {"action": "scroll", "direction": "up"}
+{"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [10, 20]}}    in <tool_call> tags
+click(10, 20)   pyautogui.click(x=10, y=20)   click(start_box='(10,20)')   type(content='hi')   scroll(direction='up')
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmrl.rewards import answers
+from mmrl.rewards.points import Point, points, points_in
+
+LONGEST = 5000
+SYNONYMS = {
+    "click": ("click", "tap", "left_click", "leftclick", "press_on", "select", "left click", "touch", "moveto_click"),
+    "long_press": ("long_press", "longpress", "long press", "press_and_hold"),
+    "double_click": ("double_click", "doubleclick", "left_double", "double click", "double_tap"),
+    "right_click": ("right_click", "rightclick", "right_single", "right click"),
+    "type": ("type", "input", "input_text", "write", "typewrite", "enter_text", "type_text", "set_text", "fill"),
+    "scroll": ("scroll", "swipe", "scroll_page", "fling"),
+    "drag": ("drag", "drag_to", "dragto", "left_click_drag", "drag_and_drop"),
+    "key": ("key", "press", "hotkey", "press_key", "keypress", "key_combination"),
+    "hover": ("hover", "move", "mouse_move", "moveto", "move_to"),
+    "open": ("open", "open_app", "launch", "start_app", "navigate", "goto"),
+    "back": ("back", "press_back", "navigate_back", "go_back"),
+    "home": ("home", "press_home", "navigate_home", "go_home"),
+    "enter": ("enter", "press_enter"),
+    "wait": ("wait", "sleep"),
+    "terminate": (
+        "terminate",
+        "finished",
+        "finish",
+        "complete",
+        "status_task_complete",
+        "stop",
+        "done",
+        "task_complete",
+    ),
+    "answer": ("answer", "respond", "reply"),
+}
+_KINDS = {name: kind for kind, names in SYNONYMS.items() for name in names}
+NAMES = ("action", "action_type", "type", "name", "operation", "function")
+TEXTS = (
+    "text",
+    "content",
+    "value",
+    "input_text",
+    "key",
+    "keys",
+    "app",
+    "app_name",
+    "status",
+    "answer",
+    "url",
+    "goal_status",
+)
+SPOTS = ("point", "coordinate", "coordinates", "position", "start_box", "bbox", "box", "point_2d", "bbox_2d",
+         "location",          "start_point", "start_coordinate")  # fmt: skip
+DIRECTIONS = ("up", "down", "left", "right")
+_CALL = re.compile(
+    r"\b(?:pyautogui\.|computer\.|mobile\.)?([a-z_]+(?: [a-z]+)?)\s*\((.*?)\)\s*(?:;|$|\n)", re.IGNORECASE | re.DOTALL
+)
+_ARGUMENT = re.compile(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]*\]|\([^)]*\)|[^,]+)")
+_LINE = re.compile(
+    r"^\W*(?:action\s*[:=]\s*)?([a-z_]+(?:[ _](?:click|press|text|key|back|home|app))?)\b\s*:?\s*(.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
+_QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"|\[([^\[\]\d][^\[\]]*)\]")
+
+
+@dataclass(frozen=True)
+class Action:
+    """kind as in SYNONYMS; point where it acts, text it carries, direction it scrolls."""
+
+    kind: str
+    point: Point | None = None
+    text: str | None = None
+    direction: str | None = None
+
+
+def action(text: str) -> Action | None:
+    """The one action of an answer; None for none, and for several."""
+    text = re.sub(r"</?(?:tool_call|action)>", " ", text[:LONGEST]).strip()
+    value = answers.json_value(text) if "{" in text else None
+    if value is not None:
+        return action_in(value)
+    text = answers.bare(text)
+    calls = [m for m in _CALL.finditer(text) if m[1].lower() in _KINDS]
+    if len(calls) == 1:
+        return _of_call(_KINDS[calls[0][1].lower()], calls[0][2])
+    match = _LINE.match(text) if not calls else None
+    kind = _kind(match[1]) if match else None
+    return _of_line(kind, match[2]) if kind else None
+
+
+def action_in(value: Any) -> Action | None:
+    """Of a parsed value: a mapping, or the only one in a list."""
+    if isinstance(value, list):
+        return action_in(value[0]) if len(value) == 1 else None
+    if not isinstance(value, Mapping):
+        return None
+    inner = value.get("arguments", value.get("parameters", value.get("args")))
+    fields = {**value, **inner} if isinstance(inner, Mapping) else dict(value)
+    if isinstance(fields.get("action"), Mapping):
+        return action_in(fields["action"])
+    kind = next((k for n in NAMES if isinstance(fields.get(n), str) and (k := _kind(fields[n]))), None)
+    if kind is None:
+        return (
+            action(str(fields["action"])) if isinstance(fields.get("action"), str) and "(" in fields["action"] else None
+        )
+    used = next(n for n in NAMES if isinstance(fields.get(n), str) and _kind(fields[n]))
+    rest = {k: v for k, v in fields.items() if k != used}
+    spots = next((found for n in SPOTS if rest.get(n) and (found := points_in(rest[n], centres=True))), [])
+    if not spots:
+        spots = points_in({k: v for k, v in rest.items() if k in ("x", "y")})
+    said = next((rest[n] for n in TEXTS if isinstance(rest.get(n), str | int | float | list)), None)
+    written = "+".join(map(str, said)) if isinstance(said, list) else None if said is None else str(said)
+    return Action(kind, spots[0] if spots else None, written, _direction(rest))
+
+
+def _direction(fields: Mapping[str, Any]) -> str | None:
+    said = [str(fields[n]).strip().lower() for n in ("direction", "scroll_direction", "text", "value") if fields.get(n)]
+    return next((each for each in said if each in DIRECTIONS), None)
+
+
+def _kind(name: str) -> str | None:
+    return _KINDS.get(" ".join(name.strip().lower().split())) or _KINDS.get("_".join(name.strip().lower().split()))
+
+
+def _of_call(kind: str, inside: str) -> Action:
+    named = {key.lower(): each.strip().strip("'\"") for key, each in _ARGUMENT.findall(inside)}
+    fields: dict[str, Any] = dict(named)
+    found = points(" ".join(named[n] for n in SPOTS if n in named), centres=True) if named else []
+    if not found and {"x", "y"} <= named.keys():
+        found = points(f"x={named['x']}, y={named['y']}")
+    if not named:
+        found = points(f"({inside})", centres=True) or points(inside, centres=True)
+        quoted = _QUOTED.search(inside)
+        fields = {"text": next(g for g in quoted.groups() if g is not None)} if quoted else {"text": inside.strip()}
+        fields = {} if found else fields
+    said = next((fields[n] for n in TEXTS if fields.get(n)), None)
+    return Action(kind, found[0] if found else None, said, _direction(fields))
+
+
+def _of_line(kind: str, rest: str) -> Action:
+    found = points(rest, centres=True)
+    quoted = _QUOTED.search(rest)
+    said = next(g for g in quoted.groups() if g is not None) if quoted else rest.strip().strip(".") or None
+    way = next((d for d in DIRECTIONS if re.search(rf"\b{d}\b", rest, re.IGNORECASE)), None)
+    return Action(kind, found[0] if len(found) == 1 else None, None if found and not quoted else said, way)

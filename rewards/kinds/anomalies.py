@@ -1,0 +1,118 @@
+"""Video anomaly: is there one, of which kind, and when."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmrl.rewards import answers
+from mmrl.rewards.booleans import boolean
+from mmrl.rewards.intervals import Interval, interval
+from mmrl.rewards.intervals import from_value as interval_from
+from mmrl.rewards.tasks import UNREAD, Verdict, kind
+from mmrl.rewards.temporal import overlap
+
+KINDS = ("label", "class", "category", "type", "anomaly_type", "anomaly", "event", "which", "what")
+TIMES = ("time", "interval", "span", "segment", "timestamp", "timestamps", "when")
+_NORMAL = re.compile(
+    r"(?:normal|none|no anomal(?:y|ies)|no|false|nothing (?:unusual|abnormal|anomalous)|n/a|null)", re.I
+)
+_SAID_NORMAL = re.compile(
+    r"(?:the |this )?(?:video|clip|scene|footage)? ?(?:is |looks |seems )?(?:completely |entirely )?normal|"
+    r"(?:there (?:is|are) )?no (?:anomal(?:y|ies)|abnormal events?)[^.,;]{0,40}", re.I
+)  # fmt: skip
+
+
+_TOLD = re.compile(r"\b(?:anomaly(?: type)?|type|category|label|event)\s*[:=]\s*([a-z][a-z _-]{1,40})(?=[.,;\n]|$)")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is said of a video: normal (label ""), or an anomaly with what is known of it."""
+
+    label: str | None
+    when: Interval | None
+
+
+def finding(value: Any) -> Finding | None:
+    """Of a parsed value or a text; None where neither a kind nor a time is said."""
+    if isinstance(value, Mapping):
+        named = {str(k).lower(): v for k, v in value.items()}
+        said = [named[k] for k in KINDS if named.get(k) is not None and not isinstance(named[k], list | dict)]
+        label = next((each for each in map(_label, said) if each is not None), None)
+        when = next((interval_from(named[k]) for k in TIMES if named.get(k)), interval_from(value))
+        none = any(k in named and named[k] is None for k in KINDS) and not said
+        label = "" if label is None and (none or any(_is_no(each) for each in said)) else label
+        return None if label is None and when is None else Finding(label, when)
+    if isinstance(value, list | tuple):
+        when = interval_from(value)
+        return Finding(None, when) if when else None
+    text = answers.plain(answers.bare(answers.without_questions(str(value))))
+    if _NORMAL.fullmatch(text) or _SAID_NORMAL.fullmatch(text):
+        return Finding("", None)
+    if told := _TOLD.search(text):
+        return Finding(_label(told[1]), interval(text[told.end() :]))
+    label, _, rest = text.partition(",") if re.match(r"[a-z][a-z _-]{1,40},", text) else (None, "", text)
+    when = interval(rest)
+    if when is None and re.fullmatch(r"[a-z][a-z _-]{1,40}", text):
+        return Finding(text.replace("_", " "), None)
+    return Finding(label.replace("_", " ") if label else None, when) if when else None
+
+
+def _is_no(value: Any) -> bool:
+    return value is False or bool(isinstance(value, str) and _NORMAL.fullmatch(answers.plain(value)))
+
+
+def _label(value: Any) -> str | None:
+    """A kind of anomaly; "" for normal, None where only yes or no is said."""
+    if isinstance(value, bool) or not isinstance(value, str):
+        return None
+    text = answers.plain(value).replace("_", " ")
+    if _NORMAL.fullmatch(text):
+        return ""
+    return None if boolean(text) is not None or not text else text
+
+
+def true_finding(solution: Any) -> Finding:
+    """RewardError for a truth without kind and time, or with a time that is no interval."""
+    value = solution
+    if isinstance(solution, str):
+        text = answers.truth(solution)
+        parsed = answers.json_value(text)
+        value = text if parsed is None else parsed
+    found = finding(value) if value is not None and value == value else None
+    if found is None or (found.when is not None and found.when[1] <= found.when[0]):
+        answers.refuse(solution, "says neither kind nor time", '{"label": "fighting", "time": [2, 8]}, or "normal"')
+    return found
+
+
+def read(answer: str) -> Finding | None:
+    value = answers.json_value(answer)
+    return finding(answer if value is None else value)
+
+
+@kind(
+    "video_anomaly",
+    read=true_finding,
+    valid=lambda text: read(text) is not None,
+    answer='`{"label": "fighting", "time": [2, 8]}`, `fighting, 2 to 8 s`, or that all is normal',
+    truth="the same; what it does not say, kind or time, is not asked",
+    aliases=("anomaly", "anomaly_detection", "anomaly_grounding", "vad"),
+)
+def video_anomaly(answer: str, right: Finding) -> Verdict:
+    """Kind and time of an anomaly, half each where both are known; normal: 1 for an answer that says so, else 0."""
+    found = read(answer)
+    if found is None:
+        return UNREAD
+    normal = float((found.label == "") == (right.label == ""))
+    if right.label == "":
+        return Verdict(normal, True, {"detected": normal})
+    parts = {"detected": normal}
+    if right.label is not None:
+        parts["label"] = float(found.label == right.label)
+    if right.when is not None:
+        parts["time"] = overlap(found.when, right.when) if found.when and found.label != "" else 0.0
+    asked = [value for name, value in parts.items() if name != "detected"]
+    return Verdict(sum(asked) / len(asked), True, parts)

@@ -1,0 +1,59 @@
+"""Several counts at once, in order: how many circles, squares and triangles (VideoSSR, arXiv 2511.06281)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mmrl.rewards import answers
+from mmrl.rewards.tasks import UNREAD, Verdict, kind
+
+MOST = 20
+_LISTED = re.compile(r"\s*[\[(]?\s*\d{1,6}(?:\s*[,;]\s*\d{1,6})*\s*[\])]?\s*\.?\s*")
+_NAMED = re.compile(r"(?:\w+\s*[:=]\s*\d{1,6})(?:\s*[,;\n]\s*\w+\s*[:=]\s*\d{1,6})*")
+
+_TOLD = re.compile(r"(?:there (?:are|is) )?\d{1,6} [a-z]+(?:(?:,| and|, and) \d{1,6} [a-z]+)*\.?", re.IGNORECASE)
+
+
+def counts(text: str) -> list[int] | None:
+    """`1, 2, 1`, `[1, 2, 1]` or `circle: 1, square: 2`; None for anything else."""
+    text = answers.bare(answers.without_questions(text)).strip()
+    value = answers.json_value(text)
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return (
+            value if value and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value) else None
+        )
+    said = answers.statements(text)
+    text = said[-1][1] if said else text
+    if not any(each.fullmatch(text.strip()) for each in (_LISTED, _NAMED, _TOLD)):
+        return None
+    return [int(each) for each in re.findall(r"\d+", text)][: MOST + 1]
+
+
+def true_counts(solution: Any) -> list[int]:
+    """RewardError for what is no list of counts."""
+    found = counts(str(list(solution))) if isinstance(solution, list | tuple) else counts(str(solution))
+    if not found or len(found) > MOST:
+        answers.refuse(solution, "is no list of counts", "'1,2,1', or [1, 2, 1]")
+    return found
+
+
+@kind(
+    "counts",
+    read=true_counts,
+    valid=lambda text: counts(text) is not None,
+    answer="as many counts as asked, in order: `1,2,1`, `[1, 2, 1]`, `circle: 1, square: 2, triangle: 1`",
+    truth="the same",
+    aliases=("multi_count", "video_counting", "shape_counting"),
+)
+def counts_kind(answer: str, right: list[int]) -> Verdict:
+    """Several counts: mean of max(0, 1 - |d| / truth), or whether a truth of 0 is met; another number of them: 0."""
+    found = counts(answer)
+    if found is None:
+        return UNREAD
+    if len(found) != len(right):
+        return Verdict(0.0, True, {"exact": 0.0})
+    near = [max(0.0, 1 - abs(f - r) / r) if r else float(f == 0) for f, r in zip(found, right, strict=True)]
+    return Verdict(sum(near) / len(near), True, {"exact": float(found == right)})

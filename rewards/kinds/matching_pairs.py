@@ -1,0 +1,68 @@
+"""Multi-image matching: which of one row belongs to which of another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mmrl.rewards import answers
+from mmrl.rewards.sequences import folded
+from mmrl.rewards.tasks import UNREAD, Verdict, kind
+
+MOST = 100
+_PAIR = re.compile(
+    r"(?:image|picture|item|frame|region|view|point)?\s*[(\[\"']?([\w.]{1,20})[)\]\"']?\s*"
+    r"(?:-+>?|=>?|\u2192|\u2014|\u2013|:|\bmatches(?: with)?\b|\b(?:corresponds|belongs) to\b|\bgoes with\b|"
+    r"\bto\b|\bwith\b|\bis\b)\s*"
+    r"(?:image|picture|item|frame|region|view|point|option)?\s*[(\[\"']?([\w.]{1,20})[)\]\"']?\s*(?=$|[,;.\n)])", re.I
+)  # fmt: skip
+
+
+def pairs(value: Any) -> dict[str, str] | None:
+    """{left: right} of an answer or truth; None for none, and where one side comes twice."""
+    if isinstance(value, Mapping):
+        inner = next((v for v in value.values() if isinstance(v, Mapping | list)), None)
+        if inner is not None:
+            return pairs(inner) if len(value) == 1 else None
+        found = [(folded(str(a)), folded(str(b))) for a, b in value.items()]
+    elif isinstance(value, list | tuple):
+        if not value or not all(isinstance(each, list | tuple) and len(each) == 2 for each in value):
+            return None
+        found = [(folded(str(a)), folded(str(b))) for a, b in value]
+    else:
+        text = answers.bare(answers.without_questions(str(value)))
+        parsed = answers.json_value(text)
+        if parsed is not None:
+            return pairs(parsed)
+        found = [(folded(a), folded(b)) for a, b in _PAIR.findall(text.replace("(", " ").replace("<", " "))]
+    lefts, rights = [a for a, _ in found], [b for _, b in found]
+    if not found or len(found) > MOST or len(set(lefts)) < len(lefts) or len(set(rights)) < len(rights):
+        return None
+    return dict(found)
+
+
+def true_pairs(solution: Any) -> dict[str, str]:
+    """RewardError for a truth that pairs nothing, or one thing twice."""
+    value = solution if isinstance(solution, Mapping | list | tuple) else answers.truth(solution)
+    found = pairs(value)
+    if not found:
+        answers.refuse(solution, "pairs nothing, or one thing twice", '{"1": "B", "2": "A"}, or "1-B, 2-A"')
+    return found
+
+
+@kind(
+    "matching",
+    read=true_pairs,
+    valid=lambda text: pairs(text) is not None,
+    answer='pairs: `1-B, 2-A`, `1 -> B`, `{"1": "B"}`, `[["1", "B"]]`; one thing in two pairs is no matching',
+    truth="the same",
+    aliases=("multi_image_matching", "image_matching", "correspondence", "visual_correspondence"),
+)
+def matching(answer: str, right: dict[str, str]) -> Verdict:
+    """Share of the pairs that are right, over the larger number of pairs."""
+    found = pairs(answer)
+    if found is None:
+        return UNREAD
+    hits = sum(found.get(left) == partner for left, partner in right.items())
+    return Verdict(hits / max(len(found), len(right)), True, {"exact": float(found == right)})

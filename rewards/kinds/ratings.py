@@ -1,0 +1,125 @@
+"""Ratings: how good a picture or clip is, on a scale, and which of two is better.
+
+`quality` is a bell around the mean opinion score, exp(-d^2 / 2 s^2) (VQAThinker, arXiv 2508.06051: s = .5 on 1 to 5); a
+rating outside the scale is none. Its answers are the column `predicted_score` for stage functions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from mmrl.rewards import answers
+from mmrl.rewards.numbers import number
+from mmrl.rewards.numeric import true_number
+from mmrl.rewards.tasks import UNREAD, Verdict, kind
+
+SCORES = ("score", "rating", "quality", "overall", "quality_score", "mos", "answer")
+_OUT_OF = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/|out of)\s*(\d+(?:\.\d+)?)")
+
+
+def rating(text: str) -> float | None:
+    """The number an answer rates with: `3.5`, `3.5/5`, `{"score": 3.5}`."""
+    value = answers.json_value(text)
+    if isinstance(value, dict):
+        named = next((value[k] for k in SCORES if isinstance(value.get(k), int | float | str)), None)
+        return number(str(named)) if named is not None and not isinstance(named, bool) else None
+    if (match := _OUT_OF.search(text)) and not _OUT_OF.search(text, match.end()):
+        text = text[: match.start(2) - 1].rstrip(" /").removesuffix("out of") + text[match.end() :]
+    return number(text)
+
+
+def bell(predicted: float, right: float, width: float) -> float:
+    """1 where both are equal, .61 one width apart."""
+    return math.exp(-((predicted - right) ** 2) / (2 * width**2))
+
+
+@kind(
+    "quality",
+    read=lambda solution: true_number(solution)[0],
+    valid=lambda text: rating(text) is not None,
+    answer='a rating: `3.5`, `3.5/5`, `{"score": 3.5}`; one outside the scale is none',
+    truth="the mean opinion score",
+    aliases=("quality_score", "iqa", "vqa_score", "mos", "image_quality", "video_quality", "aesthetic_score"),
+)
+def quality(answer: str, right: float, *, width: float = 0.5, low: float = 1.0, high: float = 5.0) -> Verdict:
+    """A rating: exp(-d^2 / 2 width^2) of its distance d from the true score, on a scale from `low` to `high`."""
+    found = rating(answer)
+    if found is None or not low <= found <= high:
+        return UNREAD
+    return Verdict(bell(found, right, width))
+
+
+FIRST = ("1", "a", "first", "image 1", "image a", "video 1", "video a", "response 1", "response a", "answer 1", "left",
+         "option a", "option 1", "the first", "one", "the first image", "the first video")  # fmt: skip
+SECOND = ("2", "b", "second", "image 2", "image b", "video 2", "video b", "response 2", "response b", "answer 2",
+          "right", "option b", "option 2", "the second", "two", "the second image", "the second video")  # fmt: skip
+TIES = ("0", "tie", "equal", "same", "both", "neither", "equally good", "c", "draw", "no difference")
+TIE = 3
+_SIDES = {name: side for side, names in enumerate((FIRST, SECOND, TIES), 1) for name in names}
+_BETTER = re.compile(
+    r"\b((?:image|video|response|answer|option|picture|clip|caption)\s*(?:1|2|a|b)|(?:the )?(?:first|second)"
+    r"(?: (?:image|video|response|answer|one|picture|clip|caption))?)\s+(?:is|looks|was)\s+"
+    r"(?:clearly |much |slightly )?better",
+    re.IGNORECASE,
+)
+RATED = (("score_1", "score_2"), ("score_a", "score_b"), ("1", "2"), ("A", "B"))
+_PREFERRED = re.compile(
+    r"\b(?:prefer|choose|pick|select|favou?r)\s+((?:the )?(?:first|second)|"
+    r"(?:image|video|response|answer|option|picture|clip|caption)\s*(?:1|2|a|b))\b",
+    re.IGNORECASE,
+)
+_EQUAL = re.compile(
+    r"\b(?:both|they|the two)\b[^.]{0,40}\b(?:equal(?:ly)?|the same|identical|similar)\b", re.IGNORECASE
+)
+CHOSEN = ("preference", "better", "winner", "choice", "chosen", "answer")
+
+
+def side(text: str) -> int | None:
+    """1 for the first, 2 for the second, 3 for a tie; None for an answer that says none or several."""
+    value = answers.json_value(text)
+    if isinstance(value, dict):
+        for keys in RATED:
+            both = [value.get(key) for key in keys]
+            if all(isinstance(each, int | float) for each in both):
+                return 3 if both[0] == both[1] else 1 if both[0] > both[1] else 2
+        named = next((value[k] for k in CHOSEN if value.get(k) is not None), None)
+        return side(str(named)) if named is not None else None
+    text = answers.bare(answers.without_questions(text))
+    whole = _whole(text)
+    if whole:
+        return whole
+    named = [m[1].lower() for each in (_BETTER, _PREFERRED) for m in each.finditer(text)]
+    found = {_whole(re.sub(r"\b(?:picture|clip|caption|one)\b", "image", name)) for name in named}
+    found |= {TIE} if _EQUAL.search(text) else set()
+    said = {s for _, rest in answers.statements(text) if (s := _whole(rest))}
+    found |= said
+    return found.pop() if len(found) == 1 else None
+
+
+def _whole(text: str) -> int | None:
+    return _SIDES.get(" ".join(re.sub(r"[\[\](){}]", " ", answers.plain(text)).split()))
+
+
+def true_side(solution: Any) -> int:
+    """RewardError for a truth that prefers neither, and is no tie."""
+    found = side(answers.truth(solution)) if not isinstance(solution, bool) else None
+    if found is None:
+        answers.refuse(solution, "prefers neither", "1, 2 or tie (also A, B, first, second)")
+    return found
+
+
+@kind(
+    "preference",
+    read=true_side,
+    valid=lambda text: side(text) is not None,
+    answer='`1`, `A`, `Image 1`, "the first is better", `{"preference": 1}`, `tie`, or both scores as '
+    '`{"score_1": 3, "score_2": 4}`',
+    truth="1, 2 or tie, in the same words",
+    aliases=("pairwise", "pairwise_preference", "critic_preference", "llava_critic", "llava", "critic", "comparison"),
+)
+def preference(answer: str, right: int) -> Verdict:
+    """Which of two is better: 1 for the truth's side."""
+    found = side(answer)
+    return UNREAD if found is None else Verdict(float(found == right))

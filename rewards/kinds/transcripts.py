@@ -1,0 +1,67 @@
+"""Text read off a picture: word and character error rates, edit distance, ANLS.
+
+    wer    1 - word edits / words of the truth, at least 0 (EasyVideoR1; Video-R1 keeps the case)
+    cer    1 - character edits / characters of the truth, at least 0
+    edit   1 - character edits / characters of the longer
+    anls   `edit`, but 0 where it is below .5 (ST-VQA, arXiv 1905.13648)
+
+Several truths mean "any of these": the best counts.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mmrl.rewards import answers
+from mmrl.rewards.distances import LONGEST, edits, similarity, tidied
+from mmrl.rewards.tasks import UNREAD, Verdict, kind, one_of
+
+METRICS = ("wer", "cer", "edit", "anls")
+ANLS_LEAST = 0.5
+
+
+_TOLD = re.compile(
+    r"(?:the|this|it)\b[^\"'\n]{0,60}\b(?:reads?|says?|is|shows?|states?)\s*:?\s*[\"'\u201c\u2018]([^\"\u201d]+)[\"'\u201d\u2019]\.?",
+    re.IGNORECASE,
+)
+"""`The sign says "STOP".`"""
+
+
+def unfenced(text: str) -> str:
+    """A code fence, quotes that hold the whole text, and marks of emphasis taken off."""
+    text = answers.bare(text.strip().removeprefix("```text").removeprefix("```").removesuffix("```")).strip()
+    if told := _TOLD.fullmatch(text):
+        return told[1].strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def error_rates(said: str, right: str) -> dict[str, float]:
+    """All four measures of one reading."""
+    spoken, true = said.split()[:LONGEST], right.split()[:LONGEST]
+    letters, wanted = said[:LONGEST], right[:LONGEST]
+    close = similarity(letters, wanted)
+    return {
+        "wer": max(0.0, 1 - edits(spoken, true) / max(1, len(true))),
+        "cer": max(0.0, 1 - edits(letters, wanted) / max(1, len(wanted))),
+        "edit": close,
+        "anls": close if close >= ANLS_LEAST else 0.0,
+    }
+
+
+@kind(
+    "ocr",
+    read=answers.alternatives,
+    valid=lambda text: bool(unfenced(text)),
+    answer="the text as it stands in the picture; a code fence or quotes around it do not matter",
+    truth="the text; a list means any of these",
+    aliases=("text_recognition", "transcription", "text_spotting", "docvqa", "textvqa"),
+)
+def ocr(answer: str, right: list[str], *, metric: str = "wer", case: bool = False) -> Verdict:
+    """Text read off a picture, by `metric` wer, cer, edit or anls; `case`: capitals count. All four are reported."""
+    one_of("metric", metric, METRICS)
+    said = tidied(unfenced(answer), fold=not case)
+    if not said:
+        return UNREAD
+    rated = [error_rates(said, tidied(unfenced(each), fold=not case)) for each in right]
+    parts = max(rated, key=lambda each: each[metric])
+    return Verdict(parts[metric], True, parts)

@@ -1,0 +1,115 @@
+r"""Reading points `(x, y)` from what models print: the one parser of every kind that reads points.
+
+    (10, 20)   [10, 20]   10, 20   x=10, y=20            {"point_2d": [10, 20], "label": "cat"}   {"x": 10, "y": 20}
+    <point>10 20</point>   <point>[[10, 20]]</point>     <point x="10" y="20" alt="cat">cat</point>
+    <points x1="10" y1="20" x2="30" y2="40">             <|point_start|>(10,20)<|point_end|>
+    [[10, 20], [30, 40]]                                 a box counts as its centre where `centres` is set
+
+Four numbers side by side are a box and no point; a number alone and three of them are nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from mmrl.rewards import answers
+from mmrl.rewards.boxes import boxes, from_value
+
+Point = tuple[float, float]
+LONGEST = 20_000
+KEYS = (
+    "points", "point_2d", "point", "points_2d", "coordinate", "coordinates", "keypoints", "clicks", "position",
+    "center", "location", "start_box", "start_point", "answer", "objects", "predictions",
+)  # fmt: skip
+_N = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)%?"
+_PAIR = re.compile(rf"[(\[<]\s*({_N})\s*[,;\s]\s*({_N})\s*,?\s*[)\]>]")
+_NAMED = re.compile(rf"\bx(\d*)\s*[=:]\s*[\"']?({_N})[\"']?[,;\s]+y\1\s*[=:]\s*[\"']?({_N})", re.IGNORECASE)
+_BARE = re.compile(rf"\s*({_N})\s*[,;\s]\s*({_N})\s*[.;]?\s*")
+_TAG = re.compile(r"<\|?/?(?:points?|point_start|point_end|click|coordinate)\|?>|<points?\s", re.IGNORECASE)
+_FOUR = re.compile(rf"[(\[]\s*{_N}(?:\s*[,;\s]\s*{_N}){{2,}}\s*,?\s*[)\]]")
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\uff0d"), "-")
+_NEGATED = re.compile(r"(?:\bnot|n't|\bnever)\b(?:(?!\bbut\b)[^.,;:\[(\n]){0,40}$", re.IGNORECASE)
+
+
+def points(text: str, *, centres: bool = False) -> list[Point]:
+    """All points of a text, in order: those of its JSON, or of the first notation above that finds some."""
+    text = _TAG.sub(" ", answers.bare(text[:LONGEST]).translate(_DASHES))
+    value = answers.json_value(text)
+    if value is not None and not (isinstance(value, list) and all(_is_number(each) for each in value)):
+        return points_in(value, centres=centres)
+    if found := _NAMED.findall(text):
+        return [_point(x, y) for _, x, y in found]
+    if _FOUR.search(text):
+        return [_centre(box) for box in boxes(text)] if centres else []
+    found = [m for m in _PAIR.finditer(text) if not _NEGATED.search(text[max(m.start() - 60, 0) : m.start()])]
+    if found:
+        return [_point(m[1], m[2]) for m in found]
+    whole = _BARE.fullmatch(text)
+    return [_point(whole[1], whole[2])] if whole else []
+
+
+def points_in(value: Any, *, centres: bool = False) -> list[Point]:
+    """The points of a parsed value, by its names or as pairs."""
+    if isinstance(value, str):
+        return points(value, centres=centres)
+    if isinstance(value, dict):
+        named = {str(key).lower(): each for key, each in value.items()}
+        if _is_number(named.get("x")) and _is_number(named.get("y")):
+            return [(float(named["x"]), float(named["y"]))]
+        for key in KEYS:
+            if key in named:
+                return points_in(named[key], centres=centres)
+        return [_centre(box) for box in from_value(value)] if centres else []
+    if not isinstance(value, list | tuple):
+        return []
+    if len(value) == 2 and all(_is_number(each) for each in value):
+        return [(float(value[0]), float(value[1]))]
+    if all(_is_number(each) for each in value):
+        return [_centre(box) for box in from_value(value)] if centres else []
+    return [point for each in value for point in points_in(each, centres=centres)]
+
+
+def the_point(text: str, *, centres: bool = True) -> Point | None:
+    """The one point of an answer; None for none, and for several that differ unless one is "the answer"."""
+    found = list(dict.fromkeys(points(text, centres=centres)))
+    if len(found) > 1 and (said := answers.statements(text)):
+        found = list(dict.fromkeys(points(said[-1][1], centres=centres)))
+    return found[0] if len(found) == 1 else None
+
+
+def true_points(solution: Any) -> list[Point]:
+    """The points of a truth; RewardError for none, or for a list in which an entry is no point."""
+    structured = isinstance(solution, dict | list | tuple)
+    found = points_in(solution) if structured else points(answers.truth(solution))
+    listed = isinstance(solution, list | tuple) and not all(_is_number(each) for each in solution)
+    if not found or (listed and len(found) < len(solution)):
+        answers.refuse(solution, "is no point", "[x, y], or a list of them")
+    return found
+
+
+def distance(a: Point, b: Point) -> float:
+    return math.hypot(a[0] - b[0], a[1] - b[1])
+
+
+def inside(point: Point, outline: list[Point]) -> bool:
+    """Whether a point lies in a polygon, by counting crossings; its edge belongs to it on one side."""
+    x, y = point
+    crossings = 0
+    for (x1, y1), (x2, y2) in zip(outline, outline[1:] + outline[:1], strict=True):
+        if (y1 > y) != (y2 > y) and x < (x2 - x1) * (y - y1) / (y2 - y1) + x1:
+            crossings += 1
+    return crossings % 2 == 1
+
+
+def _point(x: str, y: str) -> Point:
+    return float(x.rstrip("%")), float(y.rstrip("%"))
+
+
+def _centre(box: tuple[float, float, float, float]) -> Point:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,91 @@
+"""Reading an order of things: `C, A, B`, `3 > 1 > 2`, `[3, 1, 2]`, `213456`, `(b) -> (a) -> (c)`."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from typing import Any
+
+from mmrl.rewards import answers
+
+LONGEST = 2000
+MOST = 100
+_BETWEEN = re.compile(
+    r"\s*(?:,|;|\||->|=>|\u2192|>|<|\bthen\b|\bfollowed by\b|\bbefore\b|\band (?:then|finally)\b|\band\b|\n|\s-\s)+\s*",
+    re.I,
+)
+_SHORT = re.compile(r"[(\[]?\w{1,2}[)\]]?(?:\s*-\s*[(\[]?\w{1,2}[)\]]?|\s*[(\[]\w{1,2}[)\]])+")
+"""`1-2-3`, `(b)-(a)-(c)`, `(C) (A) (B)`."""
+_LEAD = re.compile(r"^(?:(?:the )?(?:correct |right |final )?(?:order|sequence)(?: is| =|:)?\s*:?)\s*", re.IGNORECASE)
+_LIST = re.compile(r"^\s*(?:step\s*)?\d+\s*[.):]\s+", re.IGNORECASE)
+_TURN = re.compile(r"^(?:(?:and|first(?:ly)?|then|next|after that|finally|last(?:ly)?)\b\s*[,:]?\s*)+", re.IGNORECASE)
+_DRESS = re.compile(
+    r"^(?:(?:event|step|clip|segment|frame|image|picture|option|scene)\s+)?[(\[]?\s*(.+?)\s*[)\]]?[.:]?$", re.I
+)
+
+
+def order(text: str) -> list[str]:
+    """The items of an answer in order, folded for comparing; [] where there is no order."""
+    text = answers.bare(answers.without_questions(text[:LONGEST])).strip()
+    value = answers.json_value(text)
+    if value is not None:
+        return order_in(value)
+    said = answers.statements(text)
+    if said:
+        text = said[-1][1]
+    text = _LEAD.sub("", text.strip()).strip()
+    if _SHORT.fullmatch(text):
+        return [folded(each) for each in re.findall(r"\w{1,2}", text)]
+    text = text.strip("[](){}").rstrip(".")
+    if re.fullmatch(r"\d{3,}|[A-Z]{2,}", text):
+        return list(text.casefold())
+    lines = [_LIST.sub("", line) for line in text.splitlines() if line.strip()]
+    parts = lines if len(lines) > 1 else _BETWEEN.split(text)
+    if len(parts) == 1 and len(text.split()) > 1 and all(len(each) <= 2 for each in text.split()):
+        parts = text.split()
+    return [folded(part) for part in parts if part.strip()][: MOST + 1]
+
+
+def order_in(value: Any) -> list[str]:
+    """The items of a parsed list, or of the only list in a mapping."""
+    if isinstance(value, dict):
+        lists = [each for each in value.values() if isinstance(each, list | str)]
+        return (order(lists[0]) if isinstance(lists[0], str) else order_in(lists[0])) if len(lists) == 1 else []
+    if not isinstance(value, list | tuple) or any(isinstance(each, dict | list) or each is None for each in value):
+        return []
+    return [folded(str(each)) for each in value][: MOST + 1]
+
+
+def folded(item: str) -> str:
+    """`(B)`, `Event b` and `finally B` as `b`; `3.0` as `3`."""
+    text = answers.plain(item)
+    text = _TURN.sub("", text) or text
+    match = _DRESS.match(text)
+    text = match[1] if match else text
+    return text[:-2] if re.fullmatch(r"\d+\.0", text) else text
+
+
+def true_order(solution: Any) -> list[str]:
+    """RewardError for fewer than two items, or one that comes twice."""
+    found = order_in(solution) if isinstance(solution, dict | list | tuple) else order(answers.truth(solution))
+    if len(found) < 2 or len(set(found)) != len(found) or len(found) > MOST:
+        answers.refuse(solution, "is no order", "every item once, as in ['C', 'A', 'B'], 'C, A, B' or '312'")
+    return found
+
+
+def is_permutation(found: list[str], right: list[str]) -> bool:
+    return sorted(found) == sorted(right)
+
+
+def pair_share(found: list[str], right: list[str]) -> float:
+    """Share of the pairs that stand in the right order."""
+    at = {item: i for i, item in enumerate(found)}
+    pairs = list(combinations(right, 2))
+    return sum(at[a] < at[b] for a, b in pairs) / len(pairs)
+
+
+def displacement(found: list[str], right: list[str]) -> float:
+    """1 - sum of |position - true position| over its largest value, floor(n^2 / 2) (VideoSSR's jigsaw)."""
+    at = {item: i for i, item in enumerate(found)}
+    off = sum(abs(at[item] - i) for i, item in enumerate(right))
+    return 1 - off / (len(right) ** 2 // 2)

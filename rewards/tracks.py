@@ -1,0 +1,92 @@
+"""Reading boxes by frame: `{"3": [x1, y1, x2, y2], ...}`, or a list of `{"frame" or "time": 3, "box": [...]}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mmrl.rewards import answers
+from mmrl.rewards.boxes import Box, from_value
+from mmrl.rewards.intervals import Interval
+from mmrl.rewards.intervals import from_value as interval_from
+
+WHERE = ("boxes", "tracks", "track", "trajectory", "bboxes", "frames", "tube", "tracking")
+WHEN = ("time", "temporal", "interval", "span", "segment")
+STAMPS = ("frame", "frame_id", "frame_index", "time", "timestamp", "t", "second", "index")
+MOST = 5000
+_KEY = re.compile(r"(?:frame|time|second|sec|t|f)?[\s_#:]*(\d+(?:\.\d+)?)\s*s?", re.IGNORECASE)
+
+Track = dict[float, Box]
+
+
+def track_in(value: Any) -> Track:
+    """The boxes by frame of a parsed value; a frame with several boxes, or twice, has none."""
+    if isinstance(value, Mapping):
+        named = {str(k).lower(): v for k, v in value.items()}
+        inner = next((named[name] for name in WHERE if isinstance(named.get(name), Mapping | list)), None)
+        pairs = [(key, each) for key, each in value.items()] if inner is None else None
+        if pairs is None:
+            return track_in(inner)
+    elif isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+        pairs = [(_stamp(each), each) for each in value]
+    else:
+        return {}
+    found: dict[float, Box | None] = {}
+    for key, each in pairs[:MOST]:
+        frame = key_of(key)
+        boxes = from_value(_without_stamp(each))
+        if frame is not None:
+            found[frame] = boxes[0] if len(boxes) == 1 and frame not in found else None
+    return {frame: box for frame, box in found.items() if box is not None}
+
+
+def key_of(key: Any) -> float | None:
+    """`3`, `"3"`, `"frame_3"`, `"3.0s"` as 3.0."""
+    if isinstance(key, int | float) and not isinstance(key, bool):
+        return float(key)
+    match = _KEY.fullmatch(str(key).strip()) if key is not None else None
+    return float(match[1]) if match else None
+
+
+def _stamp(value: Mapping[str, Any]) -> Any:
+    return next((value[name] for name in STAMPS if name in value), None)
+
+
+def _without_stamp(value: Any) -> Any:
+    return {k: v for k, v in value.items() if k not in STAMPS} if isinstance(value, Mapping) else value
+
+
+def tube_in(value: Any) -> tuple[Interval | None, Track]:
+    """(when, where) of a spatio-temporal answer."""
+    if not isinstance(value, Mapping):
+        return None, track_in(value)
+    named = {str(k).lower(): v for k, v in value.items()}
+    when = next((named[name] for name in WHEN if name in named), None)
+    rest = {k: v for k, v in value.items() if str(k).lower() not in WHEN}
+    return (interval_from(when) if when is not None else interval_from(value)), track_in(rest)
+
+
+def true_track(solution: Any) -> Track:
+    """RewardError for a truth without boxes by frame, or one whose boxes have no area."""
+    value = answers.json_value(solution) if isinstance(solution, str) else solution
+    found = track_in(value)
+    _check(solution, found, value)
+    return found
+
+
+def true_tube(solution: Any) -> tuple[Interval, Track]:
+    """As `true_track`, with an interval of positive length."""
+    value = answers.json_value(solution) if isinstance(solution, str) else solution
+    when, found = tube_in(value)
+    if when is None or when[1] <= when[0]:
+        answers.refuse(solution, "has no time interval", '{"time": [start, end], "boxes": {"3": [x1, y1, x2, y2]}}')
+    _check(solution, found, value)
+    return when, found
+
+
+def _check(solution: Any, found: Track, value: Any) -> None:
+    flat = [frame for frame, box in found.items() if box[2] <= box[0] or box[3] <= box[1]]
+    lost = isinstance(value, list) and len(found) < len(value)
+    if not found or flat or lost:
+        answers.refuse(solution, "has no box for each frame", '{"0": [x1, y1, x2, y2], "1": [...]}, boxes with an area')

@@ -1,0 +1,61 @@
+"""Units of quantities: whether two texts name different ones, as "5 m" and "5 cm" do.
+
+Nothing is converted. A quantity without a unit agrees with any; so does a word that is no unit known here ("5 apples"),
+and powers do not count: "5 cm" agrees with "5 cm^2". A spelling that has several meanings ("m": metres, minutes) agrees
+with each.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mmrl.rewards import answers
+
+LONGEST = 80  # characters of a text that is one quantity
+_SPELLED = {
+    "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "dm": "dm decimeter decimetre",
+    "m": "m meter metre", "km": "km kilometer kilometre", "inch": "in inch inches", "foot": "ft foot feet",
+    "yard": "yd yard", "mile": "mi mile", "mg": "mg milligram", "g": "g gram gramme", "kg": "kg kilogram kilo",
+    "tonne": "t tonne ton", "pound": "lb pound", "ounce": "oz ounce", "ms": "ms millisecond", "s": "s sec second",
+    "min": "m min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month", "year": "yr year",
+    "ml": "ml milliliter millilitre", "l": "l liter litre", "dollar": "$ usd dollar", "euro": "€ eur euro",
+    "sterling": "£ gbp pound", "yen": "¥ jpy yen", "yuan": "¥ cny rmb yuan", "rupee": "₹ inr rs rupee",
+    "cent": "cent ¢", "celsius": "°c ℃ celsius degree °", "fahrenheit": "°f ℉ fahrenheit degree °", "angle": "degree °",
+    "hz": "hz hertz", "w": "w watt", "kw": "kw kilowatt", "v": "v volt", "n": "n newton", "j": "j joule", "kj": "kj",
+}  # fmt: skip
+_MEANINGS: dict[str, set[str]] = {}
+for _unit, _names in _SPELLED.items():
+    for _name in _names.split():
+        for _form in (_name, f"{_name}s") if len(_name) > 1 else (_name,):
+            _MEANINGS.setdefault(_form, set()).add(_unit)
+_AFTER = re.compile(
+    r"(?<=\d)\s*(?:(?:square|sq\.?|cubic)\s+)?(°\s?[CF]\b|[℃℉°€£¥₹¢$]|[A-Za-z]+)(?![\w'])", re.IGNORECASE
+)
+_BEFORE = re.compile(r"([€£¥₹$])\s*-?\s*(?=[\d.])")
+_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b")
+
+
+def units(text: str, variables: bool = False) -> set[str]:
+    """What the units beside the numbers of a text may be; empty where there is none, or none that is known.
+
+    variables  a letter beside a number is a variable, as in "2m + 1", unless it stands apart at the end, as in "2 m"
+    """
+    text = re.sub(r"\\[,;:! ]|~|[{}]", " ", answers.bare(_DEGREES.sub("°", text))).replace("\\$", "$")
+    if len(text) > LONGEST:
+        return set()
+    found: set[str] = set()
+    for match in [*_AFTER.finditer(text), *_BEFORE.finditer(text)]:
+        name = match[1].replace(" ", "").lower()
+        last = not text[match.end() :].strip(" .,!$")
+        lettered = variables and len(name) == 1 and name.isalpha()
+        if lettered and (not last or not match[0][0].isspace() or re.search(r"[-+*=]", text)):
+            continue
+        if name != "in" or last:  # "5 in all" are no inches
+            found |= _MEANINGS.get(name, set())
+    return found
+
+
+def differ(first: str, second: str, variables: bool = False) -> bool:
+    """Whether two quantities have units, and no unit in common."""
+    one, other = units(first, variables), units(second, variables)
+    return bool(one and other and not one & other)

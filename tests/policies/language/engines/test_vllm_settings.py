@@ -1,0 +1,139 @@
+"""What can be said about vLLM without it: how it is named, and what it is never told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mmrl.errors import ConfigError, PolicyError
+from mmrl.pipelines.config import read_config
+from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.engines.names import engine_class, engine_options
+from mmrl.policies.language.engines.vllm_process import _options
+from mmrl.policies.language.engines.vllm_requests import Written, decoded
+from mmrl.policies.language.stopping import Stopping
+
+LORA = {"rank": 4}
+
+
+def config_of(engine, **options):
+    return LanguagePolicyConfig(model="tiny", engine=engine, **options)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("engine", "expected"),
+        [
+            ("vllm", "Colocated"),
+            ({"name": "vllm"}, "Colocated"),
+            ({"name": "vllm", "mode": "colocate", "sleep": False}, "Colocated"),
+            ({"name": "vllm", "mode": "server", "restarts": 1}, "Server"),
+            ("local", "Local"),
+        ],
+    )
+    def test_of_modes(self, engine, expected):
+        assert engine_class(config_of(engine)).__name__ == expected
+
+    def test_on_the_command_line(self):
+        policy = read_config("demo", ["engine=vllm"], "vlm").policy
+        assert policy["engine"] == "vllm"
+        policy = read_config("demo", ["engine=vllm", "engine.mode=server", "engine.concurrency=8"], "vlm").policy
+        assert policy["engine"] == {"name": "vllm", "mode": "server", "concurrency": 8}
+
+    def test_settings_are_the_modes_own(self):
+        config = config_of({"name": "vllm", "mode": "server", "restarts": 1, "images": 2})
+        options = engine_options(config, engine_class(config))
+        assert (options.restarts, options.images, options.lora) == (1, 2, "merged")
+
+    @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+    def test_is_refused_where_it_is_not_installed_and_only_when_it_is_made(self):
+        with pytest.raises(ConfigError, match=r"vllm is not installed here; pip install 'mmrl\[vllm\]'"):
+            engine_class(config_of("vllm"), here=True)
+
+    def test_nothing_imports_it_unasked(self):
+        code = (
+            "import sys, mmrl.policies.language.engines.vllm, mmrl.policies.language.engines.vllm_server, "
+            "mmrl.pipelines.engine_report; print([m for m in ('vllm', 'ray') if m in sys.modules])"
+        )
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "says"),
+    [
+        ({"name": "vllm", "mode": "severe"}, {}, r"policy\.engine\.mode: unknown mode 'severe'.*'server'"),
+        ({"name": "local", "mode": "server"}, {}, "local has no modes"),
+        ({"name": "local", "sleep": True}, {}, "'local' has no settings of its own, got sleep"),
+        ({"mode": "server"}, {}, "expected a name in it"),
+        ({"name": "vllm", "restarts": 1}, {}, r"policy\.engine: unknown key 'restarts'"),
+        (
+            {"name": "vllm", "arguments": {"logprobs_mode": "raw_logprobs"}},
+            {},
+            "follows from the policy",
+        ),
+        ({"name": "vllm", "arguments": {"override_generation_config": {"top_p": 0.9}}}, {}, "follows from the policy"),
+        ({"name": "vllm", "arguments": {"quantization": "fp8"}}, {}, "quantization: .*old_log_probs=trainer"),
+        ({"name": "vllm", "lora": "adapter"}, {}, r"lora=adapter: there is no policy\.lora"),
+        ({"name": "vllm", "lora": "adapter"}, {"lora": {**LORA, "dora": True}}, "no DoRA"),
+        ({"name": "vllm", "lora": "adapter"}, {"lora": LORA, "train_vision": True}, "train_vision adapts the tower"),
+    ],
+)
+def test_what_would_not_train_is_one_line(engine, options, says):
+    with pytest.raises(ConfigError, match=says) as raised:
+        engine_class(config_of(engine, **options))
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_not_exact_may_train_on_the_trainers_log_probs():
+    lossy = {"name": "vllm", "arguments": {"quantization": "fp8"}}
+    assert engine_class(config_of(lossy, old_log_probs="trainer")).__name__ == "Colocated"
+
+
+def test_options_of_the_server():
+    asked = {"max_num_seqs": 4, "enforce_eager": True, "enable_lora": False, "limit_mm_per_prompt": {"image": 2}}
+    assert _options(asked) == [
+        "--max-num-seqs", "4", "--enforce-eager", "--no-enable-lora", "--limit-mm-per-prompt", json.dumps({"image": 2}),
+    ]  # fmt: skip
+
+
+class TestRows:
+    """`decoded`: what came back, cut where the policy's own rule ends a row. Ids are letters; 9 ends a row."""
+
+    def setting(self, *strings):
+        tokenizer = SimpleNamespace(batch_decode=lambda rows: ["".join("abcdefghi."[i] for i in row) for row in rows])
+        return SimpleNamespace(stopping=Stopping((9,), strings, tokenizer))
+
+    def made(self, *rows, strings=()):
+        contexts = [SimpleNamespace(prompt=SimpleNamespace(id="p"), check_ids=lambda ids: None) for _ in rows]
+        written = [Written([1], ids, [-float(i) for i in range(len(ids))], why) for ids, why in rows]
+        return decoded(self.setting(*strings), contexts, written)
+
+    def test_are_padded_with_nothing(self):
+        made = self.made(([1, 2, 9], "stop"), ([3], "length"))
+        assert made.tokens.tolist() == [[1, 2, 9], [3, 0, 0]] and made.log_probs.tolist() == [[0, -1, -2], [0, 0, 0]]
+        assert made.length.tolist() == [3, 1] and made.stopped.tolist() == [True, False]
+
+    def test_are_cut_behind_a_stop_that_vllm_did_not_see(self):
+        """ "bc" stands after two letters; what vLLM wrote behind it is no part of the row."""
+        made = self.made(([1, 2, 3], "length"), ([0, 9], "stop"), strings=("bc",))
+        assert made.tokens[:, :2].tolist() == [[1, 2], [0, 9]] and not made.tokens[:, 2:].any()
+        assert made.length.tolist() == [2, 2] and made.stopped.tolist() == [True, True]
+        assert torch.equal(made.log_probs[:, :2], torch.tensor([[0.0, -1.0], [0.0, -1.0]]))
+
+    @pytest.mark.parametrize(
+        ("row", "says"),
+        [
+            (([1, 2], "stop"), "ended a row behind .*where the policy does not"),
+            (([1], "abort"), "ended a row with 'abort'"),
+            (([], "length"), "ended a row with 'length' after 0 tokens"),
+        ],
+    )
+    def test_that_ended_for_a_reason_of_vllms_are_refused(self, row, says):
+        with pytest.raises(PolicyError, match=f"prompt 'p': vLLM {says}"):
+            self.made(row)
