@@ -117,3 +117,15 @@ def load_model(config: LanguagePolicyConfig) -> Any:
         if model.config.get_text_config()._attn_implementation != config.attention:
             raise
         return model
+
+
+def without_noise(model: Any) -> Any:
+    """`model` with dropout layers and dropped paths off: an update would see noise that the rollout did not have."""
+    from torch import nn
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+        elif type(layer).__name__.endswith("DropPath"):
+            layer.drop_prob = 0.0
+    return model

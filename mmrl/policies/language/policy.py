@@ -21,7 +21,7 @@ from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.language.batching import micro_batches
-from mmrl.policies.language.config import LanguagePolicyConfig, load_model
+from mmrl.policies.language.config import LanguagePolicyConfig, load_model, without_noise
 from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
 from mmrl.policies.language.encoding import encode, extended
@@ -97,7 +97,7 @@ class LanguagePolicy(ActsThroughEngine):
         self._features: WeakKeyDictionary[Encoded, dict[str, Any]] = WeakKeyDictionary()
         self.likelihood = likelihood_class(config.likelihood)(config)
         video = "video" in self.reads
-        self.module = self._scored(prepared(model, self.family, config, video=video, seed=seed))
+        self.module = self._scored(prepared(without_noise(model), self.family, config, video=video, seed=seed))
         with self.acting():
             checked_below_float32(self.inner, self.family, config.attention, video=video)
         self.ways, closed = ways(config, self.family, self.inner.core)
