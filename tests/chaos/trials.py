@@ -108,6 +108,7 @@ def fork(work: Callable[[], Any], log: Path, first: Callable[[], Any] = int) -> 
     try:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1), os.dup2(handle, 2)
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115 - not pytest's
         first()
         work()
         status = 0

@@ -143,7 +143,7 @@ class LanguagePolicy(ActsThroughEngine):
 
     @property
     def found(self) -> dict[str, Any]:
-        told = {"model_type": self.family.model_type, "family": type(self.family).__name__}
+        told: dict[str, Any] = {"model_type": self.family.model_type, "family": type(self.family).__name__}
         told |= {"ways": [way.value for way in self.ways], "closed": self.taken.closed}
         return told | self.capabilities.as_dict()
 

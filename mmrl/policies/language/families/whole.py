@@ -50,7 +50,7 @@ def _mean_gaps(module: Any, family: Family, probes: Sequence[Probe]) -> dict[str
     if found.packed and module.shared:
         lay_out["packed"] = lambda: shared_prompt.pack(trial.prompts, trial.prompt, *rows)
     gaps = {name: _mean(trial, module, made()) for name, made in lay_out.items()}
-    ways = {"decoding": RepeatedCache if found.prefix_cache else Recomputed}
+    ways: dict[str, Any] = {"decoding": RepeatedCache if found.prefix_cache else Recomputed}
     ways |= {"shared cache": SharedCache} if module.shares_prefixes else {}
     return gaps | {name: _decoding(trial, module, way) for name, way in ways.items()}
 
