@@ -126,6 +126,7 @@ def without_noise(model: Any) -> Any:
     for layer in model.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-        elif type(layer).__name__.endswith("DropPath"):
-            layer.drop_prob = 0.0
+        for name, value in vars(layer).items():
+            if isinstance(value, float) and ("dropout" in name or name == "drop_prob"):
+                setattr(layer, name, 0.0)
     return model
