@@ -11,12 +11,15 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 MARK = "MMRL_REWARD_WORKER"
 _PR_SET_CHILD_SUBREAPER = 36
 ROUNDS = 3
 """A process may start another while it is looked for."""
+LEAVING_SECONDS = 1.0
+"""For killed processes to be gone; one in an uninterruptible sleep takes longer, and is left to the system."""
 
 
 def adopt_orphans() -> None:
@@ -35,11 +38,27 @@ def kill_family(pid: int, mark: str, *, spare: int | None = None) -> None:
         for each in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(each, signal.SIGKILL)
-        if not found:
+        if not found or _wait_for(found):
             break
     if spare is None and hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
+
+
+def _wait_for(killed: set[int]) -> bool:
+    """Wait until they have ended, which takes a moment; False: they are gone. True: some live on, and no round helps."""
+    until = time.monotonic() + LEAVING_SECONDS
+    while any(_lives(pid) for pid in killed):
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return False
 
 
 def family(pid: int, mark: str) -> set[int]:

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from mmrl.errors import RewardError
 
 PLAIN_MODES = ("1", "L", "RGB", "RGBA", "I", "F")
@@ -63,6 +61,8 @@ def _encode(value: Any, blobs: list[bytes], where: str) -> Any:
         blobs.append(value.tobytes())
         return {"$image": [value.mode, *value.size, len(blobs) - 1]}
     if hasattr(value, "samples") and hasattr(value, "rate"):
+        import numpy as np
+
         samples = np.asarray(value.samples, dtype="<f4")
         blobs.append(samples.tobytes())
         return {"$sound": [value.rate, *samples.shape, len(blobs) - 1]}
@@ -96,6 +96,8 @@ def _decode(value: Any, blobs: list[bytes]) -> Any:
         fps, frames = value["$film"]
         return Film(_decode(frames, blobs), fps)
     if "$sound" in value:
+        import numpy as np
+
         from mmrl.media import Sound
 
         rate, channels, count, index = value["$sound"]

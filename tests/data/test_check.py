@@ -94,10 +94,10 @@ def test_training_refuses_in_the_same_words(folder, row, column):
 
 
 def test_a_missing_task_is_answered_with_its_setting(folder):
-    path = write(folder, {"prompt": "a", "solution": "b"}, {"prompt": "c", "solution": "d", "problem_type": "count"})
+    path = write(folder, {"prompt": "a", "solution": "b"}, {"prompt": "c", "solution": "d", "question_type": "count"})
     first, second = check_dataset(path, ("solution", "task")).problems
     assert first.fix.startswith("data.task=choice names one task for all rows, or data.columns.task=YOURS names")
-    assert second.fix.endswith("data.columns.task=problem_type names the column that has it")
+    assert second.fix.endswith("data.columns.task=question_type names the column that has it")
     assert check_dataset(path, ("solution", "task"), task="exact").total == 0
 
 

@@ -67,6 +67,8 @@ def column(name: str, batch: Batch, seed: int) -> Tensor:
         return torch.where(batch.mask, (batch.mask.long().cumsum(1) - 1) // 2, -1)
     if name == "expert":
         return torch.arange(rows) % 4 == 3
+    if name == "reordered":
+        return (torch.arange(rows) % 3 == 2).to(dtype)
     if name == "greedy_success":
         return (batch.group % 2).to(dtype)
     if name in ("branch", "hint"):

@@ -36,6 +36,8 @@ def video_r1_t_grpo(
 
     accuracy  the reward component that says how right an answer is; above `least` it counts as right
     share     the group in order must be at least this share as accurate as the one out of order: the code's .8, not 1
+    bonus     what a right answer earns in such a group
+    length_bonus  what one earns of a length from `shortest` to `longest` tokens: long enough to think, and no longer
 
     Reads `reordered (B,)` of rollout `video_r1_t_grpo`. The length bonus needs two right answers in a group. In a group
     whose answers are all right the first bonus cancels in the baseline.
