@@ -38,21 +38,21 @@ def kill_family(pid: int, mark: str, *, spare: int | None = None) -> None:
         for each in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(each, signal.SIGKILL)
-        if not found or _wait_for(found):
+        if not found or not _gone(found):
             break
     if spare is None and hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 
 
-def _wait_for(killed: set[int]) -> bool:
-    """Wait until they have ended, which takes a moment; False: they are gone. True: some live on, and no round helps."""
+def _gone(killed: set[int]) -> bool:
+    """Whether all have ended, which takes a moment that is waited for."""
     until = time.monotonic() + LEAVING_SECONDS
     while any(_lives(pid) for pid in killed):
         if time.monotonic() > until:
-            return True
+            return False
         time.sleep(0.005)
-    return False
+    return True
 
 
 def _lives(pid: int) -> bool:
