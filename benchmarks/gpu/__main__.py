@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,10 @@ def command_of(part: Part, options: argparse.Namespace, result: Path) -> list[st
     """What runs the part, or why it cannot."""
     if part.kind == "tests":
         return [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu"]
+    package = {"engine": "vllm", "trl": "trl"}.get(part.kind)
+    if package is not None and find_spec(package) is None:
+        return f"{package} is not installed"
     if part.kind == "engine":
-        from importlib.util import find_spec
-
-        if find_spec("vllm") is None:
-            return "vllm is not installed"
         steps = "training.steps=3"
         return [
             sys.executable,
