@@ -72,6 +72,7 @@ class Ranks:
 
     def _start(self, rank: int, port: int, score: Any, first: Callable[[int], Any]) -> int:
         def work() -> None:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the trials themselves run under nohup
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
             PartialState._reset_state()  # of whatever this process has trained before it was forked
             AcceleratorState._reset_state()
