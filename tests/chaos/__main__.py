@@ -1,4 +1,4 @@
-"""`make chaos`: the trials of docs/reliability.md, and its table written anew. About eight minutes on two cores.
+"""`make chaos`: the trials of docs/reliability.md, and its table written anew. About ten minutes on two cores.
 
 python -m tests.chaos [--quick] [--only KIND] [--seed N] [--write]
 """
