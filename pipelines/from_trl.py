@@ -24,6 +24,7 @@ LORA = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_m
         "use_rslora": "rslora", "use_dora": "dora"}  # fmt: skip
 BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size",
          "steps_per_generation", "num_generations", "num_iterations", "max_steps", "num_train_epochs")  # fmt: skip
+PEFT = {"lora_r": 16, "lora_alpha": 32}
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
 AGGREGATIONS: dict[str, Any] = {
     "grpo": {"name": "sequence_mean", "empty": "count"},
@@ -36,7 +37,7 @@ AGGREGATIONS: dict[str, Any] = {
     "vespo": "token_mean",
 }
 QUIET = {"output_dir", "report_to", "run_name", "logging_steps", "log_completions", "num_completions_to_print",
-         "remove_unused_columns", "bf16", "fp16", "use_peft", "eval_strategy", "save_strategy", "do_eval"}  # fmt: skip
+         "remove_unused_columns", "bf16", "fp16", "eval_strategy", "save_strategy", "do_eval"}  # fmt: skip
 """What needs no note: ours is at hand by default, or it is carried over by `_rest`."""
 
 
@@ -70,9 +71,11 @@ def convert_file(path: Path, processes: int = 1) -> Converted:
 def convert(
     values: Mapping[str, Any], *, rewards: list[Any] | None = None, notes: list[str] | None = None, processes: int = 1
 ) -> Converted:
-    """TRL's names and values, as ours. Its defaults come with recipe `trl`; only what differs is written."""
+    """TRL's names and values, as ours. Defaults of its objective come with recipe `trl`; those of the rest that are not
+    ours are written out."""
     made = Converted({"recipe": "trl", "policy": {}, "data": {}, "training": {}}, list(notes or []))
     left = {k: v for k, v in values.items() if v is not None}
+    _adapters(left, made)
     _batches({k: left.pop(k) for k in BATCH if k in left}, made, processes)
     _objective(left, made)
     _rewards(left, rewards, made)
@@ -167,6 +170,19 @@ def _objective(left: dict[str, Any], made: Converted) -> None:
         made.config["objective"] = objective
 
 
+def _adapters(left: dict[str, Any], made: Converted) -> None:
+    """Of TRL's command line: adapters are asked for by `use_peft` alone, with ranks of its own."""
+    given = [name for name, key in trl.KEYS.items() if key.startswith("policy.lora.") and name in left]
+    if left.pop("use_peft", False):
+        left |= {n: v for n, v in PEFT.items() if n not in left}
+        if "lora_dropout" not in given:
+            made.notes.append("lora_dropout=0.05 is TRL's default; here 0, so that ratios are exact")
+    elif given:
+        made.notes.append(f"{', '.join(given)}: without use_peft TRL trains no adapters, and neither does this")
+        for name in given:
+            left.pop(name)
+
+
 def _rewards(left: dict[str, Any], rewards: list[Any] | None, made: Converted) -> None:
     named = rewards if rewards is not None else left.pop("reward_funcs", None)
     weights = left.pop("reward_weights", None)
@@ -204,10 +220,12 @@ def _rest(left: dict[str, Any], made: Converted) -> None:
     for name, key in (("eval_steps", "eval_every"), ("save_steps", "save_every")):
         if isinstance(left.get(name), int):
             training[key] = left.pop(name)
-    if left.get("bf16"):
-        policy["dtype"] = "bfloat16"
     if left.get("fp16"):
         policy |= {"dtype": "float32", "autocast": "float16"}
+    elif left.get("bf16", True):
+        policy["dtype"] = "bfloat16"
+        made.notes.append("bf16, TRL's default: weights are loaded in bfloat16; trained ones have float32 copies")
+    policy["gradient_checkpointing"] = bool(left.pop("gradient_checkpointing", True))
     if "num_generations_eval" in left:
         training["eval_samples"] = left.pop("num_generations_eval")
     inner = left.pop("model_init_kwargs", None)
@@ -216,8 +234,6 @@ def _rest(left: dict[str, Any], made: Converted) -> None:
             _put(made.config, key, value)
         else:
             made.notes.append(f"model_init_kwargs[{name!r}]={value!r}: not carried over")
-    if "lora_r" in left or "lora_alpha" in left or "lora_target_modules" in left:
-        left.pop("use_peft", None)
 
 
 @dataclass
@@ -238,9 +254,10 @@ class _Calls(ast.NodeVisitor):
         if name == "GRPOConfig":
             self.found.values |= self._keywords(node)
         elif name == "LoraConfig":
-            lora = self._keywords(node)
+            lora = {"r": 8, "lora_alpha": 8} | self._keywords(node)  # peft's own
+            self.found.values["use_peft"] = True
             known = {f"policy.lora.{LORA[k]}": v for k, v in lora.items() if k in LORA}
-            self.found.values |= {k: known[v] for k, v in trl.KEYS.items() if v in known}
+            self.found.values |= {"lora_dropout": 0.0} | {k: known[v] for k, v in trl.KEYS.items() if v in known}
             ignored = [k for k in lora if k not in LORA and k != "task_type"]
             self.found.notes += [f"LoraConfig {k}={lora[k]!r}: not carried over" for k in ignored]
         elif name == "GRPOTrainer":

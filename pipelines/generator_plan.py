@@ -41,7 +41,7 @@ class Measures:
     transformer, frozen  weights that are trained or carry adapters; text encoders, VAE
     adapters, trained    float32 adapters; numbers that are trained
     one, two             passes over one and two (row, step) pairs; None with why not
-    decoding             the most at once while `decode_batch` outputs are decoded
+    decoding             the most at once while `decode_batch` outputs are decoded; None where that cannot be counted
     state                of one latent
     """
 
@@ -51,7 +51,7 @@ class Measures:
     trained: int
     one: Counted
     two: Counted
-    decoding: int
+    decoding: int | None
     state: int
 
     def passes(self, pairs: int, at_once: int) -> tuple[int, int]:
@@ -118,8 +118,8 @@ def _prepared(generator: Generator, module: Any, settings: FlowPolicyConfig) -> 
         return adapters.attach_lora(module.requires_grad_(False), lora).train()
 
 
-def _decoding(generator: Generator, own: dict[str, Any], settings: FlowPolicyConfig) -> int:
-    """The most at once while outputs are decoded; 0 where the decoder cannot be run without values."""
+def _decoding(generator: Generator, own: dict[str, Any], settings: FlowPolicyConfig) -> int | None:
+    """The most at once while outputs are decoded; None where the decoder cannot be run without values."""
     rows = settings.decode_batch
     state = torch.zeros(1).expand(rows, *generator.state_shape())
     tiles = generator.video if settings.decode_tiles is None else settings.decode_tiles
@@ -127,7 +127,7 @@ def _decoding(generator: Generator, own: dict[str, Any], settings: FlowPolicyCon
         with blank(), generator._tiling(tiles), Live() as live, torch.no_grad():
             generator.pixels(state, {n: v.expand(rows, *v.shape[1:]) for n, v in own.items()})
     except (RuntimeError, NotImplementedError, AttributeError, MMRLError):
-        return 0
+        return None
     return live.most
 
 
@@ -154,7 +154,7 @@ def peaks(found: Measures, config: RunConfig, reference: bool) -> Peaks:
         training=held + gradients + stored + trained,
         sampling=held + stored + 2 * rows * found.state + sampled,
         encoding=held + stored + encoders,
-        decoding=held + stored + encoders + rows * found.state + found.decoding,
+        decoding=held + stored + encoders + rows * found.state + (found.decoding or 0),
     )
 
 
@@ -186,6 +186,11 @@ def memory_lines(config: RunConfig, reference: bool, card: float | None = None) 
         f"  a (row, step) pair keeps {size(found.two.saved - found.one.saved)} until its backward; "
         f"{pairs_of(config)} at once",
         *(f"  {name}: {size(getattr(at, name))}" for name in ("training", "sampling", "encoding", "decoding")),
+        *(
+            ["  decoding itself is not in it: this decoder runs with its weights alone"]
+            if found.decoding is None
+            else []
+        ),
         f"  peak {size(at.most)} on each process that holds the model whole; allocator and kernels come on top",
     ]
     return lines if card is None else [*lines, "", *_proposal(config, reference, card)]
@@ -243,10 +248,10 @@ def fit(found: Measures, config: RunConfig, reference: bool, room: float) -> tup
         pairs = max(least, pairs // 2)
         smaller = _pieces(config, pairs)
     changes += smaller
-    decode = settings.decode_batch
-    while decode > 1 and now(changes).decoding - (1 - decode / settings.decode_batch) * found.decoding > room:
+    decode, each = settings.decode_batch, (found.decoding or 0) / settings.decode_batch
+    while decode > 1 and each and now(changes).decoding - (settings.decode_batch - decode) * each > room:
         decode //= 2
-    saved = int((1 - decode / settings.decode_batch) * found.decoding)
+    saved = int((settings.decode_batch - decode) * each)
     changes += [f"policy.decode_batch={decode}"] if decode < settings.decode_batch else []
     last = now(changes)
     most = max(last.training, last.sampling, last.encoding, last.decoding - saved)

@@ -83,7 +83,7 @@ def d3s(batch: Batch, *, first: float = 0.5, last: float = 1.0, group_share: flo
     "group",
     paper="DanceGRPO: unleashing GRPO on visual generation, arXiv 2505.07818",
     formula="of each group the keep / 2 rows of the highest reward and the keep / 2 of the lowest train",
-    confidence="verified",
+    confidence="partly",
     method="dance_grpo",
 )
 @after_advantage
@@ -92,7 +92,7 @@ def best_and_worst(batch: Batch, *, keep: int = 8) -> Selection:
 
     keep  rows of each group, an even number; equal rewards go by member. A smaller group trains whole
 
-    The middle teaches little and costs as much: rollouts are cheap beside the update where samplers are fast.
+    The code of its video script was not read here; the rule and its numbers are second-hand.
     """
     if keep < 2 or keep % 2:
         raise ConfigError(f"best_and_worst: keep={keep}; expected an even number, at least 2")

@@ -83,9 +83,14 @@ def test_depth_pruning_moves_a_window_through_the_steps():
 @pytest.mark.parametrize(
     ("options", "late"), [({}, [0, 1, 0, 1]), ({"keep": "extremes"}, [1, 0, 0, 1]), ({"share": 0.5}, [0, 1, 0, 1])]
 )
-def test_width_pruning_keeps_shared_steps_and_the_best_leaf_of_a_parent(options, late):
-    mask = width_pruning(torch.ones(4, 3), tree(), **options)[1]
-    assert mask[:, :2].all() and mask[:, 2].tolist() == late
+def test_width_pruning_keeps_shared_steps_the_split_and_the_best_leaf_of_a_parent(options, late):
+    """The split is step 2; step 3 is the leaves' own behind it."""
+    batch = Batch(
+        mask=torch.ones(4, 4, dtype=torch.bool), owner=torch.cat([OWNER, OWNER[:, -1:]], 1), reward=REWARD,
+        old_log_probs=torch.zeros(4, 4), group=torch.zeros(4, dtype=torch.long),
+    )  # fmt: skip
+    mask = width_pruning(torch.ones(4, 4), batch, **options)[1]
+    assert mask[:, :3].all() and mask[:, 3].tolist() == late
 
 
 def test_rows_that_share_nothing_are_their_own_parents():

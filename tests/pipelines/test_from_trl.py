@@ -132,6 +132,36 @@ def test_batches_by_processes_and_in_several_updates():
     assert any("not whole groups of 8" in note for note in odd.notes)
 
 
+@pytest.mark.parametrize(
+    ("given", "lora"),
+    [({"use_peft": True}, (16, 32)), ({"use_peft": True, "lora_r": 4}, (4, 32)), ({"lora_r": 4}, None), ({}, None)],
+)
+def test_adapters_are_those_of_its_command_line(given, lora):
+    """`use_peft` decides, and alone brings TRL's ranks; ranks without it are said to mean nothing."""
+    made = convert(given)
+    found = made.config.get("policy", {}).get("lora")
+    assert (None if found is None else (found["rank"], found["alpha"])) == lora
+    assert any("without use_peft" in note for note in made.notes) == ("lora_r" in given and lora is None)
+
+
+def test_adapters_of_a_script_have_the_defaults_of_peft(tmp_path):
+    path = tmp_path / "t.py"
+    path.write_text("GRPOTrainer(model='m', args=GRPOConfig(), reward_funcs=[], peft_config=LoraConfig())")
+    assert convert_file(path).config["policy"]["lora"] == {"rank": 8, "alpha": 8, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({}, {"dtype": "bfloat16", "gradient_checkpointing": True}),
+        ({"bf16": False, "gradient_checkpointing": False}, {"gradient_checkpointing": False}),
+        ({"fp16": True}, {"dtype": "float32", "autocast": "float16", "gradient_checkpointing": True}),
+    ],
+)
+def test_defaults_that_are_not_ours_are_written_out(given, policy):
+    assert convert(given).config["policy"] == policy
+
+
 def test_yaml_of_its_command_line(tmp_path, mmrl):
     path = tmp_path / "grpo.yaml"
     path.write_text(
@@ -141,7 +171,7 @@ def test_yaml_of_its_command_line(tmp_path, mmrl):
     done = mmrl("from-trl", path)
     assert done.code == 0, done.err
     config = yaml.safe_load(done.out)
-    assert config["rewards"] == [{"name": "accuracy"}] and config["policy"]["lora"] == {"rank": 8}
+    assert config["rewards"] == [{"name": "accuracy"}] and config["policy"]["lora"] == {"rank": 8, "alpha": 32}
     assert "# num_train_epochs=2: set training.steps to 2 x rows / 1" in done.out
     assert "# nonsense=1: not a name of GRPOConfig" in done.out
     read_config(config, [], "vlm")

@@ -59,7 +59,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "branchgrpo": {"rollout": [{"name": "branching", "at": [1, 2]}]},
     "branchgrpo_mix": {
         "rollout": [{"name": "branching", "at": [1, 2]}],
-        "policy": {"train_steps": {"size": 1, "also": [0, 1, 2]}},
+        "policy": {"train_steps": {"size": 1, "high": 1, "also": [0, 1, 2]}},
     },
     "flow_grpo_fast": {"policy": {"train_steps": {"size": 2, "high": 3}}},
     "riskpo": {"training": {"prompts_per_step": 5}},

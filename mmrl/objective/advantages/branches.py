@@ -32,9 +32,9 @@ def branchgrpo(
     tolerance  states of one depth whose values lie closer earn nothing, and so does one that stands alone
 
     The tree is read from `batch.owner`: rows of a group whose action t was drawn by the same member go through one
-    state. A state enters the statistics once, however many leaves it has. Formula and defaults: the paper and the
-    authors' code, whose fusion by path is a softmax over the two children of each split in turn; ours goes over all
-    leaves at once, as the paper has it.
+    state. A state enters the statistics once, however many leaves it has. Uniform fusion, normalisation and tolerance
+    as the authors' code (Fredreic1849/BranchGRPO, train_branchgrpo_flux.py). Its fusion by path is a softmax over the
+    two children of each split in turn; ours goes over all leaves at once, after second-hand notes on the paper.
     """
     if fusion not in FUSIONS:
         raise ConfigError(f"branchgrpo: {unknown('fusion', fusion, FUSIONS)}")

@@ -36,8 +36,8 @@ def depth_pruning(
 
     window       steps that are left out
     every        training steps until the window moves by one
-    start, stop  the first step of the window at the beginning, and where it stays: the paper moves from the last split
-                 to later steps, the authors' code from late steps to earlier ones (start > stop)
+    start, stop  the first step of the window at the beginning, and where it stays: the paper, second-hand, moves from
+                 the last split to later steps, the authors' code from late steps down to the last split (start > stop)
     """
     if window < 1 or every < 1:
         raise ConfigError(f"depth_pruning: window={window}, every={every}; expected at least 1 and 1")
@@ -52,17 +52,18 @@ def depth_pruning(
     "credit",
     method="branchgrpo",
     paper=PAPER,
-    formula="behind the last split only the best leaf of each parent, or the best and worst quarter of the tree",
+    formula="behind the steps of the last split only the best leaf of each parent, or best and worst quarter of a tree",
     confidence="partly",
     modalities=FLOW,
 )
 def width_pruning(advantage: Tensor, batch: Batch, *, keep: str = "best", share: float = 0.25) -> tuple[Tensor, Tensor]:
-    """Leaves some leaves' own steps, those behind their last split, out of the loss; what they share stays.
+    """Leaves some leaves' steps behind those of their last split out of the loss; the split and what is shared stay.
 
     keep   best: of the leaves of one parent the one of the highest reward; extremes: the `share` best and as many
            worst of the tree
 
-    A row that shares nothing with another is its own parent: `best` keeps it.
+    A row that shares nothing with another is its own parent: `best` keeps it. The authors' code chooses single steps
+    by their advantage where ours chooses leaves: the better half of each leaf's own, or of all of a tree's.
     """
     if keep not in KEEPS:
         raise ConfigError(f"width_pruning: {unknown('keep', keep, KEEPS)}")
@@ -82,7 +83,7 @@ def width_pruning(advantage: Tensor, batch: Batch, *, keep: str = "best", share:
         few = (group_count(batch.group, where) * share).ceil()
         best = _rank(-batch.reward, batch.group, where) < few
         chosen = best | (_rank(batch.reward, batch.group, where) < few)
-    return advantage, batch.loss_mask * ((chosen & where)[:, None] | (place <= split[:, None]))
+    return advantage, batch.loss_mask * ((chosen & where)[:, None] | (place <= split[:, None] + 1))
 
 
 def _rank(values: Tensor, group: Tensor, where: Tensor) -> Tensor:
