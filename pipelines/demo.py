@@ -22,7 +22,8 @@ SHOWN = ("vlm", "video", "flow")
 
 
 def run_demo(out: Path, seed: int, modalities: list[str] | None, console: Console) -> dict[str, dict]:
-    """Train each tiny base with its shipped `demo` configuration; runs and `summary.json` land in `out`."""
+    """Train each tiny base with its shipped `demo` configuration; runs and `summary.json` land in `out`. A signal ends
+    all of it, with its exit status."""
     quiet_libraries()
     summary = {}
     for modality in modalities or SHOWN:
@@ -32,6 +33,11 @@ def run_demo(out: Path, seed: int, modalities: list[str] | None, console: Consol
         start = time.perf_counter()
         with progress(config, console) as report:
             result = train(config, report=report)
+        if result.interrupted:
+            again = f"mmrl train {modality} --resume {folder}"
+            said = f"interrupted in {modality}, after step {result.steps}; it goes on with `{again}`"
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
+            raise SystemExit(128 + (result.signal or 0))
         metric = METRICS[modality]
         summary[modality] = {
             "metric": f"held-out {metric}",
