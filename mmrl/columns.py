@@ -87,7 +87,6 @@ COLUMNS: dict[str, Column] = _table(
     Column("answer", "(B,)", "a number of the answer, equal where it is the same, 0 for none", (REWARD,)),
     Column("sampler_log_probs", "(B, T)", "log-probs as the sampling engine computed them", (ENGINE,),
            how="policy.old_log_probs=trainer, which keeps the engine's beside the trainer's own"),
-    Column("score_gradient_norm", "(B,)", "the norm of the gradient of a rollout's log-prob", (ENGINE,)),
     Column("scored", "(B, T)", "1 on actions that the likelihood surrogate scored", (POLICY,)),
     Column("soft", "(B, T)", "1 on actions that are mixtures of tokens", (ENGINE,)),
     Column("gumbels", "(B, T, K)", "the noise that a mixture of K tokens was drawn with", (ENGINE,)),

@@ -119,6 +119,7 @@ NEEDS: dict[str, Need] = {
     "perturbed_log_probs": Need("log_probs", under=View.of("patch_black", share=0.5, size=14)),
     "media_free_log_probs": Need("log_probs", under=View.of("remove_media")),
     "visual_entropy": Need("visual_entropy"),
+    "score_gradient_norm": Need("score_gradient_norm"),
     "reference_kl": Need("reference_kl", weights="current"),
     "step_rewards": Need("step_rewards"),
     "step_std": Need("step_std"),

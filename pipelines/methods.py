@@ -115,14 +115,16 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
     """
     objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
     problems += [line for bound in objective.stages for line in bound.waits]
+    kept = []  # by the policy of each modality, with its rollouts
     for modality in recipe.modalities:
         kind = policy_class(modality)
         try:
             settings = read_section(kind.config_type, {"model": "", **recipe.policy}, "policy")
+            kept.append(kind.columns_of(settings))
             plan_passes(objective, kind, strategies, settings)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
-    kept = [policy_class(m).columns for m in recipe.modalities]  # by the policy, with its rollouts
+    kept = kept or [{}]
     made = {*strategies.makes, *(name for name in kept[0] if all(name in k for k in kept))}
     read = strategies.reads(objective.columns)
     problems += missing(read, dict.fromkeys(made, "strategies and policies"), on_offer())

@@ -31,9 +31,10 @@ from mmrl.objective import Objective
 from mmrl.pipelines.config import DataConfig, merge, read_config
 from mmrl.pipelines.progress import quiet_libraries
 from mmrl.pipelines.run import open_prompts, train
-from mmrl.policies.registry import MODALITIES
+from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.rollout.nesting import Nested
+from mmrl.settings import read_section
 from mmrl.training.updates import LEAST_GROUPS
 from tests.recipes import toys
 
@@ -86,7 +87,9 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     """The run of a pair, and the toys it was given."""
     known = load_recipe(recipe)
     strategies = Nested.of(known.rollout)
-    made = strategies.makes
+    kind = policy_class(modality)
+    kept = kind.columns_of(read_section(kind.config_type, {"model": "", **known.policy}, "policy"))
+    made = {*strategies.makes, *kept}
     waits = [n for n in strategies.reads(Objective.of(known.objective).columns) if COLUMNS[n].makers and n not in made]
     values, given = toys.toys(recipe, waits)
     _, policy = MODELS[modality]

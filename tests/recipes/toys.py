@@ -59,7 +59,6 @@ COLUMN_VALUES: dict[str, list[float]] = {
     "bare_log_probs": [-3, -2],
     "sampler_log_probs": [-3, -3.5],
     "hint": [1, 2, 1, 2],
-    "score_gradient_norm": [0.5, 1, 2],
     "answer": [1, 2, 1, 1],
 }
 """Columns that a toy reward returns, for makers of every kind but the two below."""

@@ -41,6 +41,7 @@ from mmrl.policies.language.pixels import corrupted, shown_otherwise
 from mmrl.policies.language.preparing import prepared, size_images
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.policies.language.probes.group_probes import GROUP_PROBES, hellinger, of_groups
+from mmrl.policies.language.probes.row_probes import ROW_PROBES
 from mmrl.policies.language.probes.spectrum import visual_entropy
 from mmrl.policies.language.scoring import Rows, ScoredLanguageModel
 from mmrl.policies.language.spans import action_labels, row_spans
@@ -66,7 +67,7 @@ class LanguagePolicy(ActsThroughEngine):
 
     batch_probes = frozenset(BATCH_PROBES)
     group_probes = frozenset(GROUP_PROBES)
-    probes = Tokens.probes | PROMPT_PROBES | PAIR_PROBES | group_probes | batch_probes
+    probes = Tokens.probes | PROMPT_PROBES | PAIR_PROBES | ROW_PROBES.keys() | group_probes | batch_probes
     config: Any
 
     def __init__(
@@ -320,20 +321,22 @@ class LanguagePolicy(ActsThroughEngine):
     ) -> Evaluation:
         """Score the rollouts' tokens under their own prompts, or under a view of them.
 
-        A pass that is asked for prompt-wise probes alone, such as `visual_entropy`, does not run the decoder;
-        its log-probs are the rollout's own.
+        A pass that is asked for probes of prompts and rows alone, such as `visual_entropy`, makes no other pass over
+        the tokens; its log-probs are the rollout's own.
         """
         if under is not None and is_fresh(under):
             rollouts = rollouts.prompt_a_row()
         shown = self._shown(rollouts, under)
         by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
+        by_row = [need for need in needs if need.probe in ROW_PROBES]
         by_group = [need for need in needs if need.probe in GROUP_PROBES]
         by_pair = [need for need in needs if need.probe in PAIR_PROBES]
         by_token = [need for need in needs if need.probe in self.likelihood.probes | PROBES.keys()]
         with self._weights(weights) as module:
             unwrapped = self.inner if module is self.module else module
             columns = {n.key: self._of_prompts(unwrapped, shown)[rollouts.prompt] for n in by_prompt}
-            if by_prompt and len(by_prompt) == len(needs) and weights == "old" and under is None:
+            columns |= {n.key: self._of_rows(unwrapped, rollouts, shown, n.probe) for n in by_row}
+            if needs and len(by_prompt) + len(by_row) == len(needs) and weights == "old" and under is None:
                 return Evaluation(rollouts.old_log_probs, columns)
             asked = [*(n for n in by_token if n.probe != "log_probs"), *([STATES] if by_group else [])]
             updating = weights == "current" and under is None and torch.is_grad_enabled()
@@ -396,6 +399,18 @@ class LanguagePolicy(ActsThroughEngine):
     def _of_prompts(self, module: Any, shown: list[Encoded]) -> Tensor:
         """(P,) visual entropy of each prompt's media."""
         return torch.tensor([visual_entropy(module, entry) for entry in shown], device=self.device)
+
+    def _of_rows(self, module: Any, rollouts: Rollouts, shown: list[Encoded], probe: str) -> Tensor:
+        """(B,) of a probe that needs the gradient of each row by itself."""
+        if is_sharded(module):
+            raise PolicyError(f"{probe}: the gradient of single rows is not made of sharded weights; use DDP")
+
+        def log_prob(row: int) -> Tensor:
+            one = rollouts.index([row])
+            return self._score(module, one, [shown[int(rollouts.prompt[row])]])["log_probs"][0]
+
+        trained = [weight for weight in module.parameters() if weight.requires_grad]
+        return ROW_PROBES[probe](log_prob, len(rollouts), trained)
 
     @contextmanager
     def _weights(self, weights: str) -> Iterator[Any]:
