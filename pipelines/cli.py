@@ -100,6 +100,7 @@ def train(
 ) -> None:
     """Train a policy. Further arguments override the configuration: `training.steps=200 --policy.model NAME`."""
     from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.former import refuse_former
     from mmrl.pipelines.progress import progress, quiet_libraries
     from mmrl.pipelines.run import train as run
     from mmrl.pipelines.trust import require
@@ -109,6 +110,8 @@ def train(
     root = None if resume is None else run_folder(resume)
     if config is None and root is None:
         raise ConfigError("name a configuration file, or a run to continue with --resume RUN")
+    if root is not None:
+        refuse_former(root, resume)
     settings = read_config(config or root / "config.yaml", changes, modality)
     if root is not None and config is None:
         require(read_config(root / "config.yaml", (), modality), settings, root, trust)

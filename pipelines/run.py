@@ -16,6 +16,7 @@ from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import DataConfig, RunConfig, read_config
 from mmrl.pipelines.folders import in_its_own_folder
+from mmrl.pipelines.former import read_saved, refuse_former
 from mmrl.pipelines.readiness import clip_reader, counters, leaving_out, made_ready
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.trust import made_here, remember, require
@@ -42,6 +43,7 @@ from mmrl.training.resume import (
     go_back,
     is_checkpoint,
     newest_whole,
+    run_folder,
 )
 from mmrl.training.run_lock import RunLock
 from mmrl.training.storage import write_atomically
@@ -384,6 +386,7 @@ def _start_of(config: RunConfig, resume: Path) -> Path | None:
         start: Path | None = checked(resume)
     else:
         start = newest_whole(resume)
+    refuse_former(run_folder(resume), start)
     if start is not None:
         _refuse_another_run(config, start)
     elif not (resume / "config.yaml").exists():
@@ -429,7 +432,7 @@ def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
     run = path.parent.parent
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run}: no config.yaml beside checkpoints/; {checkpoint_path} is not part of a run")
-    return read_config(run / "config.yaml"), path
+    return read_saved(run / "config.yaml"), path
 
 
 def load_run(
