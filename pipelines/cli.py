@@ -285,6 +285,27 @@ def plan(
 
 
 @app.command(context_settings=OVERRIDES)
+def calibrate(
+    context: typer.Context,
+    config: Annotated[str, typer.Argument(help="A YAML file of a flow run, or the name of a shipped one.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Each moves every level a little.")] = 20,
+    samples: Annotated[int, typer.Option(min=2, help="Rollouts a round, each of a prompt drawn from the data.")] = 64,
+    allowed: Annotated[
+        float | None, typer.Option(help="Samples by which gains and losses may differ: a fifth of them.")
+    ] = None,
+) -> None:
+    """Noise levels of a generator's denoising steps, by the rewards they explore (DenseGRPO). Prints the setting."""
+    from mmrl.pipelines.calibrating import calibrate as run
+    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.progress import quiet_libraries
+
+    quiet_libraries()
+    settings = read_config(config, overrides_of(context.args), "flow")
+    levels = run(settings, rounds=rounds, samples=samples, allowed=allowed, tell=say)
+    say(f"policy.sampler.levels={levels}")
+
+
+@app.command(context_settings=OVERRIDES)
 def check(
     data: Annotated[
         str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,15 +30,20 @@ class FlowLoraConfig(LoraConfig):
     targets: str | list[str] | None = None  # type: ignore[assignment]
 
 
+Level = Annotated[float, Field(ge=0)]
+
+
 class Sampler(Section):
     """How rollouts draw noise (`mmrl.policies.generation.sde`).
 
     kind   "flow_sde" (Flow-GRPO), "dance_sde" (constant noise), "cps" (clean-looking, less diverse), "sage_sde"
     level  more explores more and looks noisier; null takes the published value of the kind
+    levels  one for each of `policy.steps`, in place of `level`: psi(t) of DenseGRPO, which `mmrl calibrate` finds
     """
 
     kind: SamplerKind = "flow_sde"
     level: float | None = Field(None, ge=0)
+    levels: tuple[Level, ...] | None = None
 
     @property
     def noise_level(self) -> float:
@@ -48,6 +53,8 @@ class Sampler(Section):
     def _in_range(self) -> Sampler:
         if self.kind == "cps" and self.noise_level > 1:
             raise ConfigError(f"sampler.level={self.level}: cps takes 0 to 1")
+        if self.kind == "cps" and self.levels and max(self.levels) > 1:
+            raise ConfigError(f"sampler.levels: {max(self.levels)}: cps takes 0 to 1")
         return self
 
 
@@ -162,9 +169,19 @@ class FlowPolicyConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_level_for_each_step(self) -> FlowPolicyConfig:
+        levels = self.sampler.levels
+        if levels is not None and len(levels) != self.steps:
+            raise ConfigError(f"sampler.levels: got {len(levels)} for policy.steps={self.steps}; expected one for each")
+        return self
+
     def scoring(self) -> Scoring:
         """How stochastic steps are drawn and scored."""
-        return Scoring(self.sampler.kind, self.sampler.noise_level, self.reduction, self.normalised, self.kl)
+        sampler = self.sampler
+        return Scoring(
+            sampler.kind, sampler.noise_level, self.reduction, self.normalised, self.kl, sampler.levels
+        )  # fmt: skip
 
     def asked(self) -> Asked:
         """What every output is asked for."""

@@ -74,7 +74,6 @@ class FlowPolicy(Policy):
         self.config, self.pipeline, self.seed = config, pipeline, seed
         self.generator = generator_of(pipeline, config.asked())
         self.verdict: Verdict | None = None
-        self.scoring = config.scoring()
         self.likelihood = likelihood_class(config.likelihood)(config)
         self.watched = Watched()
         self.updates = 0
@@ -216,7 +215,7 @@ class FlowPolicy(Policy):
         with torch.no_grad(), self._weights(weights) as module:
             sampled = sample(
                 Group(ids, members, conditioned, plan, starts), module.velocity,
-                times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
+                times.to(self.device), self.config.scoring(), key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
                 watch=None if greedy else self.watched.of(ids, members, times, weights),
                 home=torch.device("cpu") if self.config.latents_on == "cpu" else None,

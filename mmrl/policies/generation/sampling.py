@@ -128,7 +128,7 @@ def sample(
         drawn = plan.stochastic[rows, i].nonzero().squeeze(1)
         if len(drawn):
             at = drawn.to(device)
-            mean, std = sde_step(scoring.kind, v[at], states[at], times[i], times[i + 1], scoring.level, times[1])
+            mean, std = sde_step(scoring.kind, v[at], states[at], times[i], times[i + 1], scoring.at(i), times[1])
             drawers = rows[drawn].tolist()
             draws = [step_noise(key, group.prompts[b], int(group.members[b]), i, shape) for b in drawers]
             following[at] = _stored(mean + std * torch.stack(draws).to(device), storage)
