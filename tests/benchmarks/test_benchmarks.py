@@ -101,3 +101,20 @@ class TestArithmetic:
         assert four["vision"] == eight["vision"] and four["prompt"] == eight["prompt"]
         assert eight["response"] == 2 * four["response"]
         assert step_floor(model.config, sizes[0], False)["vision"] == pytest.approx(four["vision"] / 3)
+
+
+def test_arms_measured_one_by_one_are_judged_together(tmp_path):
+    from benchmarks.accept_environments import TASKS, added, misses
+
+    out = tmp_path / "found.json"
+    tool = {"before": 0.1, "after": 0.9, "gain": 0.8, "processor_seconds": 90.0, "shown_blanks": 0.1}
+    out.write_text(json.dumps(added(out, "zoom", 0, {"tool": tool})))
+    both = added(out, "zoom", 0, {"none": {"before": 0.1, "after": 0.16}})
+    assert both["zoom seed 0"]["arms"].keys() == {"tool", "none"}
+    assert both["zoom seed 0"]["missed"] == ["none: 0.160, expected 0.100 +- 0.05"]
+    assert added(out, "frames", 1, {"none": {"before": 0.1, "after": 0.1}}).keys() == {"zoom seed 0", "frames seed 1"}
+    late = misses(TASKS["zoom"], {"tool": tool | {"after": 0.19, "processor_seconds": 181.0, "shown_blanks": 0.2}})
+    assert [line.partition(":")[0] for line in late] == ["tool", "tool", "tool, shown blanks"]
+    assert misses(TASKS["zoom"], {"blank": {"before": 0.1, "after": 0.131}}) == [
+        "blank: gain +0.031, expected less than +0.03"
+    ]
