@@ -116,14 +116,15 @@ class TestMethods:
 class TestPlan:
     @pytest.mark.parametrize(("modality", "name"), SHIPPED, ids=lambda value: value)
     def test_shipped_configurations_can_run(self, mmrl, bases, modality, name):
-        done = mmrl("plan", modality, name, "--policy.model", bases.of(modality))
+        own = read_config(name, (), modality).policy["model"].startswith("asset:")
+        done = mmrl("plan", modality, name, *([] if own else ["--policy.model", bases.of(modality)]))
         assert done.code == 0, done.err
         for word in ("batch", "passes of a step", "memory", "parameters"):
             assert word in done.out
 
     def test_a_shipped_configuration_is_named_after_its_recipe(self):
         wrong = {(m, name): recipe for m, name in SHIPPED if (recipe := read_config(name, (), m).recipe) != name}
-        assert {name for _, name in wrong} <= {"demo", "frames", "zoom"}
+        assert {name for _, name in wrong} <= {"demo", "video_demo", "edit_demo", "frames", "zoom"}
         for name in recipe_names():
             assert load_recipe(name).method == name
 
