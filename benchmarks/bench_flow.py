@@ -220,7 +220,7 @@ def measure_families(options: argparse.Namespace, report: Report) -> None:
         cost = ratio(loop["family"], loop["plain"], "cpu_seconds")
         gain = ratio(text["plain"], text["family"], "cpu_seconds")
         rows.append({
-            "shape": f"{name.split(',')[0]}, {shape.about}", "outputs": shape.members, "steps": shape.steps,
+            "shape": f"{name}: {shape.about}", "outputs": shape.members, "steps": shape.steps,
             "log-probs differ by": equal,
             "plain, seconds": round(median(r["cpu_seconds"] for r in loop["plain"]), 3),
             "family / plain": cost["median"], "its range": cost["range"],

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import measuring, models
+from benchmarks import flow_families, measuring, models
 from benchmarks.bench_group import line
 from benchmarks.flops import Sizes, counted, step_floor, vision_forward
 
@@ -49,10 +49,17 @@ class TestTheyRun:
         assert {r["reading"] for r in content["a step"]} == {"cache", "decode", "ahead"}
 
     def test_flow_scores_as_the_plain_loop(self, measured):
-        content = measured("bench_flow", "--seconds", "0.1")
+        content = measured("bench_flow", "--only", "iteration", "--seconds", "0.1")
         differences = content["exact beside plain: differences"][0]
         assert differences["log_probs"] < 1e-5 and differences["gradient"] < 1e-4
         assert {r["loop"] for r in content["an iteration"]} == {"plain", "exact", "fast"}
+
+    @pytest.mark.parametrize("name", flow_families.TINY)
+    def test_a_family_rolls_out_as_the_plain_loop_over_its_transformer(self, name):
+        shape = flow_families.TINY[name]
+        assert flow_families.equality(flow_families.family(shape), shape)["log-probs differ by"] < 1e-5
+        outputs = flow_families.PlainRollout(shape, flow_families.pipeline(shape))
+        assert len(outputs.roll_out(outputs.encode([flow_families.CAPTION] * shape.members))) == shape.members
 
 
 class TestArithmetic:
