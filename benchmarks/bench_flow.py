@@ -178,12 +178,10 @@ def _plain_log_probs(loop: Any, rollouts: Any, conditions: Any, stopped: bool = 
 
 
 def measure(options: argparse.Namespace) -> None:
-    report = Report("bench_flow", options)
     if options.only in (None, "iteration"):
-        measure_iteration(options, report)
+        measure_iteration(options, Report("bench_flow", options))
     if options.only in (None, "families"):
-        measure_families(options, report)
-    report.write()
+        measure_families(options, Report("bench_flow", options, "bench_flow_families"))
 
 
 def measure_iteration(options: argparse.Namespace, report: Report) -> None:
@@ -206,6 +204,7 @@ def measure_iteration(options: argparse.Namespace, report: Report) -> None:
     report.table("an iteration", rows)
     report.table("exact beside plain: differences", [{k: equal[k] for k in DIFFERENCES}])
     report.table("reward after seconds of processor time", rewards)
+    report.write()
 
 
 def measure_families(options: argparse.Namespace, report: Report) -> None:
@@ -228,8 +227,9 @@ def measure_families(options: argparse.Namespace, report: Report) -> None:
         })  # fmt: skip
         wanted.append(target(f"{name}: family / plain loop", 1.05, cost["median"], at_most=True))
         wanted.append(target(f"{name}: text captured once, times faster", 1.3, gain["median"]))
-    report.table("a rollout through a family", rows)
+        report.table("a rollout through a family", rows)
     report.targets(wanted)
+    report.write()
 
 
 def curves(running: dict[str, Any], budget: float, points: int = 8) -> list[dict[str, Any]]:

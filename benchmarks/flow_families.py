@@ -35,9 +35,9 @@ class Shape:
 
 
 SHAPES = {
-    "FLUX.1": Shape("flux", "256 x 256", 64, 64, None, 4, 4),
     "Wan 2.1, picture": Shape("wan", "1 frame of 256 x 256", 64, 64, 1, 4, 8),
     "Wan 2.1, clip": Shape("wan", "5 frames of 256 x 384", 64, 96, 3, 4, 8),
+    "FLUX.1": Shape("flux", "256 x 256", 64, 64, None, 4, 4),
 }
 TINY = {
     "FLUX.1, tiny": Shape("flux", "32 x 32", 16, 16, None, 3, 2),

@@ -8,6 +8,7 @@ mostly, but does not always do what was asked.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from mmrl.pipelines.bases.supervised import Report, printed
 from mmrl.randomness import Key
 
 MODULE = "mmrl.pipelines.bases.edits"
-STEPS, POOL, BATCH = 3000, 8192, 16
+STEPS, ROUNDS, POOL, BATCH = 3000, 2, 8192, 16
 DIFFICULTY = 2
 WRONG = {"object": 0.2, "to": 0.2, "nothing": 0.1}
 
@@ -118,12 +119,34 @@ def pipeline_scores(pipeline: Any, world: WorldDataset, *, steps: int = 10) -> d
     return mean_of(scores)
 
 
-def train(folder: Path, seed: int, steps: int = STEPS) -> None:
-    pipeline = tiny_kontext(seed)
-    world = open_world("edits", size=4096, difficulty=DIFFICULTY, seed=seed)
-    texts, befores, afters = triples(world, WRONG, seed, POOL)
-    learn(pipeline, texts, befores, afters, seed=seed, steps=steps, report=printed(steps))
+def load(folder: Path) -> Any:
+    from diffusers import FluxKontextPipeline
+
+    return FluxKontextPipeline.from_pretrained(folder, dtype=torch.float32)
+
+
+def train_round(folder: Path, seed: int, number: int, steps: int = STEPS) -> Any:
+    """From random weights, or on from those that the round before has stored; with pairs and noise of its own."""
+    pipeline, own = load(folder) if number else tiny_kontext(seed), seed + 1000 * number
+    world = open_world("edits", size=4096, difficulty=DIFFICULTY, seed=own)
+    texts, befores, afters = triples(world, WRONG, own, POOL)
+    learn(pipeline, texts, befores, afters, seed=own, steps=steps, report=printed(steps))
     pipeline.to(torch.float16).save_pretrained(folder)
+    for path in folder.rglob("*.json"):  # diffusers writes down where a part was loaded from
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None):
+            path.write_text(json.dumps(config, indent=2) + "\n")
+    return pipeline
+
+
+def train(folder: Path, seed: int) -> None:
+    for number in range(ROUNDS):
+        pipeline = train_round(folder, seed, number)
+    finish(folder, seed, pipeline)
+
+
+def finish(folder: Path, seed: int, pipeline: Any) -> None:
+    """The card."""
     parts = (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)
     write_card(
         folder,
@@ -137,7 +160,7 @@ def train(folder: Path, seed: int, steps: int = STEPS) -> None:
         parameters=sum(p.numel() for part in parts for p in part.parameters()),
         train=f"python -m {MODULE} --out {folder} --seed {seed}",
         seed=seed,
-        steps=f"{steps} steps of {BATCH}; the autoencoder is that of tiny_flow",
+        steps=f"{ROUNDS} rounds of {STEPS} steps of {BATCH}; the autoencoder is that of tiny_flow",
         load="FluxKontextPipeline.from_pretrained(folder, dtype=torch.float32)",
         measure=f"python -m {MODULE} --score {folder}",
     )
@@ -145,10 +168,7 @@ def train(folder: Path, seed: int, steps: int = STEPS) -> None:
 
 def score(folder: Path, size: int = 256) -> dict[str, float]:
     """The edit reward and its parts, over one picture for each held-out prompt."""
-    from diffusers import FluxKontextPipeline
-
-    pipeline = FluxKontextPipeline.from_pretrained(folder, dtype=torch.float32)
-    return pipeline_scores(pipeline, open_world("edits", split="test", size=size, difficulty=DIFFICULTY))
+    return pipeline_scores(load(folder), open_world("edits", split="test", size=size, difficulty=DIFFICULTY))
 
 
 if __name__ == "__main__":
