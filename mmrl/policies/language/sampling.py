@@ -19,6 +19,7 @@ from mmrl.policies.language.encoded import Encoded, model_positions
 from mmrl.policies.language.encoding import collate, extended
 from mmrl.policies.language.fast.prefill import Prefill, stacked
 from mmrl.policies.language.fast.shared_decode import SharedPrefix
+from mmrl.policies.language.fast.written import in_place
 from mmrl.policies.language.scoring import ScoredLanguageModel
 from mmrl.record import pad_columns
 
@@ -207,7 +208,7 @@ class SharedCache(_Rows):
         self.logits = model.logits(torch.cat([p.last for p in ready]))[context]
         self.prompts, self.real = stacked(ready, self.config)
         self.prefix = SharedPrefix.of(self.prompts, self.real, context)
-        self.cache = model.family.cache()
+        self.cache = in_place(model.family.cache())
         # The attention needs no mask; one of four dimensions tells transformers not to make one.
         self.no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
 
