@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import measuring, models
 from benchmarks.bench_group import line
+from benchmarks.bench_growth import exponent
 from benchmarks.flops import Sizes, counted, step_floor, vision_forward
 
 
@@ -43,6 +44,14 @@ class TestTheyRun:
         assert fits["no picture"]["b / b without picture"] == 1
         assert fits["shared prompt"]["prompt tokens"] > fits["no picture"]["prompt tokens"]
 
+    def test_growth_beside_trl(self, measured):
+        content = measured("bench_growth")
+        assert [r["cell"] for r in content["growth"]] == ["base", "image tokens 16", "new tokens 8", "G 4"]
+        assert all(r["times"] > 0 and r["floor, s"] > 0 for r in content["growth"])
+        laws = {r["axis"]: r for r in content["seconds = a size^exponent"]}
+        assert set(laws) == {"image tokens", "new tokens", "G"}
+        assert 0 < laws["G"]["of the floor"] < 1  # prompt and picture are paid for once
+
     def test_video_frames_from_the_cache_are_those_decoded(self, measured):
         content = measured("bench_video")
         assert content["setting"][0]["cached frames equal"] is True
@@ -59,6 +68,9 @@ class TestArithmetic:
     def test_a_line_through_points_on_it(self):
         a, b, explained = line([4, 8, 16], [5.0, 7.0, 11.0])
         assert (a, b, explained) == pytest.approx((3.0, 0.5, 1.0))
+
+    def test_the_exponent_of_points_on_a_power(self):
+        assert exponent([2, 4, 16], [3 * 2**1.5, 3 * 4**1.5, 3 * 16**1.5]) == pytest.approx(1.5)
 
     def test_ratios_are_of_neighbouring_steps(self):
         slow, fast = [{"seconds": s} for s in (2.0, 8.0, 6.0)], [{"seconds": s} for s in (1.0, 2.0, 2.0)]

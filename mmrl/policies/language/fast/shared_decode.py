@@ -41,7 +41,8 @@ class SharedPrefix:
 
     @classmethod
     def of(cls, cache: Any, real: Tensor, context: Tensor) -> SharedPrefix:
-        """cache: filled; real (U, P) bool: not padding; context (B,) ascending: the prompt of each row. Every prompt has a row."""
+        """cache: filled; real (U, P) bool: not padding; context (B,) ascending: the prompt of each row.
+        Every prompt has a row."""
         counts = torch.bincount(context, minlength=real.shape[0])
         there = torch.arange(int(counts.max()), device=context.device) < counts[:, None]
         index = torch.zeros(there.shape, dtype=torch.long, device=context.device)
