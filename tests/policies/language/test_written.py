@@ -36,7 +36,8 @@ class TestGrowing:
     def test_what_took_its_place_is_what_goes_on(self):
         """A cache cropped or reordered by someone else."""
         grown, new = Growing(), torch.arange(4.0).view(4, 1, 1, 1)
-        grown.add(new[:, :, :0], new)
+        fewer = grown.add(grown.add(new[:, :, :0], new)[:2], new[:2])
+        assert fewer.flatten(1).tolist() == [[0.0, 0.0], [1.0, 1.0]]
         assert grown.add(new.flip(0).clone(), new).flatten(1)[:, 0].tolist() == [3.0, 2.0, 1.0, 0.0]
 
     def test_matrix_products_read_the_view_as_it_is(self):

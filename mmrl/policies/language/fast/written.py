@@ -46,7 +46,8 @@ class Growing:
 
 def _begins(block: Tensor, written: Tensor) -> bool:
     """Whether `written` is the block's beginning, and not a tensor that took its place."""
-    return block.data_ptr() == written.data_ptr() and block.stride() == written.stride()
+    same = block.shape[:2] == written.shape[:2] and block.stride() == written.stride()
+    return same and block.data_ptr() == written.data_ptr()
 
 
 def in_place(cache: Any) -> Any:
