@@ -28,9 +28,9 @@ from mmrl.record import Prompt
 
 SEEDS = (0, 1, 2)
 BASE, GAIN = 0.005, 0.15
-ASKED, HINT = "Tell me how the {shape} looks.", "What color is the {shape}?"
+ASKED, HINT = "Tell me the paint.", "What color is the {shape}?"
 MODEL, VERIFIER = "asset:tiny_vlm", "accuracy"
-TRAIN, HELD_OUT, DIFFICULTY = 2048, 256, 1
+TRAIN, HELD_OUT, DIFFICULTY = 2048, 128, 1
 STEPS, PROMPTS, GROUP = 24, 16, 8
 SAMPLES = 16
 TRAINING = {
@@ -43,7 +43,7 @@ TRAINING = {
 def reworded(prompt: Prompt) -> Prompt:
     """The colour question of a `shapes` prompt in other words; the words the policy knows are its column `hint`."""
     shape = prompt.columns["scene"]["objects"][0]["shape"]
-    content = [{"type": "image"}, {"type": "text", "text": ASKED.format(shape=shape)}]
+    content = [{"type": "image"}, {"type": "text", "text": ASKED}]
     columns = prompt.columns | {"hint": HINT.format(shape=shape)}
     return replace(prompt, messages=[{"role": "user", "content": content}], columns=columns)
 
