@@ -220,8 +220,9 @@ class RunConfig(Section):
         """The typed `policy:` section, with `asset:NAME` resolved to the checkpoint that ships as NAME."""
         kind = self.policy_class
         values = {k: v for k, v in self.policy.items() if k != CLASS}
-        if str(values.get("model", "")).startswith(ASSET):
-            values["model"] = str(shipped_asset(values["model"].removeprefix(ASSET)))
+        values = _with_assets(values)
+        if isinstance(values.get("teacher"), dict):
+            values["teacher"] = _with_assets(values["teacher"])
         if (found := placed()) is not None and found.engines and self.modality in SPEAKING:
             values["engine"] = PLACED_ENGINE  # the actor has the one that was named
         return read_section(kind.config_type, values, "policy")
@@ -243,6 +244,12 @@ class RunConfig(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _with_assets(values: dict[str, Any]) -> dict[str, Any]:
+    """A section whose `model` is a path where it named a checkpoint that ships."""
+    name = str(values.get("model", ""))
+    return values | {"model": str(shipped_asset(name.removeprefix(ASSET)))} if name.startswith(ASSET) else values
 
 
 def read_config(

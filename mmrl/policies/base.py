@@ -27,7 +27,7 @@ from mmrl.rollout.environments.base import Surroundings
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
-WEIGHTS = ("current", "old", "reference", "ema", "anchor", "behaviour")
+WEIGHTS = ("current", "old", "reference", "ema", "anchor", "behaviour", "teacher")
 ANY_POLICY = frozenset({"greedy_success"})
 """What the trainer finds out of any policy, by letting it act."""
 
@@ -45,6 +45,7 @@ class Policy(ABC):
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
     splits_actions  scoring fewer actions of a row costs less, so that an update may be made in pieces of a row
+    takes_teacher  another policy may be loaded beside it, whose log-probs `weights="teacher"` reads
     columns    what stage functions may read of its rollouts besides probes (`mmrl.columns`)
     reads      kinds of media it can be shown, "image" and "video"
     found      what the policy found out about its model by trying it, written into the run as `model.json`
@@ -62,6 +63,7 @@ class Policy(ABC):
     views: ClassVar[frozenset[str]] = frozenset()
     varied_when_greedy: ClassVar[bool] = False
     splits_actions: ClassVar[bool] = False
+    takes_teacher: ClassVar[bool] = False
     columns: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
@@ -287,3 +289,5 @@ class Policy(ABC):
     def check_weights(cls, need: Need, asked_by: str) -> None:
         if need.weights not in WEIGHTS:
             raise ConfigError(f"{asked_by}: {unknown('weights', need.weights, WEIGHTS)}")
+        if need.weights == "teacher" and not cls.takes_teacher:
+            raise ConfigError(f"{asked_by} reads a teacher, and the {cls.modality} policy takes none")

@@ -97,6 +97,9 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
         "run_dir": folder, "recipe": recipe, "data": {"workers": 0},
     }  # fmt: skip
     values = merge(merge(sizes, values), SMALLER.get(recipe, {}))
+    if recipe in toys.TAUGHT:
+        values["policy"]["teacher"] = {"model": f"asset:tiny_{modality}"}
+        given.append("the model itself as policy.teacher")
     changes = [f"{key}={json.dumps(value)}" for key, value in toys.SET.get(recipe, {}).items()]
     return read_config(values, changes, modality), given
 

@@ -79,7 +79,11 @@ PARTS = {
 }
 """Reward components that recipes read by name."""
 
+TAUGHT = ("opd", "vopd")
+"""Recipes that read a teacher. The one model that ships teaches itself, which says nothing: rewards are read too."""
+
 SET = {
+    **{name: {f"objective.credit.{name}.reward": 1.0} for name in TAUGHT},
     "atlas_la_grpo": {"objective.credit.0.tokens": [3, 5, 7, 11]},
     "dynframe_sd_grpo": {"objective.credit.dynframe_sd_grpo.marker": [5]},
     "prs_vspo": {"objective.shaping.progressive_stages.stages": [{"component": "accuracy"}]},

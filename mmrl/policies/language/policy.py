@@ -20,6 +20,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
+from mmrl.policies.language import teacher
 from mmrl.policies.language.batching import micro_batches
 from mmrl.policies.language.config import LanguagePolicyConfig, load_model, without_noise
 from mmrl.policies.language.conversing import converse
@@ -57,7 +58,8 @@ from mmrl.stages import Need, View
 
 PROMPT_PROBES = frozenset({"visual_entropy"})
 """With one value per prompt, expanded to its rows."""
-PAIR_PROBES = frozenset({"hellinger"})
+PAIR_PROBES = {"hellinger": "reference", "teacher_value": teacher.WEIGHTS}
+"""What compares the next-token distributions of the policy and of these weights."""
 STATES = Need("states")
 
 
@@ -66,7 +68,8 @@ class LanguagePolicy(ActsThroughEngine):
 
     batch_probes = frozenset(BATCH_PROBES)
     group_probes = frozenset(GROUP_PROBES)
-    probes = Tokens.probes | PROMPT_PROBES | PAIR_PROBES | group_probes | batch_probes
+    takes_teacher = True
+    probes = Tokens.probes | PROMPT_PROBES | PAIR_PROBES.keys() | group_probes | batch_probes
     config: Any
 
     def __init__(
@@ -194,13 +197,14 @@ class LanguagePolicy(ActsThroughEngine):
     def character_spans(self, rollouts: Rollouts, row: int) -> list[tuple[int, int]]:
         return row_spans(self.processor.tokenizer, rollouts, row)
 
-    def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
-        """The encodings of `rollouts.prompts`, as `view` shows them; of a fresh view, one prompt a row."""
+    def _shown(self, rollouts: Rollouts, view: View | None, weights: str = "current") -> list[Encoded]:
+        """The encodings of `rollouts.prompts`, as `view` shows them; of a fresh view, one prompt a row. A teacher sees
+        with a vision tower of its own."""
         for index, entry in enumerate(rollouts.encoded):
             if entry is None:
                 rollouts.encoded[index] = self.encode(rollouts.prompts[index])
         if view is None:
-            return self._with_features(rollouts.encoded)
+            return list(rollouts.encoded) if weights == teacher.WEIGHTS else self._with_features(rollouts.encoded)
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
@@ -325,7 +329,7 @@ class LanguagePolicy(ActsThroughEngine):
         """
         if under is not None and is_fresh(under):
             rollouts = rollouts.prompt_a_row()
-        shown = self._shown(rollouts, under)
+        shown = self._shown(rollouts, under, weights)
         by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
         by_group = [need for need in needs if need.probe in GROUP_PROBES]
         by_pair = [need for need in needs if need.probe in PAIR_PROBES]
@@ -342,8 +346,7 @@ class LanguagePolicy(ActsThroughEngine):
             if by_group:
                 columns |= of_groups(rollouts, numbers.pop(STATES.key), by_group, unwrapped.logits)
         if by_pair:
-            distance = self._hellinger(rollouts, shown)
-            columns |= {n.key: distance for n in by_pair}
+            columns |= {n.key: self._compared(rollouts, n) for n in by_pair}
         log_probs = numbers.pop("log_probs")
         columns |= numbers | {n.key: log_probs for n in by_token if n.probe == "log_probs"}
         return Evaluation(log_probs, columns)
@@ -379,19 +382,21 @@ class LanguagePolicy(ActsThroughEngine):
         return next(way for way in self.ways if not (dropped and way is Way.TWO_CALLS))
 
     @torch.no_grad()
-    def _hellinger(self, rollouts: Rollouts, shown: list[Encoded]) -> Tensor:
-        """(B, T) squared Hellinger distance of the next-token distributions of the policy and its reference."""
-        mask, states = rollouts.mask, {}
-        for weights in ("old", "reference"):
+    def _compared(self, rollouts: Rollouts, need: Need) -> Tensor:
+        """(B, T) what `need` makes of the next-token distributions of the policy and of its reference or teacher."""
+        mask, states, other = rollouts.mask, {}, PAIR_PROBES[need.probe]
+        for weights in ("old", other):
             with self._weights(weights) as module:
+                shown = self._shown(rollouts, need.under, weights)
                 states[weights] = self._score(module, rollouts, shown, [STATES])[STATES.key][mask]
 
         def logits(weights: str, rows: slice) -> Tensor:
             with self._weights(weights) as module:
                 return module.logits(states[weights][rows]).to(mask.device)
 
-        distance = hellinger(partial(logits, "old"), partial(logits, "reference"), int(mask.sum()))
-        return torch.zeros_like(rollouts.old_log_probs).masked_scatter(mask, distance)
+        made = partial(teacher.value, **dict(need.options)) if need.probe == "teacher_value" else hellinger
+        found = made(partial(logits, "old"), partial(logits, other), int(mask.sum()))
+        return torch.zeros_like(rollouts.old_log_probs).masked_scatter(mask, found)
 
     def _of_prompts(self, module: Any, shown: list[Encoded]) -> Tensor:
         """(P,) visual entropy of each prompt's media."""
@@ -408,6 +413,8 @@ class LanguagePolicy(ActsThroughEngine):
         with self.acting():
             if weights in ("current", "old"):
                 yield self.inner
+            elif weights == teacher.WEIGHTS:
+                yield self._teacher
             elif adapters.is_adapted(self.inner.model):
                 with adapters.reference_adapter(self.inner.model):
                     yield self.inner
@@ -423,8 +430,20 @@ class LanguagePolicy(ActsThroughEngine):
         model = load_model(self.config).requires_grad_(False).eval().to(device)
         return self._scored(model)
 
+    @cached_property
+    def _teacher(self) -> ScoredLanguageModel:
+        """The model of `policy.teacher`, loaded when first asked for."""
+        teacher.required(self.config, "this pass")
+        return self._scored(teacher.loaded(self.config, self.inner.core, self.processor, self.device))
+
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
         return micro_batches(rollouts, rows, size)
+
+    @classmethod
+    def check_need(cls, need: Need, asked_by: str, settings: Any = None) -> None:
+        super().check_need(need, asked_by, settings)
+        if settings is not None and teacher.WEIGHTS in (need.weights, PAIR_PROBES.get(need.probe)):
+            teacher.required(settings, asked_by)
 
     @classmethod
     def offered(cls, settings: Any = None) -> frozenset[str]:
