@@ -162,6 +162,8 @@ class RunConfig(Section):
              independent draws
     environment  who answers between the turns of a response, by name, as file.py:Class, or as {name: ..., parameter:
                  ...}; null: a response is one run
+    learner  what learns from rollouts: "gradient" of the objective, "essa" (adapters, forward passes alone) or
+             "training_free" (lessons in words), by name or as {name: ..., option: ...}
     """
 
     modality: Literal["vlm", "video", "flow", "masked"]
@@ -175,6 +177,7 @@ class RunConfig(Section):
     rollout: list[Choice] = []
     environment: Choice | None = None
     environment_run: EnvironmentRunConfig = EnvironmentRunConfig()
+    learner: Choice = "gradient"
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
@@ -271,6 +274,7 @@ def read_config(
     read_section(TrainingConfig, recipe.training, f"{place}.training")  # also where the file overrules it
     base: dict[str, Any] = {"prompts": recipe.prompts, "rollout": recipe.rollout}
     base |= {"environment": recipe.environment} if recipe.environment else {}
+    base |= {"learner": recipe.learner}
     base |= {"policy": recipe.policy, "training": recipe.training}
     base["objective"] = read_section(ObjectiveConfig, recipe.objective, f"{place}.objective").model_dump()
     merged = merge(base, values)

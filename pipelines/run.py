@@ -30,6 +30,7 @@ from mmrl.shown import tell
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.distributed import gather_objects, make_accelerator, together
+from mmrl.training.learners import learner_of
 from mmrl.training.made import check_data, with_numbers
 from mmrl.training.passes import plan_passes
 from mmrl.training.peers import together_to_the_end
@@ -46,7 +47,7 @@ from mmrl.training.resume import (
 from mmrl.training.run_lock import RunLock
 from mmrl.training.storage import write_atomically
 from mmrl.training.tracking import Tracker, environment, open_trackers
-from mmrl.training.trainer import Report, Result, Trainer
+from mmrl.training.trainer import Report, Result
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -74,6 +75,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
         )
     kind.columns_of(settings)
     config.training.optimizer.refuse_missing()
+    learner_of(config.learner)
     objective = Objective.of(config.objective)
     strategies = Nested.of(config.rollout)
     for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
@@ -258,7 +260,9 @@ def train(
     made    {column that stage functions read: who makes it} of a `score` that is passed in
     """
     made = {} if score is None and made is None else made
-    objective = check_config(config, made)
+    objective, learner = check_config(config, made), learner_of(config.learner)
+    if resume and learner.func.go_on:
+        raise ConfigError(f"--resume: this learner keeps no checkpoints; {learner.func.go_on}")
     accelerator = make_accelerator(config.training.sharding, config.patience)
     with ExitStack() as stack:
         stack.enter_context(together_to_the_end())
@@ -272,7 +276,7 @@ def train(
         given = (leaving_out(prompts, config.data), eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)
         sampler: Sampler = Bound.of("prompts", config.prompts).state
-        trainer = Trainer(
+        trainer = learner(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
             report=_noting_the_model(report, policy, folder), accelerator=accelerator,
             counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,

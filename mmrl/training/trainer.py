@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -91,7 +91,11 @@ class Trainer:
     environment  that answers between the turns of a response, in training and evaluation; none if not given
     report   called with (step, metrics) on the main process
     counters  further numbers of this process for each step's metrics
+
+    `go_on`: what to do in place of a resume, of a learner without checkpoints
     """
+
+    go_on: ClassVar[str] = ""
 
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,
@@ -380,6 +384,10 @@ class Trainer:
             self.saving.load_state_dict(state)
             self.ahead.load_state_dict(state.get("ahead", {}), self.step)
             self.collector.balance.load_state_dict(state.get("balance", {}))
+            self._restored(state)
+
+    def _restored(self, state: dict[str, Any]) -> None:
+        """What `_state` of another learner adds."""
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or bool(every and self.step % every == 0)
