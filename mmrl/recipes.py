@@ -38,8 +38,8 @@ class PaperUpdates(Section):
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
     configuration overrides; `prompts` is the sampler, `rollout` the strategies, `environment` who answers between turns
-    and `learner` what learns, where the method brings its own; `updates` are its paper's, which `training.updates: auto` follows as far as
-    a smaller batch allows.
+    and `learner` what learns, where the method brings its own; `updates` are its paper's, which `training.updates:
+    auto` follows as far as a smaller batch allows.
 
     confidence  how far it was checked, as of a stage function (`mmrl.stages.stage`)
     deviates    one sentence for each thing in which it is known to differ from its source

@@ -182,7 +182,7 @@ class StageFunction:
 GRAINS = {"advantage": "row", "credit": "action", "ratio": "action", "trust_region": "ratio"}
 """What a function of the stage tells apart unless it says otherwise."""
 
-RENAMED = {"dense_grpo": "densegrpo"}
+RENAMED = {"dense_grpo": "densegrpo", "sage": "sage_self_hint", "npo": "npo_autonpo"}
 """Former names of methods, of their recipes and of their functions: both work, and the new one is written down."""
 
 _REGISTRY: dict[tuple[str, str], StageFunction] = {}
@@ -277,7 +277,7 @@ def find(stage: str, name: str) -> StageFunction:
         raise ConfigError(f"{stage}: name: expected text, got {got(name)}")
     if plugins.is_reference(name):
         return _outside(stage, name)
-    name = RENAMED.get(name, name)
+    name = name if (stage, name) in _REGISTRY else RENAMED.get(name, name)
     if (stage, name) in _REGISTRY:
         return _REGISTRY[stage, name]
     elsewhere = [s for s, n in _REGISTRY if n == name]

@@ -3,7 +3,7 @@
     @tool("relex", command="mmrl extrapolate RUN FOLDER --step 500", paper="...", formula="...", confidence="verified")
     def predicted(...):
 
-`mmrl methods NAME` finds them beside the stage functions; they live in `mmrl/weights/`.
+`mmrl methods NAME` finds them beside the stage functions; most live in `mmrl/weights/`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.policies.registry import MODALITIES
 from mmrl.stages import CONFIDENCES
 
-_ROOMS = ("mmrl.weights",)
+_ROOMS = ("mmrl.weights", "mmrl.selection")
 _TOOLS: dict[str, Tool] = {}
 
 

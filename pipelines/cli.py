@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from mmrl.errors import ConfigError, MMRLError, unknown
+from mmrl.pipelines import trajectory
 from mmrl.policies.registry import MODALITIES
 from mmrl.shown import shown
 
@@ -30,6 +31,8 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(no_args_is_help=True, help="The cache of decoded video: build, verify, prune.")
 app.add_typer(cache_app, name="cache")
+app.command()(trajectory.extrapolate)
+app.command()(trajectory.weights)
 console = Console()
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the code a run from elsewhere names, and read what it names.")

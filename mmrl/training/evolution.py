@@ -26,6 +26,8 @@ class EvolutionTrainer(Trainer):
     candidate its mean reward counts, by rank. One process.
     """
 
+    wants = "policy.adapter=FOLDER, an adapter that was trained before: the search keeps its directions"
+
     def __init__(self, *args: Any, population: int = 24, sigma: float = 0.05, share: float = 1.0, **settings: Any):
         super().__init__(*args, **settings)
         if self.accelerator.num_processes > 1:

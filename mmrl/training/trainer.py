@@ -92,10 +92,11 @@ class Trainer:
     report   called with (step, metrics) on the main process
     counters  further numbers of this process for each step's metrics
 
-    `go_on`: what to do in place of a resume, of a learner without checkpoints
+    `go_on`: what to do in place of a resume, of a learner without checkpoints; `wants`: what only the user can give
     """
 
     go_on: ClassVar[str] = ""
+    wants: ClassVar[str] = ""
 
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,

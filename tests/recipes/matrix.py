@@ -34,6 +34,7 @@ from mmrl.pipelines.run import open_prompts, train
 from mmrl.policies.registry import MODALITIES
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.rollout.nesting import Nested
+from mmrl.training.learners import GRADIENT
 from mmrl.training.updates import LEAST_GROUPS
 from tests.recipes import toys
 
@@ -62,6 +63,7 @@ SMALLER: dict[str, dict[str, Any]] = {
         "policy": {"train_steps": {"size": 1, "high": 1, "also": [0, 1, 2]}},
     },
     "flow_grpo_fast": {"policy": {"train_steps": {"size": 2, "high": 3}}},
+    "essa": {"learner": {"population": 4}},
     "riskpo": {"training": {"prompts_per_step": 5}},
     "mc_grpo": {"training": {"group_size": 5}},
     "spo_single_stream": {"training": {"group_size": 1, "prompts_per_step": 8}},
@@ -100,6 +102,9 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     if recipe in toys.TAUGHT:
         values["policy"]["teacher"] = {"model": f"asset:tiny_{modality}"}
         given.append("the model itself as policy.teacher")
+    if recipe in toys.ADAPTED:
+        values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
+        given.append("an adapter that was drawn as policy.adapter")
     changes = [f"{key}={json.dumps(value)}" for key, value in toys.SET.get(recipe, {}).items()]
     return read_config(values, changes, modality), given
 
@@ -120,21 +125,25 @@ def run_pair(recipe: str, modality: str) -> dict[str, Any]:
         config, row["toys"] = configured(recipe, modality, folder)
         row["run"] = [config.training.updates_per_epoch, config.training.epochs]
         train(config, prompts=prompts, report=lambda step, values: metrics.append(values))
-        row["reason"] = problem_of(metrics)
+        row["reason"] = problem_of(metrics, config.learner)
         row["acted"] = [s for s in ("ratio", "trust_region") if any(m.get(f"{s}/acted") for m in metrics)]
     except MMRLError as error:
         row["reason"] = str(error)
     except Exception as error:
         row["reason"] = f"fault: {type(error).__name__}: {error}".replace("\n", " ")
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in (folder, folder + "-adapter"):
+            shutil.rmtree(left, ignore_errors=True)
     row["trains"] = not row["reason"]
     row["seconds"] = round(time.process_time() - start, 2)
     return row
 
 
-def problem_of(metrics: list[dict[str, Any]]) -> str:
-    """Why two steps were not a training; "" if they were."""
+def problem_of(metrics: list[dict[str, Any]], learner: Any = GRADIENT) -> str:
+    """Why two steps were not a training; "" if they were. A learner without a gradient says what its answers earned."""
+    if learner != GRADIENT:
+        rewards = [m["reward/mean"] for m in metrics]
+        return "" if len(rewards) == 2 and all(map(math.isfinite, rewards)) else f"fault: rewards {rewards}"
     norms = [m["gradient_norm"] for m in metrics]
     if len(norms) != 2 or not all(map(math.isfinite, norms)):
         return f"fault: gradient norms {norms}"

@@ -82,6 +82,26 @@ PARTS = {
 TAUGHT = ("opd", "vopd")
 """Recipes that read a teacher. The one model that ships teaches itself, which says nothing: rewards are read too."""
 
+ADAPTED = ("essa",)
+"""Recipes that start from a trained adapter."""
+
+
+def adapter(modality: str, folder: str) -> str:
+    """An adapter on the model that ships, whose factors are not zero: drawn, in place of trained."""
+    import torch
+
+    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.run import build_policy
+
+    section = {"policy": {"model": f"asset:tiny_{modality}", "lora": {"rank": 2}}}
+    policy = build_policy(read_config(section, (), modality))
+    for name, parameter in policy.module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(0))
+    policy.save_pretrained(folder)
+    return folder
+
+
 SET = {
     **{name: {f"objective.credit.{name}.reward": 1.0} for name in TAUGHT},
     "atlas_la_grpo": {"objective.credit.0.tokens": [3, 5, 7, 11]},
