@@ -8,11 +8,11 @@ the same weights:
            learn without it
     grpo   recipe `grpo`, for as many steps as give it at least as many rollouts as `guide` had, hinted ones counted
 
-Held-out pictures are asked about without any hint, and answered greedily. `guide` must end `GAIN` above `grpo` in the mean of the seeds. Task,
-verifier, seeds and limits were fixed before anything was tuned; budget and `GUIDE` were then chosen on seeds 10 and 11.
-With the first budget, 24 steps, plain GRPO meets about four successes by itself, which is enough for it: see
-docs/strategies.md for what came out there. The result is printed and written as JSON; the exit code is 1 where a limit
-is missed.
+Held-out pictures are asked about without any hint, and answered greedily. In the mean of the seeds `guide` must end
+`GAIN` above `grpo`. Task, verifier, seeds and limit were fixed before anything was tuned; budget, learning rate and
+`GUIDE` were then chosen on seeds 10 and 11. With the first budget, 24 steps at 3e-4, plain GRPO meets a few successes
+by itself, which is enough for it: docs/strategies.md has what came out there. The result is printed and written as
+JSON; the exit code is 1 where a limit is missed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ BASE, GAIN = 0.005, 0.15
 ASKED, HINT = "Tell me the paint.", "What color is the {shape}?"
 MODEL, VERIFIER = "asset:tiny_vlm", "accuracy"
 TRAIN, HELD_OUT, DIFFICULTY = 2048, 128, 1
-STEPS, PROMPTS, GROUP = 8, 16, 8
+STEPS, PROMPTS, GROUP = 12, 16, 8
 SAMPLES = 16
 GUIDE = {"trust_region": {"share": 0.0}}
 """Answers here have two tokens, of which the hint makes one likely: the bound is its ratio, not the larger one's."""
 TRAINING = {
-    "prompts_per_step": PROMPTS, "group_size": GROUP, "micro_batch_size": 192, "learning_rate": 3e-4,
+    "prompts_per_step": PROMPTS, "group_size": GROUP, "micro_batch_size": 192, "learning_rate": 1e-4,
     "betas": [0.9, 0.99], "schedule": "constant", "warmup_steps": 3, "updates": {"count": 2}, "save_every": 1000,
     "eval_every": 1000,
 }  # fmt: skip

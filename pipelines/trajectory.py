@@ -34,6 +34,7 @@ def extrapolate(
     method: Annotated[str, typer.Option(help="relex (a line), or next (a small network that is fitted).")] = "relex",
     window: Annotated[int | None, typer.Option(help="relex: fit the last so many checkpoints alone.")] = None,
     ahead: Annotated[int, typer.Option(help="next: checkpoints that one prediction leaps over.")] = 5,
+    epochs: Annotated[int, typer.Option(help="next: passes over the checkpoints when the network is fitted.")] = 1000,
     scale: Annotated[
         float, typer.Option(help="next: c, of the predicted update; try .5 to 4 on held-out prompts.")
     ] = 1.0,
@@ -67,7 +68,7 @@ def extrapolate(
         print(f"the line explains {min(explained):.2f} to {max(explained):.2f} of a tensor's movement, "
               f"median {median(explained):.2f}")  # fmt: skip
     else:
-        deltas = next_delta.predicted(weights, ahead)
+        deltas = next_delta.predicted(weights, ahead, epochs=epochs)
         predicted = {name: weights[name][-1] + scale * deltas[name] for name in weights}
     with torch.no_grad():
         put(policy, predicted)

@@ -48,7 +48,7 @@ def test_the_last_step_is_read_off_the_line_that_ends_there(run, tmp_path):
 
 def test_a_leap_of_scale_zero_is_the_last_checkpoint(run, tmp_path):
     folder = str(tmp_path / "out")
-    arguments = ["extrapolate", str(run), folder, "--method", "next", "--ahead", "1", "--scale", "0"]
+    arguments = ["extrapolate", str(run), folder, "--method", "next", "--ahead", "1", "--epochs", "1", "--scale", "0"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     moved = build_policy(read_config({"policy": {"model": folder}, "recipe": "grpo"}, (), "vlm")).trainable_state()
