@@ -277,7 +277,7 @@ def find(stage: str, name: str) -> StageFunction:
         raise ConfigError(f"{stage}: name: expected text, got {got(name)}")
     if plugins.is_reference(name):
         return _outside(stage, name)
-    name = name if (stage, name) in _REGISTRY else RENAMED.get(name, name)
+    name = RENAMED.get(name, name)
     if (stage, name) in _REGISTRY:
         return _REGISTRY[stage, name]
     elsewhere = [s for s, n in _REGISTRY if n == name]

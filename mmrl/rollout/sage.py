@@ -59,8 +59,7 @@ class SelfHints(Strategy):
 
 @stage(
     "rollout",
-    "sage",
-    method="sage_self_hint",
+    "sage_self_hint",
     paper="SAGE: self-hints, arXiv 2602.03143",
     formula="while none of a group is right: the policy writes a hint of level 1, 2, 3 from the solution and the group "
     "is asked again with it; the last try trains, under the prompt that it saw",

@@ -434,7 +434,8 @@ class LanguagePolicy(ActsThroughEngine):
     def _teacher(self) -> ScoredLanguageModel:
         """The model of `policy.teacher`, loaded when first asked for."""
         teacher.required(self.config, "this pass")
-        return self._scored(teacher.loaded(self.config, self.inner.core, self.processor, self.device))
+        loaded = teacher.loaded(self.config, load_model, self.inner.core, self.processor, self.device)
+        return self._scored(without_noise(loaded))
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
         return micro_batches(rollouts, rows, size)

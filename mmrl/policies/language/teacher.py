@@ -47,20 +47,20 @@ def required(settings: Any, asked_by: str) -> None:
         )
 
 
-def loaded(config: Any, student: Any, processor: Any, device: torch.device) -> Any:
+def loaded(
+    config: Any, load: Callable[[Any], Any], student: Any, processor: Any, device: torch.device
+) -> Any:  # fmt: skip
     """The frozen model of `config.teacher`, which must read the student's prompts and write its tokens.
 
-    config, student, processor  the policy's section, its model and its processor
+    config, student, processor  the policy's section, its model and its processor; load: from a section to a model
     """
     from transformers import AutoProcessor
-
-    from mmrl.policies.language.config import load_model, without_noise
 
     teacher = config.teacher
     name = teacher.model or config.model
     trusted = {"trust_remote_code": config.trust_remote_code}
     try:
-        model = without_noise(load_model(config.model_copy(update={"model": name, "dtype": teacher.dtype})))
+        model = load(config.model_copy(update={"model": name, "dtype": teacher.dtype}))
         own = AutoProcessor.from_pretrained(name, **trusted)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"policy.teacher: cannot load {name!r}: {str(error).splitlines()[0]}") from None
