@@ -60,7 +60,7 @@ def _of_tool(tool: Tool, recipe: Recipe | None) -> dict[str, Any]:
     return {
         "name": tool.name,
         "formula": tool.formula,
-        "stages": [],
+        "stages": ["learner" if recipe else "tool"],
         "needs": [],
         "modalities": list(recipe.modalities if recipe else tool.modalities),
         "paper": tool.paper,

@@ -101,11 +101,12 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     values = merge(merge(sizes, values), SMALLER.get(recipe, {}))
     if recipe in toys.TAUGHT:
         values["policy"]["teacher"] = {"model": f"asset:tiny_{modality}"}
-        given.append("the model itself as policy.teacher")
+        given += [f"objective.credit.{recipe}.reward", "the model itself as policy.teacher"]
     if recipe in toys.ADAPTED:
         values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
         given.append("an adapter that was drawn as policy.adapter")
     changes = [f"{key}={json.dumps(value)}" for key, value in toys.SET.get(recipe, {}).items()]
+    changes += [f"objective.credit.{recipe}.reward=1.0"] if recipe in toys.TAUGHT else []
     return read_config(values, changes, modality), given
 
 

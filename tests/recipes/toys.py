@@ -103,7 +103,6 @@ def adapter(modality: str, folder: str) -> str:
 
 
 SET = {
-    **{name: {f"objective.credit.{name}.reward": 1.0} for name in TAUGHT},
     "atlas_la_grpo": {"objective.credit.0.tokens": [3, 5, 7, 11]},
     "dynframe_sd_grpo": {"objective.credit.dynframe_sd_grpo.marker": [5]},
     "prs_vspo": {"objective.shaping.progressive_stages.stages": [{"component": "accuracy"}]},
