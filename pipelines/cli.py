@@ -160,8 +160,27 @@ def _print_result(folder: Path, result: Result) -> None:
             say(f"held-out {name}: {result.before[name]:.3f} -> {result.after[name]:.3f}")
     if result.not_acted:
         say(result.not_acted)
+    if result.ended:
+        say(f"ended after step {result.steps}: {result.ended}")
     verb = f"interrupted after step {result.steps}, saved; continue with --resume" if result.interrupted else "run in"
     say(f"{verb} {folder}")
+
+
+@app.command(context_settings=OVERRIDES)
+def compare(
+    context: typer.Context,
+    plan: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped comparison such as 'flow'.")],
+) -> None:
+    """Train several recipes from one start at equal cost: one table, one plot. `recipes=[awm,crd] seeds=[0] out=DIR`"""
+    from mmrl.pipelines.comparing import compare as run
+    from mmrl.pipelines.comparing import read_comparison
+    from mmrl.pipelines.progress import quiet_libraries
+
+    asked = read_comparison(plan, overrides_of(context.args))
+    quiet_libraries()
+    run(asked)
+    say((Path(asked.out) / "comparison.md").read_text().rstrip())
+    say(f"table, plot and curves in {asked.out}")
 
 
 Target = Annotated[

@@ -23,6 +23,7 @@ from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 from mmrl.stages import RENAMED
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import TrackerName
+from mmrl.training.watch import WatchConfig
 
 ASSET = "asset:"
 LONGEST_NAME, LARGEST_INTEGER = 255, 10**12
@@ -162,6 +163,7 @@ class RunConfig(Section):
              independent draws
     environment  who answers between the turns of a response, by name, as file.py:Class, or as {name: ..., parameter:
                  ...}; null: a response is one run
+    watch    of a generator with held-out prompts: what moves beside the reward
     """
 
     modality: Literal["vlm", "video", "flow", "masked"]
@@ -180,6 +182,7 @@ class RunConfig(Section):
     cache: CacheConfig = CacheConfig()
     placement: Placement = Placement()
     tracking: list[TrackerName] = []
+    watch: WatchConfig = WatchConfig()
 
     @field_validator("rollout", mode="before")
     @classmethod
@@ -251,7 +254,7 @@ def read_config(
     """A file, the name of a shipped configuration ("demo"), or a mapping; then `key.sub=value` overrides."""
     values = dict(source) if isinstance(source, Mapping) else _read_file(source, modality)
     where = "" if source is None or isinstance(source, Mapping) else str(source)
-    changes = dict(_override(o) for o in overrides)
+    changes = dict(override(o) for o in overrides)
     if modality is not None and values.setdefault("modality", modality) != modality:
         raise ConfigError(f"{where or 'modality'}: is for {got(values['modality'])}, not for {modality!r}")
     folders = [Path(), *([Path(source).parent] if isinstance(source, str | Path) else [])]
@@ -312,7 +315,7 @@ def _recipe_of(values: dict[str, Any], changes: dict[str, Any], folders: list[Pa
 def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> str:
     """What a recipe named among the overrides suggests, and a file written for another recipe sets otherwise: one
     sentence, "" if nothing."""
-    values, changes = _read_file(source, modality), dict(_override(o) for o in overrides)
+    values, changes = _read_file(source, modality), dict(override(o) for o in overrides)
     written_for = values.get("recipe", "grpo")
     if changes.get("recipe", written_for) == written_for:
         return ""
@@ -352,7 +355,8 @@ def _read_file(source: str | Path | None, modality: str | None) -> dict[str, Any
     return values
 
 
-def _override(text: str) -> tuple[str, Any]:
+def override(text: str) -> tuple[str, Any]:
+    """`key.sub=value`, read as YAML where it is."""
     key, equals, value = text.removeprefix("--").partition("=")
     if not equals or not key:
         raise ConfigError(f"override {text!r}: expected key.sub=value, such as objective.trust_region.low=0.2")

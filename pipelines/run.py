@@ -31,6 +31,7 @@ from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.distributed import gather_objects, make_accelerator, together
 from mmrl.training.made import check_data, with_numbers
+from mmrl.training.monitors import Monitor
 from mmrl.training.passes import plan_passes
 from mmrl.training.peers import together_to_the_end
 from mmrl.training.pieces import refuse_pieces
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from mmrl.data.images import Sizing
     from mmrl.rewards.panel import RewardPanel
 
+Monitors = Callable[[Policy, Callable, ExitStack], Sequence[Monitor]]
+"""(policy, what trains scores with, what is closed at the end) -> who looks on."""
 LONGEST_REASON = 300
 SHOWN_MISSING = 2
 CHECKED_PROMPTS = 32
@@ -251,11 +254,13 @@ def train(
     score: Callable | None = None,
     made: Mapping[str, str] | None = None,
     report: Report = lambda step, metrics: None,
+    monitors: Monitors | None = None,
 ) -> Result:
     """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
 
     resume  a run directory or a checkpoint; what the run did after it is set aside
     made    {column that stage functions read: who makes it} of a `score` that is passed in
+    monitors  who looks on, in place of the watch that the configuration asks for
     """
     made = {} if score is None and made is None else made
     objective = check_config(config, made)
@@ -278,6 +283,8 @@ def train(
             counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,
             environment=surroundings_of(config, stack),
         )  # fmt: skip
+        looking_on = monitors or partial(_watching, config, eval_prompts or (), folder)
+        trainer.monitors = list(looking_on(policy, score, stack))
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
         trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)
         with told_where(*given):
@@ -286,6 +293,17 @@ def train(
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))
     return replace(result, folder=folder)
+
+
+def _watching(
+    config: RunConfig, prompts: Sequence[Prompt], folder: Path, policy: Policy, score: Callable, stack: ExitStack
+) -> list[Monitor]:
+    """The watch over a generator's run that has held-out prompts; no other run has one."""
+    if config.modality != "flow" or not config.watch.every or not len(prompts):
+        return []
+    from mmrl.pipelines.watching import watch_of
+
+    return [watch_of(config.watch, config, policy, score, prompts, stack, folder=folder)]
 
 
 def _opened(

@@ -38,6 +38,7 @@ from mmrl.training.distributed import even_micro_batches, gather_objects, is_agr
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.filling import Columns
 from mmrl.training.finite import gradient_problem, named_rows, refuse_weights, weight_problem
+from mmrl.training.monitors import Monitor, reason
 from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.passes import plan_passes
 from mmrl.training.pieces import refuse_pieces
@@ -64,6 +65,7 @@ class Result:
     interrupted  whether a signal stopped it before its last step
     start        the step it went on from
     signal       its number
+    ended        why a monitor stopped it before its last step; "" if none did
     not_acted    one sentence on the ratio and trust region that changed nothing in any step; "" if they did
     folder       the run directory, once the run is over
     """
@@ -75,6 +77,7 @@ class Result:
     start: int = 0
     signal: int | None = None
     not_acted: str = ""
+    ended: str = ""
     folder: Path | None = None
 
 
@@ -91,6 +94,7 @@ class Trainer:
     environment  that answers between the turns of a response, in training and evaluation; none if not given
     report   called with (step, metrics) on the main process
     counters  further numbers of this process for each step's metrics
+    monitors  look at the run between its steps, and may end it
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Trainer:
         trackers: Sequence[Tracker] = (),
         report: Report = lambda step, metrics: None,
         counters: Callable[[], dict[str, float]] = dict,
+        monitors: Sequence[Monitor] = (),
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("the training data set is empty")
@@ -123,7 +128,7 @@ class Trainer:
         self.after: dict[str, float] = {}
         self.saved = 0
         self.acted: dict[str, float] = {}
-        self.counters = counters
+        self.counters, self.monitors, self.ended = counters, list(monitors), ""
         trained = [p for p in policy.module.parameters() if p.requires_grad]
         if not trained:
             raise ConfigError("the policy has no trainable parameter; give it a LoRA section or unfreeze something")
@@ -170,22 +175,26 @@ class Trainer:
                 self.before = self.evaluate(self.stopping.halted)
                 if not self.stopping.agreed:
                     self.saving.check_name({f"eval/{k}": v for k, v in self.before.items()}, evaluated=True)
-            while self.step < self.config.steps and not self.stopping.agreed:
+            for monitor in self.monitors:
+                monitor.begin(self.step)
+            while self.step < self.config.steps and not self.stopping.agreed and not self.ended:
                 # notebooks replace sys.stderr by something without a file descriptor
                 faulthandler.dump_traceback_later(self.config.watchdog_seconds, file=sys.__stderr__)
                 metrics = self._step_or_save()
                 self.step += 1
+                metrics |= self._watched(metrics)
                 if self._due(self.config.eval_every):
                     self.after = self.evaluate()
                     metrics |= {f"eval/{k}": v for k, v in self.after.items()}
                 best = self.saving.is_best(self.step, metrics)
                 self._log(metrics)
                 save_now = self.stopping.agree(best or self.saving.minutes_are_over())
-                if save_now or self.stopping.agreed or self.saving.due(self.step):
+                if save_now or self.stopping.agreed or self.ended or self.saving.due(self.step):
                     self.save(best=best)
         interrupted = bool(self.stopping.agreed) and self.step < self.config.steps
         asked = self.stopping.agreed
-        return Result(self.step, self.before, self.after, interrupted, start, asked, not_acted([self.acted]))
+        told = not_acted([self.acted])
+        return Result(self.step, self.before, self.after, interrupted, start, asked, told, self.ended)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -382,7 +391,16 @@ class Trainer:
             self.collector.balance.load_state_dict(state.get("balance", {}))
 
     def _due(self, every: int) -> bool:
-        return self.step == self.config.steps or bool(every and self.step % every == 0)
+        return self.step == self.config.steps or bool(self.ended) or bool(every and self.step % every == 0)
+
+    def _watched(self, metrics: dict[str, Any]) -> dict[str, float]:
+        """What the monitors say of the step that is over; the first rank's word ends the run on all."""
+        if not self.monitors:
+            return {}
+        with self.clock("watch"):
+            seen = [monitor.watch(self.step, metrics) for monitor in self.monitors]
+        self.ended = gather_objects(reason(self.monitors), self.accelerator)[0]
+        return {name: value for each in seen for name, value in each.items()}
 
     # ---- what is reported
 

@@ -24,6 +24,7 @@ from mmrl.media import ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.anchor import Anchor
 from mmrl.policies.base import Policy
+from mmrl.policies.generation.calls import Calls
 from mmrl.policies.generation.checking import check_objective, check_probe
 from mmrl.policies.generation.conditions import Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
@@ -77,6 +78,7 @@ class FlowPolicy(Policy):
         self.scoring = config.scoring()
         self.likelihood = likelihood_class(config.likelihood)(config)
         self.watched = Watched()
+        self.calls = Calls()
         self.updates = 0
         self.average = None if config.ema is None else WeightAverage(config.ema)
         self._source: str | None = None
@@ -113,9 +115,14 @@ class FlowPolicy(Policy):
     def found(self) -> dict[str, Any]:
         return {} if self.verdict is None else {"generator": self.verdict.as_dict()}
 
+    def counted(self) -> dict[str, Any]:
+        return self.calls.told()
+
     def _denoiser(self, modules: Any) -> Denoiser:
         autocast = None if self.config.autocast is None else DTYPES[self.config.autocast]
-        return Denoiser(self.generator, modules, chunk=self.config.transformer_batch, autocast=autocast)
+        return Denoiser(
+            self.generator, modules, chunk=self.config.transformer_batch, autocast=autocast, calls=self.calls
+        )
 
     def times(self, steps: int, media: Sequence[Any] = ()) -> Tensor:
         """(S + 1,) times of a rollout: the pipeline's own, or the linear ones of `policy.schedule`."""
@@ -195,6 +202,7 @@ class FlowPolicy(Policy):
         """Draw `count` outputs per request. Noise is keyed by (key, prompt id, member, step). `greedy` rollouts of the
         current weights are those of their moving average, where one is kept."""
         self._compared(requests[0].prompt)
+        self.calls.purpose = "watched" if greedy else "sampled"
         steps = self.config.eval_steps if greedy else self.config.steps
         times = self.times(steps)
         owner = torch.tensor([r for r, request in enumerate(requests) for _ in range(request.count)])
@@ -301,6 +309,7 @@ class FlowPolicy(Policy):
         columns = {n.key: rollouts.columns[Need(n.probe).key] for n in needs if n.probe in likelihood.kept}
         if columns and len(columns) == len(needs) and weights == "old":
             return Evaluation(rollouts.old_log_probs, columns)
+        self.calls.purpose = "scored"
         asked = [n for n in needs if n.probe in likelihood.probes]
         work = likelihood.work(rollouts, asked)
         self._compared(rollouts.prompts[0])
@@ -317,6 +326,7 @@ class FlowPolicy(Policy):
         if self.likelihood.trains == "ratio":
             return super().replayed(rollouts)
         states, at = self.watched.states(rollouts)
+        self.calls.purpose = "scored"
         if states is None:
             return self.watched.nothing(rollouts)
         conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[at[0]])

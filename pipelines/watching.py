@@ -1,0 +1,49 @@
+"""The watch over a generator's run, composed of what the configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from mmrl import plugins
+from mmrl.pipelines.config import RunConfig
+from mmrl.policies.base import Policy
+from mmrl.record import Prompt
+from mmrl.rollout.actor import Actor
+from mmrl.training.evaluation import Score
+from mmrl.training.watch import HELD_OUT, TRAINED, Watch, WatchConfig
+
+PROBES = "probes.safetensors"
+PROBED = 8
+"""Prompts on which drift is measured."""
+
+
+def watch_of(
+    settings: WatchConfig, config: RunConfig, policy: Policy, score: Score, prompts: Sequence[Prompt],
+    stack: ExitStack, *, folder: Path | None,
+) -> Watch:  # fmt: skip
+    """score  what trains; stack: closes the held-out rewards; folder: where start and measurements are kept"""
+    from mmrl.pipelines.run import reward_panel
+    from mmrl.policies.generation.drift import Probes
+
+    scores: dict[str, Score] = {TRAINED: score}
+    if settings.rewards:
+        panel = reward_panel(config, settings.rewards)
+        stack.callback(panel.close)
+        panel.check([prompts[i] for i in range(min(settings.prompts, len(prompts)))])
+        scores[HELD_OUT] = panel.score
+    embed = plugins.load(settings.embedding, "watch.embedding") if settings.embedding else None
+    path = None if folder is None else folder / PROBES
+    watch = Watch(Actor(policy), prompts, scores, settings, embed=embed, folder=folder)
+    probes = Probes(policy, watch.prompts[:PROBED], path)
+    begun: list[bool] = []
+
+    def drift() -> float:
+        if not begun:
+            probes.begin()
+            begun.append(True)
+        return probes.drift()
+
+    watch.drift = drift
+    return watch
