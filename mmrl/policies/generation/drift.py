@@ -32,9 +32,9 @@ class Probes:
     path  a file they are kept in; where it exists, they are read
     """
 
-    def __init__(self, policy: Any, prompts: Sequence[Prompt], path: Path | None = None, key: Key = Key(0)):
+    def __init__(self, policy: Any, prompts: Sequence[Prompt], path: Path | None = None):
         self.policy, self.prompts, self.path = policy, list(prompts), path
-        self.key = key.at(purpose="probe")
+        self.key = Key(0, purpose="probe")
         self.kept: dict[str, Tensor] = {}
 
     def begin(self, *, write: bool = True) -> None:
