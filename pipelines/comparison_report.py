@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def _counted(values: Sequence[float]) -> str:
 
 def reached(rows: Sequence[Row], reward: float, by: str = "seconds") -> float | None:
     """What a run had spent when its reward first was `reward`, straight lines between measurements; None: never."""
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         if after["reward"] >= reward:
             rise = after["reward"] - before["reward"]
             share = 0.0 if before["reward"] >= reward else (reward - before["reward"]) / rise

@@ -7,7 +7,7 @@ is at 0, whatever the reward.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def diversity(groups: Sequence[Sequence[Any]], embed: Embed | None = None) -> di
         raise ConfigError(f"the embedding of {len(outputs)} outputs has shape {found.shape}; expected (N, D)")
     found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
     places = np.cumsum([0, *map(len, groups)])
-    pairs = [list(combinations(range(a, b), 2)) for a, b in zip(places, places[1:], strict=False) if b - a > 1]
+    pairs = [list(combinations(range(a, b), 2)) for a, b in pairwise(places) if b - a > 1]
     if not pairs:
         raise ConfigError("diversity needs at least one prompt with two outputs")
     return {

@@ -76,9 +76,7 @@ class Watch:
         drift: Callable[[], float] | None = None, embed: Embed | None = None, folder: Path | None = None,
     ):  # fmt: skip
         if not len(prompts):
-            raise ConfigError(
-                "watch: nothing to act on; name held-out prompts with data.eval=..., or set watch.every=0"
-            )
+            raise ConfigError("watch: nothing to act on; name held-out prompts in data.eval, or set watch.every=0")
         self.actor, self.config, self.scores, self.folder = actor, config, dict(scores), folder
         self.prompts = [prompts[i] for i in range(min(config.prompts, len(prompts)))]
         self.drift, self.embed = drift, embed

@@ -119,10 +119,9 @@ class FlowPolicy(Policy):
         return self.calls.told()
 
     def _denoiser(self, modules: Any) -> Denoiser:
-        autocast = None if self.config.autocast is None else DTYPES[self.config.autocast]
-        return Denoiser(
-            self.generator, modules, chunk=self.config.transformer_batch, autocast=autocast, calls=self.calls
-        )
+        cast, chunk = self.config.autocast, self.config.transformer_batch
+        autocast = None if cast is None else DTYPES[cast]
+        return Denoiser(self.generator, modules, chunk=chunk, autocast=autocast, calls=self.calls)
 
     def times(self, steps: int, media: Sequence[Any] = ()) -> Tensor:
         """(S + 1,) times of a rollout: the pipeline's own, or the linear ones of `policy.schedule`."""
