@@ -87,7 +87,7 @@ class Comparison(Section):
 
 
 def read_comparison(source: str | Path, overrides: Sequence[str] = ()) -> Comparison:
-    """A file, or the name of a shipped plan ("flow"); `recipes=[a, b]` takes these, with its settings where it names them."""
+    """A file, or the name of a shipped plan ("flow"); `recipes=[a, b]` takes these, as it has them."""
     path = Path(source)
     if not path.is_file():
         folder = Path(str(resources.files("mmrl.configs") / "compare"))

@@ -31,6 +31,7 @@ from mmrl.selection.prompts import Sampler, Shuffled, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.ahead import Ahead
 from mmrl.training.collect import Collected, Collector
+from mmrl.training.combining import combined, mixture_of
 from mmrl.training.compiled import compile_blocks
 from mmrl.training.config import TrainingConfig
 from mmrl.training.digests import restoring
@@ -159,6 +160,7 @@ class Trainer:
         )  # fmt: skip
         refuse_pieces(type(policy), objective, plan.update, config.micro_batch_actions)
         self.gradients = Gradients(policy, objective, plan.update, config, self.accelerator)
+        self.mixture = mixture_of(objective)
         self.checked: SelfCheck | None = None
         self.ahead = Ahead(self.collector, policy, config)
 
@@ -258,7 +260,10 @@ class Trainer:
     def update(self, rollouts: Rollouts, batch: Batch, weights: Tensor, mine: Tensor, log: UpdateLog) -> None:
         """The optimizer steps of one pass over a rollout batch."""
         for update in range(int(batch.update.max()) + 1):
-            added = self.gradients.add(rollouts, batch, weights, mine, update)
+            if self.mixture is not None and self.mixture.due(self.updates):
+                added = combined(self.gradients, self.mixture, rollouts, batch, weights, mine, update)
+            else:
+                added = self.gradients.add(rollouts, batch, weights, mine, update)
             if not added.passes:
                 continue
             try:

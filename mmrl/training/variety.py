@@ -15,6 +15,8 @@ import numpy as np
 from mmrl.errors import ConfigError
 
 GRID, ANGLES, FRAMES = 4, 8, 4
+GROUND = 0.2
+"""Added to each cell, so that black pictures have a direction too."""
 Embed = Callable[[list[Any]], Any]
 """Outputs to (N, D): CLIP, DINO or what you trust. Rows are scaled to length 1."""
 
@@ -53,8 +55,8 @@ def values(output: Any) -> np.ndarray:
 
 
 def descriptor(output: Any) -> np.ndarray:
-    """Mean colour and edge directions in each of 4 x 4 cells, less their mean, of a picture or of frames; loudness in
-    64 parts of a sound. No weights: for semantics name an embedding of your own."""
+    """Mean colour and edge directions in each of 4 x 4 cells, of a picture or frames; loudness in 64 parts of a sound. No
+    weights: for semantics name an embedding of your own."""
     if hasattr(output, "samples"):
         parts = np.array_split(np.asarray(output.samples, dtype=np.float64).ravel(), 64)
         return np.array([np.sqrt((part**2).mean()) if len(part) else 0.0 for part in parts])
@@ -78,7 +80,7 @@ def _cells(picture: np.ndarray) -> np.ndarray:
     for rows in np.array_split(np.arange(len(picture)), GRID):
         for columns in np.array_split(np.arange(picture.shape[1]), GRID):
             cell = np.ix_(rows, columns)
-            colour = picture[cell].mean((0, 1)) - 0.5
+            colour = np.append(picture[cell].mean((0, 1)), GROUND)
             edges = np.bincount(bins[cell].ravel(), strength[cell].ravel(), ANGLES) / max(bins[cell].size, 1)
             parts.append(np.concatenate([colour, edges]))
     return np.concatenate(parts)

@@ -78,6 +78,8 @@ class FlowPolicyConfig(Section):
                             loss of the clean output, from any sampler), or one of your own, `my.py:Mine`
     draws                   where the matching loss is measured
     sampler, train_steps    how noise is drawn, and at which steps (transition)
+    tail                    of rollouts: the share of the steps behind the last noise that are taken, by a second-order
+                            solver (MixGRPO-Flash: .4); null: all of them, by Euler
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
     guidance_scale          classifier-free guidance of rollout and training alike, by the pipeline's own formula (its
@@ -128,6 +130,7 @@ class FlowPolicyConfig(Section):
     draws: Draws = Draws()
     sampler: Sampler = Sampler()
     train_steps: TrainSteps = TrainSteps()
+    tail: float | None = Field(None, gt=0, le=1)
     share_prefix: bool = True
     same_initial_noise: bool = False
     guidance_scale: float = Field(1.0, ge=0)
@@ -152,6 +155,15 @@ class FlowPolicyConfig(Section):
     @model_validator(mode="after")
     def _likelihood_is_known(self) -> FlowPolicyConfig:
         likelihood_class(self.likelihood)
+        return self
+
+    @model_validator(mode="after")
+    def _tail_is_behind_a_window(self) -> FlowPolicyConfig:
+        if self.tail is not None and (self.likelihood != "transition" or self.train_steps.select != "window"):
+            raise ConfigError(
+                f"tail={self.tail:g} shortens what follows a window of noise: it needs likelihood=transition and "
+                "train_steps.select=window"
+            )
         return self
 
     @model_validator(mode="after")

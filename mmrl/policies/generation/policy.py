@@ -77,9 +77,7 @@ class FlowPolicy(Policy):
         self.verdict: Verdict | None = None
         self.scoring = config.scoring()
         self.likelihood = likelihood_class(config.likelihood)(config)
-        self.watched = Watched()
-        self.calls = Calls()
-        self.updates = 0
+        self.watched, self.calls, self.updates = Watched(), Calls(), 0
         self.average = None if config.ema is None else WeightAverage(config.ema)
         self._source: str | None = None
         self._schedules: dict[int, Tensor] = {}
@@ -227,6 +225,7 @@ class FlowPolicy(Policy):
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
                 watch=None if greedy else self.watched.of(ids, members, times, weights),
                 home=torch.device("cpu") if self.config.latents_on == "cpu" else None,
+                tail=None if greedy else self.config.tail,
             )  # fmt: skip
             outputs = self.frozen.decode(sampled.final, conditioned)
         kept = unplanned(plan, sampled, self.device)

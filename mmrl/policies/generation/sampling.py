@@ -12,6 +12,7 @@ from mmrl.errors import PolicyError
 from mmrl.policies.generation.conditions import Conditioned
 from mmrl.policies.generation.sde import Scoring, predicted_clean, sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
+from mmrl.policies.generation.tail import solve, tail_times
 from mmrl.randomness import Key
 from mmrl.record import Start
 
@@ -86,7 +87,7 @@ def state_at(start: Start, prompt: str) -> Tensor:
 def sample(
     group: Group, velocity: Velocity, times: Tensor, scoring: Scoring, key: Key, shape: Sequence[int],
     storage: torch.dtype, *, share_prefix: bool = True, keep_means: bool = False, watch: Watch | None = None,
-    home: torch.device | None = None,
+    home: torch.device | None = None, tail: float | None = None,
 ) -> Sampled:  # fmt: skip
     """Denoise a group along `times (S + 1,)`.
 
@@ -95,6 +96,7 @@ def sample(
     `storage` before it is scored, so that training reads the very numbers the log-prob was taken at.
 
     home  where stored states and means are kept; None: where they are computed
+    tail  share of the steps behind the last noise that are taken, by a better solver (`tail`); None: all of them
     """
     device, plan = times.device, group.plan
     steps = len(times) - 1
@@ -110,7 +112,8 @@ def sample(
     for row, begin in group.starts.items():
         start[row], x[row] = begin.action, _stored(state_at(begin, group.prompts[row]).to(device), storage)
         record.taken_over(row, begin)
-    for i in range(steps):
+    body = steps if tail is None else int(plan.stochastic.any(0).nonzero().max()) + 1
+    for i in range(body):
         joining = (start == i).nonzero().squeeze(1)
         joining = joining[~torch.isin(joining, begun)]
         x[joining.to(device)] = trunk[trunk_of[joining].to(device)]
@@ -137,6 +140,9 @@ def sample(
             record.transitions(i, rows[drawn], mean, log_probs)
         record.states(i, rows, states[: len(rows)], following)
         x[rows.to(device)] = following
+    if body < steps:
+        x = solve(x, group.conditioned, velocity, tail_times(times, body, tail or 1.0))
+        return Sampled(x, record.first, record.latents, record.means, record.log_probs)
     late = (start == steps).nonzero().squeeze(1)
     x[late.to(device)] = trunk[trunk_of[late].to(device)]
     return Sampled(x, record.first, record.latents, record.means, record.log_probs)
