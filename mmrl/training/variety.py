@@ -55,8 +55,10 @@ def values(output: Any) -> np.ndarray:
 
 
 def descriptor(output: Any) -> np.ndarray:
-    """Mean colour and edge directions in each of 4 x 4 cells, of a picture or frames; loudness in 64 parts of a sound. No
-    weights: for semantics name an embedding of your own."""
+    """Mean colour and edge directions in 4 x 4 cells of a picture or of frames; loudness in 64 parts of a sound.
+
+    No weights: for semantics name an embedding of your own.
+    """
     if hasattr(output, "samples"):
         parts = np.array_split(np.asarray(output.samples, dtype=np.float64).ravel(), 64)
         return np.array([np.sqrt((part**2).mean()) if len(part) else 0.0 for part in parts])

@@ -82,6 +82,10 @@ class FlowPolicyConfig(Section):
                             solver (MixGRPO-Flash: .4); null: all of them, by Euler
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
+    guidance                what is trained under guidance_scale above 1. "detached": the guided velocity, without
+                            gradient through the unconditional pass (Flow-GRPO); "through": with it; "none": the
+                            conditional one alone, which likelihood=transition can do at scale 1 only, since rollouts
+                            are guided, and likelihood=matching always does
     guidance_scale          classifier-free guidance of rollout and training alike, by the pipeline's own formula (its
                             `guidance_scale`, or `true_cfg_scale` where guidance is an input too); 1 skips the
                             unconditional pass
@@ -133,6 +137,7 @@ class FlowPolicyConfig(Section):
     tail: float | None = Field(None, gt=0, le=1)
     share_prefix: bool = True
     same_initial_noise: bool = False
+    guidance: Literal["none", "detached", "through"] = "detached"
     guidance_scale: float = Field(1.0, ge=0)
     guidance_scale_2: float | None = Field(None, ge=0)
     reference_guidance: float = Field(1.0, ge=1)
@@ -155,6 +160,17 @@ class FlowPolicyConfig(Section):
     @model_validator(mode="after")
     def _likelihood_is_known(self) -> FlowPolicyConfig:
         likelihood_class(self.likelihood)
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_is_what_was_sampled(self) -> FlowPolicyConfig:
+        if self.guidance == "none" and self.guidance_scale > 1 and self.likelihood == "transition":
+            raise ConfigError(
+                f"guidance=none with guidance_scale={self.guidance_scale:g}: rollouts would be guided and training "
+                "not, and their ratio compares two policies; set policy.guidance=detached, or policy.guidance_scale=1"
+            )
+        if self.guidance == "through" and self.likelihood == "matching":
+            raise ConfigError("guidance=through: likelihood=matching trains predictions without guidance; use none")
         return self
 
     @model_validator(mode="after")
@@ -184,5 +200,5 @@ class FlowPolicyConfig(Section):
         return Asked(
             height=self.height, width=self.width, frames=self.frames, guidance=self.guidance_scale,
             guidance_2=self.guidance_scale_2, embedded=self.embedded_guidance, negative=self.negative_prompt,
-            options=limit | self.pipeline_options,
+            through=self.guidance == "through", options=limit | self.pipeline_options,
         )  # fmt: skip
