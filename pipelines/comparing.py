@@ -8,6 +8,7 @@ Runs that a folder holds already are not repeated, so a comparison can grow by a
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -171,6 +172,9 @@ def _curve(plan: Comparison, name: str, seed: int, report: Callable[[str], None]
             differ = sorted(k for k in {*asked, *held["asked"]} if asked.get(k) != held["asked"].get(k))
             raise ConfigError(f"{folder} was run with another {', '.join(differ)}; remove it, or name another out=...")
         return held["rows"]
+    if folder.exists():
+        report(f"{folder} holds a run that was cut short; it begins anew")
+        shutil.rmtree(folder)
     kept: list[Curve] = []
     prompts = open_prompts(config.data.eval, config.data, plan.watch.prompts, held_out=True)
 
@@ -179,7 +183,10 @@ def _curve(plan: Comparison, name: str, seed: int, report: Callable[[str], None]
         return kept
 
     quiet = config.model_copy(update={"data": config.data.model_copy(update={"eval": None})})
-    train(quiet, monitors=monitors)
+    result = train(quiet, monitors=monitors)
+    if result.interrupted:
+        report(f"interrupted in {name}, seed {seed}, after step {result.steps}; the same command runs it again")
+        raise SystemExit(128 + (result.signal or 0))
     rows = kept[0].rows
     write_atomically(path, json.dumps({"asked": asked, "rows": rows}, indent=1))
     report(f"{name}, seed {seed}: reward {rows[0]['reward']:.3f} -> {rows[-1]['reward']:.3f}")
