@@ -53,9 +53,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 PROMPTS, GROUP = 2 * LEAST_GROUPS, 4
 FEW_DRAWS = {"policy": {"draws": {"count": 2, "first": 0, "last": 4}}}
 SMALLER: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("awm", "crd", "dgpo_direct", "diffusion_nft"), FEW_DRAWS),
+    **dict.fromkeys(("awm", "crd", "dgpo_direct", "diffusion_nft", "marble"), FEW_DRAWS),
     "tempflow_grpo": {"training": {"group_size": 6}, "policy": {"train_steps": {"branches": 2}}},
     "mix_grpo": {"policy": {"steps": 6}},
+    "mix_grpo_flash": {"policy": {"steps": 6}},
+    "euphonium": {"policy": {"push": {"reward": "tests.recipes.toys:bright", "first": 1}}},
     "branchgrpo": {"rollout": [{"name": "branching", "at": [1, 2]}]},
     "branchgrpo_mix": {
         "rollout": [{"name": "branching", "at": [1, 2]}],

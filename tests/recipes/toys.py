@@ -11,6 +11,12 @@ from typing import Any
 from mmrl.columns import COLUMNS, DATA, REWARD, STRATEGY
 from mmrl.record import Prompt
 
+
+def bright(x: Any, t: Any, prompts: Sequence[str]) -> Any:
+    """A process reward that likes large latents, so that its gradient is the state."""
+    return x.flatten(1).square().mean(1)
+
+
 SHARES = (0.0, 0.5, 1.0)
 """Where the toy segments of an output begin and end: two turns of the same length."""
 

@@ -12,6 +12,7 @@ from mmrl.policies.anchor import AnchorConfig
 from mmrl.policies.generation.families.asking import Asked
 from mmrl.policies.generation.likelihoods import likelihood_class
 from mmrl.policies.generation.likelihoods.draws import Draws
+from mmrl.policies.generation.pushing import PushConfig
 from mmrl.policies.generation.sde import DEFAULT_LEVEL, KLKind, Reduction, SamplerKind, Scoring
 from mmrl.policies.generation.steps import TrainSteps
 from mmrl.policies.weight_average import AverageConfig
@@ -80,6 +81,8 @@ class FlowPolicyConfig(Section):
     sampler, train_steps    how noise is drawn, and at which steps (transition)
     tail                    of rollouts: the share of the steps behind the last noise that are taken, by a second-order
                             solver (MixGRPO-Flash: .4); null: all of them, by Euler
+    push                    of rollouts: what moves their stochastic steps besides the policy, whose log-probs do not
+                            know of it (Euphonium; transition)
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
     guidance                what is trained under guidance_scale above 1. "detached": the guided velocity, without
@@ -135,6 +138,7 @@ class FlowPolicyConfig(Section):
     sampler: Sampler = Sampler()
     train_steps: TrainSteps = TrainSteps()
     tail: float | None = Field(None, gt=0, le=1)
+    push: PushConfig | None = None
     share_prefix: bool = True
     same_initial_noise: bool = False
     guidance: Literal["none", "detached", "through"] = "detached"
@@ -171,6 +175,12 @@ class FlowPolicyConfig(Section):
             )
         if self.guidance == "through" and self.likelihood == "matching":
             raise ConfigError("guidance=through: likelihood=matching trains predictions without guidance; use none")
+        return self
+
+    @model_validator(mode="after")
+    def _push_moves_transitions(self) -> FlowPolicyConfig:
+        if self.push is not None and self.likelihood != "transition":
+            raise ConfigError("push moves the means of stochastic steps: it needs likelihood=transition")
         return self
 
     @model_validator(mode="after")

@@ -36,6 +36,7 @@ from mmrl.policies.generation.families.kept import verdict_of
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
 from mmrl.policies.generation.likelihoods.base import Drawn, Kept, Likelihood, settings_of, unplanned
 from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
+from mmrl.policies.generation.pushing import aids
 from mmrl.policies.generation.sampling import PROJECTIONS, STORED, Group, sample, stored
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
 from mmrl.policies.generation.scoring import Copies, Denoiser
@@ -220,12 +221,11 @@ class FlowPolicy(Policy):
             weights = "ema" if greedy and weights == "current" else weights
         with torch.no_grad(), self._weights(weights) as module:
             sampled = sample(
-                Group(ids, members, conditioned, plan, starts), module.velocity,
+                Group(ids, members, conditioned, plan, starts, *aids(self.config, requests, greedy)), module.velocity,
                 times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
                 watch=None if greedy else self.watched.of(ids, members, times, weights),
                 home=torch.device("cpu") if self.config.latents_on == "cpu" else None,
-                tail=None if greedy else self.config.tail,
             )  # fmt: skip
             outputs = self.frozen.decode(sampled.final, conditioned)
         kept = unplanned(plan, sampled, self.device)

@@ -19,7 +19,7 @@ from mmrl.policies.generation.likelihoods.base import (
     option,
     unplanned,
 )
-from mmrl.policies.generation.sampling import stored
+from mmrl.policies.generation.sampling import WORTH, stored
 from mmrl.policies.generation.sde import (
     KINDS,
     Scoring,
@@ -55,7 +55,7 @@ class Transition(Likelihood):
     """`policy.sampler` says how a step is drawn and scored, `policy.train_steps` which steps are actions."""
 
     probes = frozenset({"reference_kl", "mean_shift"})
-    kept = frozenset({"step_std", "step_sizes", "step_equalizer", "branch"})
+    kept = frozenset({"step_std", "step_sizes", "step_equalizer", "branch", "process_reward"})
 
     @property
     def scoring(self) -> Scoring:
@@ -103,7 +103,7 @@ class Transition(Likelihood):
     def record(self, drawn: Drawn) -> Kept:
         sampled, plan = drawn.sampled, drawn.plan
         kept = unplanned(plan, sampled, sampled.log_probs.device)
-        kept.columns = self._step_columns(plan, drawn.times)
+        kept.columns = self._step_columns(plan, drawn.times) | {WORTH: torch.where(plan.trained, sampled.worth, 0.0)}
         kept.replay = {
             "latents": sampled.latents,
             "first": sampled.first,
