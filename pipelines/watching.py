@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,13 +36,14 @@ def watch_of(
         scores[HELD_OUT] = panel.score
     embed = plugins.load(settings.embedding, "watch.embedding") if settings.embedding else None
     path = None if folder is None else folder / PROBES
-    watch = Watch(Actor(policy), prompts, scores, settings, embed=embed, folder=folder)
+    first = os.environ.get("RANK", "0") == "0"
+    watch = Watch(Actor(policy), prompts, scores, settings, embed=embed, folder=folder, speaks=first)
     probes = Probes(policy, watch.prompts[:PROBED], path)
     begun: list[bool] = []
 
     def drift() -> float:
         if not begun:
-            probes.begin()
+            probes.begin(write=first)
             begun.append(True)
         return probes.drift()
 

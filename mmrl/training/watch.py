@@ -69,17 +69,19 @@ class Watch:
     scores  {"reward": what trains, "held_out": what does not}; the second may be missing
     drift   how far the model moved; None where its policy cannot say
     folder  where measurements are kept, so that a resumed run compares with the same start
+    speaks  whether this rank writes and says something; all of them measure
     """
 
     def __init__(
         self, actor: Actor, prompts: Sequence[Prompt], scores: Mapping[str, Score], config: WatchConfig, *,
         drift: Callable[[], float] | None = None, embed: Embed | None = None, folder: Path | None = None,
+        speaks: bool = True,
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("watch: nothing to act on; name held-out prompts in data.eval, or set watch.every=0")
         self.actor, self.config, self.scores, self.folder = actor, config, dict(scores), folder
         self.prompts = [prompts[i] for i in range(min(config.prompts, len(prompts)))]
-        self.drift, self.embed = drift, embed
+        self.drift, self.embed, self.speaks = drift, embed, speaks
         self.rows: list[dict[str, float]] = []
         self.spread, self.ended, self.said = 0.0, "", ""
 
@@ -100,9 +102,9 @@ class Watch:
         self.rows.append(row | {"step": float(step)})
         self._keep()
         moved = self.moved()
-        if moved and moved != self.said:
+        if moved and not self.said and self.speaks:
             tell(f"watch: {moved}")
-            self.said = moved
+        self.said = moved
         self.ended = moved if self.config.stop else ""
         return {f"watch/{name}": value for name, value in row.items()}
 
@@ -166,7 +168,7 @@ class Watch:
         return json.loads(path.read_text()) if path is not None and path.is_file() else []
 
     def _keep(self) -> None:
-        if self.folder is not None:
+        if self.folder is not None and self.speaks:
             from mmrl.training.storage import write_atomically
 
             write_atomically(self.folder / FILE, json.dumps(self.rows, indent=1))

@@ -6,12 +6,17 @@ import torch
 from PIL import Image
 
 from mmrl.errors import ConfigError
+from mmrl.objective import Objective
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.run import train
+from mmrl.training import checkpoint
+from mmrl.training.config import TrainingConfig
 from mmrl.training.monitors import reason
+from mmrl.training.trainer import Trainer
 from mmrl.training.variety import descriptor, diversity
 from mmrl.training.watch import Watch, WatchConfig
 from tests.policies.generation.tiny import captions, flow_policy, nudge
+from tests.training.tiny import make_policy, make_prompts, score_vowels
 
 
 def plain(*color):
@@ -138,6 +143,29 @@ def test_the_first_monitor_that_ends_a_run_is_named():
             self.ended = ended
 
     assert reason([Ends(""), Ends("enough"), Ends("more")]) == "enough" and reason([]) == ""
+
+
+def test_a_monitor_ends_a_run_which_is_evaluated_and_saved(tmp_path):
+    class Second:
+        ended = ""
+
+        def begin(self, step):
+            self.began = step
+
+        def watch(self, step, metrics):
+            self.ended = "two are enough" if step == 2 else ""
+            return {"second/step": step}
+
+    seen, second = [], Second()
+    trainer = Trainer(
+        make_policy(), Objective.of({}), make_prompts(4), score_vowels,
+        TrainingConfig(steps=9, prompts_per_step=2, group_size=4, micro_batch_size=8), tmp_path,
+        eval_prompts=make_prompts(2), monitors=[second], report=lambda step, metrics: seen.append(metrics),
+    )  # fmt: skip
+    result = trainer.train()
+    assert (result.steps, result.ended, result.interrupted, second.began) == (2, "two are enough", False, 0)
+    assert result.after and [m["second/step"] for m in seen] == [1, 2]
+    assert checkpoint.latest(tmp_path).name == "step-000002"
 
 
 def test_a_watch_without_prompts_is_refused():
