@@ -27,7 +27,7 @@ def write_comparison(plan: Comparison, curves: Curves) -> Path:
     """comparison.json, comparison.md and comparison.svg of what has run so far."""
     out, done = Path(plan.out), {name: runs for name, runs in curves.items() if runs}
     write_atomically(out / "comparison.json", json.dumps(done, indent=1))
-    write_atomically(out / "comparison.md", table(done))
+    write_atomically(out / "comparison.md", f"{table(done)}\n{sooner(done)}".rstrip() + "\n")
     write_atomically(out / "comparison.svg", plot(done, plan.budget.kind))
     return out / "comparison.md"
 
@@ -69,6 +69,36 @@ def reached(rows: Sequence[Row], reward: float, by: str = "seconds") -> float | 
             share = 0.0 if before["reward"] >= reward else (reward - before["reward"]) / rise
             return before[by] + share * (after[by] - before[by])
     return None
+
+
+def sooner(curves: Curves) -> str:
+    """Markdown: what each recipe had spent when its reward was the first recipe's last, seed by seed. Between two
+    measurements the reward is taken to rise in a straight line."""
+    first, *others = curves
+    if not others:
+        return ""
+    lines = [
+        f"| to the last reward of `{first}` | processor seconds | of its own | calls | of its own |",
+        "|---|---|---|---|---|",
+    ]
+    for recipe in others:
+        seeds = [seed for seed in curves[first] if seed in curves[recipe]]
+        cells = [cell for by in ("seconds", "calls") for cell in _sooner(curves[first], curves[recipe], seeds, by)]
+        lines.append(f"| `{recipe}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _sooner(
+    first: Mapping[int, Sequence[Row]], other: Mapping[int, Sequence[Row]], seeds: Sequence[int], by: str
+) -> tuple[str, str]:
+    """What was spent, and which part of what the first recipe spent that is; means over the seeds that got there."""
+    spent = [reached(other[seed], first[seed][-1]["reward"], by) for seed in seeds]
+    there = [(each, first[seed][-1][by]) for each, seed in zip(spent, seeds, strict=True) if each is not None]
+    if not there:
+        return "not reached", ""
+    mean, own = fmean(each for each, _ in there), fmean(each for _, each in there)
+    missed = f", with {len(there)} of {len(seeds)} seeds" if len(there) < len(seeds) else ""
+    return f"{mean:.0f}{missed}", f"1 / {own / mean:.1f}" if mean else "0"
 
 
 def plot(curves: Curves, by: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.comparing import compare, read_comparison
-from mmrl.pipelines.comparison_report import reached, table
+from mmrl.pipelines.comparison_report import reached, sooner, table
 
 SMALL = [
     "seeds=[0]", "budget.calls=400", "measurements=2", "watch.prompts=2", "common.training.prompts_per_step=2",
@@ -83,6 +83,20 @@ def test_what_was_spent_when_a_reward_was_reached():
     rows = [{"reward": r, "seconds": s} for r, s in ((0.2, 0.0), (0.4, 10.0), (0.3, 20.0), (0.8, 30.0))]
     assert reached(rows, 0.3) == pytest.approx(5) and reached(rows, 0.7) == pytest.approx(28)
     assert reached(rows, 0.9) is None and reached(rows, 0.1) == 0
+
+
+def test_how_much_sooner_by_hand():
+    """The slow one ends at .6 after 40 seconds; the fast one is there halfway between 4 and 12, with one of two seeds."""
+
+    def run(*points):
+        return [{"reward": r, "seconds": s, "calls": 10 * s} for r, s in points]
+
+    made = sooner({
+        "slow": {0: run((0.2, 0.0), (0.6, 40.0)), 1: run((0.2, 0.0), (0.9, 40.0))},
+        "fast": {0: run((0.2, 0.0), (0.5, 4.0), (0.7, 12.0)), 1: run((0.2, 0.0), (0.5, 4.0))},
+    })  # fmt: skip
+    assert made.splitlines()[2] == "| `fast` | 8, with 1 of 2 seeds | 1 / 5.0 | 80, with 1 of 2 seeds | 1 / 5.0 |"
+    assert sooner({"slow": {0: run((0.2, 0.0))}}) == ""
 
 
 @pytest.mark.parametrize(
