@@ -24,7 +24,7 @@ from mmrl.media import ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.anchor import Anchor
 from mmrl.policies.base import Policy
-from mmrl.policies.generation.calls import Calls
+from mmrl.policies.generation.calls import Calls, uncounted
 from mmrl.policies.generation.checking import check_objective, check_probe
 from mmrl.policies.generation.conditions import Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
@@ -320,11 +320,11 @@ class FlowPolicy(Policy):
         columns |= {need.key: scores["log_probs"] for need in needs if need.probe == "log_probs"}
         return Evaluation(scores.pop("log_probs"), columns | scores)
 
+    @uncounted
     def replayed(self, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
         if self.likelihood.trains == "ratio":
             return super().replayed(rollouts)
         states, at = self.watched.states(rollouts)
-        self.calls.purpose = "scored"
         if states is None:
             return self.watched.nothing(rollouts)
         conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[at[0]])
