@@ -79,8 +79,10 @@ PARTS = {
     "dr_irl_grpo_s": ["hardness", "gap"],
     "dynframe_sd_grpo": ["retrieval", "answer"],
     "f_grpo": ["coverage", "ranking"],
+    "flowse_grpo": ["format"],
     "gdpo_decoupled": ["format"],
     "lightningrl": ["tokens_per_forward"],
+    "marble": ["format"],
     "q_hawkeye": ["predicted_score"],
 }
 """Reward components that recipes read by name."""
@@ -88,6 +90,7 @@ PARTS = {
 SET = {
     "atlas_la_grpo": {"objective.credit.0.tokens": [3, 5, 7, 11]},
     "dynframe_sd_grpo": {"objective.credit.dynframe_sd_grpo.marker": [5]},
+    "euphonium": {"policy.push.reward": f"{__file__}:bright"},
     "prs_vspo": {"objective.shaping.progressive_stages.stages": [{"component": "accuracy"}]},
     "rubric_anchors": {"objective.shaping.rubric_anchors.weights": {"accuracy": 1.0}},
     "searchllm": {
