@@ -76,8 +76,7 @@ class FlowPolicy(Policy):
         self.config, self.pipeline, self.seed = config, pipeline, seed
         self.generator = generator_of(pipeline, config.asked())
         self.verdict: Verdict | None = None
-        self.scoring = config.scoring()
-        self.likelihood = likelihood_class(config.likelihood)(config)
+        self.scoring, self.likelihood = config.scoring(), likelihood_class(config.likelihood)(config)
         self.watched, self.calls, self.updates = Watched(), Calls(), 0
         self.average = None if config.ema is None else WeightAverage(config.ema)
         self._source: str | None = None
