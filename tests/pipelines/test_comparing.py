@@ -41,10 +41,10 @@ def test_all_begin_at_the_same_place(curves):
 
 
 def test_calls_are_those_of_the_method(curves):
-    """8 rows, 9 steps: 72 sampled and at most 24 trained, as rows without advantage are left out; NFT: 72, and 9 draws,
+    """8 rows, 9 steps: 72 sampled and at most 24 trained, as rows without advantage are left out; NFT: 72, and 3 draws,
     each through policy, anchor and reference, whatever the advantage."""
     fast, nft = (curves[name][0] for name in ("flow_grpo_fast", "diffusion_nft"))
-    assert nft[1]["calls"] / nft[1]["step"] == 72 + 8 * 9 * 3
+    assert nft[1]["calls"] / nft[1]["step"] == 72 + 8 * 3 * 3
     assert 72 < fast[1]["calls"] / fast[1]["step"] <= 72 + 24
 
 
