@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.pipelines.config import RunConfig, merge, override, read_config, set_dotted
-from mmrl.pipelines.run import open_prompts, train
+from mmrl.pipelines.run import held_out_panel, open_prompts, train
 from mmrl.pipelines.watching import watch_of
 from mmrl.policies.base import Policy
 from mmrl.policies.generation.calls import spent
@@ -159,7 +159,7 @@ def compare(plan: Comparison, report: Callable[[str], None] = tell) -> dict[str,
     for seed in plan.seeds:
         for name in plan.recipes:
             curves[name][seed] = _curve(plan, name, seed, report)
-            write_comparison(plan, curves)
+            write_comparison(Path(plan.out), plan.budget.kind, curves)
     return curves
 
 
@@ -179,7 +179,8 @@ def _curve(plan: Comparison, name: str, seed: int, report: Callable[[str], None]
     prompts = open_prompts(config.data.eval, config.data, plan.watch.prompts, held_out=True)
 
     def monitors(policy: Policy, score: Score, stack: ExitStack) -> list[Curve]:
-        kept.append(Curve(watch_of(plan.watch, config, policy, score, prompts, stack, folder=None), plan))
+        panel = held_out_panel(config, plan.watch, stack)
+        kept.append(Curve(watch_of(plan.watch, policy, score, prompts, panel, folder=None), plan))
         return kept
 
     quiet = config.model_copy(update={"data": config.data.model_copy(update={"eval": None})})

@@ -7,12 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from mmrl.training.storage import write_atomically
-
-if TYPE_CHECKING:
-    from mmrl.pipelines.comparing import Comparison
 
 Row = dict[str, float]
 Curves = Mapping[str, Mapping[int, Sequence[Row]]]
@@ -23,12 +19,12 @@ COLUMNS = {
 COUNTED = ("seconds", "calls", "step")
 
 
-def write_comparison(plan: Comparison, curves: Curves) -> Path:
-    """comparison.json, comparison.md and comparison.svg of what has run so far."""
-    out, done = Path(plan.out), {name: runs for name, runs in curves.items() if runs}
+def write_comparison(out: Path, by: str, curves: Curves) -> Path:
+    """comparison.json, comparison.md and comparison.svg of what has run so far; `by` calls or seconds."""
+    done = {name: runs for name, runs in curves.items() if runs}
     write_atomically(out / "comparison.json", json.dumps(done, indent=1))
     write_atomically(out / "comparison.md", f"{table(done)}\n{sooner(done)}".rstrip() + "\n")
-    write_atomically(out / "comparison.svg", plot(done, plan.budget.kind))
+    write_atomically(out / "comparison.svg", plot(done, by))
     return out / "comparison.md"
 
 

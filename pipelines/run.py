@@ -48,6 +48,7 @@ from mmrl.training.run_lock import RunLock
 from mmrl.training.storage import write_atomically
 from mmrl.training.tracking import Tracker, environment, open_trackers
 from mmrl.training.trainer import Report, Result, Trainer
+from mmrl.training.watch import WatchConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -303,7 +304,16 @@ def _watching(
         return []
     from mmrl.pipelines.watching import watch_of
 
-    return [watch_of(config.watch, config, policy, score, prompts, stack, folder=folder)]
+    return [watch_of(config.watch, policy, score, prompts, held_out_panel(config, config.watch, stack), folder=folder)]
+
+
+def held_out_panel(config: RunConfig, watch: WatchConfig, stack: ExitStack) -> RewardPanel | None:
+    """The rewards of a watch, until `stack` closes; None where it has none."""
+    if not watch.rewards:
+        return None
+    panel = reward_panel(config, watch.rewards)
+    stack.callback(panel.close)
+    return panel
 
 
 def _opened(

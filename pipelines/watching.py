@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmrl import plugins
-from mmrl.pipelines.config import RunConfig
 from mmrl.policies.base import Policy
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
 from mmrl.training.evaluation import Score
 from mmrl.training.watch import HELD_OUT, TRAINED, Watch, WatchConfig
+
+if TYPE_CHECKING:
+    from mmrl.rewards.panel import RewardPanel
 
 PROBES = "probes.safetensors"
 PROBED = 8
@@ -21,19 +23,16 @@ PROBED = 8
 
 
 def watch_of(
-    settings: WatchConfig, config: RunConfig, policy: Policy, score: Score, prompts: Sequence[Prompt],
-    stack: ExitStack, *, folder: Path | None,
+    settings: WatchConfig, policy: Policy, score: Score, prompts: Sequence[Prompt], held_out: RewardPanel | None, *,
+    folder: Path | None,
 ) -> Watch:  # fmt: skip
-    """score  what trains; stack: closes the held-out rewards; folder: where start and measurements are kept"""
-    from mmrl.pipelines.run import reward_panel
+    """score  what trains; held_out: the rewards that do not; folder: where start and measurements are kept"""
     from mmrl.policies.generation.drift import Probes
 
     scores: dict[str, Score] = {TRAINED: score}
-    if settings.rewards:
-        panel = reward_panel(config, settings.rewards)
-        stack.callback(panel.close)
-        panel.check([prompts[i] for i in range(min(settings.prompts, len(prompts)))])
-        scores[HELD_OUT] = panel.score
+    if held_out is not None:
+        held_out.check([prompts[i] for i in range(min(settings.prompts, len(prompts)))])
+        scores[HELD_OUT] = held_out.score
     embed = plugins.load(settings.embedding, "watch.embedding") if settings.embedding else None
     path = None if folder is None else folder / PROBES
     first = os.environ.get("RANK", "0") == "0"
