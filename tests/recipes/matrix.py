@@ -99,7 +99,7 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
         "run_dir": folder, "recipe": recipe, "data": {"workers": 0},
     }  # fmt: skip
     values = merge(merge(sizes, values), SMALLER.get(recipe, {}))
-    changes = [f"{key}={json.dumps(value)}" for key, value in toys.SET.get(recipe, {}).items()]
+    changes = [f"{key}={json.dumps(value)}" for key, value in {**toys.SET, **toys.PUSHED}.get(recipe, {}).items()]
     return read_config(values, changes, modality), given
 
 

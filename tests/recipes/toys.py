@@ -90,7 +90,6 @@ PARTS = {
 SET = {
     "atlas_la_grpo": {"objective.credit.0.tokens": [3, 5, 7, 11]},
     "dynframe_sd_grpo": {"objective.credit.dynframe_sd_grpo.marker": [5]},
-    "euphonium": {"policy.push.reward": f"{__file__}:bright"},
     "prs_vspo": {"objective.shaping.progressive_stages.stages": [{"component": "accuracy"}]},
     "rubric_anchors": {"objective.shaping.rubric_anchors.weights": {"accuracy": 1.0}},
     "searchllm": {
@@ -99,6 +98,9 @@ SET = {
     },
 }
 """What a recipe leaves to the user because only the user knows it."""
+
+PUSHED = {"euphonium": {"policy.push.reward": f"{__file__}:bright"}}
+"""Rewards of latent states, which such a run brings as every run brings rewards."""
 
 ANSWERS = ["it is red", "three of them"]
 
@@ -118,6 +120,7 @@ def toys(recipe: str, waited_for: Sequence[str]) -> tuple[dict[str, Any], list[s
                         "options": options})  # fmt: skip
     values: dict[str, Any] = {"rewards": rewards}
     given = [f"reward {label}" for label in PARTS.get(recipe, [])] + [key for key in SET.get(recipe, {})]
+    given += ["reward of latents" for _ in PUSHED.get(recipe, {})]
     returned = {}
     for name in (*waited_for, *BY_STRATEGY.get(recipe, ())):
         makers = COLUMNS[name].makers
