@@ -25,7 +25,7 @@ from typing import Any
 
 SEEDS = (0, 1, 2)
 SHARE = 0.70
-STEPS, PROMPTS, GROUP, EVERY = 240, 24, 8, 8
+STEPS, PROMPTS, GROUP, EVERY = 160, 24, 8, 8
 WORLD = "world:stills?split={split}&size={size}&difficulty=1-5"
 TRAIN, HELD_OUT = 1024, 512
 ARMS = ("plain", "vade", "mmr1_vas")
@@ -56,7 +56,7 @@ def trained(arm: str, seed: int, folder: Path) -> dict[str, Any]:
     if result.interrupted:
         raise SystemExit(f"{run.name}: signal {result.signal} ended it after {result.steps} steps; run it again")
     lines = read_metrics(run / "metrics.jsonl")
-    curve = {int(line["step"]) + 1: line["eval/success"] for line in lines if "eval/success" in line}
+    curve = {int(line["step"]): line["eval/success"] for line in lines if "eval/success" in line}
     curve[STEPS] = result.after["success"]
     dead = [line["signal/zero_variance_fraction"] for line in lines if "signal/zero_variance_fraction" in line]
     return {
