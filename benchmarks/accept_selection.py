@@ -20,6 +20,7 @@ import json
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,18 @@ def trained(arm: str, seed: int, folder: Path) -> dict[str, Any]:
     lines = read_metrics(run / "metrics.jsonl")
     curve = {int(line["step"]): line["eval/success"] for line in lines if "eval/success" in line}
     curve[STEPS] = result.after["success"]
+    seconds = round(time.process_time() - start)
     dead = [line["signal/zero_variance_fraction"] for line in lines if "signal/zero_variance_fraction" in line]
     return {
         "before": result.before["success"], "curve": curve, "after": result.after["success"],
-        "groups_without_spread": round(sum(dead) / len(dead), 3), "processor_seconds": round(time.process_time() - start),
+        "groups_without_spread": round(sum(dead) / len(dead), 3), "processor_seconds": seconds,
     }  # fmt: skip
 
 
 def reached(curve: dict[int, float], target: float) -> int | None:
     """The step of the first of two consecutive evaluations at or above `target`; None where there is none."""
     steps = sorted(curve)
-    pairs = zip(steps, steps[1:], strict=False)
-    return next((a for a, b in pairs if curve[a] >= target and curve[b] >= target), None)
+    return next((a for a, b in pairwise(steps) if curve[a] >= target and curve[b] >= target), None)
 
 
 def judged(results: dict[str, dict[str, Any]], seeds: list[int]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
 from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
-from mmrl.selection.prompts import Sampler, Shuffled, unhelped
+from mmrl.selection.prompts import Sampler, Shuffled, introduce, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.ahead import Ahead
 from mmrl.training.collect import Collected, Collector
@@ -145,6 +145,7 @@ class Trainer:
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
         self.strategies = Nested.of(rollout)
+        together(lambda: introduce(prompts, self.sampler, *self.strategies.strategies), self.accelerator)
         plan = plan_passes(objective, type(policy), self.strategies, policy.config)
         self.actor = Actor(policy, environment)
         self.columns = Columns(self.actor, plan, score, config, self.accelerator, self.clock)

@@ -96,7 +96,12 @@ ANSWERS = ["it is red", "three of them"]
 
 def with_columns(prompt: Prompt, number: int) -> Prompt:
     """A prompt of a world, with the columns of a data set that brings demonstrations and reference values along."""
-    added = {"demonstrations": ANSWERS[number % 2], "hint": "look again", "reference_value": 0.25 + 0.5 * (number % 2)}
+    added = {
+        "demonstrations": ANSWERS[number % 2],
+        "hint": "look again",
+        "reference_value": 0.25 + 0.5 * (number % 2),
+        "source": "ab"[number % 2],
+    }
     return replace(prompt, columns={**prompt.columns, **added})
 
 
