@@ -78,8 +78,8 @@ class Foresight(Strategy):
     ) -> None:  # fmt: skip
         if not 2 <= least <= most or ahead < 1 or prior <= 0:
             raise ConfigError(
-                f"rollout 'v_0': least={least}, most={most}, ahead={ahead}, prior={prior}; expected 2 <= least <= most, "
-                "1 or more, and above 0"
+                f"rollout 'v_0': least={least}, most={most}, ahead={ahead}, prior={prior}; expected 2 <= least <= "
+                "most, 1 or more, and above 0"
             )
         self.least, self.most, self.ahead, self.size = least, most, ahead, context
         self.sharpness, self.prior = sharpness, prior

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 
 PLACES = 2**20
 _WORD = re.compile(r"\w+")
@@ -17,7 +18,7 @@ _WORD = re.compile(r"\w+")
 def features(text: str) -> dict[int, float]:
     """A sparse vector of length 1: words and pairs of neighbours, case aside; empty for a text without words."""
     words = _WORD.findall(text.lower())
-    counts = Counter(map(_place, [*words, *map(" ".join, zip(words, words[1:], strict=False))]))
+    counts = Counter(map(_place, [*words, *map(" ".join, pairwise(words))]))
     size = math.sqrt(sum(n * n for n in counts.values()))
     return {place: n / size for place, n in counts.items()}
 
