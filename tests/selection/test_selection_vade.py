@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmrl.randomness import Key
+from mmrl.record import Prompt
 from mmrl.selection.vade import Vade, faded, gain
 from tests.selection.helpers import groups, solved
 
@@ -41,3 +42,26 @@ def test_prompts_in_between_are_asked_and_the_others_are_not_forgotten():
 def test_without_outcomes_the_draw_is_uniform():
     counts = np.bincount([i for s in range(500) for i in Vade().select(2, 10, Key(1, s))], minlength=10)
     assert abs(counts - 100).max() < 45
+
+
+def test_prompts_of_a_kind_that_fails_are_not_all_asked_first():
+    """Eighty rows of a hopeless kind and twenty of one that is solved half the time: three steps tell them apart."""
+    prompts = [Prompt(f"p{i}", [], columns={"level": "hard" if i < 80 else "fair"}) for i in range(100)]
+    shares = {}
+    for kinds in (None, ["level"]):
+        sampler, asked = Vade(utility="even", kinds=kinds), []
+        sampler.meet(prompts)
+        for step in range(10):
+            rows = sampler.select(8, 100, Key(0, step))
+            sampler.observe(rows, groups(*[solved(0 if row < 80 else 4) for row in rows], step=step))
+            asked += rows if step >= 3 else []
+        shares[bool(kinds)] = sum(row >= 80 for row in asked) / len(asked)
+    assert shares[True] > 0.6 > shares[False]
+
+
+def test_a_kind_counts_as_few_answers():
+    sampler = Vade(kinds=["level"], trust=4)
+    sampler.meet([Prompt(f"p{i}", [], columns={"level": "fair"}) for i in range(3)])
+    sampler.observe([0, 1], groups(solved(6), solved(2)))
+    assert sampler.expected(2, 0) == pytest.approx((3, 3))
+    assert sampler.expected(0, 0) == pytest.approx((1 + 6 + 2, 1 + 2 + 2))
