@@ -157,6 +157,7 @@ class StageFunction:
     grain: str = "action"
     idle: str = ""
     waits: tuple[str, ...] = ()
+    vocabulary: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -208,6 +209,7 @@ def stage(
     grain: str | None = None,
     idle: str = "",
     waits: tuple[str, ...] = (),
+    vocabulary: Mapping[str, str] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
@@ -232,6 +234,8 @@ def stage(
               acts in later ones alone
     waits     hyper-parameters that only the user knows, such as ids of the model's vocabulary: a run in which one is
               empty is refused when its configuration is read
+    vocabulary  {hyper-parameter: "single" or "sequence"} of those that are token ids, and may be given as the texts of
+              tokens: each text one token, or as many as it has
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -251,6 +255,7 @@ def stage(
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
             modalities, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle, waits,
+            dict(vocabulary or {}),
         )  # fmt: skip
         return function
 

@@ -226,6 +226,10 @@ class Policy(ABC):
         if weights != "current":
             raise PolicyError(f"the {self.modality} policy samples with its current weights, not {weights!r}")
 
+    def token_ids(self, text: str) -> list[int]:
+        """The ids of a text in the vocabulary, without what surrounds a prompt; refused where actions are no tokens."""
+        raise PolicyError(f"the {self.modality} policy has no vocabulary in which {text!r} could be found")
+
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """B lists of T short texts for people: the token, or the denoising step."""
         return [[str(t) for t in range(rollouts.mask.shape[1])] for _ in range(len(rollouts))]

@@ -22,8 +22,8 @@ class Collapsed(MMRLError):
     "rollout",
     "collapse_stop",
     paper="Unsupervised RLVR: the model collapse step, arXiv 2603.08660",
-    formula="stop where of the last `window` steps the majority is right in less than `least` of the groups whose truth is "
-    "known; or, with none known, entropy of answers < `entropy` and length < `shorter` times the first",
+    formula="stop where, in the last `window` steps, the majority is right in less than `least` of the groups of known "
+    "truth; or, with none known, entropy of answers < `entropy` and length < `shorter` times the first",
     confidence="partly",
     needs=("answer",),
     modalities=LANGUAGE,

@@ -25,7 +25,7 @@ def weak(history: Sequence[float]) -> bool:
 
 
 def budget(failures: dict[str, float], total: int) -> dict[str, int]:
-    """{kind: problems}, `total` together, in proportion to the rates of failure; the largest remainders are rounded up."""
+    """{kind: problems}, `total` together, in proportion to rates of failure; the largest rests are rounded up."""
     whole = sum(failures.values())
     exact = {kind: total * rate / whole if whole else 0.0 for kind, rate in failures.items()}
     given = {kind: int(share + 1e-9) for kind, share in exact.items()}
@@ -36,7 +36,7 @@ def budget(failures: dict[str, float], total: int) -> dict[str, int]:
 
 
 def acceptable(agreeing: int, success: float, *, least: int = 4, low: float = 0.125, high: float = 0.875) -> bool:
-    """Whether a written problem is kept: `least` answers of a strong model agree, and the policy's success is within."""
+    """Whether a written problem is kept: `least` answers of a strong model agree, the policy's success is within."""
     return agreeing >= least and low <= success <= high
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, MMRLError, NonFiniteError, SelfCheckError, StorageError
 from mmrl.objective import Objective
+from mmrl.objective.vocabulary import name_tokens
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
@@ -145,6 +146,7 @@ class Trainer:
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
         self.strategies = Nested.of(rollout)
+        name_tokens(objective.stages, lambda text: policy.token_ids(text))
         together(lambda: introduce(prompts, self.sampler, *self.strategies.strategies), self.accelerator)
         plan = plan_passes(objective, type(policy), self.strategies, policy.config)
         self.actor = Actor(policy, environment)

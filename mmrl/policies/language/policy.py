@@ -187,6 +187,9 @@ class LanguagePolicy(ActsThroughEngine):
                     self._features[entry] = self.inner.encode_media(to_device(entry.media, self.device))
         return [with_features(e, self._features.get(e)) for e in entries]
 
+    def token_ids(self, text: str) -> list[int]:
+        return list(self.processor.tokenizer(text, add_special_tokens=False).input_ids)
+
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """The token at each place, as text; empty past a response's end."""
         return action_labels(self.processor.tokenizer, rollouts)
