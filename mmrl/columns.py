@@ -86,6 +86,7 @@ COLUMNS: dict[str, Column] = _table(
     Column("proposes", "(B,)", "1 on rollouts that write a prompt", (STRATEGY,)),
     Column("proposal_group", "(B,)", "the group of the proposer whose prompt a rollout answers", (STRATEGY,), -1),
     Column("proposal_member", "(B,)", "the member of that group which wrote it", (STRATEGY,), -1),
+    Column("augmented", "(B,)", "how much harder than usual its prompt was, which made it change", (STRATEGY,)),
     Column("inverted", "(B,)", "1 on rollouts that were asked for the options that are wrong", (STRATEGY,)),
     Column("hint", "(B,)", "the number of the hint a rollout was sampled under, 0 for none", (STRATEGY,)),
     Column("answer", "(B,)", "a number of the answer, equal where it is the same, 0 for none", (REWARD,)),

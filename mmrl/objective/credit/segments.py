@@ -246,14 +246,45 @@ def dynframe_sd_grpo(
         raise ConfigError("dynframe_sd_grpo: give it marker, the token ids that end the retrieval part")
     ids = numbers(marker, "credit 'dynframe_sd_grpo': marker")
     end = marker_end(action_ids(batch, "dynframe_sd_grpo"), batch.mask, ids)
-    found = end >= 0
+    place = torch.arange(batch.mask.shape[1], device=end.device)
+    return _two_parts(advantage, batch, place <= end[:, None], retrieval, answer, eps), batch.loss_mask
+
+
+@stage(
+    "credit",
+    method="dynframe_sd_grpo",
+    paper="DynFrame (SD-GRPO), 2026",
+    formula="A_retrieval in the turns before the last, A_answer in the last, each the group z-score of its own reward",
+    confidence="partly",
+    needs=("turn", "components"),
+    modalities=LANGUAGE,
+)
+def dynframe_turns(
+    advantage: Tensor, batch: Batch, *, retrieval: str = "retrieval", answer: str = "answer", eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """`dynframe_sd_grpo` where an environment, such as `frames`, fetches: it asks in one turn and answers in another.
+
+    retrieval, answer  reward components of the two parts
+
+    A rollout of one turn fetched nothing: its answer advantage holds throughout, and it counts as 0 in the retrieval
+    statistics. No marker is needed. Source: the project's README, as of `dynframe_sd_grpo`.
+    """
+    turn = torch.where(batch.mask, batch["turn"], torch.full_like(batch["turn"], -1))
+    early = batch.mask & (turn < turn.amax(1, keepdim=True))
+    return _two_parts(advantage, batch, early, retrieval, answer, eps), batch.loss_mask
+
+
+def _two_parts(
+    advantage: Tensor, batch: Batch, early: Tensor, retrieval: str, answer: str, eps: float
+) -> Tensor:  # fmt: skip
+    """(B, T) the advantage of the retrieval reward where `early (B, T)`, that of the answer reward elsewhere."""
+    found = (early & batch.mask).any(1)
     where = scored(batch)
     first = component(batch, retrieval, "dynframe_sd_grpo").masked_fill(~found, 0.0)
-    early = group_normalized(first, batch.group, where, eps)
-    late = group_normalized(component(batch, answer, "dynframe_sd_grpo"), batch.group, where, eps)
-    place = torch.arange(batch.mask.shape[1], device=end.device)
-    split = torch.where(place <= end[:, None], early[:, None], late[:, None]) * batch.mask
-    return split.to(advantage.dtype), batch.loss_mask
+    fetched = group_normalized(first, batch.group, where, eps)
+    answered = group_normalized(component(batch, answer, "dynframe_sd_grpo"), batch.group, where, eps)
+    split = torch.where(early, fetched[:, None], answered[:, None]) * batch.mask
+    return split.to(advantage.dtype)
 
 
 def marker_end(actions: Tensor, mask: Tensor, marker: Sequence[int]) -> Tensor:
