@@ -73,6 +73,10 @@ def column(name: str, batch: Batch, seed: int) -> Tensor:
         return (batch.group % 2).to(dtype)
     if name in ("branch", "hint"):
         return torch.arange(rows) % 2
+    if name == "proposes":  # group 7 writes, and group 9 solves what its second member wrote
+        return (batch.group == 7).to(dtype)
+    if name in ("proposal_group", "proposal_member"):
+        return torch.where(batch.group == 9, 7 if name == "proposal_group" else 1, -1).to(dtype)
     if name == "answer":
         return torch.arange(rows) % 3
     if name in ("kept_log_probs", "gumbels"):
