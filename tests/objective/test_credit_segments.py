@@ -123,7 +123,7 @@ class TestMarker:
         parts = {"retrieval": torch.tensor([1.0, 0, 1, 0]).double(), "answer": torch.tensor([0.0, 0, 1, 1]).double()}
         by_marker, _ = credit("dynframe_sd_grpo", batch_of((4, 3), actions=ids, components=parts), marker=[9])
         by_turn, _ = credit("dynframe_turns", batch_of((4, 3), turn=turn, components=parts))
-        close(by_turn, by_marker)
+        close(by_turn, by_marker.tolist())
 
     def test_it_asks_for_its_marker_and_components(self):
         with pytest.raises(ConfigError, match="marker"):
