@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -29,7 +29,7 @@ def strain(losses: Sequence[float], window: int) -> float:
     return convergence + (pstdev(now) / (old + new) if old + new > EPS else 0.0)
 
 
-def objective_weights(losses: dict[str, Sequence[float]], window: int, temperature: float) -> dict[str, float]:
+def objective_weights(losses: Mapping[str, Sequence[float]], window: int, temperature: float) -> dict[str, float]:
     """{objective: lambda}, which add up to their number: K softmax(s / T); 1 each until all have 2 `window` losses."""
     if not losses or any(len(each) < 2 * window for each in losses.values()):
         return dict.fromkeys(losses, 1.0)
