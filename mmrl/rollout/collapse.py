@@ -15,7 +15,12 @@ from mmrl.stages import LANGUAGE, stage
 
 
 class Collapsed(MMRLError):
-    """A reward without truth has stopped being right: what comes after is worse."""
+    """A reward without truth has stopped being right: what comes after is worse.
+
+    agreed  every rank raises it, since all see the same batch: they save together
+    """
+
+    agreed = True
 
 
 @stage(
