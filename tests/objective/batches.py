@@ -131,6 +131,7 @@ PARAMETERS: dict[tuple[str, str], dict] = {
     ("ratio", "segment"): {"separators": [0, 3]},
     ("trust_region", "sspo"): {"separators": [0, 3]},
     ("regularizer", "otr"): {"rows": "all"},
+    ("shaping", "recap"): {"objectives": ["accuracy", "format"]},
     ("credit", "atlas_la_grpo"): {"tokens": [1, 3]},
     ("credit", "dynframe_sd_grpo"): {"marker": [1]},
     ("shaping", "searchllm"): {"gates": {"format": 0.5}, "objectives": {"accuracy": 1.0}},

@@ -42,7 +42,7 @@ def proposals(
     useless    of a proposal that was solved, and earned nothing
     malformed  of one that could not be read, or that was refused before anybody solved it
 
-    A proposal none of whose answers could be scored is unscored itself.
+    A proposal none of whose answers could be scored is unscored itself, and so is a row that no reward scored.
     """
     if kind not in KINDS:
         raise ConfigError(f"proposals: {unknown('kind', kind, KINDS)}")
@@ -63,4 +63,4 @@ def proposals(
         else:
             gain = earned(float(scores.double().mean()), kind, low, high)
             reward[row] = gain if gain > 0 else useless
-    return reward
+    return torch.where(batch.reward.isnan(), batch.reward, reward)
