@@ -118,8 +118,8 @@ def train(
     if main and config is not None:
         _print_overruled(config, changes, modality)
     quiet_libraries()
-    with progress(settings, console) as report:
-        result = run(settings, resume=resume, report=report)
+    with progress(settings, console) as live:
+        result = run(settings, resume=resume, report=live, kept=live.kept)
     if main:
         _print_result(result.folder or settings.directory, result)
     if result.interrupted:

@@ -22,7 +22,7 @@ from mmrl.rewards.panel import BUDGET_CALLS, SMALLEST_BUDGET, RewardSpec
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 from mmrl.stages import RENAMED
 from mmrl.training.config import TrainingConfig
-from mmrl.training.tracking import TrackerName
+from mmrl.training.trackers import TrackerSpec
 
 ASSET = "asset:"
 LONGEST_NAME, LARGEST_INTEGER = 255, 10**12
@@ -179,17 +179,17 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
     placement: Placement = Placement()
-    tracking: list[TrackerName] = []
+    tracking: list[TrackerSpec] = []
 
     @field_validator("rollout", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Mapping) else value
 
-    @field_validator("rewards", mode="before")
+    @field_validator("rewards", "tracking", mode="before")
     @classmethod
     def _names_will_do(cls, value: Any) -> Any:
-        """`accuracy`, `[accuracy, format]`, `{name: accuracy}`: each is a list of rewards."""
+        """`accuracy`, `[accuracy, format]`, `{name: accuracy}`: each is a list of rewards; of trackers likewise."""
         several = [value] if isinstance(value, str | Mapping) else value
         return [{"name": v} if isinstance(v, str) else v for v in several] if isinstance(several, list) else several
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, merge, read_config
-from mmrl.pipelines.progress import progress
+from mmrl.pipelines.progress import Live, progress
 from mmrl.pipelines.readiness import clip_reader, made_ready
 from mmrl.pipelines.run import (
     build_policy,
@@ -85,6 +85,7 @@ class Pipeline:
                 return train_run(
                     config, resume=resume, policy=self.policy, prompts=prompts, eval_prompts=held_out,
                     score=panel.score, made=panel.makes, report=shown,
+                    kept=shown.kept if isinstance(shown, Live) else lambda step, folder: None,
                 )  # fmt: skip
         finally:
             panel.close()

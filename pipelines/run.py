@@ -45,8 +45,9 @@ from mmrl.training.resume import (
 )
 from mmrl.training.run_lock import RunLock
 from mmrl.training.storage import write_atomically
-from mmrl.training.tracking import Tracker, environment, open_trackers
-from mmrl.training.trainer import Report, Result, Trainer
+from mmrl.training.trackers import Tracker, open_trackers
+from mmrl.training.tracking import environment
+from mmrl.training.trainer import Kept, Report, Result, Trainer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -251,6 +252,7 @@ def train(
     score: Callable | None = None,
     made: Mapping[str, str] | None = None,
     report: Report = lambda step, metrics: None,
+    kept: Kept = lambda step, folder: None,
 ) -> Result:
     """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
 
@@ -276,7 +278,7 @@ def train(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
             report=_noting_the_model(report, policy, folder), accelerator=accelerator,
             counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,
-            environment=surroundings_of(config, stack),
+            environment=surroundings_of(config, stack), kept=kept,
         )  # fmt: skip
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
         trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)

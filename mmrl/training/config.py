@@ -55,7 +55,10 @@ class TrainingConfig(Section):
     keep_best           a metric, such as eval/success or reward/mean, whose best checkpoint stays: `checkpoints/best`
     eval_samples        1 is one greedy answer of each held-out prompt; more are sampled, and give pass@k
     keep_checkpoints    older ones are deleted
-    save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
+    save_rollouts       prompts whose answers are kept, of a step and of an evaluation: whole groups, the first as it
+                        comes, then those whose rewards differ most. They are the report's and the trackers' to show,
+                        and one answer is printed
+    save_rollouts_every  steps between those that are kept
     watchdog_seconds    a step that takes longer has its stack printed, and goes on
     optimizer           which AdamW, and where its state lives
     compile             torch.compile for the feed-forward parts of every block; the first steps take longer, and a C++

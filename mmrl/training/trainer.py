@@ -33,6 +33,7 @@ from mmrl.training.ahead import Ahead
 from mmrl.training.collect import Collected, Collector
 from mmrl.training.compiled import compile_blocks
 from mmrl.training.config import TrainingConfig
+from mmrl.training.diagnosis import Doctor
 from mmrl.training.digests import restoring
 from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
 from mmrl.training.evaluation import Score, evaluate
@@ -47,10 +48,11 @@ from mmrl.training.self_check import SelfCheck, Tolerance, compare
 from mmrl.training.step_metrics import UpdateLog, batch_metrics, not_acted, speed_metrics, update_metrics
 from mmrl.training.stopping import Stopping
 from mmrl.training.timing import Clock
-from mmrl.training.tracking import Tracker
+from mmrl.training.trackers import Tracker
 from mmrl.training.update import Gradients, local_rows, passes_over
 
 Report = Callable[[int, dict[str, Any]], None]
+Kept = Callable[[int, Path], None]
 NO_STEP = "the optimizer did not move. training.skip_nonfinite=true leaves such steps out and counts them"
 
 
@@ -90,6 +92,7 @@ class Trainer:
              first; independent draws if not given
     environment  that answers between the turns of a response, in training and evaluation; none if not given
     report   called with (step, metrics) on the main process
+    kept     called with (step, folder) where rollouts of a step, or of an evaluation, were written
     counters  further numbers of this process for each step's metrics
     """
 
@@ -98,7 +101,7 @@ class Trainer:
         run_dir: str | Path, *, eval_prompts: Sequence[Prompt] = (), accelerator: Accelerator | None = None,
         sampler: Sampler | None = None, rollout: Any = (), environment: Surroundings | None = None,
         trackers: Sequence[Tracker] = (),
-        report: Report = lambda step, metrics: None,
+        report: Report = lambda step, metrics: None, kept: Kept = lambda step, folder: None,
         counters: Callable[[], dict[str, float]] = dict,
     ):  # fmt: skip
         if not len(prompts):
@@ -121,6 +124,7 @@ class Trainer:
         self.saving = Saving(config)
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
+        self.kept, self.doctor = kept, Doctor(policy.modality)
         self.saved = 0
         self.acted: dict[str, float] = {}
         self.counters = counters
@@ -337,6 +341,7 @@ class Trainer:
         if kept is not None and self.accelerator.is_main_process:
             folder = self.run_dir / "rollouts" / f"eval-{self.step:06d}"
             run_log.replace_rollouts(folder, kept, self.policy.action_labels(kept), None, None)
+            self._show(self.step, folder)
         return scores
 
     def save(self, state: dict[str, Any] | None = None, *, best: bool = False) -> Path:
@@ -363,6 +368,7 @@ class Trainer:
             "strategies": self.strategies.state_dict(),
             "ahead": self.ahead.state_dict(),
             "balance": self.collector.balance.state_dict(),
+            "doctor": self.doctor.state_dict(),
         }
 
     def _resume(self, path: Path) -> None:
@@ -380,6 +386,7 @@ class Trainer:
             self.saving.load_state_dict(state)
             self.ahead.load_state_dict(state.get("ahead", {}), self.step)
             self.collector.balance.load_state_dict(state.get("balance", {}))
+            self.doctor.load_state_dict(state.get("doctor", {}))
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or bool(every and self.step % every == 0)
@@ -409,20 +416,29 @@ class Trainer:
         return metrics
 
     def _log(self, metrics: dict[str, Any]) -> None:
+        if found := self.doctor(metrics):
+            metrics["diagnosis"] = found
         if self.accelerator.is_main_process:
             for tracker in self.trackers:
                 tracker.log(self.step, metrics)
             self.report(self.step, metrics)
 
     def _save_rollouts(self, collected: Collected, batch: Batch, weights: Tensor) -> None:
-        count = min(self.config.save_rollouts * 2, len(collected.rollouts))
-        if not count or not self.accelerator.is_main_process:
+        rollouts = collected.rollouts
+        rows = run_log.rows_to_keep(rollouts.group, rollouts.reward, self.config.save_rollouts)
+        if not len(rows) or not self.accelerator.is_main_process:
             return
-        rows = torch.arange(count)
-        few = collected.rollouts.index(rows)
-        local, local_weights = local_rows(batch, weights, collected.mine, few.mask.shape[1])
+        few = rollouts.index(rows)
+        local, local_weights = local_rows(batch, weights, collected.mine[rows], few.mask.shape[1])
         folder = self.run_dir / "rollouts" / f"step-{self.step + 1:06d}"
-        run_log.replace_rollouts(folder, few, self.policy.action_labels(few), local.index(rows), local_weights[rows])
+        run_log.replace_rollouts(folder, few, self.policy.action_labels(few), local, local_weights)
+        self._show(self.step + 1, folder)
+
+    def _show(self, step: int, folder: Path) -> None:
+        """Rollouts that were written, to whoever watches."""
+        for tracker in self.trackers:
+            tracker.show(step, folder)
+        self.kept(step, folder)
 
 
 def _seed_everything(number: int) -> None:
