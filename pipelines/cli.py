@@ -319,11 +319,34 @@ def check(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run directory.")], trust: Trust = False) -> None:
-    """Write report.html: curves, rollouts with their rewards, and where the credit went."""
-    from mmrl.pipelines.report import write_report
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    live: Annotated[
+        bool, typer.Option("--live", help="Again and again while the run goes on; the page follows.")
+    ] = False,
+    trust: Trust = False,
+) -> None:
+    """Write report.html: curves, what was wrong, rollouts with their rewards, and where the credit went."""
+    from mmrl.pipelines.report import watch, write_report
 
+    if live:
+        say(f"report in {run / 'report.html'}, written again every few seconds; Ctrl-C ends it")
+        watch(run, trust=trust)
+        return
     say(f"report in {write_report(run, trust=trust)}")
+
+
+@app.command("compare")
+def compare_runs(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run directories.")],
+    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("comparison.html"),
+) -> None:
+    """Lay the curves of runs over each other, beside what their configurations differ in and their held-out scores."""
+    from mmrl.pipelines.comparison import read_runs, write_comparison
+
+    compared = read_runs(runs)
+    console.print(compared.table())
+    say(f"curves in {write_comparison(compared, out)}")
 
 
 @app.command("serve-rewards")

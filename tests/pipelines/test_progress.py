@@ -7,7 +7,9 @@ import pytest
 from rich.console import Console
 
 from mmrl.pipelines.progress import Live, lasting, sample_line, speed
+from mmrl.training.glossary import explain
 from mmrl.training.trackers import Completion
+from mmrl.training.tracking import read_metrics
 
 STEP = {"unscored": {}, "reward/mean": 0.25, "success": 0.5, "seconds/rollout": 3.0, "seconds/update": 1.0}
 
@@ -55,3 +57,10 @@ def test_the_sample_is_the_best_answer_of_a_group_that_differs():
     assert "(reward unscored, cut at the limit)" in line and "x ... x" in line and len(line) < 400
     film = [completion(0, 0.1, "", films=[Path("output-0000.mp4")], solution="")]
     assert sample_line(7, film, Path("step-7")).endswith("-> step-7/output-0000.mp4")
+
+
+def test_a_run_prints_an_answer_its_speed_and_every_number_is_in_the_glossary(trained):
+    _, run, printed = trained
+    assert "step 1, sample (reward " in printed and " s a step, " in printed
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [name for row in rows for name in row if explain(name) is None] == []
