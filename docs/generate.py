@@ -1,5 +1,5 @@
-"""Write the generated pages of this folder, methods.md, recipes.md, rewards.md, metrics.md, configuration.md, and the counts in
-README.md. What recipes.md and the counts say of training is what `make recipes` found, in recipes.json.
+"""Write the generated pages of this folder, methods.md, recipes.md, rewards.md, metrics.md, configuration.md, and the
+counts in README.md. What recipes.md and the counts say of training is what `make recipes` found, in recipes.json.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 and name the pages that are not current

@@ -32,6 +32,14 @@ CLASS = "class"
 """Of `policy`: a class of the user's own."""
 SHORT = {"engine": "policy.engine"}
 """Overrides that are written often: engine=vllm, engine.mode=server."""
+RATES = {
+    ("language", True): 1e-5,
+    ("language", False): 1e-6,
+    ("flow", True): 3e-4,
+    ("flow", False): 1e-5,
+}
+"""By kind of policy and whether it has adapters: TRL's and verl's for full fine-tuning, of generators those of
+Flow-GRPO (adapters) and DanceGRPO."""
 METHOD_KEYS = ("self_check",)
 """Training settings that belong to a method; the others to the machine and the data."""
 
@@ -249,7 +257,7 @@ def read_config(
     source: str | Path | Mapping[str, Any] | None, overrides: Iterable[str] = (), modality: str | None = None
 ) -> RunConfig:
     """A file, the name of a shipped configuration ("demo"), or a mapping; then `key.sub=value` overrides."""
-    values = dict(source) if isinstance(source, Mapping) else _read_file(source, modality)
+    values = dict(source) if isinstance(source, Mapping) else read_values(source, modality)
     where = "" if source is None or isinstance(source, Mapping) else str(source)
     changes = dict(_override(o) for o in overrides)
     if modality is not None and values.setdefault("modality", modality) != modality:
@@ -270,6 +278,8 @@ def read_config(
     for key, value in changes.items():
         set_dotted(merged, key, value)
     merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
+    if isinstance(merged["training"], dict) and "learning_rate" not in merged["training"]:
+        merged["training"] = {**merged["training"], "learning_rate": usual_rate(merged)}
     config = read_section(RunConfig, merged, where)
     supported = recipe.modalities
     if strange := [name for name in supported if name not in MODALITIES]:
@@ -278,6 +288,16 @@ def read_config(
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
     config.training = config.training.following(recipe.updates.count, recipe.updates.epochs)
     return config
+
+
+def usual_rate(values: Mapping[str, Any]) -> float:
+    """The learning rate of a configuration that names none: adapters take ten times that of full fine-tuning and more.
+
+    A generator has adapters unless it says `lora: null`.
+    """
+    generator, policy = values.get("modality") == "flow", values.get("policy") or {}
+    adapted = policy.get("lora", {} if generator else None) is not None
+    return RATES[("flow" if generator else "language", bool(adapted))]
 
 
 def _plain(values: Any, where: str, key: str = "") -> None:
@@ -312,7 +332,7 @@ def _recipe_of(values: dict[str, Any], changes: dict[str, Any], folders: list[Pa
 def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> str:
     """What a recipe named among the overrides suggests, and a file written for another recipe sets otherwise: one
     sentence, "" if nothing."""
-    values, changes = _read_file(source, modality), dict(_override(o) for o in overrides)
+    values, changes = read_values(source, modality), dict(_override(o) for o in overrides)
     written_for = values.get("recipe", "grpo")
     if changes.get("recipe", written_for) == written_for:
         return ""
@@ -332,7 +352,7 @@ def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> st
     return f"{source} was written for {written_for} and overrules what {recipe.method} suggests: {'; '.join(lost)}"
 
 
-def _read_file(source: str | Path | None, modality: str | None) -> dict[str, Any]:
+def read_values(source: str | Path | None, modality: str | None) -> dict[str, Any]:
     if source is None:
         return {}
     path = Path(source)

@@ -16,7 +16,7 @@ from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import DataConfig, RunConfig, read_config
 from mmrl.pipelines.folders import in_its_own_folder
-from mmrl.pipelines.readiness import clip_reader, counters, leaving_out, made_ready
+from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_out, made_ready, tell_all, unasked
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.trust import made_here, remember, require
 from mmrl.policies.base import Policy
@@ -299,6 +299,7 @@ def _opened(
     if score is None:
         panel = reward_panel(config)
         stack.callback(panel.close)
+        panel.load()
         score = panel.score
     read = {"panel": panel, "sizing": image_sizing(config)}
     if prompts is None:
@@ -308,6 +309,7 @@ def _opened(
     if panel is not None:
         for each in (prompts, eval_prompts or ()):
             check_prompts(panel, each, config.policy_class.reads)
+    tell_all([*few_rows(config, prompts), *(unasked(panel, prompts) if panel is not None else ())])
     strategies = Nested.of(config.rollout)
     if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
         first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]

@@ -37,7 +37,8 @@ class TrainingConfig(Section):
     micro_batch_size    rollouts scored at once on a rank; lower it when memory runs out, the numbers stay
     micro_batch_actions  of a generator, denoising steps whose gradient is held at once, however many a row has: less
                         memory, for one more pass without gradient; null: whole rows
-    learning_rate       1e-6 for full fine-tuning of large models, 1e-5 to 3e-4 for LoRA
+    learning_rate       of a configuration that names none: 1e-6 for full fine-tuning, 1e-5 for LoRA; of generators 1e-5
+                        and 3e-4. LoRA of small models takes up to 3e-4
     schedule            after `warmup_steps`: constant, or decay to 0 (safest for short runs)
     skip_nonfinite      leave out an optimizer step whose loss or gradient is not finite, and count it, instead of
                         stopping the run
