@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from mmrl.errors import ConfigError, MMRLError, unknown
+from mmrl.pipelines import run_commands
+from mmrl.pipelines.run_commands import Trust, console, say
 from mmrl.policies.registry import MODALITIES
 from mmrl.shown import shown
 
@@ -30,10 +31,6 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(no_args_is_help=True, help="The cache of decoded video: build, verify, prune.")
 app.add_typer(cache_app, name="cache")
-console = Console()
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Run the code a run from elsewhere names, and read what it names.")
-]
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -61,11 +58,6 @@ def _known(modality: str | None) -> str | None:
 
 
 Modality = Annotated[str, typer.Argument(metavar="|".join(MODALITIES), callback=_known)]
-
-
-def say(text: str) -> None:
-    """Print as it is: a path is not markup, and a line that is wrapped cannot be copied."""
-    console.print(shown(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def overrides_of(arguments: list[str]) -> list[str]:
@@ -119,7 +111,7 @@ def train(
         _print_overruled(config, changes, modality)
     quiet_libraries()
     with progress(settings, console) as live:
-        result = run(settings, resume=resume, report=live, kept=live.kept)
+        result = run(settings, resume=resume, report=live, kept=live.kept, began=live.began)
     if main:
         _print_result(result.folder or settings.directory, result)
     if result.interrupted:
@@ -224,6 +216,7 @@ def export(
     trust: Trust = False,
 ) -> None:
     """The Hugging Face layout: whole weights with adapters folded in, for programs that know neither mmrl nor peft."""
+    from mmrl.pipelines.model_card import write_card
     from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.run import load_run
 
@@ -231,6 +224,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty; name a new folder")
     load_run(checkpoint, trust=trust)[1].save_pretrained(folder, merged=not adapter)
+    write_card(checkpoint, folder, adapter=adapter)
     say(f"weights in {folder}")
 
 
@@ -318,35 +312,9 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    live: Annotated[
-        bool, typer.Option("--live", help="Again and again while the run goes on; the page follows.")
-    ] = False,
-    trust: Trust = False,
-) -> None:
-    """Write report.html: curves, what was wrong, rollouts with their rewards, and where the credit went."""
-    from mmrl.pipelines.report import watch, write_report
-
-    if live:
-        say(f"report in {run / 'report.html'}, written again every few seconds; Ctrl-C ends it")
-        watch(run, trust=trust)
-        return
-    say(f"report in {write_report(run, trust=trust)}")
-
-
-@app.command("compare")
-def compare_runs(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run directories.")],
-    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("comparison.html"),
-) -> None:
-    """Lay the curves of runs over each other, beside what their configurations differ in and their held-out scores."""
-    from mmrl.pipelines.comparison import read_runs, write_comparison
-
-    compared = read_runs(runs)
-    console.print(compared.table())
-    say(f"curves in {write_comparison(compared, out)}")
+app.command()(run_commands.report)
+app.command()(run_commands.compare)
+app.command()(run_commands.push)
 
 
 @app.command("serve-rewards")

@@ -168,6 +168,7 @@ class RunConfig(Section):
     prompts  which prompts a step takes: "shuffled", or another sampler by name or as {name: ..., parameter: ...}
     rollout  how a group comes to be: strategies by name or as {name: ..., parameter: ...}, outermost first; none:
              independent draws
+    callbacks  classes of your own that hear of steps and rollouts, as file.py:Class (pipelines/callbacks.py)
     environment  who answers between the turns of a response, by name, as file.py:Class, or as {name: ..., parameter:
                  ...}; null: a response is one run
     """
@@ -188,8 +189,9 @@ class RunConfig(Section):
     cache: CacheConfig = CacheConfig()
     placement: Placement = Placement()
     tracking: list[TrackerSpec] = []
+    callbacks: list[Choice] = []
 
-    @field_validator("rollout", mode="before")
+    @field_validator("rollout", "callbacks", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Mapping) else value

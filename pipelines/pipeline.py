@@ -79,8 +79,8 @@ class Pipeline:
         return cls(cast(Policy, None), settings, seed, environment, base)
 
     def train(
-        self, dataset: Dataset, rewards: Rewards = (), *, recipe: str | None = None, eval_dataset: Dataset | None = None,
-        run_dir: str | Path | None = None, resume: str | Path | None = None,
+        self, dataset: Dataset, rewards: Rewards = (), *, recipe: str | None = None,
+        eval_dataset: Dataset | None = None, run_dir: str | Path | None = None, resume: str | Path | None = None,
         report: Report | None = None, **sections: Any,
     ) -> Result:  # fmt: skip
         """Fine-tune in place. What the recipe says of the policy (sampler, guidance, adapters) holds where
@@ -110,7 +110,7 @@ class Pipeline:
                 return train_run(
                     config, resume=resume, policy=self.policy, prompts=prompts, eval_prompts=held_out,
                     score=panel.score, made=panel.makes, report=shown,
-                    kept=shown.kept if isinstance(shown, Live) else lambda step, folder: None,
+                    **({"kept": shown.kept, "began": shown.began} if isinstance(shown, Live) else {}),
                 )  # fmt: skip
         finally:
             panel.close()

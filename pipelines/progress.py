@@ -59,11 +59,10 @@ def progress(config: RunConfig, console: Console) -> Iterator[Live]:
     with Progress(*columns, console=console, disable=console.is_jupyter) as bar:
         task = bar.add_task(f"{config.modality} {Path(config.recipe).stem}", total=config.training.steps, note="")
 
-        def moved(step: int, note: str) -> None:
-            bar.update(task, completed=step, note=note)
-
+        live = Live(config.training.steps, console)
+        live.moved = lambda step, note: bar.update(task, completed=step, total=live.steps, note=note)
         try:
-            yield Live(config.training.steps, console, moved)
+            yield live
         except BaseException:
             bar.update(task, visible=bar.tasks[task].completed > 0)  # of a run that never began, the error says all
             raise
@@ -102,6 +101,10 @@ class Live:
             shown = ", ".join(f"{cause} ({n})" for cause, n in causes[:SHOWN_CAUSES])
             more = f", and {len(causes) - SHOWN_CAUSES} more causes" if len(causes) > SHOWN_CAUSES else ""
             self._say(f"step {step}: unscored rollouts: {shown}{more}")
+
+    def began(self, config: RunConfig) -> None:
+        """The steps are those of the data, where `training.data_epochs` says so."""
+        self.steps = config.training.steps
 
     def kept(self, step: int, folder: Path) -> None:
         """One answer of the rollouts of a step: of the group whose rewards differ most the best, or the first."""

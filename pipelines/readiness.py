@@ -91,8 +91,8 @@ def few_rows(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
     if not 0 < len(prompts) < asked:
         return []
     return [
-        f"the data set has {len(prompts)} rows, and a step takes {asked} prompts (training.prompts_per_step): rows come "
-        f"up to {-(-asked // len(prompts))} times in a step, each time as a group of its own"
+        f"the data set has {len(prompts)} rows, and a step takes {asked} prompts (training.prompts_per_step): rows "
+        f"come up to {-(-asked // len(prompts))} times in a step, each time as a group of its own"
     ]
 
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from mmrl.columns import missing
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
+from mmrl.pipelines.callbacks import Callbacks
 from mmrl.pipelines.config import DataConfig, RunConfig, read_config
 from mmrl.pipelines.folders import in_its_own_folder
+from mmrl.pipelines.model_card import model_card
 from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_out, made_ready, tell_all, unasked
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.trust import made_here, remember, require
@@ -253,10 +255,12 @@ def train(
     made: Mapping[str, str] | None = None,
     report: Report = lambda step, metrics: None,
     kept: Kept = lambda step, folder: None,
+    began: Callable[[RunConfig], None] = lambda config: None,
 ) -> Result:
     """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
 
     resume  a run directory or a checkpoint; what the run did after it is set aside
+    began   called with the configuration once the data is open, and `training.data_epochs` is so many steps
     made    {column that stage functions read: who makes it} of a `score` that is passed in
     """
     made = {} if score is None and made is None else made
@@ -269,6 +273,9 @@ def train(
         start = _begin(config, resume, accelerator, stack)
         ready = partial(_opened, config, objective, stack, prompts, eval_prompts, score)
         prompts, eval_prompts, score = together(ready, accelerator)
+        config = config.model_copy(update={"training": config.training.for_rows(len(prompts))})
+        began(config)
+        told_to = Callbacks(config.callbacks if accelerator.is_main_process else ())
         score = with_numbers(score, config.data.numbers)
         policy = policy or together(lambda: build_policy(config), accelerator)
         given = (leaving_out(prompts, config.data), eval_prompts or ())
@@ -276,14 +283,17 @@ def train(
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
-            report=_noting_the_model(report, policy, folder), accelerator=accelerator,
+            report=_each(_noting_the_model(report, policy, folder), told_to.step), accelerator=accelerator,
             counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,
-            environment=surroundings_of(config, stack), kept=kept,
+            environment=surroundings_of(config, stack), kept=_each(kept, told_to.rollouts),
         )  # fmt: skip
+        policy.card = lambda: model_card(config, trainer.before, trainer.after, trainer.step)
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
         trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)
+        told_to.tell("begin", config)
         with told_where(*given):
             result = trainer.train(start)
+        told_to.tell("end", result)
         if accelerator.is_main_process and result.after:
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))
@@ -347,6 +357,14 @@ def described(prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What a run writes down of its data: where it lies, the data formats of its rows, how many repeat another."""
     names = ("source", "format", "repeated")
     return {"rows": len(prompts)} | {name: getattr(prompts, name) for name in names if hasattr(prompts, name)}
+
+
+def _each(first: Callable[[int, Any], None], second: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
+    def call(step: int, what: Any) -> None:
+        first(step, what)
+        second(step, what)
+
+    return call
 
 
 def _noting_the_model(report: Report, policy: Policy, folder: Path) -> Report:

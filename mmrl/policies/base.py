@@ -8,7 +8,7 @@ latent size leaves the forward pass, and DDP or FSDP see ONE call of the module 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,6 +65,8 @@ class Policy(ABC):
     columns: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
+    card: Callable[[], str] | None = None
+    """Writes the model card of an export, where somebody knows the run."""
 
     @property
     def found(self) -> dict[str, Any]:

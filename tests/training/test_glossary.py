@@ -12,7 +12,8 @@ ROOMS = ("mmrl/training", "mmrl/objective", "mmrl/rollout", "mmrl/selection", "m
 
 
 def written() -> dict[str, str]:
-    """{metric as the source writes it, braces for what is filled in: the file}."""
+    """{metric as the source writes it, braces for what is filled in: the file}. What ends in braces is a head alone; the
+    runs of tests/pipelines/test_progress.py are asked for those."""
     found = {}
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):
@@ -25,8 +26,8 @@ def written() -> dict[str, str]:
 def test_every_metric_in_the_source_is_explained():
     names = written()
     assert len(names) > 60
-    unknown = {name: where for name, where in names.items() if explain(re.sub(r"\{[^}]*\}", "x", name)) is None}
-    assert not unknown
+    whole = {name: where for name, where in names.items() if not name.endswith("}")}
+    assert {name: where for name, where in whole.items() if explain(re.sub(r"\{[^}]*\}", "x", name)) is None} == {}
 
 
 def test_the_nearest_entry_explains():
