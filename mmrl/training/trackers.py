@@ -192,9 +192,9 @@ class Wandb:
         completions, kind = read_completions(folder), kind_of(folder)
         names = list(dict.fromkeys(n for c in completions for n in c.components))
         makers = {
-            "films": lambda path: wandb.Video(str(path), format="mp4"),
-            "images": lambda path: wandb.Image(str(path)),
-            "sounds": lambda path: wandb.Audio(str(path)),
+            "films": lambda path, caption=None: wandb.Video(str(path), caption=caption, format="mp4"),
+            "images": lambda path, caption=None: wandb.Image(str(path), caption=caption),
+            "sounds": lambda path, caption=None: wandb.Audio(str(path), caption=caption),
         }
         kinds = [k for k in makers if any(getattr(c, k) for c in completions)]  # a column takes one kind of value
         table = wandb.Table(columns=["group", "prompt", "answer", *kinds, "solution", "reward", *names, "finish"])
@@ -203,10 +203,12 @@ class Wandb:
             parts = [c.components.get(n) for n in names]
             table.add_data(c.group, c.prompt, c.output, *media, c.solution, c.reward, *parts, c.finish)
         self.waiting[f"{kind}/completions"] = table
-        if pictures := [
-            wandb.Image(str(c.images[0]), caption=f"{c.score}: {c.prompt}") for c in completions if c.images
-        ]:
-            self.waiting[f"{kind}/images"] = pictures
+        filmed, pictured = [c for c in completions if c.films], [c for c in completions if c.images and not c.films]
+        for name, chosen in (("films", filmed), ("images", pictured)):
+            if chosen:  # beside the table, which alone shows the media in it
+                told = [f"{c.score}: {c.prompt}" for c in chosen]
+                shown = [makers[name](getattr(c, name)[0], caption) for c, caption in zip(chosen, told, strict=True)]
+                self.waiting[f"{kind}/{name}"] = shown
 
     def close(self) -> None:
         if self.waiting:  # of an evaluation before the first step

@@ -16,7 +16,7 @@ def runs(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         rows = [{"step": s, "reward/mean": s * rate, "reward/accuracy/mean": 0.5} for s in (1, 2, 3)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         reward = {"name": "accuracy", "weight": rate, "timeout": None}
         config = {"run_dir": name, "recipe": "grpo", "training": {"learning_rate": rate}, "rewards": [reward]}
         (folder / "config.yaml").write_text(json.dumps(config))

@@ -44,7 +44,7 @@ def test_a_reward_without_its_weights_ends_a_run_before_its_model_is_loaded(tmp_
     done = mmrl(
         "train", "flow", config, "rewards=[{name: clip_score, options: {model: ViT-B-32, pretrained: nowhere}}]"
     )
-    assert done.code == 1
+    assert done.code == 2
     assert "reward 'clip_score' cannot be made ready" in done.err and "nowhere" in done.err
     assert "prompt" not in done.err.split("nowhere")[0], "no row of the data is blamed"
 
@@ -52,9 +52,10 @@ def test_a_reward_without_its_weights_ends_a_run_before_its_model_is_loaded(tmp_
 def test_rewards_with_models_are_made_ready_by_no_rows():
     with RewardPanel(["clip_score"]) as panel:
         panel.load()
-    with RewardPanel([{"name": "aesthetic", "options": {"head": "/nowhere.safetensors"}}]) as panel:
-        with pytest.raises(RewardError, match="reward 'aesthetic' cannot be made ready"):
-            panel.load()
+    absent = {"name": "aesthetic", "options": {"head": "/nowhere.safetensors"}}
+    refused = pytest.raises(RewardError, match="reward 'aesthetic' cannot be made ready")
+    with RewardPanel([absent]) as panel, refused:
+        panel.load()
 
 
 @pytest.mark.parametrize(

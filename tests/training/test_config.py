@@ -8,6 +8,7 @@ from mmrl.errors import ConfigError
 from mmrl.foreign import trl
 from mmrl.pipelines.config import merge, read_config, set_dotted
 from mmrl.pipelines.run import check_config
+from mmrl.training.config import TrainingConfig
 
 BASE = {"policy": {"model": "m"}, "data": {"train": "d.jsonl"}, "rewards": [{"name": "accuracy"}]}
 

@@ -12,8 +12,10 @@ ROOMS = ("mmrl/training", "mmrl/objective", "mmrl/rollout", "mmrl/selection", "m
 
 
 def written() -> dict[str, str]:
-    """{metric as the source writes it, braces for what is filled in: the file}. What ends in braces is a head alone; the
-    runs of tests/pipelines/test_progress.py are asked for those."""
+    """{metric as the source writes it, braces for what is filled in: the file}.
+
+    What ends in braces is a head alone: the runs of tests/pipelines/test_progress.py are asked for those.
+    """
     found = {}
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):

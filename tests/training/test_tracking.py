@@ -78,9 +78,11 @@ def rollouts(tmp_path) -> Path:
     for i, name in enumerate(frames):
         Image.new("RGB", (40, 20), (80 * i, 0, 0)).save(folder / name)
     (folder / "output-0001.mp4").write_bytes(b"not looked into")
+    Image.new("RGB", (40, 20), "blue").save(folder / "output-0002-0.png")
     rows = [
         {**plain, "output": "two\nor three", "reward": 0.5, "components": {"accuracy": 0.5}},
         {**plain, "output": None, "reward": None, "components": {}, "images": frames, "films": ["output-0001.mp4"]},
+        {**plain, "output": None, "reward": 1.0, "components": {}, "images": ["output-0002-0.png"]},
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -98,9 +100,9 @@ def test_tensorboard_has_the_answers_the_clips_and_what_is_wrong(tmp_path, rollo
     text = table.tensor_proto.string_val[0].decode()
     assert table.step == 2 and "two<br>or three" in text and "0.500" in text and "output-0001.mp4" in text
     assert "how many &#124; &lt;b&gt;?" in text, "markup stays text, and a pipe opens no column"
-    (tag,) = read.Tags()["images"]
-    (clip,) = read.Images(tag)
-    assert tag == "rollouts/001_reward_unscored" and (clip.width, clip.height) == (40, 20)
+    assert read.Tags()["images"] == ["rollouts/001_reward_unscored", "rollouts/002_reward_1.000"]
+    (clip,) = read.Images("rollouts/001_reward_unscored")
+    assert (clip.width, clip.height) == (40, 20)
     assert clip.encoded_image_string[:4] == b"GIF8"
     (said,) = read.Tensors("diagnosis/text_summary")
     assert b"all is cut" in said.tensor_proto.string_val[0]
