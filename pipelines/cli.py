@@ -216,8 +216,8 @@ def export(
     trust: Trust = False,
 ) -> None:
     """The Hugging Face layout: whole weights with adapters folded in, for programs that know neither mmrl nor peft."""
-    from mmrl.pipelines.model_card import write_card
     from mmrl.pipelines.progress import quiet_libraries
+    from mmrl.pipelines.publishing import write_card
     from mmrl.pipelines.run import load_run
 
     quiet_libraries()

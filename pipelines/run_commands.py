@@ -58,6 +58,6 @@ def push(
     trust: Trust = False,
 ) -> None:
     """Send a checkpoint's weights and a filled model card to the hub, as whom `hf auth login` says."""
-    from mmrl.pipelines.model_card import push as send
+    from mmrl.pipelines.publishing import push as send
 
     say(send(checkpoint, repository, merged=merged, public=public, trust=trust))

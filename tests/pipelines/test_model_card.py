@@ -8,7 +8,8 @@ import yaml
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import read_config
-from mmrl.pipelines.model_card import model_card, push
+from mmrl.pipelines.model_card import model_card
+from mmrl.pipelines.publishing import push
 
 
 def test_a_card_holds_data_recipe_scores_command_and_version():
