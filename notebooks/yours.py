@@ -39,8 +39,9 @@ def write(name, count):
         for i, prompt in enumerate(world):
             prompt.images[0].save(HERE / f"{name}-{i}.png")
             question = prompt.text.replace("<image>", "")
-            row = {"prompt": f"<image>{question}", "image": f"{name}-{i}.png"}
-            file.write(json.dumps(row | {"solution": prompt.columns["solution"], "task": "exact"}) + "\n")
+            truth = {key: prompt.columns[key] for key in ("solution", "task")}
+            row = {"prompt": f"<image>{question}", "image": f"{name}-{i}.png", **truth}
+            file.write(json.dumps(row) + "\n")
 
 
 write("train", 1024)
@@ -63,11 +64,11 @@ print(brief(["three", "there are three of them"]))
 
 # %% [markdown]
 # ## LoRA, and a run that is stopped
-# Adapters of rank 16 on every linear layer. After 30 steps the run ends; `resume` goes on from its last checkpoint,
-# exactly as if it had never stopped, with 60 steps as the new end.
+# Adapters of rank 16 on every linear layer. After 20 steps the run ends; `resume` goes on from its last checkpoint,
+# exactly as if it had never stopped, with 45 steps as the new end.
 
 # %%
-settings = {"prompts_per_step": 16, "group_size": 8, "micro_batch_size": 64, "learning_rate": 2e-3, "save_every": 30}
+settings = {"prompts_per_step": 16, "group_size": 8, "micro_batch_size": 64, "learning_rate": 2e-3, "save_every": 20}
 rewards = ["accuracy", brief]
 
 
@@ -80,8 +81,8 @@ def train(steps, resume=None):
     return pipe, result
 
 
-_, first = train(30)
-pipe, result = train(60, resume=HERE / "run")
+_, first = train(20)
+pipe, result = train(45, resume=HERE / "run")
 print(f"stopped at step {first.steps}, went on from step {result.start} to {result.steps}")
 print(f"held-out accuracy {result.before['success']:.2f} -> {result.after['success']:.2f}")
 

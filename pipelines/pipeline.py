@@ -107,10 +107,11 @@ class Pipeline:
             self._settle(config)
             with progress(config, Console()) if report is None else nullcontext(report) as shown:
                 self.trained = True
+                live = shown if isinstance(shown, Live) else Live(config.training.steps, Console(quiet=True))
                 return train_run(
                     config, resume=resume, policy=self.policy, prompts=prompts, eval_prompts=held_out,
                     score=panel.score, made=panel.makes, report=shown,
-                    **({"kept": shown.kept, "began": shown.began} if isinstance(shown, Live) else {}),
+                    kept=live.kept, began=live.began,
                 )  # fmt: skip
         finally:
             panel.close()

@@ -153,8 +153,8 @@ def sample_line(step: int, completions: Sequence[Completion], folder: Path) -> s
         return max(known) - min(known) if known else -1.0
 
     group = max(dict.fromkeys(c.group for c in completions), key=spread)
-    rank = {None: -math.inf}
-    best = max((c for c in completions if c.group == group), key=lambda c: rank.get(c.reward, c.reward))
+    members = [c for c in completions if c.group == group]
+    best = max(members, key=lambda c: -math.inf if c.reward is None else c.reward)
     files = [str(folder / p.name) for p in (best.films or best.sounds or best.images)]
     solution = f" [solution: {_cut(best.solution)}]" if best.solution else ""
     at_limit = ", cut at the limit" if best.finish == "length" else ""

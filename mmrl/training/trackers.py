@@ -74,7 +74,9 @@ def read_completions(folder: Path) -> list[Completion]:
     lines = (folder / "rows.jsonl").read_text().splitlines()
 
     def completion(row: dict[str, Any]) -> Completion:
-        files = {kind: [folder / name for name in row.get(kind, ())] for kind in ("images", "films", "sounds")}
+        files: dict[str, Any] = {
+            kind: [folder / name for name in row.get(kind, ())] for kind in ("images", "films", "sounds")
+        }
         told = {k: row[k] for k in ("prompt", "reward", "components", "finish", "group")}
         solution = "" if row.get("solution") is None else str(row["solution"])
         return Completion(output=row["output"] or "", solution=solution, **told, **files)
