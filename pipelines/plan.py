@@ -111,7 +111,9 @@ def _memory(config: RunConfig, reference: bool) -> list[str]:
     trained = int(total * 0.02) if lora else total
     weights, moments, gradients = total * bytes_each, trained * 8, trained * 4
     copy = weights if reference and not lora else 0
-    parts = {"weights": weights, "gradients": gradients, "AdamW moments": moments, "reference copy": copy}
+    masters = trained * 4 if bytes_each < 4 and not lora else 0  # adapters are float32 themselves
+    parts = {"weights": weights, "gradients": gradients, "AdamW moments": moments, "float32 master copies": masters}
+    parts |= {"reference copy": copy}
     lines = [f"  {total / 1e6:,.1f} M parameters" + (", LoRA trains about 2 % of that" if lora else ", all trained")]
     lines += [f"  {name}: {_size(size)}" for name, size in parts.items() if size]
     return [*lines, f"  sum {_size(sum(parts.values()))}, plus activations of one micro-batch"]
