@@ -160,6 +160,10 @@
     } else member.images.forEach((image) => box.append(picture(image, "generated image")));
     if (pictured && credit) box.append(...bars(member));
     if (!pictured) box.append(...tokens(member, credit));
+    if (member.said) {
+      const turns = member.said.map((part) => make("div", {}, make("b", {}, `${part.who}: `), part.text));
+      box.append(make("details", { class: "scores" }, make("summary", {}, `${turns.length} turns`), ...turns));
+    }
     const parts = Object.entries(member.components);
     const shown = (value) => (value === null ? "–" : Number(value.toPrecision(3)));
     const named = parts.length > 1 ? parts.map(([name, value]) => ` · ${name} ${shown(value)}`).join("") : "";
