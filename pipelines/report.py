@@ -77,7 +77,8 @@ def watch(
     run = Path(run)
     while True:
         write_report(run, trust=trust, live=True)
-        steps = (read_mapping(run, "config.yaml").get("training") or {}).get("steps", 0)
+        training = read_mapping(run, "config.yaml").get("training")
+        steps = training.get("steps", 0) if isinstance(training, dict) else 0
         if read_metrics(run / "metrics.jsonl")[-1]["step"] >= steps:
             return write_report(run, trust=trust)
         sleep(every)

@@ -65,10 +65,14 @@ def section(run: Path, folder: Path, *, clips: bool) -> dict[str, Any] | None:
 
     clips  whether frames of the data set's clips, which lie outside the run, may be read
     """
+    from PIL import Image
+
+    refusals = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SyntaxError, MMRLError)
     try:
         inside(run, folder)
         groups = [_group(folder, members, clips) for members in read_groups(folder)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MMRLError) as error:
+        json.dumps(groups, allow_nan=False)  # what a browser could not read would take the whole page along
+    except (*refusals, Image.DecompressionBombError) as error:
         tell(f"{folder} is left out: {type(error).__name__}: {error}")
         return None
     return {"name": folder.name, "title": title_of(folder), "credit": folder.name.startswith("step"), "groups": groups}
