@@ -95,7 +95,7 @@ def _group(folder: Path, members: list[dict[str, Any]], clips: bool) -> dict[str
 def _member(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
     films = [_film(folder, name) for name in row.get("films", [])]
     return {
-        "reward": row["reward"],
+        "reward": None if row["reward"] is None else float(row["reward"]),
         "components": row["components"],
         "finish": row.get("finish"),
         "length": row.get("length"),
