@@ -25,6 +25,7 @@ from mmrl.pipelines.run import train as train_run
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.plugins import reference_of
 from mmrl.policies.base import Policy
+from mmrl.policies.sharding import writes_files
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
 from mmrl.rewards.panel import RewardPanel, RewardSpec
@@ -151,8 +152,11 @@ class Pipeline:
         return scores
 
     def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
-        """An adapter or full weights in the Hugging Face layout; `merged` folds an adapter into the weights."""
+        """An adapter or full weights in the Hugging Face layout; `merged` folds an adapter into the weights. Of a
+        pipeline that was trained, with the card of its run."""
         self.policy.save_pretrained(directory, merged=merged)
+        if self.policy.card is not None and writes_files():
+            (Path(directory) / "README.md").write_text(self.policy.card())
 
     def _config(self, recipe: str | None, run_dir: str | Path | None, sections: Mapping[str, Any]) -> RunConfig:
         base = {"recipe": "grpo", **self.base, "policy": self.asked}

@@ -293,6 +293,8 @@ def train(
         told_to.tell("begin", config)
         with told_where(*given):
             result = trainer.train(start)
+        card = model_card(config, result.before, result.after, result.steps)
+        policy.card = lambda: card  # which no longer holds the trainer, and its optimizer
         told_to.tell("end", result)
         if accelerator.is_main_process and result.after:
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
