@@ -59,7 +59,9 @@ class Compared:
         return charts
 
     def table(self) -> Table:
-        table = Table("", *(run.name for run in self.runs))
+        table = Table()
+        for name in ("", *(run.name for run in self.runs)):
+            table.add_column(name, overflow="fold")
         for name, values in {**self.scores(), **self.differences()}.items():
             table.add_row(name, *map(str, values))
         return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from mmrl.columns import COLUMNS
@@ -127,10 +128,13 @@ def _count_parameters(config: RunConfig) -> int | None:
     """Parameters of the trained model, counted on the meta device from its configuration alone."""
     import torch
 
+    model = config.policy_settings().model
     try:
         with torch.device("meta"):
-            module = ON_META[config.modality](config.policy_settings().model)
-    except (OSError, ValueError):
+            module = ON_META[config.modality](model)
+    except (OSError, ValueError) as error:
+        if Path(model).is_dir():  # a run would be refused, too
+            raise ConfigError(f"model: cannot load {model!r}: {str(error).splitlines()[0]}") from error
         return None
     return sum(p.numel() for p in module.parameters())
 

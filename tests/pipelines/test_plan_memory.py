@@ -2,6 +2,9 @@
 
 import re
 
+import pytest
+
+from mmrl.errors import ConfigError
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.plan import plan_run
 
@@ -19,3 +22,8 @@ def test_weights_below_float32_have_master_copies_and_adapters_have_none(bases):
     half = counted(bases, dtype="bfloat16")
     assert half["float32 master copies"] == half["gradients"] == full["weights"]
     assert "float32 master copies" not in counted(bases, dtype="bfloat16", lora={"rank": 4})
+
+
+def test_a_folder_that_a_run_would_refuse_is_refused_by_its_plan(bases):
+    with pytest.raises(ConfigError, match="model: cannot load"):
+        counted(bases, model=str(bases.of("flow")))
