@@ -18,7 +18,7 @@ from mmrl.pipelines.callbacks import Callbacks
 from mmrl.pipelines.config import DataConfig, RunConfig, read_config
 from mmrl.pipelines.folders import in_its_own_folder
 from mmrl.pipelines.model_card import model_card
-from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_out, made_ready, tell_all, unasked
+from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_out, made_ready, unasked
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.trust import made_here, remember, require
 from mmrl.policies.base import Policy
@@ -271,7 +271,8 @@ def train(
         config = config if resume else together(lambda: in_its_own_folder(config, accelerator), accelerator)
         folder = config.directory
         start = _begin(config, resume, accelerator, stack)
-        ready = partial(_opened, config, objective, stack, prompts, eval_prompts, score)
+        notes: list[str] = []
+        ready = partial(_opened, config, objective, stack, notes, prompts, eval_prompts, score)
         prompts, eval_prompts, score = together(ready, accelerator)
         config = config.model_copy(update={"training": config.training.for_rows(len(prompts))})
         began(config)
@@ -283,7 +284,8 @@ def train(
         sampler: Sampler = Bound.of("prompts", config.prompts).state
         trainer = Trainer(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
-            report=_each(_noting_the_model(report, policy, folder), told_to.step), accelerator=accelerator,
+            report=_each(_telling(notes, _noting_the_model(report, policy, folder)), told_to.step),
+            accelerator=accelerator,
             counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,
             environment=surroundings_of(config, stack), kept=_each(kept, told_to.rollouts),
         )  # fmt: skip
@@ -303,10 +305,11 @@ def train(
 
 
 def _opened(
-    config: RunConfig, objective: Objective, stack: ExitStack, prompts: Sequence[Prompt] | None,
-    eval_prompts: Sequence[Prompt] | None, score: Callable | None,
+    config: RunConfig, objective: Objective, stack: ExitStack, notes: list[str],
+    prompts: Sequence[Prompt] | None, eval_prompts: Sequence[Prompt] | None, score: Callable | None,
 ) -> tuple[Sequence[Prompt], Sequence[Prompt] | None, Callable]:  # fmt: skip
-    """What is not given, opened, and checked before a model is loaded: prompts, held-out ones, and who scores."""
+    """What is not given, opened, and checked before a model is loaded: prompts, held-out ones, and who scores. What is
+    worth a line and no error joins `notes`, which are told once the first step is made."""
     panel = None
     if score is None:
         panel = reward_panel(config)
@@ -321,7 +324,7 @@ def _opened(
     if panel is not None:
         for each in (prompts, eval_prompts or ()):
             check_prompts(panel, each, config.policy_class.reads)
-    tell_all([*few_rows(config, prompts), *(unasked(panel, prompts) if panel is not None else ())])
+    notes += [*few_rows(config, prompts), *(unasked(panel, prompts) if panel is not None else ())]
     strategies = Nested.of(config.rollout)
     if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
         first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]
@@ -367,6 +370,15 @@ def _each(first: Callable[[int, Any], None], second: Callable[[int, Any], None])
         second(step, what)
 
     return call
+
+
+def _telling(notes: list[str], report: Report) -> Report:
+    def told(step: int, metrics: dict[str, Any]) -> None:
+        while notes:
+            tell(notes.pop(0))
+        report(step, metrics)
+
+    return told
 
 
 def _noting_the_model(report: Report, policy: Policy, folder: Path) -> Report:
