@@ -70,7 +70,7 @@ lint: $(READY)
 	@$(BIN)/python docs/generate.py --check
 
 bench: $(READY)
-	@set -e; for name in vlm group video flow; do echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name $(ARGS); done
+	@set -e; for name in growth vlm group video flow; do echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name $(ARGS); done
 
 # PYTHON_GPU: an environment with a CUDA build of torch, where .venv has another
 gpu: $(if $(PYTHON_GPU),,$(READY))

@@ -64,14 +64,18 @@ def trained(task: Task, arm: str, seed: int, folder: Path, overrides: list[str])
     config = read_config(task.config, [f"training.seed={seed}", f"run_dir={run}", *overrides], task.modality)
     blank = environment_of(task, "blank", config)
     config = config.model_copy(update={"environment": environment_of(task, arm, config)})
-    begun = processor_seconds()
+    begun, start = processor_seconds(), time.perf_counter()
     result = train(config)
     if result.interrupted:
         raise SystemExit(f"{run.name}: signal {result.signal} ended it after {result.steps} steps; run it again")
-    seconds = processor_seconds() - begun
+    seconds, wall = processor_seconds() - begun, time.perf_counter() - start
     last = read_metrics(run / "metrics.jsonl")[-1]
     row = {
-        "before": result.before["success"], "after": result.after["success"], "processor_seconds": round(seconds, 1),
+        "command": " ".join(["python -m benchmarks.accept_environments --task", task.config, "--arm", arm, "--seed",
+                             str(seed), *overrides]),
+        "before": result.before["success"], "after": result.after["success"],
+        "gain": result.after["success"] - result.before["success"],
+        "processor_seconds": round(seconds, 1), "wall_seconds": round(wall, 1),
         "call_rate": last.get("environment/call_rate", 0.0), "calls_held_out": result.after.get("calls", 0.0),
     }  # fmt: skip
     if arm == "tool":
@@ -112,27 +116,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--task", choices=TASKS, action="append", help="default: all")
     parser.add_argument("--arm", choices=ARMS, action="append", help="default: all")
     parser.add_argument("--seed", type=int, action="append", help=f"default: {SEEDS}")
-    parser.add_argument("--out", type=Path, help="write the results there as JSON")
+    parser.add_argument("--out", type=Path, help="put the results there as JSON, beside those of other arms and seeds")
     parser.add_argument("overrides", nargs="*", help="key.sub=value, as `mmrl train` takes them")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
-    failed = False
     for name in options.task or TASKS:
         for seed in options.seed or SEEDS:
             with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
                 arms = {
                     arm: trained(TASKS[name], arm, seed, Path(folder), options.overrides) for arm in options.arm or ARMS
                 }
-                wall = round(time.perf_counter() - start, 1)
-            found = misses(TASKS[name], arms)
-            results[f"{name} seed {seed}"] = {"arms": arms, "missed": found, "wall_seconds": wall}
-            print(json.dumps({f"{name} seed {seed}": results[f"{name} seed {seed}"]}, indent=1), flush=True)
-            failed |= bool(found)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1))
-    return int(failed)
+            found = {"arms": arms, "missed": misses(TASKS[name], arms)}
+            results[f"{name} seed {seed}"] = found
+            print(json.dumps({f"{name} seed {seed}": found}, indent=1), flush=True)
+            if options.out:
+                options.out.write_text(json.dumps(added(options.out, name, seed, arms), indent=1))
+    return int(any(found["missed"] for found in results.values()))
+
+
+def added(path: Path, name: str, seed: int, arms: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds already, with these arms of a task and seed put in."""
+    held = json.loads(path.read_text()) if path.exists() else {}
+    together = {**held.get(f"{name} seed {seed}", {}).get("arms", {}), **arms}
+    held[f"{name} seed {seed}"] = {"arms": together, "missed": misses(TASKS[name], together)}
+    return dict(sorted(held.items()))
 
 
 if __name__ == "__main__":

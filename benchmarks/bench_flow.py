@@ -6,6 +6,9 @@
 
 Tiny Stable Diffusion 3 pipeline, 2 prompts x 8 images, one optimizer step an iteration. The reward is how much redder
 than blue the picture is. Reward is then given against seconds, for all three from the same weights.
+
+Then rollouts in the shapes of FLUX.1 and Wan 2.1, through their families and by a plain loop over the transformer
+(`benchmarks.flow_families`), with the conditions given and with prompts that are new. `--only` one of the two parts.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from statistics import median
 from typing import Any
 
-from benchmarks import measuring
-from benchmarks.measuring import Channel, Report, alternate, ratio, summary, workers
+from benchmarks import flow_families, measuring
+from benchmarks.measuring import Channel, Report, alternate, ratio, summary, target, workers
 
 MODULE = "benchmarks.bench_flow"
 CAPTIONS = ("a red circle", "two blue squares on the left")
@@ -100,6 +104,9 @@ def make_trainer(spec: dict[str, Any]) -> Any:
 
 
 def run(spec: dict[str, Any], channel: Channel) -> None:
+    if "shape" in spec:
+        channel.serve(flow_families.answers(spec))
+        return
     if spec["kind"] == "plain":
         import torch
 
@@ -171,10 +178,16 @@ def _plain_log_probs(loop: Any, rollouts: Any, conditions: Any, stopped: bool = 
 
 
 def measure(options: argparse.Namespace) -> None:
+    if options.only in (None, "iteration"):
+        measure_iteration(options, Report("bench_flow", options))
+    if options.only in (None, "families"):
+        measure_families(options, Report("bench_flow", options, "bench_flow_families"))
+
+
+def measure_iteration(options: argparse.Namespace, report: Report) -> None:
     small = options.quick or options.tiny
     steps = options.steps or (2 if small else 7)
     budget = options.seconds if options.seconds is not None else (1.0 if options.tiny else 5.0 if small else 40.0)
-    report = Report("bench_flow", options)
     with tempfile.TemporaryDirectory() as folder:
         base = {"folder": folder, "model": options.model, "members": 2 if options.tiny else 8}
         specs = {kind: base | {"kind": kind} for kind in ("plain", "exact", "fast")}
@@ -191,6 +204,31 @@ def measure(options: argparse.Namespace) -> None:
     report.table("an iteration", rows)
     report.table("exact beside plain: differences", [{k: equal[k] for k in DIFFERENCES}])
     report.table("reward after seconds of processor time", rewards)
+    report.write()
+
+
+def measure_families(options: argparse.Namespace, report: Report) -> None:
+    """Processor time of plain loop and family, by turns."""
+    steps = options.steps or (1 if options.tiny else 2 if options.quick else 7)
+    rows, wanted = [], []
+    for name, shape in (flow_families.TINY if options.tiny else flow_families.SHAPES).items():
+        specs = {kind: {"kind": kind, "shape": name} for kind in ("plain", "family")}
+        with workers(MODULE, specs, options.threads) as running:
+            loop, text = (alternate(running, steps, request) for request in ("loop", "text"))
+            equal = running["family"].ask("equal")["log-probs differ by"]
+        cost = ratio(loop["family"], loop["plain"], "cpu_seconds")
+        gain = ratio(text["plain"], text["family"], "cpu_seconds")
+        rows.append({
+            "shape": f"{name}: {shape.about}", "outputs": shape.members, "steps": shape.steps,
+            "log-probs differ by": equal,
+            "plain, seconds": round(median(r["cpu_seconds"] for r in loop["plain"]), 3),
+            "family / plain": cost["median"], "its range": cost["range"],
+            "text once, times faster": gain["median"], "range": gain["range"],
+        })  # fmt: skip
+        wanted.append(target(f"{name}: family / plain loop", 1.05, cost["median"], at_most=True))
+        wanted.append(target(f"{name}: text captured once, times faster", 1.3, gain["median"]))
+        report.table("a rollout through a family", rows)
+    report.targets(wanted)
     report.write()
 
 
@@ -215,6 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = measuring.parser("bench_flow", __doc__)
     parser.add_argument("--model", help="folder of a StableDiffusion3Pipeline; default: a tiny one, made here")
     parser.add_argument("--seconds", type=float, help="processor seconds of each reward curve; default 40")
+    parser.add_argument("--only", choices=("iteration", "families"), help="one of the two parts")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
     options = parser.parse_args(arguments)
     if options.worker:

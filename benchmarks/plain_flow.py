@@ -61,11 +61,7 @@ class PlainLoop:
         return without + GUIDANCE * (with_text - without)
 
     def transition(self, i: int, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of step i."""
-        t, following = self.times[i], self.times[i + 1]
-        h, at = t - following, self.times[1] if i == 0 else t
-        std = LEVEL * (h * t / (1 - at)).sqrt()
-        return x - h * v - std**2 / (2 * t) * (x + (1 - t) * v), std
+        return transition(self.times, i, x, v)
 
     @torch.no_grad()
     def roll_out(self, conditions: tuple[Tensor, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -99,6 +95,14 @@ class PlainLoop:
         scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
         pixels = vae.decode(scaled, return_dict=False)[0]
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
+
+
+def transition(times: Tensor, i: int, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of step i."""
+    t, following = times[i], times[i + 1]
+    h, at = t - following, times[1] if i == 0 else t
+    std = LEVEL * (h * t / (1 - at)).sqrt()
+    return x - h * v - std**2 / (2 * t) * (x + (1 - t) * v), std
 
 
 def log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ not depend on it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import Any, Self
@@ -42,6 +42,9 @@ class Ahead(Prompts):
 
     def ids(self) -> list[str]:
         return self._prompts.ids() if isinstance(self._prompts, Prompts) else [p.id for p in self._prompts]
+
+    def columns(self, index: int) -> Mapping[str, Any] | None:
+        return self._prompts.columns(index) if isinstance(self._prompts, Prompts) else None
 
     def prompt(self, index: int) -> Prompt:
         """The prompt as it was made ready, or opened now; raises what went wrong with it."""

@@ -1,5 +1,5 @@
-"""Write the generated pages of this folder, methods.md, recipes.md, rewards.md, configuration.md, and the counts in
-README.md. What recipes.md and the counts say of training is what `make recipes` found, in recipes.json.
+"""Write the generated pages of this folder, methods.md, recipes.md, rewards.md, metrics.md, configuration.md, and the
+counts in README.md. What recipes.md and the counts say of training is what `make recipes` found, in recipes.json.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 and name the pages that are not current
@@ -30,6 +30,8 @@ from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as rewards_registered
 from mmrl.settings import Section
 from mmrl.stages import STAGES, StageFunction, registered
+from mmrl.training.diagnosis import RULES
+from mmrl.training.glossary import GROUPS
 
 FOLDER = Path(__file__).parent
 NOTICE = "<!-- Written by `make docs` from the code: change the docstrings, not this page. -->"
@@ -67,6 +69,27 @@ def methods() -> str:
         "## All methods\n\n" + table(head, *map(_method, methods_json(shipped()))),
         *_waiting(),
         *(_stage(stage, [f for f in functions if f.stage == stage]) for stage in stages),
+    )
+
+
+def metrics() -> str:
+    head = ("metric", "what it is", "healthy", "where it is not")
+    groups = (
+        f"## {title}\n\n" + table(head, *((f"`{e.name}`", e.meaning, e.healthy, e.do) for e in group))
+        for title, group in GROUPS.items()
+    )
+    rules = (
+        (f"`{r.name}`", r.knob[0].upper() + r.knob[1:], ", ".join(r.explains), ", ".join(r.modalities)) for r in RULES
+    )
+    return page(
+        "Metrics",
+        "Every number that a run writes into `metrics.jsonl`, one line a step, and sends to trackers. `*` stands for a "
+        "reward, a stage function, a cause. What is healthy is a rule of thumb; how a number moves says more than "
+        "where it stands.",
+        *groups,
+        "## Diagnosis\n\nWhat a run finds wrong with itself, in the terminal, in `diagnosis` of its metrics and in the "
+        "report. What follows from a finding is not told beside it.\n\n"
+        + table(("rule", "what to do", "explains", "modalities"), *rules),
     )
 
 
@@ -267,6 +290,7 @@ PAGES = {
     "coming_from.md": coming_from,
     "methods.md": methods,
     "recipes.md": recipes,
+    "metrics.md": metrics,
     "rewards.md": rewards,
     "configuration.md": configuration,
     "../README.md": readme,

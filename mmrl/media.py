@@ -115,6 +115,26 @@ class Reordered:
         return replace(frames, pixels=frames.pixels[order], key=f"{frames.key}:order-{self.seed}")
 
 
+@dataclass(frozen=True)
+class Noised:
+    """A video whose frames carry Gaussian noise of `std` grey levels out of 255, drawn from `seed`."""
+
+    video: Any
+    std: float
+    seed: int
+
+    @property
+    def path(self) -> Any:
+        return getattr(self.video, "path", self.video)
+
+    def of(self, frames: Frames) -> Frames:
+        from torch import Generator, randn, uint8
+
+        noise = randn(frames.pixels.shape, generator=Generator().manual_seed(self.seed)) * self.std
+        pixels = (frames.pixels.float() + noise).round().clamp(0, 255).to(uint8)
+        return replace(frames, pixels=pixels, key=f"{frames.key}:noise-{self.std:g}-{self.seed}")
+
+
 @dataclass
 class Frames:
     """Decoded, sampled and resized frames of one clip.

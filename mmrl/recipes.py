@@ -37,9 +37,9 @@ class PaperUpdates(Section):
 
 class Recipe(Section):
     """One published method with its paper's defaults. `policy` and `training` are suggestions a user's
-    configuration overrides; `prompts` is the sampler, `rollout` the strategies and `environment` who answers between
-    turns, where the method brings its own; `updates` are its paper's, which `training.updates: auto` follows as far as
-    a smaller batch allows.
+    configuration overrides; `prompts` is the sampler, `rollout` the strategies, `environment` who answers between turns
+    and `learner` what learns, where the method brings its own; `updates` are its paper's, which `training.updates:
+    auto` follows as far as a smaller batch allows.
 
     confidence  how far it was checked, as of a stage function (`mmrl.stages.stage`)
     deviates    one sentence for each thing in which it is known to differ from its source
@@ -55,6 +55,7 @@ class Recipe(Section):
     prompts: str | dict[str, Any] = "shuffled"
     rollout: list[str | dict[str, Any]] = []
     environment: str | dict[str, Any] | None = None
+    learner: str | dict[str, Any] = "gradient"
     updates: PaperUpdates = PaperUpdates()
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}

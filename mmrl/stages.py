@@ -119,6 +119,7 @@ NEEDS: dict[str, Need] = {
     "perturbed_log_probs": Need("log_probs", under=View.of("patch_black", share=0.5, size=14)),
     "media_free_log_probs": Need("log_probs", under=View.of("remove_media")),
     "visual_entropy": Need("visual_entropy"),
+    "score_gradient_norm": Need("score_gradient_norm"),
     "reference_kl": Need("reference_kl", weights="current"),
     "step_rewards": Need("step_rewards"),
     "step_std": Need("step_std"),
@@ -157,6 +158,7 @@ class StageFunction:
     grain: str = "action"
     idle: str = ""
     waits: tuple[str, ...] = ()
+    vocabulary: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -182,7 +184,7 @@ class StageFunction:
 GRAINS = {"advantage": "row", "credit": "action", "ratio": "action", "trust_region": "ratio"}
 """What a function of the stage tells apart unless it says otherwise."""
 
-RENAMED = {"dense_grpo": "densegrpo"}
+RENAMED = {"dense_grpo": "densegrpo", "sage": "sage_self_hint", "npo": "npo_autonpo"}
 """Former names of methods, of their recipes and of their functions: both work, and the new one is written down."""
 
 _REGISTRY: dict[tuple[str, str], StageFunction] = {}
@@ -208,6 +210,7 @@ def stage(
     grain: str | None = None,
     idle: str = "",
     waits: tuple[str, ...] = (),
+    vocabulary: Mapping[str, str] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Register a function (or a class, if it must remember) for one stage.
 
@@ -232,6 +235,8 @@ def stage(
               acts in later ones alone
     waits     hyper-parameters that only the user knows, such as ids of the model's vocabulary: a run in which one is
               empty is refused when its configuration is read
+    vocabulary  {hyper-parameter: "single" or "sequence"} of those that are token ids, and may be given as the texts of
+              tokens: each text one token, or as many as it has
     """
     if stage not in STAGES:
         raise ConfigError(unknown("stage", stage, STAGES))
@@ -251,6 +256,7 @@ def stage(
         _REGISTRY[key] = StageFunction(
             stage, key[1], function, method or key[1], paper, formula, confidence, resolve, scope, phase,
             modalities, silent_at_zero, prepared, compares, grain or GRAINS.get(stage, "action"), idle, waits,
+            dict(vocabulary or {}),
         )  # fmt: skip
         return function
 

@@ -1,4 +1,4 @@
-"""Execute the notebooks: `python notebooks/build.py [vlm video flow]` writes NAME.ipynb from NAME.py, with outputs.
+"""Execute the notebooks: `python notebooks/build.py [vlm video flow yours]` writes NAME.ipynb, with its outputs.
 
 NAME.py is the source, in jupytext's percent format; the .ipynb is what people read.
 """
@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
-NAMES = ("vlm", "video", "flow")
+NAMES = ("vlm", "video", "flow", "yours")
 TIMEOUT = 300  # seconds a cell may take
 
 

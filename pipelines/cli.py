@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from mmrl.errors import ConfigError, MMRLError, unknown
+from mmrl.pipelines import run_commands, trajectory
+from mmrl.pipelines.run_commands import Trust, console, say
 from mmrl.policies.registry import MODALITIES
 from mmrl.shown import shown
 
@@ -30,10 +31,8 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(no_args_is_help=True, help="The cache of decoded video: build, verify, prune.")
 app.add_typer(cache_app, name="cache")
-console = Console()
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Run the code a run from elsewhere names, and read what it names.")
-]
+app.command()(trajectory.extrapolate)
+app.command()(trajectory.weights)
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -61,11 +60,6 @@ def _known(modality: str | None) -> str | None:
 
 
 Modality = Annotated[str, typer.Argument(metavar="|".join(MODALITIES), callback=_known)]
-
-
-def say(text: str) -> None:
-    """Print as it is: a path is not markup, and a line that is wrapped cannot be copied."""
-    console.print(shown(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def overrides_of(arguments: list[str]) -> list[str]:
@@ -100,6 +94,7 @@ def train(
 ) -> None:
     """Train a policy. Further arguments override the configuration: `training.steps=200 --policy.model NAME`."""
     from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.former import refuse_former
     from mmrl.pipelines.progress import progress, quiet_libraries
     from mmrl.pipelines.run import train as run
     from mmrl.pipelines.trust import require
@@ -109,6 +104,8 @@ def train(
     root = None if resume is None else run_folder(resume)
     if config is None and root is None:
         raise ConfigError("name a configuration file, or a run to continue with --resume RUN")
+    if root is not None:
+        refuse_former(root, resume)
     settings = read_config(config or root / "config.yaml", changes, modality)
     if root is not None and config is None:
         require(read_config(root / "config.yaml", (), modality), settings, root, trust)
@@ -118,8 +115,8 @@ def train(
     if main and config is not None:
         _print_overruled(config, changes, modality)
     quiet_libraries()
-    with progress(settings, console) as report:
-        result = run(settings, resume=resume, report=report)
+    with progress(settings, console) as live:
+        result = run(settings, resume=resume, report=live, kept=live.kept, began=live.began)
     if main:
         _print_result(result.folder or settings.directory, result)
     if result.interrupted:
@@ -160,8 +157,26 @@ def _print_result(folder: Path, result: Result) -> None:
             say(f"held-out {name}: {result.before[name]:.3f} -> {result.after[name]:.3f}")
     if result.not_acted:
         say(result.not_acted)
+    if result.ended:
+        say(f"ended after step {result.steps}: {result.ended}")
     verb = f"interrupted after step {result.steps}, saved; continue with --resume" if result.interrupted else "run in"
     say(f"{verb} {folder}")
+
+
+@app.command(context_settings=OVERRIDES)
+def sweep(
+    context: typer.Context,
+    plan: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped comparison such as 'flow'.")],
+) -> None:
+    """Train several recipes from one start at equal cost: one table, one plot. `recipes=[awm,crd] seeds=[0] out=DIR`"""
+    from mmrl.pipelines.progress import quiet_libraries
+    from mmrl.pipelines.sweep import compare, read_comparison
+
+    asked = read_comparison(plan, overrides_of(context.args))
+    quiet_libraries()
+    compare(asked)
+    say((Path(asked.out) / "comparison.md").read_text().rstrip())
+    say(f"table, plot and curves in {asked.out}")
 
 
 Target = Annotated[
@@ -225,12 +240,14 @@ def export(
 ) -> None:
     """The Hugging Face layout: whole weights with adapters folded in, for programs that know neither mmrl nor peft."""
     from mmrl.pipelines.progress import quiet_libraries
+    from mmrl.pipelines.publishing import write_card
     from mmrl.pipelines.run import load_run
 
     quiet_libraries()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty; name a new folder")
     load_run(checkpoint, trust=trust)[1].save_pretrained(folder, merged=not adapter)
+    write_card(checkpoint, folder, adapter=adapter)
     say(f"weights in {folder}")
 
 
@@ -282,6 +299,27 @@ def plan(
 
 
 @app.command(context_settings=OVERRIDES)
+def calibrate(
+    context: typer.Context,
+    config: Annotated[str, typer.Argument(help="A YAML file of a flow run, or the name of a shipped one.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Each moves every level a little.")] = 20,
+    samples: Annotated[int, typer.Option(min=2, help="Rollouts a round, each of a prompt drawn from the data.")] = 64,
+    allowed: Annotated[
+        float | None, typer.Option(help="Samples by which gains and losses may differ: a fifth of them.")
+    ] = None,
+) -> None:
+    """Noise levels of a generator's denoising steps, by the rewards they explore (DenseGRPO). Prints the setting."""
+    from mmrl.pipelines.calibrating import calibrate as run
+    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.progress import quiet_libraries
+
+    quiet_libraries()
+    settings = read_config(config, overrides_of(context.args), "flow")
+    levels = run(settings, rounds=rounds, samples=samples, allowed=allowed, tell=say)
+    say(f"policy.sampler.levels={levels}")
+
+
+@app.command(context_settings=OVERRIDES)
 def check(
     data: Annotated[
         str,
@@ -318,12 +356,9 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run directory.")], trust: Trust = False) -> None:
-    """Write report.html: curves, rollouts with their rewards, and where the credit went."""
-    from mmrl.pipelines.report import write_report
-
-    say(f"report in {write_report(run, trust=trust)}")
+app.command()(run_commands.report)
+app.command()(run_commands.compare)
+app.command()(run_commands.push)
 
 
 @app.command("serve-rewards")

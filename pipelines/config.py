@@ -22,7 +22,8 @@ from mmrl.rewards.panel import BUDGET_CALLS, SMALLEST_BUDGET, RewardSpec
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 from mmrl.stages import RENAMED
 from mmrl.training.config import TrainingConfig
-from mmrl.training.tracking import TrackerName
+from mmrl.training.trackers import TrackerSpec
+from mmrl.training.watch import WatchConfig
 
 ASSET = "asset:"
 LONGEST_NAME, LARGEST_INTEGER = 255, 10**12
@@ -32,6 +33,14 @@ CLASS = "class"
 """Of `policy`: a class of the user's own."""
 SHORT = {"engine": "policy.engine"}
 """Overrides that are written often: engine=vllm, engine.mode=server."""
+RATES = {
+    ("language", True): 1e-5,
+    ("language", False): 1e-6,
+    ("flow", True): 3e-4,
+    ("flow", False): 1e-5,
+}
+"""By kind of policy and whether it has adapters: TRL's and verl's for full fine-tuning, of generators those of
+Flow-GRPO (adapters) and DanceGRPO."""
 METHOD_KEYS = ("self_check",)
 """Training settings that belong to a method; the others to the machine and the data."""
 
@@ -160,8 +169,12 @@ class RunConfig(Section):
     prompts  which prompts a step takes: "shuffled", or another sampler by name or as {name: ..., parameter: ...}
     rollout  how a group comes to be: strategies by name or as {name: ..., parameter: ...}, outermost first; none:
              independent draws
+    callbacks  classes of your own that hear of steps and rollouts, as file.py:Class (pipelines/callbacks.py)
     environment  who answers between the turns of a response, by name, as file.py:Class, or as {name: ..., parameter:
                  ...}; null: a response is one run
+    learner  what learns from rollouts: "gradient" of the objective, "essa" (adapters, forward passes alone) or
+             "training_free" (lessons in words), by name or as {name: ..., option: ...}
+    watch    of a generator with held-out prompts: what moves beside the reward
     """
 
     modality: Literal["vlm", "video", "flow", "masked"]
@@ -175,21 +188,24 @@ class RunConfig(Section):
     rollout: list[Choice] = []
     environment: Choice | None = None
     environment_run: EnvironmentRunConfig = EnvironmentRunConfig()
+    learner: Choice = "gradient"
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     cache: CacheConfig = CacheConfig()
     placement: Placement = Placement()
-    tracking: list[TrackerName] = []
+    tracking: list[TrackerSpec] = []
+    callbacks: list[Choice] = []
+    watch: WatchConfig = WatchConfig()
 
-    @field_validator("rollout", mode="before")
+    @field_validator("rollout", "callbacks", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Mapping) else value
 
-    @field_validator("rewards", mode="before")
+    @field_validator("rewards", "tracking", mode="before")
     @classmethod
     def _names_will_do(cls, value: Any) -> Any:
-        """`accuracy`, `[accuracy, format]`, `{name: accuracy}`: each is a list of rewards."""
+        """`accuracy`, `[accuracy, format]`, `{name: accuracy}`: each is a list of rewards; of trackers likewise."""
         several = [value] if isinstance(value, str | Mapping) else value
         return [{"name": v} if isinstance(v, str) else v for v in several] if isinstance(several, list) else several
 
@@ -220,8 +236,9 @@ class RunConfig(Section):
         """The typed `policy:` section, with `asset:NAME` resolved to the checkpoint that ships as NAME."""
         kind = self.policy_class
         values = {k: v for k, v in self.policy.items() if k != CLASS}
-        if str(values.get("model", "")).startswith(ASSET):
-            values["model"] = str(shipped_asset(values["model"].removeprefix(ASSET)))
+        values = _with_assets(values)
+        if isinstance(values.get("teacher"), dict):
+            values["teacher"] = _with_assets(values["teacher"])
         if (found := placed()) is not None and found.engines and self.modality in SPEAKING:
             values["engine"] = PLACED_ENGINE  # the actor has the one that was named
         return read_section(kind.config_type, values, "policy")
@@ -245,13 +262,19 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def _with_assets(values: dict[str, Any]) -> dict[str, Any]:
+    """A section whose `model` is a path where it named a checkpoint that ships."""
+    name = str(values.get("model", ""))
+    return values | {"model": str(shipped_asset(name.removeprefix(ASSET)))} if name.startswith(ASSET) else values
+
+
 def read_config(
     source: str | Path | Mapping[str, Any] | None, overrides: Iterable[str] = (), modality: str | None = None
 ) -> RunConfig:
     """A file, the name of a shipped configuration ("demo"), or a mapping; then `key.sub=value` overrides."""
-    values = dict(source) if isinstance(source, Mapping) else _read_file(source, modality)
+    values = dict(source) if isinstance(source, Mapping) else read_values(source, modality)
     where = "" if source is None or isinstance(source, Mapping) else str(source)
-    changes = dict(_override(o) for o in overrides)
+    changes = dict(override(o) for o in overrides)
     if modality is not None and values.setdefault("modality", modality) != modality:
         raise ConfigError(f"{where or 'modality'}: is for {got(values['modality'])}, not for {modality!r}")
     folders = [Path(), *([Path(source).parent] if isinstance(source, str | Path) else [])]
@@ -264,12 +287,15 @@ def read_config(
     read_section(TrainingConfig, recipe.training, f"{place}.training")  # also where the file overrules it
     base: dict[str, Any] = {"prompts": recipe.prompts, "rollout": recipe.rollout}
     base |= {"environment": recipe.environment} if recipe.environment else {}
+    base |= {"learner": recipe.learner}
     base |= {"policy": recipe.policy, "training": recipe.training}
     base["objective"] = read_section(ObjectiveConfig, recipe.objective, f"{place}.objective").model_dump()
     merged = merge(base, values)
     for key, value in changes.items():
         set_dotted(merged, key, value)
     merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
+    if isinstance(merged["training"], dict) and "learning_rate" not in merged["training"]:
+        merged["training"] = {**merged["training"], "learning_rate": usual_rate(merged)}
     config = read_section(RunConfig, merged, where)
     supported = recipe.modalities
     if strange := [name for name in supported if name not in MODALITIES]:
@@ -278,6 +304,16 @@ def read_config(
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
     config.training = config.training.following(recipe.updates.count, recipe.updates.epochs)
     return config
+
+
+def usual_rate(values: Mapping[str, Any]) -> float:
+    """The learning rate of a configuration that names none: adapters take ten times that of full fine-tuning and more.
+
+    A generator has adapters unless it says `lora: null`.
+    """
+    generator, policy = values.get("modality") == "flow", values.get("policy") or {}
+    adapted = policy.get("lora", {} if generator else None) is not None
+    return RATES[("flow" if generator else "language", bool(adapted))]
 
 
 def _plain(values: Any, where: str, key: str = "") -> None:
@@ -312,7 +348,7 @@ def _recipe_of(values: dict[str, Any], changes: dict[str, Any], folders: list[Pa
 def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> str:
     """What a recipe named among the overrides suggests, and a file written for another recipe sets otherwise: one
     sentence, "" if nothing."""
-    values, changes = _read_file(source, modality), dict(_override(o) for o in overrides)
+    values, changes = read_values(source, modality), dict(override(o) for o in overrides)
     written_for = values.get("recipe", "grpo")
     if changes.get("recipe", written_for) == written_for:
         return ""
@@ -332,7 +368,7 @@ def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> st
     return f"{source} was written for {written_for} and overrules what {recipe.method} suggests: {'; '.join(lost)}"
 
 
-def _read_file(source: str | Path | None, modality: str | None) -> dict[str, Any]:
+def read_values(source: str | Path | None, modality: str | None) -> dict[str, Any]:
     if source is None:
         return {}
     path = Path(source)
@@ -352,7 +388,8 @@ def _read_file(source: str | Path | None, modality: str | None) -> dict[str, Any
     return values
 
 
-def _override(text: str) -> tuple[str, Any]:
+def override(text: str) -> tuple[str, Any]:
+    """`key.sub=value`, read as YAML where it is."""
     key, equals, value = text.removeprefix("--").partition("=")
     if not equals or not key:
         raise ConfigError(f"override {text!r}: expected key.sub=value, such as objective.trust_region.low=0.2")

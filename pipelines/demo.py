@@ -31,8 +31,8 @@ def run_demo(out: Path, seed: int, modalities: list[str] | None, console: Consol
         shutil.rmtree(folder, ignore_errors=True)
         config = read_config("demo", [f"training.seed={seed}", f"run_dir={folder}"], modality)
         start = time.perf_counter()
-        with progress(config, console) as report:
-            result = train(config, report=report)
+        with progress(config, console) as live:
+            result = train(config, report=live, kept=live.kept)
         if result.interrupted:
             again = f"mmrl train {modality} --resume {folder}"
             said = f"interrupted in {modality}, after step {result.steps}; it goes on with `{again}`"

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.palette import signed
-from mmrl.pipelines.report import clip_frames, data_uri, rollout_section
+from mmrl.pipelines.report_rollouts import clip_frames, data_uri, read_groups, tinted
 
 __all__ = ["clip_frames", "credit_html", "gallery_html", "read_rollouts"]
 
@@ -32,7 +32,27 @@ def read_rollouts(run: str | Path, step: int) -> list[dict[str, Any]]:
     if not folder.exists():
         saved = sorted(int(f.name.removeprefix("step-")) for f in folder.parent.glob("step-*"))
         raise ConfigError(f"{run}: no rollouts of step {step}; saved are those of steps {saved}")
-    return rollout_section(folder)["groups"]
+    return [_opened(folder, members) for members in read_groups(folder)]
+
+
+def _opened(folder: Path, members: list[dict[str, Any]]) -> dict[str, Any]:
+    from PIL import Image
+
+    def pictures(names: Sequence[str]) -> list[str]:
+        return [data_uri(Image.open(folder / name)) for name in names]
+
+    first = members[0]
+    for row in members:
+        row["outputs"] = pictures(row.get("images", []))
+        for action in row["actions"]:
+            action["color"] = tinted(action)
+    return {
+        "prompt": first["prompt"],
+        "solution": first["solution"],
+        "media": pictures(first["media"]),
+        "frames": [data_uri(frame) for path in first["videos"] for frame in clip_frames(path, 4)],
+        "members": members,
+    }
 
 
 def credit_html(rows: Sequence[dict[str, Any]], groups: int = 2) -> str:

@@ -19,6 +19,8 @@ from mmrl.rewards.registry import registered as registered_rewards
 from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.settings import read_section
 from mmrl.stages import RENAMED, STAGES, StageFunction, registered
+from mmrl.tools import Tool, tools
+from mmrl.training.learners import learner_of
 from mmrl.training.passes import plan_passes
 
 DEFAULTS = {"grpo", "token", "clip", "token_mean"}
@@ -41,13 +43,34 @@ def methods_json(of: Iterable[StageFunction] | None = None) -> list[dict[str, An
     for reward in published():
         rewards[reward.method].append(reward)
     recipes = {name: load_recipe(name) for name in recipe_names()}
-    names = sorted({*functions, *rewards, *recipes, *PUBLISHED})
+    kit = tools()
+    names = sorted({*functions, *rewards, *recipes, *PUBLISHED, *kit})
     return [
-        _preset(name)
+        _of_tool(kit[name], recipes.get(name))
+        if name in kit and name not in functions
+        else _preset(name)
         if name in PUBLISHED and name not in recipes
         else _entry(name, functions[name], rewards[name], recipes.get(name))
         for name in names
     ]
+
+
+def _of_tool(tool: Tool, recipe: Recipe | None) -> dict[str, Any]:
+    """The entry of a method that is no stage of a step; a learner has a recipe all the same."""
+    return {
+        "name": tool.name,
+        "formula": tool.formula,
+        "stages": ["learner" if recipe else "tool"],
+        "needs": [],
+        "modalities": list(recipe.modalities if recipe else tool.modalities),
+        "paper": tool.paper,
+        "confidence": tool.confidence,
+        "deviates": recipe.deviates if recipe else [],
+        "functions": [f"tool: {tool.command}"],
+        "recipe": recipe is not None,
+        **(training_of(recipe) if recipe else {}),
+        "summary": recipe.summary if recipe else tool.summary,
+    }
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -115,14 +138,17 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
     """
     objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
     problems += [line for bound in objective.stages for line in bound.waits]
+    problems += [wants] if (wants := learner_of(recipe.learner).func.wants) else []
+    kept = []  # by the policy of each modality, with its rollouts
     for modality in recipe.modalities:
         kind = policy_class(modality)
         try:
             settings = read_section(kind.config_type, {"model": "", **recipe.policy}, "policy")
+            kept.append(kind.columns_of(settings))
             plan_passes(objective, kind, strategies, settings)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
-    kept = [policy_class(m).columns for m in recipe.modalities]  # by the policy, with its rollouts
+    kept = kept or [{}]
     made = {*strategies.makes, *(name for name in kept[0] if all(name in k for k in kept))}
     read = strategies.reads(objective.columns)
     problems += missing(read, dict.fromkeys(made, "strategies and policies"), on_offer())
@@ -176,6 +202,8 @@ def describe(name: str) -> str:
             f"  needs: {', '.join(method['needs']) or 'nothing extra'}",
         ]
         lines += [f"  deviates from its source: {line}" for line in method["deviates"]]
+    if kit := tools().get(name):
+        lines += [f"  formula: {kit.formula}", f"  use: {kit.command}"]
     for f in functions:
         defaults = ", ".join(f"{k}={v}" for k, v in f.defaults.items())
         lines += [f"{f.stage} {f.name}({defaults})", f"  {f.summary}", f"  formula: {f.formula}"]

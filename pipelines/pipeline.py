@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from mmrl.errors import ConfigError
-from mmrl.pipelines.config import RunConfig, merge, read_config
-from mmrl.pipelines.progress import progress
-from mmrl.pipelines.readiness import clip_reader, made_ready
+from mmrl.pipelines.config import RunConfig, merge, read_config, read_values
+from mmrl.pipelines.progress import Live, progress
+from mmrl.pipelines.readiness import clip_reader, made_ready, tell_all, unasked
 from mmrl.pipelines.run import (
     build_policy,
     check_prompts,
@@ -25,6 +25,7 @@ from mmrl.pipelines.run import train as train_run
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.plugins import reference_of
 from mmrl.policies.base import Policy
+from mmrl.policies.sharding import writes_files
 from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
 from mmrl.rewards.panel import RewardPanel, RewardSpec
@@ -40,8 +41,13 @@ class Pipeline:
 
     modality: ClassVar[str]
 
-    def __init__(self, policy: Policy, settings: Mapping[str, Any], seed: int = 0, environment: Any = None):
+    def __init__(
+        self, policy: Policy, settings: Mapping[str, Any], seed: int = 0, environment: Any = None,
+        base: Mapping[str, Any] | None = None,
+    ):  # fmt: skip
+        """base: a configuration whose recipe, rewards, training and so on hold where a call says nothing else."""
         self.policy = policy
+        self.base = dict(base or {})
         self.settings = dict(settings)  # what the policy has
         self.asked = dict(settings)  # what was asked for here, which no recipe changes
         self.seed = seed
@@ -49,42 +55,64 @@ class Pipeline:
         self.environment = environment
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, *, seed: int = 0, environment: Any = None, **policy: Any) -> Self:
-        """Load a hub name or local path. `policy` are fields of the configuration's `policy:` section, such as
+    def from_pretrained(
+        cls, model: str | Path, *, config: str | Path | None = None, seed: int = 0, environment: Any = None,
+        **policy: Any,
+    ) -> Self:  # fmt: skip
+        """Load a hub name or local path. `config`, a shipped name such as "grpo" or a YAML file, makes this the job of
+        `mmrl train MODALITY CONFIG`: its policy here, its recipe, rewards and training in `train`, each until a call
+        says otherwise. `policy` are fields of the configuration's `policy:` section, such as
         `lora={"rank": 32}`, `dtype="bfloat16"`, `adapter="path/to/adapter"`. `environment` answers between turns,
         wherever this pipeline acts: a name, "file.py:Class", or {name: ..., parameter: ...}."""
-        settings = {"model": str(model), **policy}
-        config = RunConfig(modality=cls.modality, policy=settings, training={"seed": seed})
-        return cls(build_policy(config), settings, seed, environment)
+        pipe = cls.unloaded(model, config=config, seed=seed, environment=environment, **policy)
+        pipe.policy = build_policy(RunConfig(modality=cls.modality, policy=pipe.settings, training={"seed": seed}))
+        return pipe
+
+    @classmethod
+    def unloaded(
+        cls, model: str | Path, *, config: str | Path | None = None, seed: int = 0, environment: Any = None,
+        **policy: Any,
+    ) -> Self:  # fmt: skip
+        """`from_pretrained`, without its policy yet."""
+        base = read_values(config, cls.modality) if config is not None else {}
+        settings = merge(base.pop("policy", {}), {"model": str(model), **policy})
+        base["data"] = {k: v for k, v in base.get("data", {}).items() if k not in ("train", "eval")}
+        return cls(cast(Policy, None), settings, seed, environment, base)
 
     def train(
-        self, dataset: Dataset, rewards: Rewards = (), *, recipe: str = "grpo", eval_dataset: Dataset | None = None,
-        run_dir: str | Path | None = None, resume: str | Path | None = None,
+        self, dataset: Dataset, rewards: Rewards = (), *, recipe: str | None = None,
+        eval_dataset: Dataset | None = None, run_dir: str | Path | None = None, resume: str | Path | None = None,
         report: Report | None = None, **sections: Any,
     ) -> Result:  # fmt: skip
         """Fine-tune in place. What the recipe says of the policy (sampler, guidance, adapters) holds where
         `from_pretrained` was not told otherwise; the model is loaded again for it, if need be.
 
         dataset   a path, "world:NAME", rows as dicts, or Prompts
-        rewards   names, {name, weight, options}, or functions with TRL's signature
+        rewards   names, {name, weight, options}, or functions with TRL's signature; none: those of `config`
+        recipe    none: that of `config`, else grpo
         report    called with (step, metrics) after every step; default: a progress bar
         sections  further parts of the configuration: `training={"steps": 200}`, `objective={...}`, `data={...}`
         """
         config = self._config(recipe, run_dir, sections)
+        rewards = rewards or _specs(config)
         self.environment = config.environment
         panel = self._panel(rewards, config)
         try:
+            panel.load()
             prompts = self._prompts(dataset, config, panel)
             held_out = self._prompts(eval_dataset, config, panel, held_out=True) if eval_dataset is not None else None
             for each in (prompts, held_out or ()):
                 check_prompts(panel, each, type(self.policy).reads)
+            tell_all(unasked(panel, prompts))
             config = self._named(config, dataset, eval_dataset, rewards)
             self._settle(config)
             with progress(config, Console()) if report is None else nullcontext(report) as shown:
                 self.trained = True
+                live = shown if isinstance(shown, Live) else Live(config.training.steps, Console(quiet=True))
                 return train_run(
                     config, resume=resume, policy=self.policy, prompts=prompts, eval_prompts=held_out,
                     score=panel.score, made=panel.makes, report=shown,
+                    kept=live.kept, began=live.began,
                 )  # fmt: skip
         finally:
             panel.close()
@@ -95,7 +123,7 @@ class Pipeline:
         """`count` outputs of each prompt: texts, or PIL images. One is greedy unless asked otherwise; generators
         always use their ODE sampler, from another initial noise each. `data={"allow_outside": True}` and the like
         say how rows are read."""
-        config = self._config("grpo", None, sections)
+        config = self._config(None, None, sections)
         rows = self._prompts(prompts, config)
         requests = [Request(p, count, group=i) for i, p in enumerate(rows)]
         greedy = (count == 1 or self.policy.varied_when_greedy) if greedy is None else greedy
@@ -111,9 +139,9 @@ class Pipeline:
         from mmrl.training.distributed import make_accelerator
         from mmrl.training.evaluation import evaluate
 
-        config = self._config("grpo", None, sections)
+        config = self._config(None, None, sections)
         with ExitStack() as stack:
-            panel = self._panel(rewards, config)
+            panel = self._panel(rewards or _specs(config), config)
             stack.callback(panel.close)
             prompts = self._prompts(dataset, config, panel, held_out=True)
             prompts = made_ready(prompts, self.policy, config.data.workers, stack)
@@ -124,11 +152,15 @@ class Pipeline:
         return scores
 
     def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
-        """An adapter or full weights in the Hugging Face layout; `merged` folds an adapter into the weights."""
+        """An adapter or full weights in the Hugging Face layout; `merged` folds an adapter into the weights. Of a
+        pipeline that was trained, with the card of its run."""
         self.policy.save_pretrained(directory, merged=merged)
+        if self.policy.card is not None and writes_files():
+            (Path(directory) / "README.md").write_text(self.policy.card())
 
-    def _config(self, recipe: str, run_dir: str | Path | None, sections: Mapping[str, Any]) -> RunConfig:
-        base = {"policy": self.asked, "recipe": recipe}
+    def _config(self, recipe: str | None, run_dir: str | Path | None, sections: Mapping[str, Any]) -> RunConfig:
+        base = {"recipe": "grpo", **self.base, "policy": self.asked}
+        base |= {"recipe": recipe} if recipe is not None else {}
         base |= {"environment": self.environment} if self.environment is not None else {}
         values = merge(base, dict(sections))
         if run_dir is not None:
@@ -177,3 +209,8 @@ class Pipeline:
         named = [RewardSpec.model_validate(spec) for spec in specs] if len(specs) == len(rewards) else []
         data = config.data.model_copy(update=kept)
         return config.model_copy(update={"data": data, "rewards": named})
+
+
+def _specs(config: RunConfig) -> Rewards:
+    """The rewards of a configuration, as a call would name them."""
+    return [spec.model_dump() for spec in config.rewards]

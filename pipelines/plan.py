@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from mmrl.columns import COLUMNS
@@ -111,7 +112,9 @@ def _memory(config: RunConfig, reference: bool) -> list[str]:
     trained = int(total * 0.02) if lora else total
     weights, moments, gradients = total * bytes_each, trained * 8, trained * 4
     copy = weights if reference and not lora else 0
-    parts = {"weights": weights, "gradients": gradients, "AdamW moments": moments, "reference copy": copy}
+    masters = trained * 4 if bytes_each < 4 and not lora else 0  # adapters are float32 themselves
+    parts = {"weights": weights, "gradients": gradients, "AdamW moments": moments, "float32 master copies": masters}
+    parts |= {"reference copy": copy}
     lines = [f"  {total / 1e6:,.1f} M parameters" + (", LoRA trains about 2 % of that" if lora else ", all trained")]
     lines += [f"  {name}: {_size(size)}" for name, size in parts.items() if size]
     return [*lines, f"  sum {_size(sum(parts.values()))}, plus activations of one micro-batch"]
@@ -125,10 +128,13 @@ def _count_parameters(config: RunConfig) -> int | None:
     """Parameters of the trained model, counted on the meta device from its configuration alone."""
     import torch
 
+    model = config.policy_settings().model
     try:
         with torch.device("meta"):
-            module = ON_META[config.modality](config.policy_settings().model)
-    except (OSError, ValueError):
+            module = ON_META[config.modality](model)
+    except (OSError, ValueError) as error:
+        if Path(model).is_dir():  # a run would be refused, too
+            raise ConfigError(f"model: cannot load {model!r}: {str(error).splitlines()[0]}") from error
         return None
     return sum(p.numel() for p in module.parameters())
 

@@ -1,26 +1,34 @@
-"""The bar a run shows while it trains: reward, success, seconds a step."""
+"""What a run shows while it trains: reward, success, seconds a step, what is left, an answer, what is wrong."""
 
 from __future__ import annotations
 
+import math
 import os
+import statistics
 import time
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mmrl.pipelines.config import RunConfig
 from mmrl.shown import shown
-from mmrl.training.trainer import Report
+from mmrl.training.trackers import Completion, kind_of, read_completions
 
-LOW_SIGNAL = 0.25
 SHOWN_CAUSES = 5
 SECONDS_BETWEEN_LINES = 10.0
 """Of a run whose output is a file."""
+REPEATED = 10
+"""Steps between two lines on something that stays wrong."""
+PACE = 15
+"""Steps whose middle is the speed that is told."""
+LONGEST_SAMPLE = 300
+"""Characters of a text in a line."""
 
 
 def quiet_libraries() -> None:
@@ -41,51 +49,47 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def progress(config: RunConfig, console: Console) -> Iterator[Report]:
-    """Yields the `report(step, metrics)` a trainer calls; silent on all ranks but the first."""
+def progress(config: RunConfig, console: Console) -> Iterator[Live]:
+    """Yields the live view: called with (step, metrics) and, by `.kept`, with rollouts that were written; silent on all
+    ranks but the first."""
     if os.environ.get("RANK", "0") != "0":
-        yield lambda step, metrics: None
+        yield Live(config.training.steps, Console(quiet=True))
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console, disable=console.is_jupyter) as bar:
         task = bar.add_task(f"{config.modality} {Path(config.recipe).stem}", total=config.training.steps, note="")
-        lines = Lines(config.training.steps, console)
 
-        def report(step: int, metrics: dict[str, Any]) -> None:
-            bar.update(task, completed=step, note=scores(metrics, ""))
-            lines(step, metrics)
-
+        live = Live(config.training.steps, console)
+        live.moved = lambda step, note: bar.update(task, completed=step, total=live.steps, note=note)
         try:
-            yield report
+            yield live
         except BaseException:
             bar.update(task, visible=bar.tasks[task].completed > 0)  # of a run that never began, the error says all
             raise
 
 
-class Lines:
-    """What is told besides the bar: held-out scores, what is wrong, and, where nobody watches a bar, how it goes."""
+class Live:
+    """What a run tells while it trains: the bar's note, held-out scores, an answer now and then, what is wrong for as
+    long as it is, and, where nobody watches a bar, how it goes."""
 
-    def __init__(self, steps: int, console: Console):
-        self.steps, self.console, self.warned, self.told = steps, console, False, 0.0
+    def __init__(self, steps: int, console: Console, moved: Callable[[int, str], None] = lambda step, note: None):
+        self.steps, self.console, self.moved, self.told = steps, console, moved, -SECONDS_BETWEEN_LINES
         self.slower: set[str] = set()
+        self.ill: dict[str, int] = {}
+        self.pace: deque[float] = deque(maxlen=PACE)
         self.no_bar = console.is_jupyter or not console.is_terminal
 
     def __call__(self, step: int, metrics: dict[str, Any]) -> None:
+        self.pace.append(step_seconds(metrics))
+        note = f"{scores(metrics, '')}  {speed(self.pace, self.steps - step)}"
+        self.moved(step, note)
         held_out = scores(metrics, "eval/")
         if held_out and step < self.steps:
             self._say(f"step {step}: held-out {held_out}")
         elif self.no_bar and time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
             self.told = time.monotonic()
-            self._say(f"step {step} of {self.steps}: {scores(metrics, '')}")
-        if not self.warned and metrics["signal/active_fraction"] < LOW_SIGNAL:
-            self.warned = True
-            self._say(low_signal_sentence(metrics))
+            self._say(f"step {step} of {self.steps}: {note}")
+        self._diagnosis(step, metrics.get("diagnosis", {}))
         fell_back = metrics.get("rows/fell_back", {})
         for reason in sorted(fell_back.keys() - self.slower):
             self.slower.add(reason)
@@ -98,20 +102,72 @@ class Lines:
             more = f", and {len(causes) - SHOWN_CAUSES} more causes" if len(causes) > SHOWN_CAUSES else ""
             self._say(f"step {step}: unscored rollouts: {shown}{more}")
 
+    def began(self, config: RunConfig) -> None:
+        """The steps are those of the data, where `training.data_epochs` says so."""
+        self.steps = config.training.steps
+
+    def kept(self, step: int, folder: Path) -> None:
+        """One answer of the rollouts of a step: of the group whose rewards differ most the best, or the first."""
+        if kind_of(folder) == "rollouts":
+            self._say(sample_line(step, read_completions(folder), folder))
+
+    def _diagnosis(self, step: int, found: dict[str, str]) -> None:
+        """A finding is said when it begins and every `REPEATED` steps that it lasts; and when it is over."""
+        for name in [n for n in self.ill if n not in found]:
+            self._say(f"step {step}: no longer so: {name}, after {step - self.ill.pop(name)} steps")
+        for name, said in found.items():
+            since = self.ill.setdefault(name, step)
+            if (step - since) % REPEATED == 0:
+                lasts = "" if step == since else f" (since step {since})"
+                self._say(f"step {step}: {said}{lasts}")
+
     def _say(self, line: str) -> None:
         self.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def step_seconds(metrics: dict[str, Any]) -> float:
+    """Of all stages of a step, evaluation and saving before it included."""
+    return sum(v for k, v in metrics.items() if k.startswith("seconds/") and isinstance(v, int | float))
+
+
+def speed(pace: Sequence[float], steps_left: int) -> str:
+    """`1.2 s a step, 4 min left`: the middle of the last steps, so that a save or an evaluation does not mislead."""
+    middle = statistics.median(pace)
+    return f"{middle:.3g} s a step, {lasting(middle * steps_left)} left"
+
+
+def lasting(seconds: float) -> str:
+    """42 s, 7 min, 3.1 h, 2.5 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def sample_line(step: int, completions: Sequence[Completion], folder: Path) -> str:
+    """`step 10, sample (reward 1.000): How many? -> 3 [solution: 3]`, each text in one line and cut."""
+
+    def spread(group: int) -> float:
+        known = [c.reward for c in completions if c.group == group and c.reward is not None]
+        return max(known) - min(known) if known else -1.0
+
+    group = max(dict.fromkeys(c.group for c in completions), key=spread)
+    members = [c for c in completions if c.group == group]
+    best = max(members, key=lambda c: -math.inf if c.reward is None else c.reward)
+    files = [str(folder / p.name) for p in (best.films or best.sounds or best.images)]
+    solution = f" [solution: {_cut(best.solution)}]" if best.solution else ""
+    at_limit = ", cut at the limit" if best.finish == "length" else ""
+    answer = _cut(best.output) if not files else files[0]
+    return f"step {step}, sample (reward {best.score}{at_limit}): {_cut(best.prompt)} -> {answer}{solution}"
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_SAMPLE else f"{line[: LONGEST_SAMPLE // 2]} ... {line[-LONGEST_SAMPLE // 2 :]}"
 
 
 def scores(metrics: dict[str, Any], prefix: str) -> str:
     """`reward 0.413  success 0.250`, as far as the metrics know them."""
     names = {"reward": f"{prefix}reward" if prefix else "reward/mean", "success": f"{prefix}success"}
     return "  ".join(f"{name} {metrics[key]:.3f}" for name, key in names.items() if key in metrics)
-
-
-def low_signal_sentence(metrics: dict[str, Any]) -> str:
-    """Why little is learned, in plain words."""
-    active, flat = metrics["signal/active_fraction"], metrics["signal/zero_variance_fraction"]
-    return (
-        f"only {active:.0%} of the rollouts carry a learning signal ({flat:.0%} are in groups whose members all scored "
-        "the same): make prompts easier or harder, raise training.group_size, or use a recipe with dynamic sampling"
-    )

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mmrl.pipelines.config import CacheConfig, DataConfig
+from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig
 from mmrl.policies.base import Policy
 from mmrl.record import Prompt
 from mmrl.selection.prompts import Prefetching
+from mmrl.shown import tell
 from mmrl.training.distributed import gather_objects
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from mmrl.data.cache import VideoCache
+    from mmrl.rewards.panel import RewardPanel
+
+LOOKED_AT = 8
+"""Prompts that are asked whether they ask for a format."""
 
 
 def clip_reader(cache: CacheConfig) -> Callable:
@@ -77,3 +83,37 @@ def made_ready(prompts: Sequence[Prompt], policy: Policy, workers: int, stack: E
         return prompts
     kept = cache_of(policy) is not None  # without a cache there is no place to leave frames
     return stack.enter_context(Ahead(prompts, workers, read if kept else None))
+
+
+def few_rows(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
+    """One line where a step takes more prompts than there are."""
+    asked = config.training.prompts_per_step
+    if not 0 < len(prompts) < asked:
+        return []
+    return [
+        f"the data set has {len(prompts)} rows, and a step takes {asked} prompts (training.prompts_per_step): rows "
+        f"come up to {-(-asked // len(prompts))} times in a step, each time as a group of its own"
+    ]
+
+
+def unasked(panel: RewardPanel, prompts: Sequence[Prompt]) -> list[str]:
+    """A line for a format that is rewarded and that none of the first prompts asks for."""
+    from mmrl.rewards.format import ASKED
+
+    first = [str(prompts[i].messages) for i in range(min(len(prompts), LOOKED_AT))]
+    found = []
+    for member in (m for m in panel.members if m.spec.name == "format" and first):
+        wanted = ASKED.get(member.spec.options.get("kind", "think_answer"), ())
+        if missing := [word for word in wanted if not any(word in text for text in first)]:
+            found.append(
+                f"reward {member.label!r} looks for {' and '.join(missing)}, and the first prompts ask for no such "
+                "thing: say so in data.template or data.system, or take the reward out"
+            )
+    return found
+
+
+def tell_all(lines: Iterable[str]) -> None:
+    """On the first rank."""
+    if os.environ.get("RANK", "0") == "0":
+        for line in lines:
+            tell(line)

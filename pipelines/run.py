@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 from mmrl.columns import missing
 from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
+from mmrl.pipelines.callbacks import Callbacks
 from mmrl.pipelines.config import DataConfig, RunConfig, read_config
 from mmrl.pipelines.folders import in_its_own_folder
-from mmrl.pipelines.readiness import clip_reader, counters, leaving_out, made_ready
+from mmrl.pipelines.former import read_saved, refuse_former
+from mmrl.pipelines.model_card import model_card
+from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_out, made_ready, unasked
+from mmrl.pipelines.reporting import each, noting_the_model, telling
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.trust import made_here, remember, require
 from mmrl.policies.base import Policy
@@ -30,7 +34,9 @@ from mmrl.shown import tell
 from mmrl.stages import Bound
 from mmrl.training import checkpoint
 from mmrl.training.distributed import gather_objects, make_accelerator, together
+from mmrl.training.learners import learner_of
 from mmrl.training.made import check_data, with_numbers
+from mmrl.training.monitors import Monitor
 from mmrl.training.passes import plan_passes
 from mmrl.training.peers import together_to_the_end
 from mmrl.training.pieces import refuse_pieces
@@ -42,11 +48,14 @@ from mmrl.training.resume import (
     go_back,
     is_checkpoint,
     newest_whole,
+    run_folder,
 )
 from mmrl.training.run_lock import RunLock
 from mmrl.training.storage import write_atomically
-from mmrl.training.tracking import Tracker, environment, open_trackers
-from mmrl.training.trainer import Report, Result, Trainer
+from mmrl.training.trackers import Tracker, open_trackers
+from mmrl.training.tracking import environment
+from mmrl.training.trainer import Kept, Report, Result
+from mmrl.training.watch import WatchConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,6 +63,8 @@ if TYPE_CHECKING:
     from mmrl.data.images import Sizing
     from mmrl.rewards.panel import RewardPanel
 
+Monitors = Callable[[Policy, Callable, ExitStack], Sequence[Monitor]]
+"""(policy, what trains scores with, what is closed at the end) -> who looks on."""
 LONGEST_REASON = 300
 SHOWN_MISSING = 2
 CHECKED_PROMPTS = 32
@@ -74,6 +85,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
         )
     kind.columns_of(settings)
     config.training.optimizer.refuse_missing()
+    learner_of(config.learner)
     objective = Objective.of(config.objective)
     strategies = Nested.of(config.rollout)
     for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
@@ -251,52 +263,94 @@ def train(
     score: Callable | None = None,
     made: Mapping[str, str] | None = None,
     report: Report = lambda step, metrics: None,
+    kept: Kept = lambda step, folder: None,
+    began: Callable[[RunConfig], None] = lambda config: None,
+    monitors: Monitors | None = None,
 ) -> Result:
     """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
 
     resume  a run directory or a checkpoint; what the run did after it is set aside
+    began   called with the configuration once the data is open, and `training.data_epochs` is so many steps
     made    {column that stage functions read: who makes it} of a `score` that is passed in
+    monitors  who looks on, in place of the watch that the configuration asks for
     """
     made = {} if score is None and made is None else made
-    objective = check_config(config, made)
+    objective, learner = check_config(config, made), learner_of(config.learner)
+    if resume and learner.func.go_on:
+        raise ConfigError(f"--resume: this learner keeps no checkpoints; {learner.func.go_on}")
     accelerator = make_accelerator(config.training.sharding, config.patience)
     with ExitStack() as stack:
         stack.enter_context(together_to_the_end())
         config = config if resume else together(lambda: in_its_own_folder(config, accelerator), accelerator)
         folder = config.directory
         start = _begin(config, resume, accelerator, stack)
-        ready = partial(_opened, config, objective, stack, prompts, eval_prompts, score)
+        notes: list[str] = []
+        ready = partial(_opened, config, objective, stack, notes, prompts, eval_prompts, score)
         prompts, eval_prompts, score = together(ready, accelerator)
+        config = config.model_copy(update={"training": config.training.for_rows(len(prompts))})
+        began(config)
+        listeners = config.callbacks if accelerator.is_main_process else ()
+        told_to = together(lambda: Callbacks(listeners), accelerator)
         score = with_numbers(score, config.data.numbers)
         policy = policy or together(lambda: build_policy(config), accelerator)
         given = (leaving_out(prompts, config.data), eval_prompts or ())
         prompts, eval_prompts = (made_ready(p, policy, config.data.workers, stack) for p in given)
         sampler: Sampler = Bound.of("prompts", config.prompts).state
-        trainer = Trainer(
+        trainer = learner(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
-            report=_noting_the_model(report, policy, folder), accelerator=accelerator,
+            report=each(telling(notes, noting_the_model(report, policy, folder)), told_to.step),
+            accelerator=accelerator,
             counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,
-            environment=surroundings_of(config, stack),
+            environment=surroundings_of(config, stack), kept=each(kept, told_to.rollouts),
         )  # fmt: skip
+        policy.card = lambda: model_card(config, trainer.before, trainer.after, trainer.step)
+        looking_on = monitors or partial(_watching, config, eval_prompts or (), folder)
+        trainer.monitors = list(looking_on(policy, score, stack))
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
         trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)
+        told_to.tell("begin", config)
         with told_where(*given):
             result = trainer.train(start)
+        card = model_card(config, result.before, result.after, result.steps)
+        policy.card = lambda: card  # which no longer holds the trainer, and its optimizer
+        told_to.tell("end", result)
         if accelerator.is_main_process and result.after:
             summary = {"before": result.before, "after": result.after, "steps": result.steps}
             write_atomically(folder / "result.json", json.dumps(summary, indent=1))
     return replace(result, folder=folder)
 
 
+def _watching(
+    config: RunConfig, prompts: Sequence[Prompt], folder: Path, policy: Policy, score: Callable, stack: ExitStack
+) -> list[Monitor]:
+    """The watch over a generator's run that has held-out prompts; no other run has one."""
+    if config.modality != "flow" or not config.watch.every or not len(prompts):
+        return []
+    from mmrl.pipelines.watching import watch_of
+
+    return [watch_of(config.watch, policy, score, prompts, held_out_panel(config, config.watch, stack), folder=folder)]
+
+
+def held_out_panel(config: RunConfig, watch: WatchConfig, stack: ExitStack) -> RewardPanel | None:
+    """The rewards of a watch, until `stack` closes; None where it has none."""
+    if not watch.rewards:
+        return None
+    panel = reward_panel(config, watch.rewards)
+    stack.callback(panel.close)
+    return panel
+
+
 def _opened(
-    config: RunConfig, objective: Objective, stack: ExitStack, prompts: Sequence[Prompt] | None,
-    eval_prompts: Sequence[Prompt] | None, score: Callable | None,
+    config: RunConfig, objective: Objective, stack: ExitStack, notes: list[str],
+    prompts: Sequence[Prompt] | None, eval_prompts: Sequence[Prompt] | None, score: Callable | None,
 ) -> tuple[Sequence[Prompt], Sequence[Prompt] | None, Callable]:  # fmt: skip
-    """What is not given, opened, and checked before a model is loaded: prompts, held-out ones, and who scores."""
+    """What is not given, opened, and checked before a model is loaded: prompts, held-out ones, and who scores. What is
+    worth a line and no error joins `notes`, which are told once the first step is made."""
     panel = None
     if score is None:
         panel = reward_panel(config)
         stack.callback(panel.close)
+        panel.load()
         score = panel.score
     read = {"panel": panel, "sizing": image_sizing(config)}
     if prompts is None:
@@ -304,8 +358,9 @@ def _opened(
     if eval_prompts is None and config.data.eval:
         eval_prompts = open_prompts(config.data.eval, config.data, config.data.eval_limit, **read, held_out=True)
     if panel is not None:
-        for each in (prompts, eval_prompts or ()):
-            check_prompts(panel, each, config.policy_class.reads)
+        for rows in (prompts, eval_prompts or ()):
+            check_prompts(panel, rows, config.policy_class.reads)
+    notes += [*few_rows(config, prompts), *(unasked(panel, prompts) if panel is not None else ())]
     strategies = Nested.of(config.rollout)
     if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
         first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]
@@ -345,19 +400,6 @@ def described(prompts: Sequence[Prompt]) -> dict[str, Any]:
     return {"rows": len(prompts)} | {name: getattr(prompts, name) for name in names if hasattr(prompts, name)}
 
 
-def _noting_the_model(report: Report, policy: Policy, folder: Path) -> Report:
-    """Write down, once it is known, what the policy found out about its model."""
-    written: dict[str, Any] = {}
-
-    def noted(step: int, metrics: dict[str, Any]) -> None:
-        if policy.found and policy.found != written:
-            written.update(policy.found)
-            write_atomically(folder / "model.json", json.dumps(written, indent=1))
-        report(step, metrics)
-
-    return noted
-
-
 def _open_folder(
     config: RunConfig, start: Path | None, told: dict[str, Any], accelerator: Accelerator, stack: ExitStack
 ) -> list[Tracker]:  # fmt: skip
@@ -384,6 +426,7 @@ def _start_of(config: RunConfig, resume: Path) -> Path | None:
         start: Path | None = checked(resume)
     else:
         start = newest_whole(resume)
+    refuse_former(run_folder(resume), start)
     if start is not None:
         _refuse_another_run(config, start)
     elif not (resume / "config.yaml").exists():
@@ -429,7 +472,7 @@ def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
     run = path.parent.parent
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run}: no config.yaml beside checkpoints/; {checkpoint_path} is not part of a run")
-    return read_config(run / "config.yaml"), path
+    return read_saved(run / "config.yaml"), path
 
 
 def load_run(

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from mmrl.rewards import answers
+from mmrl.rewards.modifiers import another
 from mmrl.rewards.options import Options, comparable, label_in
 
 LONGEST = 8000  # the last characters are read: a final answer stands at the end
@@ -24,6 +25,9 @@ _HAN = "\u4e00-\u9fff"
 _SCRIPT_EDGE = re.compile(rf"(?<=[{_HAN}])(?=[A-Za-z])|(?<=[A-Za-z])(?=[{_HAN}])")
 _BOLD = "\uf000"
 _M = "[\ue000-\ue0ff]"
+_KNOWN = "[\ue000-\ue0fe]"
+_OTHER = "\ue0ff"  # a thing that no option names, though its name holds an option's text: "light blue"
+_DIGIT_EDGE = (r"(?<![\w.,/\u2212-])(?<!\d:)", r"(?![\w/%-]|[.,:]\d)")
 
 _ARTICLE_THEN = re.compile(
     r"\s+(?!(?:because|since|as|for|is|or|and|but|which|was|seems?|looks?|shows?|has|would|must|does\w*"
@@ -102,7 +106,7 @@ _DOUBT = re.compile(
 
 @dataclass(frozen=True)
 class Mention:
-    """An option named in a text: where, which, whether it is denied, and how strongly it is stated."""
+    """An option named in a text: where, which ("" for what no option is), whether denied, how strongly stated."""
 
     place: int
     label: str
@@ -113,6 +117,10 @@ class Mention:
 
 def chosen(text: str, options: Options) -> str | None:
     """The label an answer chooses, or None."""
+    return _chosen(text, options) or None
+
+
+def _chosen(text: str, options: Options) -> str | None:
     text = text.strip()[-LONGEST:]
     dressed = answers.undollar(answers.bare(text))
     label, spelled = label_in(dressed, options), options.with_text(dressed)
@@ -199,7 +207,7 @@ def listed_options(text: str, options: Options) -> frozenset[str] | None:
     if items == [] and isinstance(value, list):
         return frozenset()
     rest = mark(text, options) if options.known else text
-    if options.known and not re.search(r"\w", re.sub(_M + r"|\band\b", "", rest)) and re.search(_M, rest):
+    if options.known and re.search(_M, rest) and not re.search(rf"\w|{_OTHER}", re.sub(rf"{_KNOWN}|\band\b", "", rest)):
         return frozenset(options.labels[ord(c) - _FIRST] for c in re.findall(_M, rest))
     return None
 
@@ -227,14 +235,10 @@ def mark(text: str, options: Options) -> str:
         if not each or each.upper() in options.labels:
             continue
         body = re.escape(each).replace(r"\ ", r"\s+")
-        edge = (r"(?<![\w.,/\u2212-])", r"(?![\w/%-]|[.,]\d)") if each[-1].isdigit() else (r"(?<![\w-])", r"(?![\w-])")
-        flags = 0 if len(each) == 1 else re.IGNORECASE
-        text = re.sub(
-            (edge[0] if each[0].isalnum() else "") + body + (edge[1] if each[-1].isalnum() else ""),
-            chr(_FIRST + i),
-            text,
-            flags=flags,
-        )
+        edge = _DIGIT_EDGE if each[-1].isdigit() else (r"(?<![\w-])", r"(?![\w-])")
+        form = (edge[0] if each[0].isalnum() else "") + body + (edge[1] if each[-1].isalnum() else "")
+        flags = re.NOFLAG if len(each) == 1 else re.IGNORECASE
+        text = _named(text, re.compile(form, flags), chr(_FIRST + i), options)
     text = _mark_labels(_without_contradictions(text, options), options)
     for i in range(len(options.texts)):  # "B. a dog" is one mention, not two
         c = chr(_FIRST + i)
@@ -242,11 +246,23 @@ def mark(text: str, options: Options) -> str:
     return text
 
 
+def _named(text: str, form: re.Pattern, mention: str, options: Options) -> str:
+    """The text with the mention in place of an option's text, and `_OTHER` where that is part of another name."""
+    known, made, end = frozenset(map(comparable, options.texts)), [], 0
+    for match in form.finditer(text):
+        more = another(match[0], text[max(end, match.start() - 40) : match.start()], text[match.end() :][:40], known)
+        made += [text[end : match.start() - (more or 0)], mention if more is None else _OTHER]
+        end = match.end()
+    return "".join([*made, text[end:]])
+
+
 def _without_contradictions(text: str, options: Options) -> str:
     """The text, its option texts marked, without "D. a red car" where that is not the text of D: it chooses neither."""
     labels = "|".join(sorted(map(re.escape, options.labels), key=len, reverse=True))
 
     def kept(match: re.Match) -> str:
+        if match[2] == _OTHER:
+            return match[1]  # the letter says it for certain
         return match[0] if options.labels[ord(match[2]) - _FIRST] == match[1] else ""
 
     return re.sub(rf"(?<![\w'])\(?({labels})\)?[.:)]?\s*({_M})(?=\s*(?:[.;,!]|\n|$))", kept, text) if labels else text
@@ -301,7 +317,7 @@ def mentions(marked: str, options: Options) -> list[Mention]:
         found.append(
             Mention(
                 place,
-                options.labels[ord(marked[place]) - _FIRST],
+                "" if marked[place] == _OTHER else options.labels[ord(marked[place]) - _FIRST],
                 denied,
                 stated,
                 not denied and bool(_LEANING.search(before)),

@@ -33,6 +33,8 @@ def answer_only(text: str) -> bool:
     return bool(answers.tagged(text))
 
 
+ASKED = {"think_answer": ("<think>", "<answer>"), "boxed": ("<think>", "boxed"), "answer": ("<answer>",)}
+"""What a prompt that asks for the format has in it."""
 KINDS = {"think_answer": think_answer, "boxed": think_boxed, "answer": answer_only}
 
 

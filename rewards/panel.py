@@ -185,6 +185,18 @@ class RewardPanel:
         for pool in (self._pool, *self._foreign.values()):
             pool.close()
 
+    def load(self) -> None:
+        """Have the named rewards that run beside the trainer's models load theirs, before the first rollout: a call
+        with no rows does. Raises RewardError that names the reward."""
+        for member in self.members:
+            if member.isolated or member.spec.name not in registered():
+                continue
+            try:
+                member.call(Inputs([], [], {name: [] for name in member.columns.required}))
+            except (RewardError, CallFailed) as error:
+                why = error.cause if isinstance(error, CallFailed) else str(error)
+                raise RewardError(f"reward {member.label!r} cannot be made ready: {why}") from None
+
     def check(self, prompts: Iterable[Prompt]) -> None:
         """Raise RewardError for the first prompt that some reward could never score, before training starts."""
         for prompt in prompts:

@@ -17,7 +17,7 @@ _UNITS = (
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_SCALES = {
+SCALES = {
     "hundred": 100, "dozen": 12, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "mio": 10**6, "mln": 10**6,
     "crore": 10**7, "billion": 10**9, "bn": 10**9, "trillion": 10**12,
 }
@@ -54,11 +54,11 @@ _FRACTION = re.compile(rf"\\[dtc]?frac\s*(?:{_GROUP}|(\d))\s*(?:{_GROUP}|(\d))")
 _ROOT = re.compile(rf"\\sqrt\s*(?:\[([^\]]*)\])?\s*(?:{_GROUP}|(\d))")
 _EXPONENT = re.compile(rf"\^\s*{_GROUP}")
 _NUM = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+,\d{1,2}(?!\d)|\d+(?:\.\d+)?|\.\d+)"
-_WORD = rf"(?:{'|'.join(sorted((*_CARDINALS, *_SCALES), key=len, reverse=True))})s?\b"
+NUMBER_WORD = rf"(?:{'|'.join(sorted((*_CARDINALS, *SCALES), key=len, reverse=True))})s?\b"
 _RUN = re.compile(
-    rf"(?<![\w./])(?<!/\s)(?:{_NUM}(?=\s*(?:{'|'.join(_SCALES)})s?\b)|\ba(?=\s+(?:hundred|dozen"
-    rf"|thousand|million|billion)\b)|\b{_WORD})"
-    rf"(?:[\s-]+(?:and\s+)?(?:{_WORD}|{_NUM}(?=\s*(?:{'|'.join(_SCALES)})s?\b)))*",
+    rf"(?<![\w./])(?<!/\s)(?:{_NUM}(?=\s*(?:{'|'.join(SCALES)})s?\b)|\ba(?=\s+(?:hundred|dozen"
+    rf"|thousand|million|billion)\b)|\b{NUMBER_WORD})"
+    rf"(?:[\s-]+(?:and\s+)?(?:{NUMBER_WORD}|{_NUM}(?=\s*(?:{'|'.join(SCALES)})s?\b)))*",
     re.IGNORECASE,
 )
 _ONE_BEFORE = re.compile(
@@ -77,7 +77,7 @@ _PARTS_RE = re.compile(
 
 
 _SCALED_PART = re.compile(
-    rf"(?<![\w./])(?:(\d+)\s+)?(\d+)\s*/\s*([1-9]\d*)\s+(?:a\s+)?({'|'.join(_SCALES)})s?\b", re.IGNORECASE
+    rf"(?<![\w./])(?:(\d+)\s+)?(\d+)\s*/\s*([1-9]\d*)\s+(?:a\s+)?({'|'.join(SCALES)})s?\b", re.IGNORECASE
 )
 
 
@@ -148,7 +148,7 @@ def _words(text: str) -> str:
 
 def _scaled_part(match: re.Match) -> str:
     """ "1/2 million", "1 1/2 million"."""
-    value = (float(match[1] or 0) + float(match[2]) / float(match[3])) * _SCALES[match[4].lower()]
+    value = (float(match[1] or 0) + float(match[2]) / float(match[3])) * SCALES[match[4].lower()]
     return _shown(value)
 
 
@@ -167,12 +167,12 @@ def _shown(value: float) -> str:
 def _counted(match: re.Match) -> str:
     """The digits of a run of number words; several numbers in a row stay several."""
     run = match[0]
-    if run.lower().rstrip("s") in _SCALES and run.lower().endswith("s"):
+    if run.lower().rstrip("s") in SCALES and run.lower().endswith("s"):
         return run  # "hundreds of": no number
     if run.lower() == "one" and not _is_counted(match):
         return run
     words = re.findall(rf"{_NUM}|[a-z]+", run.lower())
-    if words and words[0] in _SCALES and len(words) == 1 and match.string[match.start() - 1 : match.start()] != "-":
+    if words and words[0] in SCALES and len(words) == 1 and match.string[match.start() - 1 : match.start()] != "-":
         return run
     return " ".join(map(_shown, _sums([word for word in words if word != "and"])))
 
@@ -198,9 +198,9 @@ def _sums(words: list[str]) -> list[float]:
         total, current, last, scale, started = 0.0, 0.0, 0.0, float("inf"), False
 
     for word in words:
-        singular = word if word in _SCALES or word in _CARDINALS else word.rstrip("s")
-        if singular in _SCALES:
-            factor = _SCALES[singular]
+        singular = word if word in SCALES or word in _CARDINALS else word.rstrip("s")
+        if singular in SCALES:
+            factor = SCALES[singular]
             current = (current if started and current else 1.0) * factor
             if factor >= 1000:
                 if factor >= scale:  # "two thousand three million" is no number

@@ -5,9 +5,10 @@
     level 3   three objects
     level 4+  three or four objects, on a gray or white background
 
-Colours are distinct, so an instruction means one object. A moved object keeps its row (left, right) or column (top,
-bottom) and goes to the edge. A scene is what a verifier needs: `{"size", "background", "objects": [{"shape",
-"color", "box"}], "asked": {"edit", "color", "shape", "to"}}`; `after` gives the objects as they should be.
+Objects stand in the cells of a grid, 2 x 2 up to level 2 and 3 x 3 above. Colours are distinct, so an instruction
+means one object. A moved object keeps its row (left, right) or column (top, bottom) and goes to the edge. A scene is
+what a verifier needs: `{"size", "background", "objects": [{"shape", "color", "box"}], "asked": {"edit", "color",
+"shape", "to"}}`; `after` gives the objects as they should be.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from mmrl.data.worlds.scenes import COLORS, SHAPES, draw_objects
 from mmrl.errors import DataError, unknown
 from mmrl.record import Prompt
 
-SIZE, CELL, SIDE = 24, 8, 7
+CELL, SIDE = 8, 7
+CELLS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
+"""In a row, by level."""
 EDITS = ("recolor", "move", "remove")
 PLACES = {"left": "to the left", "right": "to the right", "top": "to the top", "bottom": "to the bottom"}
 COUNTS = {1: (1,), 2: (2,), 3: (3,), 4: (3,), 5: (3, 4)}
@@ -34,14 +37,15 @@ class Edits(World):
         background = rng.choice(("gray", "white")) if level > 3 else "black"
         skill = rng.choice(self.skills)
         while True:
-            count = rng.choice(COUNTS[level])
-            cells = rng.sample([(x, y) for x in range(3) for y in range(3)], count)
+            count, wide = rng.choice(COUNTS[level]), CELLS[level]
+            cells = rng.sample([(x, y) for x in range(wide) for y in range(wide)], count)
             objects = [
                 {"shape": rng.choice(SHAPES), "color": color, "box": _box(*cell)}
                 for color, cell in zip(rng.sample(list(COLORS), count), cells, strict=True)
             ]
-            if asked := _asked(rng, skill, objects):
-                return {"size": SIZE, "background": background, "objects": objects, "asked": asked, "skill": skill}
+            scene = {"size": CELL * wide, "background": background, "objects": objects}
+            if asked := _asked(rng, skill, scene):
+                return scene | {"asked": asked, "skill": skill}
 
     def prompt(self, scene: dict[str, Any], id: str, columns: dict[str, Any]) -> Prompt:
         text = instruction(scene["asked"])
@@ -71,7 +75,7 @@ def after(scene: dict[str, Any]) -> list[dict[str, Any]]:
     if asked["edit"] == "recolor":
         target["color"] = asked["to"]
     elif asked["edit"] == "move":
-        target["box"] = moved(target["box"], asked["to"])
+        target["box"] = moved(target["box"], asked["to"], scene["size"])
     elif asked["edit"] == "remove":
         objects.remove(target)
     else:
@@ -79,15 +83,16 @@ def after(scene: dict[str, Any]) -> list[dict[str, Any]]:
     return objects
 
 
-def moved(box: list[int], to: str) -> list[int]:
-    """`box` at the edge `to` of its row or column."""
+def moved(box: list[int], to: str, size: int) -> list[int]:
+    """`box` at the edge `to` of its row or column, in a picture of `size` pixels."""
     column, row = box[0] // CELL, box[1] // CELL
-    edge = 0 if to in ("left", "top") else 2
+    edge = 0 if to in ("left", "top") else size // CELL - 1
     return _box(edge, row) if to in ("left", "right") else _box(column, edge)
 
 
-def _asked(rng: random.Random, skill: str, objects: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _asked(rng: random.Random, skill: str, scene: dict[str, Any]) -> dict[str, Any] | None:
     """An edit of one of the objects; None where there is no free place to move it to."""
+    objects = scene["objects"]
     target = rng.choice(objects)
     asked = {"edit": skill, "color": target["color"], "shape": target["shape"]}
     if skill == "recolor":
@@ -95,7 +100,7 @@ def _asked(rng: random.Random, skill: str, objects: list[dict[str, Any]]) -> dic
         asked["to"] = rng.choice([color for color in COLORS if color not in taken])
     elif skill == "move":
         boxes = [each["box"] for each in objects]
-        free = [to for to in PLACES if moved(target["box"], to) not in boxes]
+        free = [to for to in PLACES if moved(target["box"], to, scene["size"]) not in boxes]
         if not free:
             return None
         asked["to"] = rng.choice(free)

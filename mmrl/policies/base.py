@@ -8,7 +8,7 @@ latent size leaves the forward pass, and DDP or FSDP see ONE call of the module 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from mmrl.rollout.environments.base import Surroundings
 from mmrl.settings import Section
 from mmrl.stages import Need, View
 
-WEIGHTS = ("current", "old", "reference", "ema", "anchor", "behaviour")
+WEIGHTS = ("current", "old", "reference", "ema", "anchor", "behaviour", "teacher")
 ANY_POLICY = frozenset({"greedy_success"})
 """What the trainer finds out of any policy, by letting it act."""
 
@@ -45,6 +45,7 @@ class Policy(ABC):
     views      the changed prompts it can score actions under
     varied_when_greedy  members of a group differ even in the deterministic mode, by their initial noise
     splits_actions  scoring fewer actions of a row costs less, so that an update may be made in pieces of a row
+    takes_teacher  another policy may be loaded beside it, whose log-probs `weights="teacher"` reads
     columns    what stage functions may read of its rollouts besides probes (`mmrl.columns`)
     reads      kinds of media it can be shown, "image" and "video"
     found      what the policy found out about its model by trying it, written into the run as `model.json`
@@ -62,9 +63,12 @@ class Policy(ABC):
     views: ClassVar[frozenset[str]] = frozenset()
     varied_when_greedy: ClassVar[bool] = False
     splits_actions: ClassVar[bool] = False
+    takes_teacher: ClassVar[bool] = False
     columns: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
     module: nn.Module
+    card: Callable[[], str] | None = None
+    """Writes the model card of an export, where somebody knows the run."""
 
     @property
     def found(self) -> dict[str, Any]:
@@ -226,6 +230,10 @@ class Policy(ABC):
         if weights != "current":
             raise PolicyError(f"the {self.modality} policy samples with its current weights, not {weights!r}")
 
+    def token_ids(self, text: str) -> list[int]:
+        """The ids of a text in the vocabulary, without what surrounds a prompt; refused where actions are no tokens."""
+        raise PolicyError(f"the {self.modality} policy has no vocabulary in which {text!r} could be found")
+
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """B lists of T short texts for people: the token, or the denoising step."""
         return [[str(t) for t in range(rollouts.mask.shape[1])] for _ in range(len(rollouts))]
@@ -287,3 +295,5 @@ class Policy(ABC):
     def check_weights(cls, need: Need, asked_by: str) -> None:
         if need.weights not in WEIGHTS:
             raise ConfigError(f"{asked_by}: {unknown('weights', need.weights, WEIGHTS)}")
+        if need.weights == "teacher" and not cls.takes_teacher:
+            raise ConfigError(f"{asked_by} reads a teacher, and the {cls.modality} policy takes none")

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.record import Batch, Prompt
+from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.demonstrations import texts_of
 
 
-def worth(batch: Batch) -> Tensor:
+def worth(batch: Batch | Rollouts) -> Tensor:
     """(B,) the success flag where a verifier gave one, else the reward; NaN where unscored."""
+    assert batch.reward is not None, "rows that were scored"
     if batch.success is None:
         return batch.reward
     return torch.where(batch.success.isnan(), batch.reward, batch.success.to(batch.reward))

@@ -109,6 +109,11 @@ class Nested:
         self.strategies[ask.by].heard(ask, texts)
 
     @property
+    def reads_texts(self) -> bool:
+        """Whether any of them wants to know what was asked and answered, in words."""
+        return any(s.reads_texts for s in self.strategies)
+
+    @property
     def besides(self) -> bool:
         """Whether any of them puts prompts beside those of the groups."""
         return any(type(s).beside is not Strategy.beside for s in self.strategies)

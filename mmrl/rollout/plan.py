@@ -137,6 +137,8 @@ class Step:
     select            stage 4 tried on a batch: `counted` and `trained` as the recipe's selections would leave them
     round             rounds of acting that are done
     groups            dataset row of each group of this step, None where a strategy made the prompt
+    texts, asked      {(group, member): output} and {group: words of its prompt} so far, of all ranks, where a strategy
+                      has `reads_texts`; else empty
     """
 
     number: int
@@ -148,6 +150,8 @@ class Step:
     select: Callable[[Batch], Batch]
     round: int = 0
     groups: list[int | None] = field(default_factory=list)
+    texts: dict[tuple[int, int], str] = field(default_factory=dict)
+    asked: dict[int, str] = field(default_factory=dict)
 
     def first(self) -> Plan:
         """Independent draws: `group_size` members of each of `prompts_per_step` prompts."""
@@ -160,10 +164,15 @@ class Strategy:
     columns  {name: fill} of the row constants that `Ask.columns` and `Given.columns` may set: columns (B,) of the
              batch, `fill` for rows that say nothing
     made     names of the columns that `make` gives
+    reads_texts  whether `step.texts` and `step.asked` are wanted, which ranks then exchange
     """
 
     columns: ClassVar[Mapping[str, float]] = {}
     made: ClassVar[tuple[str, ...]] = ()
+    reads_texts: bool = False
+
+    def meet(self, prompts: Sequence[Prompt]) -> None:
+        """The data set, once, before the first step and before a state is loaded."""
 
     def ask(self, step: Step) -> Plan | None:
         """The first requests of a step; None leaves them to the strategy inside, at last to independent draws."""

@@ -59,7 +59,7 @@ class SelfHints(Strategy):
 
 @stage(
     "rollout",
-    "sage",
+    "sage_self_hint",
     paper="SAGE: self-hints, arXiv 2602.03143",
     formula="while none of a group is right: the policy writes a hint of level 1, 2, 3 from the solution and the group "
     "is asked again with it; the last try trains, under the prompt that it saw",
@@ -123,7 +123,7 @@ class Sage(SelfHints):
 @stage(
     "rollout",
     "sage_light",
-    method="sage",
+    method="sage_self_hint",
     paper="SAGE-light: self-hints, arXiv 2602.03143",
     formula="a prompt keeps a level: one up where at most `low` of its group were right, one down where more than "
     "`high`; at its next visit the group sees the hint of that level",

@@ -8,8 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from mmrl.errors import DataError, unknown
 from mmrl.randomness import Key
-from mmrl.record import Batch
+from mmrl.record import Batch, Prompt
 from mmrl.stages import stage
 
 
@@ -18,6 +19,8 @@ class Sampler(Protocol):
 
     A sampler may have `coming(count, size, key)` too: what `select` would return, without taking it. Then clips of
     the next step are decoded while this one trains. It may guess before the outcomes of this step are observed.
+    One that reads columns of the data set has `meet(prompts)`, called once before the first step, and before its state
+    is loaded in a run that goes on.
     """
 
     def select(self, count: int, size: int, key: Key) -> list[int]:
@@ -52,6 +55,25 @@ class Prefetching(Protocol):
     def prefetch(self, indices: Sequence[int]) -> None:
         """These are asked for soon, in this order; what was announced before and is not among them is not."""
         ...
+
+
+def column(prompts: Sequence[Prompt], index: int, name: str, reader: str) -> Any:
+    """The column of a dataset row, without opening its media where that can be; DataError where it has none."""
+    cheap = getattr(prompts, "columns", None)
+    columns = cheap(index) if cheap is not None else None
+    columns = prompts[index].columns if columns is None else columns
+    if columns.get(name) is None:
+        raise DataError(
+            f"row {index} of the data set: {reader} reads its column {name!r}: {unknown('column', name, columns)}"
+        )
+    return columns[name]
+
+
+def introduce(prompts: Sequence[Prompt], *readers: object) -> None:
+    """Let samplers and strategies that read the data set have it: those with `meet(prompts)`."""
+    for reader in readers:
+        if (meet := getattr(reader, "meet", None)) is not None:
+            meet(prompts)
 
 
 @stage("prompts", "shuffled", paper="-", confidence="ours", formula="a new permutation of all prompts each epoch")

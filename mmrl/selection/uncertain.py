@@ -6,12 +6,10 @@ from typing import Any
 
 import torch
 
-from mmrl.errors import ConfigError
 from mmrl.objective.advantages.remembered import initial_beta, sampling_weight
-from mmrl.objective.groups import group_mean
-from mmrl.objective.numerics import outcome
 from mmrl.randomness import Key
 from mmrl.record import Batch
+from mmrl.selection.outcomes import tried
 from mmrl.stages import stage
 
 
@@ -49,20 +47,9 @@ class Uncertain:
 
     def observe(self, indices: list[int | None], batch: Batch) -> None:
         """Group g of the batch belongs to dataset row `indices[g]`."""
-        worth = outcome(batch).double()
-        scored = worth[batch.counted & ~torch.isnan(worth)]
-        if len(scored) and not (scored.min() >= 0 and scored.max() <= 1):
-            raise ConfigError(
-                f"prompts 'spo_single_stream' tracks a success rate: rewards must lie in [0, 1], got "
-                f"[{scored.min():g}, {scored.max():g}]"
-            )
-        mean = group_mean(worth, batch.group, batch.counted)
-        for group in torch.unique(batch.group[batch.counted & ~torch.isnan(worth)]).tolist():
-            index, success = indices[group], float(mean[batch.group == group][0])
-            if index is None:
-                continue
-            a, b = self.beta.get(index, initial_beta(0, 0))
-            self.beta[index] = (self.keep * a + success, self.keep * b + 1 - success)
+        for each in tried(indices, batch, "spo_single_stream"):
+            a, b = self.beta.get(each.index, initial_beta(0, 0))
+            self.beta[each.index] = (self.keep * a + each.rate, self.keep * b + 1 - each.rate)
 
     def state_dict(self) -> dict[str, Any]:
         return {"beta": [[index, a, b] for index, (a, b) in self.beta.items()]}

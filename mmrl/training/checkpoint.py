@@ -130,6 +130,8 @@ def _write(
         with writing(folder):
             if exported is not None:
                 exported.save_pretrained(folder)
+                if exported.card is not None and accelerator.is_main_process:
+                    (folder / "README.md").write_text(exported.card())
             files = sorted(p for p in folder.rglob("*") if p.is_file()) if accelerator.is_main_process else []
             for path in files:
                 if path.suffix == ".safetensors":

@@ -90,6 +90,8 @@ class Collector:
             self._agreed(plan.digest(), "the plan of a rollout strategy")
             rows = self._act(plan, rows, step, groups, causes)
             step.round += 1
+            if self.strategies.reads_texts:
+                self._tell_texts(rows, step)
             batch, mine = self._gather(rows, number)
             with self.clock("group"):
                 batch = self.objective.shape(batch)
@@ -133,6 +135,16 @@ class Collector:
                 mine[row] = float(prompt + int(rows.extent[at].sum()))
         for tokens in gather_objects(mine, self.accelerator):
             self.balance.learn(tokens)
+
+    def _tell_texts(self, rows: Rollouts, step: Step) -> None:
+        """What was asked and answered so far, in words, told to all ranks."""
+        where = list(zip(rows.group.tolist(), rows.member.tolist(), rows.prompt.tolist(), strict=True))
+        texts = {(g, m): out for (g, m, _), out in zip(where, rows.outputs, strict=True) if isinstance(out, str)}
+        bare = [prompt.beside.get("bare", prompt) for prompt in rows.prompts]
+        asked = {group: bare[place].text for group, _, place in reversed(where)}
+        for more_texts, more_asked in gather_objects((texts, asked), self.accelerator):
+            step.texts.update(more_texts)
+            step.asked.update(more_asked)
 
     def _put_beside(self, rows: Rollouts) -> None:
         """The prompts of strategies beside those of the rows, before passes show them."""

@@ -29,6 +29,8 @@ class TrainingConfig(Section):
 
     max_grad_norm       gradients are scaled down to it; a large number, such as 1e9, leaves them as they are
     steps               rollout batches; each makes `updates` optimizer steps
+    data_epochs         in place of `steps`: times that every row of the data is asked; the run writes down the steps
+                        it came to. A strategy that asks further prompts takes them from the same rows
     prompts_per_step    groups a step, over all ranks
     group_size          rollouts of one prompt; larger means a better baseline at proportional cost
     updates             auto: as many optimizer steps a rollout batch, and passes over it, as the recipe's paper
@@ -37,8 +39,10 @@ class TrainingConfig(Section):
     micro_batch_size    rollouts scored at once on a rank; lower it when memory runs out, the numbers stay
     micro_batch_actions  of a generator, denoising steps whose gradient is held at once, however many a row has: less
                         memory, for one more pass without gradient; null: whole rows
-    learning_rate       1e-6 for full fine-tuning of large models, 1e-5 to 3e-4 for LoRA
-    schedule            after `warmup_steps`: constant, or decay to 0 (safest for short runs)
+    learning_rate       of a configuration that names none: 1e-6 for full fine-tuning, 1e-5 for LoRA; of generators 1e-5
+                        and 3e-4. LoRA of small models takes up to 3e-4
+    schedule            after `warmup_steps` optimizer steps: constant, or decay (safest for short runs)
+    schedule_floor      the share of the learning rate that a decay ends at
     skip_nonfinite      leave out an optimizer step whose loss or gradient is not finite, and count it, instead of
                         stopping the run
     self_check          largest allowed gap between rollout and training log-probs before the first update;
@@ -55,7 +59,10 @@ class TrainingConfig(Section):
     keep_best           a metric, such as eval/success or reward/mean, whose best checkpoint stays: `checkpoints/best`
     eval_samples        1 is one greedy answer of each held-out prompt; more are sampled, and give pass@k
     keep_checkpoints    older ones are deleted
-    save_rollouts       prompts of an evaluation whose answers are kept; of a step, twice as many rollouts
+    save_rollouts       prompts whose answers are kept, of a step and of an evaluation: whole groups, the first as it
+                        comes, then those whose rewards differ most. They are the report's and the trackers' to show,
+                        and one answer is printed
+    save_rollouts_every  steps between those that are kept
     watchdog_seconds    a step that takes longer has its stack printed, and goes on
     optimizer           which AdamW, and where its state lives
     compile             torch.compile for the feed-forward parts of every block; the first steps take longer, and a C++
@@ -70,6 +77,7 @@ class TrainingConfig(Section):
     """
 
     steps: int = Field(100, ge=1)
+    data_epochs: float | None = Field(None, gt=0)
     prompts_per_step: int = Field(8, ge=1)
     group_size: int = Field(8, ge=1)
     updates: Updates = Updates()
@@ -77,6 +85,7 @@ class TrainingConfig(Section):
     micro_batch_actions: int | None = Field(None, ge=1)
     learning_rate: float = Field(1e-6, ge=0, le=1)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule_floor: float = Field(0.0, ge=0, le=1)
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0, le=1)
     betas: tuple[Share, Share] = (0.9, 0.999)
@@ -138,6 +147,13 @@ class TrainingConfig(Section):
         count = self.updates.count or updates_a_batch(count, self.prompts_per_step)
         return self.model_copy(update={"updates": Updates(count=count, epochs=self.updates.epochs or epochs)})
 
+    def for_rows(self, rows: int) -> TrainingConfig:
+        """With the steps that `data_epochs` of so many rows come to, at least one; unchanged without it."""
+        if self.data_epochs is None:
+            return self
+        steps = max(1, round(self.data_epochs * rows / self.prompts_per_step))
+        return self.model_copy(update={"steps": steps, "data_epochs": None})
+
     def patience(self, rewards: float = 0.0) -> float:
         """Seconds ranks wait for each other, `rewards` of them for what rewards may take."""
         return self.rank_timeout or WATCHES * self.watchdog_seconds + rewards
@@ -162,7 +178,6 @@ class TrainingConfig(Section):
             return self.learning_rate * (update + 1) / self.warmup_steps
         if self.schedule == "constant":
             return self.learning_rate
-        progress = (update - self.warmup_steps) / max(self.total_updates - self.warmup_steps, 1)
-        if self.schedule == "linear":
-            return self.learning_rate * max(0.0, 1 - progress)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        progress = min((update - self.warmup_steps) / max(self.total_updates - self.warmup_steps, 1), 1.0)
+        left = 1 - progress if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * (self.schedule_floor + (1 - self.schedule_floor) * left)

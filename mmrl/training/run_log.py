@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mmrl.media import Film, Sound, write_video
@@ -25,6 +26,19 @@ SHOWN_FRAMES = 16
 def _number(value: Tensor) -> float | None:
     number = float(value)
     return round(number, 6) if math.isfinite(number) else None
+
+
+def rows_to_keep(group: Tensor, reward: Tensor | None, groups: int) -> Tensor:
+    """Indices of whole groups of a step, at most `groups`: the first as it comes, then those whose rewards differ most,
+    which are the ones that teach. group (B,), reward (B,), NaN where unscored."""
+    names = list(dict.fromkeys(group.tolist()))
+
+    def spread(name: int) -> float:
+        values = [] if reward is None else [v for v in reward[group == name].tolist() if math.isfinite(v)]
+        return max(values) - min(values) if values else 0.0
+
+    chosen = [*names[:1], *sorted(names[1:], key=spread, reverse=True)][:groups]
+    return torch.tensor([i for i, name in enumerate(group.tolist()) if name in chosen], dtype=torch.long)
 
 
 def replace_rollouts(

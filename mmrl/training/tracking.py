@@ -1,4 +1,4 @@
-"""Where numbers go: `metrics.jsonl` always, wandb and tensorboard on request."""
+"""`metrics.jsonl`, one line a step: how it is written, and read again."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from mmrl.errors import ConfigError, DataError
+from mmrl.errors import DataError
 from mmrl.shown import tell
 from mmrl.training.storage import write_atomically, writing
 
 MOST_STEPS = 10**12
-TrackerName = Literal["wandb", "tensorboard"]
-
-
-class Tracker(Protocol):
-    def log(self, step: int, metrics: dict[str, Any]) -> None: ...
-    def close(self) -> None: ...
 
 
 class JsonLines:
@@ -41,58 +35,12 @@ class JsonLines:
             self.file.flush()
             os.fsync(self.file.fileno())
 
+    def show(self, step: int, folder: Path) -> None:
+        """Rollouts lie in their own folder already."""
+
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what the disk refused was said when it was written
             self.file.close()
-
-
-class Tensorboard:
-    def __init__(self, folder: Path, resumed_step: int = 0):
-        """Steps past `resumed_step` are hidden: a resumed run writes them again."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        purge = resumed_step + 1 if resumed_step else None
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
-
-    def log(self, step: int, metrics: dict[str, Any]) -> None:
-        for name, value in metrics.items():
-            if isinstance(value, (int, float)):
-                self.writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class Wandb:
-    """A run of the project that WANDB_PROJECT names, or `mmrl`; wandb reads its other variables itself."""
-
-    def __init__(self, folder: Path, config: dict[str, Any], resumed_step: int = 0):
-        import wandb
-
-        known = folder / "wandb" / "run_id"
-        self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "mmrl"), name=os.environ.get("WANDB_NAME", folder.name),
-            id=known.read_text() if resumed_step and known.exists() else None, resume="allow",
-            dir=str(folder), config=config,
-        )  # fmt: skip
-        write_atomically(known, self.run.id)
-
-    def log(self, step: int, metrics: dict[str, Any]) -> None:
-        self.run.log(metrics, step=step)
-
-    def close(self) -> None:
-        self.run.finish()
-
-
-def open_trackers(names: list[TrackerName], folder: Path, config: dict[str, Any], resumed_step: int) -> list[Tracker]:
-    trackers: list[Tracker] = [JsonLines(folder / "metrics.jsonl", resumed_step)]
-    for name in names:
-        try:
-            tensorboard = name == "tensorboard"
-            trackers.append(Tensorboard(folder, resumed_step) if tensorboard else Wandb(folder, config, resumed_step))
-        except ImportError as error:
-            raise ConfigError(f"tracking: {name} is not installed; pip install 'mmrl[tracking]'") from error
-    return trackers
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

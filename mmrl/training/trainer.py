@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,23 +21,27 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, MMRLError, NonFiniteError, SelfCheckError, StorageError
 from mmrl.objective import Objective
+from mmrl.objective.vocabulary import name_tokens
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
 from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
-from mmrl.selection.prompts import Sampler, Shuffled, unhelped
+from mmrl.selection.prompts import Sampler, Shuffled, introduce, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.ahead import Ahead
 from mmrl.training.collect import Collected, Collector
+from mmrl.training.combining import combined, mixture_of
 from mmrl.training.compiled import compile_blocks
 from mmrl.training.config import TrainingConfig
+from mmrl.training.diagnosis import Doctor
 from mmrl.training.digests import restoring
 from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.filling import Columns
 from mmrl.training.finite import gradient_problem, named_rows, refuse_weights, weight_problem
+from mmrl.training.monitors import Monitor, reason
 from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.passes import plan_passes
 from mmrl.training.pieces import refuse_pieces
@@ -47,10 +51,11 @@ from mmrl.training.self_check import SelfCheck, Tolerance, compare
 from mmrl.training.step_metrics import UpdateLog, batch_metrics, not_acted, speed_metrics, update_metrics
 from mmrl.training.stopping import Stopping
 from mmrl.training.timing import Clock
-from mmrl.training.tracking import Tracker
+from mmrl.training.trackers import Tracker
 from mmrl.training.update import Gradients, local_rows, passes_over
 
 Report = Callable[[int, dict[str, Any]], None]
+Kept = Callable[[int, Path], None]
 NO_STEP = "the optimizer did not move. training.skip_nonfinite=true leaves such steps out and counts them"
 
 
@@ -64,6 +69,7 @@ class Result:
     interrupted  whether a signal stopped it before its last step
     start        the step it went on from
     signal       its number
+    ended        why a monitor stopped it before its last step; "" if none did
     not_acted    one sentence on the ratio and trust region that changed nothing in any step; "" if they did
     folder       the run directory, once the run is over
     """
@@ -75,6 +81,7 @@ class Result:
     start: int = 0
     signal: int | None = None
     not_acted: str = ""
+    ended: str = ""
     folder: Path | None = None
 
 
@@ -90,16 +97,24 @@ class Trainer:
              first; independent draws if not given
     environment  that answers between the turns of a response, in training and evaluation; none if not given
     report   called with (step, metrics) on the main process
+    kept     called with (step, folder) where rollouts of a step, or of an evaluation, were written
     counters  further numbers of this process for each step's metrics
+    monitors  look at the run between its steps, and may end it
+
+    `go_on`: what to do in place of a resume, of a learner without checkpoints; `wants`: what only the user can give
     """
+
+    go_on: ClassVar[str] = ""
+    wants: ClassVar[str] = ""
 
     def __init__(
         self, policy: Policy, objective: Objective, prompts: Sequence[Prompt], score: Score, config: TrainingConfig,
         run_dir: str | Path, *, eval_prompts: Sequence[Prompt] = (), accelerator: Accelerator | None = None,
         sampler: Sampler | None = None, rollout: Any = (), environment: Surroundings | None = None,
         trackers: Sequence[Tracker] = (),
-        report: Report = lambda step, metrics: None,
+        report: Report = lambda step, metrics: None, kept: Kept = lambda step, folder: None,
         counters: Callable[[], dict[str, float]] = dict,
+        monitors: Sequence[Monitor] = (),
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("the training data set is empty")
@@ -121,9 +136,10 @@ class Trainer:
         self.saving = Saving(config)
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
+        self.kept, self.doctor = kept, Doctor(policy.modality)
         self.saved = 0
         self.acted: dict[str, float] = {}
-        self.counters = counters
+        self.counters, self.monitors, self.ended = counters, list(monitors), ""
         trained = [p for p in policy.module.parameters() if p.requires_grad]
         if not trained:
             raise ConfigError("the policy has no trainable parameter; give it a LoRA section or unfreeze something")
@@ -145,6 +161,8 @@ class Trainer:
         policy.module, self.optimizer = self.accelerator.prepare(policy.module, self.adamw)
         self.sampler: Sampler = sampler or Shuffled()
         self.strategies = Nested.of(rollout)
+        name_tokens(objective.stages, lambda text: policy.token_ids(text))
+        together(lambda: introduce(prompts, self.sampler, *self.strategies.strategies), self.accelerator)
         plan = plan_passes(objective, type(policy), self.strategies, policy.config)
         self.actor = Actor(policy, environment)
         self.columns = Columns(self.actor, plan, score, config, self.accelerator, self.clock)
@@ -154,6 +172,7 @@ class Trainer:
         )  # fmt: skip
         refuse_pieces(type(policy), objective, plan.update, config.micro_batch_actions)
         self.gradients = Gradients(policy, objective, plan.update, config, self.accelerator)
+        self.mixture = mixture_of(objective)
         self.checked: SelfCheck | None = None
         self.ahead = Ahead(self.collector, policy, config)
 
@@ -170,22 +189,26 @@ class Trainer:
                 self.before = self.evaluate(self.stopping.halted)
                 if not self.stopping.agreed:
                     self.saving.check_name({f"eval/{k}": v for k, v in self.before.items()}, evaluated=True)
-            while self.step < self.config.steps and not self.stopping.agreed:
+            for monitor in self.monitors:
+                monitor.begin(self.step)
+            while self.step < self.config.steps and not self.stopping.agreed and not self.ended:
                 # notebooks replace sys.stderr by something without a file descriptor
                 faulthandler.dump_traceback_later(self.config.watchdog_seconds, file=sys.__stderr__)
                 metrics = self._step_or_save()
                 self.step += 1
+                metrics |= self._watched(metrics)
                 if self._due(self.config.eval_every):
                     self.after = self.evaluate()
                     metrics |= {f"eval/{k}": v for k, v in self.after.items()}
                 best = self.saving.is_best(self.step, metrics)
                 self._log(metrics)
                 save_now = self.stopping.agree(best or self.saving.minutes_are_over())
-                if save_now or self.stopping.agreed or self.saving.due(self.step):
+                if save_now or self.stopping.agreed or self.ended or self.saving.due(self.step):
                     self.save(best=best)
         interrupted = bool(self.stopping.agreed) and self.step < self.config.steps
         asked = self.stopping.agreed
-        return Result(self.step, self.before, self.after, interrupted, start, asked, not_acted([self.acted]))
+        told = not_acted([self.acted])
+        return Result(self.step, self.before, self.after, interrupted, start, asked, told, self.ended)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -249,7 +272,10 @@ class Trainer:
     def update(self, rollouts: Rollouts, batch: Batch, weights: Tensor, mine: Tensor, log: UpdateLog) -> None:
         """The optimizer steps of one pass over a rollout batch."""
         for update in range(int(batch.update.max()) + 1):
-            added = self.gradients.add(rollouts, batch, weights, mine, update)
+            if self.mixture is not None and self.mixture.due(self.updates):
+                added = combined(self.gradients, self.mixture, rollouts, batch, weights, mine, update)
+            else:
+                added = self.gradients.add(rollouts, batch, weights, mine, update)
             if not added.passes:
                 continue
             try:
@@ -337,6 +363,7 @@ class Trainer:
         if kept is not None and self.accelerator.is_main_process:
             folder = self.run_dir / "rollouts" / f"eval-{self.step:06d}"
             run_log.replace_rollouts(folder, kept, self.policy.action_labels(kept), None, None)
+            self._show(self.step, folder)
         return scores
 
     def save(self, state: dict[str, Any] | None = None, *, best: bool = False) -> Path:
@@ -363,6 +390,7 @@ class Trainer:
             "strategies": self.strategies.state_dict(),
             "ahead": self.ahead.state_dict(),
             "balance": self.collector.balance.state_dict(),
+            "doctor": self.doctor.state_dict(),
         }
 
     def _resume(self, path: Path) -> None:
@@ -380,9 +408,23 @@ class Trainer:
             self.saving.load_state_dict(state)
             self.ahead.load_state_dict(state.get("ahead", {}), self.step)
             self.collector.balance.load_state_dict(state.get("balance", {}))
+            self.doctor.load_state_dict(state.get("doctor", {}))
+            self._restored(state)
+
+    def _restored(self, state: dict[str, Any]) -> None:
+        """What `_state` of another learner adds."""
 
     def _due(self, every: int) -> bool:
-        return self.step == self.config.steps or bool(every and self.step % every == 0)
+        return self.step == self.config.steps or bool(self.ended) or bool(every and self.step % every == 0)
+
+    def _watched(self, metrics: dict[str, Any]) -> dict[str, float]:
+        """What the monitors say of the step that is over; the first rank's word ends the run on all."""
+        if not self.monitors:
+            return {}
+        with self.clock("watch"):
+            seen = [monitor.watch(self.step, metrics) for monitor in self.monitors]
+        self.ended = gather_objects(reason(self.monitors), self.accelerator)[0]
+        return {name: value for each in seen for name, value in each.items()}
 
     # ---- what is reported
 
@@ -409,20 +451,29 @@ class Trainer:
         return metrics
 
     def _log(self, metrics: dict[str, Any]) -> None:
+        if found := self.doctor(metrics):
+            metrics["diagnosis"] = found
         if self.accelerator.is_main_process:
             for tracker in self.trackers:
                 tracker.log(self.step, metrics)
             self.report(self.step, metrics)
 
     def _save_rollouts(self, collected: Collected, batch: Batch, weights: Tensor) -> None:
-        count = min(self.config.save_rollouts * 2, len(collected.rollouts))
-        if not count or not self.accelerator.is_main_process:
+        rollouts = collected.rollouts
+        rows = run_log.rows_to_keep(rollouts.group, rollouts.reward, self.config.save_rollouts)
+        if not len(rows) or not self.accelerator.is_main_process:
             return
-        rows = torch.arange(count)
-        few = collected.rollouts.index(rows)
-        local, local_weights = local_rows(batch, weights, collected.mine, few.mask.shape[1])
+        few = rollouts.index(rows)
+        local, local_weights = local_rows(batch, weights, collected.mine[rows], few.mask.shape[1])
         folder = self.run_dir / "rollouts" / f"step-{self.step + 1:06d}"
-        run_log.replace_rollouts(folder, few, self.policy.action_labels(few), local.index(rows), local_weights[rows])
+        run_log.replace_rollouts(folder, few, self.policy.action_labels(few), local, local_weights)
+        self._show(self.step + 1, folder)
+
+    def _show(self, step: int, folder: Path) -> None:
+        """Rollouts that were written, to whoever watches."""
+        for tracker in self.trackers:
+            tracker.show(step, folder)
+        self.kept(step, folder)
 
 
 def _seed_everything(number: int) -> None:

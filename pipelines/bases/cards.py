@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -44,6 +44,10 @@ def write_card(folder: Path, scores: Mapping[str, float], **fields: object) -> N
         os.fsync(file.fileno())
     os.chmod(file.name, 0o644)
     os.replace(file.name, folder / "CARD.md")
+
+
+def mean_of(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
 
 
 def command_line(

@@ -18,9 +18,9 @@ from torch import Tensor
 from mmrl.data.worlds import WorldDataset, open_world
 from mmrl.data.worlds.moves import STAYS, WAYS, Moves, caption
 from mmrl.data.worlds.scenes import COLORS, SHAPES, keyed_random, split_of
-from mmrl.pipelines.bases.cards import command_line, write_card
+from mmrl.pipelines.bases.cards import command_line, mean_of, write_card
 from mmrl.pipelines.bases.flow import pixels
-from mmrl.pipelines.bases.generators import LENGTH, between, fit, tiny_wan
+from mmrl.pipelines.bases.generators import LENGTH, chosen, fit, fit_flow, tiny_wan
 from mmrl.pipelines.bases.supervised import Report, printed
 from mmrl.randomness import Key
 
@@ -67,10 +67,10 @@ def fit_vae(vae: Any, clips: Tensor, *, seed: int, steps: int, report: Report) -
 
     def loss_at(step: int) -> Tensor:
         key = Key(seed, step, purpose="vae")
-        chosen = clips[torch.randint(len(clips), (VAE_BATCH,), generator=key.generator())]
-        latents = vae.encode(chosen).latent_dist.mode()
+        shown = clips[chosen(len(clips), VAE_BATCH, key)]
+        latents = vae.encode(shown).latent_dist.mode()
         decoded = vae.decode(latents + LATENT_NOISE * key.at(purpose="noise").normal(*latents.shape)).sample
-        return (decoded - chosen).square().mean() + 1e-3 * latents.square().mean()
+        return (decoded - shown).square().mean() + 1e-3 * latents.square().mean()
 
     vae.train()
     fit(list(vae.parameters()), loss_at, steps=steps, rate=2e-3, report=report)
@@ -84,29 +84,19 @@ def encoded(vae: Any, clips: Tensor) -> Tensor:
     return torch.cat([vae.encode(part).latent_dist.mode() for part in clips.split(64)])
 
 
-def fit_flow(
+def learn(
     pipeline: Any, captions: list[str], clips: Tensor, *, seed: int, steps: int, report: Report
 ) -> None:  # fmt: skip
-    """Predict noise - latent on the straight line between the two; the text encoder learns along."""
     config, transformer = pipeline.vae.config, pipeline.transformer
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
-    latents = (encoded(pipeline.vae, clips) - mean) / std
 
-    def loss_at(step: int) -> Tensor:
-        key = Key(seed, step, purpose="flow")
-        chosen = torch.randint(len(latents), (BATCH,), generator=key.generator())
-        state, times, target = between(latents[chosen], key)
-        text, _ = pipeline.encode_prompt(
-            [captions[i] for i in chosen.tolist()], do_classifier_free_guidance=False, max_sequence_length=LENGTH
-        )
-        return (transformer(state, 1000 * times, text, return_dict=False)[0] - target).square().mean()
+    def velocity(state: Tensor, times: Tensor, which: list[int]) -> Tensor:
+        said = [captions[i] for i in which]
+        text, _ = pipeline.encode_prompt(said, do_classifier_free_guidance=False, max_sequence_length=LENGTH)
+        return transformer(state, 1000 * times, text, return_dict=False)[0]
 
-    parts = (transformer, pipeline.text_encoder)
-    for part in parts:
-        part.train()
-    fit([p for part in parts for p in part.parameters()], loss_at, steps=steps, rate=3e-3, report=report)
-    for part in parts:
-        part.eval()
+    clean = (encoded(pipeline.vae, clips) - mean) / std
+    fit_flow((transformer, pipeline.text_encoder), clean, velocity, seed=seed, steps=steps, batch=BATCH, report=report)
 
 
 @torch.no_grad()
@@ -128,7 +118,7 @@ def pipeline_scores(pipeline: Any, world: WorldDataset, *, steps: int = 10) -> d
         ).frames  # fmt: skip
         for clip, prompt in zip((clips * 255).round().astype("uint8"), chunk, strict=True):
             scores.append(verify([Image.fromarray(frame) for frame in clip], prompt.columns["scene"]))
-    return {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
+    return mean_of(scores)
 
 
 def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEPS) -> None:
@@ -136,7 +126,7 @@ def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEP
     world = open_world("moves", size=4096, difficulty=DIFFICULTY, seed=seed)
     fit_vae(pipeline.vae, pairs(world, {}, seed, POOL // 2)[1], seed=seed, steps=vae_steps, report=printed(vae_steps))
     captions, clips = pairs(world, WRONG, seed, POOL)
-    fit_flow(pipeline, captions, clips, seed=seed, steps=steps, report=printed(steps))
+    learn(pipeline, captions, clips, seed=seed, steps=steps, report=printed(steps))
     pipeline.to(torch.float16).save_pretrained(folder)
     write_card(
         folder,

@@ -19,7 +19,7 @@ from torch import Tensor
 from mmrl.data.worlds import WorldDataset, open_world
 from mmrl.data.worlds.compositions import COUNTS, POSITIONS, Compositions, caption
 from mmrl.data.worlds.scenes import COLORS, SHAPES, keyed_random, split_of
-from mmrl.pipelines.bases.cards import command_line, write_card
+from mmrl.pipelines.bases.cards import command_line, mean_of, write_card
 from mmrl.pipelines.bases.models import CAPTION_LENGTH, tiny_flow
 from mmrl.pipelines.bases.supervised import Report, printed, schedule
 from mmrl.randomness import Key
@@ -156,7 +156,7 @@ def pipeline_scores(pipeline: Any, world: WorldDataset, *, steps: int = 10, seed
             generator=Key(seed, start, purpose="score").generator(),
         ).images
         scores += [verify(image, prompt.columns["scene"]) for image, prompt in zip(images, chunk, strict=True)]
-    return {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
+    return mean_of(scores)
 
 
 def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEPS) -> None:

@@ -1,7 +1,7 @@
 """What the tiny generators of clips and of edits are built of and trained with: `mmrl.pipelines.bases.flow`'s means.
 
     tiny_wan(seed)      -> WanPipeline          clips of 5 frames of 16 x 16 pixels
-    tiny_kontext(seed)  -> FluxKontextPipeline  pictures of 24 x 24 pixels, from a picture and an instruction
+    tiny_kontext(seed)  -> FluxKontextPipeline  pictures of 16 x 16 pixels, from a picture and an instruction
 
 Every matrix is drawn with standard deviation 1 / sqrt(fan in), as in `mmrl.pipelines.bases.models`.
 """
@@ -20,8 +20,8 @@ from mmrl.pipelines.bases.tokenizers import clip_tokenizer, t5_tokenizer
 from mmrl.pipelines.config import shipped_asset
 from mmrl.randomness import Key
 
-LENGTH = 16
-"""Text tokens of a caption or an instruction, at most."""
+LENGTH, INSTRUCTION = 16, 10
+"""Text tokens of a caption and of an instruction, at most."""
 HIDDEN, HEAD = 96, 24
 WORDS = ("stays", "make", "remove", "move")
 CLIP_CHANNELS = 6
@@ -48,6 +48,34 @@ def between(clean: Tensor, key: Key) -> tuple[Tensor, Tensor, Tensor]:
     noise = key.at(purpose="noise").normal(*clean.shape)
     times = torch.sigmoid(key.at(purpose="times").normal(len(clean)))
     return torch.lerp(clean, noise, times.view(-1, *(1,) * (clean.dim() - 1))), times, noise - clean
+
+
+def chosen(count: int, size: int, key: Key) -> Tensor:
+    """`size` of `count` indices, with replacement."""
+    return torch.randint(count, (size,), generator=key.generator())
+
+
+def fit_flow(
+    parts: Sequence[nn.Module], clean: Tensor, velocity: Callable[[Tensor, Tensor, list[int]], Tensor], *, seed: int,
+    steps: int, batch: int, report: Report,
+) -> None:  # fmt: skip
+    """Predict noise - latent on the straight line between the two; text encoders among the `parts` learn along.
+
+    clean     (N, ...) latents
+    velocity  of states (B, ...) at times (B,), given which of the N they come from
+    """
+
+    def loss_at(step: int) -> Tensor:
+        key = Key(seed, step, purpose="flow")
+        which = chosen(len(clean), batch, key)
+        state, times, target = between(clean[which], key)
+        return (velocity(state, times, which.tolist()) - target).square().mean()
+
+    for part in parts:
+        part.train()
+    fit([p for part in parts for p in part.parameters()], loss_at, steps=steps, rate=3e-3, report=report)
+    for part in parts:
+        part.eval()
 
 
 def _drawn(parts: dict[str, nn.Module], seed: int) -> dict[str, nn.Module]:
@@ -90,30 +118,56 @@ def tiny_wan(seed: int = 0, *, layers: int = 3) -> Any:
     return diffusers.WanPipeline(**_drawn(parts, seed), tokenizer=tokenizer, scheduler=euler)
 
 
+AXES = (4, 10, 10)
+"""Channels of a head that tell picture, row and column."""
+
+
+def _look_across(transformer: Any, heads: int = 2, amount: float = 3.0, weight: float = 2.0) -> None:
+    """The first heads of every block begin by looking at their own place in the other picture.
+
+    The two channels of each axis that turn by one radian a step begin with what every token shares; in queries the
+    first axis is turned by the step from picture to picture, one way for one head and back for the other.
+    """
+    fast = [0, AXES[0], AXES[0] + AXES[1]]
+    for name, part in transformer.named_modules():
+        if not name.endswith(".attn"):
+            continue
+        with torch.no_grad():
+            queries, keys = (layer.bias.view(-1, HEAD) for layer in (part.to_q, part.to_k))
+            queries[:heads, fast] = keys[:heads, fast] = amount
+            for head in range(heads):
+                turn = torch.tensor(1.0 if head % 2 == 0 else -1.0)
+                queries[head, :2] = amount * torch.stack([turn.cos(), turn.sin()])
+            for norm in (part.norm_q, part.norm_k):
+                norm.weight[[at + side for at in fast for side in (0, 1)]] = weight
+
+
 def tiny_kontext(seed: int = 0, *, double: int = 1, single: int = 2) -> Any:
     """A `FluxKontextPipeline` without embedded guidance and with the autoencoder of `tiny_flow`.
 
-    Ask for `_auto_resize=False` and 24 x 24 pixels.
+    Ask for `_auto_resize=False` and 16 x 16 pixels.
     """
     import diffusers
     import transformers
 
-    clip, t5 = clip_tokenizer(LENGTH, WORDS), t5_tokenizer(LENGTH, WORDS)
+    clip, t5 = clip_tokenizer(INSTRUCTION, WORDS), t5_tokenizer(INSTRUCTION, WORDS)
     pooled = transformers.CLIPTextModel(
         transformers.CLIPTextConfig(
             vocab_size=len(clip), hidden_size=TEXT_HIDDEN, intermediate_size=2 * TEXT_HIDDEN,
-            projection_dim=TEXT_HIDDEN, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=LENGTH,
+            projection_dim=TEXT_HIDDEN, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=INSTRUCTION,
             bos_token_id=clip.bos_token_id, eos_token_id=clip.eos_token_id, pad_token_id=clip.pad_token_id,
         )
     )  # fmt: skip
     transformer = diffusers.FluxTransformer2DModel(
         patch_size=1, in_channels=16, num_layers=double, num_single_layers=single, attention_head_dim=HEAD,
         num_attention_heads=HIDDEN // HEAD, joint_attention_dim=2 * TEXT_HIDDEN, pooled_projection_dim=TEXT_HIDDEN,
-        axes_dims_rope=(4, 10, 10), guidance_embeds=False,
+        axes_dims_rope=AXES, guidance_embeds=False,
     )  # fmt: skip
     parts = {"transformer": transformer, "text_encoder": pooled, "text_encoder_2": _text("T5", t5)}
+    _drawn(parts, seed)
+    _look_across(transformer)
     vae = diffusers.AutoencoderKL.from_pretrained(shipped_asset("tiny_flow"), subfolder="vae", dtype=torch.float32)
     return diffusers.FluxKontextPipeline(
-        **_drawn(parts, seed), vae=vae.eval().requires_grad_(False), tokenizer=clip, tokenizer_2=t5,
+        **parts, vae=vae.eval().requires_grad_(False), tokenizer=clip, tokenizer_2=t5,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0),
     )  # fmt: skip

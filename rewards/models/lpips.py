@@ -48,6 +48,8 @@ def lpips(
     wanted = reference or [each[0] if each else None for each in images or [None] * len(completions)]
     pictures_only(wanted, "lpips")
     model = _load(net, device_of(device), random_backbone)
+    if not completions:
+        return []
 
     def tensor(pictures: Any) -> Any:
         arrays = [np.asarray(p.convert("RGB").resize((side, side)), dtype=np.float32) / 127.5 - 1 for p in pictures]

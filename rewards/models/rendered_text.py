@@ -69,5 +69,6 @@ def check_target(row: Mapping[str, Any], **_: Any) -> None:
 def rendered_text(prompts, completions, target=None) -> list[float]:
     """How much a picture shows of the text it should, by OCR: the column `target`, or the prompt's first quotation."""
     pictures_only(completions, "rendered_text")
+    reader()
     wanted = [target_of(p, t) for p, t in zip(prompts, target or [None] * len(completions), strict=True)]
     return [likeness(text_in(image), each) for image, each in zip(completions, wanted, strict=True)]

@@ -6,6 +6,7 @@ are the components `retrieval` and `answer` of credit `dynframe_sd_grpo`. The te
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from mmrl.rewards.temporal import overlap, true_interval
 SCALES = ((5.0, 0.6, 0.95), (15.0, 0.5, 0.9), (30.0, 0.4, 0.85), (float("inf"), 0.3, 0.8))
 """(true seconds below which it holds, IoU that is worth 0, IoU that is worth 1)."""
 _SPAN = re.compile(r"<span>(.*?)</span>", re.DOTALL)
+_CALL = re.compile(r"<tool>\s*(\{.*?\})\s*</tool>", re.DOTALL)
 _RATE = re.compile(r"<fps>\s*(\d+(?:\.\d+)?)\s*</fps>")
 
 
@@ -39,14 +41,29 @@ def form(text: str) -> float:
     return 0.4 * thought + 0.4 * answered + 0.2 * fetched
 
 
+def fetched(text: str) -> tuple[Interval | None, float | None] | None:
+    """The first span and rate that a response asks for, as tags or as a call of environment `frames`, which has no
+    rate; None for a response that asks for nothing."""
+    said, given = _SPAN.search(text), _RATE.search(text)
+    if said and given:
+        return interval(said[1]), float(given[1])
+    for call in _CALL.findall(text):
+        try:
+            part = json.loads(call)
+            return (float(part["start"]), float(part["end"])), None
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
 def retrieval(text: str, span: Any, rate: Any, fastest: float) -> dict[str, float]:
     """How well the first span and rate meet the true ones: tIoU + max(0, 1 - |d| / fastest); 0 without both."""
-    said, given = _SPAN.search(text), _RATE.search(text)
-    if not said or not given:
+    asked = fetched(text)
+    if asked is None:
         return {"retrieval": 0.0, "fps": 0.0}
-    found = interval(said[1])
-    near = overlap(found, true_interval(span)) if found and span is not None else 0.0
-    pace = max(0.0, 1 - abs(float(given[1]) - float(rate)) / fastest) if rate is not None else 0.0
+    found, pace_of = asked
+    near = overlap(found, true_interval(span)) if found and found[0] < found[1] and span is not None else 0.0
+    pace = max(0.0, 1 - abs(pace_of - float(rate)) / fastest) if rate is not None and pace_of is not None else 0.0
     return {"retrieval": near + pace, "fps": pace}
 
 
@@ -74,7 +91,8 @@ def dynframe(
 ) -> list[dict[str, float]]:
     """Which frames it fetched (columns `span`, `fps`) and what it answered: components for credit `dynframe_sd_grpo`.
 
-    Name it so that the credit finds them: credit: {name: dynframe_sd_grpo, retrieval: dynframe/retrieval, answer:
+    In environment `frames` the call is the span, without a rate, for credit `dynframe_turns`. Name it so that the
+    credit finds them: credit: {name: dynframe_sd_grpo, retrieval: dynframe/retrieval, answer:
     dynframe/answer}. A `temporal` truth is judged by the authors' scale for its length.
     """
     empty = [None] * len(completions)

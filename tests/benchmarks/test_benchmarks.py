@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
-from benchmarks import measuring, models
+from benchmarks import flow_families, measuring, models
 from benchmarks.bench_group import line
+from benchmarks.bench_growth import exponent
 from benchmarks.flops import Sizes, counted, step_floor, vision_forward
 
 
@@ -43,22 +44,40 @@ class TestTheyRun:
         assert fits["no picture"]["b / b without picture"] == 1
         assert fits["shared prompt"]["prompt tokens"] > fits["no picture"]["prompt tokens"]
 
+    def test_growth_beside_trl(self, measured):
+        content = measured("bench_growth")
+        assert [r["cell"] for r in content["growth"]] == ["base", "image tokens 16", "new tokens 8", "G 4"]
+        assert all(r["times"] > 0 and r["floor, s"] > 0 for r in content["growth"])
+        laws = {r["axis"]: r for r in content["seconds = a size^exponent"]}
+        assert set(laws) == {"image tokens", "new tokens", "G"}
+        assert 0 < laws["G"]["of the floor"] < 1  # prompt and picture are paid for once
+
     def test_video_frames_from_the_cache_are_those_decoded(self, measured):
         content = measured("bench_video")
         assert content["setting"][0]["cached frames equal"] is True
         assert {r["reading"] for r in content["a step"]} == {"cache", "decode", "ahead"}
 
     def test_flow_scores_as_the_plain_loop(self, measured):
-        content = measured("bench_flow", "--seconds", "0.1")
+        content = measured("bench_flow", "--only", "iteration", "--seconds", "0.1")
         differences = content["exact beside plain: differences"][0]
         assert differences["log_probs"] < 1e-5 and differences["gradient"] < 1e-4
         assert {r["loop"] for r in content["an iteration"]} == {"plain", "exact", "fast"}
+
+    @pytest.mark.parametrize("name", flow_families.TINY)
+    def test_a_family_rolls_out_as_the_plain_loop_over_its_transformer(self, name):
+        shape = flow_families.TINY[name]
+        assert flow_families.equality(flow_families.family(shape), shape)["log-probs differ by"] < 1e-5
+        outputs = flow_families.PlainRollout(shape, flow_families.pipeline(shape))
+        assert len(outputs.roll_out(outputs.encode([flow_families.CAPTION] * shape.members))) == shape.members
 
 
 class TestArithmetic:
     def test_a_line_through_points_on_it(self):
         a, b, explained = line([4, 8, 16], [5.0, 7.0, 11.0])
         assert (a, b, explained) == pytest.approx((3.0, 0.5, 1.0))
+
+    def test_the_exponent_of_points_on_a_power(self):
+        assert exponent([2, 4, 16], [3 * 2**1.5, 3 * 4**1.5, 3 * 16**1.5]) == pytest.approx(1.5)
 
     def test_ratios_are_of_neighbouring_steps(self):
         slow, fast = [{"seconds": s} for s in (2.0, 8.0, 6.0)], [{"seconds": s} for s in (1.0, 2.0, 2.0)]
@@ -101,3 +120,20 @@ class TestArithmetic:
         assert four["vision"] == eight["vision"] and four["prompt"] == eight["prompt"]
         assert eight["response"] == 2 * four["response"]
         assert step_floor(model.config, sizes[0], False)["vision"] == pytest.approx(four["vision"] / 3)
+
+
+def test_arms_measured_one_by_one_are_judged_together(tmp_path):
+    from benchmarks.accept_environments import TASKS, added, misses
+
+    out = tmp_path / "found.json"
+    tool = {"before": 0.1, "after": 0.9, "gain": 0.8, "processor_seconds": 90.0, "shown_blanks": 0.1}
+    out.write_text(json.dumps(added(out, "zoom", 0, {"tool": tool})))
+    both = added(out, "zoom", 0, {"none": {"before": 0.1, "after": 0.16}})
+    assert both["zoom seed 0"]["arms"].keys() == {"tool", "none"}
+    assert both["zoom seed 0"]["missed"] == ["none: 0.160, expected 0.100 +- 0.05"]
+    assert added(out, "frames", 1, {"none": {"before": 0.1, "after": 0.1}}).keys() == {"zoom seed 0", "frames seed 1"}
+    late = misses(TASKS["zoom"], {"tool": tool | {"after": 0.19, "processor_seconds": 181.0, "shown_blanks": 0.2}})
+    assert [line.partition(":")[0] for line in late] == ["tool", "tool", "tool, shown blanks"]
+    assert misses(TASKS["zoom"], {"blank": {"before": 0.1, "after": 0.131}}) == [
+        "blank: gain +0.031, expected less than +0.03"
+    ]

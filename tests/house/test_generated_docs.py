@@ -11,6 +11,8 @@ from mmrl.recipes import recipe_names
 from mmrl.settings import Section
 from mmrl.stages import registered, stage
 from mmrl.training.config import TrainingConfig
+from mmrl.training.diagnosis import RULES
+from mmrl.training.glossary import entries
 
 
 def test_every_method_and_recipe_is_on_the_page():
@@ -67,3 +69,15 @@ def test_writing_makes_pages_current(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "PAGES", {"page.md": lambda: "page\n"})
     assert generate.main(check=False) == 0
     assert generate.main(check=True) == 0
+
+
+def test_recipes_that_are_recommended_exist():
+    tables = [line for line in (generate.FOLDER / "choosing.md").read_text().splitlines() if line.startswith("| ")]
+    named = {name for line in tables for name in re.findall(r"`(\w+)`", line.split("|")[3])}
+    assert len(named) > 25 and named - set(recipe_names()) == set()
+
+
+def test_every_rule_and_metric_is_on_its_page():
+    text = generate.metrics()
+    assert all(f"| `{entry.name}` |" in text for entry in entries())
+    assert all(f"| `{rule.name}` |" in text for rule in RULES)

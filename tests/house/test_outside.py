@@ -6,13 +6,21 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mmrl import plugins
 from mmrl.errors import ConfigError
 from mmrl.pipelines.cli import app
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.run import check_config
 
 OWN = '''
+import copy
+from dataclasses import replace
+
+from mmrl.policies.language.engines.base import EngineCapabilities
+from mmrl.policies.language.engines.local import Local
+from mmrl.policies.language.likelihoods.tokens import Tokens
 from mmrl.policies.language.vision import VisionPolicy
+from mmrl.rollout.environments.base import Done, Environment, Observation
 from mmrl.rollout.plan import Ask, Plan, Strategy
 from mmrl.stages import stage
 
@@ -46,6 +54,52 @@ class Mine(VisionPolicy):
 
 def unregistered(advantage, batch):
     return advantage, batch.loss_mask
+
+
+class Halved(Tokens):
+    """Half of the log-prob, which sampling does not give."""
+
+    sampled = False
+
+    def score(self, work, predict, asked):
+        scores = super().score(work, predict, asked)
+        return scores | {"log_probs": scores["log_probs"] / 2}
+
+
+class Apart:
+    """An engine with a model of its own."""
+
+    capabilities = EngineCapabilities(exact_log_probs=True, media=frozenset({"image"}))
+    syncs = 0
+
+    def __init__(self, setting):
+        model = copy.deepcopy(setting.model())
+        self.own = dict(model.model.named_parameters())
+        self.local = Local(replace(setting, model=lambda: model))
+
+    def write(self, contexts, budgets, draws):
+        return self.local.write(contexts, budgets, draws)
+
+    def sync(self, weights):
+        type(self).syncs += 1
+        for name, tensor in weights:
+            self.own[name].data.copy_(tensor)
+
+
+class Twice(Environment):
+    """Asks once more."""
+
+    columns = {"asked": 0.0}
+
+    def __init__(self, *, max_turns: int = 3):
+        self.max_turns = max_turns
+
+    def reset(self, prompt):
+        return []
+
+    def step(self, state, output):
+        state.append(output)
+        return Observation.of("Again.") if len(state) < 2 else Done({"asked": 1.0})
 '''
 RECIPE = """
 method: my_method
@@ -92,6 +146,23 @@ def test_a_recipe_with_a_stage_a_strategy_a_reward_and_a_policy_of_one_s_own_tra
     assert len((own / "out" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_strategy_an_environment_a_likelihood_an_engine_and_a_recipe_of_one_s_own_train(own):
+    """Responses of several turns are the local engine's and `tokens`': the environment has a run by itself."""
+
+    def first_step(name: str, *changes: str) -> dict:
+        run("train", "vlm", "demo", "recipe=mine.yaml", f"run_dir={name}", "training.steps=1", *SMALL, *changes)
+        return json.loads((own / name / "metrics.jsonl").read_text().splitlines()[0])
+
+    plain = first_step("plain")
+    halved = first_step("halved", "policy.likelihood=own.py:Halved")
+    assert halved["gradient_norm"] == pytest.approx(plain["gradient_norm"] / 2, rel=1e-3), "the same rollouts"
+    both = first_step("both", "policy.likelihood=own.py:Halved", "policy.engine=own.py:Apart")
+    assert plugins.load(f"{own}/own.py:Apart", "engine").syncs
+    assert both["gradient_norm"] == pytest.approx(halved["gradient_norm"], rel=1e-4), "the same numbers from elsewhere"
+    turns = first_step("turns", "environment=own.py:Twice", "policy.max_new_tokens=16")
+    assert turns["environment/calls_per_row"] > 0 and turns["rollouts"] == plain["rollouts"] == 2 * 3
+
+
 def test_run_directories_are_named_by_the_recipe_and_not_by_its_path(own):
     assert read_config(None, ["recipe=mine.yaml"], "vlm").directory == Path("runs/vlm-mine")
 
@@ -116,8 +187,6 @@ def test_what_cannot_be_is_one_line(own, change, words):
 
 def test_installed_packages_bring_theirs_by_an_entry_point(own, monkeypatch):
     from importlib import metadata
-
-    from mmrl import plugins
 
     monkeypatch.syspath_prepend(str(own))
     (own / "a_package.py").write_text(OWN.replace("outside_", "installed_"))

@@ -73,6 +73,10 @@ def column(name: str, batch: Batch, seed: int) -> Tensor:
         return (batch.group % 2).to(dtype)
     if name in ("branch", "hint"):
         return torch.arange(rows) % 2
+    if name == "proposes":  # group 7 writes, and group 9 solves what its second member wrote
+        return (batch.group == 7).to(dtype)
+    if name in ("proposal_group", "proposal_member"):
+        return torch.where(batch.group == 9, 7 if name == "proposal_group" else 1, -1).to(dtype)
     if name == "answer":
         return torch.arange(rows) % 3
     if name in ("kept_log_probs", "gumbels"):
@@ -127,6 +131,7 @@ PARAMETERS: dict[tuple[str, str], dict] = {
     ("ratio", "segment"): {"separators": [0, 3]},
     ("trust_region", "sspo"): {"separators": [0, 3]},
     ("regularizer", "otr"): {"rows": "all"},
+    ("shaping", "recap"): {"objectives": ["accuracy", "format"]},
     ("credit", "atlas_la_grpo"): {"tokens": [1, 3]},
     ("credit", "dynframe_sd_grpo"): {"marker": [1]},
     ("shaping", "searchllm"): {"gates": {"format": 0.5}, "objectives": {"accuracy": 1.0}},

@@ -117,6 +117,14 @@ class TestMarker:
         result, _ = credit("dynframe_sd_grpo", batch_of((2, 3), actions=ids, components=parts), marker=[9])
         close(result.sign(), [[1, 1, -1], [1, 1, 1]])
 
+    def test_turns_split_as_the_marker_does(self):
+        ids = rows([1, 9, 2], [9, 1, 2], [1, 9, 2], [1, 1, 2], dtype=LONG)
+        turn = rows([0, 0, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]).double()
+        parts = {"retrieval": torch.tensor([1.0, 0, 1, 0]).double(), "answer": torch.tensor([0.0, 0, 1, 1]).double()}
+        by_marker, _ = credit("dynframe_sd_grpo", batch_of((4, 3), actions=ids, components=parts), marker=[9])
+        by_turn, _ = credit("dynframe_turns", batch_of((4, 3), turn=turn, components=parts))
+        close(by_turn, by_marker.tolist())
+
     def test_it_asks_for_its_marker_and_components(self):
         with pytest.raises(ConfigError, match="marker"):
             credit("dynframe_sd_grpo", batch_of((1, 3), actions=self.ids[:1, :3]))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrl.objective import Objective, compute, explain
+from mmrl.recipes import load_recipe
 from mmrl.record import Batch
 from mmrl.stages import registered
 from tests.objective.batches import evaluation_of, fill, near, random_batch
@@ -108,6 +109,23 @@ def test_segments_of_one_action_are_tokens_and_one_segment_is_the_sequence(batch
     same({"ratio": "segment"}, {"ratio": "token"}, ones, new)
     same({"ratio": "segment"}, {"ratio": "sequence"}, whole, new)
     same({"ratio": {"name": "segment", "through": False}}, {"ratio": "gspo_token"}, whole, new)
+
+
+@pytest.mark.parametrize("recipe", ["gspo", "gmpo", "sapo", "cispo", "ctpo", "holderpo"])
+def test_away_from_ratio_one_a_method_is_not_clip(recipe, batch):
+    """With clip's advantages and weights, so that ratio and trust region alone differ; on-policy they agree."""
+    chosen = load_recipe(recipe).objective
+    method = {key: chosen[key] for key in ("ratio", "trust_region")}
+    clip = {"ratio": "token", "trust_region": {"name": "clip", "low": 0.2, "high": 0.2}}
+
+    def relative(new: Tensor) -> float:
+        (_, a), (_, b) = (run({**c, "aggregation": "sequence_mean"}, batch, new) for c in (method, clip))
+        return float((a - b).norm() / b.norm())
+
+    generator = torch.Generator().manual_seed(0)
+    step = 0.1 * torch.randn(batch.mask.shape, generator=generator, dtype=torch.float64)
+    assert relative(batch.old_log_probs + step * batch.mask) > 1e-2
+    assert relative(batch.old_log_probs) < 1e-6
 
 
 def test_ctpo_without_bounds_on_single_actions_is_grpo_unclipped():

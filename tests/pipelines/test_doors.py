@@ -152,3 +152,11 @@ def test_check_shows_a_data_set_s_codes(tmp_path):
         app(["check", str(rows)], standalone_mode=False)
     assert "\x1b" not in out.getvalue()
     assert "\\x1b]52" in out.getvalue()
+
+
+@pytest.mark.parametrize("reward", [float("nan"), 10**400, "x", [1]])
+def test_a_number_that_no_browser_reads_leaves_its_step_out_and_not_the_page(foreign, reward, capsys):
+    change(foreign, reward=reward)
+    page = write_report(foreign).read_text()
+    assert "a question" not in page and "NaN" not in page
+    assert "is left out" in capsys.readouterr().err

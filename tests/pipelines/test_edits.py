@@ -1,6 +1,7 @@
 """Condition images through the pipeline object: generated from, scored with, kept and shown."""
 
 import json
+import re
 
 import pytest
 
@@ -45,4 +46,7 @@ def test_edits_from_python_with_a_reward_that_compares(kontext, tmp_path):
     (folder,) = (tmp_path / "run" / "rollouts").glob("step-*")
     kept = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     assert all(len(row["media"]) == 1 and set(row["components"]) == {"preservation", "reference_seen"} for row in kept)
-    assert write_report(tmp_path / "run").read_text().count('alt="condition image"') == 2
+    page = write_report(tmp_path / "run").read_text()
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    shown = [group for section in json.loads(data)["sections"].values() for group in section["groups"]]
+    assert [len(group["media"]) for group in shown] == [1, 1], "what an edit starts from"

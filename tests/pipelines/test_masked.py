@@ -36,6 +36,31 @@ def test_a_run_trains_saves_and_is_evaluated(tmp_path, recipe):
     assert f"{lines[-1]['eval/success']:.3f}"[:4] in scores
 
 
+OWN = """
+from mmrl.policies.masked.likelihoods import Masked
+
+
+class Halved(Masked):
+    def score(self, work, predict, asked=()):
+        scores = super().score(work, predict, asked)
+        return scores | {"log_probs": scores["log_probs"] / 2}
+"""
+
+
+def test_a_likelihood_from_a_file_is_what_trains(tmp_path):
+    """At ratio 1 half the log-prob has half the gradient, of the same rollouts."""
+    (tmp_path / "own.py").write_text(OWN)
+
+    def first_step(name: str, *changes: str) -> dict:
+        run = tmp_path / name
+        mmrl("train", "masked", "demo", f"run_dir={run}", "training.steps=1", *SMALL, "data.eval=null", *changes)
+        return json.loads((run / "metrics.jsonl").read_text())
+
+    plain, halved = first_step("plain"), first_step("halved", f"policy.likelihood={tmp_path}/own.py:Halved")
+    assert halved["reward/mean"] == plain["reward/mean"] and plain["gradient_norm"] > 0
+    assert halved["gradient_norm"] == pytest.approx(plain["gradient_norm"] / 2, rel=1e-4)
+
+
 def test_plan_and_check_know_it():
     assert "0.5 M parameters" in mmrl("plan", "masked", "demo")
     assert "no problems" in mmrl("check", "masked", "demo", "data.limit=20", "data.eval_limit=20")

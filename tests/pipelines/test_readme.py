@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from docs import generate
+from mmrl import FlowPipeline, VideoPipeline, VLMPipeline
+from mmrl.pipelines.config import read_config
 from tests.pipelines.runs import write_data, write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -67,11 +69,13 @@ def test_pipelines_run_as_written(tmp_path, monkeypatch, bases, page):
 def tiny(code: str, modality: str, bases) -> str:
     """The same code on a model that is here: name, sizes and the published CLIP are replaced."""
     small = '"max_sequence_length": 16, "steps": 8, "eval_steps": 4' if modality == "flow" else '"max_new_tokens": 4'
+    small += ', "dtype": "float32"' if "config=" in code else ""
+    if modality == "video":
+        small += ', "sampling": {"fps": 2.0, "max_frames": 4, "min_pixels": 1024, "max_pixels": 4096}'
     code = re.sub(rf'"{REAL_MODEL}"', lambda _: f"{str(bases.of(modality))!r}, **{{{small}}}", code)
     code = code.replace('dtype="bfloat16"', 'dtype="float32"')
-    code = code.replace('"max_frames": 64', '"max_frames": 4, "min_pixels": 1024, "max_pixels": 4096')
-    code = code.replace('{"model": "ViT-L-14", "pretrained": "openai"}', "{}").replace('"clip_score"', '"{}"')
-    code = code.replace('"name": "{}"', f'"name": {str(bases.root / "reward.py") + ":red"!r}')
+    red = f'[{{"name": {str(bases.root / "reward.py") + ":red"!r}}}]'  # in place of a CLIP that is not here
+    code = code.replace('"prompts.jsonl",', f'"prompts.jsonl", rewards={red},')
     (bases.root / "reward.py").write_text(
         "def red(completions):\n    return [i.getpixel((0, 0))[0] / 255 for i in completions]\n"
     )
@@ -79,6 +83,22 @@ def tiny(code: str, modality: str, bases) -> str:
     if "training=" not in code:
         code = code.replace('run_dir="runs/mine"', f'run_dir="runs/mine", training={{{SMALL[modality]}}}')
     return code
+
+
+@pytest.mark.parametrize(("modality", "recipe", "data"), [
+    ("vlm", "vppo", "train.jsonl"), ("video", "tor", "clips.jsonl"), ("flow", None, "prompts.jsonl"),
+])  # fmt: skip
+def test_a_command_and_its_python_are_one_job(modality, recipe, data):
+    """The resolved configuration of `mmrl train` beside that of the block below it."""
+    (code,) = [c for c in blocks("README.md", "python") if "Pipeline" in c and modality_of(c) == modality]
+    named = re.search(r'from_pretrained\("([^"]+)", config="(\w+)"\)', code)
+    assert f'"{data}"' in code and (recipe is None or f'recipe="{recipe}"' in code)
+    given = [f"data.train={data}", f"policy.model={named[1]}", *([f"recipe={recipe}"] if recipe else [])]
+    command = read_config(named[2], given, modality)
+    pipe = {"vlm": VLMPipeline, "video": VideoPipeline, "flow": FlowPipeline}[modality]
+    made = pipe.unloaded(named[1], config=named[2])
+    python = made._config(recipe, None, {"training": {"steps": 200}, "data": {"train": data}})
+    assert python.model_dump() == command.model_dump()
 
 
 def test_the_optimizer_alone_runs_as_written():

@@ -31,9 +31,11 @@ from mmrl.objective import Objective
 from mmrl.pipelines.config import DataConfig, merge, read_config
 from mmrl.pipelines.progress import quiet_libraries
 from mmrl.pipelines.run import open_prompts, train
-from mmrl.policies.registry import MODALITIES
+from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.rollout.nesting import Nested
+from mmrl.settings import read_section
+from mmrl.training.learners import GRADIENT
 from mmrl.training.updates import LEAST_GROUPS
 from tests.recipes import toys
 
@@ -53,19 +55,22 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 PROMPTS, GROUP = 2 * LEAST_GROUPS, 4
 FEW_DRAWS = {"policy": {"draws": {"count": 2, "first": 0, "last": 4}}}
 SMALLER: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("awm", "crd", "dgpo_direct", "diffusion_nft"), FEW_DRAWS),
+    **dict.fromkeys(("awm", "crd", "dgpo_direct", "diffusion_nft", "marble"), FEW_DRAWS),
     "tempflow_grpo": {"training": {"group_size": 6}, "policy": {"train_steps": {"branches": 2}}},
     "mix_grpo": {"policy": {"steps": 6}},
+    "mix_grpo_flash": {"policy": {"steps": 6}},
+    "euphonium": {"policy": {"push": {"first": 1}}},
     "branchgrpo": {"rollout": [{"name": "branching", "at": [1, 2]}]},
     "branchgrpo_mix": {
         "rollout": [{"name": "branching", "at": [1, 2]}],
         "policy": {"train_steps": {"size": 1, "high": 1, "also": [0, 1, 2]}},
     },
     "flow_grpo_fast": {"policy": {"train_steps": {"size": 2, "high": 3}}},
+    "essa": {"learner": {"population": 4}},
     "riskpo": {"training": {"prompts_per_step": 5}},
     "mc_grpo": {"training": {"group_size": 5}},
     "spo_single_stream": {"training": {"group_size": 1, "prompts_per_step": 8}},
-    "xrpo": {"rollout": [{"name": "xrpo_allocator", "average": 4}]},
+    "xrpo": {"rollout": [{"name": "xrpo_allocator", "average": 4, "rounds": 3, "seeds": 2}]},
 }
 """Where a method's own sizes leave no room for ours."""
 
@@ -86,7 +91,9 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     """The run of a pair, and the toys it was given."""
     known = load_recipe(recipe)
     strategies = Nested.of(known.rollout)
-    made = strategies.makes
+    kind = policy_class(modality)
+    kept = kind.columns_of(read_section(kind.config_type, {"model": "", **known.policy}, "policy"))
+    made = {*strategies.makes, *kept}
     waits = [n for n in strategies.reads(Objective.of(known.objective).columns) if COLUMNS[n].makers and n not in made]
     values, given = toys.toys(recipe, waits)
     _, policy = MODELS[modality]
@@ -97,7 +104,14 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
         "run_dir": folder, "recipe": recipe, "data": {"workers": 0},
     }  # fmt: skip
     values = merge(merge(sizes, values), SMALLER.get(recipe, {}))
-    changes = [f"{key}={json.dumps(value)}" for key, value in toys.SET.get(recipe, {}).items()]
+    if recipe in toys.TAUGHT:
+        values["policy"]["teacher"] = {"model": f"asset:tiny_{modality}"}
+        given += [f"objective.credit.{recipe}.reward", "the model itself as policy.teacher"]
+    if recipe in toys.ADAPTED:
+        values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
+        given.append("an adapter that was drawn as policy.adapter")
+    changes = [f"{key}={json.dumps(value)}" for key, value in {**toys.SET, **toys.PUSHED}.get(recipe, {}).items()]
+    changes += [f"objective.credit.{recipe}.reward=1.0"] if recipe in toys.TAUGHT else []
     return read_config(values, changes, modality), given
 
 
@@ -117,21 +131,25 @@ def run_pair(recipe: str, modality: str) -> dict[str, Any]:
         config, row["toys"] = configured(recipe, modality, folder)
         row["run"] = [config.training.updates_per_epoch, config.training.epochs]
         train(config, prompts=prompts, report=lambda step, values: metrics.append(values))
-        row["reason"] = problem_of(metrics)
+        row["reason"] = problem_of(metrics, config.learner)
         row["acted"] = [s for s in ("ratio", "trust_region") if any(m.get(f"{s}/acted") for m in metrics)]
     except MMRLError as error:
         row["reason"] = str(error)
     except Exception as error:
         row["reason"] = f"fault: {type(error).__name__}: {error}".replace("\n", " ")
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in (folder, folder + "-adapter"):
+            shutil.rmtree(left, ignore_errors=True)
     row["trains"] = not row["reason"]
     row["seconds"] = round(time.process_time() - start, 2)
     return row
 
 
-def problem_of(metrics: list[dict[str, Any]]) -> str:
-    """Why two steps were not a training; "" if they were."""
+def problem_of(metrics: list[dict[str, Any]], learner: Any = GRADIENT) -> str:
+    """Why two steps were not a training; "" if they were. A learner without a gradient says what its answers earned."""
+    if learner != GRADIENT:
+        rewards = [m["reward/mean"] for m in metrics]
+        return "" if len(rewards) == 2 and all(map(math.isfinite, rewards)) else f"fault: rewards {rewards}"
     norms = [m["gradient_norm"] for m in metrics]
     if len(norms) != 2 or not all(map(math.isfinite, norms)):
         return f"fault: gradient norms {norms}"

@@ -11,6 +11,12 @@ from typing import Any
 from mmrl.columns import COLUMNS, DATA, REWARD, STRATEGY
 from mmrl.record import Prompt
 
+
+def bright(x: Any, t: Any, prompts: Sequence[str]) -> Any:
+    """A process reward that likes large latents, so that its gradient is the state."""
+    return x.flatten(1).square().mean(1)
+
+
 SHARES = (0.0, 0.5, 1.0)
 """Where the toy segments of an output begin and end: two turns of the same length."""
 
@@ -59,7 +65,6 @@ COLUMN_VALUES: dict[str, list[float]] = {
     "bare_log_probs": [-3, -2],
     "sampler_log_probs": [-3, -3.5],
     "hint": [1, 2, 1, 2],
-    "score_gradient_norm": [0.5, 1, 2],
     "answer": [1, 2, 1, 1],
 }
 """Columns that a toy reward returns, for makers of every kind but the two below."""
@@ -73,11 +78,36 @@ PARTS = {
     "dr_irl_grpo_s": ["hardness", "gap"],
     "dynframe_sd_grpo": ["retrieval", "answer"],
     "f_grpo": ["coverage", "ranking"],
+    "flowse_grpo": ["format"],
     "gdpo_decoupled": ["format"],
     "lightningrl": ["tokens_per_forward"],
+    "marble": ["format"],
     "q_hawkeye": ["predicted_score"],
 }
 """Reward components that recipes read by name."""
+
+TAUGHT = ("opd", "vopd")
+"""Recipes that read a teacher. The one model that ships teaches itself, which says nothing: rewards are read too."""
+
+ADAPTED = ("essa",)
+"""Recipes that start from a trained adapter."""
+
+
+def adapter(modality: str, folder: str) -> str:
+    """An adapter on the model that ships, whose factors are not zero: drawn, in place of trained."""
+    import torch
+
+    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.run import build_policy
+
+    section = {"policy": {"model": f"asset:tiny_{modality}", "lora": {"rank": 2}}}
+    policy = build_policy(read_config(section, (), modality))
+    for name, parameter in policy.module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(0))
+    policy.save_pretrained(folder)
+    return folder
+
 
 SET = {
     "atlas_la_grpo": {"objective.credit.0.tokens": [3, 5, 7, 11]},
@@ -91,12 +121,20 @@ SET = {
 }
 """What a recipe leaves to the user because only the user knows it."""
 
+PUSHED = {"euphonium": {"policy.push.reward": f"{__file__}:bright"}}
+"""Rewards of latent states, which such a run brings as every run brings rewards."""
+
 ANSWERS = ["it is red", "three of them"]
 
 
 def with_columns(prompt: Prompt, number: int) -> Prompt:
     """A prompt of a world, with the columns of a data set that brings demonstrations and reference values along."""
-    added = {"demonstrations": ANSWERS[number % 2], "hint": "look again", "reference_value": 0.25 + 0.5 * (number % 2)}
+    added = {
+        "demonstrations": ANSWERS[number % 2],
+        "hint": "look again",
+        "reference_value": 0.25 + 0.5 * (number % 2),
+        "source": "ab"[number % 2],
+    }
     return replace(prompt, columns={**prompt.columns, **added})
 
 
@@ -109,6 +147,7 @@ def toys(recipe: str, waited_for: Sequence[str]) -> tuple[dict[str, Any], list[s
                         "options": options})  # fmt: skip
     values: dict[str, Any] = {"rewards": rewards}
     given = [f"reward {label}" for label in PARTS.get(recipe, [])] + [key for key in SET.get(recipe, {})]
+    given += ["reward of latents" for _ in PUSHED.get(recipe, {})]
     returned = {}
     for name in (*waited_for, *BY_STRATEGY.get(recipe, ())):
         makers = COLUMNS[name].makers

@@ -51,12 +51,24 @@ class TestDrive:
             drive.observe([0, 1, 2, 3], rows(outcome, [0, 1, 2, 3]))
         return drive
 
-    def test_all_prompts_first_then_the_hardest_solvable_ones(self):
+    def test_all_prompts_first_then_the_hardest_without_solved_ones(self):
         drive = self.trained()
         assert sorted(drive.select(4, 4, Key(0, 0))) == [0, 1, 2, 3]
         assert drive.rate == pytest.approx({0: 1.0, 1: 0.9, 2: 0.1, 3: 0.0})
-        assert sorted(drive.select(2, 4, Key(0, 2))) == [1, 2], "unsolved prompts come last"
-        assert set(drive.select(3, 4, Key(0, 4))) == {2}, "the set shrinks again"
+        assert sorted(drive.select(2, 4, Key(0, 2))) == [2, 3]
+        assert set(drive.select(3, 4, Key(0, 4))) == {3}, "the set shrinks again"
+
+    def test_what_never_succeeds_is_parked_and_solved_prompts_never_return(self):
+        drive = self.trained(parked=2)
+        assert sorted(drive.select(4, 4, Key(0, 2))) == [1, 1, 2, 2]
+        drive.observe([1, 2], rows([1.0, 1.0], [0, 1]))
+        drive.rate[0] = 0.2
+        assert 0 not in drive.select(4, 4, Key(0, 4))
+
+    def test_a_set_of_which_nothing_is_left_stays(self):
+        drive = Drive(hard_from=1, every=1)
+        drive.observe([0, 1], rows([1.0, 1.0], [0, 1]))
+        assert sorted(drive.select(2, 2, Key(0, 1))) == [0, 1]
 
     def test_a_saved_sampler_goes_on_as_it_would_have(self):
         drive, again = self.trained(keep=0.75), Drive(hard_from=2, every=2, keep=0.75)

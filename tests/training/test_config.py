@@ -8,6 +8,7 @@ from mmrl.errors import ConfigError
 from mmrl.foreign import trl
 from mmrl.pipelines.config import merge, read_config, set_dotted
 from mmrl.pipelines.run import check_config
+from mmrl.training.config import TrainingConfig
 
 BASE = {"policy": {"model": "m"}, "data": {"train": "d.jsonl"}, "rewards": [{"name": "accuracy"}]}
 
@@ -122,3 +123,17 @@ def test_the_way_shown_exists():
         section, _, key = place.partition(".")
         if section in known and key and section != "policy":
             assert key.split(".")[0] in known[section], place
+
+
+def test_a_decay_ends_at_its_floor():
+    """Half way a line is half way between the rate and its floor; a cosine is too."""
+    for schedule in ("linear", "cosine"):
+        config = TrainingConfig(steps=10, learning_rate=1.0, schedule=schedule, schedule_floor=0.2)
+        assert [config.learning_rate_at(u) for u in (0, 5, 10, 99)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    assert TrainingConfig(learning_rate=1.0, schedule_floor=0.2).learning_rate_at(50) == 1.0
+
+
+def test_epochs_of_the_data_are_steps():
+    config = TrainingConfig(data_epochs=1.5, prompts_per_step=4)
+    assert [config.for_rows(rows).steps for rows in (8, 100, 1)] == [3, 38, 1]
+    assert TrainingConfig(steps=7).for_rows(100).steps == 7

@@ -118,7 +118,7 @@ def test_weights_and_update_wide_credit_follow_the_epoch_s_own_split():
         assert sums == pytest.approx([1.0, 1.0]), "a token mean over each optimizer step by itself"
 
 
-@pytest.mark.parametrize("recipe", ["vppo", "gspo", "sapo", "cispo"])
+@pytest.mark.parametrize("recipe", ["vppo", "gspo", "gmpo", "sapo", "cispo", "ctpo", "holderpo"])
 def test_the_ratios_of_a_recipe_s_second_update_are_not_one(tmp_path, recipe):
     paper = load_recipe(recipe).updates
     config = TrainingConfig().following(paper.count, paper.epochs)

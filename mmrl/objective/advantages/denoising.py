@@ -28,14 +28,26 @@ def densegrpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
     trained step it is the reward itself, so the gains of a rollout add up to reward - step_rewards of its first
     trained step. One look-ahead image for each trained step is generated and scored. Defaults as Flow-GRPO's.
     """
-    values, after = batch["step_rewards"].to(batch.reward), batch.reward.clone()
-    advantage = torch.zeros_like(values)
-    for t in reversed(range(values.shape[1])):
-        at = batch.mask[:, t]
-        gain = group_normalized(after - values[:, t], batch.group, at & batch.counted, eps, ddof)
-        advantage[:, t] = torch.where(at & batch.counted, gain, 0.0)
-        after = torch.where(at, values[:, t], after)
+    gains = step_gains(batch["step_rewards"], batch.reward, batch.mask)
+    advantage = torch.zeros_like(gains)
+    for t in range(gains.shape[1]):
+        compared = batch.mask[:, t] & batch.counted
+        gain = group_normalized(gains[:, t], batch.group, compared, eps, ddof)
+        advantage[:, t] = torch.where(compared, gain, 0.0)
     return advantage
+
+
+def step_gains(values: Tensor, reward: Tensor, mask: Tensor) -> Tensor:
+    """(B, T) what each step adds to the reward: the value behind it less that before it, 0 outside `mask`.
+
+    values  (B, T) of the state before each step; reward (B,) of the output, the value behind the last step
+    """
+    values, after = values.to(reward), reward.clone()
+    gains = torch.zeros_like(values)
+    for t in reversed(range(values.shape[1])):
+        gains[:, t] = torch.where(mask[:, t], after - values[:, t], 0.0)
+        after = torch.where(mask[:, t], values[:, t], after)
+    return gains
 
 
 @stage(

@@ -1,4 +1,4 @@
-"""Credit from a teacher who reads what the student wrote: SDPO, SRPO."""
+"""Credit from a teacher who reads what the student wrote (SDPO, SRPO, OPD, vOPD), or from offline rows (HNPG)."""
 
 from __future__ import annotations
 
@@ -93,3 +93,86 @@ def srpo(
     sure = torch.exp(-beta * batch["teacher_entropy"]) * routed
     sure = sure / (sure.sum() / routed.sum().clamp(min=1)).clamp(min=1e-12)
     return torch.where(routed > 0, sure * teaching(batch, bound), advantage) * batch.mask, batch.loss_mask
+
+
+TAUGHT = Need("log_probs", weights="teacher")
+
+
+def _taught(**_) -> dict[str, Need]:
+    return {"teacher_log_probs": TAUGHT}
+
+
+def _taught_and_valued(*, top_k: int = 0, **_) -> dict[str, Need]:
+    return _taught() | {"teacher_value": Need("teacher_value", options=(("top_k", top_k),) if top_k else ())}
+
+
+@stage(
+    "credit",
+    paper="On-policy distillation (OPD): GKD, arXiv 2306.13649; the single-sample form of the reverse KL",
+    formula="A_it <- a A_it + b k_it, k = clip(lp_T - lp_old)",
+    confidence="verified",
+    needs=_taught,
+    modalities=LANGUAGE,
+)
+def opd(
+    advantage: Tensor, batch: Batch, *, reward: float = 0.0, teacher: float = 1.0, bound: float = 10.0
+) -> tuple[Tensor, Tensor]:
+    """Every token is worth what the teacher finds it likelier than the student does. Returns (B, T) twice.
+
+    reward   a, of the group's advantage: 0 is distillation alone, 1 adds it to the method it stands behind
+    teacher  b
+    bound    of one token's k, either way
+
+    `policy.teacher` names who teaches. A teacher that is the student gives 0 everywhere.
+    """
+    _check("opd", bound)
+    return reward * advantage * batch.mask + teacher * teaching(batch, bound), batch.loss_mask
+
+
+@stage(
+    "credit",
+    paper="vOPD: KL for a KL, on-policy distillation with a control variate baseline, arXiv 2605.07865",
+    formula="A_it <- a A_it + b (k_it - V_it), V = sum_v pi(v) (lp_T(v) - lp(v)) = -KL(pi || pi_T), detached",
+    confidence="verified",
+    needs=_taught_and_valued,
+    modalities=LANGUAGE,
+)
+def vopd(
+    advantage: Tensor, batch: Batch, *, reward: float = 0.0, teacher: float = 1.0, bound: float = 10.0, top_k: int = 0
+) -> tuple[Tensor, Tensor]:
+    """`opd` less what the teacher would say of the student's tokens on average. Returns (B, T) twice.
+
+    reward, teacher, bound  as in `opd`; k and V are each held within +-bound
+    top_k                   V is summed over so many of the student's likeliest tokens alone; 0: over all
+
+    The baseline says nothing about the token drawn, so the gradient stays that of `opd` in expectation. Its variance is
+    mostly smaller and may be larger where the student is nearly sure (`tests/objective/test_distillation.py`). It costs
+    a second pass of both policies, which compares whole distributions.
+    """
+    _check("vopd", bound)
+    value = torch.where(batch.mask, batch["teacher_value"].clamp(-bound, bound), torch.zeros_like(advantage))
+    own = (teaching(batch, bound) - value) * batch.mask
+    return reward * advantage * batch.mask + teacher * own, batch.loss_mask
+
+
+@stage(
+    "credit",
+    paper="HNPG: hybrid natural policy gradient of offline and on-policy data, 2023",
+    formula="offline rows: lam min(max(A, 0), most); on-policy rows: A",
+    confidence="reconstructed",
+    needs=("expert",),
+    modalities=LANGUAGE,
+)
+def hnpg(advantage: Tensor, batch: Batch, *, share: float = 0.1, most: float = 2.0) -> tuple[Tensor, Tensor]:
+    """Offline rows add a second gradient, of those that did better than the group. Returns (B, T) twice.
+
+    share  lam, of the offline gradient: 0 is the method without it
+    most   an offline row's advantage is at most this
+
+    Pair it with rollout `demonstrations`: rows of column `expert` are the offline ones. On-policy rows are never
+    touched, so what is known of the plain method does not rest on the data. Source: abstract; the core is ours.
+    """
+    if share < 0 or most <= 0:
+        raise ConfigError(f"hnpg: share={share}, most={most}; expected 0 or more, and above 0")
+    offline = (batch["expert"] > 0)[:, None]
+    return torch.where(offline, share * advantage.clamp(0, most), advantage), batch.loss_mask

@@ -28,6 +28,7 @@ from mmrl.objective.groups import (
 )
 from mmrl.objective.numerics import later_sum
 from mmrl.objective.prefixes import action_ids
+from mmrl.objective.vocabulary import numbers
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, stage
 
@@ -220,19 +221,21 @@ def salt(advantage: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     needs=("actions", "components"),
     modalities=LANGUAGE,
     waits=("marker",),
+    vocabulary={"marker": "sequence"},
 )
 def dynframe_sd_grpo(
     advantage: Tensor,
     batch: Batch,
     *,
-    marker: Sequence[int] = (),
+    marker: Sequence[int | str] = (),
     retrieval: str = "retrieval",
     answer: str = "answer",
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor]:
     """The retrieval decision and the answer each get their own advantage; replaces the incoming one. (B, T)
 
-    marker             token ids of `</fps>` (or whatever ends the retrieval part)
+    marker             token ids of `</fps>` (or whatever ends the retrieval part), or that text, where the tokenizer
+                       writes it so wherever it stands
     retrieval, answer  reward components of the two parts
 
     The marker's last token still belongs to retrieval. A rollout without a marker uses its answer advantage
@@ -241,15 +244,47 @@ def dynframe_sd_grpo(
     """
     if not marker:
         raise ConfigError("dynframe_sd_grpo: give it marker, the token ids that end the retrieval part")
-    end = marker_end(action_ids(batch, "dynframe_sd_grpo"), batch.mask, marker)
-    found = end >= 0
+    ids = numbers(marker, "credit 'dynframe_sd_grpo': marker")
+    end = marker_end(action_ids(batch, "dynframe_sd_grpo"), batch.mask, ids)
+    place = torch.arange(batch.mask.shape[1], device=end.device)
+    return _two_parts(advantage, batch, place <= end[:, None], retrieval, answer, eps), batch.loss_mask
+
+
+@stage(
+    "credit",
+    method="dynframe_sd_grpo",
+    paper="DynFrame (SD-GRPO), 2026",
+    formula="A_retrieval in the turns before the last, A_answer in the last, each the group z-score of its own reward",
+    confidence="partly",
+    needs=("turn", "components"),
+    modalities=LANGUAGE,
+)
+def dynframe_turns(
+    advantage: Tensor, batch: Batch, *, retrieval: str = "retrieval", answer: str = "answer", eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """`dynframe_sd_grpo` where an environment, such as `frames`, fetches: it asks in one turn and answers in another.
+
+    retrieval, answer  reward components of the two parts
+
+    A rollout of one turn fetched nothing: its answer advantage holds throughout, and it counts as 0 in the retrieval
+    statistics. No marker is needed. Source: the project's README, as of `dynframe_sd_grpo`.
+    """
+    turn = torch.where(batch.mask, batch["turn"], torch.full_like(batch["turn"], -1))
+    early = batch.mask & (turn < turn.amax(1, keepdim=True))
+    return _two_parts(advantage, batch, early, retrieval, answer, eps), batch.loss_mask
+
+
+def _two_parts(
+    advantage: Tensor, batch: Batch, early: Tensor, retrieval: str, answer: str, eps: float
+) -> Tensor:  # fmt: skip
+    """(B, T) the advantage of the retrieval reward where `early (B, T)`, that of the answer reward elsewhere."""
+    found = (early & batch.mask).any(1)
     where = scored(batch)
     first = component(batch, retrieval, "dynframe_sd_grpo").masked_fill(~found, 0.0)
-    early = group_normalized(first, batch.group, where, eps)
-    late = group_normalized(component(batch, answer, "dynframe_sd_grpo"), batch.group, where, eps)
-    place = torch.arange(batch.mask.shape[1], device=end.device)
-    split = torch.where(place <= end[:, None], early[:, None], late[:, None]) * batch.mask
-    return split.to(advantage.dtype), batch.loss_mask
+    fetched = group_normalized(first, batch.group, where, eps)
+    answered = group_normalized(component(batch, answer, "dynframe_sd_grpo"), batch.group, where, eps)
+    split = torch.where(early, fetched[:, None], answered[:, None]) * batch.mask
+    return split.to(advantage.dtype)
 
 
 def marker_end(actions: Tensor, mask: Tensor, marker: Sequence[int]) -> Tensor:
@@ -309,13 +344,14 @@ def flagged_spans(pieces: Sequence[str], spans: Sequence[str]) -> list[bool]:
     needs=("actions",),
     modalities=LANGUAGE,
     waits=("tokens",),
+    vocabulary={"tokens": "single"},
 )
 def atlas_la_grpo(
-    advantage: Tensor, batch: Batch, *, tokens: Sequence[int] = (), alpha: float = 0.1
+    advantage: Tensor, batch: Batch, *, tokens: Sequence[int | str] = (), alpha: float = 0.1
 ) -> tuple[Tensor, Tensor]:
     """Rare functional tokens get an extra loss averaged over themselves only. (B, T)
 
-    tokens  ids of the functional vocabulary
+    tokens  the functional vocabulary: ids, or texts that are one token each, such as "<|Line|>"
     alpha   weight of the extra loss; .05 to .5 (ours: the paper's value was not found)
 
     As a credit: their advantage is multiplied by 1 + alpha N / |M| (N tokens of the optimizer step, |M| of them
@@ -325,7 +361,7 @@ def atlas_la_grpo(
     if not tokens:
         raise ConfigError("atlas_la_grpo: give it tokens, the ids of the functional vocabulary")
     where = training_tokens(batch)
-    wanted = torch.tensor(list(tokens), device=where.device)
+    wanted = torch.tensor(numbers(tokens, "credit 'atlas_la_grpo': tokens"), device=where.device)
     functional = torch.isin(action_ids(batch, "atlas_la_grpo"), wanted) & where
     total = group_sum(where.sum(1), batch.update)
     rare = group_sum(functional.sum(1), batch.update)

@@ -21,6 +21,8 @@ def check_probe(need: Need, asked_by: str, settings: Any) -> bool:
                     f"set policy.likelihood={other}"
                 )
         return False
+    if need.probe == "process_reward" and settings.push is None:
+        raise ConfigError(f"{asked_by} reads the process reward of each step; name it in policy.push.reward")
     for weights in sorted(chosen.compares([need]) | {need.weights}):
         if weights in ("anchor", "behaviour", "ema") and getattr(settings, weights) is None:
             raise ConfigError(

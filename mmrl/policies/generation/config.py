@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from mmrl.policies.anchor import AnchorConfig
 from mmrl.policies.generation.families.asking import Asked
 from mmrl.policies.generation.likelihoods import likelihood_class
 from mmrl.policies.generation.likelihoods.draws import Draws
+from mmrl.policies.generation.pushing import PushConfig
 from mmrl.policies.generation.sde import DEFAULT_LEVEL, KLKind, Reduction, SamplerKind, Scoring
 from mmrl.policies.generation.steps import TrainSteps
 from mmrl.policies.weight_average import AverageConfig
@@ -30,15 +31,20 @@ class FlowLoraConfig(LoraConfig):
     targets: str | list[str] | None = None  # type: ignore[assignment]
 
 
+Level = Annotated[float, Field(ge=0)]
+
+
 class Sampler(Section):
     """How rollouts draw noise (`mmrl.policies.generation.sde`).
 
     kind   "flow_sde" (Flow-GRPO), "dance_sde" (constant noise), "cps" (clean-looking, less diverse), "sage_sde"
     level  more explores more and looks noisier; null takes the published value of the kind
+    levels  one for each of `policy.steps`, in place of `level`: psi(t) of DenseGRPO, which `mmrl calibrate` finds
     """
 
     kind: SamplerKind = "flow_sde"
     level: float | None = Field(None, ge=0)
+    levels: tuple[Level, ...] | None = None
 
     @property
     def noise_level(self) -> float:
@@ -48,6 +54,8 @@ class Sampler(Section):
     def _in_range(self) -> Sampler:
         if self.kind == "cps" and self.noise_level > 1:
             raise ConfigError(f"sampler.level={self.level}: cps takes 0 to 1")
+        if self.kind == "cps" and self.levels and max(self.levels) > 1:
+            raise ConfigError(f"sampler.levels: {max(self.levels)}: cps takes 0 to 1")
         return self
 
 
@@ -78,8 +86,16 @@ class FlowPolicyConfig(Section):
                             loss of the clean output, from any sampler), or one of your own, `my.py:Mine`
     draws                   where the matching loss is measured
     sampler, train_steps    how noise is drawn, and at which steps (transition)
+    tail                    of rollouts: the share of the steps behind the last noise that are taken, by a second-order
+                            solver (MixGRPO-Flash: .4); null: all of them, by Euler
+    push                    of rollouts: what moves their stochastic steps besides the policy, whose log-probs do not
+                            know of it (Euphonium; transition)
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
+    guidance                what is trained under guidance_scale above 1. "detached": the guided velocity, without
+                            gradient through the unconditional pass (Flow-GRPO); "through": with it; "none": the
+                            conditional one alone, which likelihood=transition can do at scale 1 only, since rollouts
+                            are guided, and likelihood=matching always does
     guidance_scale          classifier-free guidance of rollout and training alike, by the pipeline's own formula (its
                             `guidance_scale`, or `true_cfg_scale` where guidance is an input too); 1 skips the
                             unconditional pass
@@ -128,8 +144,11 @@ class FlowPolicyConfig(Section):
     draws: Draws = Draws()
     sampler: Sampler = Sampler()
     train_steps: TrainSteps = TrainSteps()
+    tail: float | None = Field(None, gt=0, le=1)
+    push: PushConfig | None = None
     share_prefix: bool = True
     same_initial_noise: bool = False
+    guidance: Literal["none", "detached", "through"] = "detached"
     guidance_scale: float = Field(1.0, ge=0)
     guidance_scale_2: float | None = Field(None, ge=0)
     reference_guidance: float = Field(1.0, ge=1)
@@ -155,6 +174,32 @@ class FlowPolicyConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _guidance_is_what_was_sampled(self) -> FlowPolicyConfig:
+        if self.guidance == "none" and self.guidance_scale > 1 and self.likelihood == "transition":
+            raise ConfigError(
+                f"guidance=none with guidance_scale={self.guidance_scale:g}: rollouts would be guided and training "
+                "not, and their ratio compares two policies; set policy.guidance=detached, or policy.guidance_scale=1"
+            )
+        if self.guidance == "through" and self.likelihood == "matching":
+            raise ConfigError("guidance=through: likelihood=matching trains predictions without guidance; use none")
+        return self
+
+    @model_validator(mode="after")
+    def _push_moves_transitions(self) -> FlowPolicyConfig:
+        if self.push is not None and self.likelihood != "transition":
+            raise ConfigError("push moves the means of stochastic steps: it needs likelihood=transition")
+        return self
+
+    @model_validator(mode="after")
+    def _tail_is_behind_a_window(self) -> FlowPolicyConfig:
+        if self.tail is not None and (self.likelihood != "transition" or self.train_steps.select != "window"):
+            raise ConfigError(
+                f"tail={self.tail:g} shortens what follows a window of noise: it needs likelihood=transition and "
+                "train_steps.select=window"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shift_is_read(self) -> FlowPolicyConfig:
         if self.shift is not None and self.schedule != "linear":
             raise ConfigError(
@@ -162,9 +207,19 @@ class FlowPolicyConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_level_for_each_step(self) -> FlowPolicyConfig:
+        levels = self.sampler.levels
+        if levels is not None and len(levels) != self.steps:
+            raise ConfigError(f"sampler.levels: got {len(levels)} for policy.steps={self.steps}; expected one for each")
+        return self
+
     def scoring(self) -> Scoring:
         """How stochastic steps are drawn and scored."""
-        return Scoring(self.sampler.kind, self.sampler.noise_level, self.reduction, self.normalised, self.kl)
+        sampler = self.sampler
+        return Scoring(
+            sampler.kind, sampler.noise_level, self.reduction, self.normalised, self.kl, sampler.levels
+        )  # fmt: skip
 
     def asked(self) -> Asked:
         """What every output is asked for."""
@@ -172,5 +227,5 @@ class FlowPolicyConfig(Section):
         return Asked(
             height=self.height, width=self.width, frames=self.frames, guidance=self.guidance_scale,
             guidance_2=self.guidance_scale_2, embedded=self.embedded_guidance, negative=self.negative_prompt,
-            options=limit | self.pipeline_options,
+            through=self.guidance == "through", options=limit | self.pipeline_options,
         )  # fmt: skip

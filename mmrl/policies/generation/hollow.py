@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrl.errors import ConfigError
+from mmrl.policies.generation.families import refuse_other_kinds
 
 SIZES = ("grid_thw",)
 """Arguments whose values are sizes of what is computed."""
@@ -94,6 +95,7 @@ def hollow_pipeline(model: str, dtype: torch.dtype) -> tuple[Any, dict[str, nn.M
     import diffusers
 
     listed = diffusers.DiffusionPipeline.load_config(model)
+    refuse_other_kinds(listed)
     kind = getattr(diffusers, str(listed.get("_class_name")), None)
     if kind is None:
         raise ConfigError(f"model: {model!r} is a {listed.get('_class_name')}, which this diffusers does not have")

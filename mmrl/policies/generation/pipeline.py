@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies.generation.conditions import ConditionCache, Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
+from mmrl.policies.generation.families import refuse_other_kinds
 from mmrl.policies.generation.families.asking import condition_media
 from mmrl.policies.generation.families.base import Generator, moved
 from mmrl.policies.sharding import whole
@@ -108,6 +109,7 @@ def load_pipeline(config: FlowPolicyConfig) -> Any:
     try:
         # diffusers takes a part saved as absent, such as an SD3 without its T5, only if told again that it is
         listed = diffusers.DiffusionPipeline.load_config(config.model)
+        refuse_other_kinds(listed, given=config.transformer is not None)
         parts: dict[str, Any] = {n: None for n, kind in listed.items() if isinstance(kind, list) and kind[0] is None}
         if config.transformer is not None:
             parts |= load_transformers(config)

@@ -24,6 +24,7 @@ from mmrl.media import ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.anchor import Anchor
 from mmrl.policies.base import Policy
+from mmrl.policies.generation.calls import Calls, uncounted
 from mmrl.policies.generation.checking import check_objective, check_probe
 from mmrl.policies.generation.conditions import Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
@@ -35,6 +36,7 @@ from mmrl.policies.generation.families.kept import verdict_of
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
 from mmrl.policies.generation.likelihoods.base import Drawn, Kept, Likelihood, settings_of, unplanned
 from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
+from mmrl.policies.generation.pushing import aids
 from mmrl.policies.generation.sampling import PROJECTIONS, STORED, Group, sample, stored
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
 from mmrl.policies.generation.scoring import Copies, Denoiser
@@ -74,10 +76,8 @@ class FlowPolicy(Policy):
         self.config, self.pipeline, self.seed = config, pipeline, seed
         self.generator = generator_of(pipeline, config.asked())
         self.verdict: Verdict | None = None
-        self.scoring = config.scoring()
-        self.likelihood = likelihood_class(config.likelihood)(config)
-        self.watched = Watched()
-        self.updates = 0
+        self.scoring, self.likelihood = config.scoring(), likelihood_class(config.likelihood)(config)
+        self.watched, self.calls, self.updates = Watched(), Calls(), 0
         self.average = None if config.ema is None else WeightAverage(config.ema)
         self._source: str | None = None
         self._schedules: dict[int, Tensor] = {}
@@ -113,9 +113,13 @@ class FlowPolicy(Policy):
     def found(self) -> dict[str, Any]:
         return {} if self.verdict is None else {"generator": self.verdict.as_dict()}
 
+    def counted(self) -> dict[str, Any]:
+        return self.calls.told()
+
     def _denoiser(self, modules: Any) -> Denoiser:
-        autocast = None if self.config.autocast is None else DTYPES[self.config.autocast]
-        return Denoiser(self.generator, modules, chunk=self.config.transformer_batch, autocast=autocast)
+        cast, chunk = self.config.autocast, self.config.transformer_batch
+        autocast = None if cast is None else DTYPES[cast]
+        return Denoiser(self.generator, modules, chunk=chunk, autocast=autocast, calls=self.calls)
 
     def times(self, steps: int, media: Sequence[Any] = ()) -> Tensor:
         """(S + 1,) times of a rollout: the pipeline's own, or the linear ones of `policy.schedule`."""
@@ -195,6 +199,7 @@ class FlowPolicy(Policy):
         """Draw `count` outputs per request. Noise is keyed by (key, prompt id, member, step). `greedy` rollouts of the
         current weights are those of their moving average, where one is kept."""
         self._compared(requests[0].prompt)
+        self.calls.purpose = "watched" if greedy else "sampled"
         steps = self.config.eval_steps if greedy else self.config.steps
         times = self.times(steps)
         owner = torch.tensor([r for r, request in enumerate(requests) for _ in range(request.count)])
@@ -215,7 +220,7 @@ class FlowPolicy(Policy):
             weights = "ema" if greedy and weights == "current" else weights
         with torch.no_grad(), self._weights(weights) as module:
             sampled = sample(
-                Group(ids, members, conditioned, plan, starts), module.velocity,
+                Group(ids, members, conditioned, plan, starts, *aids(self.config, requests, greedy)), module.velocity,
                 times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
                 watch=None if greedy else self.watched.of(ids, members, times, weights),
@@ -301,6 +306,7 @@ class FlowPolicy(Policy):
         columns = {n.key: rollouts.columns[Need(n.probe).key] for n in needs if n.probe in likelihood.kept}
         if columns and len(columns) == len(needs) and weights == "old":
             return Evaluation(rollouts.old_log_probs, columns)
+        self.calls.purpose = "scored"
         asked = [n for n in needs if n.probe in likelihood.probes]
         work = likelihood.work(rollouts, asked)
         self._compared(rollouts.prompts[0])
@@ -313,6 +319,7 @@ class FlowPolicy(Policy):
         columns |= {need.key: scores["log_probs"] for need in needs if need.probe == "log_probs"}
         return Evaluation(scores.pop("log_probs"), columns | scores)
 
+    @uncounted
     def replayed(self, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
         if self.likelihood.trains == "ratio":
             return super().replayed(rollouts)

@@ -10,13 +10,18 @@ from torch import Tensor
 
 from mmrl.errors import PolicyError
 from mmrl.policies.generation.conditions import Conditioned
+from mmrl.policies.generation.pushing import Push
 from mmrl.policies.generation.sde import Scoring, predicted_clean, sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
+from mmrl.policies.generation.tail import solve, tail_times
 from mmrl.randomness import Key
 from mmrl.record import Start
+from mmrl.stages import Need
 
 STORED = ("latents", "means")
 """What a rollout keeps of its states, where the policy wants them kept (`policy.latents_on`)."""
+WORTH = Need("process_reward").key
+"""The column that keeps what the push's reward says of a step."""
 Watch = Callable[[int, Tensor, Tensor, Tensor], None]
 """(step, rows (N,), states (N, ...), velocities (N, ...)): told of every step."""
 Velocity = Callable[[Tensor, Tensor, Conditioned], Tensor]
@@ -37,6 +42,7 @@ class Sampled:
     latents    (B, L, ...) in storage dtype: column j holds the state before step `first + j`
     means      (B, L, ...) float32 means of the trained steps, where kept
     log_probs  (B, S) of the trained steps, 0 elsewhere
+    worth      (B, S) what the push's reward says of the state behind each stochastic step, 0 elsewhere
     """
 
     final: Tensor
@@ -44,6 +50,7 @@ class Sampled:
     latents: Tensor
     means: Tensor | None
     log_probs: Tensor
+    worth: Tensor
 
 
 def initial_noise(key: Key, prompt: str, seed: int, shape: Sequence[int]) -> Tensor:
@@ -60,6 +67,8 @@ class Group:
     """B rollouts to sample: prompt ids, members, and what they are conditioned on.
 
     starts  {row: where it begins in another}; its plan draws no noise before that
+    tail    share of the steps behind the last noise that are taken, by a better solver (`tail`); None: all of them
+    push    what moves the means that noise is drawn around, and not those it is scored by (`pushing`)
     """
 
     prompts: list[str]
@@ -67,6 +76,8 @@ class Group:
     conditioned: Conditioned
     plan: StepPlan
     starts: Mapping[int, Start] = field(default_factory=dict)
+    tail: float | None = None
+    push: Push | None = None
 
 
 def state_at(start: Start, prompt: str) -> Tensor:
@@ -110,7 +121,8 @@ def sample(
     for row, begin in group.starts.items():
         start[row], x[row] = begin.action, _stored(state_at(begin, group.prompts[row]).to(device), storage)
         record.taken_over(row, begin)
-    for i in range(steps):
+    body = steps if group.tail is None else int(plan.stochastic.any(0).nonzero().max()) + 1
+    for i in range(body):
         joining = (start == i).nonzero().squeeze(1)
         joining = joining[~torch.isin(joining, begun)]
         x[joining.to(device)] = trunk[trunk_of[joining].to(device)]
@@ -128,18 +140,27 @@ def sample(
         drawn = plan.stochastic[rows, i].nonzero().squeeze(1)
         if len(drawn):
             at = drawn.to(device)
-            mean, std = sde_step(scoring.kind, v[at], states[at], times[i], times[i + 1], scoring.level, times[1])
+            mean, std = sde_step(scoring.kind, v[at], states[at], times[i], times[i + 1], scoring.at(i), times[1])
             drawers = rows[drawn].tolist()
             draws = [step_noise(key, group.prompts[b], int(group.members[b]), i, shape) for b in drawers]
-            following[at] = _stored(mean + std * torch.stack(draws).to(device), storage)
+            around = mean
+            if group.push is not None:
+                ids, h = [group.prompts[b] for b in drawers], times[i] - times[i + 1]
+                around = mean + group.push.shift(i, states[at], times[i], h, ids)
+            following[at] = _stored(around + std * torch.stack(draws).to(device), storage)
+            if group.push is not None:
+                record.worth[rows[drawn], i] = group.push.worth(following[at], times[i + 1], ids).cpu()
             log_probs = transition_log_prob(following[at], mean, std, scoring.reduction, scoring.normalised)
             assert log_probs is not None
             record.transitions(i, rows[drawn], mean, log_probs)
         record.states(i, rows, states[: len(rows)], following)
         x[rows.to(device)] = following
+    if body < steps:
+        x = solve(x, group.conditioned, velocity, tail_times(times, body, group.tail or 1.0))
+        return record.sampled(x)
     late = (start == steps).nonzero().squeeze(1)
     x[late.to(device)] = trunk[trunk_of[late].to(device)]
-    return Sampled(x, record.first, record.latents, record.means, record.log_probs)
+    return record.sampled(x)
 
 
 @torch.no_grad()
@@ -203,6 +224,10 @@ class _Record:
         self.latents = torch.zeros(rows, self.width, *shape, dtype=storage, device=home)
         self.means = torch.zeros(rows, self.width, *shape, device=home) if means else None
         self.log_probs = torch.zeros(rows, steps, device=device)
+        self.worth = torch.zeros(rows, steps)
+
+    def sampled(self, final: Tensor) -> Sampled:
+        return Sampled(final, self.first, self.latents, self.means, self.log_probs, self.worth)
 
     def states(self, step: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
         """The states `before` and `after` a step; a row keeps the columns that its trained steps touch."""
@@ -220,6 +245,8 @@ class _Record:
             if self.means is not None:
                 self.means[row, step - first] = begin.row.replay["means"][0, step - theirs].to(self.means)
         self.log_probs[row, : begin.action] = begin.row.old_log_probs[0, : begin.action].to(self.log_probs)
+        if (column := begin.row.columns.get(WORTH)) is not None:
+            self.worth[row, : begin.action] = column[0, : begin.action].to(self.worth)
 
     def transitions(self, step: int, rows: Tensor, means: Tensor, log_probs: Tensor) -> None:
         trained = self.plan.trained[rows, step].nonzero().squeeze(1)

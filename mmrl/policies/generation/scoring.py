@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmrl.errors import PolicyError
 from mmrl.policies import adapters
+from mmrl.policies.generation.calls import Calls
 from mmrl.policies.generation.conditions import Conditioned
 from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.likelihoods.base import Predictions, States
@@ -34,6 +35,7 @@ class Denoiser(nn.Module):
     modules    the trained components of the pipeline by name: one, or the two experts of Wan 2.2
     chunk      states in one call of a transformer
     autocast   dtype of matrix products on top of the weights' dtype, None to follow the weights
+    calls      counts what goes through them
     """
 
     partial_forwards = ("velocity", "within")
@@ -41,9 +43,10 @@ class Denoiser(nn.Module):
 
     def __init__(
         self, generator: Generator, modules: Mapping[str, nn.Module], *, chunk: int = 16,
-        autocast: torch.dtype | None = None,
+        autocast: torch.dtype | None = None, calls: Calls | None = None,
     ):  # fmt: skip
         super().__init__()
+        self.calls = calls or Calls()
         self.generator, self.names = generator, tuple(modules)
         for name, module in modules.items():
             self.add_module(name, module)
@@ -113,6 +116,7 @@ class Denoiser(nn.Module):
         given, negative = conditioned.listed()
         if not self.generator.asked.guided:  # negatives may be there for a reference that is guided
             negative = None
+        self.calls.add(len(x), 2 if self.generator.asked.guided else 1)
         with self._precision():
             return self.generator.velocity(modules, x, t, given, negative)
 
@@ -127,11 +131,13 @@ class Denoiser(nn.Module):
                 "has no other; set policy.guidance_scale=1 and policy.reference_guidance=1"
             )
         given, negative = conditioned.listed()
+        self.calls.add(len(x))
         with self._precision():
             velocity = generator.velocity(modules, x, t, given, None)
             if scale <= 1:
                 return velocity
             assert negative is not None
+            self.calls.add(len(x))
             return generator.guide(velocity, generator.velocity(modules, x, t, negative, None), scale)
 
     def _precision(self) -> AbstractContextManager[Any]:

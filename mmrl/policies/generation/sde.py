@@ -63,7 +63,7 @@ class Transition(NamedTuple):
 class Scoring:
     """How a step is drawn and scored: one object for rollout and training, so that they cannot differ.
 
-    kind, level  the sampler
+    kind, level  the sampler; levels: one for each step of a rollout, in place of `level`
     reduction, normalised  of the log-prob; kl: how the KL to the reference is measured
     """
 
@@ -72,6 +72,15 @@ class Scoring:
     reduction: str = "mean"
     normalised: bool = True
     kl: str = "exact"
+    levels: tuple[float, ...] | None = None
+
+    @property
+    def everywhere(self) -> Tensor | float:
+        """What all S steps are drawn with: (S,), or one number."""
+        return self.level if self.levels is None else torch.tensor(self.levels)
+
+    def at(self, step: int) -> float:
+        return self.level if self.levels is None else self.levels[step]
 
 
 class Noise(NamedTuple):
@@ -92,10 +101,12 @@ def schedule(steps: int, shift: float = 1.0) -> Tensor:
     return (shift * u / (1 + (shift - 1) * u)).float()
 
 
-def noise(kind: str, t: Tensor | float, t_next: Tensor | float, level: float, t_first: Tensor | float) -> Noise:
+def noise(
+    kind: str, t: Tensor | float, t_next: Tensor | float, level: Tensor | float, t_first: Tensor | float
+) -> Noise:
     """Drift and deviation of a step, each shaped like `t`.
 
-    level    a of flow_sde, eta of dance_sde and sage_sde, 0 to 1 for cps
+    level    a of flow_sde, eta of dance_sde and sage_sde, 0 to 1 for cps; shaped like `t` where steps differ
     t_first  the second time of the schedule, t_1: flow_sde replaces 1 - t by 1 - t_1 in the first step, whose t is
              1 or, with some schedulers, a hair below it
 
@@ -103,7 +114,7 @@ def noise(kind: str, t: Tensor | float, t_next: Tensor | float, level: float, t_
     """
     if kind not in KINDS:
         raise ConfigError(unknown("sampler", kind, KINDS))
-    if level < 0 or (kind == "cps" and level > 1):
+    if not isinstance(level, Tensor) and (level < 0 or (kind == "cps" and level > 1)):
         raise ConfigError(f"sampler {kind}: level {level}; expected {'0 to 1' if kind == 'cps' else 'at least 0'}")
     t, t_next, t_first = (torch.as_tensor(value, dtype=torch.float32) for value in (t, t_next, t_first))
     if not bool((t > 0).all()):
@@ -113,7 +124,8 @@ def noise(kind: str, t: Tensor | float, t_next: Tensor | float, level: float, t_
         return Noise(torch.zeros_like(h), torch.zeros_like(h))
     if kind == "cps":
         angle = level * math.pi / 2
-        return Noise(t_next * (1 - math.cos(angle)), t_next * math.sin(angle))
+        cos, sin = (angle.cos(), angle.sin()) if isinstance(angle, Tensor) else (math.cos(angle), math.sin(angle))
+        return Noise(t_next * (1 - cos), t_next * sin)
     if kind == "dance_sde":
         variance = level**2 * h
     elif kind == "flow_sde":
@@ -130,7 +142,7 @@ def sde_step(
     x: Tensor,
     t: Tensor | float,
     t_next: Tensor | float,
-    level: float,
+    level: Tensor | float,
     t_first: Tensor | float,
 ) -> Transition:
     """Where one step goes from `x (N, ...)`, float32, with gradient through `velocity (N, ...)`."""
@@ -147,7 +159,7 @@ def predicted_clean(velocity: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
     return x.float() - wide(torch.as_tensor(t, dtype=torch.float32, device=x.device), x) * velocity.float()
 
 
-def stochastic_steps(kind: str, times: Tensor, level: float) -> Tensor:
+def stochastic_steps(kind: str, times: Tensor, level: Tensor | float) -> Tensor:
     """(S,) bool: steps of the schedule `times (S + 1,)` that have a log-prob.
 
     The last step is always the ODE's, for every sampler: its noise would stay in the image, and `cps` has none.
@@ -204,7 +216,7 @@ def gaussian_kl(mean: Tensor, reference_mean: Tensor, std: Tensor, h: Tensor, ki
     return exact * h if kind == "legacy_no_dt" else exact
 
 
-def gradient_equalizer(kind: str, times: Tensor, level: float) -> Tensor:
+def gradient_equalizer(kind: str, times: Tensor, level: Tensor | float) -> Tensor:
     """(S,) factors that give every step the same gradient norm: median_j(N_j) / N_i, N = |d mean / d v| / std.
 
     The median is the lower middle value and covers all steps, the last included; a step without noise counts as

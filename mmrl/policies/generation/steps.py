@@ -12,8 +12,10 @@ from the same noise; until their first stochastic step they are one ODE trajecto
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -35,6 +37,9 @@ class TrainSteps(Section):
     low, high the window lies in [low, high); high null means all trainable steps. Early windows learn most
     order     "random": a new place every training step; "progressive": from noise to image, `stride` further
               every `every` training steps, and back to the start after the end (MixGRPO)
+    pace      of the progressive window: "constant"; "decay": `every` falls in a straight line to `least` at the last
+              place; "exp_decay": from `hold` on it shrinks by exp(-rate) a step, so that late, quiet steps get little
+    least, rate, hold  of the two: 1, and MixGRPO's .1 and 13
     branches  rollouts that leave one seed's trajectory at the same step (`one`)
     also      steps that are stochastic and trained besides the window, such as those behind which a tree splits
               (`window`; BranchGRPO-Mix)
@@ -48,6 +53,10 @@ class TrainSteps(Section):
     order: Literal["random", "progressive"] = "random"
     every: int = Field(25, ge=1)
     stride: int = Field(1, ge=1)
+    pace: Literal["constant", "decay", "exp_decay"] = "constant"
+    least: int = Field(1, ge=1)
+    rate: float = Field(0.1, gt=0)
+    hold: int = Field(13, ge=0)
     branches: int = Field(6, ge=2)
     also: tuple[int, ...] = ()
 
@@ -152,8 +161,23 @@ def window_start(choice: TrainSteps, possible: Tensor, key: Key) -> int:
     if choice.order == "random":
         draw = Key(key.seed, key.step, purpose="window").uniform(1)
         return choice.low + int(draw * places)
-    stops = (places - 1) // choice.stride + 1
-    return choice.low + key.step // choice.every % stops * choice.stride
+    starts = range(choice.low, choice.low + places, choice.stride)
+    stays = [training_steps(choice, start, starts[0], starts[-1]) for start in starts]
+    step = key.step % sum(stays)
+    return next(start for start, end in zip(starts, accumulate(stays), strict=True) if step < end)
+
+
+def training_steps(choice: TrainSteps, start: int, first: int, last: int) -> int:
+    """How many training steps the progressive window stays at `start`, of places from `first` to `last`.
+
+    Source: Tencent-Hunyuan/MixGRPO, fastvideo/utils/grpo_states.py (its `iters_per_group` is `every`).
+    """
+    if choice.pace == "exp_decay":
+        return math.ceil(choice.every * math.exp(-choice.rate * max(0, start - choice.hold)))
+    if choice.pace == "decay" and last > first:
+        share = (start - first) / (last - first)
+        return max(1, round(choice.every + share * (choice.least - choice.every)))
+    return choice.every
 
 
 def _besides(choice: TrainSteps, possible: Tensor) -> list[int]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.language.likelihoods import likelihood_class
+from mmrl.policies.language.teacher import TeacherConfig
 from mmrl.precision import DTYPES, Autocast, Precision
 from mmrl.settings import Section
 
@@ -56,6 +57,8 @@ class LanguagePolicyConfig(Section):
                             that is exact; trainer, those of one more pass, and the engine's own go into the column
                             sampler_log_probs, which recipes that correct the difference read
     engine_gap              largest mean gap between the two with old_log_probs: trainer; past it the run stops
+    teacher                 another policy of the same vocabulary, which methods of distillation read: {model: NAME},
+                            {adapter: FOLDER} on the policy's own model, or both; null: none
     reference_device        where the frozen reference of full fine-tuning lives: "same" or "cpu"
     """
 
@@ -88,6 +91,7 @@ class LanguagePolicyConfig(Section):
     engine: str | dict[str, Any] = LOCAL
     old_log_probs: Literal["sampler", "trainer"] = "sampler"
     engine_gap: float = Field(0.03, gt=0)
+    teacher: TeacherConfig | None = None
     reference_device: Literal["same", "cpu"] = "same"
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ the same temperature and suppressed ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
+from mmrl.policies.language import teacher
 from mmrl.policies.language.batching import micro_batches
 from mmrl.policies.language.config import LanguagePolicyConfig, load_model, without_noise
 from mmrl.policies.language.conversing import converse
@@ -41,6 +42,7 @@ from mmrl.policies.language.pixels import corrupted, shown_otherwise
 from mmrl.policies.language.preparing import prepared, size_images
 from mmrl.policies.language.probes.batch_probes import BATCH_PROBES
 from mmrl.policies.language.probes.group_probes import GROUP_PROBES, hellinger, of_groups
+from mmrl.policies.language.probes.row_probes import ROW_PROBES
 from mmrl.policies.language.probes.spectrum import visual_entropy
 from mmrl.policies.language.scoring import Rows, ScoredLanguageModel
 from mmrl.policies.language.spans import action_labels, row_spans
@@ -57,7 +59,8 @@ from mmrl.stages import Need, View
 
 PROMPT_PROBES = frozenset({"visual_entropy"})
 """With one value per prompt, expanded to its rows."""
-PAIR_PROBES = frozenset({"hellinger"})
+PAIR_PROBES = {"hellinger": "reference", "teacher_value": teacher.WEIGHTS}
+"""What compares the next-token distributions of the policy and of these weights."""
 STATES = Need("states")
 
 
@@ -66,7 +69,8 @@ class LanguagePolicy(ActsThroughEngine):
 
     batch_probes = frozenset(BATCH_PROBES)
     group_probes = frozenset(GROUP_PROBES)
-    probes = Tokens.probes | PROMPT_PROBES | PAIR_PROBES | group_probes | batch_probes
+    takes_teacher = True
+    probes = Tokens.probes | PROMPT_PROBES | PAIR_PROBES.keys() | ROW_PROBES.keys() | group_probes | batch_probes
     config: Any
 
     def __init__(
@@ -187,6 +191,9 @@ class LanguagePolicy(ActsThroughEngine):
                     self._features[entry] = self.inner.encode_media(to_device(entry.media, self.device))
         return [with_features(e, self._features.get(e)) for e in entries]
 
+    def token_ids(self, text: str) -> list[int]:
+        return list(self.processor.tokenizer(text, add_special_tokens=False).input_ids)
+
     def action_labels(self, rollouts: Rollouts) -> list[list[str]]:
         """The token at each place, as text; empty past a response's end."""
         return action_labels(self.processor.tokenizer, rollouts)
@@ -194,13 +201,14 @@ class LanguagePolicy(ActsThroughEngine):
     def character_spans(self, rollouts: Rollouts, row: int) -> list[tuple[int, int]]:
         return row_spans(self.processor.tokenizer, rollouts, row)
 
-    def _shown(self, rollouts: Rollouts, view: View | None) -> list[Encoded]:
-        """The encodings of `rollouts.prompts`, as `view` shows them; of a fresh view, one prompt a row."""
+    def _shown(self, rollouts: Rollouts, view: View | None, weights: str = "current") -> list[Encoded]:
+        """The encodings of `rollouts.prompts`, as `view` shows them; of a fresh view, one prompt a row. A teacher sees
+        with a vision tower of its own."""
         for index, entry in enumerate(rollouts.encoded):
             if entry is None:
                 rollouts.encoded[index] = self.encode(rollouts.prompts[index])
         if view is None:
-            return self._with_features(rollouts.encoded)
+            return list(rollouts.encoded) if weights == teacher.WEIGHTS else self._with_features(rollouts.encoded)
         check_view(view, self.views)
         if view.kind == REMOVE_MEDIA:
             return [self.encode(without_media(p)) for p in rollouts.prompts]
@@ -320,20 +328,22 @@ class LanguagePolicy(ActsThroughEngine):
     ) -> Evaluation:
         """Score the rollouts' tokens under their own prompts, or under a view of them.
 
-        A pass that is asked for prompt-wise probes alone, such as `visual_entropy`, does not run the decoder;
-        its log-probs are the rollout's own.
+        A pass that is asked for probes of prompts and rows alone, such as `visual_entropy`, makes no other pass over
+        the tokens; its log-probs are the rollout's own.
         """
         if under is not None and is_fresh(under):
             rollouts = rollouts.prompt_a_row()
-        shown = self._shown(rollouts, under)
+        shown = self._shown(rollouts, under, weights)
         by_prompt = [need for need in needs if need.probe in PROMPT_PROBES]
+        by_row = [need for need in needs if need.probe in ROW_PROBES]
         by_group = [need for need in needs if need.probe in GROUP_PROBES]
         by_pair = [need for need in needs if need.probe in PAIR_PROBES]
         by_token = [need for need in needs if need.probe in self.likelihood.probes | PROBES.keys()]
         with self._weights(weights) as module:
             unwrapped = self.inner if module is self.module else module
             columns = {n.key: self._of_prompts(unwrapped, shown)[rollouts.prompt] for n in by_prompt}
-            if by_prompt and len(by_prompt) == len(needs) and weights == "old" and under is None:
+            columns |= {n.key: self._of_rows(unwrapped, rollouts, shown, n.probe) for n in by_row}
+            if needs and len(by_prompt) + len(by_row) == len(needs) and weights == "old" and under is None:
                 return Evaluation(rollouts.old_log_probs, columns)
             asked = [*(n for n in by_token if n.probe != "log_probs"), *([STATES] if by_group else [])]
             updating = weights == "current" and under is None and torch.is_grad_enabled()
@@ -342,8 +352,7 @@ class LanguagePolicy(ActsThroughEngine):
             if by_group:
                 columns |= of_groups(rollouts, numbers.pop(STATES.key), by_group, unwrapped.logits)
         if by_pair:
-            distance = self._hellinger(rollouts, shown)
-            columns |= {n.key: distance for n in by_pair}
+            columns |= {n.key: self._compared(rollouts, n) for n in by_pair}
         log_probs = numbers.pop("log_probs")
         columns |= numbers | {n.key: log_probs for n in by_token if n.probe == "log_probs"}
         return Evaluation(log_probs, columns)
@@ -379,23 +388,39 @@ class LanguagePolicy(ActsThroughEngine):
         return next(way for way in self.ways if not (dropped and way is Way.TWO_CALLS))
 
     @torch.no_grad()
-    def _hellinger(self, rollouts: Rollouts, shown: list[Encoded]) -> Tensor:
-        """(B, T) squared Hellinger distance of the next-token distributions of the policy and its reference."""
-        mask, states = rollouts.mask, {}
-        for weights in ("old", "reference"):
+    def _compared(self, rollouts: Rollouts, need: Need) -> Tensor:
+        """(B, T) of the next-token distributions of the policy and of its reference or teacher."""
+        mask, states, other = rollouts.mask, {}, PAIR_PROBES[need.probe]
+        for weights in ("old", other):
             with self._weights(weights) as module:
+                shown = self._shown(rollouts, need.under, weights)
                 states[weights] = self._score(module, rollouts, shown, [STATES])[STATES.key][mask]
 
         def logits(weights: str, rows: slice) -> Tensor:
             with self._weights(weights) as module:
                 return module.logits(states[weights][rows]).to(mask.device)
 
-        distance = hellinger(partial(logits, "old"), partial(logits, "reference"), int(mask.sum()))
-        return torch.zeros_like(rollouts.old_log_probs).masked_scatter(mask, distance)
+        made: Callable[..., Tensor] = hellinger
+        if need.probe == "teacher_value":
+            made = partial(teacher.value, **dict(need.options))
+        found = made(partial(logits, "old"), partial(logits, other), int(mask.sum()))
+        return torch.zeros_like(rollouts.old_log_probs).masked_scatter(mask, found)
 
     def _of_prompts(self, module: Any, shown: list[Encoded]) -> Tensor:
         """(P,) visual entropy of each prompt's media."""
         return torch.tensor([visual_entropy(module, entry) for entry in shown], device=self.device)
+
+    def _of_rows(self, module: Any, rollouts: Rollouts, shown: list[Encoded], probe: str) -> Tensor:
+        """(B,) of a probe that needs the gradient of each row by itself."""
+        if is_sharded(module):
+            raise PolicyError(f"{probe}: the gradient of single rows is not made of sharded weights; use DDP")
+
+        def log_prob(row: int) -> Tensor:
+            one = rollouts.index([row])
+            return self._score(module, one, [shown[int(rollouts.prompt[row])]])["log_probs"][0]
+
+        trained = [weight for weight in module.parameters() if weight.requires_grad]
+        return ROW_PROBES[probe](log_prob, len(rollouts), trained)
 
     @contextmanager
     def _weights(self, weights: str) -> Iterator[Any]:
@@ -408,6 +433,8 @@ class LanguagePolicy(ActsThroughEngine):
         with self.acting():
             if weights in ("current", "old"):
                 yield self.inner
+            elif weights == teacher.WEIGHTS:
+                yield self._teacher
             elif adapters.is_adapted(self.inner.model):
                 with adapters.reference_adapter(self.inner.model):
                     yield self.inner
@@ -423,8 +450,21 @@ class LanguagePolicy(ActsThroughEngine):
         model = load_model(self.config).requires_grad_(False).eval().to(device)
         return self._scored(model)
 
+    @cached_property
+    def _teacher(self) -> ScoredLanguageModel:
+        """The model of `policy.teacher`, loaded when first asked for."""
+        teacher.required(self.config, "this pass")
+        loaded = teacher.loaded(self.config, load_model, self.inner.core, self.processor, self.device)
+        return self._scored(without_noise(loaded))
+
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
         return micro_batches(rollouts, rows, size)
+
+    @classmethod
+    def check_need(cls, need: Need, asked_by: str, settings: Any = None) -> None:
+        super().check_need(need, asked_by, settings)
+        if settings is not None and teacher.WEIGHTS in (need.weights, PAIR_PROBES.get(need.probe)):
+            teacher.required(settings, asked_by)
 
     @classmethod
     def offered(cls, settings: Any = None) -> frozenset[str]:

@@ -19,6 +19,7 @@ from mmrl.policies.language.encoded import Encoded, model_positions
 from mmrl.policies.language.encoding import collate, extended
 from mmrl.policies.language.fast.prefill import Prefill, stacked
 from mmrl.policies.language.fast.shared_decode import SharedPrefix
+from mmrl.policies.language.fast.written import in_place
 from mmrl.policies.language.scoring import ScoredLanguageModel
 from mmrl.record import pad_columns
 
@@ -72,6 +73,9 @@ def decode(
     budget    (B,) tokens a row may write, at most N
     is_stop   (tokens written so far (b, n), newest included; rows (b,)) -> (b,) bool
     prefills  of those prompts that have been prefilled already
+
+    Finished rows leave as soon as they have been carried through as many steps of a row as there are rows left: to
+    choose those copies their caches, about what a step of them reads. So both cost at most twice the better of them.
     """
     device = next(model.parameters()).device
     count, steps = context.shape[0], int(budget.max())
@@ -86,6 +90,7 @@ def decode(
     else:
         state = (RepeatedCache if model.repeats_prefixes else Recomputed)(model, contexts, context.to(device))
     uniforms = None if uniforms is None else uniforms.to(device)
+    carried = 0
     for step in range(steps):
         rows = state.rows
         newest = choose(state.logits, None if uniforms is None else uniforms[rows, step])
@@ -96,11 +101,13 @@ def decode(
         length[rows] += writing.long()
         stopped[rows] |= writing & is_stop(tokens[rows, : step + 1], rows)
         alive = ~stopped[rows] & (length[rows] < budget[rows])
-        if not alive.any():
+        left = int(alive.sum())
+        if not left:
             break
-        if 2 * int(alive.sum()) <= len(rows):
+        carried += len(rows) - left
+        if carried >= left:
             state.keep(alive.nonzero().squeeze(-1))
-            newest = newest[alive]
+            newest, carried = newest[alive], 0
         state.advance(newest)
     return Decoded(tokens, log_probs, length, stopped)
 
@@ -207,7 +214,7 @@ class SharedCache(_Rows):
         self.logits = model.logits(torch.cat([p.last for p in ready]))[context]
         self.prompts, self.real = stacked(ready, self.config)
         self.prefix = SharedPrefix.of(self.prompts, self.real, context)
-        self.cache = model.family.cache()
+        self.cache = in_place(model.family.cache())
         # The attention needs no mask; one of four dimensions tells transformers not to make one.
         self.no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.media import Frames, ReadClip, Reordered, VideoSampling
+from mmrl.media import Frames, Noised, ReadClip, Reordered, VideoSampling
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.families import family_of
 from mmrl.policies.language.families.default import Family
@@ -85,7 +85,7 @@ class VideoPolicy(LanguagePolicy):
         return clips
 
     def _read(self, video: Any) -> Frames:
-        if isinstance(video, Reordered):
+        if isinstance(video, Reordered | Noised):
             return video.of(self._read(video.video))
         return self.read_clip(video, self.sampling)
 

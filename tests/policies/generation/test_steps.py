@@ -7,7 +7,7 @@ import torch
 
 from mmrl.errors import ConfigError
 from mmrl.policies.generation.sde import schedule, stochastic_steps
-from mmrl.policies.generation.steps import TrainSteps, check_group_size, plan_steps, window_start
+from mmrl.policies.generation.steps import TrainSteps, check_group_size, plan_steps, training_steps, window_start
 from mmrl.randomness import Key
 
 POSSIBLE = stochastic_steps("flow_sde", schedule(10, 3), 0.7)
@@ -92,3 +92,20 @@ def test_steps_besides_the_window_are_trained_too():
     assert torch.equal(made.stochastic, made.trained)
     with pytest.raises(ConfigError, match="step 9 cannot be trained"):
         plan(select="window", also=(0, 9))
+
+
+def test_a_window_that_hurries_stays_less_at_quiet_steps():
+    """MixGRPO's exp_decay: tau0 = 5, k = .1, c0 = 13 stays 5 at c = 13 and ceil(2.483) = 3 at c = 20."""
+    choice = TrainSteps(select="window", size=1, order="progressive", every=5, pace="exp_decay")
+    assert [training_steps(choice, c, 0, 23) for c in (0, 13, 20)] == [5, 5, 3]
+    every = torch.ones(24, dtype=torch.bool)
+    starts = [window_start(choice, every, Key(0, step)) for step in range(200)]
+    assert starts == sorted(starts[:106]) + starts[:94], "70 steps up to 13, then 5 5 4 4 4 3 3 3 3 2"
+    assert starts.count(0) == 5 + 5 and starts[:106].count(20) == 3
+
+
+def test_a_window_that_hurries_in_a_straight_line():
+    choice = TrainSteps(select="window", size=2, order="progressive", every=9, pace="decay", least=1)
+    assert [training_steps(choice, c, 0, 4) for c in range(5)] == [9, 7, 5, 3, 1]
+    starts = [window_start(choice, torch.ones(6, dtype=torch.bool), Key(0, step)) for step in range(26)]
+    assert starts == [0] * 9 + [1] * 7 + [2] * 5 + [3] * 3 + [4] + [0]

@@ -152,3 +152,13 @@ class TestDynFrame:
         assert off["retrieval"] == pytest.approx(0.5 + 0.75) and off["answer"] == 1
         none = reward("dynframe")(["<answer>B</answer>"], ["B"], ["choice"], None, [[2, 8]], [2.0])[0]
         assert none["retrieval"] == 0 and none["answer"] == pytest.approx(1.4)
+
+    @pytest.mark.parametrize(
+        ("call", "worth"),
+        [('{"start": 2, "end": 8}', 1), ('{"start": 5, "end": 11}', 1 / 3), ('{"start": 8, "end": 2}', 0),
+         ('{"start": 2}', 0), ("not json}", 0), ('{"start": NaN, "end": 8}', 0)],
+    )  # fmt: skip
+    def test_a_call_of_the_environment_is_a_span_without_a_rate(self, call, worth):
+        text = f"<tool>{call}</tool><answer>B</answer>"
+        found = reward("dynframe")([text], ["B"], ["choice"], None, [[2, 8]], [2.0])[0]
+        assert (found["retrieval"], found["fps"]) == (pytest.approx(worth), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,20 @@ FAMILIES = {
     "StableAudio3Pipeline": "stable_audio:StableAudio3",
 }
 """Class of a diffusers pipeline: file and class here, or a function of the pipeline that chooses the class."""
+
+
+def refuse_other_kinds(listed: Mapping[str, Any], given: bool = False) -> None:
+    """ConfigError for a pipeline that no flow policy can train, from its `model_index.json`, before anything loads.
+
+    given  whether its transformer comes from elsewhere
+    """
+    there = {name for name, kind in listed.items() if isinstance(kind, list | tuple) and kind and kind[0] is not None}
+    there |= {"transformer"} if given or "transformer_2" in there else set()
+    if missing := [name for name in ("transformer", "scheduler") if name not in there]:
+        raise ConfigError(
+            f"model: {listed.get('_class_name')} has no {' and no '.join(missing)}, it has {', '.join(sorted(there))}; "
+            f"the flow policy trains flow-matching pipelines of diffusers, such as {', '.join(list(FAMILIES)[:3])}"
+        )
 
 
 def family_of(pipeline: Any) -> type[Generator]:

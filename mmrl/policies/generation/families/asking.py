@@ -24,6 +24,7 @@ class Asked:
     guidance_2  that of the second expert (Wan 2.2); None: the same
     embedded    guidance that the model takes as an input (FLUX.1-dev, FLUX.2-dev, HunyuanVideo)
     negative    text of the unconditional pass
+    through     that pass has a gradient too
     options     further arguments of the pipeline's call, by its own names
     """
 
@@ -34,6 +35,7 @@ class Asked:
     guidance_2: float | None = None
     embedded: float | None = None
     negative: str = ""
+    through: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

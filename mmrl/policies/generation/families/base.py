@@ -11,7 +11,7 @@ differs, each of one to three lines; `mmrl.policies.generation.families` finds i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -300,7 +300,8 @@ class Generator:
         self, modules: Mapping[str, Any], x: Tensor, t: Tensor, rows: Sequence[Conditions],
         negatives: Sequence[Conditions] | None = None,
     ) -> Tensor:  # fmt: skip
-        """(N, ...) float32 velocity of N rows of one form and one expert; the unconditional pass has no gradient.
+        """(N, ...) float32 velocity of N rows of one form and one expert; the unconditional pass has no gradient unless
+        `asked.through`.
 
         modules    the trained components by name, adapted or not
         negatives  N conditions of the unconditional pass; None without guidance
@@ -310,7 +311,7 @@ class Generator:
         given = self._once(module, x, t, rows)
         if negatives is None:
             return given
-        with torch.no_grad():
+        with nullcontext() if self.asked.through else torch.no_grad():
             without = self._once(module, x, t, negatives)
         return self.guide(given, without, self.scale_at(clock))
 

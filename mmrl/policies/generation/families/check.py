@@ -7,6 +7,7 @@ refused with the numbers. A guidance, sign, packing or mask that is off would ot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import PolicyError
+from mmrl.policies.generation.families.asking import call_defaults
 from mmrl.policies.generation.families.base import SEED, Generator, moved, weights_dtype
 from mmrl.policies.generation.families.capture import twin_of
 from mmrl.policies.generation.families.swap import Swapped
@@ -24,6 +26,9 @@ STEPS = 3
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 """Largest relative difference: pipelines round times and states to the dtype of their weights, we do not. On a CPU
 in float32 it is below 1e-5; TF32 convolutions of a GPU are the rest."""
+
+MEDIA = re.compile(r"(^|_)(image|images|mask|video|audio)(_|$)(?!.*(embeds|latents|crop|scale))")
+TEXT = re.compile(r"embeds|attention|adapter")
 
 
 @dataclass
@@ -107,12 +112,13 @@ def velocity_gap(
         negatives = [moved(generator.negative(media), device)]
     times = generator.schedule(len(seen.states), media)
     if not torch.equal(times, seen.times):
-        return float("inf")
+        ours, theirs = ([round(t, 4) for t in each.tolist()] for each in (times, seen.times))
+        raise PolicyError(f"its times are {ours}, those of the call {theirs}")
     gaps = []
     for state, answer, t in zip(seen.states, seen.velocities, times, strict=False):
         x, expected = generator.moving(state), generator.moving(answer)
         if tuple(x.shape[1:]) != generator.state_shape():
-            return float("inf")
+            raise PolicyError(f"its state is {generator.state_shape()}, that of the call {tuple(x.shape[1:])}")
         found = generator.velocity(modules, x, t[None].to(device), [given], negatives)
         gaps.append(((found - expected).norm() / expected.norm()).item())
     return max(gaps)
@@ -133,8 +139,9 @@ def checked(
             gap = velocity_gap(made, seen, prompt, media, modules)
         except torch.OutOfMemoryError:
             raise
-        except (ValueError, TypeError, AttributeError, RuntimeError, PolicyError) as error:
-            tried.append(f"{_name(candidate)} cannot run it ({type(error).__name__}: {str(error).splitlines()[0]})")
+        except Exception as error:  # whatever a pipeline that nobody here knows may raise
+            said = (str(error).splitlines() or ["no message"])[0]
+            tried.append(f"{_name(candidate)} cannot run it ({type(error).__name__}: {said})")
             continue
         if gap <= tolerance:
             path = "swap" if isinstance(made, Swapped) else "family"
@@ -144,8 +151,18 @@ def checked(
         tried.append(f"{_name(candidate)} is {gap:.1e} off the pipeline's velocity")
     raise PolicyError(
         f"{type(pipeline).__name__} cannot be trained: {'; '.join(tried)}; the tolerance is {tolerance:g}. "
-        "Options that depend on the number of the step cannot be replayed"
+        f"Options that depend on the number of the step cannot be replayed{_not_given(generator, prompt, media)}"
     )
+
+
+def _not_given(generator: Generator, prompt: str, media: Sequence[Any]) -> str:
+    """What the pipeline's call takes in pictures, masks and sounds, and mmrl has no column for."""
+    given, call = generator.request(prompt, media), call_defaults(generator.pipeline)
+    names = [
+        name for name, default in call.items()
+        if MEDIA.search(name) and not TEXT.search(name) and name not in given and default is None
+    ]  # fmt: skip
+    return f"; its call takes {', '.join(names)}, which it was not given" if names else ""
 
 
 def _name(candidate: Generator | None) -> str:

@@ -40,7 +40,7 @@ def examine(model: str, **settings: Any) -> list[tuple[str, str]]:
     modules = trained_modules(generator)
     generator, verdict = checked(generator, PLAIN_PROMPT, generator.stand_in_media(), modules)
     times = generator.schedule(config.steps, generator.stand_in_media())
-    trained = stochastic_steps(config.sampler.kind, times, config.sampler.noise_level)
+    trained = stochastic_steps(config.sampler.kind, times, config.scoring().everywhere)
     adapted = generator.targets(modules["transformer"])
     count = sum(p.numel() for part in modules.values() for p in part.parameters())
     named = "named family" if verdict.pipeline in FAMILIES else "no family is named for it"

@@ -23,6 +23,8 @@ from mmrl.policies.generation.families.capture import CapturedError, StandIn, tw
 
 PREPARED = ("encode_prompt", "encode_image")
 """Methods whose answers depend on the prompt alone."""
+PICTURES = ("image", "control_image")
+"""What calls name their condition images."""
 ATTENTION = re.compile(r"attn|attention|to_q|to_k|to_v|qkv")
 
 
@@ -64,8 +66,9 @@ class Swapped(Generator):
 
     def arguments(self, prompt: str, media: Sequence[Any] = (), *, negative: bool = False) -> dict[str, Any]:
         given = super().arguments(prompt, media, negative=negative)
-        if "image" in given and len(media) == 1:
-            given["image"] = media[0]
+        if "image" in given:
+            pictures = given.pop("image")
+            given[next((n for n in PICTURES if n in self.call), "image")] = media[0] if len(media) == 1 else pictures
         return {name: value for name, value in given.items() if name in self.call}
 
     def request(self, prompt: str, media: Sequence[Any] = ()) -> dict[str, Any]:
@@ -194,7 +197,10 @@ class Swapped(Generator):
         return twin
 
     def _quiet(self) -> dict[str, Any]:
-        return {"num_inference_steps": 1, "output_type": "latent"}
+        """Two steps, for schedules that cannot be computed for one (`_at` sets another); the draws of the check, for
+        calls that sample the latents of their condition images."""
+        seeded = torch.Generator().manual_seed(SEED)
+        return {"num_inference_steps": 2, "output_type": "latent", "generator": seeded}
 
     @torch.no_grad()
     def decode(self, x: Tensor, rows: Sequence[Conditions], *, tiles: bool | None = None) -> list[Any]:

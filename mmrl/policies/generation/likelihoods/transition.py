@@ -19,7 +19,7 @@ from mmrl.policies.generation.likelihoods.base import (
     option,
     unplanned,
 )
-from mmrl.policies.generation.sampling import stored
+from mmrl.policies.generation.sampling import WORTH, stored
 from mmrl.policies.generation.sde import (
     KINDS,
     Scoring,
@@ -43,19 +43,21 @@ class Transitions(States):
 
     x, x_next  (N, ...) the state before and after; mean_old: the mean it was drawn around, where kept
     t, t_next, t_first  (N,) times of the step, and the second time of its schedule
+    level  (N,) of the step's noise, where steps differ
     """
 
     x_next: Tensor
     t_next: Tensor
     t_first: Tensor
     mean_old: Tensor | None = None
+    level: Tensor | None = None
 
 
 class Transition(Likelihood):
     """`policy.sampler` says how a step is drawn and scored, `policy.train_steps` which steps are actions."""
 
     probes = frozenset({"reference_kl", "mean_shift"})
-    kept = frozenset({"step_std", "step_sizes", "step_equalizer", "branch"})
+    kept = frozenset({"step_std", "step_sizes", "step_equalizer", "branch", "process_reward"})
 
     @property
     def scoring(self) -> Scoring:
@@ -69,16 +71,16 @@ class Transition(Likelihood):
         scoring = self.scoring
         return {
             "kind": float(KINDS.index(scoring.kind)),
-            "level": scoring.level,
+            "level": scoring.level if scoring.levels is None else -1.0,
             "sum": float(scoring.reduction == "sum"),
             "normalised": float(scoring.normalised),
-        }
+        } | {f"level of step {i}": level for i, level in enumerate(scoring.levels or ())}
 
     # ---- acting
 
     def possible(self, times: Tensor) -> Tensor:
         """(S,) bool: steps of a rollout that can have a log-prob."""
-        return stochastic_steps(self.scoring.kind, times, self.scoring.level)
+        return stochastic_steps(self.scoring.kind, times, self.scoring.everywhere)
 
     def plan(self, prompts: Sequence[str], members: Tensor, times: Tensor, key: Key) -> StepPlan:
         config = self.config
@@ -90,8 +92,8 @@ class Transition(Likelihood):
         possible = self.possible(times)
         if not bool(possible.any()):
             raise ConfigError(
-                f"sampler {self.scoring.kind!r} at level {self.scoring.level} draws no noise, so there is nothing "
-                "to train; choose another sampler or raise sampler.level"
+                f"sampler {self.scoring.kind!r} at level {self.scoring.levels or self.scoring.level} draws no noise, "
+                "so there is nothing to train; choose another sampler or raise sampler.level"
             )
         if request.start is None:
             check_group_size(self.config.train_steps, possible, request.count)
@@ -103,7 +105,7 @@ class Transition(Likelihood):
     def record(self, drawn: Drawn) -> Kept:
         sampled, plan = drawn.sampled, drawn.plan
         kept = unplanned(plan, sampled, sampled.log_probs.device)
-        kept.columns = self._step_columns(plan, drawn.times)
+        kept.columns = self._step_columns(plan, drawn.times) | {WORTH: torch.where(plan.trained, sampled.worth, 0.0)}
         kept.replay = {
             "latents": sampled.latents,
             "first": sampled.first,
@@ -115,7 +117,7 @@ class Transition(Likelihood):
 
     def _step_columns(self, plan: StepPlan, times: Tensor) -> dict[str, Tensor]:
         """What the schedule alone says of each trained step."""
-        kind, level = self.scoring.kind, self.scoring.level
+        kind, level = self.scoring.kind, self.scoring.everywhere
         values = {
             "step_std": noise(kind, times[:-1], times[1:], level, times[1]).std,
             "step_sizes": times[:-1] - times[1:],
@@ -148,7 +150,12 @@ class Transition(Likelihood):
             t_next=replay["times"][rows, steps + 1],
             t_first=replay["times"][rows, 1],
             mean_old=stored(replay["means"], rows, column) if means else None,
+            level=self._levels(steps),
         )
+
+    def _levels(self, steps: Tensor) -> Tensor | None:
+        levels = self.scoring.levels
+        return None if levels is None else torch.tensor(levels, device=steps.device)[steps]
 
     @classmethod
     def compares(cls, asked: Sequence[Need]) -> frozenset[str]:
@@ -158,7 +165,8 @@ class Transition(Likelihood):
         """ "mean_shift" is the mean's move since the rollout, (mu - mu_old)^2 / 2 std^2."""
         scoring = self.scoring
         velocity = predict.current(guided=True)
-        times = (states.t, states.t_next, scoring.level, states.t_first)
+        level = scoring.level if states.level is None else states.level
+        times = (states.t, states.t_next, level, states.t_first)
         mean, std = sde_step(scoring.kind, velocity, states.x, *times)
         log_probs = transition_log_prob(states.x_next, mean, std, scoring.reduction, scoring.normalised)
         if log_probs is None:

@@ -41,8 +41,8 @@ class _Cascade(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         q, k, v, k_prompt, v_prompt, index, real, scaling = arguments
         rows = _Rectangle(index, real)
-        on_prompt, lse_prompt = _kernel(_by_key_head(q, k), k_prompt, v_prompt, False, scaling)
-        on_own, lse_own = _kernel(rows.of(q), rows.of(k), rows.of(v), True, scaling)
+        on_prompt, lse_prompt = kernel(_by_key_head(q, k), k_prompt, v_prompt, False, scaling)
+        on_own, lse_own = kernel(rows.of(q), rows.of(k), rows.of(v), True, scaling)
         lse_prompt, lse_own = lse_prompt.reshape(q.shape[:2]), rows.back(lse_own)
         lse = torch.logaddexp(lse_prompt, lse_own)
         out = on_prompt.reshape(q.shape) * (lse_prompt - lse).exp()[..., None].to(q.dtype)
@@ -98,9 +98,12 @@ class _Rectangle:
         return rows.transpose(1, 2)[self.real].transpose(0, 1)
 
 
-def _kernel(q: Tensor, k: Tensor, v: Tensor, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:
-    """(out (b, h, n, d), log-sum-exp (b, h, n) float32)"""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scaling)
+def kernel(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, scaling: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """mask: added to scores (b or 1, h or 1, n or 1, m). Returns (out (b, h, n, d), log-sum-exp (b, h, n) float32)"""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return flash(q, k, v, 0.0, causal, attn_mask=mask, scale=scaling)
 
 
 def _kernel_backward(

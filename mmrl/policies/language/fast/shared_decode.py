@@ -4,6 +4,9 @@ Every row keeps a cache of its own tokens alone; the prompt's keys stay where th
 prompt, and serve all rows that answer it in one matrix product. Against a cache repeated for each row this saves
 G - 1 copies of the prompt in memory and, at every step, reading them. Layers with a sliding window keep the
 repeated cache (`sampling.RepeatedCache`).
+
+Where there are kernels that return log-sum-exps (`cascade`), a step of a layer is two calls, one over the prompts and
+one over all rows' own tokens, joined by them; elsewhere it is matrix products and a softmax over both.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.policies.language.fast import cascade
+
 
 @dataclass
 class SharedPrefix:
@@ -21,6 +26,7 @@ class SharedPrefix:
 
     cache    keys and values of U left-padded prompts
     padding  (B, 1, 1, P) bool: where the prompt of a row is padding; None where no prompt is padded
+    hidden   (U, 1, 1, P) what is added to a prompt's scores: -inf in padding; None where no prompt is padded
     index    (U, G) rows that answer each prompt, ascending
     there    (U, G) bool: places of `index` that hold a row
     even     every place does: rows can be regrouped without gathering them
@@ -28,19 +34,25 @@ class SharedPrefix:
 
     cache: Any
     padding: Tensor | None
+    hidden: Tensor | None
     index: Tensor
     there: Tensor
     even: bool
 
     @classmethod
     def of(cls, cache: Any, real: Tensor, context: Tensor) -> SharedPrefix:
-        """real (U, P) bool: not padding; context (B,) ascending: the prompt of each row. Every prompt has a row."""
+        """cache: filled; real (U, P) bool: not padding; context (B,) ascending: the prompt of each row.
+        Every prompt has a row."""
         counts = torch.bincount(context, minlength=real.shape[0])
         there = torch.arange(int(counts.max()), device=context.device) < counts[:, None]
         index = torch.zeros(there.shape, dtype=torch.long, device=context.device)
         index[there] = torch.arange(len(context), device=context.device)
-        padding = None if bool(real.all()) else ~real[context][:, None, None]
-        return cls(cache, padding, index, there, bool(there.all()))
+        padding = hidden = None
+        if not bool(real.all()):
+            padding = ~real[context][:, None, None]
+            hidden = torch.zeros(real.shape, dtype=cache.layers[0].keys.dtype, device=real.device)[:, None, None]
+            hidden = hidden.masked_fill(~real[:, None, None], -torch.inf)
+        return cls(cache, padding, hidden, index, there, bool(there.all()))
 
 
 def attention(
@@ -52,16 +64,30 @@ def attention(
     """
     layer = prefix.cache.layers[module.layer_idx]
     rows, heads, _, size = query.shape
-    kv_heads = key.shape[1]
-    query = query.view(rows, kv_heads, heads // kv_heads, size)
-    of_prompt = _to_rows(_to_prompts(query, prefix) @ layer.keys.transpose(2, 3), prefix)
+    query = query.view(rows, key.shape[1], -1, size)
+    way = _joined if cascade.offered(query, key, value, layer.keys, layer.values) else _at_once
+    return way(query, key, value, layer, prefix, scaling).reshape(rows, 1, heads, size), None
+
+
+def _joined(q: Tensor, k: Tensor, v: Tensor, layer: Any, prefix: SharedPrefix, scaling: float) -> Tensor:
+    """q (B, H_kv, r, d); k, v (B, H_kv, t, d); layer: keys, values (U, H_kv, P, d) of prompts -> (B, H_kv, r, d)"""
+    on_prompt, lse_prompt = cascade.kernel(
+        _to_prompts(q, prefix), layer.keys, layer.values, False, scaling, prefix.hidden
+    )
+    on_own, lse_own = cascade.kernel(q, k, v, False, scaling)
+    own = torch.sigmoid(lse_own[..., None] - _to_rows(lse_prompt[..., None], prefix))  # share of the attention
+    return torch.lerp(_to_rows(on_prompt, prefix), on_own, own.to(q.dtype))
+
+
+def _at_once(q: Tensor, k: Tensor, v: Tensor, layer: Any, prefix: SharedPrefix, scaling: float) -> Tensor:
+    """The same by one softmax."""
+    of_prompt = _to_rows(_to_prompts(q, prefix) @ layer.keys.transpose(2, 3), prefix)
     if prefix.padding is not None:
         of_prompt = of_prompt.masked_fill(prefix.padding, -torch.inf)
-    scores = torch.cat([of_prompt, query @ key.transpose(2, 3)], dim=-1).float() * scaling
-    weights = torch.softmax(scores, dim=-1).to(value.dtype)
-    on_prompt, on_own = weights.split([layer.keys.shape[2], key.shape[2]], dim=-1)
-    out = _to_rows(_to_prompts(on_prompt, prefix) @ layer.values, prefix) + on_own @ value
-    return out.reshape(rows, 1, heads, size), None
+    scores = torch.cat([of_prompt, q @ k.transpose(2, 3)], dim=-1).float() * scaling
+    weights = torch.softmax(scores, dim=-1).to(v.dtype)
+    on_prompt, on_own = weights.split([layer.keys.shape[2], k.shape[2]], dim=-1)
+    return _to_rows(_to_prompts(on_prompt, prefix) @ layer.values, prefix) + on_own @ v
 
 
 def _to_prompts(rows: Tensor, prefix: SharedPrefix) -> Tensor:

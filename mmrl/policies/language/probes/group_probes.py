@@ -111,7 +111,7 @@ def hidden_reward(group: Group) -> Tensor:
     hidden, actions = group.states[group.mask], group.actions[group.mask]
     seen, place = torch.unique(actions, return_inverse=True)
     errors = torch.zeros(len(actions), len(seen), device=hidden.device)
-    for rows in _pieces(len(actions)):
+    for rows in pieces(len(actions)):
         errors[rows] = -torch.softmax(group.logits(hidden[rows]), dim=-1)[:, seen]
     errors[torch.arange(len(actions), device=hidden.device), place] += 1
     right = group.right[:, None].expand_as(group.mask)[group.mask]
@@ -132,13 +132,13 @@ def residual_weight(group: Group, *, rank: int = 64, low: float = 0.1) -> Tensor
 def hellinger(first: Callable[[slice], Tensor], second: Callable[[slice], Tensor], count: int) -> Tensor:
     """(count,) squared Hellinger distance of two next-token distributions, from their logits some rows at a time."""
     parts = []
-    for rows in _pieces(count):
+    for rows in pieces(count):
         both = torch.log_softmax(first(rows), dim=-1) + torch.log_softmax(second(rows), dim=-1)
         parts.append(-torch.expm1(torch.logsumexp(both / 2, dim=-1)))
     return torch.cat(parts).clamp(0, 1) if parts else torch.zeros(0)
 
 
-def _pieces(count: int) -> Iterator[slice]:
+def pieces(count: int) -> Iterator[slice]:
     return (slice(start, start + ROWS) for start in range(0, count, ROWS))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmrl.errors import PolicyError
 from mmrl.media import Sound
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.families import generator_of
@@ -138,8 +139,10 @@ def _mixed(policy: FlowPolicy, prompts: list[Prompt]) -> float:
 
 def _replayed(policy: FlowPolicy, case: Case, seen: Watched) -> float | None:
     swapped = Swapped(policy.pipeline, policy.generator.asked, like=policy.generator)
-    gap = velocity_gap(swapped, seen, PROMPTS[0], case.media, trained_modules(policy.generator))
-    return None if gap == float("inf") else gap
+    try:
+        return velocity_gap(swapped, seen, PROMPTS[0], case.media, trained_modules(policy.generator))
+    except PolicyError:
+        return None
 
 
 def _trained(policy: FlowPolicy, rollouts: Rollouts) -> bool:

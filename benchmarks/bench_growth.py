@@ -1,0 +1,144 @@
+"""The law by which the cost of a step grows: with image tokens, new tokens and the group, beside TRL at its corners.
+
+One axis at a time from a step of 2 prompts x 8 responses, 256 image tokens and 64 new tokens, everything trained. Every
+cell is a process of its own that takes an untimed step and `--steps` timed ones. Along an axis seconds grow as
+size^exponent, by least squares of logarithms over the axis, and between its last two cells; the same of the operations
+that must be done once (`flops.step_floor`), which no program can grow slower than.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import measuring
+from benchmarks.bench_group import line
+from benchmarks.bench_vlm import MEMBERS, NEW, prepare
+from benchmarks.bench_vlm import MODULE as STEPS_OF
+from benchmarks.measuring import Report, alternate, target, workers
+
+AXES: dict[str, list[int]] = {
+    "image tokens": [64, 256, 1024, 4096],
+    "new tokens": [64, 256, 1024],
+    "G": [4, 8, 16, 32],
+}
+BASE = {"image tokens": 256, "new tokens": NEW, "G": MEMBERS}
+WANTED = {"new tokens 256": 4.0, "new tokens 1024": 3.0, "image tokens 1024": 12.0}
+"""How many times faster than TRL, of processor time: the corners TRL is asked for."""
+SHARE, OF_SHARE = 0.5, "new tokens 1024"
+TINY = {"image tokens": [4, 16], "new tokens": [4, 8], "G": [2, 4]}
+TINY_BASE = {"image tokens": 4, "new tokens": 4, "G": 2}
+PIXELS = 28
+"""Of a side of what becomes one image token."""
+
+Cell = dict[str, int]
+
+
+def cells(axes: dict[str, list[int]], base: Cell) -> dict[str, Cell]:
+    """{name: cell}, the base once and then every other size of each axis."""
+    named = {"base": base}
+    for axis, sizes in axes.items():
+        named |= {f"{axis} {size}": base | {axis: size} for size in sizes if size != base[axis]}
+    return named
+
+
+def exponent(sizes: list[int], values: list[float]) -> float:
+    """b of value = a size^b, by least squares of logarithms."""
+    logs = [math.log(v) for v in values]
+    spread = [math.log(s) for s in sizes]
+    x, y = sum(spread) / len(spread), sum(logs) / len(logs)
+    over = sum((s - x) * (v - y) for s, v in zip(spread, logs, strict=True))
+    return over / sum((s - x) ** 2 for s in spread)
+
+
+def measure(options: argparse.Namespace) -> None:
+    axes, base = (TINY, TINY_BASE) if options.tiny else (AXES, BASE)
+    if options.quick:
+        axes = {axis: sizes[:2] for axis, sizes in axes.items()}
+    steps, report = options.steps or 1, Report("bench_growth", options)
+    asked = cells(axes, base)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = prepare(Path(folder), sorted({side(cell) for cell in asked.values()}))
+        given = {"folder": folder, "model": f"{folder}/model", "train_vision": True, "checkpointing": False}
+        rows: dict[str, dict[str, Any]] = {}
+        rate = 0.0
+        for name, cell in asked.items():
+            corner = (name in WANTED or name == "base" or options.tiny) and not options.ours
+            spec = given | {"members": cell["G"], "new": cell["new tokens"], "pictures": pictures[side(cell)]}
+            rows[name], its = of_cell(name, cell, spec, steps, options.threads, beside=corner)
+            rate = max(rate, its)
+            print(f"{name}: {rows[name]['processor seconds']:.4g} s of processor time", flush=True)
+    for row in rows.values():  # one rate for all cells, the best that was seen: a busy machine only lowers it
+        row |= {"floor, s": round(row["floor, GFLOP"] * 1e9 / rate, 4)}
+        row |= {"times the floor": round(row["processor seconds"] * rate / row["floor, GFLOP"] / 1e9, 2)}
+    report.table("growth", list(rows.values()))
+    report.table("seconds = a size^exponent", [law(axis, axes[axis], base, rows) for axis in axes])
+    report.targets(targets(rows))
+    report.write()
+
+
+def side(cell: Cell) -> int:
+    """Pixels of a square picture that has so many tokens."""
+    return PIXELS * math.isqrt(cell["image tokens"])
+
+
+def of_cell(
+    name: str, cell: Cell, spec: dict[str, Any], steps: int, threads: int, *, beside: bool
+) -> tuple[dict[str, Any], float]:
+    """Our step, and where it is installed TRL's in turn with it; and operations a second of a large product."""
+    who = ["ours", "TRL"] if beside and importlib.util.find_spec("trl") else ["ours"]
+    with workers(STEPS_OF, {one: spec | {"kind": one} for one in who}, threads) as running:
+        replies = alternate(running, steps)
+        floor = running["ours"].ask("floor")
+    taken = {one: {key: median(r[key] for r in replies[one]) for key in ("seconds", "cpu_seconds")} for one in who}
+    peak = {one: max(r["peak_mib"] for r in replies[one]) for one in who}
+    ours = taken["ours"]["cpu_seconds"]
+    row: dict[str, Any] = {"cell": name, **cell, "seconds": round(taken["ours"]["seconds"], 3)}
+    row |= {
+        "processor seconds": round(ours, 3),
+        "rollout of the clock": round(replies["ours"][-1]["seconds/rollout"], 3),
+    }
+    row |= {"floor, GFLOP": round(floor["floor"]["total"] / 1e9, 4), "MiB": round(peak["ours"])}
+    if "TRL" in who:
+        row |= {"TRL": round(taken["TRL"]["cpu_seconds"], 3), "TRL, MiB": round(peak["TRL"])}
+        row |= {"times": round(taken["TRL"]["cpu_seconds"] / ours, 2), "share": round(peak["ours"] / peak["TRL"], 3)}
+    return row, floor["rate"]
+
+
+def law(axis: str, sizes: list[int], base: Cell, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    along = [rows["base" if size == base[axis] else f"{axis} {size}"] for size in sizes]
+    row: dict[str, Any] = {"axis": axis, "sizes": sizes, "from": sizes[0], "to": sizes[-1]}
+    for what, key in (("exponent", "processor seconds"), ("of the floor", "floor, GFLOP")):
+        values = [one[key] for one in along]
+        row[what] = round(exponent(sizes, values), 3)
+        row[f"{what}, last two"] = round(exponent(sizes[-2:], values[-2:]), 3)
+    a, b, explained = line(sizes, [one["processor seconds"] for one in along])
+    return row | {"a of a + b size": round(a, 4), "b": round(b, 6), "r squared": round(explained, 4)}
+
+
+def targets(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    met = [target(f"{n}: times faster than TRL", w, rows[n]["times"]) for n, w in WANTED.items() if _has(rows, n)]
+    if _has(rows, OF_SHARE):
+        met.append(target(f"{OF_SHARE}: share of TRL's peak", SHARE, rows[OF_SHARE]["share"], at_most=True))
+    return met
+
+
+def _has(rows: dict[str, dict[str, Any]], name: str) -> bool:
+    return "times" in rows.get(name, {})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = measuring.parser("bench_growth", __doc__)
+    parser.set_defaults(threads=1)
+    parser.add_argument("--ours", action="store_true", help="without TRL")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
+    measure(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a prompt that the policy wrote is worth: as much as it teaches those that solve it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmrl.errors import ConfigError, unknown
+from mmrl.record import Batch
+from mmrl.stages import LANGUAGE, stage
+
+KINDS = ("rare", "band")
+
+
+def earned(success: float, kind: str, low: float, high: float) -> float:
+    """`rare`: 1 - success where anybody succeeds, else 0. `band`: 1 for a success within [low, high], else 0."""
+    if kind == "band":
+        return float(low <= success <= high)
+    return 1 - success if success > 0 else 0.0
+
+
+@stage(
+    "shaping",
+    "proposals",
+    method="absolute_zero",
+    paper="Absolute Zero, arXiv 2505.03335; code LeapLabTHU/Absolute-Zero-Reasoner, reward_managers.py",
+    formula="of a proposal: 1 - mean success if above 0; useless -> `useless`, unreadable or refused -> `malformed`",
+    confidence="verified",
+    needs=("proposes", "proposal_group", "proposal_member"),
+    modalities=LANGUAGE,
+)
+def proposals(
+    batch: Batch, *, kind: Literal["rare", "band"] = "rare", low: float = 0.125, high: float = 0.625,
+    useless: float = -0.5, malformed: float = -1.0,
+) -> Tensor:  # fmt: skip
+    """Proposers are paid by the success of those that solve what they wrote; all other rows keep their reward. (B,)
+
+    kind       rare: solvable and seldom solved is best (Absolute Zero, search self-play); band: 1 inside (SvS)
+    low, high  the band
+    useless    of a proposal that was solved, and earned nothing
+    malformed  of one that could not be read, or that was refused before anybody solved it
+
+    A proposal none of whose answers could be scored is unscored itself, and so is a row that no reward scored.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"proposals: {unknown('kind', kind, KINDS)}")
+    worth = batch.reward if batch.success is None else torch.where(
+        batch.success.isnan(), batch.reward, batch.success.to(batch.reward)
+    )  # fmt: skip
+    solving = batch["proposal_group"] >= 0
+    checks = batch["checks_proposal"] > 0 if "checks_proposal" in batch else torch.zeros_like(solving)
+    reward = batch.reward.clone()
+    for row in (batch["proposes"] > 0).nonzero().squeeze(1).tolist():
+        mine = solving & ~checks & (batch["proposal_group"] == int(batch.group[row]))
+        mine &= batch["proposal_member"] == int(batch.member[row])
+        scores = worth[mine & ~worth.isnan()]
+        if not mine.any():
+            reward[row] = malformed
+        elif not len(scores):
+            reward[row] = float("nan")
+        else:
+            gain = earned(float(scores.double().mean()), kind, low, high)
+            reward[row] = gain if gain > 0 else useless
+    return torch.where(batch.reward.isnan(), batch.reward, reward)

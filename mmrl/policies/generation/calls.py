@@ -1,0 +1,55 @@
+"""How many states went through a generator's transformer: what methods are compared by at equal cost.
+
+One call is one state at one time, once through; a guided velocity is two. A call with gradient is counted as one too,
+and apart, since its backward pass costs about two more. Evaluation, monitors and the self-check are charged to nobody:
+a resumed run repeats some of them, and its counts are those of one that never stopped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import torch
+
+KINDS = ("sampled", "scored", "trained")
+"""Of rollouts; of passes without gradient; of passes with gradient."""
+WATCHED = "watched"
+
+
+class Calls:
+    """Counts by purpose. `purpose` is what passes without gradient are for: "sampled", "scored", or "watched", which
+    is not told."""
+
+    def __init__(self) -> None:
+        self.purpose = "sampled"
+        self.counts: Counter[str] = Counter()
+
+    def add(self, rows: int, passes: int = 1) -> None:
+        self.counts["trained" if torch.is_grad_enabled() else self.purpose] += rows * passes
+
+    def told(self) -> dict[str, float]:
+        """{"calls/sampled": ...} since it was asked for last."""
+        counts, self.counts = self.counts, Counter()
+        return {f"calls/{kind}": float(counts[kind]) for kind in KINDS}
+
+
+def uncounted(method: Callable) -> Callable:
+    """A method of a policy whose calls are left out."""
+
+    @wraps(method)
+    def called(policy: Any, *arguments: Any, **named: Any) -> Any:
+        counts = Counter(policy.calls.counts)
+        try:
+            return method(policy, *arguments, **named)
+        finally:
+            policy.calls.counts = counts
+
+    return called
+
+
+def spent(metrics: Mapping[str, Any]) -> float:
+    """Calls of a step."""
+    return sum(metrics.get(f"calls/{kind}", 0.0) for kind in KINDS)

@@ -1,0 +1,50 @@
+"""The watch over a generator's run, composed of what the configuration names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmrl import plugins
+from mmrl.policies.base import Policy
+from mmrl.record import Prompt
+from mmrl.rollout.actor import Actor
+from mmrl.training.evaluation import Score
+from mmrl.training.watch import HELD_OUT, TRAINED, Watch, WatchConfig
+
+if TYPE_CHECKING:
+    from mmrl.rewards.panel import RewardPanel
+
+PROBES = "probes.safetensors"
+PROBED = 8
+"""Prompts on which drift is measured."""
+
+
+def watch_of(
+    settings: WatchConfig, policy: Policy, score: Score, prompts: Sequence[Prompt], held_out: RewardPanel | None, *,
+    folder: Path | None,
+) -> Watch:  # fmt: skip
+    """score  what trains; held_out: the rewards that do not; folder: where start and measurements are kept"""
+    from mmrl.policies.generation.drift import Probes
+
+    scores: dict[str, Score] = {TRAINED: score}
+    if held_out is not None:
+        held_out.check([prompts[i] for i in range(min(settings.prompts, len(prompts)))])
+        scores[HELD_OUT] = held_out.score
+    embed = plugins.load(settings.embedding, "watch.embedding") if settings.embedding else None
+    path = None if folder is None else folder / PROBES
+    first = os.environ.get("RANK", "0") == "0"
+    watch = Watch(Actor(policy), prompts, scores, settings, embed=embed, folder=folder, speaks=first)
+    probes = Probes(policy, watch.prompts[:PROBED], path)
+    begun: list[bool] = []
+
+    def drift() -> float:
+        if not begun:
+            probes.begin(write=first)
+            begun.append(True)
+        return probes.drift()
+
+    watch.drift = drift
+    return watch

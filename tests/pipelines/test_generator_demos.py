@@ -1,0 +1,36 @@
+"""The demos of clips and of edits, cut to two small steps: trained, kept, scored again and shown."""
+
+import json
+
+import pytest
+
+from mmrl.pipelines.config import read_config
+from mmrl.pipelines.report import write_report
+from mmrl.pipelines.run import train
+from mmrl.training.tracking import read_metrics
+
+SMALL = (
+    "training.steps=2", "training.prompts_per_step=2", "training.group_size=4", "training.micro_batch_size=8",
+    "training.save_rollouts_every=1", "data.eval_limit=4", "policy.steps=4", "policy.eval_steps=4",
+    "policy.train_steps.high=3",
+)  # fmt: skip
+SHOWN = {"video_demo": "<video", "edit_demo": 'alt="condition image"'}
+KEPT = {"video_demo": ".mp4", "edit_demo": ".png"}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_short_demo_trains_and_shows_what_it_drew(name, tmp_path):
+    config = read_config(name, [*SMALL, f"run_dir={tmp_path / 'run'}"], "flow")
+    result = train(config, report=lambda step, metrics: None)
+    steps = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert all(m["gradient_norm"] > 0 and m["self_check/worst_gap"] < 1e-4 for m in steps[:1])
+    assert 0 < result.before["reward"] < 1 and 0 < result.after["reward"] < 1
+    rows = [
+        json.loads(line)
+        for path in (tmp_path / "run" / "rollouts").glob("step-*/rows.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert len(rows) == 16 and any(row["reward"] > 0 for row in rows)
+    files = {path.suffix for path in (tmp_path / "run" / "rollouts").rglob("*") if path.is_file()}
+    assert KEPT[name] in files
+    assert SHOWN[name] in write_report(tmp_path / "run").read_text()
