@@ -19,6 +19,7 @@ SUFFIXES = {
     "audio": ["wav", "mp3", "flac", "ogg", "m4a", "aac", "opus"],
 }
 OPTIONS = ("options", "option", "choices", "candidates", "answer_choices", "answer_options", "mc_options")
+_OF_OPTIONS = re.compile(r"(?:.*[_ -])?(?:option|choice|candidate|alternative|distractor)s?(?:[_ -].*)?", re.I)
 _ONE_OPTION = re.compile(r"((?i:option|opt|choice|answer|candidate|distractor)s?[_ -]?)([A-Ja-j]|\d)|([A-J])")
 LONGEST = 2048
 _PATHS = {kind: re.compile(rf"[^\n]+\.(?:{'|'.join(ends)})(?:\?\S*)?", re.I) for kind, ends in SUFFIXES.items()}
@@ -76,6 +77,8 @@ def _are_options(name: str, value: Any) -> bool:
     if name.lower() in OPTIONS:
         return listed or (isinstance(value, str) and _lists_options(value))
     texts = list(value) if isinstance(value, list | tuple) else []
+    if listed and _OF_OPTIONS.fullmatch(name):
+        return all(isinstance(t, str) for t in (value.values() if isinstance(value, Mapping) else value))
     return listed and bool(texts) and [label_of(t) if isinstance(t, str) else None for t in texts[:2]] == ["A", "B"]
 
 

@@ -54,7 +54,8 @@ _NEGATED = re.compile(
 _DENIED = re.compile(
     rf"[\s\"')\].:]*(?:\s*(?:,|and|or|&|nor)\s*{_M})*\s*(?:,|:|-)?\s*(?:(?:is|are|was|were|seems?"
     rf"|looks?|can be|must be|would be)\s+)?(?:also\s+|\w+ly\s+)?"
-    rf"(?:(?:not(?!\s+(?:the\s+)?{_M})|wrong|incorrect|false|out|impossible|eliminated|excluded|ruled "
+    r"(?:(?:the\s+)?(?:least|less)\s+(?:likely|plausible|probable|fitting|suitable|convincing|accurate|relevant)\b|"
+    rf"(?:not(?!\s+(?:the\s+)?{_M})|wrong|incorrect|false|out|impossible|eliminated|excluded|ruled "
     rf"out|unlikely|invalid)\b|(?:is|was|are|would|does|do|ca|could)n't\b|cannot\b|(?:does|do|can"
     rf"|would|could) not\b)"
     rf"|[^.;\n\ue000-\ue0ff]{{0,80}}\bso no\b",

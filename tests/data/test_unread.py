@@ -45,6 +45,7 @@ def test_what_looks_like_a_medium(value, kind):
         ("clip", ["a.mp4"], r"holds a video that nothing reads; .*data\.columns\.video=clip"),
         ("sound", "a.wav", r"holds audio that nothing reads; if not: data\.ignore=\[sound\]"),
         ("choices", ["left", "right"], r"holds options that nothing reads; .*data\.columns\.options=choices"),
+        ("choices_list", ["left", "right"], r"holds options that nothing reads; .*data\.columns\.options=choices_list"),
         ("candidates", {"A": "left", "B": "right"}, "holds options"),
         ("listed", ["A. left", "B. right"], "holds options"),
         ("conversation", CHAT, r"holds messages that nothing reads; .*data\.columns\.prompt=conversation"),
