@@ -9,9 +9,9 @@ the same weights:
     grpo   recipe `grpo`, for as many steps as give it at least as many rollouts as `guide` had, hinted ones counted
 
 Held-out pictures are asked about without any hint, and answered greedily. In the mean of the seeds `guide` must end
-`GAIN` above `grpo`. Task, verifier, seeds and limit were fixed before anything was tuned; budget, learning rate and
-`GUIDE` were then chosen on seeds 10 and 11. With the first budget, 24 steps at 3e-4, plain GRPO meets a few successes
-by itself, which is enough for it: docs/strategies.md has what came out there. The result is printed and written as
+`GAIN` above `grpo`. Task, verifier and seeds were fixed before anything was trained; budget, learning rate and
+`GUIDE` were then chosen on seeds 10 and 11, and this is the third budget that seeds 0 to 2 ran with. With the first, 24
+steps at 3e-4, plain GRPO meets a few successes by itself, which is enough for it: docs/strategies.md tells all. The result is printed and written as
 JSON; the exit code is 1 where a limit is missed.
 """
 

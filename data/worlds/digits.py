@@ -15,6 +15,7 @@ import numpy as np
 
 from mmrl.data.worlds.questions import Question, Still
 from mmrl.data.worlds.scenes import split_of
+from mmrl.errors import DataError
 
 SIZE = 64
 SIDES = {1: 2, 2: 2, 3: 2, 4: 3, 5: 4}  # cells on a side, by difficulty
@@ -32,7 +33,11 @@ class Digits(Still):
         filled = sorted(rng.sample(range(len(cells)), FILLED[level]))
         for cell in filled:
             cells[cell] = rng.choice(handwriting()[split])
-        skill = rng.choice([each for each in self.skills if each != "count" or len(filled) > 1])
+        skills = [each for each in self.skills if each != "count" or len(filled) > 1]
+        if not skills:
+            raise DataError(f"world 'digits': difficulty {level} shows one digit, and of one there is nothing to count; "
+                            "expected difficulty 2 or more, or another skill beside 'count'")  # fmt: skip
+        skill = rng.choice(skills)
         place = rng.choice(filled)
         asked = {"cell": place, "count": int(digit_images()[1][cells[place]])}.get(skill)
         return {"size": SIZE, "side": side, "cells": cells, "skill": skill, "asked": asked}

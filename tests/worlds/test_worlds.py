@@ -133,6 +133,11 @@ def test_mistakes_name_the_nearest_choice():
         open_world("shapes", difficulty=(4, 2))
 
 
+def test_counting_a_single_digit_is_refused():
+    with pytest.raises(DataError, match="difficulty 1 shows one digit.*expected difficulty 2 or more"):
+        open_world("stills", split="train", size=1, difficulty=1, skills=["count"])[0]
+
+
 def test_asking_for_more_scenes_than_there_are_says_so():
     with pytest.raises(DataError, match="no 200 different test scenes"):
         open_world("compositions", split="test", difficulty=1, size=200)[0]
