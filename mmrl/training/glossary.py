@@ -261,6 +261,18 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         ),
         Entry("cache/*", "hits, misses and damage of the frame cache since the process began", "no damage"),
     ),
+    "Watch": (
+        Entry("calls/sampled", "evaluations of the generator in rollouts, a row each", "steady"),
+        Entry("calls/scored", "in passes without gradient", "0, unless a recipe reads them"),
+        Entry("calls/trained", "in updates", "steady"),
+        Entry(
+            "watch/*",
+            "what is measured beside the reward of a generator's run, every watch.every steps",
+            "follows the reward, or stays",
+            "`watch` in docs/flow-comparison.md",
+        ),
+        Entry("reward/best", "the best candidate's reward of an evolution step", "rises"),
+    ),
     "Diagnosis": (
         Entry("diagnosis", "what is wrong, by rule, for as long as it lasts", "absent", "what its sentence says"),
         Entry("step", "rollout batches so far", "grows"),

@@ -357,7 +357,7 @@ def xrpo(world: World, new: Tensor) -> Tensor:
     def f(i: int, t: int) -> Tensor:
         a = standard(world, i)
         novelty = 1 - math.exp(s[i] - mean([s[j] for j in world.members(i)]))
-        bonus = min(max(novelty, 0), 0.5 * a) if world.success[i] and a > 0 else 0.0
+        bonus = min(max(2.5 * novelty, 0), 0.5 * a) if world.success[i] and a > 0 else 0.0
         return ppo(ratio(world, new, i, t), a + bonus, 0.8, 1.2)
 
     return sequence_mean(world, f)

@@ -13,7 +13,7 @@ from mmrl.training.trainer import Result
 def test_a_signal_ends_the_whole_demo(tmp_path, monkeypatch):
     begun = []
 
-    def stopped(config, report):
+    def stopped(config, report, kept):
         begun.append(config.modality)
         return Result(58, {"success": 0.4}, {}, interrupted=True, signal=signal.SIGTERM)
 

@@ -14,11 +14,10 @@ SMALL = (
     "training.save_rollouts_every=1", "data.eval_limit=4", "policy.steps=4", "policy.eval_steps=4",
     "policy.train_steps.high=3",
 )  # fmt: skip
-SHOWN = {"video_demo": "<video", "edit_demo": 'alt="condition image"'}
 KEPT = {"video_demo": ".mp4", "edit_demo": ".png"}
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", KEPT)
 def test_a_short_demo_trains_and_shows_what_it_drew(name, tmp_path):
     config = read_config(name, [*SMALL, f"run_dir={tmp_path / 'run'}"], "flow")
     result = train(config, report=lambda step, metrics: None)
@@ -33,4 +32,4 @@ def test_a_short_demo_trains_and_shows_what_it_drew(name, tmp_path):
     assert len(rows) == 16 and any(row["reward"] > 0 for row in rows)
     files = {path.suffix for path in (tmp_path / "run" / "rollouts").rglob("*") if path.is_file()}
     assert KEPT[name] in files
-    assert SHOWN[name] in write_report(tmp_path / "run").read_text()
+    assert f'{KEPT[name]}"' in write_report(tmp_path / "run").read_text()

@@ -5,6 +5,7 @@ A reward can be told to wait in a certain call, so a run is killed or interrupte
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -79,7 +80,16 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert (one / "result.json").read_text() == (other / "result.json").read_text()
     for name in FILES:
         last = Path("checkpoints") / "step-000004" / name
-        assert (one / last).read_bytes() == (other / last).read_bytes(), name
+        assert _told(one / last) == _told(other / last), name
+
+
+def _told(path: Path) -> bytes | dict:
+    """A file's bytes; of the state all but the digest of the model's card, which tells the run's own command."""
+    if path.name != "state.json":
+        return path.read_bytes()
+    state = json.loads(path.read_text())
+    assert state.pop("sha256") and state["files"].pop("policy/README.md")
+    return state
 
 
 @pytest.mark.parametrize("modality", RECIPES)

@@ -40,7 +40,7 @@ def config(recipe: str, *changes: str, rewards=(ACCURACY,), **sections):
 )
 def test_a_recipe_whose_columns_nobody_makes_is_refused_at_configuration(recipe, message):
     with pytest.raises(ConfigError, match=message):
-        check_config(config(recipe, "rollout=[]"), {})
+        check_config(config(recipe, "rollout=[]", "policy.old_log_probs=sampler"), {})
 
 
 def test_a_declared_maker_is_enough():

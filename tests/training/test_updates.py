@@ -163,7 +163,7 @@ def test_resuming_with_several_updates_and_epochs_equals_never_having_stopped(tm
     straight = make_trainer(tmp_path / "straight", recipe="gspo", steps=3, **changes)
     straight.train()
     first = make_trainer(tmp_path / "resumed", recipe="gspo", steps=3, **changes)
-    first.train_step()
+    first.doctor(first.train_step())
     first.step += 1
     first.save()
     second = make_trainer(tmp_path / "resumed", recipe="gspo", steps=3, **changes)
