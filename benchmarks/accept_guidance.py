@@ -11,8 +11,8 @@ the same weights:
 Held-out pictures are asked about without any hint, and answered greedily. In the mean of the seeds `guide` must end
 `GAIN` above `grpo`. Task, verifier and seeds were fixed before anything was trained; budget, learning rate and
 `GUIDE` were then chosen on seeds 10 and 11, and this is the third budget that seeds 0 to 2 ran with. With the first, 24
-steps at 3e-4, plain GRPO meets a few successes by itself, which is enough for it: docs/strategies.md tells all. The result is printed and written as
-JSON; the exit code is 1 where a limit is missed.
+steps at 3e-4, plain GRPO meets a few successes by itself, which is enough for it: docs/strategies.md tells all. The
+result is printed and written as JSON; the exit code is 1 where a limit is missed.
 """
 
 from __future__ import annotations

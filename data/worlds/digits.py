@@ -35,7 +35,7 @@ class Digits(Still):
             cells[cell] = rng.choice(handwriting()[split])
         skills = [each for each in self.skills if each != "count" or len(filled) > 1]
         if not skills:
-            raise DataError(f"world 'digits': difficulty {level} shows one digit, and of one there is nothing to count; "
+            raise DataError(f"world 'digits': difficulty {level} shows one digit, of which there is nothing to count; "
                             "expected difficulty 2 or more, or another skill beside 'count'")  # fmt: skip
         skill = rng.choice(skills)
         place = rng.choice(filled)

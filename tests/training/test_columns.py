@@ -35,7 +35,7 @@ def config(recipe: str, *changes: str, rewards=(ACCURACY,), **sections):
         ("dypo", r"expert \(B,\), which group 'dypo_routing' and .* read; it takes rollout=.*demonstrations"),
         ("a_lol", r"reference_value \(B,\), .* it takes the data set, .* data.numbers=\[reference_value\]"),
         ("gigpo", r"segment \(B, T\).*; nobody makes the column state"),
-        ("vcpo", r"sampler_log_probs \(B, T\).* it takes an engine"),
+        ("vcpo", r"sampler_log_probs \(B, T\).* it takes policy\.old_log_probs=trainer"),
     ],
 )
 def test_a_recipe_whose_columns_nobody_makes_is_refused_at_configuration(recipe, message):

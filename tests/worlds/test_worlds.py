@@ -134,7 +134,7 @@ def test_mistakes_name_the_nearest_choice():
 
 
 def test_counting_a_single_digit_is_refused():
-    with pytest.raises(DataError, match="difficulty 1 shows one digit.*expected difficulty 2 or more"):
+    with pytest.raises(DataError, match=r"difficulty 1 shows one digit.*expected difficulty 2 or more"):
         open_world("stills", split="train", size=1, difficulty=1, skills=["count"])[0]
 
 
