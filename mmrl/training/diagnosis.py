@@ -19,6 +19,8 @@ WINDOW = 20
 SPEAKS = ("vlm", "video", "masked")
 EVERYONE = (*SPEAKS, "flow")
 
+SOME = 5
+"""Steps over which noisy numbers are judged together: one poor step is no finding."""
 TRUNCATED = 0.5
 LOW_SIGNAL = 0.25
 NEVER = 0.02
@@ -65,11 +67,13 @@ def _constant(rows: Window) -> str:
 
 
 def _equal(rows: Window) -> str:
-    (active,) = recent(rows, "signal/active_fraction", 1) or [1.0]
-    (flat,) = recent(rows, "signal/zero_variance_fraction", 1) or [0.0]
+    count = min(len(rows), SOME)
+    active = _mean(recent(rows, "signal/active_fraction", count) or [1.0])
+    flat = _mean(recent(rows, "signal/zero_variance_fraction", count) or [0.0])
     if active >= LOW_SIGNAL:
         return ""
-    success = rows[-1].get("success")
+    seen = recent(rows, "success", count)
+    success = _mean(seen) if seen else None
     side = "" if success is None else f"; most are {'right' if success > 0.5 else 'wrong'}, success is {success:.2f}"
     return (
         f"only {active:.0%} of the rollouts carry a learning signal ({flat:.0%} are in groups whose members all scored "
@@ -93,10 +97,11 @@ def _unmet(rows: Window) -> str:
 
 
 def _dead(rows: Window) -> str:
-    for name in _components(rows[-1]):
-        mean, spread = (recent(rows, f"reward/{name}/{part}", 5) for part in ("mean", "std"))
-        if mean and spread and max(spread) <= 1e-6 and max(mean) - min(mean) <= 1e-6:
-            return f"reward component {name!r} has been {mean[-1]:.3f} for every rollout of 5 steps: it teaches nothing"
+    """Of rewards, not of their parts, which nobody can take out; one that all have met in full has done its work."""
+    for name in (n for n in _components(rows[-1]) if "/" not in n):
+        mean, spread = (recent(rows, f"reward/{name}/{part}", SOME) for part in ("mean", "std"))
+        if mean and spread and max(spread) <= 1e-6 and max(mean) - min(mean) <= 1e-6 and mean[-1] < PERFECT:
+            return f"reward {name!r} has been {mean[-1]:.3f} for every rollout of {SOME} steps: it teaches nothing"
     return ""
 
 

@@ -8,17 +8,19 @@ from mmrl.pipelines.config import read_config
 from mmrl.pipelines.report import write_report
 from mmrl.pipelines.run import train
 from mmrl.training.tracking import read_metrics
+from tests.pipelines.test_report import browse
 
 SMALL = (
     "training.steps=2", "training.prompts_per_step=2", "training.group_size=4", "training.micro_batch_size=8",
     "training.save_rollouts_every=1", "data.eval_limit=4", "policy.steps=4", "policy.eval_steps=4",
     "policy.train_steps.high=3",
 )  # fmt: skip
+SHOWN = {"video_demo": "<video", "edit_demo": 'alt="condition image"'}
 KEPT = {"video_demo": ".mp4", "edit_demo": ".png"}
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_a_short_demo_trains_and_shows_what_it_drew(name, tmp_path):
+def test_a_short_demo_trains_and_shows_what_it_drew(name, tmp_path, chromium):
     config = read_config(name, [*SMALL, f"run_dir={tmp_path / 'run'}"], "flow")
     result = train(config, report=lambda step, metrics: None)
     steps = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -32,4 +34,5 @@ def test_a_short_demo_trains_and_shows_what_it_drew(name, tmp_path):
     assert len(rows) == 16 and any(row["reward"] > 0 for row in rows)
     files = {path.suffix for path in (tmp_path / "run" / "rollouts").rglob("*") if path.is_file()}
     assert KEPT[name] in files
-    assert f'{KEPT[name]}"' in write_report(tmp_path / "run").read_text()
+    dom = browse(chromium, "--dump-dom", write_report(tmp_path / "run").as_uri())
+    assert SHOWN[name] in dom

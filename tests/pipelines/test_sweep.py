@@ -63,7 +63,7 @@ def test_table_and_plot_are_written(curves, folder):
     assert text.splitlines()[0].startswith("| recipe | seeds | reward | other verifier | diversity, pixels")
     assert {"`flow_grpo_fast`", "`diffusion_nft`", "(before)"} <= set(text.replace("|", " ").split())
     drawn = (folder / "comparison.svg").read_text()
-    assert drawn.startswith("<svg") and "diffusion_nft" in drawn and drawn.count("<polyline") >= 4
+    assert drawn.startswith("<svg") and "diffusion_nft" in drawn and drawn.count('class="s0"') == 4
     import xml.etree.ElementTree as Tree
 
     Tree.fromstring(drawn)

@@ -83,8 +83,13 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert _told(one / last) == _told(other / last), name
 
 
+def card_of(run: Path) -> str:
+    """The card of a run's last checkpoint, without the place of its files."""
+    return (run / "checkpoints/step-000004/policy/README.md").read_text().replace(str(run.parent), "")
+
+
 def _told(path: Path) -> bytes | dict:
-    """A file's bytes; of the state all but the digest of the model's card, which tells the run's own command."""
+    """A file's bytes; of the state all but the digest of the model's card, which tells where the run's files lie."""
     if path.name != "state.json":
         return path.read_bytes()
     state = json.loads(path.read_text())
@@ -104,6 +109,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, bases, straight, modal
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
     train_here(config, modality, "--resume", str(tmp_path / "run"))
     assert_same_run(straight(modality), tmp_path / "run")
+    assert card_of(tmp_path / "run") == card_of(straight(modality))
 
 
 @pytest.mark.parametrize("advantage", ["durian", "dcpo_smooth"])

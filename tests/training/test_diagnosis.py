@@ -27,6 +27,21 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reward/accuracy/parsed/mean": 1.0, "reward/accuracy/parsed/std": 0.0},  # a part, which no `rewards` holds
+        {"reward/format/mean": 1.0, "reward/format/std": 0.0},  # met by all: it has done its work
+    ],
+)
+def test_what_is_constant_because_it_is_met_is_no_finding(change):
+    assert diagnose([HEALTHY | change] * 10, "vlm") == {}
+
+
+def test_one_step_without_a_signal_is_no_finding():
+    assert diagnose([HEALTHY] * 9 + [HEALTHY | {"signal/active_fraction": 0.0}], "vlm") == {}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_with_its_number_and_its_knob(name):
     change, sentence = FAULTS[name]
