@@ -18,7 +18,7 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.policies.registry import MODALITIES
 from mmrl.stages import CONFIDENCES
 
-_ROOMS = ("mmrl.weights", "mmrl.selection")
+_ROOMS = ("mmrl.weights",)
 _TOOLS: dict[str, Tool] = {}
 
 
