@@ -9,8 +9,9 @@ rate, so that no arm profits from a schedule that ends earlier. For each seed:
     reached   rollouts until the first of two consecutive evaluations at or above the target
 
 and `reached` must be at most `SHARE` of the budget in every seed. World, verifier, seeds, budget and limit were fixed
-before anything was tuned on them. The result is printed and written as JSON; the exit code is 1 where a limit is
-missed.
+before anything ran on them; they are the second set: on a first world, all of `stills`, no sampler passed
+(docs/selection.md). `kinds`, which the `vade` arm uses, is an addition of ours. The result is printed and written as
+JSON; the exit code is 1 where a limit is missed.
 """
 
 from __future__ import annotations

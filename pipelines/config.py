@@ -306,14 +306,19 @@ def read_config(
     return config
 
 
-def usual_rate(values: Mapping[str, Any]) -> float:
-    """The learning rate of a configuration that names none: adapters take ten times that of full fine-tuning and more.
+def trains_adapters(modality: str, policy: Any) -> bool:
+    """Whether a `policy` section asks for adapters: fresh ones, or those of a folder. A generator has them unless it
+    says `lora: null`."""
+    if not isinstance(policy, Mapping):
+        return False
+    return policy.get("adapter") is not None or policy.get("lora", {} if modality == "flow" else None) is not None
 
-    A generator has adapters unless it says `lora: null`.
-    """
-    generator, policy = values.get("modality") == "flow", values.get("policy") or {}
-    adapted = policy.get("lora", {} if generator else None) is not None
-    return RATES[("flow" if generator else "language", bool(adapted))]
+
+def usual_rate(values: Mapping[str, Any]) -> float:
+    """The learning rate of a configuration that names none: adapters take at least ten times that of all weights."""
+    modality = str(values.get("modality"))
+    adapted = trains_adapters(modality, values.get("policy") or {})
+    return RATES[("flow" if modality == "flow" else "language", adapted)]
 
 
 def _plain(values: Any, where: str, key: str = "") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from mmrl.pipelines.config import RunConfig
+from mmrl.pipelines.config import RunConfig, trains_adapters
 from mmrl.recipes import load_recipe
 from mmrl.shown import shown
 
@@ -44,7 +44,7 @@ def model_card(config: RunConfig, before: Mapping[str, float], after: Mapping[st
     """Markdown with the hub's front matter. before, after: held-out scores, empty where there were none."""
     from mmrl import __version__
 
-    recipe, adapted = load_recipe(config.recipe), bool(config.policy.get("lora"))
+    recipe, adapted = load_recipe(config.recipe), trains_adapters(config.modality, config.policy)
     model = str(config.policy.get("model", ""))
     front = {
         "library_name": "peft" if adapted else LIBRARY[config.modality],

@@ -17,7 +17,7 @@ def write_card(checkpoint: Path, folder: Path, *, adapter: bool = True) -> None:
     config, path = run_of(checkpoint)
     state = read_state(path)
     if not adapter:
-        config = config.model_copy(update={"policy": {**config.policy, "lora": None}})
+        config = config.model_copy(update={"policy": {**config.policy, "lora": None, "adapter": None}})
     card = model_card(config, state.get("before") or {}, state.get("after") or {}, int(state["step"]))
     (folder / "README.md").write_text(card)
 

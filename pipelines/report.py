@@ -20,7 +20,9 @@ from mmrl.pipelines.report_rollouts import inside, saved_folders, section
 from mmrl.pipelines.trust import made_here
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.settings import read_yaml_file
+from mmrl.shown import tell
 from mmrl.training.diagnosis import spells
+from mmrl.training.run_lock import is_held
 from mmrl.training.step_metrics import not_acted
 from mmrl.training.storage import write_atomically
 from mmrl.training.tracking import read_metrics
@@ -73,14 +75,20 @@ def write_report(run: str | Path, *, trust: bool = False, live: bool = False) ->
 def watch(
     run: str | Path, *, trust: bool = False, every: float = REFRESHED, sleep: Callable[[float], None] = time.sleep
 ) -> Path:
-    """`write_report` again and again until the run has made all its steps."""
+    """`write_report` again and again until the run has made all its steps, or nobody trains in it any more."""
     run = Path(run)
     while True:
-        write_report(run, trust=trust, live=True)
-        training = read_mapping(run, "config.yaml").get("training")
+        running = is_held(run)  # asked first: what is written after that stands in the last page
+        metrics = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+        training = read_mapping(run, "config.yaml").get("training") if metrics else None
         steps = training.get("steps", 0) if isinstance(training, dict) else 0
-        if read_metrics(run / "metrics.jsonl")[-1]["step"] >= steps:
+        whole = bool(metrics) and metrics[-1]["step"] >= steps
+        if whole or not running:
+            if metrics and not whole:
+                tell(f"{run} is not being trained: it ended after step {metrics[-1]['step']} of {steps}")
             return write_report(run, trust=trust)
+        if metrics:
+            write_report(run, trust=trust, live=True)
         sleep(every)
 
 

@@ -199,4 +199,5 @@ def _asked(plan: Comparison, config: RunConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     for name in ("run_dir", "tracking", "watch"):
         values.pop(name)
-    return values | {"budget": plan.budget.model_dump(), "measured": plan.watch.model_dump(mode="json")}
+    measured = plan.watch.model_dump(mode="json") | {"measurements": plan.measurements}
+    return values | {"budget": plan.budget.model_dump(), "measured": measured}

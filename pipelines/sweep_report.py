@@ -59,10 +59,11 @@ def _counted(values: Sequence[float]) -> str:
 
 def reached(rows: Sequence[Row], reward: float, by: str = "seconds") -> float | None:
     """What a run had spent when its reward first was `reward`, straight lines between measurements; None: never."""
+    if rows[0]["reward"] >= reward:
+        return rows[0][by]
     for before, after in pairwise(rows):
         if after["reward"] >= reward:
-            rise = after["reward"] - before["reward"]
-            share = 0.0 if before["reward"] >= reward else (reward - before["reward"]) / rise
+            share = (reward - before["reward"]) / (after["reward"] - before["reward"])
             return before[by] + share * (after[by] - before[by])
     return None
 

@@ -26,14 +26,16 @@ _CODE = re.compile(r".+\.py:\w+|(?!asset:|world:)\w+(\.\w+)*:\w+")
 
 def doors(config: RunConfig) -> list[str]:
     """What the configuration would run or read that is not mmrl's own, one line each."""
-    from mmrl.rewards.panel import PRESETS
+    from mmrl.rewards.panel import PRESETS, RewardSpec
     from mmrl.rewards.registry import registered
 
     found = []
-    for spec in config.rewards:
+    watching = [RewardSpec.model_validate({"name": s} if isinstance(s, str) else s) for s in config.watch.rewards]
+    rewards = [*config.rewards, *(spec for spec in watching if spec not in config.rewards)]
+    for spec in rewards:
         if spec.name not in registered() and spec.name not in PRESETS:
             found.append(f"runs the reward {_absolute(spec.name)} with {json.dumps(spec.options, sort_keys=True)}")
-    for spec in config.rewards:
+    for spec in rewards:
         if spec.python is not None:
             found.append(f"runs the reward {spec.name} by the program {Path(spec.python).expanduser()}")
         if address := spec.options.get("url"):

@@ -81,12 +81,13 @@ class ContextTrainer(Trainer):
             answers = self.actor.act(requests, key.at(purpose="lessons")).outputs
             found = [operations_in(str(text)) for text in answers]
             unreadable = sum(operations is None for operations in found)
-            self.lessons = merged(self.lessons, [o[0] for o in found if o], self.most)
+            self.lessons = merged(self.lessons, [operation for each in found for operation in each or ()], self.most)
         self._write()
         reward = rollouts.reward
         assert reward is not None
         return {
             "reward/mean": float(reward.nanmean()), "rollouts": len(rollouts), "context/lessons": len(self.lessons),
+            "reward/unscored_fraction": float(reward.isnan().double().mean()), "unscored": dict(self.causes),
             "context/asked": len(mixed), "context/unreadable": unreadable, "updates": self.updates,
             "signal/zero_variance_fraction": 1 - len(mixed) / len(indices), **self.counters(), **self.policy.counted(),
         }  # fmt: skip
@@ -95,12 +96,12 @@ class ContextTrainer(Trainer):
         with self.clock("rollout"):
             rollouts = self.actor.act(requests, key)
         with self.clock("reward"):
-            score_rows(rollouts, self.score)
+            self.causes = score_rows(rollouts, self.score).causes
         return rollouts
 
     def _question(self, prompt: Prompt, rollouts: Rollouts, group: int) -> Prompt:
         value = worth(rollouts)
-        rows = (rollouts.group == group).nonzero().squeeze(1).tolist()
+        rows = ((rollouts.group == group) & ~value.isnan()).nonzero().squeeze(1).tolist()
         lines = [f"- {'right' if value[row] > 0 else 'wrong'}: {rollouts.outputs[row]}" for row in rows]
         lessons = as_text(self.lessons, "").strip() or "none"
         return with_text(

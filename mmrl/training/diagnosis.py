@@ -67,12 +67,11 @@ def _constant(rows: Window) -> str:
 
 
 def _equal(rows: Window) -> str:
-    count = min(len(rows), SOME)
-    active = _mean(recent(rows, "signal/active_fraction", count) or [1.0])
-    flat = _mean(recent(rows, "signal/zero_variance_fraction", count) or [0.0])
+    active = _mean(recent(rows, "signal/active_fraction", SOME) or [1.0])
+    flat = _mean(recent(rows, "signal/zero_variance_fraction", SOME) or [0.0])
     if active >= LOW_SIGNAL:
         return ""
-    seen = recent(rows, "success", count)
+    seen = recent(rows, "success", SOME)
     success = _mean(seen) if seen else None
     side = "" if success is None else f"; most are {'right' if success > 0.5 else 'wrong'}, success is {success:.2f}"
     return (

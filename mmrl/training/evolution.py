@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class EvolutionTrainer(Trainer):
         """One generation, judged and followed; the policy then is the mean of the search."""
         key = Key(self.config.seed, self.step)
         indices = self.sampler.select(self.config.prompts_per_step, len(self.collector.prompts), key)
+        self.causes: Counter = Counter()
         candidates = self.search.ask(key.at(purpose="candidates").generator())
         try:
             rewards = torch.stack([self._worth(candidate, indices, key) for candidate in candidates])
@@ -52,10 +54,12 @@ class EvolutionTrainer(Trainer):
         self.updates += 1
         self.policy.after_update()
         self.policy.after_batch()
+        count = len(candidates) * len(indices) * self.config.group_size
         return {
+            "reward/unscored_fraction": sum(self.causes.values()) / count, "unscored": dict(self.causes),
             "reward/mean": float(rewards.mean()), "reward/best": float(rewards.max()),
             "reward/std": float(rewards.std(correction=0)), "essa/sigma": self.search.sigma, "updates": self.updates,
-            "rollouts": len(candidates) * len(indices) * self.config.group_size, **self.values.described(),
+            "rollouts": count, **self.values.described(),
             **self.counters(), **self.policy.counted(),
         }  # fmt: skip
 
@@ -67,8 +71,9 @@ class EvolutionTrainer(Trainer):
         with self.clock("rollout"):
             rollouts = self.actor.act(requests, key)
         with self.clock("reward"):
-            reward = score_rows(rollouts, self.score).reward
-        scored = ~reward.isnan()
+            scores = score_rows(rollouts, self.score)
+        reward, scored = scores.reward, ~scores.reward.isnan()
+        self.causes.update(scores.causes)
         if not scored.any():
             raise MMRLError(f"step {self.step + 1}: no answer of a candidate could be scored, so none can be compared")
         return reward[scored].double().mean()

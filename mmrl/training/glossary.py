@@ -271,6 +271,29 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
             "follows the reward, or stays",
             "`watch` in docs/flow-comparison.md",
         ),
+        Entry("marble/weight/*", "the moving average of a reward's weight in the combination", "none stays at 0"),
+        Entry(
+            "marble/least_cosine",
+            "how much the two rewards most at odds oppose each other: their gradients' cosine",
+            "above -1; at -1 no step serves both",
+            "rewards that do not contradict each other",
+        ),
+        Entry("kinds/*", "share of a kind of actions in rows that hold several", "steady"),
+    ),
+    "Learners without a gradient": (
+        Entry(
+            "essa/sigma", "how far candidates are drawn from the mean of the search", "falls slowly", "learner.sigma"
+        ),
+        Entry("essa/factors", "matrices of the adapter that are searched", "all of them"),
+        Entry("essa/numbers", "singular values that are searched", "a few hundred to a few thousand"),
+        Entry("context/lessons", "lessons that stand before every prompt", "grows, then stays"),
+        Entry("context/asked", "groups that were compared in words", "above 0", "prompts that are solved sometimes"),
+        Entry(
+            "context/unreadable",
+            "comparisons that held no operations that can be read",
+            "near 0",
+            "a model that can write JSON; learner.ask",
+        ),
         Entry("reward/best", "the best candidate's reward of an evolution step", "rises"),
     ),
     "Diagnosis": (

@@ -86,3 +86,18 @@ class RunLock:
             else:
                 self.file.truncate(0)
         self.file.close()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether somebody trains into the folder, as the lock's text says: it is emptied in the end, and of this machine
+    the process is looked for. Nothing is locked, so that a run which starts meanwhile is not turned away."""
+    try:
+        held = json.loads((folder / NAME).read_text())
+        if held["host"] != socket.gethostname():
+            return True
+        os.kill(int(held["pid"]), 0)
+    except PermissionError:  # a process of somebody else
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True

@@ -73,4 +73,4 @@ class SingularValues:
             factor.put(values)
 
     def described(self) -> dict[str, Any]:
-        return {"factors": len(self.factors), "numbers": sum(self.counts)}
+        return {"essa/factors": len(self.factors), "essa/numbers": sum(self.counts)}

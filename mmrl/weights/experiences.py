@@ -19,7 +19,7 @@ Operation = tuple[str, int | None, str]
     command="mmrl train vlm CONFIG recipe=training_free_grpo",
     paper="Training-Free GRPO, arXiv 2510.08191; code TencentCloudADP/youtu-agent",
     formula="of groups with 0 < mean r < 1 the policy says ADD x, UPDATE i x, DELETE i; prompts hold E <- merge(E)",
-    confidence="partly",
+    confidence="reconstructed",
     modalities=("vlm", "video"),
 )
 def merged(entries: Mapping[int, str], operations: Sequence[Operation], most: int = 30) -> dict[int, str]:

@@ -41,6 +41,23 @@ def test_three_rewards_by_hand():
     assert (torch.tensor(units, dtype=torch.float64) @ combined).tolist() == pytest.approx([1 / 6] * 3)
 
 
+@pytest.mark.parametrize(
+    ("units", "alpha"),
+    [
+        ([[1.0, 0.0], [-1.0, 0.0]], [0.5, 0.5]),  # opposed: no step harms neither but none
+        ([[1.0, 0.0], [1.0, 0.0]], [0.5, 0.5]),  # the same twice
+        ([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], [0.5, 0.5, 0.0]),  # 0 lies between the first two
+    ],
+)
+def test_gradients_that_are_opposed_or_equal(units, alpha):
+    assert least_norm(gram(*map(torch.tensor, units))).tolist() == pytest.approx(alpha, abs=1e-9)
+
+
+def test_opposed_rewards_make_no_step():
+    found, conflict = direction(torch.tensor([3.0, 4.0]), torch.tensor([-3.0, -4.0]))
+    assert found.tolist() == pytest.approx([0, 0], abs=1e-9) and conflict == pytest.approx(-1)
+
+
 def test_against_a_search_over_the_simplex():
     for seed in range(5):
         rows = torch.nn.functional.normalize(

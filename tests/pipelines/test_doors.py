@@ -50,6 +50,13 @@ def test_rewards_that_send_or_start_something_are_doors():
     ]
 
 
+def test_rewards_that_only_watch_are_doors_too():
+    judge = {"name": "judge", "python": "/opt/there/bin/python", "options": {"url": "http://elsewhere:1/v1"}}
+    watched = doors(read_config({**PLAIN, "watch": {"rewards": [judge, "accuracy", "mine.py:f"]}}))
+    assert set(doors(read_config({**PLAIN, "rewards": [judge, "accuracy", "mine.py:f"]}))) <= set(watched)
+    assert len(watched) >= 3
+
+
 def test_doors_of_a_foreign_run_are_shut_until_this_user_opened_them(tmp_path):
     config = read_config({**PLAIN, **CODE})
     with pytest.raises(ConfigError, match=r"runs the reward .*mine.py:f.*comes with the model m.*--trust"):

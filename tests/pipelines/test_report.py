@@ -1,8 +1,10 @@
 """The report: one page, no network, opened in a real browser, wide and narrow, light and dark."""
 
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 
 import numpy as np
@@ -189,6 +191,7 @@ def test_a_constant_is_drawn_too_and_kl_has_its_own_axis(tmp_path):
 
 def test_a_live_report_follows_the_run_to_its_end(tmp_path):
     (tmp_path / "config.yaml").write_text("training: {steps: 3}\n")
+    (tmp_path / ".lock").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
     path, waited = tmp_path / "metrics.jsonl", []
     path.write_text('{"step": 1, "reward/mean": 0.5}\n')
 
@@ -200,6 +203,18 @@ def test_a_live_report_follows_the_run_to_its_end(tmp_path):
     watch(tmp_path, sleep=sleep)
     assert waited == [1, 1]
     assert 'data-refresh="0"' in (tmp_path / "report.html").read_text(), "a run that is over is not read again"
+
+
+def test_a_live_report_waits_for_the_first_step_and_ends_with_a_run_that_ends_early(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("training: {steps: 9}\n")
+    (tmp_path / ".lock").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+
+    def sleep(seconds: float) -> None:
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n')
+        (tmp_path / ".lock").write_text("")  # as a run leaves it that has ended
+
+    watch(tmp_path, sleep=sleep)
+    assert "it ended after step 1 of 9" in "".join(capsys.readouterr())
 
 
 def test_a_head_that_all_components_share_is_left_out():

@@ -25,13 +25,15 @@ from mmrl.stages import FLOW, stage
 MOST_REWARDS = 10
 """All 2^K - 1 sets of rewards are tried, which is exact and, for so few, at once."""
 NOTHING = 1e-12
+ROUNDING = 1e-9
 
 
 def least_norm(gram: Tensor) -> Tensor:
     """(K,) float64 on the simplex: argmin of a^T G a, for `gram (K, K)` of dot products.
 
-    On the set of rewards that take part G a is constant, so for each set the candidate is G^-1 1, scaled; the best one
-    without negative entries is the solution. Rewards whose gradient is zero take no part.
+    On the set of rewards that take part G a is constant, so for each set the candidate solves [[G, 1], [1^T, 0]] (a, c)
+    = (0, 1), by least squares where gradients are opposed or equal and G has no inverse; the best one without negative
+    entries is the solution. Rewards whose gradient is zero take no part.
     """
     gram = gram.double()
     alive = [k for k in range(len(gram)) if float(gram[k, k]) > NOTHING]
@@ -39,12 +41,16 @@ def least_norm(gram: Tensor) -> Tensor:
     for size in range(1, len(alive) + 1):
         for part in combinations(alive, size):
             rows = torch.tensor(part)
-            a = torch.linalg.lstsq(gram[rows][:, rows], torch.ones(size, 1, dtype=torch.float64)).solution[:, 0]
-            if not bool(torch.isfinite(a).all()) or float(a.sum()) <= 0 or float(a.min()) < 0:
+            bordered = torch.ones(size + 1, size + 1, dtype=torch.float64)
+            bordered[:size, :size], bordered[size, size] = gram[rows][:, rows], 0.0
+            wanted = torch.zeros(size + 1, 1, dtype=torch.float64)
+            wanted[size] = 1.0
+            a = torch.linalg.lstsq(bordered, wanted, driver="gelsd").solution[:size, 0]
+            if not bool(torch.isfinite(a).all()) or float(a.min()) < -ROUNDING or float(a.sum()) <= 0:
                 continue
-            a = a / a.sum()
+            a = a.clamp(min=0) / a.clamp(min=0).sum()
             value = float(a @ gram[rows][:, rows] @ a)
-            if value < least - NOTHING:
+            if value <= least + NOTHING:  # of equals the larger set, in which equal rewards share
                 best, least = torch.zeros_like(best).index_copy(0, rows, a), value
     return best
 
@@ -54,7 +60,7 @@ def least_norm(gram: Tensor) -> Tensor:
     paper="MARBLE: multi-aspect reward balance for diffusion RL, arXiv 2605.06507",
     formula="A = sum_k abar_k (R_k - mean_g) / (std_g + eps); every N steps abar <- rho abar + (1 - rho) alpha, "
     "alpha the least-norm convex combination of the rewards' unit gradients, which that step takes",
-    confidence="verified",
+    confidence="partly",
     scope="batch",
     relative=True,
     needs=("components",),

@@ -110,7 +110,7 @@ def _taught_and_valued(*, top_k: int = 0, **_) -> dict[str, Need]:
     "credit",
     paper="On-policy distillation (OPD): GKD, arXiv 2306.13649; the single-sample form of the reverse KL",
     formula="A_it <- a A_it + b k_it, k = clip(lp_T - lp_old)",
-    confidence="verified",
+    confidence="partly",
     needs=_taught,
     modalities=LANGUAGE,
 )
@@ -133,7 +133,7 @@ def opd(
     "credit",
     paper="vOPD: KL for a KL, on-policy distillation with a control variate baseline, arXiv 2605.07865",
     formula="A_it <- a A_it + b (k_it - V_it), V = sum_v pi(v) (lp_T(v) - lp(v)) = -KL(pi || pi_T), detached",
-    confidence="verified",
+    confidence="partly",
     needs=_taught_and_valued,
     modalities=LANGUAGE,
 )

@@ -17,7 +17,7 @@ LEAST_SPREAD = 1e-6
     paper="FlowSE-GRPO: RL for speech flow matching, arXiv 2601.16483",
     formula="R_i = sum_m w_m r_mi / std_batch(r_m); a metric whose std is at most 1e-6, or a value that is not finite, "
     "adds 0",
-    confidence="partly",
+    confidence="reconstructed",
     scope="batch",
     needs=("components",),
 )

@@ -42,7 +42,7 @@ def objective_weights(losses: Mapping[str, Sequence[float]], window: int, temper
     "shaping",
     paper="RECAP, arXiv 2510.21978",
     formula="r = 1/K sum_k lambda_k r_k; lambda = K softmax(s / T), s = mu/mu~ + std/(mu + mu~) of 1 - mean r_k",
-    confidence="partly",
+    confidence="reconstructed",
     scope="batch",
     needs=("components",),
 )

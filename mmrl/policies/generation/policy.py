@@ -76,7 +76,7 @@ class FlowPolicy(Policy):
         self.config, self.pipeline, self.seed = config, pipeline, seed
         self.generator = generator_of(pipeline, config.asked())
         self.verdict: Verdict | None = None
-        self.scoring, self.likelihood = config.scoring(), likelihood_class(config.likelihood)(config)
+        self.likelihood = likelihood_class(config.likelihood)(config)
         self.watched, self.calls, self.updates = Watched(), Calls(), 0
         self.average = None if config.ema is None else WeightAverage(config.ema)
         self._source: str | None = None
@@ -221,7 +221,7 @@ class FlowPolicy(Policy):
         with torch.no_grad(), self._weights(weights) as module:
             sampled = sample(
                 Group(ids, members, conditioned, plan, starts, *aids(self.config, requests, greedy)), module.velocity,
-                times.to(self.device), self.scoring, key, self.shape, DTYPES[self.config.latent_dtype],
+                times.to(self.device), self.config.scoring(), key, self.shape, DTYPES[self.config.latent_dtype],
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
                 watch=None if greedy else self.watched.of(ids, members, times, weights),
                 home=torch.device("cpu") if self.config.latents_on == "cpu" else None,

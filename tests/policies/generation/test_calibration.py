@@ -8,6 +8,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from mmrl.errors import ConfigError, PolicyError
+from mmrl.pipelines.calibrating import _use
 from mmrl.pipelines.cli import app
 from mmrl.pipelines.config import shipped_asset
 from mmrl.policies.generation.calibration import calibrated, imbalance
@@ -103,6 +104,13 @@ class TestLevels:
         times = policy.times(STEPS)
         expected = noise("flow_sde", times[:-1], times[1:], torch.tensor(levels), times[1]).std[:3]
         assert torch.allclose(rollouts.columns[Need("step_std").key][0, :3], expected)
+        _use(policy, torch.tensor(levels) / 2)
+        calmer = policy.rollout([Request(prompt, 2, group=0)], Key(0, 1))
+        column = Need("step_std").key
+        assert torch.allclose(calmer.columns[column][0, :3], rollouts.columns[column][0, :3] / 2, atol=1e-6)
+        with torch.no_grad():
+            again = policy.evaluate(calmer).log_probs
+        assert torch.allclose(again, calmer.old_log_probs, atol=1e-4), "what calibration tries is what is drawn"
         policy.config.sampler = Sampler(level=0.7)
         with pytest.raises(PolicyError, match=r"drawn with level=-1, this policy scores with 0\.7"):
             policy.evaluate(rollouts)
