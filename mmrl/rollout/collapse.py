@@ -41,19 +41,22 @@ class CollapseStop(Strategy):
     entropy  of a group's answers, in nats, below which they all say the same
     shorter  share of the first steps' length below which answers have shrunk
 
-    Groups whose rows carry a success are the labelled ones: rows of the data set with a truth, a few are enough. They
-    are watched, never trained on. The run raises, and the weights of the step before are saved. Source: secondary
+    labels   labelled groups in the window from which their share is judged; with fewer, the other two signs decide
+
+    Groups whose rows carry a success are the labelled ones: rows of the data set with a truth, which is looked at and
+    never trained on. The run raises, and the weights of the step before are saved. Source: secondary
     notes for the share of 1 %; entropy, length and window are ours.
     """
 
     def __init__(
-        self, *, window: int = 10, least: float = 0.01, entropy: float = 0.05, shorter: float = 0.5
+        self, *, window: int = 10, least: float = 0.01, entropy: float = 0.05, shorter: float = 0.5,
+        labels: int = 64,
     ) -> None:  # fmt: skip
         if window < 1:
             raise ConfigError(f"rollout 'collapse_stop': window={window}; choose at least 1")
-        self.window, self.least, self.entropy, self.shorter = window, least, entropy, shorter
+        self.window, self.least, self.entropy, self.shorter, self.labels = window, least, entropy, shorter, labels
         self.first: list[float] = []
-        self.latest: list[tuple[float, float, float]] = []
+        self.latest: list[tuple[float, float, int, int]] = []
 
     def observe(self, batch: Batch, step: Step) -> None:
         """Remember this step, and raise Collapsed where the latest ones say so."""
@@ -62,7 +65,7 @@ class CollapseStop(Strategy):
             return
         share, entropy, _ = answer_shares(batch["answer"], batch.group, where)
         length = batch.length[where].double().mean().item()
-        self.latest = [*self.latest, (entropy[where].mean().item(), length, agreed(batch, share, where))][
+        self.latest = [*self.latest, (entropy[where].mean().item(), length, *agreed(batch, share, where))][
             -self.window :
         ]
         if len(self.first) < self.window:
@@ -72,9 +75,9 @@ class CollapseStop(Strategy):
 
     def reason(self) -> str:
         """Why the run has collapsed; "" where it has not."""
-        known = [right for _, _, right in self.latest if right == right]
-        if known:
-            right = fmean(known)
+        of = sum(each[3] for each in self.latest)
+        if of >= max(self.labels, 1):
+            right = sum(each[2] for each in self.latest) / of
             return (
                 f"the most frequent answer is right in {right:.1%} of the labelled groups" if right < self.least else ""
             )
@@ -85,20 +88,20 @@ class CollapseStop(Strategy):
         return ""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"first": self.first, "latest": [[repr(value) for value in each] for each in self.latest]}
+        return {"first": self.first, "latest": [list(each) for each in self.latest]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.first = list(state["first"])
-        self.latest = [(float(e), float(n), float(right)) for e, n, right in state["latest"]]
+        self.latest = [(float(e), float(n), int(right), int(of)) for e, n, right, of in state["latest"]]
 
 
-def agreed(batch: Batch, share: torch.Tensor, where: torch.Tensor) -> float:
-    """The share of groups of known truth whose most frequent answer is right; NaN where no truth is known."""
+def agreed(batch: Batch, share: torch.Tensor, where: torch.Tensor) -> tuple[int, int]:
+    """Of how many groups of known truth the most frequent answer is right, and how many such groups there are."""
     if batch.success is None:
-        return float("nan")
+        return 0, 0
     labelled = where & ~batch.success.isnan()
     right = []
     for group in torch.unique(batch.group[labelled]).tolist():
         rows = (labelled & (batch.group == group)).nonzero().squeeze(1)
-        right.append(float(batch.success[rows[share[rows].argmax()]]))
-    return fmean(right) if right else float("nan")
+        right.append(float(batch.success[rows[share[rows].argmax()]]) > 0.5)
+    return sum(right), len(right)

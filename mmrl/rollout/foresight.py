@@ -84,15 +84,18 @@ class Foresight(Strategy):
         self.least, self.most, self.ahead, self.size = least, most, ahead, context
         self.sharpness, self.prior = sharpness, prior
         self.context: list[tuple[str, float, int]] = []
+        self._spent = False
 
     def ask(self, step: Step) -> Plan | None:
         if step.group_size < self.least:
             raise ConfigError(f"rollout 'v_0': least={self.least} of training.group_size={step.group_size}")
+        self._spent = False
         return Plan([Ask(self.least, index=i) for i in step.draw(step.prompts_per_step)])
 
     def join(self, batch: Batch, step: Step) -> Plan | None:
-        if step.round > 1:
+        if self._spent:
             return None
+        self._spent = True
         groups = sorted(set(batch.group.tolist()))
         hopes = [expected(step.asked[g], self.context, self.sharpness, self.prior) for g in groups]
         counts = spend(hopes, step.group_size * len(groups), self.least, self.most, self.ahead)

@@ -77,5 +77,10 @@ def tells(text: str, prompt: Prompt, column: str = "solution") -> bool:
     answer = prompt.columns.get(column)
     if not isinstance(answer, str | int | float) or isinstance(answer, bool):
         return False
-    words = re.escape(" ".join(str(answer).lower().split()))
+    return holds(text, str(answer))
+
+
+def holds(text: str, answer: str) -> bool:
+    """Whether the answer stands in a text as words of its own, whatever case and spaces: "no" not in "known"."""
+    words = re.escape(" ".join(answer.lower().split()))
     return bool(words) and bool(re.search(rf"(?<!\w){words}(?!\w)", " ".join(text.lower().split())))

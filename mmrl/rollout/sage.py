@@ -134,10 +134,10 @@ class SageLight(SelfHints):
     """No second try in a step: what a prompt's last visit came to decides how much help its next one gets.
 
     low, high  shares of right answers at which help grows and shrinks
-    others     as in `sage`
+    others     as in `sage_self_hint`
 
     The hint is written at the end of a visit, while its group is held, and kept with the level. Column `hint (B,)` is
-    the level. Prompts are known by their row of the data set. Source: as `sage`, reward_tracker.py.
+    the level. Prompts are known by their row of the data set. Source: as `sage_self_hint`, reward_tracker.py.
     """
 
     def __init__(

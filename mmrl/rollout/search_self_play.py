@@ -6,7 +6,7 @@ import torch
 
 from mmrl.objective.groups import representatives
 from mmrl.record import Batch, Prompt, Rollouts
-from mmrl.rollout.hints import worth
+from mmrl.rollout.hints import holds, worth
 from mmrl.rollout.plan import Ask, Plan, Step
 from mmrl.rollout.proposing import CHECKS, MEMBER, SOLVES, Proposal, Proposing, asking, tagged
 from mmrl.stages import LANGUAGE, stage
@@ -49,7 +49,7 @@ class SearchSelfPlay(Proposing):
 
     def read(self, text: str, seed: str) -> Proposal | None:
         question, answer, evidence = (tagged(text, tag) for tag in ("question", "answer", "evidence"))
-        if not question or not answer or not evidence or answer.lower() in question.lower():
+        if not question or not answer or not evidence or holds(question, answer):
             return None
         return Proposal(question, answer, evidence)
 

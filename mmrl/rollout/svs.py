@@ -46,13 +46,15 @@ class Svs(Proposing):
             raise ConfigError(f"rollout 'svs': low={low}, high={high}, parents={parents}; expected 0 < low <= high < 1")
         filled(template, "rollout 'svs'", answer="")
         self.low, self.high, self.parents, self.most, self.template = low, high, parents, most, template
+        self._varied = False
 
     def ask(self, step: Step) -> Plan | None:
-        self._read, self._said = set(), set()
+        self._read, self._said, self._varied = set(), set(), False
         return None
 
     def join(self, batch: Batch, step: Step) -> Plan | None:
-        if step.round == 1:
+        if not self._varied:
+            self._varied = True
             asks = [
                 Ask(self.proposals, index=step.groups[g], note="vary:" + text, trains="shown", columns={PROPOSES: 1.0})
                 for g, text in self._sources(batch, step)

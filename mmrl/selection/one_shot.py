@@ -9,7 +9,7 @@ from typing import Any
 from mmrl.errors import ConfigError
 from mmrl.randomness import Key
 from mmrl.record import Batch
-from mmrl.selection.outcomes import tried
+from mmrl.selection.outcomes import check_pilot, tried
 from mmrl.selection.prompts import Shuffled
 from mmrl.stages import stage
 
@@ -51,7 +51,8 @@ class OneShot:
         if key.step >= self.pilot and self.chosen is None:
             self.chosen = self.ranked()[: self.keep]
         if self.chosen is None:
-            return self.shuffled.select(count, size, self._checked(key, count, size))
+            check_pilot("1_shot_rlvr", self.pilot, count, size, first=not self.shuffled.taken)
+            return self.shuffled.select(count, size, key)
         return self.coming(count, size, key)
 
     def coming(self, count: int, size: int, key: Key) -> list[int]:
@@ -65,15 +66,9 @@ class OneShot:
 
     def ranked(self) -> list[int]:
         """Rows by how much their success moved, most first."""
+        if not self.history:
+            raise ConfigError("prompts '1_shot_rlvr': no prompt was scored in the pilot; name them by rows=[...]")
         return sorted(self.history, key=lambda i: (-movement(self.history[i]), i))
-
-    def _checked(self, key: Key, count: int, size: int) -> Key:
-        if self.pilot * count < 2 * size:
-            raise ConfigError(
-                f"prompts '1_shot_rlvr': a pilot of {self.pilot} steps of {count} prompts visits {size} rows less than "
-                f"twice; choose pilot={-(-2 * size // count)}, or fewer rows by data.limit"
-            )
-        return key
 
     def observe(self, indices: list[int | None], batch: Batch) -> None:
         """Group g of the batch belongs to dataset row `indices[g]`. The choice rests on the pilot alone."""

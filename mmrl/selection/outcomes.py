@@ -61,3 +61,13 @@ def worth_of(batch: Batch) -> Tensor:
         return outcome(batch).double()
     verified = group_count(batch.group, batch.counted & ~torch.isnan(batch.success)) > 0
     return torch.where(verified, batch.success.double(), batch.reward.double())
+
+
+def check_pilot(name: str, pilot: int, count: int, size: int, *, first: bool) -> None:
+    """ConfigError for a pilot in which `count` prompts a step cannot visit each of `size` rows twice. `first`: of the
+    run's first draw, which takes a whole step's prompts; later ones of a strategy may be smaller."""
+    if first and 0 < pilot * count < 2 * size:
+        raise ConfigError(
+            f"prompts {name!r}: a pilot of {pilot} steps of {count} prompts visits {size} rows less than twice; choose "
+            f"pilot={-(-2 * size // count)}, or fewer rows by data.limit"
+        )

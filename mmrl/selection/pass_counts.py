@@ -12,6 +12,7 @@ from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt
 from mmrl.selection.outcomes import tried
 from mmrl.selection.prompts import Shuffled, column
+from mmrl.shown import tell
 from mmrl.stages import stage
 
 
@@ -39,7 +40,8 @@ class PassCounts:
                trains on them, counts instead
     seed       of the order among prompts of equal count
 
-    Source: UCSC-VLAA/MedVLThinker, order_easy_to_hard.py; counts of 16 answers.
+    Source: UCSC-VLAA/MedVLThinker, order_easy_to_hard.py; counts of 16 answers, of which that script by itself keeps 1
+    to 7: 15 is ours.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class PassCounts:
         self.counts: dict[int, float] = {}
         self.pool: list[int] | None = None
         self.taken = 0
+        self.waiting: set[int] = set()
         self.shuffled = Shuffled()
 
     def meet(self, prompts: Sequence[Prompt]) -> None:
@@ -69,8 +72,13 @@ class PassCounts:
     def select(self, count: int, size: int, key: Key) -> list[int]:
         """`count` dataset indices out of `size`: of all until each was asked, then of those that are kept."""
         if self._counting(size):
-            return self.shuffled.select(count, size, key)
-        self.pool = self.pool or self._kept()
+            indices = self.shuffled.select(count, size, key)
+            self.waiting |= set(indices) - self.counts.keys()
+            return indices
+        if self.pool is None:
+            self.pool = self._kept()
+            if missing := size - len(self.counts):
+                tell(f"prompts 'medvlthinker': {missing} of {size} prompts were never scored, and are left out")
         indices = self.coming(count, size, key)
         self.taken += count
         return indices
@@ -82,7 +90,11 @@ class PassCounts:
         return [pool[(self.taken + place) % len(pool)] for place in range(count)]
 
     def _counting(self, size: int) -> bool:
-        return self.column is None and self.shuffled.taken < size
+        """Until each prompt was asked and what came of it is known; those that nobody hears of again are waited for
+        through one more pass."""
+        if self.column is not None or self.pool is not None:
+            return False
+        return self.shuffled.taken < size or (bool(self.waiting) and self.shuffled.taken < 2 * size)
 
     def _kept(self) -> list[int]:
         pool = kept(self.counts, self.low, self.high, self.seed)
@@ -95,15 +107,22 @@ class PassCounts:
 
     def observe(self, indices: list[int | None], batch: Batch) -> None:
         """Group g of the batch belongs to dataset row `indices[g]`; its first visit counts, and no later one."""
+        self.waiting -= {i for i in indices if i is not None}
         if self.column is None and self.pool is None:
             for each in tried(indices, batch, "medvlthinker"):
                 self.counts.setdefault(each.index, each.rate * self.out_of)
 
     def state_dict(self) -> dict[str, Any]:
         counts = [] if self.column is not None else [[index, count] for index, count in self.counts.items()]
-        return {"counts": counts, "pool": self.pool, "taken": self.taken, "shuffled": self.shuffled.state_dict()}
+        return {
+            "counts": counts,
+            "pool": self.pool,
+            "taken": self.taken,
+            "waiting": sorted(self.waiting),
+            "shuffled": self.shuffled.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counts |= {int(index): count for index, count in state["counts"]}
-        self.pool, self.taken = state["pool"], state["taken"]
+        self.pool, self.taken, self.waiting = state["pool"], state["taken"], set(state["waiting"])
         self.shuffled.load_state_dict(state["shuffled"])

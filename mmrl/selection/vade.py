@@ -35,7 +35,7 @@ def faded(belief: Belief, step: int, keep: float) -> tuple[float, float]:
     "vade",
     paper="VADE, arXiv 2511.18902",
     formula="top B of u(p), p ~ Beta(a, b), u = p (1-p)^2; a <- 1 + g (a-1) + right, b <- 1 + g (b-1) + wrong",
-    confidence="partly",
+    confidence="reconstructed",
 )
 class Vade:
     """Thompson sampling: a success rate is drawn for every prompt, and those train whose draw would teach most.

@@ -11,7 +11,7 @@ import torch
 from mmrl.errors import ConfigError
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt
-from mmrl.selection.outcomes import tried
+from mmrl.selection.outcomes import check_pilot, tried
 from mmrl.selection.prompts import Shuffled, column
 from mmrl.stages import stage
 
@@ -85,11 +85,7 @@ class Weakness:
 
     def select(self, count: int, size: int, key: Key) -> list[int]:
         """`count` dataset indices out of `size`: weak ones first."""
-        if key.step < self.pilot and self.pilot * count < 2 * size:
-            raise ConfigError(
-                f"prompts 'sws': a pilot of {self.pilot} steps of {count} prompts visits {size} rows less than twice; "
-                f"choose pilot={-(-2 * size // count)}, or fewer rows by data.limit"
-            )
+        check_pilot("sws", self.pilot, count, size, first=not self.shuffled.taken)
         indices = self.coming(count, size, key)
         self.shuffled.taken += count - len(self._weak(count, key))
         return indices

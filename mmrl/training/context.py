@@ -14,6 +14,7 @@ from mmrl.randomness import Key
 from mmrl.record import Prompt, Request, Rollouts
 from mmrl.rollout.actor import score_rows
 from mmrl.rollout.hints import with_text, worth
+from mmrl.selection.prompts import Shuffled
 from mmrl.training.storage import write_atomically
 from mmrl.training.trainer import Trainer
 from mmrl.weights.experiences import as_text, merged, operations_in
@@ -58,6 +59,10 @@ class ContextTrainer(Trainer):
         self, *args: Any, most: int = 30, head: str = HEAD, ask: str = ASK, start: str = "", **settings: Any
     ):  # fmt: skip
         super().__init__(*args, **settings)
+        if not isinstance(self.sampler, Shuffled):
+            raise ConfigError(
+                "learner training_free tells no sampler what came of its prompts; expected prompts=shuffled"
+            )
         if self.accelerator.num_processes > 1 or self.strategies.bounds:
             raise ConfigError(
                 "learner training_free runs in one process and asks for independent answers: no `rollout`"

@@ -11,6 +11,7 @@ from mmrl.errors import ConfigError, MMRLError
 from mmrl.randomness import Key
 from mmrl.record import Request
 from mmrl.rollout.actor import score_rows
+from mmrl.selection.prompts import Shuffled
 from mmrl.training.trainer import Trainer
 from mmrl.weights.essa import SingularValues
 from mmrl.weights.evolution import Search
@@ -31,6 +32,8 @@ class EvolutionTrainer(Trainer):
 
     def __init__(self, *args: Any, population: int = 24, sigma: float = 0.05, share: float = 1.0, **settings: Any):
         super().__init__(*args, **settings)
+        if not isinstance(self.sampler, Shuffled):
+            raise ConfigError("learner essa tells no sampler what came of its prompts; expected prompts=shuffled")
         if self.accelerator.num_processes > 1:
             raise ConfigError("learner essa runs in one process; let an engine with several GPUs write its responses")
         if self.strategies.bounds:

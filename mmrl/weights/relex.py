@@ -72,6 +72,8 @@ def extrapolated(
     """
     if len(steps) != len(deltas) or len(set(steps)) < 2:
         raise ConfigError(f"relex: {len(set(steps))} different steps of {len(deltas)} checkpoints; expected 2 or more")
+    if window is not None and not 2 <= window <= len(steps):
+        raise ConfigError(f"relex: window={window}; a line takes 2 to {len(steps)} of these checkpoints")
     line = line_through(deltas.flatten(1), steps, window)
     if line is None:
         return torch.zeros_like(deltas[0]), 1.0

@@ -90,7 +90,15 @@ def check_judge(row: Mapping[str, Any], *, judge: str = "", share: float = 1.0, 
     formula="R_i = sum_j P(i beats j) / (G - 1) over the group; a tie and what cannot be judged are 1/2",
 )
 def pref_grpo(
-    completions, prompt_id, *, judge: str = "", share: float = 1.0, scale: float = 0.0, seed: int = 0, **columns
+    completions,
+    prompt_id,
+    *,
+    prompts=None,
+    judge: str = "",
+    share: float = 1.0,
+    scale: float = 0.0,
+    seed: int = 0,
+    **columns,
 ) -> list[dict[str, float]]:
     """Win rate inside the group by a judge of pairs; `judged` is the share of pairs judged, `ties` of those undecided.
 
@@ -104,6 +112,7 @@ def pref_grpo(
     which judges each pair once in a fixed order and rounds win rates to three digits; ours draws the order and does
     not round.
     """
+    columns |= {} if prompts is None else {"prompts": prompts}
     groups: dict[Any, list[int]] = {}
     for place, name in enumerate(prompt_id):
         groups.setdefault(name, []).append(place)
@@ -160,7 +169,7 @@ def _by_scores(name: str, scale: float) -> Callable[[Sequence[Any], list[Pair], 
     def by_scores(outputs: Sequence[Any], pairs: list[Pair], columns: Mapping[str, Sequence]) -> list[float]:
         named = inspect.signature(chosen.function).parameters
         given = {key: values for key, values in columns.items() if key in named}
-        scores = [_number(name, each) for each in chosen.function(list(outputs), **given)]
+        scores = [_number(name, each) for each in chosen.function(completions=list(outputs), **given)]
         return [_beats(scores[i], scores[j], scale) for i, j in pairs]
 
     return by_scores

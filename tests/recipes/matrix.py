@@ -104,6 +104,8 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
         "run_dir": folder, "recipe": recipe, "data": {"workers": 0},
     }  # fmt: skip
     values = merge(merge(sizes, values), SMALLER.get(recipe, {}))
+    if known.learner != GRADIENT:
+        given.append("no gradient: it ran, and what it learned is not judged")
     if recipe in toys.TAUGHT:
         values["policy"]["teacher"] = {"model": f"asset:tiny_{modality}"}
         given += [f"objective.credit.{recipe}.reward", "the model itself as policy.teacher"]
@@ -146,7 +148,8 @@ def run_pair(recipe: str, modality: str) -> dict[str, Any]:
 
 
 def problem_of(metrics: list[dict[str, Any]], learner: Any = GRADIENT) -> str:
-    """Why two steps were not a training; "" if they were. A learner without a gradient says what its answers earned."""
+    """Why two steps were not a training; "" if they were. Of a learner without a gradient that it ran and
+    was judged is all that is asked."""
     if learner != GRADIENT:
         rewards = [m["reward/mean"] for m in metrics]
         return "" if len(rewards) == 2 and all(map(math.isfinite, rewards)) else f"fault: rewards {rewards}"

@@ -38,8 +38,12 @@ def test_one_sign_alone_is_none(answers, length):
     follow(CollapseStop(window=2), *[seen(LIVELY, 40, [NONE] * 4)] * 2, *[seen(answers, length, [NONE] * 4)] * 5)
 
 
-def test_labels_decide_where_there_are_any():
-    strategy = CollapseStop(window=2)
+def test_one_labelled_group_that_is_wrong_is_no_collapse():
+    follow(CollapseStop(window=2), *[seen(LIVELY, 40, [0, 0, NONE, NONE])] * 4)
+
+
+def test_labels_decide_where_there_are_enough():
+    strategy = CollapseStop(window=2, labels=2)
     follow(strategy, *[seen(SAME, 40, [1, 1, NONE, NONE])] * 2, *[seen(SAME, 1, [1, 1, NONE, NONE])] * 3)
     with pytest.raises(Collapsed, match=r"right in 0.0% of the labelled groups"):
         follow(strategy, *[seen(LIVELY, 40, [0, 0, NONE, NONE])] * 2)
@@ -48,7 +52,7 @@ def test_labels_decide_where_there_are_any():
 def test_the_most_frequent_answer_is_what_counts():
     batch = rows([0.0] * 4, [0] * 4, columns={"answer": torch.tensor([7.0, 7, 9, 0])})
     batch.success = torch.tensor([1.0, 1, 0, 0], dtype=torch.float64)
-    assert agreed(batch, torch.tensor([0.5, 0.5, 0.25, 0]), batch["answer"] != 0) == 1
+    assert agreed(batch, torch.tensor([0.5, 0.5, 0.25, 0]), batch["answer"] != 0) == (1, 1)
 
 
 def test_it_goes_on_after_a_save():

@@ -152,6 +152,10 @@ class TestProposals:
     def test_svs_pays_inside_its_band(self, right, paid):
         assert self.paid([1.0] * right + [0.0] * (8 - right), kind="band", useless=0.0, malformed=0.0) == paid
 
+    def test_search_self_play_pays_for_what_nobody_solves(self):
+        paid = [self.paid(scores, kind="failure", useless=0.0, malformed=0.0) for scores in ([0.0, 0.0], [1.0, 1.0])]
+        assert paid == [1.0, 0.0]
+
     def test_answers_without_a_score_say_nothing(self):
         assert self.paid([float("nan"), 1.0, 0.0]) == pytest.approx(0.5)
         assert torch.isnan(torch.tensor(self.paid([float("nan")])))

@@ -43,6 +43,18 @@ def test_it_asks_rows_of_the_data_set_and_repeats_itself_under_a_key(name):
     assert all(len(each) == COUNT and all(0 <= i < SIZE for i in each) for each in first)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_may_draw_again_and_fewer(name):
+    """As strategies do that ask for new prompts; what came of all is told once, at the end of the step."""
+    sampler = opened(name)
+    for step in range(20):
+        indices = [i for count in (COUNT, 1) for i in sampler.select(count, SIZE, Key(0, step))]
+        assert len(indices) == COUNT + 1 and all(0 <= i < SIZE for i in indices)
+        sampler.observe(indices, groups(*[solved(min(8, (i * 8) // SIZE + step // 8)) for i in indices], step=step))
+    if name == "medvlthinker":
+        assert sampler.counts.keys() == set(range(SIZE)), "no row is lost where the pass ends within a step"
+
+
 @pytest.mark.parametrize("steps", [0, 3, 7, 13])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_goes_on_is_one_that_never_stopped(name, steps):

@@ -65,7 +65,7 @@ def test_adapters_come_back_as_they_were():
     model = Adapted()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     values = SingularValues(model)
-    assert values.described() == {"factors": 2, "numbers": 8}
+    assert values.described() == {"essa/factors": 2, "essa/numbers": 8}
     values.put(values.vector())
     assert max((p - before[n]).abs().max() for n, p in model.named_parameters()) < 1e-6
     values.put(2 * values.vector())

@@ -31,6 +31,12 @@ def test_what_stands_still_stays():
     assert not none.any() and explained == 1
 
 
+@pytest.mark.parametrize("window", [-1, 0, 1, 6])
+def test_a_line_takes_two_checkpoints(window):
+    with pytest.raises(ConfigError, match=rf"window={window}; a line takes 2 to 5"):
+        extrapolated(torch.ones(5, 2).cumsum(0), range(5), 10, window=window)
+
+
 def test_the_window_forgets_the_beginning():
     """1, 2, 3, 3, 3: all of it rises, the last three do not."""
     u = torch.tensor([1.0, 0.0])

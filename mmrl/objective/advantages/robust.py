@@ -177,7 +177,7 @@ def psr_nsr(batch: Batch, *, mode: str = "w_reinforce", positive: float = 0.1) -
     paper="Weighted GRPO with bidirectional pairing, arXiv 2602.03452",
     formula="(x - mean)/(std + eps) over the pair; x = +1 for a right answer to the hard prompt, -1 for a wrong one to "
     "the easy prompt, -+common for the usual outcomes",
-    confidence="partly",
+    confidence="reconstructed",
     scope="batch",
     needs=("success",),
 )

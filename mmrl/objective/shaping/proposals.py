@@ -11,14 +11,14 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, stage
 
-KINDS = ("rare", "band")
+KINDS = ("rare", "failure", "band")
 
 
 def earned(success: float, kind: str, low: float, high: float) -> float:
-    """`rare`: 1 - success where anybody succeeds, else 0. `band`: 1 for a success within [low, high], else 0."""
+    """`failure`: 1 - success. `rare`: likewise, but 0 where nobody succeeds. `band`: 1 within [low, high], else 0."""
     if kind == "band":
         return float(low <= success <= high)
-    return 1 - success if success > 0 else 0.0
+    return 1 - success if success > 0 or kind == "failure" else 0.0
 
 
 @stage(
@@ -32,12 +32,13 @@ def earned(success: float, kind: str, low: float, high: float) -> float:
     modalities=LANGUAGE,
 )
 def proposals(
-    batch: Batch, *, kind: Literal["rare", "band"] = "rare", low: float = 0.125, high: float = 0.625,
+    batch: Batch, *, kind: Literal["rare", "failure", "band"] = "rare", low: float = 0.125, high: float = 0.625,
     useless: float = -0.5, malformed: float = -1.0,
 ) -> Tensor:  # fmt: skip
     """Proposers are paid by the success of those that solve what they wrote; all other rows keep their reward. (B,)
 
-    kind       rare: solvable and seldom solved is best (Absolute Zero, search self-play); band: 1 inside (SvS)
+    kind       rare: solvable and seldom solved is best (Absolute Zero); failure: unsolved is best, of questions that
+               were found valid before (search self-play); band: 1 inside (SvS)
     low, high  the band
     useless    of a proposal that was solved, and earned nothing
     malformed  of one that could not be read, or that was refused before anybody solved it

@@ -1,14 +1,17 @@
 """Win rates inside a group: the paper's numbers, any judge, a share of the pairs."""
 
 import random
+from dataclasses import replace
 from statistics import fmean, pstdev
 
 import pytest
 from PIL import Image
 
 from mmrl.errors import RewardError
+from mmrl.rewards import registry
 from mmrl.rewards.panel import RewardPanel
 from mmrl.rewards.papers.preferences import bradley_terry, chosen_pairs, pref_grpo, win_rates
+from mmrl.rewards.registry import registered
 from tests.rewards.helpers import prompts
 
 JUDGE = """
@@ -73,6 +76,16 @@ def test_a_reward_of_single_outputs_judges_by_its_scores():
     soft = scores(pictures, ["a"] * 3, judge="color_share", color=color, scale=1.0)
     p = 1 / (1 + 2.718281828**-1)
     assert soft == pytest.approx([(0.5 + p) / 2, 1 - p, (0.5 + p) / 2])
+
+
+def test_a_judge_that_reads_prompts_first_gets_them(monkeypatch):
+    """As clip_score, pickscore and hpsv2 do; through the panel, which gives what a reward names."""
+
+    def prompted(prompts, completions):
+        return [float(len(p) == c) for p, c in zip(prompts, completions, strict=True)]
+
+    monkeypatch.setitem(registry._REGISTRY, "prompted", replace(registered()["color_share"], function=prompted))
+    assert scores([1, 2, 1], ["a"] * 3, judge="prompted", prompts=["x"] * 3) == [0.75, 0, 0.75]
 
 
 def test_a_share_of_the_pairs_keeps_the_order_that_all_would_give():
