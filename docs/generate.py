@@ -145,7 +145,7 @@ def _pair(row: dict[str, typing.Any]) -> tuple[str, ...]:
         paper,
         run,
         acted,
-        "; ".join(row["toys"]),
+        "; ".join([*row["toys"], *filter(None, [row.get("note")])]),
     )
 
 

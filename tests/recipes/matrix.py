@@ -104,8 +104,6 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
         "run_dir": folder, "recipe": recipe, "data": {"workers": 0},
     }  # fmt: skip
     values = merge(merge(sizes, values), SMALLER.get(recipe, {}))
-    if known.learner != GRADIENT:
-        given.append("no gradient: it ran, and what it learned is not judged")
     if recipe in toys.TAUGHT:
         values["policy"]["teacher"] = {"model": f"asset:tiny_{modality}"}
         given += [f"objective.credit.{recipe}.reward", "the model itself as policy.teacher"]
@@ -131,6 +129,7 @@ def run_pair(recipe: str, modality: str) -> dict[str, Any]:
         prompts = prompts_of(modality)
         start = time.process_time()
         config, row["toys"] = configured(recipe, modality, folder)
+        row["note"] = "" if config.learner == GRADIENT else "no gradient: it ran; what it learned is not judged"
         row["run"] = [config.training.updates_per_epoch, config.training.epochs]
         train(config, prompts=prompts, report=lambda step, values: metrics.append(values))
         row["reason"] = problem_of(metrics, config.learner)
