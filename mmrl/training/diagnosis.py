@@ -214,11 +214,16 @@ def diagnose(rows: Window, modality: str) -> dict[str, str]:
     """{rule: what is wrong, and the knob} of the newest row, most telling first; empty for a healthy run."""
     if not rows:
         return {}
-    found = {r.name: (r, said) for r in RULES if modality in r.modalities and (said := r.says(rows))}
+    found = {r.name: (r, said) for r in _rules(modality) if (said := r.says(rows))}
     explained = {name for rule, _ in found.values() for name in rule.explains}
     return {
         n: f"{said}. {rule.knob[0].upper()}{rule.knob[1:]}" for n, (rule, said) in found.items() if n not in explained
     }
+
+
+def _rules(kind: str) -> list[Rule]:
+    """The rules that are about runs of one modality."""
+    return [rule for rule in RULES if kind in rule.modalities]
 
 
 def is_read(name: str) -> bool:

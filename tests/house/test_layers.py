@@ -143,6 +143,23 @@ def test_every_policy_of_the_registry_is_one():
         assert issubclass(policy_class(modality), Policy) and policy_class(modality).modality == modality
 
 
+ASKS_WHO = re.compile(r"if .*(modality|isinstance\(.*Policy)")
+
+
+def test_what_trains_never_asks_whom():
+    """A kind of policy is the policy's own affair: no branch on it in the objective, the rollouts or the trainer."""
+    rooms = ("mmrl/objective/", "mmrl/rollout/", "mmrl/training/")
+    asked = [
+        f"{place}: {line.strip()}"
+        for file in sources("mmrl")
+        if (place := file.relative_to(ROOT).as_posix()).startswith(rooms)
+        for line in file.read_text().splitlines()
+        if ASKS_WHO.search(line)
+    ]
+    assert not asked
+    assert ASKS_WHO.search("if isinstance(policy, FlowPolicy):") and ASKS_WHO.search("x if modality else y")
+
+
 @pytest.mark.parametrize(
     ("most", "folders"), [(LONGEST_FILE, MAY_IMPORT), (LONGEST_TEST, ("tests", "benchmarks", "docs"))]
 )
