@@ -297,6 +297,9 @@ def read_config(
     merged = merge(base, values)
     for key, value in changes.items():
         set_dotted(merged, key, value)
+    given = merged.get("rewards", [])
+    if isinstance(given := [given] if isinstance(given, str | Mapping) else given, list):
+        merged["rewards"] = [*given, *recipe.beside(given)]
     merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
     if isinstance(merged["training"], dict) and "learning_rate" not in merged["training"]:
         merged["training"] = {**merged["training"], "learning_rate": usual_rate(merged)}
