@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
@@ -23,18 +22,19 @@ def refine(batch: Batch, *, width: int = 5) -> Tensor:
 
     width  actions that are compared; fewer where the text ends before
 
-    The text is the row of the group on which `expert (B,)` is 1; on it the reward is 1. Source: secondary notes. The
-    authors add the cosine between hidden states of both, which no column has.
+    The text is the row of the group on which `expert (B,)` is 1; on it the reward is 1, and groups without one keep
+    theirs. Source: secondary notes. The authors add the cosine between hidden states of both, which no column has.
     """
     if batch.actions is None:
         raise ConfigError("shaping 'refine' compares token ids, and this batch has no actions")
-    expert, reward = batch["expert"] > 0, torch.zeros_like(batch.reward)
+    expert, reward = batch["expert"] > 0, batch.reward.clone()
     reward[expert] = 1.0
     for row in (~expert).nonzero().squeeze(1).tolist():
-        text = ((batch.group == batch.group[row]) & expert).nonzero().squeeze(1)
-        if not len(text):
-            raise ConfigError("shaping 'refine' compares rows with the text of their group; use it with rollout refine")
-        where = slice(int(batch["begins"][row]), min(int(batch["begins"][row]) + width, int(batch.length[text[0]])))
-        same = (batch.actions[row, where] == batch.actions[text[0], where]) & batch.mask[row, where]
-        reward[row] = same.double().mean().to(reward)
+        texts = ((batch.group == batch.group[row]) & expert).nonzero().squeeze(1)
+        if not len(texts):
+            continue
+        text, begins = int(texts[batch.member[texts].argmin()]), int(batch["begins"][row])
+        where = slice(begins, min(begins + width, int(batch.length[text])))
+        same = (batch.actions[row, where] == batch.actions[text, where]) & batch.mask[row, where]
+        reward[row] = same.double().sum() / max(where.stop - begins, 1)
     return reward
