@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mmrl.data.overlap import Overlap, overlap
 from mmrl.errors import DataError
@@ -12,18 +12,18 @@ from mmrl.record import Prompt
 EXAMPLES = 3
 
 
-def shared_with_sft(data: DataConfig, prompts: Sequence[Prompt]) -> list[str]:
+def shared_with_sft(
+    data: DataConfig, prompts: Sequence[Prompt], opened: Callable[[str], Sequence[Prompt]]
+) -> list[str]:
     """A line for each supervised set of `data.sft` that shares prompts with the run; DataError where too many are.
 
     The answers to shared prompts were learned by heart, so their rewards say little: published studies found that
     reinforcement learning on new prompts gains more.
+    `opened` reads a set as the run reads its own.
     """
-    from mmrl.data.datasets import open_dataset
-    from mmrl.pipelines.run import row_options
-
     lines = []
     for spec in data.sft:
-        found = overlap(prompts, open_dataset(spec, **row_options(data)))
+        found = overlap(prompts, opened(spec))
         if not found.rows:
             continue
         lines.append(line := _said(spec, found, prompts))

@@ -362,7 +362,7 @@ def _opened(
         for rows in (prompts, eval_prompts or ()):
             check_prompts(panel, rows, config.policy_class.reads)
     notes += [*few_rows(config, prompts), *(unasked(panel, prompts) if panel is not None else ())]
-    notes += shared_with_sft(config.data, prompts)
+    notes += shared_with_sft(config.data, prompts, partial(open_prompts, data=config.data))
     strategies = Nested.of(config.rollout)
     if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):
         first = [prompts[i] for i in range(min(len(prompts), CHECKED_PROMPTS))]

@@ -37,11 +37,10 @@ class Supo(Strategy):
 
     `policy.max_new_tokens` is the room of a piece. Columns: `episode (B,)`, the member that began, -1 on that itself,
     and `part (B,)`, 0 for the first piece, 1 for its summary, 2 for the next piece and so on. Pair it with advantage
-    `supo`. Pictures stay in every prompt. Pieces and summaries are scored like answers, which nothing reads;
-    samplers judge a prompt by its first pieces. Evaluation never sums up: its answers have to fit. Source: algorithms 1 and
-    2 and equation 3 as two independent re-implementations have them (the authors released none): what is known of the
-    settings is in the recipe. There the last turn before the limit is dropped and the summary is asked as a further
-    turn; here the piece stays whole and is quoted.
+    `supo`. Pictures stay in every prompt. Pieces and summaries are scored like answers, which nothing reads; samplers
+    judge a prompt by its first pieces. Evaluation never sums up: its answers have to fit. Source: algorithms 1 and 2
+    and equation 3 as two independent re-implementations have them (the authors released none). There the last turn
+    before the limit is dropped and the summary is asked as a further turn; here the piece stays whole and is quoted.
     """
 
     columns = COLUMNS

@@ -2,15 +2,16 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from PIL import Image
 
 from mmrl.data.overlap import overlap
 from mmrl.errors import DataError
-from mmrl.pipelines.config import DataConfig
+from mmrl.pipelines.config import DataConfig, read_config
 from mmrl.pipelines.overlap import shared_with_sft
-from mmrl.pipelines.run import open_prompts
+from mmrl.pipelines.run import open_prompts, train
 from tests.training.tiny import make_prompts
 
 
@@ -52,8 +53,19 @@ def test_a_run_is_told_and_refused_above_its_limit(sets):
     train, sft = sets
     data = DataConfig(train=train, sft=[sft], sft_overlap=0.3)
     prompts = open_prompts(train, data)
-    (line,) = shared_with_sft(data, prompts)
+    opened = partial(open_prompts, data=data)
+    (line,) = shared_with_sft(data, prompts, opened)
     assert line.startswith("3 of 10 training prompts (30%) are in ") and sft in line
     with pytest.raises(DataError, match=r"3 of 10 .* at most 10% may be \(data.sft_overlap\)"):
-        shared_with_sft(DataConfig(train=train, sft=[sft]), prompts)
-    assert shared_with_sft(DataConfig(train=train), prompts) == []
+        shared_with_sft(DataConfig(train=train, sft=[sft]), prompts, opened)
+    assert shared_with_sft(DataConfig(train=train), prompts, opened) == []
+
+
+def test_it_is_asked_before_a_model_is_loaded(sets, tmp_path):
+    train_file, sft = sets
+    values = {
+        "policy": {"model": "asset:tiny_vlm"}, "data": {"train": train_file, "sft": [sft]}, "rewards": ["accuracy"],
+        "run_dir": str(tmp_path / "run"), "reward_run": {"isolated": False},
+    }  # fmt: skip
+    with pytest.raises(DataError, match="3 of 10 training prompts"):
+        train(read_config(values, (), "vlm"))

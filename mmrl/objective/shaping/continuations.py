@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
@@ -23,7 +24,8 @@ def refine(batch: Batch, *, width: int = 5) -> Tensor:
     width  actions that are compared; fewer where the text ends before
 
     The text is the row of the group on which `expert (B,)` is 1; on it the reward is 1, and groups without one keep
-    theirs. Source: secondary notes. The authors add the cosine between hidden states of both, which no column has.
+    theirs. What could not be scored stays so: name a reward that scores every answer. Source: secondary notes. The
+    authors add the cosine between hidden states of both, which no column has.
     """
     if batch.actions is None:
         raise ConfigError("shaping 'refine' compares token ids, and this batch has no actions")
@@ -37,4 +39,4 @@ def refine(batch: Batch, *, width: int = 5) -> Tensor:
         where = slice(begins, min(begins + width, int(batch.length[text])))
         same = (batch.actions[row, where] == batch.actions[text, where]) & batch.mask[row, where]
         reward[row] = same.double().sum() / max(where.stop - begins, 1)
-    return reward
+    return torch.where(batch.reward.isnan(), batch.reward, reward)
