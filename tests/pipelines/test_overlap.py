@@ -43,7 +43,7 @@ def sets(tmp_path):
         for folder in ("rl", "sft") if i < 3 else ("rl",):
             name = f"{folder}-{i}.png"
             Image.new("RGB", (32, 32), (20 * i, 0, 0)).save(tmp_path / folder / name)
-            rows[folder].append({"prompt": "What colour is it?", "image": name, "solution": "red"})
+            rows[folder].append({"prompt": "What colour is it?", "image": name, "solution": "red", "task": "exact"})
     for folder, of in rows.items():
         (tmp_path / folder / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in of))
     return str(tmp_path / "rl" / "data.jsonl"), str(tmp_path / "sft" / "data.jsonl")
@@ -64,8 +64,10 @@ def test_a_run_is_told_and_refused_above_its_limit(sets):
 def test_it_is_asked_before_a_model_is_loaded(sets, tmp_path):
     train_file, sft = sets
     values = {
-        "policy": {"model": "asset:tiny_vlm"}, "data": {"train": train_file, "sft": [sft]}, "rewards": ["accuracy"],
-        "run_dir": str(tmp_path / "run"), "reward_run": {"isolated": False},
-    }  # fmt: skip
+        "policy": {"model": "asset:tiny_vlm"},
+        "data": {"train": train_file, "sft": [sft]},
+        "rewards": [{"name": "accuracy", "isolated": False}],
+        "run_dir": str(tmp_path / "run"),
+    }
     with pytest.raises(DataError, match="3 of 10 training prompts"):
         train(read_config(values, (), "vlm"))
