@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -41,6 +42,8 @@ class Recipe(Section):
     and `learner` what learns, where the method brings its own; `updates` are its paper's, which `training.updates:
     auto` follows as far as a smaller batch allows.
 
+    rewards     those that the method itself reads a column of: beside the configuration's own, unless it names them
+
     confidence  how far it was checked, as of a stage function (`mmrl.stages.stage`)
     deviates    one sentence for each thing in which it is known to differ from its source
     """
@@ -57,9 +60,15 @@ class Recipe(Section):
     environment: str | dict[str, Any] | None = None
     learner: str | dict[str, Any] = "gradient"
     updates: PaperUpdates = PaperUpdates()
+    rewards: list[dict[str, Any]] = []
     objective: dict[str, Any] = {}
     policy: dict[str, Any] = {}
     training: dict[str, Any] = {}
+
+    def beside(self, rewards: Sequence[Any]) -> list[dict[str, Any]]:
+        """The rewards of the method that are not among `rewards`: names, mappings or functions."""
+        named = {r.get("name") if isinstance(r, Mapping) else getattr(r, "name", r) for r in rewards}
+        return [dict(reward) for reward in self.rewards if reward["name"] not in named]
 
 
 def recipe_names() -> list[str]:

@@ -58,6 +58,8 @@ class DataConfig(Section):
     """Where prompts come from: a file, a `datasets` directory, a hub name, or `world:NAME`.
 
     eval        held-out prompts; without it nothing is evaluated
+    sft         data sets that the checkpoint was fine-tuned on: the share of training prompts that are in one of
+                them, by their words and media, is told, and is an error above `sft_overlap`
     format      the data format of the rows, by name; auto recognises it
     columns     our names to theirs: {prompt: question, solution: answer}
     numbers     columns of numbers that stage functions read, such as reference_value; every row must have them
@@ -76,6 +78,8 @@ class DataConfig(Section):
 
     train: str = ""
     eval: str | None = None
+    sft: list[str] = []
+    sft_overlap: float = Field(0.1, ge=0, le=1)
     limit: int | None = None
     eval_limit: int | None = None
     format: str = "auto"
@@ -293,6 +297,9 @@ def read_config(
     merged = merge(base, values)
     for key, value in changes.items():
         set_dotted(merged, key, value)
+    given = merged.get("rewards", [])
+    if isinstance(given := [given] if isinstance(given, str | Mapping) else given, list):
+        merged["rewards"] = [*given, *recipe.beside(given)]
     merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
     if isinstance(merged["training"], dict) and "learning_rate" not in merged["training"]:
         merged["training"] = {**merged["training"], "learning_rate": usual_rate(merged)}

@@ -150,6 +150,7 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
             problems.append(f"{modality}: {error}")
     kept = kept or [{}]
     made = {*strategies.makes, *(name for name in kept[0] if all(name in k for k in kept))}
+    made |= {name for reward in recipe.rewards for name in reward.get("columns", ())}
     read = strategies.reads(objective.columns)
     problems += missing(read, dict.fromkeys(made, "strategies and policies"), on_offer())
     makers = {name: list(COLUMNS[name].makers) for name in read if COLUMNS[name].makers}

@@ -27,6 +27,7 @@ from mmrl.plugins import reference_of
 from mmrl.policies.base import Policy
 from mmrl.policies.sharding import writes_files
 from mmrl.randomness import Key
+from mmrl.recipes import load_recipe
 from mmrl.record import Prompt, Request
 from mmrl.rewards.panel import RewardPanel, RewardSpec
 from mmrl.rollout.actor import Actor
@@ -94,7 +95,7 @@ class Pipeline:
         sections  further parts of the configuration: `training={"steps": 200}`, `objective={...}`, `data={...}`
         """
         config = self._config(recipe, run_dir, sections)
-        rewards = rewards or _specs(config)
+        rewards = [*rewards, *load_recipe(config.recipe).beside(rewards)] if rewards else _specs(config)
         self.environment = config.environment
         panel = self._panel(rewards, config)
         try:

@@ -19,8 +19,14 @@ def answer_number(text: str) -> int:
     return 1 + int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=8).digest(), "big") % NUMBERS
 
 
-@reward("answer_number", isolated=False, method="ttrv", paper="TTRV: test-time RL for vision-language models, 2025",
-        formula="[an answer can be read]; column answer: its number", confidence="partly")  # fmt: skip
+@reward(
+    "answer_number",
+    isolated=False,
+    method="ttrv",
+    paper="TTRV: test-time RL for vision-language models, arXiv 2510.06783",
+    formula="[an answer can be read]; column answer: its number",
+    confidence="partly",
+)
 def answered(completions: Sequence[str]) -> list[dict[str, float]]:
     """1 if a tag or box holds an answer; with `columns: [answer]`, its number for shaping `ttrv`. Needs no truth."""
     numbers = [answer_number(text) for text in completions]

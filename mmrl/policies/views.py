@@ -35,7 +35,7 @@ PixelView = Callable[..., Tensor]
 PIXEL_VIEWS: dict[str, PixelView] = {}
 VIDEO_VIEWS = frozenset({"shuffle_frames", "drop_frames"})
 REMOVE_MEDIA, BESIDE = "remove_media", "beside"
-DRAWN = frozenset({"patch_black", "noise", "shuffle_frames", "drop_frames"})
+DRAWN = frozenset({"patch_black", "noise", "degraded", "shuffle_frames", "drop_frames"})
 """Views that are different at every draw; they take the option `fresh`, true by default."""
 FRESH = "fresh"
 
@@ -125,6 +125,13 @@ def jpeg(frames: Tensor, pair: int, rng: torch.Generator, *, quality: int = 5) -
         pixels = torch.frombuffer(bytearray(Image.open(buffer).convert("RGB").tobytes()), dtype=torch.uint8)
         out.append(pixels.view(frame.shape[1], frame.shape[2], 3).permute(2, 0, 1))
     return torch.stack(out).to(frames.dtype)
+
+
+@pixel_view
+def degraded(frames: Tensor, pair: int, rng: torch.Generator) -> Tensor:
+    """One of four: `noise` of 65, `blur` of 4, `jpeg` of 5, `darken` by half (the pairs of Q-Hawkeye, 2601.22920)."""
+    kinds: tuple[PixelView, ...] = (noise, blur, jpeg, darken)
+    return kinds[int(torch.randint(len(kinds), (1,), generator=rng))](frames, pair, rng)
 
 
 @pixel_view

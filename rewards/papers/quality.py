@@ -102,7 +102,7 @@ def q_hawkeye(
 ) -> list[dict[str, float | None]]:
     """A picture's quality: exp(-|d| / tau), .8 for the format, and a penalty on repetition, as the authors weigh them.
 
-    With `columns: [predicted_score]` the rating itself is there for credit `q_hawkeye_uncertainty`.
+    The part `predicted_score` is the rating itself, for credit `q_hawkeye_uncertainty`; none where none was read.
     """
     scores = []
     for completion, truth in zip(completions, solution, strict=True):
@@ -114,7 +114,7 @@ def q_hawkeye(
         total = near + form + (repetition(completion) if value is not None else 0.0)
         scores.append({
             "score": total, "success": float(near >= 0.5), "accuracy": near, "format": form,
-            "parsed": float(value is not None),             "predicted_score": low if clipped is None else clipped,
+            "parsed": float(value is not None), "predicted_score": clipped,
         })  # fmt: skip
     return scores
 

@@ -77,6 +77,12 @@ def column(name: str, batch: Batch, seed: int) -> Tensor:
         return (batch.group == 7).to(dtype)
     if name in ("proposal_group", "proposal_member"):
         return torch.where(batch.group == 9, 7 if name == "proposal_group" else 1, -1).to(dtype)
+    if name == "episode":  # every second member goes on with the one before
+        return torch.where(batch.member % 2 == 1, batch.member - 1, -1).to(dtype)
+    if name == "sub":
+        return (batch.member % 2).to(dtype)
+    if name == "begins":
+        return torch.arange(rows) % 3
     if name == "answer":
         return torch.arange(rows) % 3
     if name in ("kept_log_probs", "gumbels"):

@@ -1,9 +1,12 @@
 """Factors on whole rollouts: worked numbers, rows they must not touch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mmrl.errors import ConfigError
+from mmrl.objective.credit.rollouts import component
 from mmrl.record import Batch
 from mmrl.stages import Bound
 
@@ -61,6 +64,11 @@ def test_q_hawkeye_weighs_down_prompts_the_rollouts_disagree_on():
     group = [0] * 5 + [1] * 4 + [2] * 2
     batch = batch_of([0.0] * 11, group=group, components={"predicted_score": scores})
     close(credit("q_hawkeye_uncertainty", [1.0] * 11, batch)[[0, 5, 9], 0], [0.93426, 0.81873, 1], atol=1e-5)
+    whole = batch.components["predicted_score"]
+    named = replace(batch, components={"q_hawkeye": whole, "q_hawkeye/predicted_score": whole})
+    assert torch.equal(component(named, "predicted_score", "x"), whole), "a part of a reward that has parts"
+    with pytest.raises(ConfigError, match="may be a/score or b/score; say which"):
+        component(replace(batch, components={"a/score": whole, "b/score": whole}), "score", "x")
     with pytest.raises(ConfigError, match="predicted_score"):
         credit("q_hawkeye_uncertainty", [1.0], batch_of([0.0]))
 

@@ -93,7 +93,7 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     strategies = Nested.of(known.rollout)
     kind = policy_class(modality)
     kept = kind.columns_of(read_section(kind.config_type, {"model": "", **known.policy}, "policy"))
-    made = {*strategies.makes, *kept}
+    made = {*strategies.makes, *kept, *(name for reward in known.rewards for name in reward.get("columns", ()))}
     waits = [n for n in strategies.reads(Objective.of(known.objective).columns) if COLUMNS[n].makers and n not in made]
     values, given = toys.toys(recipe, waits)
     _, policy = MODELS[modality]

@@ -2,7 +2,7 @@
 
 import torch
 
-from mmrl.record import Scores
+from mmrl.record import Answer, Prompt, Scores
 from mmrl.rollout.hints import with_text
 from tests.training.tiny import make_policy, make_prompts
 
@@ -36,6 +36,33 @@ def taught_policy(told: str = f"Hint: {HINT}", *, steps: int = 16, share: float 
     for _ in range(steps):
         optimizer.zero_grad()
         (-(policy.evaluate(rows, ()).log_probs.sum(1) * weight).sum() / count).backward()
+        optimizer.step()
+    policy.module.zero_grad()
+    return policy
+
+
+def taught(
+    pairs: list[tuple[Prompt, str]],
+    *,
+    weights: list[float] | None = None,
+    steps: int = 24,
+    endless: str = "",
+    **changes,
+):
+    """A tiny policy that answers each prompt with the text beside it, made by supervised steps.
+
+    weights  of the pairs, for prompts that have several answers
+    endless  the text that is not ended, as it fills all the room there is
+    """
+    policy = make_policy(**changes)
+    known = policy.processor.tokenizer(endless, add_special_tokens=False)["input_ids"] if endless else []
+    answers = [Answer(torch.tensor(known)) if text == endless else text for _, text in pairs]
+    rows = policy.written([prompt for prompt, _ in pairs], answers)
+    weight = torch.tensor(weights or [1.0] * len(pairs))
+    optimizer = torch.optim.Adam([p for p in policy.module.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-(policy.evaluate(rows, ()).log_probs.sum(1) * weight).mean()).backward()
         optimizer.step()
     policy.module.zero_grad()
     return policy

@@ -16,6 +16,7 @@ from mmrl.training.context import ContextTrainer, told
 from mmrl.training.evolution import EvolutionTrainer
 from mmrl.training.learners import learner_of
 from mmrl.training.trainer import Trainer
+from tests.rollout.hinted import RIGHT, hinted_prompts, score_right, taught
 from tests.training.tiny import make_policy, make_prompts, score_vowels
 
 SIZES = {"steps": 4, "prompts_per_step": 2, "group_size": 4, "save_every": 1}
@@ -57,6 +58,32 @@ class TestEssa:
         for factor, moved in zip(trainer.values.factors, trainer.search.mean.split(trainer.values.counts), strict=True):
             found = factor.u.T @ factor.parameter.detach().double() @ factor.vh.T
             assert torch.allclose(found, torch.diag(moved), atol=1e-5), "and leaves their directions"
+
+    def test_an_adapter_that_learned_a_little_is_searched_to_a_better_one(self, tmp_path, monkeypatch):
+        """Supervised steps make "ae" likely at a fifth; the search takes it further, and no backward pass runs."""
+        prompts, folder = hinted_prompts(2), tmp_path / "adapter"
+        policy = taught([(p, RIGHT) for p in prompts], steps=11, lora={"rank": 2})
+        policy.save_pretrained(folder)
+
+        def never(*_, **__):
+            raise AssertionError("a backward pass")
+
+        monkeypatch.setattr(torch.Tensor, "backward", never)
+        settings = TrainingConfig(steps=10, prompts_per_step=2, group_size=8, save_every=100)
+        metrics: list[dict] = []
+        trainer = EvolutionTrainer(
+            make_policy(adapter=str(folder)), Objective.of({}), prompts, score_right, settings, tmp_path,
+            report=lambda step, m: metrics.append(m), population=12, sigma=0.1,
+        )  # fmt: skip
+
+        def chance():
+            rows = trainer.policy.written(prompts, [RIGHT] * 2)
+            return rows.old_log_probs.sum(1).exp().mean().item()
+
+        before = chance()
+        trainer.train()
+        assert 0.1 < before < 0.3 and chance() > 1.5 * before
+        assert metrics[-1]["reward/mean"] > metrics[0]["reward/mean"] - 0.05
 
     def test_a_resumed_search_is_the_same_search(self, adapter, tmp_path):
         whole = essa(adapter, tmp_path / "whole")

@@ -30,5 +30,5 @@ def score_vowels(outputs, prompts) -> Scores:
 
 def make_policy(**changes) -> VisionPolicy:
     model, processor = tiny_vlm("qwen3_vl", seed=0)
-    config = LanguagePolicyConfig(model="tiny", max_new_tokens=6, **changes)
+    config = LanguagePolicyConfig(**{"model": "tiny", "max_new_tokens": 6, **changes})
     return VisionPolicy(model, processor, config, seed=0)

@@ -107,7 +107,7 @@ def rloo(batch: Batch, *, std: Literal["none", "others"] = "none") -> Tensor:
 
 @stage(
     "advantage",
-    paper="GUI-Libra, 2026",
+    paper="GUI-Libra, arXiv 2602.22190",
     formula="GRPO, then for A < 0: A clip(base + slope mean_g(r), 0, 1)",
     confidence="verified",
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.advantages.group import whiten as over_tokens
 from mmrl.objective.advantages.robust import scored
-from mmrl.objective.groups import group_centred, group_count
+from mmrl.objective.groups import group_centred, group_count, group_mean, group_std
 from mmrl.objective.prefixes import prefix_nodes
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, stage
@@ -52,3 +52,30 @@ def treepo(
         return advantage
     tokens = batch.mask & where[:, None]
     return over_tokens(advantage[:, None].expand(tokens.shape), tokens, eps)
+
+
+@stage(
+    "advantage",
+    paper="DeepSearch: MCTS in the training loop, arXiv 2509.25454; code smiles724/DeepSearch",
+    formula="A_it = v(state behind t's segment) - mean_g v(ends), over std_g v(ends) + eps where asked for",
+    confidence="verified",
+    needs=("node_value",),
+    modalities=LANGUAGE,
+    grain="action",
+)
+def deepsearch(batch: Batch, *, std: bool = False, eps: float = 1e-6) -> Tensor:
+    """What the search made of each state, against the ends that it chose for the group. (B, T)
+
+    std  divide by the deviation of the ends' values; the authors' run does not
+
+    Reads `node_value (B, T)` of rollout `deepsearch`; rows that count are its chosen ends. Population deviation, and a
+    single end keeps its values. Source: the authors' code (advantage_fn.py, round0.sh).
+    """
+    where = scored(batch)
+    last = batch.mask.long().cumsum(1).argmax(1, keepdim=True)
+    ends = batch["node_value"].gather(1, last)[:, 0].to(batch.reward)
+    alone = group_count(batch.group, where) < 2
+    mean = torch.where(alone, 0.0, group_mean(ends, batch.group, where))
+    spread = torch.where(alone, 1.0, group_std(ends, batch.group, where, 0)) if std else torch.ones_like(ends)
+    advantage = (batch["node_value"].to(ends) - mean[:, None]) / (spread + (eps if std else 0.0))[:, None]
+    return advantage * (batch.mask & where[:, None])

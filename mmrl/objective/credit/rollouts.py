@@ -18,10 +18,16 @@ from mmrl.stages import LANGUAGE, stage
 
 
 def component(batch: Batch, name: str, asked_by: str) -> Tensor:
-    """(B,) a reward component by name; ConfigError when the run has no reward of that name."""
-    if name not in batch.components:
+    """(B,) a reward component by name, or the one part of that name of a reward that has parts; ConfigError when no
+    reward has it, or several do."""
+    if name in batch.components:
+        return batch.components[name]
+    parts = [known for known in batch.components if known.endswith(f"/{name}")]
+    if len(parts) > 1:
+        raise ConfigError(f"{asked_by}: reward component {name!r} may be {' or '.join(parts)}; say which")
+    if not parts:
         raise ConfigError(f"{asked_by}: {unknown('reward component', name, batch.components)}")
-    return batch.components[name]
+    return batch.components[parts[0]]
 
 
 @stage(

@@ -33,7 +33,7 @@ def answer_shares(answer: Tensor, group: Tensor, where: Tensor) -> tuple[Tensor,
 
 @stage(
     "shaping",
-    paper="TTRV: test-time RL for vision-language models, 2025",
+    paper="TTRV: test-time RL for vision-language models, arXiv 2510.06783",
     formula="r_i = f(a_i) - lambda H/log n, f the share of the group that gives answer a_i, H its entropy, n the "
     "different answers",
     confidence="partly",

@@ -116,6 +116,11 @@ class TestOtherCorruptions:
 
     def test_darken_and_jpeg(self):
         assert torch.equal(PIXEL_VIEWS["darken"](self.frames, 2, Key(0).generator()), self.frames / 2)
+        found = [PIXEL_VIEWS["degraded"](self.frames, 2, Key(k).generator()) for k in range(24)]
+        dark, lossy_, blurred = (PIXEL_VIEWS[n](self.frames, 2, Key(0).generator()) for n in ("darken", "jpeg", "blur"))
+        kinds = [[torch.equal(f, w) for w in (dark, lossy_, blurred)] for f in found]
+        assert all(map(any, zip(*kinds, strict=True))), "each kind comes"
+        assert any(not any(k) for k in kinds), "and noise"
         lossy = [PIXEL_VIEWS["jpeg"](self.frames, 2, Key(0).generator(), quality=q) for q in (5, 95)]
         errors = [(frames - self.frames).abs().mean() for frames in lossy]
         assert errors[0] > errors[1] > 0
