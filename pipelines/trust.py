@@ -18,6 +18,7 @@ from typing import Any
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig
+from mmrl.settings import read_section
 
 VARIABLE = "MMRL_TRUST"
 SHOWN_DOORS = 3
@@ -30,7 +31,10 @@ def doors(config: RunConfig) -> list[str]:
     from mmrl.rewards.registry import registered
 
     found = []
-    watching = [RewardSpec.model_validate({"name": s} if isinstance(s, str) else s) for s in config.watch.rewards]
+    watching = [
+        read_section(RewardSpec, {"name": spec} if isinstance(spec, str) else spec, f"watch.rewards.{index}")
+        for index, spec in enumerate(config.watch.rewards)
+    ]
     rewards = [*config.rewards, *(spec for spec in watching if spec not in config.rewards)]
     for spec in rewards:
         if spec.name not in registered() and spec.name not in PRESETS:

@@ -30,7 +30,7 @@ def learner_of(choice: str | Mapping[str, Any]) -> Any:
     """The class of a choice with its options bound; ConfigError for a name or an option that it has not."""
     values = {"name": choice} if isinstance(choice, str) else dict(choice)
     name = values.pop("name", None)
-    if name not in LEARNERS:
+    if not isinstance(name, str) or name not in LEARNERS:
         raise ConfigError(f"learner: {unknown('learner', str(name), LEARNERS)}")
     kind = LEARNERS[name]
     options = {} if kind is Trainer else _options(kind)

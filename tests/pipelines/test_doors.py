@@ -167,3 +167,5 @@ def test_a_number_that_no_browser_reads_leaves_its_step_out_and_not_the_page(for
     page = write_report(foreign).read_text()
     assert "a question" not in page and "NaN" not in page
     assert "is left out" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"watch\.rewards\.0\.name: .* got \[\{\}\]"):
+        doors(read_config({**PLAIN, "watch": {"rewards": [{"name": [{}]}]}}))

@@ -162,6 +162,7 @@ def test_a_learner_is_chosen_by_name():
     for wrong, message in (
         ("esa", "nearest|essa"), ({"name": "essa", "popul": 6}, "population"),
         ({"name": "essa", "population": "many"}, "valid integer"), ({"name": "gradient", "sigma": 1}, "sigma"),
+        ({"name": [{}]}, "unknown learner"), ({}, "unknown learner"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             learner_of(wrong)
