@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmrl.pipelines.cli import _config_and_overrides, overrides_of
 from mmrl.pipelines.config import overruled, read_config
+from mmrl.pipelines.overriding import config_and_overrides, overrides_of
 from mmrl.policies.registry import MODALITIES
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.stages import STAGES
@@ -65,11 +65,11 @@ class TestOverrides:
         ],
     )
     def test_the_configuration_by_place_or_by_name(self, words):
-        assert _config_and_overrides(words[0], words[1:]) == ("f.yaml", ["a.b=1"])
+        assert config_and_overrides(words[0], words[1:]) == ("f.yaml", ["a.b=1"])
 
     def test_without_a_configuration(self):
-        assert _config_and_overrides("a.b=1", ["c.d=2"]) == (None, ["a.b=1", "c.d=2"])
-        assert _config_and_overrides(None, []) == (None, [])
+        assert config_and_overrides("a.b=1", ["c.d=2"]) == (None, ["a.b=1", "c.d=2"])
+        assert config_and_overrides(None, []) == (None, [])
 
     @pytest.mark.parametrize("wrong", [["steps"], ["--training.steps"]])
     def test_anything_else_is_refused(self, mmrl, wrong):
