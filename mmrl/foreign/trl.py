@@ -115,6 +115,7 @@ WAYS = {
     "data_seed": "training.seed draws the order of prompts too",
     "use_peft": "policy.lora",
     "peft_config": "policy.lora",
+    "optim": "training.optimizer.name: adamw, fused or 8bit",
     "load_in_4bit": "policy.quantize=nf4",
     "load_in_8bit": "policy.quantize=int8",
     "dataset_config": "a folder or file of the wanted subset in data.train",
@@ -164,7 +165,7 @@ ABSENT = {
                      "liger_kernel_config"), _LOSS_ONLY),
     **dict.fromkeys(("auto_find_batch_size", "do_predict", "do_train", "greater_is_better", "eval_delay",
                      "torch_empty_cache_steps", "use_cache", "cache_implementation"), _TRAINER),
-    **dict.fromkeys(("optim", "optim_args", "optim_target_modules"), "the optimizer is AdamW"),
+    **dict.fromkeys(("optim_args", "optim_target_modules"), "the optimizer is AdamW: training.optimizer"),
     **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), "blocks are not compiled yet"),
     "router_aux_loss_coef": "a mixture's router is trained by the policy gradient alone",
 }  # fmt: skip
