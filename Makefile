@@ -11,6 +11,7 @@
 #   make gpu [DEVICE=cpu SIZE=tiny]  everything that needs a GPU, without a network; tables in benchmarks/results/gpu
 #   make chaos [ARGS=...]  kills, full disks, damage, failing ranks, odd input; ARGS="--quick" for a few of each
 #   make docs              write the generated pages of docs/ again
+#   make site              docs/ and an API reference as pages, in site/; an environment of their own, .venv-site (190 MB)
 #   make generators        every family of generators against its own pipeline; writes docs/generators.md again
 #
 # pip's own settings are honoured. The index may offer a CUDA build of torch; to take a CPU build, point pip at an
@@ -26,16 +27,18 @@ BIN := .venv/bin
 READY := .venv/installed
 ENGINE := .venv-engine/bin
 ENGINE_READY := .venv-engine/installed
+SITE := .venv-site/bin
+SITE_READY := .venv-site/installed
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-engine families recipes lint bench chaos docs generators matrix gpu
+.PHONY: help demo test test-engine families recipes lint bench chaos docs site generators matrix gpu
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,13s/^# *//p' Makefile
+	@sed -n '3,17s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -83,6 +86,11 @@ chaos: $(READY)
 docs: $(READY)
 	@$(BIN)/python docs/generate.py
 
+# the code is read, not imported: mmrl and its libraries are not needed
+site: $(SITE_READY)
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/python -m mkdocs build --strict -q
+	@echo "site/index.html"
+
 generators: export OMP_NUM_THREADS := 1
 generators: $(READY)
 	@$(BIN)/python -m tests.policies.generation.families.table $(ARGS)
@@ -96,6 +104,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q -c constraints.txt torch
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -c 'from mmrl import _torchvision; _torchvision.repair_environment()'
+	@touch $@
+
+$(SITE_READY): docs/requirements.txt
+	@echo "Making .venv-site, once: what writes the pages"
+	@$(PYTHON) -m venv .venv-site
+	@$(SITE)/python -m pip install -q -r docs/requirements.txt
 	@touch $@
 
 # vLLM alone and by its digest, then what it asks for; of that, two CUDA builds go that transformers would import

@@ -15,6 +15,8 @@ from mmrl.errors import ConfigError, got, unknown
 from mmrl.settings import Section, read_section, read_yaml, read_yaml_file
 from mmrl.stages import RENAMED
 
+ENDINGS = (".yaml", ".yml")
+
 
 class PaperUpdates(Section):
     """How often the authors step the optimizer on one rollout batch.
@@ -90,6 +92,9 @@ def load_recipe(name: str) -> Recipe:
     if not isinstance(name, str):
         raise ConfigError(f"recipe: expected the name of one, such as grpo, got {got(name)}")
     if not is_file(name):
+        beside = [f"{name}{end}" for end in ENDINGS if Path(f"{name}{end}").is_file()]
+        if beside and name not in (*recipe_names(), *RENAMED):
+            raise ConfigError(f"unknown recipe {got(name)}; a file of your own goes by its whole name: {beside[0]}")
         return _read(RENAMED.get(name, name)).model_copy(deep=True)
     path = Path(name).expanduser()
     if not path.is_file():
@@ -102,4 +107,4 @@ def load_recipe(name: str) -> Recipe:
 
 def is_file(name: str) -> bool:
     """Whether a recipe is named by its file."""
-    return name.endswith((".yaml", ".yml"))
+    return name.endswith(ENDINGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -91,6 +91,7 @@ def read_yaml_file(path: Path) -> Any:
 
 
 SHOWN_MISTAKES = 4
+Beside = Callable[[], "list[tuple[str, type[Section]]]"]
 
 MOVED = {"max_refills": "`rounds` of the rollout strategy: rollout={name: dynamic_sampling, rounds: 4}"}
 """Keys of earlier versions, and what stands in their place."""
@@ -114,14 +115,18 @@ class Section(BaseModel):
         return values
 
 
-def read_section(kind: type[Section], values: Any, where: str = "") -> Any:
-    """Validate, turning pydantic's report into one line: each mistake with its key, what was expected and received."""
+def read_section(kind: type[Section], values: Any, where: str = "", beside: Beside = list) -> Any:
+    """Validate, turning pydantic's report into one line: each mistake with its key, what was expected and received.
+
+    beside  further (path, section) whose keys may have been meant; asked only where a key is unknown
+    """
     try:
         return kind.model_validate(values)
     except ConfigError as error:  # of a key, by a section that does not know where it stands
         name, _, said = str(error).partition(": ")
         place, key = next(_places(kind, values, where, name), (None, ""))
-        others = [] if not place or key in MOVED else _homes(kind, key)
+        sections = [("", kind), *beside()] if place and key not in MOVED else []
+        others = [home for path, section in sections for home in _homes(section, key, path)]
         said = f"unknown key {key!r} here; write {' or '.join(others)}" if others else said
         raise ConfigError(f"{place}: {said}" if place else str(error)) from None
     except ValidationError as error:

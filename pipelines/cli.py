@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmrl.errors import ConfigError, MMRLError, unknown
-from mmrl.pipelines import run_commands, trajectory
+from mmrl.pipelines import cache_commands, run_commands, trajectory
+from mmrl.pipelines.overriding import OVERRIDES, config_and_overrides, names_a_configuration, overrides_of
 from mmrl.pipelines.run_commands import Trust, console, say
 from mmrl.policies.registry import MODALITIES
 from mmrl.shown import shown
@@ -29,11 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Reinforcement learning for vision-language models, video LLMs and flow-matching generators.",
 )
-cache_app = typer.Typer(no_args_is_help=True, help="The cache of decoded video: build, verify, prune.")
-app.add_typer(cache_app, name="cache")
+app.add_typer(cache_commands.app, name="cache")
 app.command()(trajectory.extrapolate)
 app.command()(trajectory.weights)
-OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def _version(asked: bool) -> None:
@@ -62,24 +61,6 @@ def _known(modality: str | None) -> str | None:
 Modality = Annotated[str, typer.Argument(metavar="|".join(MODALITIES), callback=_known)]
 
 
-def overrides_of(arguments: list[str]) -> list[str]:
-    """`a.b=1`, `--a.b=1` and `--a.b 1` all become `a.b=1`."""
-    out, waiting = [], None
-    for argument in arguments:
-        if waiting is not None:
-            out.append(f"{waiting}={argument}")
-            waiting = None
-        elif "=" in argument:
-            out.append(argument.removeprefix("--"))
-        elif argument.startswith("--"):
-            waiting = argument[2:]
-        else:
-            raise ConfigError(f"{argument!r}: expected key.sub=value, such as training.steps=200")
-    if waiting is not None:
-        raise ConfigError(f"--{waiting}: expected a value after it")
-    return out
-
-
 @app.command(context_settings=OVERRIDES)
 def train(
     context: typer.Context,
@@ -93,17 +74,17 @@ def train(
     trust: Trust = False,
 ) -> None:
     """Train a policy. Further arguments override the configuration: `training.steps=200 --policy.model NAME`."""
-    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.config import read_config, which_configuration
     from mmrl.pipelines.former import refuse_former
     from mmrl.pipelines.progress import progress, quiet_libraries
     from mmrl.pipelines.run import train as run
     from mmrl.pipelines.trust import require
     from mmrl.training.resume import run_folder
 
-    config, changes = _config_and_overrides(config, context.args)
+    config, changes = config_and_overrides(config, context.args)
     root = None if resume is None else run_folder(resume)
     if config is None and root is None:
-        raise ConfigError("name a configuration file, or a run to continue with --resume RUN")
+        raise ConfigError(f"{which_configuration(modality)}; or a run to continue, with --resume RUN")
     if root is not None:
         refuse_former(root, resume)
     settings = read_config(config or root / "config.yaml", changes, modality)
@@ -121,21 +102,6 @@ def train(
         _print_result(result.folder or settings.directory, result)
     if result.interrupted:
         raise typer.Exit(128 + (result.signal or 0))
-
-
-def _config_and_overrides(config: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
-    """Without a configuration the first override stands in its place; `--config FILE` names one, as elsewhere."""
-    words = [part for word in (config, *rest) if word for part in _split_config(word)]
-    if "--config" in words[:-1]:
-        at = words.index("--config")
-        return words[at + 1], overrides_of(words[:at] + words[at + 2 :])
-    if config is not None and "=" in config:
-        return None, overrides_of([config, *rest])
-    return config, overrides_of(rest)
-
-
-def _split_config(word: str) -> list[str]:
-    return word.split("=", 1) if word.startswith("--config=") else [word]
 
 
 def _print_overruled(config: str, changes: list[str], modality: str) -> None:
@@ -225,7 +191,7 @@ def sample(
 
 def _with_a_name(target: str, arguments: list[str]) -> list[str]:
     """Overrides; behind a modality the first word may name a configuration."""
-    named = arguments[:1] if target in MODALITIES and arguments and "=" not in arguments[0] else []
+    named = arguments[:1] if target in MODALITIES and arguments and names_a_configuration(arguments[0]) else []
     return [*named, *overrides_of(arguments[len(named) :])]
 
 
@@ -284,16 +250,20 @@ def from_trl(
 def plan(
     context: typer.Context,
     modality: Modality,
-    config: str,
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a shipped one such as 'demo'.")
+    ] = None,
     card: Annotated[
         float | None, typer.Option(help="GiB of a card: settings of a generator that fit it are proposed.")
     ] = None,
 ) -> None:
     """Batch arithmetic, forward passes and a memory estimate, before anything is loaded."""
-    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.config import read_config, which_configuration
     from mmrl.pipelines.plan import plan_run
 
-    changes = overrides_of(context.args)
+    config, changes = config_and_overrides(config, context.args)
+    if config is None:
+        raise ConfigError(which_configuration(modality))
     _print_overruled(config, changes, modality)
     say(plan_run(read_config(config, changes, modality), card))
 
@@ -301,7 +271,9 @@ def plan(
 @app.command(context_settings=OVERRIDES)
 def calibrate(
     context: typer.Context,
-    config: Annotated[str, typer.Argument(help="A YAML file of a flow run, or the name of a shipped one.")],
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file of a flow run, or the name of a shipped one.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Each moves every level a little.")] = 20,
     samples: Annotated[int, typer.Option(min=2, help="Rollouts a round, each of a prompt drawn from the data.")] = 64,
     allowed: Annotated[
@@ -310,11 +282,14 @@ def calibrate(
 ) -> None:
     """Noise levels of a generator's denoising steps, by the rewards they explore (DenseGRPO). Prints the setting."""
     from mmrl.pipelines.calibrating import calibrate as run
-    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.config import read_config, which_configuration
     from mmrl.pipelines.progress import quiet_libraries
 
+    config, changes = config_and_overrides(config, context.args)
+    if config is None:
+        raise ConfigError(which_configuration("flow"))
     quiet_libraries()
-    settings = read_config(config, overrides_of(context.args), "flow")
+    settings = read_config(config, changes, "flow")
     levels = run(settings, rounds=rounds, samples=samples, allowed=allowed, tell=say)
     say(f"policy.sampler.levels={levels}")
 
@@ -339,13 +314,14 @@ def check(
     Of a model's folder, what `mmrl doctor` says of it.
     """
     from mmrl.pipelines.checking import check_configured, check_file
+    from mmrl.pipelines.config import which_configuration
 
     if any((Path(data) / name).is_file() for name in ("config.json", "model_index.json")):
         doctor(data, video=False, repair=False)
         return
     if data in MODALITIES:
-        if not rest or "=" in rest[0]:
-            raise ConfigError(f"mmrl check {data}: which configuration? A file, or a shipped one such as 'demo'")
+        if not rest or not names_a_configuration(rest[0]):
+            raise ConfigError(which_configuration(data))
         reports, rewards = check_configured(data, rest[0], overrides_of(rest[1:]))
     else:
         reports, rewards = check_file(data, overrides_of(rest or []))
@@ -433,40 +409,6 @@ def doctor(
         console.print(model_report(model, video=video))
     else:
         console.print(render(diagnose() if model is None else examined(model)))
-
-
-@cache_app.command("build", context_settings=OVERRIDES)
-def cache_build(
-    context: typer.Context,
-    config: Annotated[str, typer.Argument(help="A video configuration.")],
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoder processes; default: cache.workers.")] = None,
-) -> None:
-    """Decode every clip of a configuration's data once, ahead of training."""
-    from mmrl.pipelines.caching import build_cache
-
-    built = build_cache(config, overrides_of(context.args), workers)
-    say(str(built))
-    if built.failed:
-        raise typer.Exit(1)
-
-
-@cache_app.command("verify")
-def cache_verify(root: Annotated[Path | None, typer.Argument(help="Default: the user's cache folder.")] = None) -> None:
-    """Check the checksum of every entry; corrupt ones are removed and counted."""
-    from mmrl.pipelines.caching import verify_cache
-
-    say(verify_cache(root))
-
-
-@cache_app.command("prune")
-def cache_prune(
-    budget_gb: Annotated[float, typer.Argument(help="Keep the most recently used entries up to this size.")],
-    root: Annotated[Path | None, typer.Option(help="Default: the user's cache folder.")] = None,
-) -> None:
-    """Evict least recently used entries."""
-    from mmrl.pipelines.caching import prune_cache
-
-    say(prune_cache(budget_gb, root))
 
 
 def main() -> None:

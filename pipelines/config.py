@@ -245,7 +245,7 @@ class RunConfig(Section):
             values["teacher"] = _with_assets(values["teacher"])
         if (found := placed()) is not None and found.engines and self.modality in SPEAKING:
             values["engine"] = PLACED_ENGINE  # the actor has the one that was named
-        return read_section(kind.config_type, values, "policy")
+        return read_section(kind.config_type, values, "policy", lambda: [("", RunConfig)])
 
     @field_validator("run_dir")
     @classmethod
@@ -303,7 +303,7 @@ def read_config(
     merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
     if isinstance(merged["training"], dict) and "learning_rate" not in merged["training"]:
         merged["training"] = {**merged["training"], "learning_rate": usual_rate(merged)}
-    config = read_section(RunConfig, merged, where)
+    config = read_section(RunConfig, merged, where, lambda: _policy_keys(merged.get("modality")))
     supported = recipe.modalities
     if strange := [name for name in supported if name not in MODALITIES]:
         raise ConfigError(f"recipe {place}: modalities: {unknown('modality', strange[0], MODALITIES)}")
@@ -311,6 +311,11 @@ def read_config(
         raise ConfigError(f"recipe {config.recipe!r} is for {', '.join(supported)}, not for {config.modality!r}")
     config.training = config.training.following(recipe.updates.count, recipe.updates.epochs)
     return config
+
+
+def _policy_keys(modality: Any) -> list[tuple[str, type[Section]]]:
+    """The typed `policy` section of a modality, which RunConfig keeps as a mapping."""
+    return [("policy.", policy_class(modality).config_type)] if modality in MODALITIES else []
 
 
 def trains_adapters(modality: str, policy: Any) -> bool:
@@ -380,13 +385,25 @@ def overruled(source: str | Path, overrides: Iterable[str], modality: str) -> st
     return f"{source} was written for {written_for} and overrules what {recipe.method} suggests: {'; '.join(lost)}"
 
 
+def shipped_configurations(modality: str) -> list[str]:
+    """Names of `configs/MODALITY/NAME.yaml`."""
+    return sorted(Path(str(f)).stem for f in (resources.files("mmrl") / "configs" / modality).iterdir())
+
+
+def which_configuration(modality: str) -> str:
+    """What to say where a command needs a configuration and none is named."""
+    return (
+        f"{modality}: which configuration? Name a YAML file, or one that ships: "
+        f"{', '.join(shipped_configurations(modality))}"
+    )
+
+
 def read_values(source: str | Path | None, modality: str | None) -> dict[str, Any]:
     if source is None:
         return {}
     path = Path(source)
     if not path.exists() and modality and path.suffix == "":
-        folder = resources.files("mmrl") / "configs" / modality
-        shipped = sorted(Path(str(f)).stem for f in folder.iterdir())
+        folder, shipped = resources.files("mmrl") / "configs" / modality, shipped_configurations(modality)
         if str(source) not in shipped:
             raise ConfigError(
                 f"{source}: no such file, and {unknown(f'shipped {modality} configuration', str(source), shipped)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrl.errors import ConfigError
-from mmrl.pipelines.config import RunConfig, read_config
+from mmrl.pipelines.config import RunConfig, read_config, which_configuration
 from mmrl.pipelines.readiness import made_ready
 from mmrl.pipelines.run import build_policy, load_run, open_prompts, reward_panel, surroundings_of
 from mmrl.pipelines.sizing import image_sizing
@@ -29,9 +29,7 @@ def policy_of(target: str | Path, overrides: Sequence[str] = (), *, trust: bool 
         return load_run(target, overrides, trust=trust)
     named = [o for o in overrides if "=" not in o]
     if len(named) != 1:
-        raise ConfigError(
-            f"{target}: name one configuration after it, as for `mmrl train {target} CONFIG`, or a run directory"
-        )
+        raise ConfigError(f"{which_configuration(str(target))}; or a run directory in place of {target!r}")
     config = read_config(named[0], [o for o in overrides if "=" in o], str(target))
     return config, build_policy(config)
 

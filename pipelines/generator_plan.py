@@ -23,6 +23,8 @@ from mmrl.policies.generation.counting import Counted, Live, bytes_of, count_pas
 from mmrl.policies.generation.families import generator_of
 from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.hollow import blank, hollow_pipeline
+from mmrl.policies.generation.pipeline import packed_parts
+from mmrl.policies.quantized import bytes_saved
 from mmrl.precision import DTYPES
 from mmrl.training.pieces import refuse_pieces
 
@@ -88,6 +90,7 @@ def measures(settings: FlowPolicyConfig) -> Measures:
     names = [name for name in generator.modules if name in models]
     frozen = sum(bytes_of(part) for name, part in models.items() if name not in names)
     bases = {name: bytes_of(models[name]) for name in names}
+    packed = sum(_packing(models[name], settings) for name in names)
     prepared = {name: _prepared(generator, models[name], settings) for name in names}
     trained = sum(p.numel() for part in prepared.values() for p in part.parameters() if p.requires_grad)
     with blank():
@@ -97,10 +100,17 @@ def measures(settings: FlowPolicyConfig) -> Measures:
     autocast = None if settings.autocast is None else DTYPES[settings.autocast]
     one, two = (count_passes(generator, prepared[names[0]], conditions, n, autocast=autocast) for n in (1, 2))
     return Measures(
-        transformer=sum(bases.values()), frozen=frozen,
+        transformer=sum(bases.values()) - packed, frozen=frozen,
         adapters=sum(map(bytes_of, prepared.values())) - sum(bases.values()), trained=trained, one=one, two=two,
         decoding=_decoding(generator, own, settings), state=4 * _numbers(generator.state_shape()),
     )  # fmt: skip
+
+
+def _packing(module: Any, settings: FlowPolicyConfig) -> int:
+    """Bytes that `policy.quantize` saves."""
+    if settings.quantize is None:
+        return 0
+    return bytes_saved(settings.quantize, packed_parts(module), DTYPES[settings.dtype].itemsize)
 
 
 def _prepared(generator: Generator, module: Any, settings: FlowPolicyConfig) -> Any:

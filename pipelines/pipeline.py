@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, merge, read_config, read_values
+from mmrl.pipelines.in_python import in_python
 from mmrl.pipelines.progress import Live, progress
 from mmrl.pipelines.readiness import clip_reader, made_ready, tell_all, unasked
 from mmrl.pipelines.run import (
@@ -56,6 +57,7 @@ class Pipeline:
         self.environment = environment
 
     @classmethod
+    @in_python()
     def from_pretrained(
         cls, model: str | Path, *, config: str | Path | None = None, seed: int = 0, environment: Any = None,
         **policy: Any,
@@ -80,6 +82,7 @@ class Pipeline:
         base["data"] = {k: v for k, v in base.get("data", {}).items() if k not in ("train", "eval")}
         return cls(cast(Policy, None), settings, seed, environment, base)
 
+    @in_python()
     def train(
         self, dataset: Dataset, rewards: Rewards = (), *, recipe: str | None = None,
         eval_dataset: Dataset | None = None, run_dir: str | Path | None = None, resume: str | Path | None = None,
@@ -118,6 +121,7 @@ class Pipeline:
         finally:
             panel.close()
 
+    @in_python()
     def generate(
         self, prompts: Dataset | str, *, count: int = 1, seed: int = 0, greedy: bool | None = None, **sections: Any
     ) -> list[list[Any]]:
@@ -133,6 +137,7 @@ class Pipeline:
             outputs = actor.act(requests, Key(seed, purpose="generate"), greedy=greedy).outputs
         return [outputs[i * count : (i + 1) * count] for i in range(len(rows))]
 
+    @in_python()
     def evaluate(
         self, dataset: Dataset, rewards: Rewards = (), *, samples: int = 1, batch_size: int = 64, **sections: Any
     ) -> dict[str, float]:

@@ -12,6 +12,8 @@ from mmrl.objective import Objective
 from mmrl.objective.idle import idle_at_one
 from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.run import check_config, makers_of
+from mmrl.policies import quantized
+from mmrl.policies.language.config import packed_parts
 from mmrl.recipes import load_recipe
 from mmrl.rollout.nesting import Nested
 from mmrl.training.passes import plan_passes
@@ -104,18 +106,22 @@ def _acting(strategies: Nested, objective: Objective) -> list[str]:
 
 def _memory(config: RunConfig, reference: bool) -> list[str]:
     settings = config.policy_settings()
-    counted = _count_parameters(config)
-    if counted is None:
+    model = _without_values(config)
+    if model is None:
         return ["  model not available here: parameters are counted once its configuration can be read"]
-    total, bytes_each = counted, 4 if getattr(settings, "dtype", "float32") == "float32" else 2
-    lora = getattr(settings, "lora", None)
+    total = sum(p.numel() for p in model.parameters())
+    bytes_each = 4 if getattr(settings, "dtype", "float32") == "float32" else 2
+    lora = getattr(settings, "lora", None) or getattr(settings, "adapter", None)
     trained = int(total * 0.02) if lora else total
-    weights, moments, gradients = total * bytes_each, trained * 8, trained * 4
+    packed = getattr(settings, "quantize", None)
+    saved = quantized.bytes_saved(packed, packed_parts(model), bytes_each) if packed else 0
+    weights, moments, gradients = total * bytes_each - saved, trained * 8, trained * 4
     copy = weights if reference and not lora else 0
     masters = trained * 4 if bytes_each < 4 and not lora else 0  # adapters are float32 themselves
     parts = {"weights": weights, "gradients": gradients, "AdamW moments": moments, "float32 master copies": masters}
     parts |= {"reference copy": copy}
     lines = [f"  {total / 1e6:,.1f} M parameters" + (", LoRA trains about 2 % of that" if lora else ", all trained")]
+    lines += [f"  {packed}: the text decoder's linear layers packed, {_size(saved)} less"] if packed else []
     lines += [f"  {name}: {_size(size)}" for name, size in parts.items() if size]
     return [*lines, f"  sum {_size(sum(parts.values()))}, plus activations of one micro-batch"]
 
@@ -124,25 +130,24 @@ def _size(count: float) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"
 
 
-def _count_parameters(config: RunConfig) -> int | None:
-    """Parameters of the trained model, counted on the meta device from its configuration alone."""
+def _without_values(config: RunConfig) -> Any:
+    """The trained model on the meta device, from its configuration alone; None where that is not here."""
     import torch
 
     model = config.policy_settings().model
     try:
         with torch.device("meta"):
-            module = ON_META[config.modality](model)
+            return ON_META[config.modality](model)
     except (OSError, ValueError) as error:
         if Path(model).is_dir():  # a run would be refused, too
             raise ConfigError(f"model: cannot load {model!r}: {str(error).splitlines()[0]}") from error
         return None
-    return sum(p.numel() for p in module.parameters())
 
 
 def _vision_language(model: str) -> Any:
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from mmrl.policies.language.config import on_meta
 
-    return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model))
+    return on_meta(model)
 
 
 def _masked(model: str) -> Any:

@@ -24,6 +24,7 @@ from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_ou
 from mmrl.pipelines.reporting import each, noting_the_model, telling
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.trust import made_here, remember, require
+from mmrl.policies import quantized
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
@@ -84,6 +85,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
             "policy.dtype=float16 would train float16 weights, whose gradients vanish or overflow without scaling; "
             "choose policy.dtype=bfloat16, policy.dtype=float32 with policy.autocast=float16, or policy.lora"
         )
+    quantized.refuse(settings)
     kind.columns_of(settings)
     config.training.optimizer.refuse_missing()
     learner_of(config.learner)
@@ -442,7 +444,7 @@ def _refuse_another_run(config: RunConfig, start: Path) -> None:
     if not saved.is_file():
         return
     then = read_config(saved)
-    for key in ("modality", "recipe", "prompts.name", "environment", "policy.model", "policy.lora"):
+    for key in ("modality", "recipe", "prompts.name", "environment", "policy.model", "policy.lora", "policy.quantize"):
         old, new = (_looked_up(c, key) for c in (then, config))
         if old != new:
             raise ConfigError(

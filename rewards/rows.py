@@ -71,9 +71,10 @@ def row_values(label: str, prompt: Prompt, names: Sequence[str]) -> dict[str, An
                 "has none; it is for edits and video from images"
             )
         if name not in offered:
+            one_for_all = ", data.task=choice one task for all rows" if name == "task" else ""
             raise RewardError(
-                f"reward {label!r} reads the column {name!r}, which prompt {prompt.id!r} does not have; "
-                f"its columns: {', '.join(sorted(prompt.columns)) or 'none'}"
+                f"reward {label!r} reads the column {name!r}, which prompt {prompt.id!r} does not have; its columns: "
+                f"{', '.join(sorted(prompt.columns)) or 'none'}; data.columns.{name}=YOURS names one{one_for_all}"
             )
     return {name: _value(label, prompt, name) for name in names}
 

@@ -45,6 +45,7 @@ WAYS = {
     "train.timestep_fraction": "policy.train_steps={select: fraction, fraction: ...}",
     "train.beta": "objective.regularizers=[{name: gaussian_kl, coefficient: BETA}] with policy.kl=legacy_no_dt",
     "train.cfg": "policy.guidance_scale; 1 trains and samples without",
+    "train.use_8bit_adam": "training.optimizer.name=8bit",
     "train.ema": "policy.ema={decay: 0.9, every: 8}",
     "use_lora": "policy.lora, or null",
     "mixed_precision": "policy.dtype and policy.autocast",
@@ -62,7 +63,6 @@ ABSENT = {
     "pretrained.revision": "give a local folder of that revision",
     "allow_tf32": "policy.dtype and policy.autocast say the precision",
     "sample.eval_guidance_scale": "evaluation has the guidance of training",
-    "train.use_8bit_adam": "the optimizer is AdamW",
     "fsdp_optimizer_offload": "placement is accelerate's: configs/accelerate/fsdp2.yaml",
 }
 

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmrl.errors import ConfigError, PolicyError, unknown
+from mmrl.policies import quantized
 from mmrl.policies.sharding import is_sharded, is_sharded_tensor, plain_name, whole, writes_files
 from mmrl.settings import Section
 
@@ -195,11 +196,28 @@ def put(parameter: Tensor, value: Tensor) -> None:
 
 
 def merged_copy(model: Any) -> Any:
-    """Full weights with the adapter folded in. A copy: unmerging in place would not restore every bit."""
+    """Full weights with the adapter folded in. A copy: unmerging in place would not restore every bit. Packed weights
+    are unpacked first, so that nothing is rounded a second time."""
     merged = copy.deepcopy(model)
     for name in [n for n in merged.peft_config if n != "default"]:
         merged.delete_adapter(name)
+    if any(quantized.is_packed(layer) for layer in merged.modules()):
+        merged = _on_plain_weights(merged)
     return merged.merge_and_unload()
+
+
+def _on_plain_weights(model: Any) -> Any:
+    """The adapter of a packed model, on a plain base of the dtype that the rest of it has."""
+    import peft
+
+    config, weights = model.peft_config["default"], peft.get_peft_model_state_dict(model)
+    dtype = model.get_base_model().dtype
+    base = model.unload()
+    quantized.unpack(base, dtype)
+    with torch.random.fork_rng(devices=[]):
+        plain = peft.get_peft_model(quantized.without_marks(base), config)
+    peft.set_peft_model_state_dict(plain, weights)
+    return plain
 
 
 @contextmanager

@@ -68,8 +68,8 @@ def fresh_start(folder: Path) -> None:
     finish_going_back(folder)
     if held := _step_folders(folder):
         raise ConfigError(
-            f"{folder} already holds a run ({held[-1][1].name} in checkpoints): continue it with --resume {folder}, or "
-            "choose another run_dir=..."
+            f"{folder} already holds a run ({held[-1][1].name} in checkpoints): continue it (`--resume {folder}`, in "
+            f"Python `resume={str(folder)!r}`), or choose another run_dir"
         )
     if parse_metrics(folder / "metrics.jsonl")[0]:
         tell(f"{folder} was stopped before its first checkpoint: starting again, its steps are in {go_back(folder, 0)}")

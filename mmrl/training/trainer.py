@@ -23,6 +23,7 @@ from mmrl.errors import ConfigError, MMRLError, NonFiniteError, SelfCheckError, 
 from mmrl.objective import Objective
 from mmrl.objective.vocabulary import name_tokens
 from mmrl.policies.base import Policy
+from mmrl.policies.quantized import refuse_shards
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
@@ -148,6 +149,7 @@ class Trainer:
                 "the trained weights are float16, whose gradients vanish or overflow without scaling: choose "
                 "policy.dtype=bfloat16, or policy.dtype=float32 with policy.autocast=float16"
             )
+        refuse_shards(policy.module, self.accelerator.is_fsdp2)
         if config.compile:
             compile_blocks(policy.inner)
         self.adamw = MasterAdamW(

@@ -151,10 +151,3 @@ def test_counts_are_written_by_the_generator():
         r"\d+ recipes, \d+ of them for language models and generators alike, composed of \d+ stage functions", counts
     )
     assert "| `credit` |" in counts
-
-
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])
-def test_links_lead_somewhere(page):
-    text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert ((ROOT / page).parent / target).exists(), target

@@ -15,6 +15,7 @@ from mmrl.policies.generation.likelihoods.draws import Draws
 from mmrl.policies.generation.pushing import PushConfig
 from mmrl.policies.generation.sde import DEFAULT_LEVEL, KLKind, Reduction, SamplerKind, Scoring
 from mmrl.policies.generation.steps import TrainSteps
+from mmrl.policies.quantized import Quantize
 from mmrl.policies.weight_average import AverageConfig
 from mmrl.precision import Autocast, Precision
 from mmrl.settings import Section
@@ -72,6 +73,9 @@ class FlowPolicyConfig(Section):
                             models: float32 with `autocast`
     autocast                dtype of matrix products over the weights; sampling and scoring use it alike, so leave
                             accelerate's own mixed precision off
+    quantize                the blocks of the frozen transformer under adapters: nf4 (four bits, QLoRA), int8, or null;
+                            what is outside of the blocks keeps `dtype`, and packed layers compute in `autocast`, or
+                            else `dtype`. Needs the extra `qlora`. A merged export is unpacked first, in `dtype`
     attention               diffusers attention backend such as "native" or "flash"; null is diffusers' default
     gradient_checkpointing  less memory, about a third more time
     offload                 text encoders and VAE wait on the CPU between uses
@@ -128,6 +132,7 @@ class FlowPolicyConfig(Section):
     lora: FlowLoraConfig | None = FlowLoraConfig()
     dtype: Precision = "float32"
     autocast: Autocast | None = None
+    quantize: Quantize | None = None
     attention: str | None = None
     gradient_checkpointing: bool = False
     offload: bool = True

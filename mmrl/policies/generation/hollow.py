@@ -54,7 +54,8 @@ class Hollow(nn.Module):
     def __init__(self, real: nn.Module):
         super().__init__()
         object.__setattr__(self, "real", real)  # not a submodule: it has no device of its own
-        self.place = nn.Parameter(torch.zeros(0), requires_grad=False)
+        dtype = next((p.dtype for p in real.parameters()), torch.float32)  # which callers cast their inputs to
+        self.place = nn.Parameter(torch.zeros(0, dtype=dtype), requires_grad=False)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -16,6 +16,7 @@ from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.families import refuse_other_kinds
 from mmrl.policies.generation.families.asking import condition_media
 from mmrl.policies.generation.families.base import Generator, moved
+from mmrl.policies.quantized import pack
 from mmrl.policies.sharding import whole
 from mmrl.precision import DTYPES
 from mmrl.record import Prompt
@@ -111,7 +112,7 @@ def load_pipeline(config: FlowPolicyConfig) -> Any:
         listed = diffusers.DiffusionPipeline.load_config(config.model)
         refuse_other_kinds(listed, given=config.transformer is not None)
         parts: dict[str, Any] = {n: None for n, kind in listed.items() if isinstance(kind, list) and kind[0] is None}
-        if config.transformer is not None:
+        if config.transformer is not None or config.quantize is not None:
             parts |= load_transformers(config)
         # the class itself: the base class ignores parts that are optional in the class, as Wan's transformers are
         kind = getattr(diffusers, str(listed.get("_class_name")), diffusers.DiffusionPipeline)
@@ -140,10 +141,16 @@ def load_transformers(config: FlowPolicyConfig) -> dict[str, Any]:
             if name == "transformer" or own.is_dir():  # else the second expert was not trained
                 source, options = str(own), {}
         try:
-            found[name] = getattr(diffusers, kind).from_pretrained(source, dtype=DTYPES[config.dtype], **options)
+            loaded = getattr(diffusers, kind).from_pretrained(source, dtype=DTYPES[config.dtype], **options)
         except (OSError, ValueError) as error:
             raise ConfigError(f"transformer: cannot load {source!r}: {str(error).splitlines()[0]}") from None
+        found[name] = pack(loaded, packed_parts(loaded), config)
     return found
+
+
+def packed_parts(transformer: nn.Module) -> list[nn.Module]:
+    """What `quantize` packs: the blocks."""
+    return [module for module in transformer.modules() if isinstance(module, nn.ModuleList)]
 
 
 def gathered(transformer: Any) -> Any:

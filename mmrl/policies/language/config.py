@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mmrl.policies import quantized
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.language.likelihoods import likelihood_class
 from mmrl.policies.language.teacher import TeacherConfig
+from mmrl.policies.quantized import Quantize
 from mmrl.precision import DTYPES, Autocast, Precision
 from mmrl.settings import Section
 
@@ -24,6 +26,9 @@ class LanguagePolicyConfig(Section):
     dtype                   of the weights
     autocast                dtype of matrix products over float32 weights; null follows the weights. Sampling and
                             scoring use it alike, so leave accelerate's own mixed precision off
+    quantize                the frozen text decoder under adapters: nf4 (four bits, QLoRA), int8, or null; vision tower
+                            and head keep `dtype`, and packed layers compute in `autocast`, or else `dtype`. Needs the
+                            extra `qlora`. A merged export is unpacked first, in `dtype`
     attention               transformers' attention backend
     lora                    adapters, or null for full fine-tuning
     train_vision            the vision tower too; null: yes in full fine-tuning, no with LoRA
@@ -66,6 +71,7 @@ class LanguagePolicyConfig(Section):
     adapter: str | None = None
     dtype: Precision = "float32"
     autocast: Autocast | None = None
+    quantize: Quantize | None = None
     attention: str = "sdpa"
     lora: LoraConfig | None = None
     train_vision: bool | None = None
@@ -112,7 +118,7 @@ def load_model(config: LanguagePolicyConfig) -> Any:
     options = {"dtype": DTYPES[config.dtype], "trust_remote_code": config.trust_remote_code}
     load = partial(AutoModelForImageTextToText.from_pretrained, config.model, **options)
     try:
-        return load(attn_implementation=config.attention)
+        return _packed(load(attn_implementation=config.attention), config)
     except ValueError as refused:
         if "attention implementation" not in str(refused):
             raise
@@ -120,7 +126,30 @@ def load_model(config: LanguagePolicyConfig) -> Any:
         model = load()
         if model.config.get_text_config()._attn_implementation != config.attention:
             raise
-        return model
+        return _packed(model, config)
+
+
+def _packed(model: Any, config: LanguagePolicyConfig) -> Any:
+    return quantized.pack(model, packed_parts(model), config)
+
+
+def packed_parts(model: Any) -> list[Any]:
+    """What `quantize` packs: the text decoder."""
+    return [model.get_decoder()]
+
+
+def on_meta(model: str, trust_remote_code: bool = False) -> Any:
+    """The class of transformers that a checkpoint is loaded as, built from its configuration without values."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from mmrl.policies.language.families import check_model_type
+
+    trusted = {"trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(model, **trusted)
+    check_model_type(config)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, **trusted)
 
 
 def without_noise(model: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmrl.policies.language.families.default import Family
+from mmrl.policies.quantized import unpack, without_marks
 
 WINDOWS = {"sliding_window": 12, "attention_chunk_size": 16, "floor_scale": 8, "index_topk": 16}
 """Shorter than the check's prompts, so that what happens beyond a window is seen."""
@@ -21,7 +22,9 @@ def reduced(model: Any, family: Family) -> Any:
     layers = family.decoder(model).layers
     kept = kinds_covered(layers)
     memo: dict[int, Any] = {id(layer): nn.Identity() for layer in layers[kept:]}
-    small = copy.deepcopy(model, memo).float().requires_grad_(False).eval()
+    small = copy.deepcopy(model, memo)
+    unpack(small)
+    small = without_marks(small).float().requires_grad_(False).eval()
     decoder = family.decoder(small)
     decoder.layers = nn.ModuleList(list(decoder.layers)[:kept])
     _shorten(small)
