@@ -40,6 +40,20 @@ def test_judged(name, task):
     assert not judged(cases(name), task)
 
 
+COLOURS = ["red", "blue", "green", "yellow"]
+
+
+@pytest.mark.parametrize("form", ["{}", "<answer>{}</answer>"])
+def test_chosen_is_worth_1_for_one_option_and_0_for_all_others(form):
+    faults = []
+    for text, label, *options in cases("chosen"):
+        column = options[0] if options else COLOURS
+        each = [x for x in read_options(column).labels if judge(form.format(text), x, "choice", options=column)]
+        if each != ([label] if label else []):
+            faults.append(f"{text!r} chooses {each}, should be {label}")
+    assert not faults, "\n".join(faults)
+
+
 def test_boxes():
     for completion, solution, task, right in cases("boxes"):
         assert judge(completion, solution, task) == right, (completion, solution)
