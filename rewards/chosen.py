@@ -1,8 +1,9 @@
 """Which option an answer chooses: what it finally states, not what it mentions first or last.
 
 A text that goes through the options chooses none of them by that: a statement does ("the answer is B", "B is
-correct", a last line "B"), and where there is none, the only option mentioned and not denied. Two different statements
-count as the later one only after a word that turns ("but", "wait", "so"); "A or B" chooses nothing.
+correct", a last line "B"), and where there is none, the only option mentioned, not denied and not merely held possible.
+Two different statements count as the later one only after a word that turns ("but", "wait", "so"), and what is taken
+back is denied: "B, no, C" is C. "A or B", "could be C" and "maybe C" choose nothing.
 """
 
 from __future__ import annotations
