@@ -202,7 +202,7 @@ def without_questions(text: str) -> str:
     """A question is no answer: the prompt repeated says nothing."""
     if "?" not in text:
         return text
-    return "".join(each for each in _SENTENCE_END.split(text) if not each.rstrip("\"'*) \n").endswith("?"))
+    return "".join(each for each in _SENTENCE_END.split(text) if not each.rstrip("\"'*)! \n").endswith("?"))
 
 
 def bare(text: str) -> str:

@@ -236,7 +236,7 @@ def _mark_labels(text: str, options: Options) -> str:
         rf"|(?<![\w'\u2019-])(?P<closed>{upper})\s?[)\]](?!\w)"
         rf"|(?i:\b(?P<named>options?|choice|letter|answer(?:\s+is|\s*:)?)\s+)(?P<after>{upper}"
         rf"|(?:{upper.lower()})(?=[\s\"')\]]*(?:[.,;!\n]|$)))(?![\w'])"
-        rf"|(?<![\w'\u2019-])(?P<bare>{upper})(?P<separator>[.:]?)(?![\w'\u2019-])"
+        rf"|(?<![\w-])(?<!\w')(?P<bare>{upper})(?P<separator>[.:]?)(?![\w-]|'\w)"
     )  # fmt: skip
 
     def replaced(match: re.Match) -> str:

@@ -28,14 +28,14 @@ ARTICLE_THEN = re.compile(
 )
 I_THEN = re.compile(r"\s+(?!(?:because|since|as|is|or|and|nor)\b)[A-Za-z]|'")
 MAY_PRECEDE = re.compile(
-    rf"(?:^|[.,;:!?(\[{{\n\"'=/&+|>$\u2717\u2718\u274c\u2713\u2714\u2705\u2192\u21d2\u2026\u2014\u2013-]"
+    rf"(?:^|[.,;:!?(\[{{#\n\"'=/&+|>$\u2717\u2718\u274c\u2713\u2714\u2705\u2192\u21d2\u2026\u2014\u2013-]"
     rf"|[{HAN}]|{_M}|{BOLD}|\b(?-i:[A-Z])|\b(?:is|be|was|are"
     r"|answers?|options?|choices?|letters?|choos\w+|chose|chosen|selec\w+|out|"
     r"pick\w*|with|for|therefore|so|thus|hence|or|and|not|than|of|either|neither|nor|but|it's|that|that's|answer's"
     r"|says?|both|between|whether|if|no|yes|nope|now|wait|sorry|oops|hmm|however|instead|rather|mean|maybe|perhaps"
     r"|possibly|because|since|while|it|then|first|second|next|last|also|finally|still|yet|by|like|vs|versus|plus|when"
     r"|what|even|although|though|es|ist|est|"
-    r"guess|think|believe|leaves|leaving|to|as|prefer|only|just|actually|doubt|question|\w+ly))\s*$",
+    r"guess|think|believe|to|as|towards?|suggests?|indicates?|means|implies|gives|checking|considering|leaving|leaves|prefer|only|just|actually|doubt|question|\w+ly))\s*$",
     re.IGNORECASE,
 )
 
@@ -48,7 +48,7 @@ _EXCLUDED = r"rul\w+ out|eliminat\w+|exclud\w+|reject\w*|discard\w*|cross\w* out
 NEGATED = re.compile(
     rf"(?:\b(?:not(?!\s+(?:only|just|merely|simply)\b)|never|neither|nor|none of|cannot|can't|except|rather than"
     rf"|instead of|{_EXCLUDED}"
-    r"|without(?!\s+(?:a\s+|any\s+)?(?:doubt|question))|no(?!\s+(?:doubt|question))"
+    r"|without(?!\s+(?:a\s+|any\s+)?(?:doubt|question))|no(?!\s+(?:doubt|question|wait))"
     rf"|other than|apart from|aside from|(?:any|every)(?:thing|one)? but|all but)\b|n't\b|不是|不选|并非){_BREAK}"
     r"|(?:n't|\bnot)\s+(?:think|believe|say)\s+(?:that\s+)?(?:it's|it is|the answer is)\s+(?:option\s+)?[\"'(]*$"
     rf"|\b(?:more|better|closer|nearer|likelier|rather|greater)\b[^.;,\n]*\bthan\s+(?:options?\s+)?[\"'(]*\Z"
@@ -63,7 +63,7 @@ DENIED = re.compile(
     rf"(?:not(?!\s+(?:the\s+)?{_M})|wrong|incorrect|false|out|impossible|eliminated|excluded|ruled "
     rf"out|unlikely|invalid)\b|(?:is|was|are|would|does|do|ca|could)n't\b|cannot\b|(?:does|do|can"
     rf"|would|could) not\b)"
-    r"|[\"')\].]*(?: one)?\s*(?:[,:;(?>\u2192\u2013\u2014-]|\.\.+|\u2026)*\s*(?:no|nope)"
+    r"|[\"')\].]*(?: one)?\s*(?:[,:;(?>=\u2192\u2013\u2014-]|\.\.+|\u2026)*\s*(?:no|nope)"
     r"(?=\s*(?:[,.;:!)\]\u2013\u2014-]"
     rf"|\n|$|wait))|{_AFTER}\s*\.\s*(?:No|Nope)\s*(?:[.;!]|\n|$)|[\"')\].:]*\s*[\u2717\u2718\u274c\u00d7]"
     r"|[^.;\n\ue000-\ue0ff]{0,80}\bso no\b",
@@ -103,13 +103,13 @@ DOUBT = re.compile(
 
 # ----------------------------------------------------------------------------------------------------------- stated
 STATED = re.compile(
-    rf"(?:\b(?:answers?(?:'s)?|choice|selection|solution|response|conclusion|decision|(?:correct|right|best"
+    rf"(?:\b(?:answers?(?:'s)?[\"']?|choice|selection|solution|response|conclusion|decision|(?:correct|right|best"
     rf"|final|my)\s+(?:option|choice|one|letter))(?![ \w]*\?)"
     r"(?:\s+(?:to|for|of|here)\b[^.;:!?\n]{0,60}?)?\s*(?:is|are|=|:|\u2192|->|would be|should be|must "
     r"be|will be|was)?\s*(?:is|are|:|=)?\s*"
     rf"(?:\w+ly\s+)?(?:also\s+)?(?:the\s+)?(?:one\s+)?(?:options?|choices?|letters?)?\s*[\"'(\[<:$]*\s*|{BOLD}"
     r"|\b(?:i(?:'d|'ll| would| will)?\s+)?(?:choos(?:e|ing)|chose|select(?:ing)?|pick(?:ing)?"
-    r"|leav(?:es|ing)(?: (?:us|me|with|only|just))*|left with|go(?:ing)? (?:with|for)"
+    r"|leav(?:es|ing)(?: (?:us|me|with|only|just))*|left with|go(?:ing)? (?:with|for)|lean(?:ing)? (?:to|towards?)"
     r"|opt(?:ing)? for|settle (?:on|for)|answer with)\s+(?:with\s+)?"
     r"(?:the\s+)?(?:options?|choices?|letters?)?\s*[\"'(\[]*\s*)$",
     re.IGNORECASE,
@@ -126,7 +126,9 @@ LEANING = re.compile(
     r"(?:'s|\s+is|\s+must be|\s+should "
     r"be|\s+has to be|\s+would be|\s+are)\s+(?:\w+ly\s+)?(?:the\s+|an?\s+)?(?:options?\s+)?"
     r"|\b(?:since|because|as|given)\b[^.;:!?\n\ue000-\ue0ff]*,\s*(?:options?\s+)?"
-    r"|(?<!not )\bonly\s+(?:options?\s+)?|\b(?:therefore|so|thus|hence|must be|should be)\b[\s,:]*(?:it(?:'s| "
+    r"|\b(?:suggests?|indicates?|implies|points? to|corresponds? to)\s+(?:options?\s+)?"
+    r"|(?<!not )\bonly\s+(?:options?\s+)?"
+    r"|\b(?:therefore|so|thus|hence|must be|should be)\b[\s,:]*(?:it(?:'s| "
     r"is)\s+)?(?:the\s+)?(?:options?\s+)?)[\"'(\[]*\s*$",
     re.IGNORECASE,
 )
@@ -136,7 +138,7 @@ CONFIRMED = re.compile(
     r"|true|final|valid|left|one that|one left|likelier|closer|more likely)\b(?!\s+(?:if|at first|only if)\b)"
     rf"|{_AFTER}\s+(?:(?:also\s+)?(?:fits|matches|remains|wins)\b|makes\s+(?:the most|more|better)\s+sense\b"
     r"|it is\s*(?:[.!]|$|\n)|is\s*(?:[.!]|$|\n))|[\"')\]]*\s*,?\s*(?:because|since)\b"
-    r"|[\"')\]]*\s*[,:;(?>\u2192\u2013\u2014-]*\s*(?:yes|true|correct|right)(?=\s*(?:[,.;:!)\]\u2013\u2014-]|\n|$"
+    r"|[\"')\]]*\s*[,:;(?>=\u2192\u2013\u2014-]*\s*(?:yes|true|correct|right)(?=\s*(?:[,.;:!)\]\u2013\u2014-]|\n|$"
     r"|[\ue000-\ue0ff]))|[\"')\]]*\.\s*(?:yes|true|correct|right)\s*(?:[.;!]|\n|$)|[\"')\].:]*\s*[\u2713\u2714\u2705]",
     re.IGNORECASE,
 )
