@@ -179,6 +179,28 @@ class TestOptions:
             check_row({"task": "choice", "solution": solution, "options": options})
 
 
+@pytest.mark.parametrize(
+    ("row", "right", "wrong"),
+    [
+        ({"solution": "A dog", "options": ["A cat", "A dog", "A cow"], "task": "choice"}, "B", "A"),
+        ({"solution": "\N{EN DASH}5", "task": "number"}, "-5", "5"),
+        ({"solution": "3 million", "task": "number"}, "3000000", "3"),
+        ({"solution": {"start": "01:01", "end": "02:02"}, "task": "temporal"}, "61 to 122", "1 to 2"),
+        ({"solution": ["red", "crimson"], "task": "text"}, "crimson", "['red', 'crimson']"),
+        ({"solution": 1, "options": ["a cat", "a dog"], "task": "choice"}, "B", "A"),
+    ],
+)
+def test_a_truth_that_check_takes_is_read_for_what_it_says(row, right, wrong):
+    """Once taken and read as another: as the letter A, 5, 3, one second, a list's text. An index counts from 0, and a
+    column that counts from 1 has a row with one index too many, which is refused."""
+    check_row(row)
+    judged = [judge(tag(each), **row) for each in (right, wrong)]
+    assert judged == [1, 0]
+    if isinstance(row["solution"], int):
+        with pytest.raises(RewardError, match=r"is no index of 2 options \(from 0\)"):
+            check_row({**row, "solution": 2})
+
+
 REFUSED = {
     "exact": [[], ["red", ""], {"a": 1}],
     "multi_choice": ["none", "cat", "A or B?", [], ["A", "red"], "A cat and a dog"],
