@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from mmrl.data.formats.base import messages_in
@@ -14,6 +15,7 @@ from mmrl.data.sources import RowError
 from mmrl.errors import ConfigError, DataError, unknown
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+ASKING = ("user", "tool")  # whose messages may show media
 SPEAKERS = {"human": "user", "gpt": "assistant", "tool_response": "tool", "observation": "tool"}
 """Roles of ShareGPT and ms-swift that have other names here."""
 _TAGS = re.compile(r"(?<!\\)(<image>|<video>)")
@@ -27,8 +29,8 @@ def read_messages(prompt: Any) -> tuple[Messages, dict[str, list[Any]]]:
     """Chat messages with contents as lists of parts, and the media their parts carried.
 
     A string is one user message, or the messages it holds as JSON. Parts become `{"type": "text", "text"}`,
-    `{"type": "image"}`, `{"type": "video"}`; `<image>` and `<video>` in user text mark places too, unless written
-    `\\<image>`.
+    `{"type": "image"}`, `{"type": "video"}`; `<image>` and `<video>` in the text of users and tools mark places too,
+    unless written `\\<image>`; in an answer or a system message they are refused.
     """
     found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
     if isinstance(prompt, str):
@@ -54,7 +56,12 @@ def _read_message(message: Any, found: dict[str, list[Any]]) -> dict[str, Any]:
         raise RowError("prompt", f"expected a content of text or parts, got {describe(content)}")
     parts: list[dict[str, Any]] = []
     for part in content:
-        parts += _read_part(part, found, split_tags=role == "user")
+        parts += _read_part(part, found, split_tags=role in ASKING)
+    if role not in ASKING and (tag := next((t[0] for p in parts if (t := _TAGS.search(p.get("text", "")))), None)):
+        fix = f"media are shown by the user; move it there, or write \\{tag} if the text is meant"
+        raise RowError("prompt", f"{tag} stands in a message by {role!r}", fix)
+    if role not in ASKING:
+        parts = [{**p, "text": _ESCAPED.sub(r"\1", p["text"])} if "text" in p else p for p in parts]
     return {"role": role, "content": parts}
 
 
@@ -88,12 +95,30 @@ def take_answer(messages: Messages) -> tuple[Messages, Any]:
             raise RowError("prompt", "the last answer holds media; a truth is text")
         values = [p["value"] for p in last["content"] if "value" in p]
         answer = values[0] if values else "".join(p["text"] for p in last["content"])
+        if isinstance(answer, str) and not answer.strip():
+            raise RowError("prompt", "the last answer is blank", "a last answer is the solution: write it, or drop it")
     else:
         before, answer = messages, None
+    _check_order(before)
     if not before or before[-1]["role"] not in ("user", "tool"):
         said = f"the last message is by {before[-1]['role']!r}" if before else "holds no question, only an answer"
         raise RowError("prompt", said, "a question by the user comes last, or second to last before its answer")
     return before, answer
+
+
+def _check_order(messages: Messages) -> None:
+    """Turns that templates drop or read as others are refused: a conversation that begins with an answer (its question
+    was cut off), two answers in a row (which is meant?), a system message after the first."""
+    for turn, (previous, role) in enumerate(pairwise([None, *(m["role"] for m in messages)]), 1):
+        if role == "assistant" and previous in (None, "system", "developer"):
+            fix = "a conversation begins with the user's question; leave that answer out, or give its question"
+            raise RowError("prompt", f"message {turn} is an answer before any question", fix)
+        if role == previous == "assistant":
+            fix = "join the two, or leave one out"
+            raise RowError("prompt", f"messages {turn - 1} and {turn} are two answers in a row", fix)
+        if role in ("system", "developer") and previous is not None:
+            fix = "the system message comes first, and there is one"
+            raise RowError("prompt", f"message {turn} is by {role!r}, after others", fix)
 
 
 def place_media(messages: Messages, counts: Mapping[str, int], conditions: Mapping[str, int]) -> Messages:
@@ -126,10 +151,15 @@ def place_media(messages: Messages, counts: Mapping[str, int], conditions: Mappi
     for i, message in enumerate(messages):
         first = given if users and i == users[0] else []
         content = [*first, *(leading if users and i == users[-1] else []), *message["content"]]
-        if i == len(messages) - 1 and not any(p["type"] != "text" or p["text"].strip() for p in content):
-            raise RowError("prompt", "is empty")
+        said = message["role"] in ("system", "developer", "tool") or _says(content)
+        if not said or (i == len(messages) - 1 and not _says(content)):
+            raise RowError("prompt", "is empty" if len(messages) == 1 else f"message {i + 1} is empty")
         placed.append({"role": message["role"], "content": _joined(content)})
     return placed
+
+
+def _says(content: list[dict[str, Any]]) -> bool:
+    return any(p["type"] != "text" or p["text"].strip() for p in content)
 
 
 def _assign(messages: Messages, kind: str, parts: list[dict[str, Any]]) -> Messages:

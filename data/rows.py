@@ -66,6 +66,7 @@ _NEAR = {
     "solution": ("answer", "label", "ground_truth", "gt", "target", "response", "completion"),
     "task": ("problem_type", "question_type", "task_type", "type"),
 }
+_TRUTHS = ("answer", "ground_truth", "gt_answer", "gt")  # columns beside messages that say what is right
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -173,7 +174,7 @@ class RowReader:
         messages, found = read_messages(_take_prompt(values))
         messages, answer = take_answer(messages)
         if answer is not None:
-            _keep_answer(values, answer)
+            _keep_answer(values, answer, self.elsewhere)
         options = read_options(values.get("options"))
         if options is not None:
             values["options"] = options
@@ -248,13 +249,28 @@ def _take_prompt(values: dict[str, Any]) -> Any:
     return values.pop("prompt")
 
 
-def _keep_answer(values: dict[str, Any], answer: Any) -> None:
-    """A last answer of the assistant is the truth; one beside another truth must say the same."""
+def _keep_answer(values: dict[str, Any], answer: Any, elsewhere: Collection[str]) -> None:
+    """A last answer of the assistant is the truth; one beside another truth must say the same.
+
+    elsewhere  columns that rewards read for themselves, whatever they are called
+    """
+    told = f"the messages end with the answer {str(answer)[:40]!r}"
     if values.get("solution") is None:
+        for name in _TRUTHS:
+            if name in values and name not in elsewhere and not _agree(values[name], answer):
+                fix = f"data.ignore=[{name}] takes the messages' answer"
+                raise RowError(name, f"holds {str(values[name])[:40]!r}, but {told}", fix)
         values["solution"] = untagged(answer)
-    elif str(untagged(values["solution"])).strip() != str(untagged(answer)).strip():
-        told = f"the messages end with the answer {str(answer)[:40]!r}, but the row has a solution of its own"
-        raise RowError("prompt", told, "keep one of the two")
+    elif not _agree(values["solution"], answer):
+        raise RowError("prompt", f"{told}, but the row has a solution of its own", "keep one of the two")
+
+
+def _agree(truth: Any, answer: Any) -> bool:
+    """Whether a truth is what an answer says, all of it or in its last `<answer>` tag. A null says nothing."""
+    if truth is None:
+        return True
+    tagged = re.findall(r"<answer>(.*?)</answer>", str(answer), re.DOTALL | re.IGNORECASE)[-1:]
+    return str(untagged(truth)).strip() in {str(each).strip() for each in (answer, untagged(answer), *tagged)}
 
 
 def _content(messages: Messages, items: Mapping[str, list[Any]], solution: Any, options: list[str] | None) -> str:

@@ -144,6 +144,15 @@ _TURNS = re.compile(
     r"first|initially|sorry|mistake|reconsider\w*|second thought)\b",
     re.IGNORECASE,
 )
+_WORDS_BACK = (
+    r"wait|actually|sorry|oops|hmm|corrections?|corrected|scratch that|make that|i mean|(?:or )?rather(?!\s+than)"
+    r"|instead(?!\s+of)|on (?:second thoughts?|reflection)|my (?:mistake|bad)"
+    r"|let me (?:reconsider|rethink|correct (?:that|it|myself))|i misread[^.;\n]{0,30}"
+)
+TAKEN_BACK = rf"\b(?:no,?\s+wait|wait,?\s+no|no(?=\s*[,:;.!\u2026\u2014-])|nope|{_WORDS_BACK})\b"
+"""What takes back what was said before it: "B, no, C"."""
+_TAKEN_BACK = re.compile(TAKEN_BACK, re.IGNORECASE)
+_TAKEN_BACK_BUT_NO = re.compile(rf"\b(?:{_WORDS_BACK})\b", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"[.!?](?=\s|$)|\n|;|,?\s+(?:because|since|as|which|where|given)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?<=\n)")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|mathbf|textbf|textit|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
@@ -164,30 +173,43 @@ def statements(text: str) -> list[tuple[int, str]]:
 def settled(said: Sequence[tuple[int, Any]], text: str) -> Any:
     """The value that statements settle on: the only one, or the last of two after a word that turns ("but", "so").
 
-    Three different values, or two side by side, are a walk through the choices and settle nothing.
+    Of three the last counts only after a word that takes back ("no, wait"). Else several values, as two side by side,
+    are a walk through the choices and settle nothing.
     """
     values = list(dict.fromkeys(value for _, value in said))
-    if len(values) == 1:
-        return values[0]
-    if len(values) != 2:
-        return None
+    if len(values) < 2:
+        return values[0] if values else None
     last = said[-1][1]
     start = next(position for position, value in reversed(said) if value != last)
-    return last if _TURNS.search(text, start, said[-1][0]) else None
+    turns = _TURNS if len(values) == 2 else _TAKEN_BACK
+    return last if turns.search(text, start, said[-1][0]) else None
+
+
+def corrected(text: str, *, most_words: int = 4, no_is_an_answer: bool = False) -> str:
+    """What a text ends on after the last words that take back what it said before: "4" of "3, no, 4"; else all of it.
+
+    Only a short remainder is such a correction: "Wait, 3 of the 5 are red, so ..." goes on with the thought.
+    """
+    words = _TAKEN_BACK_BUT_NO if no_is_an_answer else _TAKEN_BACK
+    for match in reversed(list(words.finditer(text))[-MOST_STATEMENTS:]):
+        rest = text[match.end() :].strip(" ,.:;!\u2026\u2014-\n")
+        if rest:
+            return text[match.end() :].lstrip(" ,.:;!\u2026\u2014\n") if len(rest.split()) <= most_words else text
+    return text
 
 
 def without_questions(text: str) -> str:
     """A question is no answer: the prompt repeated says nothing."""
     if "?" not in text:
         return text
-    return "".join(each for each in _SENTENCE_END.split(text) if not each.rstrip("\"'*) \n").endswith("?"))
+    return "".join(each for each in _SENTENCE_END.split(text) if not each.rstrip("\"'*)! \n").endswith("?"))
 
 
 def bare(text: str) -> str:
     r"""Marks that only dress a text taken off: `**`, `__`, backticks and `\text{...}`."""
     for _ in range(3):
         text = _TEXT_COMMAND.sub(r" \1 ", text)
-    return re.sub(r"\*\*|__|`", "", text)
+    return re.sub(r"\*\*|__|`", "", text.translate(_QUOTES))
 
 
 def plain(text: str) -> str:

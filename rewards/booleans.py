@@ -15,7 +15,7 @@ _NO = frozenset(("no", "false", "0", "n", "f", "否", "不", "不是", "不对",
 _WORD = re.compile(r"\b(yes|yeah|yep|true|correct|no|nope|false|incorrect)\b", re.IGNORECASE)
 _POSITIVE = frozenset(("yes", "yeah", "yep", "true", "correct"))
 _NOT = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bcannot)\s+(?:\w+\s+)?$", re.IGNORECASE)
-_OF_A_NOUN = re.compile(
+OF_A_NOUN = re.compile(
     r"\s+(?!(?:it|there|they|he|she|this|that|the|i|we|you|because|since|as|and|or|but|is)\b)\w",
     re.IGNORECASE,
 )
@@ -38,6 +38,9 @@ def boolean(text: str) -> bool | None:
         return whole == "1.0"
     if _DOUBT.search(text):
         return None
+    rest = answers.corrected(text, no_is_an_answer=True)
+    if rest != text and (value := _said(rest)) is not None:
+        return value
     if said := answers.statements(text):
         read = [(place, value) for place, rest in said if (value := _said(rest)) is not None]
         if read:
@@ -56,7 +59,7 @@ def _said(text: str) -> bool | None:
     found = set()
     for match in _WORD.finditer(text):
         word, before = match[1].lower(), text[max(match.start() - 40, 0) : match.start()]
-        if word == "no" and _OF_A_NOUN.match(text, match.end()) and not _THERE_IS.search(before):
+        if word == "no" and OF_A_NOUN.match(text, match.end()) and not _THERE_IS.search(before):
             continue
         found.add((word in _POSITIVE) != bool(_NOT.search(before)))
     return found.pop() if len(found) == 1 else None

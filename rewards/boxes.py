@@ -46,7 +46,7 @@ _NAMED = re.compile(
     re.I,
 )
 _BARE = re.compile(
-    rf"\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*[.;]?\s*|"
+    rf"\s*(?:(?:b?box|bbox_2d|coordinates)(?:\s*[:=])?\s*)?{_N}\s*,\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*[.;]?\s*|"
     r"\s*" + r"\s+".join([r"(\d+(?:\.\d+)?)"] * 4) + r"\s*"
 )
 _LOCATED = re.compile(r"<loc(\d{4})>\s*<loc(\d{4})>\s*<loc(\d{4})>\s*<loc(\d{4})>")
@@ -80,6 +80,8 @@ def boxes(text: str) -> list[Box]:
     """All boxes of a text, in order: those of its JSON, or of the first notation above that finds some."""
     if _POINTS.search(text):
         return []
+    if (rest := answers.corrected(text)) != text and (found := boxes(rest)):
+        return found
     text = _QUOTED_NUMBER.sub(r"\2", _SPECIAL.sub(" ", text[:LONGEST].translate(_PLAIN)))
     value = _values(text)
     flat = isinstance(value, list) and all(_is_number(each) for each in value)

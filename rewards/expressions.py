@@ -61,7 +61,7 @@ def mathematics(completion: str, solution: Any) -> float:
     """1 if answer and truth are the same expression, else 0. TimeoutError when that takes too long to find out."""
     right = true_expression(solution)
     answer = answers.extract(completion, whole=False)
-    return float(bool(answer) and same_expression(_clean(answer), _clean(right)))
+    return float(bool(answer) and same_expression(_clean(answers.corrected(answer)), _clean(right)))
 
 
 def _clean(text: str) -> str:

@@ -53,9 +53,9 @@ _BETWEEN = (
     r"ends at|,|;)\s*(?:at |second |t ?= ?)?"
 )
 _RANGE = re.compile(
-    r"(?<![\w.:-])" + _STAMP.replace("{0}", "1").replace("{{", "{").replace("}}", "}")
+    r"(?<![\w.:-])(?<!\d - )(?!(?<=\d )-)" + _STAMP.replace("{0}", "1").replace("{{", "{").replace("}}", "}")
     + _BETWEEN
-    + _STAMP.replace("{0}", "2").replace("{{", "{").replace("}}", "}") + r"(?![\d:]|[.,-]\d)",
+    + _STAMP.replace("{0}", "2").replace("{{", "{").replace("}}", "}") + r"(?![\d:]|[.,-]\d|\s+-\s+\d)",
     re.IGNORECASE,
 )  # fmt: skip
 _ONE = re.compile(r"\s*" + _STAMP.replace("{0}", "1").replace("{{", "{").replace("}}", "}") + r"\s*", re.IGNORECASE)
@@ -79,6 +79,8 @@ def interval(text: str) -> Interval | None:
         return found[0] * scale, found[1] * scale
     if value is not None:
         return None
+    if (rest := answers.corrected(text, most_words=8)) != text and (found := _from_words(rest)):
+        return found
     found = _from_words(text) if len(text) <= LONGEST else None
     if found is None and (said := answers.statements(answers.bare(text))):
         read = [(place, each) for place, rest in said if (each := _from_words(rest))]

@@ -41,7 +41,9 @@ _BOUND = re.compile(
     re.IGNORECASE,
 )
 _NEGATED = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot|without|except)|n't)\b(?:(?!\bbut\b)[^,;:.!?]){0,40}$", re.IGNORECASE
+    r"(?:\b(?:not|never|neither|nor|cannot|without|except|instead of|rather than)|n't)\b"
+    r"(?:(?!\bbut\b|\bit is\b|\bit's\b)[^,;:.!?]){0,40}$",
+    re.IGNORECASE,
 )
 _DENIED = re.compile(
     r"\s*\)?\s*(?:(?:is|was|would be|are)\s+(?:not|wrong|incorrect|false|impossible|too)\b"
@@ -55,6 +57,7 @@ _SPOILED_AFTER = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 _IDENTIFIER = re.compile(r"[^\W\d]-?$|[\w)]_$|[\d.,]$|\d/$")
+_FUNCTION = re.compile(r"\b(?:log|ln|lg|exp|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|arc[a-z]{3})[\s_(]*$", re.IGNORECASE)
 _VERB = re.compile(
     r"(?:^|[=:≈(\[,]|\b(?:is|are|be|was|equals?|to|of|about|exactly|around|answer|and|or|gives?|get))\s*$",
     re.I,
@@ -73,6 +76,8 @@ def number(text: str, *, share: bool = False) -> float | None:
     share  the quantity asked for is a share of 1, so that `50%` is .5; otherwise it is 50
     """
     text = answers.without_questions(text)[-MOST_READ:]
+    if (rest := answers.corrected(text)) != text and (value := _single(rest, share)) is not None:
+        return value
     value = _single(text, share) if len(text) <= LONGEST else None
     if value is None and (said := answers.statements(answers.bare(text))):
         read = [(place, each) for place, rest in said if (each := _single(rest, share)) is not None]
@@ -158,7 +163,12 @@ def _value(group: _Group, text: str, share: bool) -> float | None:
         raise _NoNumber  # "x - 5"; "the answer - 5"
     if _DENIED.match(after) or _NEGATED.search(before):
         return None
-    if _BOUND.search(before) or _SPOILED_AFTER.match(after) or re.search(r"\d:\s*$", before):
+    if (
+        _BOUND.search(before)
+        or _FUNCTION.search(before)
+        or _SPOILED_AFTER.match(after)
+        or re.search(r"\d:\s*$", before)
+    ):
         raise _NoNumber
     if any(token in CONSTANTS for token in tokens) and re.match(r"\s*[A-Za-z]\b", after):
         raise _NoNumber  # "2π r"

@@ -53,8 +53,9 @@ for _name, _task in {
         choice.single,
         checks(true_option, "options"),
         _is_option,
-        "the option finally stated: `B`, `(b)`, `B. dog`, `The answer is B`, `B is correct`, its text; not `A or B`, "
-        "`not B`, or a walk through the options",
+        "the option finally stated: `B`, `(b)`, `B. dog`, `The answer is B`, `B is correct`, its text; of "
+        "`B, no, C` and `I thought B, the answer is C` the later; not `A or B`, `could be B`, `not B`, or a walk "
+        "through the options",
         "a letter, `B. dog`, the option's text, or an integer counting from 0; `options` as list, "
         "mapping, JSON or lines",
         ("multiple_choice", "mcq", "single_choice", "multiple_choice_qa"),

@@ -40,6 +40,20 @@ def test_judged(name, task):
     assert not judged(cases(name), task)
 
 
+COLOURS = ["red", "blue", "green", "yellow"]
+
+
+@pytest.mark.parametrize("form", ["{}", "<answer>{}</answer>"])
+def test_chosen_is_worth_1_for_one_option_and_0_for_all_others(form):
+    faults = []
+    for text, label, *options in cases("chosen"):
+        column = options[0] if options else COLOURS
+        each = [x for x in read_options(column).labels if judge(form.format(text), x, "choice", options=column)]
+        if each != ([label] if label else []):
+            faults.append(f"{text!r} chooses {each}, should be {label}")
+    assert not faults, "\n".join(faults)
+
+
 def test_boxes():
     for completion, solution, task, right in cases("boxes"):
         assert judge(completion, solution, task) == right, (completion, solution)
@@ -163,6 +177,28 @@ class TestOptions:
     def test_a_truth_that_is_not_one_option_for_certain_is_refused(self, solution, options):
         with pytest.raises(RewardError, match="solution"):
             check_row({"task": "choice", "solution": solution, "options": options})
+
+
+@pytest.mark.parametrize(
+    ("row", "right", "wrong"),
+    [
+        ({"solution": "A dog", "options": ["A cat", "A dog", "A cow"], "task": "choice"}, "B", "A"),
+        ({"solution": "\N{EN DASH}5", "task": "number"}, "-5", "5"),
+        ({"solution": "3 million", "task": "number"}, "3000000", "3"),
+        ({"solution": {"start": "01:01", "end": "02:02"}, "task": "temporal"}, "61 to 122", "1 to 2"),
+        ({"solution": ["red", "crimson"], "task": "text"}, "crimson", "['red', 'crimson']"),
+        ({"solution": 1, "options": ["a cat", "a dog"], "task": "choice"}, "B", "A"),
+    ],
+)
+def test_a_truth_that_check_takes_is_read_for_what_it_says(row, right, wrong):
+    """Once taken and read as another: as the letter A, 5, 3, one second, a list's text. An index counts from 0, and a
+    column that counts from 1 has a row with one index too many, which is refused."""
+    check_row(row)
+    judged = [judge(tag(each), **row) for each in (right, wrong)]
+    assert judged == [1, 0]
+    if isinstance(row["solution"], int):
+        with pytest.raises(RewardError, match=r"is no index of 2 options \(from 0\)"):
+            check_row({**row, "solution": 2})
 
 
 REFUSED = {

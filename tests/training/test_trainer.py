@@ -277,6 +277,16 @@ def test_rollouts_are_saved_with_their_credit(tmp_path):
     assert (tmp_path / "rollouts" / "step-000001" / rows[0]["media"][0]).exists()
 
 
+def test_a_prompt_that_comes_twice_in_a_step_is_answered_anew(tmp_path):
+    make_trainer(tmp_path, steps=1, prompts=make_prompts(2), save_rollouts=16).train()
+    lines = (tmp_path / "rollouts" / "step-000001" / "rows.jsonl").read_text().splitlines()
+    said = {}
+    for row in map(json.loads, lines):
+        said.setdefault(row["prompt_id"], {}).setdefault(row["group"], []).append(row["output"])
+    assert [len(groups) for groups in said.values()] == [2, 2]
+    assert all(first != second for first, second in (groups.values() for groups in said.values()))
+
+
 def test_a_group_of_one_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="group_size=1"):
         make_trainer(tmp_path, group_size=1)
