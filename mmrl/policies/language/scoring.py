@@ -121,7 +121,10 @@ class ScoredLanguageModel(nn.Module):
         self.shared = shared
         self.score = score
         readers = family.readers(self.core).values()
-        self.vision_trains = any(p.requires_grad for reader in readers for p in reader.parameters())
+        found = family.capabilities
+        self.vision_trains = found.learns and any(p.requires_grad for reader in readers for p in reader.parameters())
+        embeddings = self.core.get_input_embeddings().parameters()
+        self.media_train = self.vision_trains or (found.borrows and any(p.requires_grad for p in embeddings))
         if family.one_tower:
             project_patches(self.core.model.visual)
             vision_attention.install(self.core.model.visual)
@@ -141,7 +144,7 @@ class ScoredLanguageModel(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        return self.core.get_output_embeddings()
+        return self.family.head(self.core)
 
     def forward(self, rows: Rows, actions: Tensor, mask: Tensor, asked: Sequence[Need] = ()) -> dict[str, Tensor]:
         """Score `actions (B, T, ...)` where `mask (B, T)`; `{"log_probs" or Need.key: (B, T) float32}`, 0 outside."""
