@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.encoding import collate
@@ -130,6 +131,15 @@ class ScoredLanguageModel(nn.Module):
             vision_attention.install(self.core.model.visual)
         if shared:
             shared_prompt.install(self.core, family)
+
+    def train(self, mode: bool = True) -> ScoredLanguageModel:
+        """Layers that would normalise by the statistics of a batch keep to those they have, as when tokens were written:
+        else a row would be worth something else beside other rows."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
 
     @property
     def core(self) -> Any:

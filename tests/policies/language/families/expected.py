@@ -114,7 +114,6 @@ CLIPS = (
     "minicpmv4_6", "ernie4_5_vl_moe", "perception_lm", "molmo2", "llava_next_video", "video_llava",
     "cohere_compass", "minicpmv4_7", "muse_glimmer", "cosmos3_edge", "gemma4_unified", "hyperclovax_vision",
     "minimax_m3_vl", "cosmos3_omni", "qwen4_exp", "glm5_next", "glmga", "muse_spark", "minicpm_ocr", "dots3_note",
-    "nemotron_h_omni",
 )  # fmt: skip
 """Families whose clips are scored exactly."""
 CLIPS_REFUSED = frozenset({"kimi_k25", "glm_ocr", "nemotron_h_omni"})
