@@ -133,8 +133,8 @@ class ScoredLanguageModel(nn.Module):
             shared_prompt.install(self.core, family)
 
     def train(self, mode: bool = True) -> ScoredLanguageModel:
-        """Layers that would normalise by the statistics of a batch keep to those they have, as when tokens were written:
-        else a row would be worth something else beside other rows."""
+        """Layers that would normalise by the statistics of a batch keep to their own, as when tokens were written: else
+        a row would be worth something else beside other rows."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
