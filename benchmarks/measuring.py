@@ -76,16 +76,21 @@ def peak_mib() -> float:
 
 
 class Worker:
-    """One variant in a process of its own: `ask("step")` -> its reply. `ready`: what it said after loading."""
+    """One variant in a process of its own: `ask("step")` -> its reply. `ready`: what it said after loading.
+
+    A `checkout` in its spec is the folder of another checkout of this project, whose code it runs.
+    """
 
     def __init__(self, module: str, spec: Mapping[str, Any], threads: int):
         command = [sys.executable, "-m", module, "--worker", json.dumps(spec)]
         quiet = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment = {**os.environ, **quiet, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        folder = spec.get("checkout")
+        if folder is not None:
+            environment["PYTHONPATH"] = folder
         self.spec, self.errors = spec, tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+        self.process = subprocess.Popen(command, text=True, env=environment, cwd=folder, **pipes)
         self.ready: dict[str, Any] = {}
 
     def ask(self, request: str) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mmrl.errors import ConfigError
 from mmrl.policies import quantized
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.language.likelihoods import likelihood_class
@@ -39,6 +41,7 @@ class LanguagePolicyConfig(Section):
     max_prompt_tokens       a longer prompt is an error: prompts are never cut
     temperature             of sampling and of every log-prob
     top_p, top_k            must stay 1 and 0: truncated sampling biases the importance ratios
+    chat_template           a jinja file, in place of the checkpoint's template
     min_pixels, max_pixels  area an image is resized into; null keeps the checkpoint's
     stop, stop_tokens       strings and ids that end a response besides the checkpoint's own end tokens
     thinking                `enable_thinking` of chat templates that know it
@@ -82,6 +85,7 @@ class LanguagePolicyConfig(Section):
     temperature: float = Field(1.0, gt=0)
     top_p: float = 1.0
     top_k: int = 0
+    chat_template: str | None = None
     min_pixels: int | None = Field(None, ge=1)
     max_pixels: int | None = Field(None, ge=1)
     stop: list[str] = []
@@ -112,24 +116,27 @@ class LanguagePolicyConfig(Section):
 
 
 def load_model(config: LanguagePolicyConfig) -> Any:
-    """The checkpoint of `config.model`, as its class of transformers."""
+    """The checkpoint of `config.model`, as its class of transformers. One that lacks weights is refused: they would be
+    drawn at random."""
     from transformers import AutoModelForImageTextToText
 
     options = {"dtype": DTYPES[config.dtype], "trust_remote_code": config.trust_remote_code}
-    load = partial(AutoModelForImageTextToText.from_pretrained, config.model, **options)
+    load = partial(AutoModelForImageTextToText.from_pretrained, config.model, output_loading_info=True, **options)
     try:
-        return _packed(load(attn_implementation=config.attention), config)
+        model, told = load(attn_implementation=config.attention)
     except ValueError as refused:
         if "attention implementation" not in str(refused):
             raise
         # Not all of it knows this attention: encoders may keep another, as transformers chooses, the decoder may not.
-        model = load()
+        model, told = load()
         if model.config.get_text_config()._attn_implementation != config.attention:
             raise
-        return _packed(model, config)
-
-
-def _packed(model: Any, config: LanguagePolicyConfig) -> Any:
+    absent = sorted(told["missing_keys"])
+    if absent:
+        raise ConfigError(
+            f"model: {config.model!r} lacks {len(absent)} of the weights that {type(model).__name__} has, such as "
+            f"{', '.join(absent[:2])}; they would be random. Take a checkpoint that was saved from this class"
+        )
     return quantized.pack(model, packed_parts(model), config)
 
 
@@ -150,6 +157,24 @@ def on_meta(model: str, trust_remote_code: bool = False) -> Any:
     check_model_type(config)
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config, **trusted)
+
+
+def load_processor(config: LanguagePolicyConfig) -> Any:
+    """The processor of `config.model`, with the chat template that was asked for, or its own, or its tokenizer's."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    tokenizer = getattr(processor, "tokenizer", None)
+    if config.chat_template is not None:
+        processor.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
+    elif getattr(processor, "chat_template", None) is None:
+        processor.chat_template = getattr(tokenizer, "chat_template", None)
+    if processor.chat_template is None:
+        raise ConfigError(
+            f"model: neither the processor nor the tokenizer of {config.model!r} has a chat template; name a jinja "
+            "file that writes messages and a placeholder for each medium: policy.chat_template=FILE"
+        )
+    return processor
 
 
 def without_noise(model: Any) -> Any:

@@ -167,7 +167,8 @@ def _lines(policy: Speaker, plan: WritingPlan, ready: dict[str, Encoded], key: K
 
 def _columns(policy: Speaker, prompt: int) -> int:
     """Columns a response may take behind a prompt of so many tokens."""
-    positions = policy.inner.core.config.get_text_config().max_position_embeddings - prompt
+    there = policy.inner.core.config.get_text_config().max_position_embeddings
+    positions = min(there, policy.family.capabilities.limit or there) - prompt
     return positions if policy.config.max_extent is None else min(policy.config.max_extent, positions)
 
 

@@ -52,6 +52,7 @@ def encode(
     frames: Sequence[Frames] = (),
     template: dict[str, Any] | None = None,
     max_tokens: int | None = None,
+    room: int = 0,
 ) -> Encoded:
     """Chat template and processor, once.
 
@@ -59,6 +60,7 @@ def encode(
     frames      the prompt's videos, sampled already
     template    extra variables of the chat template, such as `enable_thinking`
     max_tokens  a longer prompt is an error: cutting one would cut through its media
+    room        tokens that a response may need behind it
     """
     check_media(prompt)
     processor = family.processor
@@ -69,6 +71,7 @@ def encode(
     images = [open_image(image, prompt) for image in prompt.images]
     try:
         entry = family.encode(core, text, images, frames)
+        family.check_length(len(entry) + room)
     except PolicyError as error:
         raise PolicyError(f"prompt {prompt.id!r}: {error}") from None
     if max_tokens is not None and len(entry) > max_tokens:

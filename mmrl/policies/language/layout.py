@@ -72,7 +72,7 @@ def _not_packed(config: Any, family: Family, core: Any) -> str | None:
 
 
 def _not_two_calls(config: Any, family: Family, core: Any) -> str | None:
-    if getattr(core.config.get_text_config(), "attention_dropout", 0.0):
+    if shared_prompt.dropout_of(core):
         return "attention_dropout is not 0; two calls and plain rows would drop different weights"
     if not family.capabilities.prefix_cache:
         return f"responses of {family.model_type!r} that go on from a cache do not have the log-probs of plain rows"
@@ -91,6 +91,8 @@ def lay_out(
 ) -> Rows:
     """entries: of `rollouts.prompts`, as this pass shows them."""
     prompt, actions, lengths = rollouts.prompt.cpu(), rollouts.actions, scored_extents(rollouts)
+    if len(prompt):
+        family.check_length(int((torch.tensor([len(e) for e in entries])[prompt] + lengths.cpu()).max()))
     if way is Way.PACKED:
         return shared_prompt.pack(entries, prompt, actions, lengths, device, family, prefills)
     if way is Way.TWO_CALLS:

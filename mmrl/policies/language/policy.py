@@ -22,7 +22,7 @@ from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.language import teacher
 from mmrl.policies.language.batching import micro_batches
-from mmrl.policies.language.config import LanguagePolicyConfig, load_model, without_noise
+from mmrl.policies.language.config import LanguagePolicyConfig, load_model, load_processor, without_noise
 from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
 from mmrl.policies.language.encoding import encode, extended
@@ -114,13 +114,13 @@ class LanguagePolicy(ActsThroughEngine):
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Any:
         """Load the checkpoint that `config.model` names; whether transformers has its kind is seen before its weights
         are read."""
-        from transformers import AutoConfig, AutoProcessor
+        from transformers import AutoConfig
 
         cls.check_engine(config)
         trusted = {"trust_remote_code": config.trust_remote_code}
         try:
             check_model_type(AutoConfig.from_pretrained(config.model, **trusted))
-            processor = AutoProcessor.from_pretrained(config.model, **trusted)
+            processor = load_processor(config)
             model = load_model(config)
         except (OSError, ValueError, ImportError) as error:  # the last for an attention backend that is not installed
             raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
@@ -176,13 +176,13 @@ class LanguagePolicy(ActsThroughEngine):
         return self._encode(prompt, self._frames(prompt))
 
     def _encode(self, prompt: Prompt, frames: Sequence[Frames]) -> Encoded:
-        limit = self.config.max_prompt_tokens
-        return encode(prompt, self.family, self.inner.core, frames=frames, template=self._template, max_tokens=limit)
+        limits = {"max_tokens": self.config.max_prompt_tokens, "room": self.config.max_new_tokens}
+        return encode(prompt, self.family, self.inner.core, frames=frames, template=self._template, **limits)
 
     def _with_features(self, entries: Sequence[Encoded]) -> list[Encoded]:
         """`entries` with what a frozen vision tower makes of them: it runs once per prompt, for the rollout and
         every pass after it. A tower that trains runs in every pass over the prompt."""
-        if self.inner.vision_trains or not self.config.reuse_vision or not self.capabilities.features:
+        if self.inner.media_train or not self.config.reuse_vision or not self.capabilities.features:
             return list(entries)
         new = [e for e in entries if e.media and e not in self._features]
         if new:

@@ -40,6 +40,11 @@ def prepared(model: Any, family: Family, config: LanguagePolicyConfig, *, video:
     if model.config.get_text_config()._attn_implementation != config.attention:
         model.set_attn_implementation(config.attention)
     family.capabilities = capabilities_of(model, family, config.attention, video=video)
+    if config.train_vision and not family.capabilities.learns:
+        raise ConfigError(
+            f"train_vision: no gradient reaches what reads media in {family.model_type!r}, since it turns pictures "
+            "into codes; leave it null or false"
+        )
     readers = family.readers(model)
     adapted = config.lora is not None or config.adapter is not None
     train_vision = config.train_vision if config.train_vision is not None else not adapted

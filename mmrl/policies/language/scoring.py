@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.encoding import collate
@@ -121,12 +122,24 @@ class ScoredLanguageModel(nn.Module):
         self.shared = shared
         self.score = score
         readers = family.readers(self.core).values()
-        self.vision_trains = any(p.requires_grad for reader in readers for p in reader.parameters())
+        found = family.capabilities
+        self.vision_trains = found.learns and any(p.requires_grad for reader in readers for p in reader.parameters())
+        embeddings = self.core.get_input_embeddings().parameters()
+        self.media_train = self.vision_trains or (found.borrows and any(p.requires_grad for p in embeddings))
         if family.one_tower:
             project_patches(self.core.model.visual)
             vision_attention.install(self.core.model.visual)
         if shared:
             shared_prompt.install(self.core, family)
+
+    def train(self, mode: bool = True) -> ScoredLanguageModel:
+        """Layers that would normalise by the statistics of a batch keep to their own, as when tokens were written: else
+        a row would be worth something else beside other rows."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
 
     @property
     def core(self) -> Any:
@@ -141,7 +154,7 @@ class ScoredLanguageModel(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        return self.core.get_output_embeddings()
+        return self.family.head(self.core)
 
     def forward(self, rows: Rows, actions: Tensor, mask: Tensor, asked: Sequence[Need] = ()) -> dict[str, Tensor]:
         """Score `actions (B, T, ...)` where `mask (B, T)`; `{"log_probs" or Need.key: (B, T) float32}`, 0 outside."""

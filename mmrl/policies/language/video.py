@@ -12,7 +12,7 @@ from typing import Any
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, Noised, ReadClip, Reordered, VideoSampling
-from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.config import LanguagePolicyConfig, load_processor
 from mmrl.policies.language.families import family_of
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.policy import LanguagePolicy
@@ -64,11 +64,10 @@ class VideoPolicy(LanguagePolicy):
     @staticmethod
     def sampling_of(config: VideoPolicyConfig) -> VideoSampling:
         """How the policy of `config` would read clips, from the checkpoint's configuration alone."""
-        from transformers import AutoConfig, AutoProcessor
+        from transformers import AutoConfig
 
         trusted = {"trust_remote_code": config.trust_remote_code}
-        processor = AutoProcessor.from_pretrained(config.model, **trusted)
-        return _sampling(config, family_of(AutoConfig.from_pretrained(config.model, **trusted), processor))
+        return _sampling(config, family_of(AutoConfig.from_pretrained(config.model, **trusted), load_processor(config)))
 
     def _frames(self, prompt: Prompt) -> list[Frames]:
         clips, unit, step = [], self.sampling.factor, self.family.temporal_patch

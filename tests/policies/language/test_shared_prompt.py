@@ -221,6 +221,8 @@ class TestWhereItIsNotExact:
     def test_dropout_in_attention_is_refused(self, tiny):
         model, _ = tiny()
         model.config.text_config.attention_dropout = 0.1
+        assert refusal(model, "sdpa") is None  # what the configuration says was turned off in the layers
+        model.model.language_model.layers[0].self_attn.attention_dropout = 0.1
         assert "attention_dropout is 0.1" in refusal(model, "sdpa")
 
 

@@ -24,7 +24,10 @@ class Capabilities:
     shared_cache  decoding reads one copy of the prompt's keys and values for the whole group
     packed        a group in one packed row: "causal", "masked" (prompts need the model's own mask), None: not exact
     turns         a picture in a later turn, put behind what the model wrote
+    learns        gradient reaches what reads media; not through codes that pictures are turned into
+    borrows       what is made of media has the decoder's own embeddings in it: it is not kept while those train
     scale         of the head's output
+    limit         tokens that a row may have, prompt and response: beyond, log-probs are not settled. None: no limit
     gaps          largest difference of a log-prob from the reference, for each of the above; or what was raised
     fallbacks     what is not used, and what is used in its place
     """
@@ -36,7 +39,10 @@ class Capabilities:
     shared_cache: bool = False
     packed: Literal["causal", "masked"] | None = None
     turns: bool = False
+    learns: bool = True
+    borrows: bool = False
     scale: float = 1.0
+    limit: int | None = None
     gaps: dict[str, float | str] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
 
@@ -52,5 +58,7 @@ class Capabilities:
             "decoding repeats the prompt's cache for every row (no shared copy)": self.shared_cache,
             "pictures in later turns are refused (the row is not what its conversation would be)": self.turns,
             "groups are scored in two calls or plain rows (no packed row)": self.packed,
+            "what reads media cannot be trained (no gradient reaches it)": self.learns,
+            f"rows of more than {self.limit} tokens are refused (chosen keys may score alike)": not self.limit,
         }
         return [text for text, there in said.items() if not there]

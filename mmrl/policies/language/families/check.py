@@ -11,7 +11,7 @@ A model that does not read its pictures is refused with the numbers: then no oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.families.prompts import Probe
 from mmrl.policies.language.families.prompts import picture as probe_picture
-from mmrl.policies.language.families.reduced import random_actions, reduced
+from mmrl.policies.language.families.reduced import chosen, random_actions, reduced
 from mmrl.policies.language.fast import shared_prompt, two_calls
 from mmrl.policies.language.log_probs import Distribution
 from mmrl.policies.language.sampling import Recomputed, RepeatedCache, SharedCache
@@ -36,7 +36,8 @@ TOLERANCE = 2e-5
 """Of float32 log-probs of two ways that are the same. Rounding was seen to make up to 1e-5."""
 CONTROL = 100 * TOLERANCE
 """Another picture of the same size must change some log-prob by this much."""
-LENGTHS = (5, 2, 7)
+LENGTHS = (5, 2, 15)
+"""Of responses; one longer than the windows of a reduced model."""
 REFUSED = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, PolicyError)
 """What a way that a model does not know may raise; it is noted, and the way is not used."""
 
@@ -69,14 +70,48 @@ class Trial:
         return float((log_probs.cpu() - self.expected)[self.mask].abs().max())
 
 
+class Unsettled(PolicyError):
+    """What a token is worth changes with what stands behind it, or with how many keys stand beside it.
+
+    gap  largest difference of a log-prob, or what was raised
+    """
+
+    def __init__(self, message: str, gap: float | str):
+        super().__init__(message)
+        self.gap = gap
+
+
 @torch.no_grad()
 def find(model: Any, family: Family, probes: Sequence[Probe], attention: str) -> Capabilities:
-    """Run every way on a reduced copy of `model`, whose text decoder runs under `attention`."""
-    core = reduced(model, family)
+    """Run every way on a reduced copy of `model`, whose text decoder runs under `attention`.
+
+    Where layers choose their keys and two score alike, which one is taken depends on how many stand beside it. Rows
+    that have no more tokens than are chosen have no such choice: then those alone are read.
+    """
+    try:
+        return _found(model, family, probes, attention)
+    except Unsettled as refused:
+        limit = chosen(model)
+        if limit is None:
+            raise
+        try:
+            found = _found(model, family, probes, attention, choices=False)
+        except PolicyError:
+            raise refused from None
+        found.limit = limit
+        found.gaps["beyond the keys chosen"] = refused.gap
+        found.fallbacks = found.named_fallbacks()
+        return found
+
+
+def _found(
+    model: Any, family: Family, probes: Sequence[Probe], attention: str, *, choices: bool = True
+) -> Capabilities:
+    core = reduced(model, family, choices=choices)
     trying = type(family)(core.config, family.processor)
     found = trying.capabilities
     trial = prepared(core, trying, probes)
-    _read_pictures(trial)
+    _read_pictures(trial, model)
     _try(found, "linear_head", lambda: _head(trial))
     found.linear_head = _passed(found, "linear_head")
     if not found.linear_head:
@@ -93,6 +128,8 @@ def find(model: Any, family: Family, probes: Sequence[Probe], attention: str) ->
         )
     _try(found, "features", lambda: _alone(trial, module, _with_features(trial)))
     found.features = _passed(found, "features")
+    if found.features:
+        _gradients(trial)
     _batches(trial, module)
     _cached(trial, module)
     _packed(trial, module, attention)
@@ -154,17 +191,15 @@ def reference(core: Any, family: Family, entry: Encoded, actions: Tensor, suppre
     return torch.log_softmax(logits, -1).gather(-1, actions.to(logits.device)[:, None])[:, 0].cpu()
 
 
-def _read_pictures(trial: Trial) -> None:
-    """Another picture of the same size, at the same place, must show in the log-probs of every prompt with media."""
+def _read_pictures(trial: Trial, model: Any) -> None:
+    """Another picture of the same size, at the same place, must show in the log-probs of every prompt with media.
+
+    Where every layer has a window, shorter ones may not reach back to a picture: then the model's own decide.
+    """
     found = trial.family.capabilities
-    changes = []
-    for p, other in enumerate(trial.wrong):
-        if other is None:
-            continue
-        row = int((trial.prompt == p).nonzero()[0])
-        actions = trial.actions[row, : trial.lengths[row]]
-        got = reference(trial.core, trial.family, other, actions)
-        changes.append(float((got - trial.expected[row, : len(got)]).abs().max()))
+    changes = _changes(trial, trial.core)
+    if changes and min(changes) < CONTROL:
+        changes = _changes(trial, reduced(model, trial.family, windows=False))
     found.gaps["control"] = min(changes) if changes else 0.0
     if not changes or min(changes) < CONTROL:
         raise PolicyError(
@@ -172,6 +207,19 @@ def _read_pictures(trial: Trial) -> None:
             f"log-probs change by {', '.join(f'{c:.1e}' for c in changes) or 'nothing'}, expected at least "
             f"{CONTROL:.0e}. The processor may drop media, or the encoders may not be connected"
         )
+
+
+def _changes(trial: Trial, core: Any) -> list[float]:
+    """Of each prompt with media, how far a log-prob moves with other pixels."""
+    changes = []
+    for p, other in enumerate(trial.wrong):
+        if other is None:
+            continue
+        row = int((trial.prompt == p).nonzero()[0])
+        actions = trial.actions[row, : trial.lengths[row]]
+        shown, got = (reference(core, trial.family, entry, actions) for entry in (trial.prompts[p], other))
+        changes.append(float((got - shown).abs().max()))
+    return changes
 
 
 # -- the ways ----------------------------------------------------------------------------------------------------
@@ -183,7 +231,7 @@ def _head(trial: Trial) -> float:
     entry = next(e for e in trial.prompts if e.media)
     rows = scoring.Plain.of([entry], torch.zeros(1, 0, dtype=torch.long), torch.zeros(1), core.device, family)
     own = core(**family.with_media(core, rows.inputs), use_cache=False).logits.float()
-    plain = core.get_output_embeddings()(family.states(core, rows.inputs)).float()
+    plain = family.head(core)(family.states(core, rows.inputs)).float()
     cap = family.soft_cap
     wanted = own if cap is None else cap * torch.atanh((own / cap).clamp(-1 + 1e-7, 1 - 1e-7))
     scale = float((wanted.double() * plain).sum() / (plain.double() * plain).sum())
@@ -206,6 +254,36 @@ def _with_features(trial: Trial) -> list[Encoded]:
         return with_features(entry, trial.family.encode_media(trial.core, to_device(entry.media, trial.core.device)))
 
     return [kept(entry) for entry in trial.prompts]
+
+
+def _gradients(trial: Trial) -> None:
+    """Whose weights have a part in what is made of a picture."""
+    core, family = trial.core, trial.family
+    entry = next(e for e in trial.prompts if e.media)
+    readers = {id(p) for reader in family.readers(core).values() for p in reader.parameters()}
+
+    def has_a_part(weights: list[Any]) -> bool:
+        for p in weights:
+            p.requires_grad_(True)
+        with torch.enable_grad():
+            made = family.encode_media(core, to_device(entry.media, core.device))
+        core.requires_grad_(False)
+        return any(part.requires_grad for part in _tensors(made))
+
+    every = [p for p in core.parameters() if p.is_floating_point()]
+    family.capabilities.learns = has_a_part([p for p in every if id(p) in readers])
+    family.capabilities.borrows = has_a_part([p for p in every if id(p) not in readers])
+
+
+def _tensors(made: Any) -> Iterator[Tensor]:
+    """All that lie anywhere in it."""
+    if isinstance(made, Tensor):
+        yield made
+    elif isinstance(made, dict):
+        yield from _tensors(list(made.values()))
+    elif isinstance(made, (list, tuple)):
+        for part in made:
+            yield from _tensors(part)
 
 
 def _alone(trial: Trial, module: Any, prompts: Sequence[Encoded]) -> float:
@@ -243,10 +321,12 @@ def _cached(trial: Trial, module: Any) -> None:
     without = "decoding without a cache"
     _try(found, without, lambda: _worst(trial, module, Recomputed, shown))
     if not _passed(found, without):
-        raise PolicyError(
+        raise Unsettled(
             f"model type {trial.family.model_type!r}: tokens written one by one have other log-probs than the same "
             f"tokens in one pass, without any cache: {found.gaps[without]}, tolerance {TOLERANCE:.0e}. What a token is "
-            "worth depends on later ones, so nothing that this model writes can be scored"
+            "worth depends on later ones, or on a choice among keys that score alike, so nothing that this model "
+            "writes can be scored",
+            found.gaps[without],
         )
 
 

@@ -97,9 +97,13 @@ class Family:
                 return module
         raise PolicyError(f"{self.model_type}: {type(core.get_decoder()).__name__} has no `layers` of a text decoder")
 
+    def head(self, core: Any) -> nn.Module:
+        """What makes logits of states: of the model, or of a causal language model inside it."""
+        return core.get_output_embeddings() or core.get_decoder().get_output_embeddings()
+
     def readers(self, core: Any) -> dict[str, nn.Module]:
         """{name in `core`: module} of everything that reads media: towers, projectors, resamplers."""
-        decoder, head, base = core.get_decoder(), core.get_output_embeddings(), core.base_model
+        decoder, head, base = core.get_decoder(), self.head(core), core.base_model
         names = {id(module): name for name, module in core.named_modules()}
         rest = [m for m in base.children() if m is not decoder and m is not head]
         return {names[id(m)]: m for m in rest if any(True for _ in m.parameters())}
@@ -115,7 +119,7 @@ class Family:
 
         PEFT would take last names, and mistake the layer `0` of a sequence for the decoder's layer `0`.
         """
-        head, linear, other = core.get_output_embeddings(), [], set()
+        head, linear, other = self.head(core), [], set()
         for name, module in core.named_modules():
             if not isinstance(module, nn.Linear):
                 other |= set(_endings(name))
@@ -139,11 +143,19 @@ class Family:
         if not special or (start and text.startswith(start)):
             given["add_special_tokens"] = False  # the template has written it
         output = self._processed(text, images, given)
-        ids = output.pop("input_ids")
-        aligned = {name: torch.as_tensor(output.pop(name)) for name in ALIGNED & output.keys()}
+        stop = output["input_ids"].shape[1] - (0 if "add_special_tokens" in given else self.added_behind)
+        ids = output.pop("input_ids")[:, :stop]
+        aligned = {name: torch.as_tensor(output.pop(name))[:, :stop] for name in ALIGNED & output.keys()}
         media = {name: _tensor(output[name]) for name in sorted(output.keys() & self.accepted(core))}
         self.check_placeholders(ids, media, len(images), len(frames))
         return self.placed(core, ids, aligned, media)
+
+    @cached_property
+    def added_behind(self) -> int:
+        """Tokens that the tokenizer puts behind a text by itself, such as an end: a prompt goes on."""
+        plain, whole = (self.processor.tokenizer("a", add_special_tokens=s)["input_ids"] for s in (False, True))
+        begin = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+        return len(whole) - begin - len(plain)
 
     def _processed(self, text: str, images: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         """Images nested, as several of one prompt and not of several prompts; flat where a processor takes no other."""
@@ -240,6 +252,16 @@ class Family:
         rope = getattr(self.text, "rope_parameters", None) or {}
         known = [rope, *(part for part in rope.values() if isinstance(part, dict))]
         return next((len(part[SECTIONS]) for part in known if part.get(SECTIONS)), None)
+
+    def check_length(self, tokens: int) -> None:
+        """A row, prompt and response, has no more tokens than the self-check could settle."""
+        limit = self.capabilities.limit
+        if limit is not None and tokens > limit:
+            raise PolicyError(
+                f"{self.model_type}: a row of {tokens} tokens, prompt and response; up to {limit} can be scored: its "
+                "layers choose that many keys, and of those that score alike it is not settled which; lower "
+                "max_new_tokens, max_pixels or the number of frames"
+            )
 
     def check_placeholders(self, ids: Tensor, media: dict[str, Any], images: int, clips: int) -> None:
         """Tokens of a prompt with media have placeholders for them; the model itself counts them when it runs."""

@@ -98,7 +98,7 @@ def key(model: Any, family: Family, attention: str, video: bool) -> str:
         "images": _settings(getattr(processor, "image_processor", None)),
         "videos": _settings(getattr(processor, "video_processor", None)),
         "template": [processor.chat_template, getattr(processor.tokenizer, "chat_template", None)],
-        "tokens": sorted(processor.tokenizer.get_added_vocab().items()),
+        "tokens": [sorted(processor.tokenizer.get_added_vocab().items()), processor.tokenizer("a")["input_ids"]],
         "weights": [(name, list(p.shape), str(p.dtype)) for name, p in model.named_parameters()],
         "run": [type(family).__qualname__, attention, video, model.device.type],
         "versions": [torch.__version__, transformers.__version__, mmrl.__version__],

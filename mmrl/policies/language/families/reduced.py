@@ -11,14 +11,26 @@ from torch import nn
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.quantized import unpack, without_marks
 
-WINDOWS = {"sliding_window": 12, "attention_chunk_size": 16, "floor_scale": 8, "index_topk": 16}
-"""Shorter than the check's prompts, so that what happens beyond a window is seen."""
+WINDOWS = {"sliding_window": 12, "attention_chunk_size": 16, "floor_scale": 8, "log_scaling_n_floor": 8}
+"""Shorter than the check's prompts, so that what happens beyond a window is seen. One response is longer than the
+window, for caches that count it from a prompt's end."""
+CHOSEN = 16
+"""Keys that a layer may choose, where it chooses some of all before it."""
+BUDGETS = ("index_topk", "indexer_budget", "token_budget")
+POOLED = ("index_kpool", "indexer_compress_ratio", "compress_ratio")
+"""How many keys are chosen as one."""
+BLOCKS = ({"index_block_size": 8, "index_topk_blocks": 2}, {"block_size": 8, "topk_blocks": 2})
+"""Blocks of keys and how many are chosen: in a configuration, and as a layer keeps them."""
 AT_LEAST = 4
 """Layers; DeepStack feeds the first few."""
 
 
-def reduced(model: Any, family: Family) -> Any:
-    """A float32 copy of `model` with its first decoder layers alone: as few as have every kind of layer it has."""
+def reduced(model: Any, family: Family, *, windows: bool = True, choices: bool = True) -> Any:
+    """A float32 copy of `model` with its first decoder layers alone: as few as have every kind of layer it has.
+
+    windows  shorter than the check's prompts
+    choices  layers that choose their keys choose fewer than the check's prompts have
+    """
     layers = family.decoder(model).layers
     kept = kinds_covered(layers)
     memo: dict[int, Any] = {id(layer): nn.Identity() for layer in layers[kept:]}
@@ -27,8 +39,31 @@ def reduced(model: Any, family: Family) -> Any:
     small = without_marks(small).float().requires_grad_(False).eval()
     decoder = family.decoder(small)
     decoder.layers = nn.ModuleList(list(decoder.layers)[:kept])
-    _shorten(small)
+    for holder in holders(small):
+        if windows:
+            _shorten(holder)
+        if windows and choices:
+            _choose_fewer(holder)
     return small
+
+
+def chosen(model: Any) -> int | None:
+    """How many keys the layers choose that choose; None where all layers see all that their windows show."""
+    numbers = [getattr(holder, name, None) for holder in holders(model) for name in BUDGETS]
+    for holder in holders(model):
+        for size, count in BLOCKS:
+            numbers.append(_product(getattr(holder, size, None), getattr(holder, count, None)))
+    known = [n for n in numbers if isinstance(n, int) and not isinstance(n, bool)]
+    return min(known, default=None)
+
+
+def _product(size: Any, count: Any) -> int | None:
+    return size * count if isinstance(size, int) and isinstance(count, int) else None
+
+
+def holders(model: Any) -> list[Any]:
+    """Where lengths stand: the configuration of the text decoder, and modules that keep their own."""
+    return [model.config.get_text_config(), *model.get_decoder().modules()]
 
 
 def kinds_covered(layers: Any) -> int:
@@ -49,14 +84,29 @@ def _kind(layer: nn.Module) -> Any:
     return tuple(seen)
 
 
-def _shorten(model: Any) -> None:
-    """Windows, chunks and floors below the length of a prompt, in the configuration and wherever modules keep them."""
-    text = model.config.get_text_config()
-    for holder in (text, *model.get_decoder().modules()):
-        for name, length in WINDOWS.items():
-            value = getattr(holder, name, None)
-            if isinstance(value, int) and not isinstance(value, bool) and value > length:
-                setattr(holder, name, length)
+def _shorten(holder: Any) -> None:
+    """Windows, chunks and floors below the length of a prompt."""
+    for name, length in WINDOWS.items():
+        _lower(holder, name, length)
+
+
+def _choose_fewer(holder: Any) -> None:
+    """Fewer keys than a prompt has, in whole pools or blocks."""
+    pool = next((p for name in POOLED if isinstance(p := getattr(holder, name, None), int)), 1)
+    length = max(CHOSEN - CHOSEN % pool, pool)
+    for name in BUDGETS:
+        _lower(holder, name, length)
+    _lower(holder, "block_topk", length // pool)
+    for names in BLOCKS:
+        if all(isinstance(getattr(holder, name, None), int) for name in names):
+            for name, length in names.items():
+                _lower(holder, name, length)
+
+
+def _lower(holder: Any, name: str, length: int) -> None:
+    value = getattr(holder, name, None)
+    if isinstance(value, int) and not isinstance(value, bool) and value > length:
+        setattr(holder, name, length)
 
 
 @torch.no_grad()

@@ -126,9 +126,15 @@ def refusal(core: Any, attention: str) -> str | None:
         return f"layers of type {', '.join(other)} carry state from one token to the next, or cut the row in chunks"
     if attention != "sdpa":
         return f"attention is {attention!r}; the packed row needs 'sdpa'"
-    if getattr(text, "attention_dropout", 0.0):
-        return f"attention_dropout is {text.attention_dropout}; plain and packed rows would drop different weights"
+    if dropped := dropout_of(core):
+        return f"attention_dropout is {dropped}; plain and packed rows would drop different weights"
     return None
+
+
+def dropout_of(core: Any) -> float:
+    """Largest share of attention weights that a layer drops: as the layers keep it, whatever the configuration says."""
+    kept = (getattr(module, "attention_dropout", 0.0) for module in core.get_decoder().modules())
+    return max((share for share in kept if isinstance(share, float)), default=0.0)
 
 
 def install(core: Any, family: Family) -> None:

@@ -1,10 +1,12 @@
 """Write the table of docs/families.md: every tiny family, what was found about it, and what a step takes on each way.
 
-python -m tests.policies.language.families.table
+python -m tests.policies.language.families.table          all of them
+python -m tests.policies.language.families.table NAME...  these rows alone; the others stay as they are
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -75,18 +77,20 @@ def row(name: str) -> str:
     return "| " + " | ".join([*shown, *("–" if t is None else f"{t:.2f}" for t in times)]) + " |"
 
 
-def main() -> None:
+def main(asked: list[str]) -> None:
+    """asked: families whose rows are measured anew; none: all."""
     torch.set_num_threads(1)
-    rows = []
-    for name in EXPECTED:
-        rows.append(row(name))
-        print(rows[-1], flush=True)
-    table = "\n".join([HEAD, *rows])
     page = PAGE.read_text()
-    before, after = page.split(START)[0], page.split(END)[1]
+    before, rest = page.split(START)
+    old, after = rest.split(END)
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in old.splitlines()[3:]}
+    for name in asked or EXPECTED:
+        rows[name] = row(name)
+        print(rows[name], flush=True)
+    table = "\n".join([HEAD, *(rows[name] for name in EXPECTED if name in rows)])
     PAGE.write_text(f"{before}{START}\n{table}\n{END}{after}")
-    print(f"{len(EXPECTED)} families written to {PAGE.name}")
+    print(f"{len(asked) or len(EXPECTED)} families written to {PAGE.name}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

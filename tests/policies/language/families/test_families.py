@@ -6,14 +6,16 @@ A handful runs with the suite, all of them with `make families`, which writes th
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from mmrl.errors import PolicyError
+from mmrl.errors import ConfigError, PolicyError
 from mmrl.objective import Objective
 from mmrl.policies.language.config import LanguagePolicyConfig, load_model
 from mmrl.policies.language.families.check import own_logits, reference
@@ -26,7 +28,7 @@ from mmrl.record import Prompt, Request, Rollouts, Scores
 from mmrl.stages import View
 from mmrl.training.config import TrainingConfig
 from mmrl.training.trainer import Trainer
-from tests.policies.language.families.expected import EXPECTED, NO_TEXT, NOT_RELOADED, ONE_PICTURE
+from tests.policies.language.families.expected import EXPECTED, LEARNS_NO_PICTURES, NO_TEXT, NOT_RELOADED, ONE_PICTURE
 from tests.policies.language.families.tiny import RECIPES, picture
 
 CLOSE, STEEP = 2e-5, 1e-4
@@ -196,7 +198,12 @@ class TestTraining:
     @pytest.mark.parametrize("trained", ["decoder", "tower"])
     def test_a_step_of_grpo(self, name, trained, tmp_path):
         """On two prompts, with adapters on the decoder alone or on everything: they move, and nothing else does."""
-        policy = build(name, lora={"rank": 2, "alpha": 4.0}, train_vision=trained == "tower", temperature=4.0)
+        options = {"lora": {"rank": 2, "alpha": 4.0}, "train_vision": trained == "tower", "temperature": 4.0}
+        if trained == "tower" and name in LEARNS_NO_PICTURES:
+            with pytest.raises(ConfigError, match="no gradient reaches what reads media"):
+                build(name, **options)
+            return
+        policy = build(name, **options)
         readers = tuple(policy.family.readers(policy.inner.core))
         before = {n: p.detach().clone() for n, p in policy.inner.core.named_parameters()}
         trainer = Trainer(
@@ -235,9 +242,74 @@ class TestTraining:
         assert ((again - changed) * case(name).rollouts.mask).abs().max() < 5 * CLOSE
 
 
-def test_a_model_whose_tokens_depend_on_later_ones_is_refused():
-    with pytest.raises(PolicyError, match=r"'mistral_large4': tokens written one by one .* depends on later ones"):
-        build("mistral_large4")
+def test_a_model_whose_tokens_depend_on_what_stands_beside_them_is_refused():
+    model, processor = RECIPES["dots3_note"](heads=2, chosen=32)  # fewer than a prompt has tokens
+    with pytest.raises(PolicyError, match=r"'dots3_note': tokens written one by one .* keys that score alike"):
+        VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny"))
+
+
+def test_where_keys_score_alike_rows_are_read_up_to_the_number_chosen():
+    """Two index heads leave one key in four at exactly 0: beyond the number chosen, which of them are taken depends on
+    how many stand beside them."""
+    model, processor = RECIPES["dots3_note"](heads=2, chosen=300)
+    policy = VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny", max_new_tokens=6))
+    assert policy.capabilities.limit == 300 and policy.capabilities.gaps["beyond the keys chosen"] > 0.01
+    assert any("more than 300 tokens are refused" in line for line in policy.capabilities.fallbacks)
+    short, long = (Prompt(n, [{"role": "user", "content": n * 100}]) for n in ("ab", "abc"))
+    policy.rollout([Request(short, 2, 0)], Key(0))
+    with pytest.raises(PolicyError, match=r"prompt 'abc': dots3_note: a row of 3\d\d tokens.* up to 300 can be scored"):
+        policy.encode(long)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    """transformers would draw them at random, and say so in a warning."""
+    model, processor = RECIPES["llava"]()
+    weights = {n: w for n, w in model.state_dict().items() if "multi_modal_projector" not in n}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"lacks 4 of the weights that LlavaForConditionalGeneration has, such as"):
+        VisionPolicy.from_config(LanguagePolicyConfig(model=str(tmp_path)))
+
+
+class TestTemplates:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        model, processor = RECIPES["llava"]()
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        return tmp_path
+
+    @staticmethod
+    def rendered(folder, **options) -> str:
+        policy = VisionPolicy.from_config(LanguagePolicyConfig(model=str(folder), **options))
+        ids = policy.encode(Prompt("p", [{"role": "user", "content": "hi"}])).ids
+        return policy.processor.tokenizer.decode(ids)
+
+    def test_of_the_tokenizer_alone(self, folder):
+        usual = self.rendered(folder)
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        settings["chat_template"] = (folder / "chat_template.jinja").read_text()
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        (folder / "chat_template.jinja").unlink()
+        assert self.rendered(folder) == usual
+
+    def test_of_the_configuration(self, folder):
+        other = (folder / "chat_template.jinja").read_text().replace("<turn>", "Now ")
+        (folder / "chat_template.jinja").unlink()
+        with pytest.raises(ConfigError, match=r"neither the processor nor the tokenizer .* policy.chat_template=FILE"):
+            self.rendered(folder)
+        (folder / "mine.jinja").write_text(other)
+        assert self.rendered(folder, chat_template=str(folder / "mine.jinja")).startswith("Now user")
+
+    def test_what_a_tokenizer_puts_behind_every_text_is_not_part_of_a_prompt(self):
+        model, processor = RECIPES["internvl"]()
+        plain = VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny")).encode(prompts("internvl")[0])
+        end = processor.tokenizer.eos_token_id
+        add = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", end)])
+        processor.tokenizer.backend_tokenizer.post_processor = add
+        model, _ = RECIPES["internvl"]()
+        added = VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny")).encode(prompts("internvl")[0])
+        assert processor.tokenizer("a")["input_ids"][-1] == end and torch.equal(added.ids, plain.ids)
 
 
 def unreadable(name: str) -> None:

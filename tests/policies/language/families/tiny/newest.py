@@ -272,7 +272,7 @@ def mistral_large4():
             "head_dim": 8,
             "index_topk": 64,
             "index_head_dim": 16,
-            "index_n_heads": 2,
+            "index_n_heads": 16,
         }
     )
     config = tf.MistralLarge4Config(
@@ -403,6 +403,7 @@ def minimax_m3_vl():
             "index_head_dim": 16,
             "index_block_size": 8,
             "index_topk_blocks": 2,
+            "layer_types": ["full_attention", "minimax_m3_sparse"],
         }
     )
     config = tf.MiniMaxM3VLConfig(

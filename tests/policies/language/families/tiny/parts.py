@@ -12,7 +12,7 @@ from torch import nn
 
 import mmrl  # noqa: F401  (torchvision beside a CPU torch needs its operators declared first)
 
-RECIPES: dict[str, Callable[[], tuple[Any, Any]]] = {}
+RECIPES: dict[str, Callable[..., tuple[Any, Any]]] = {}
 """name -> () -> (model, processor)"""
 
 TEXT = {
@@ -34,13 +34,13 @@ PIXELS = {"shortest_edge": 1024, "longest_edge": 65536}
 TILES = [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
 
 
-def recipe(build: Callable[[], tuple[Any, Any]]) -> Callable[[], tuple[Any, Any]]:
+def recipe(build: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
     """Twice the same: what `finished` leaves is drawn by transformers."""
 
-    def made() -> tuple[Any, Any]:
+    def made(**variant: Any) -> tuple[Any, Any]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return build()
+            return build(**variant)
 
     RECIPES[build.__name__] = made
     return made
@@ -123,7 +123,9 @@ def finished(model: Any, tok: Any, seed: int = 0) -> Any:
 
 def _small(name: str, p: Any, generator: torch.Generator) -> None:
     """Vectors and scalars."""
-    if name.endswith("bias"):
+    if name.endswith("scaling.bias"):
+        p.fill_(1.0)
+    elif name.endswith("bias"):
         p.zero_()
     elif ("gate" in name and p.numel() == 1) or name.endswith("alpha"):
         p.fill_(0.7)
