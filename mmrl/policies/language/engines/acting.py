@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
+
+import torch
 
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
+from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.engines.base import Setting
 from mmrl.policies.language.engines.bridge import Bridge
 from mmrl.policies.language.engines.names import engine_class
-from mmrl.policies.language.engines.rows import SAMPLER
+from mmrl.policies.language.engines.rows import SAMPLER, corrected
 from mmrl.policies.language.likelihoods import Tokens, likelihood_class
 from mmrl.policies.language.writing import WritingPlan
 from mmrl.randomness import Key
-from mmrl.record import Request
+from mmrl.record import Request, Rollouts
 
 
 class ActsThroughEngine(Policy):
@@ -49,6 +53,13 @@ class ActsThroughEngine(Policy):
         """Whether responses are scored once more when they are written: what the sampler says is not what trains."""
         return self.config.old_log_probs == "trainer" or not self.likelihood.sampled
 
+    def rescore(
+        self: Any, rows: Rollouts, plan: WritingPlan, shown: Sequence[Encoded], media: Sequence[Any] | None = None
+    ) -> None:
+        """Give rows that were just written the trainer's log-probs; see `rows.corrected`. In `acting`."""
+        parts = self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows)
+        corrected(rows, plan, shown, parts, partial(self._score, self.inner), media)
+
     @property
     def acts_apart(self) -> bool:
         return self.bridge.capabilities.own_weights
@@ -77,8 +88,7 @@ class ActsThroughEngine(Policy):
     @classmethod
     def no_turns(cls, config: LanguagePolicyConfig) -> str | None:
         refusal = {
-            "engine": (engine_class(config).capabilities.own_weights, LOCAL),
-            "old_log_probs": (config.old_log_probs == "trainer", "sampler"),
+            "engine": (not engine_class(config).capabilities.turns, f"{LOCAL}, vllm or another that says turns"),
             "likelihood": (not likelihood_class(config.likelihood).sampled, "tokens"),
         }
         for key, (refused, usual) in refusal.items():

@@ -78,9 +78,10 @@ class Bridge:
 
     def _refuse_media(self, contexts: Sequence[Context]) -> None:
         for context, kind in product(dict.fromkeys(contexts), ("image", "video")):
-            if getattr(context.prompt, f"{kind}s") and kind not in self.capabilities.media:
+            found = [prompt.id for prompt in context.prompts if getattr(prompt, f"{kind}s")]
+            if found and kind not in self.capabilities.media:
                 raise PolicyError(
-                    f"prompt {context.prompt.id!r} shows {kind}s, and engine {self.name!r} takes "
+                    f"prompt {found[0]!r} shows {kind}s, and engine {self.name!r} takes "
                     f"{', '.join(sorted(self.capabilities.media)) or 'none'}"
                 )
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies.images import open_image
 from mmrl.policies.language.engines.base import Context, Draw, Setting
 from mmrl.policies.language.engines.vllm_requests import (
     CAPABILITIES,
@@ -30,11 +29,13 @@ from mmrl.policies.language.engines.vllm_requests import (
     arguments_of,
     as_video,
     capabilities_for,
+    clips,
     content_key,
     decoded,
     environment_of,
     on_cpu,
     parameters,
+    pictures,
     refuse,
     swaps_adapters,
 )
@@ -137,15 +138,12 @@ class Colocated:
     def _prompt(self, context: Context) -> dict[str, Any]:
         """What vLLM is asked with: ids that are not expanded, and the media."""
         asked: dict[str, Any] = {"prompt_token_ids": self.setting.unexpanded(context)}
-        prompt = context.prompt
         media: dict[str, list[Any]] = {}
         keys: dict[str, list[str]] = {}
-        if prompt.images:
-            media["image"] = [open_image(image, prompt) for image in prompt.images]
-            keys["image"] = [content_key(image) for image in media["image"]]
-        if prompt.videos:
-            clips = self.setting.frames(prompt)
-            media["video"], keys["video"] = [as_video(clip) for clip in clips], [clip.key for clip in clips]
+        if images := pictures(self.setting, context):
+            media["image"], keys["image"] = images, [content_key(image) for image in images]
+        if videos := clips(self.setting, context):
+            media["video"], keys["video"] = [as_video(clip) for clip in videos], [clip.key for clip in videos]
             asked["mm_processor_kwargs"] = {"videos_kwargs": self.setting.family.video_options}
         if media:
             asked |= {"multi_modal_data": media, "multi_modal_uuids": keys}

@@ -252,20 +252,6 @@ class TestPromises:
         with pytest.raises(PolicyError, match=says):
             make_policy(engine=engine(name)).rollout(requests(make_prompts(1)), Key(0))
 
-    @pytest.mark.parametrize("options", [{"engine": "Apart"}, {"old_log_probs": "trainer"}])
-    def test_several_turns_are_refused_before_anything_is_spent(self, engine, options):
-        options = {key: engine(value) if key == "engine" else value for key, value in options.items()}
-        with pytest.raises(PolicyError, match="several turns"):
-            make_policy(**options).check_turns()
-
-    @pytest.mark.parametrize("options", [{"engine": "Apart"}, {"old_log_probs": "trainer"}])
-    def test_and_when_the_configuration_is_read(self, engine, options):
-        options = {key: engine(value) if key == "engine" else value for key, value in options.items()}
-        asked = {"modality": "vlm", "recipe": "grpo", "data": {"train": "x"}, "environment": "calculator"}
-        check_config(read_config({**asked, "policy": {"model": "asset:tiny_vlm"}}), {})
-        with pytest.raises(ConfigError, match=f"{next(iter(options))}.*several turns"):
-            check_config(read_config({**asked, "policy": {"model": "asset:tiny_vlm", **options}}), {})
-
     def test_a_name_that_is_none(self, engine):
         for name, says in (("vlm", "unknown engine 'vlm'"), (engine("Nothing"), "lacks write, sync")):
             with pytest.raises(ConfigError, match=says):
