@@ -8,9 +8,10 @@ others. Everything happens within one entry into acting, however many turns a ra
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from mmrl.errors import PolicyError, SurroundingsError
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.engines.base import Context, Draw
+from mmrl.policies.language.engines.bridge import Write
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.families.turns import joined
 from mmrl.policies.language.fast.prefill import Prefill
@@ -133,31 +135,68 @@ class Line:
         self.parts.append(shown)
 
 
+@dataclass
+class Conversation:
+    """The rows of some requests, from their prompts to their last turn.
+
+    encoded, ready  of each prompt by its id: as it is kept, and with features of its media
+    shown           the prompt of each request as it is shown
+    """
+
+    policy: Speaker
+    prompts: dict[str, Prompt]
+    encoded: dict[str, Encoded]
+    ready: dict[str, Encoded]
+    plan: WritingPlan
+    shown: list[Encoded]
+    lines: list[Line]
+
+    @classmethod
+    def of(cls, policy: Speaker, requests: Sequence[Request], key: Key, greedy: bool = False) -> Conversation:
+        prompts: dict[str, Prompt] = {}
+        for request in requests:
+            prompts.setdefault(request.prompt.id, request.prompt)
+        encoded, ready = policy.ready(prompts)
+        plan = WritingPlan.of(requests, policy.config.max_new_tokens)
+        shown = [policy.context(request, ready, torch.zeros(0, dtype=torch.long)) for request in requests]
+        lines = _lines(policy, plan, shown, None if greedy else plan.draws(key))
+        return cls(policy, prompts, encoded, ready, plan, shown, lines)
+
+    @property
+    def asked(self) -> list[str]:
+        """The prompt of each row, as it is shown."""
+        return [(line.request.shown or line.request.prompt).id for line in self.lines]
+
+    def speak(
+        self, surroundings: Surroundings, write: Write, prefills: Mapping[Encoded, Prefill] | None = None
+    ) -> Conversation:
+        """All turns of all rows."""
+        policy, lines = self.policy, self.lines
+        states = surroundings.reset([line.request.prompt for line in lines])
+        _run(policy, lines, self.plan.contexts(self.shown, prefills or {}), write)
+        _listen(policy, lines, list(range(len(lines))), states, surroundings)
+        while open_ := [i for i, line in enumerate(lines) if not line.finish]:
+            some = [lines[i] for i in open_]
+            _run(policy, some, [_context(policy, line) for line in some], write)
+            _listen(policy, lines, open_, states, surroundings)
+        return self
+
+
 def converse(
     policy: Speaker, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
 ) -> Rollouts:
     """`count` responses per request, in the order of the requests. Raises SurroundingsError where too many are lost."""
-    prompts: dict[str, Prompt] = {}
-    for request in requests:
-        prompts.setdefault(request.prompt.id, request.prompt)
-    encoded, ready = policy.ready(prompts)
-    plan = WritingPlan.of(requests, policy.config.max_new_tokens)
+    talk = Conversation.of(policy, requests, key, greedy)
     policy.taken.write("engine" if policy.acts_apart else policy.inner.decodes_by, requests)
-    prefills = {} if greedy or policy.acts_apart else policy.prefills(requests, encoded, ready)
-    shown = [policy.context(request, ready, torch.zeros(0, dtype=torch.long)) for request in requests]
+    prefills = {} if greedy or policy.acts_apart else policy.prefills(requests, talk.encoded, talk.ready)
     with policy.acting():
-        lines = _lines(policy, plan, shown, None if greedy else plan.draws(key))
-        states = surroundings.reset([line.request.prompt for line in lines])
-        _run(policy, lines, plan.contexts(shown, prefills), key)
-        _listen(policy, lines, list(range(len(lines))), states, surroundings)
-        while open_ := [i for i, line in enumerate(lines) if not line.finish]:
-            some = [lines[i] for i in open_]
-            _run(policy, some, [_context(policy, line) for line in some], key)
-            _listen(policy, lines, open_, states, surroundings)
-        _refuse_losses(lines, surroundings.ceiling)
-        rows = _record(policy, lines, prompts, encoded, surroundings)
+        work = partial(talk.speak, surroundings, prefills=prefills)
+        talk = policy.bridge.act(None if greedy else key, talk.asked, policy.inner.model, work)
+        _refuse_losses(talk.lines, surroundings.ceiling)
+        rows = _record(policy, talk.lines, talk.prompts, talk.encoded, surroundings)
         if policy.rescored and not greedy:
-            policy.rescore(rows, plan, shown, [_media(policy, line, line.context) for line in lines])
+            media = [_media(policy, line, line.context) for line in talk.lines]
+            policy.rescore(rows, talk.plan, talk.shown, media)
     return rows
 
 
@@ -194,11 +233,11 @@ def _whole(policy: Speaker, line: Line, entry: Encoded) -> Encoded:
     return joined(policy.family, policy.inner.core, replace(entry, features=None), parts)
 
 
-def _run(policy: Speaker, lines: Sequence[Line], contexts: Sequence[Context], key: Key) -> None:
+def _run(policy: Speaker, lines: Sequence[Line], contexts: Sequence[Context], write: Write) -> None:
     """Let rows write their next run, all in one request to the engine."""
     budget = torch.tensor([line.room(policy.config.max_new_tokens) for line in lines])
     draws = [replace(line.draw, begun=line.written) for line in lines if line.draw is not None]
-    done, version = policy.bridge.write(contexts, budget, draws or None, policy.inner.model, key)
+    done, version = write(contexts, budget, draws or None)
     sizes, stopped = done.length.tolist(), done.stopped.tolist()
     for line, size, ids, log_probs, ended in zip(
         lines, sizes, done.tokens.tolist(), done.log_probs.tolist(), stopped, strict=True

@@ -10,15 +10,17 @@ import torch
 
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
+from mmrl.policies.language.conversing import Conversation
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.engines.base import Setting
-from mmrl.policies.language.engines.bridge import Bridge
+from mmrl.policies.language.engines.bridge import Bridge, written
 from mmrl.policies.language.engines.names import engine_class
 from mmrl.policies.language.engines.rows import SAMPLER, corrected
 from mmrl.policies.language.likelihoods import Tokens, likelihood_class
 from mmrl.policies.language.writing import WritingPlan
 from mmrl.randomness import Key
 from mmrl.record import Request, Rollouts
+from mmrl.rollout.environments.base import Surroundings
 
 
 class ActsThroughEngine(Policy):
@@ -73,11 +75,19 @@ class ActsThroughEngine(Policy):
     def version(self) -> int:
         return self.bridge.version
 
-    def write_ahead(self: Any, requests: Sequence[Request], key: Key) -> None:
-        plan = WritingPlan.of(requests, self.config.max_new_tokens)
-        shown = [self.encode(request.shown or request.prompt) for request in requests]
+    def write_ahead(
+        self: Any, requests: Sequence[Request], key: Key, surroundings: Surroundings | None = None
+    ) -> None:  # fmt: skip
+        if surroundings is not None:
+            talk = Conversation.of(self, requests, key)
+            asked, work = talk.asked, partial(talk.speak, surroundings)
+        else:
+            plan = WritingPlan.of(requests, self.config.max_new_tokens)
+            contexts = plan.contexts([self.encode(request.shown or request.prompt) for request in requests], {})
+            asked = [context.prompt.id for context in contexts]
+            work = partial(written, contexts, plan.budget, plan.draws(key))
         with self.acting():
-            self.bridge.begin(key, plan.contexts(shown, {}), plan.budget, plan.draws(key), self.inner.model)
+            self.bridge.begin(key, asked, self.inner.model, work)
 
     def leave_ahead(self) -> None:
         self.bridge.ahead.close()

@@ -57,7 +57,8 @@ class ColocateOptions(VLLMOptions):
 
 
 class Colocated:
-    """One vLLM for this process, made when it first acts."""
+    """One vLLM for each process, made when it first acts; on several ranks all of them do then, since it makes process
+    groups."""
 
     capabilities = CAPABILITIES
     needs = "vllm"
@@ -68,10 +69,10 @@ class Colocated:
         self.setting, self._llm, self._asleep = setting, None, False
         self.adapter = AdapterFolder(setting) if swaps_adapters(setting) else None
         self.capabilities = capabilities_for(setting, CAPABILITIES.media)
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        if ranks() > 1 and setting.options.tensor_parallel > 1:
             raise ConfigError(
-                "policy.engine.mode=colocate: one process only, this run has "
-                f"{torch.distributed.get_world_size()}; take policy.engine.mode=server"
+                f"policy.engine.tensor_parallel={setting.options.tensor_parallel}: each of the {ranks()} processes has "
+                "a vLLM of its own, on its own GPU; write 1, or take policy.engine.mode=server"
             )
 
     @property
@@ -87,6 +88,8 @@ class Colocated:
         from vllm import LLM
 
         given = arguments_of(self.setting) | {"enable_sleep_mode": self._sleeps}
+        if ranks() > 1:  # vLLM then takes the process group that is there, and the GPU of LOCAL_RANK
+            given["distributed_executor_backend"] = "external_launcher"
         try:
             return LLM(**given, disable_log_stats=True)
         except Exception as error:  # of a checkpoint it does not know, or of memory: its own classes, and pydantic's
@@ -148,6 +151,11 @@ class Colocated:
         if media:
             asked |= {"multi_modal_data": media, "multi_modal_uuids": keys}
         return asked
+
+
+def ranks() -> int:
+    """Processes that train together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 @contextmanager

@@ -99,13 +99,14 @@ def engine(tmp_path):
     return lambda name: f"{path}:{name}"
 
 
-def trainer_of(run_dir, policy, recipe="grpo", stages=None, **changes):
+def trainer_of(run_dir, policy, recipe="grpo", stages=None, rollout=(), environment=None, **changes):
     settings = {"steps": 3, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-3, "save_every": 0}
     run_dir.mkdir(parents=True, exist_ok=True)
     objective = load_recipe(recipe).objective | (stages or {})
     return Trainer(
         policy, Objective.of(objective), make_prompts(8), score_vowels,
         TrainingConfig(**settings | changes), run_dir, trackers=[JsonLines(run_dir / "metrics.jsonl", 0)],
+        rollout=rollout, environment=environment,
     )  # fmt: skip
 
 
