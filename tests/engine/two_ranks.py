@@ -21,8 +21,11 @@ RUN = {"steps": 4, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-4
 def main(checkpoint: str, out: Path) -> None:
     torch.set_num_threads(1)
     accelerator = make_accelerator()
+    policy = VisionPolicy.from_config(LanguagePolicyConfig(model=checkpoint, max_new_tokens=8, engine="vllm"))
+    start = {name: weight.clone() for name, weight in policy.trainable_state().items()}
     for name, changes in (("now", {"check_every": 1}), ("ahead", {"check_every": 0, "ahead": 1})):
-        policy = VisionPolicy.from_config(LanguagePolicyConfig(model=checkpoint, max_new_tokens=8, engine="vllm"))
+        policy.module = policy.inner  # the trainer before wrapped it
+        policy.load_trainable_state(start)
         (out / name).mkdir(parents=True, exist_ok=True)
         trackers = [JsonLines(out / name / "metrics.jsonl")] if accelerator.is_main_process else []
         Trainer(

@@ -87,7 +87,7 @@ class Bridge:
 
         @torch.no_grad()
         def write(contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None) -> tuple[Decoded, int]:
-            self._refuse_media(contexts)
+            self.refuse_media(contexts)
             if self.held != version:
                 self.engine.sync(weights)
                 self.held = version
@@ -97,7 +97,8 @@ class Bridge:
 
         return write
 
-    def _refuse_media(self, contexts: Sequence[Context]) -> None:
+    def refuse_media(self, contexts: Sequence[Context]) -> None:
+        """Raise PolicyError for media that the engine does not take."""
         for context, kind in product(dict.fromkeys(contexts), ("image", "video")):
             found = [prompt.id for prompt in context.prompts if getattr(prompt, f"{kind}s")]
             if found and kind not in self.capabilities.media:
