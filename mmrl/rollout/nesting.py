@@ -67,7 +67,7 @@ class Nested:
         return merged
 
     def begin(self) -> None:
-        """A step: the masks of the one before are no longer any."""
+        """A step: the masks of the one before are forgotten. Its first requests may have been asked for long ago."""
         self._masks = {}
 
     @property
@@ -79,6 +79,7 @@ class Nested:
 
     def ask(self, step: Step) -> Plan:
         """The first requests: of the outermost that has any."""
+        self.begin()
         for place, strategy in enumerate(self.strategies):
             plan = strategy.ask(step)
             if plan is not None:
