@@ -41,9 +41,11 @@ class Speaker(Protocol):
     stopping: Any
     bridge: Any
     taken: Taken
-    acts_apart: bool
-    rescored: bool
 
+    @property
+    def acts_apart(self) -> bool: ...
+    @property
+    def rescored(self) -> bool: ...
     @property
     def inner(self) -> Any: ...
     @property

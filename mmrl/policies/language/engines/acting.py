@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
 from mmrl.policies.language.conversing import Conversation
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.engines.base import Setting
-from mmrl.policies.language.engines.bridge import Bridge, written
+from mmrl.policies.language.engines.bridge import Bridge, Write, written
 from mmrl.policies.language.engines.names import engine_class
 from mmrl.policies.language.engines.rows import SAMPLER, corrected
 from mmrl.policies.language.likelihoods import Tokens, likelihood_class
@@ -80,7 +80,8 @@ class ActsThroughEngine(Policy):
     ) -> None:  # fmt: skip
         if surroundings is not None:
             talk = Conversation.of(self, requests, key)
-            asked, work = talk.asked, partial(talk.speak, surroundings)
+            asked = talk.asked
+            work: Callable[[Write], Any] = partial(talk.speak, surroundings)
         else:
             plan = WritingPlan.of(requests, self.config.max_new_tokens)
             contexts = plan.contexts([self.encode(request.shown or request.prompt) for request in requests], {})
