@@ -21,6 +21,7 @@ class Placed:
     reward_workers  how many run rewards, `reward-0` and on
     attempt         how often the trainers have begun: weights of an earlier attempt are not this one's
     rank, world     of this trainer
+    ahead           steps that engines write while one trains: as many older weights are still asked for
     """
 
     address: str
@@ -30,6 +31,7 @@ class Placed:
     attempt: int = 0
     rank: int = 0
     world: int = 1
+    ahead: int = 0
 
     def to_environment(self) -> dict[str, str]:
         return {VARIABLE: json.dumps(asdict(self))}

@@ -106,7 +106,10 @@ class Launch:
         self.actors: list[Any] = []
         if self.placement.engines and config.modality not in SPEAKING:
             raise ConfigError(f"placement.engines: {config.modality} policies write by themselves; leave it at 0")
-        config.policy_class.columns_of(config.policy_settings())  # an engine that cannot train is refused here
+        settings = config.policy_settings()
+        config.policy_class.columns_of(settings)  # an engine that cannot train is refused here
+        if config.environment is not None and (reason := config.policy_class.no_turns(settings)):
+            raise ConfigError(reason)
 
     def run(self) -> int:
         ray, own = self.ray, not self.ray.is_initialized()
@@ -221,7 +224,8 @@ class Launch:
         """What torchrun would say, and what the other actors are called."""
         p, here = self.placement, [r for r, node in enumerate(nodes) if node == nodes[rank]]
         address = self.ray.get_runtime_context().gcs_address
-        told = Placed(address, self.namespace, p.engines, p.reward_workers, attempt, rank, p.trainers)
+        ahead = self.config.training.ahead
+        told = Placed(address, self.namespace, p.engines, p.reward_workers, attempt, rank, p.trainers, ahead)
         local = 0 if p.trainer_gpus else here.index(rank)  # a trainer sees its own GPU alone, as number 0
         ranks = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": p.trainers, "LOCAL_WORLD_SIZE": len(here)}
         if p.trainers == 1:

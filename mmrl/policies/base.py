@@ -212,8 +212,11 @@ class Policy(ABC):
         """Optimizer steps that its weights have behind them, where it counts them."""
         return 0
 
-    def write_ahead(self, requests: Sequence[Request], key: Key) -> None:
-        """Let its engine begin what `rollout(requests, key)` will ask for, with the weights as they are now."""
+    def write_ahead(
+        self, requests: Sequence[Request], key: Key, surroundings: Surroundings | None = None
+    ) -> None:  # fmt: skip
+        """Let its engine begin what `rollout(requests, key)`, or `converse` in these surroundings, will ask for, with
+        the weights as they are now."""
         raise PolicyError(f"the {self.modality} policy has no engine that could write ahead")
 
     def leave_ahead(self) -> None:  # noqa: B027 (most policies begin nothing)

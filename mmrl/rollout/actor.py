@@ -40,6 +40,10 @@ class Actor:
             return self.policy.rollout(requests, key, greedy=greedy, **options)
         return self.policy.converse(requests, key, self.environment, greedy=greedy, **options)
 
+    def act_ahead(self, requests: Sequence[Request], key: Key) -> None:
+        """Let the policy's engine begin what `act(requests, key)` will ask for."""
+        self.policy.write_ahead(requests, key, self.environment)
+
     def written(self, prompts: Sequence[Prompt], answers: Sequence[str | Answer]) -> Rollouts:
         """`answers[i]` as if the policy had answered `prompts[i]` with it, in one run; see `Policy.written`."""
         rows = self.policy.written(prompts, answers)
@@ -54,7 +58,7 @@ class Actor:
         if self.environment is None:
             return {}
         calls = batch["calls"].double()
-        counted = {f"environment/{cause}": float(n) for cause, n in sorted(self.environment.counts.items())}
+        counted = {f"environment/{cause}": float(n) for cause, n in sorted(dict(self.environment.counts).items())}
         return {
             "environment/call_rate": (calls > 0).double().mean().item(),
             "environment/calls_per_row": calls.mean().item(),

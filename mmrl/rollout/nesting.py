@@ -66,9 +66,20 @@ class Nested:
             merged |= strategy.columns
         return merged
 
+    def begin(self) -> None:
+        """A step: the masks of the one before are forgotten. Its first requests may have been asked for long ago."""
+        self._masks = {}
+
+    @property
+    def entangled(self) -> list[str]:
+        """Those that plan a first round of their own and go on from it: two steps of them cannot be under way at
+        once."""
+        kinds = [(bound.name, type(bound.state)) for bound in self.bounds]
+        return [name for name, kind in kinds if kind.ask is not Strategy.ask and kind.join is not Strategy.join]
+
     def ask(self, step: Step) -> Plan:
         """The first requests: of the outermost that has any."""
-        self._masks = {}
+        self.begin()
         for place, strategy in enumerate(self.strategies):
             plan = strategy.ask(step)
             if plan is not None:

@@ -1,9 +1,10 @@
 """`training.ahead: n`: an engine writes the rollouts of steps k + 1 to k + n while step k trains.
 
 The weights that wrote a step's rows are at most n steps old, and which they are depends on nothing but the step:
-selection and weights are those of the beginning of step k - n, whatever the timing. Nothing is written across a step
-whose log-probs are checked (`training.check_every`): that one starts with rows of the present weights, so that the
-check compares like with like.
+whom it asks first, and with which weights, is decided at the beginning of step k - n by what was seen until then,
+whatever the timing. What a strategy asks for besides, having seen what came, is written in the step itself, with its
+weights. Nothing is written across a step whose log-probs are checked (`training.check_every`): that one starts with
+rows of the present weights, so that the check compares like with like.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mmrl.shown import tell
 from mmrl.training import engine_check
 from mmrl.training.collect import Collector
 from mmrl.training.config import TrainingConfig
+from mmrl.training.distributed import together
 
 
 class Ahead:
@@ -32,13 +34,10 @@ class Ahead:
         """Why nothing can be written ahead here; "" where it can."""
         if not self.policy.acts_apart:
             return "the policy writes its responses itself; take an engine with weights of its own, policy.engine=vllm"
-        if self.collector.strategies.bounds:
-            names = ", ".join(bound.name for bound in self.collector.strategies.bounds)
-            return f"rollout {names} asks by what earlier rounds came to, so that nothing can be written before"
-        if self.collector.actor.environment is not None:
-            return "an environment answers between turns, and is asked in its step"
-        if self.collector.accelerator.num_processes > 1:
-            return "one process only, so far"
+        if names := self.collector.strategies.entangled:
+            return (
+                f"rollout {', '.join(names)} goes on from a first round of its own: one step at a time is in its mind"
+            )
         return ""
 
     def ask(self, step: int) -> None:
@@ -47,7 +46,7 @@ class Ahead:
             return
         for number in range(max(step, self.asked), self._last(step) + 1):
             requests, key = self.collector.coming(number)
-            self.policy.write_ahead(requests, key)
+            together(lambda: self.collector.actor.act_ahead(requests, key), self.collector.accelerator)  # noqa: B023
             self.asked = number + 1
 
     def _last(self, step: int) -> int:
@@ -67,7 +66,10 @@ class Ahead:
             self.policy.leave_ahead()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"drawn": {str(number): rows for number, rows in self.collector.drawn.items()}}
+        begun = {
+            number: [row for row in b.groups.rows if row is not None] for number, b in self.collector.begun.items()
+        }
+        return {"drawn": {str(number): rows for number, rows in sorted((self.collector.drawn | begun).items())}}
 
     def load_state_dict(self, state: dict[str, Any], step: int) -> None:
         """Rows that were being written are lost; their prompts are asked again, with the weights of now."""

@@ -57,10 +57,25 @@ class Collected:
 
 
 @dataclass
+class Begun:
+    """A step whose first round is planned.
+
+    every  (what is asked, the request of it) of this rank; None where there is nothing to show
+    """
+
+    step: Step
+    groups: Groups
+    plan: Plan
+    givens: list[tuple[int, Given]]
+    every: list[tuple[Ask, Request | None]]
+
+
+@dataclass
 class Collector:
     """Everything a step needs before the optimizer: `collect(number)`.
 
-    drawn  {step: dataset rows} drawn already, of steps that are written ahead
+    begun  {step: its first round}, of steps that are written ahead
+    drawn  {step: dataset rows} that a run before this one had drawn for such steps
     """
 
     actor: Actor
@@ -74,6 +89,7 @@ class Collector:
     accelerator: Accelerator
     clock: Clock
     not_shown: int = 0
+    begun: dict[int, Begun] = field(default_factory=dict)
     drawn: dict[int, list[int]] = field(default_factory=dict)
     balance: Balance = field(init=False)
 
@@ -81,14 +97,15 @@ class Collector:
         self.balance = Balance(self.accelerator.num_processes, self.config.balance)
 
     def collect(self, number: int) -> Collected:
-        groups, causes = Groups(self.accelerator.process_index, self.accelerator.num_processes), Counter[str]()
-        self.not_shown = 0
-        step = self._step(number, groups)
+        self.not_shown, causes = 0, Counter[str]()
+        self.strategies.begin()
+        begun = self.begun.pop(number, None) or self._begin(number)
+        step, groups = begun.step, begun.groups
         rows: Rollouts | None = None
-        plan: Plan | None = self.strategies.ask(step)
+        plan: Plan | None = begun.plan
         while plan is not None:
-            self._agreed(plan.digest(), "the plan of a rollout strategy")
-            rows = self._act(plan, rows, step, groups, causes)
+            asked = (begun.givens, begun.every) if rows is None else self._asked(plan, rows, step, groups)
+            rows = self._act(plan, asked, rows, step, groups, causes)
             step.round += 1
             if self.strategies.reads_texts:
                 self._tell_texts(rows, step)
@@ -112,14 +129,16 @@ class Collector:
         return Collected(rows, batch, mine, groups.rows, step, causes, not_shown)
 
     def coming(self, number: int) -> tuple[list[Request], Key]:
-        """What `collect(number)` will ask the policy for first, where no strategy has a say: drawn now, and kept."""
+        """What `collect(number)` will ask the policy for first: planned now, by what is known now, and kept."""
+        begun = self.begun[number] = self._begin(number)
+        requests = [request for _, request in _acted_for(begun.every)]
+        return requests or [Request(self._spare(begun.groups), 1, group=0)], begun.step.key
+
+    def _begin(self, number: int) -> Begun:
         groups = Groups(self.accelerator.process_index, self.accelerator.num_processes)
         step = self._step(number, groups)
-        asks = [(groups.place(ask), ask) for ask in self.strategies.ask(step).ask]
-        firsts = [groups.number(group, ask.count) for group, ask in asks]
-        made = (self._request(g, a, first, None, groups) for (g, a), first in zip(asks, firsts, strict=True))
-        self.drawn[number] = [row for row in groups.rows if row is not None]
-        return [request for request in made if request is not None], step.key
+        plan = self.strategies.ask(step)
+        return Begun(step, groups, plan, *self._asked(plan, None, step, groups))
 
     def _learn(self, rows: Rollouts, groups: Groups) -> None:
         """Tell all ranks what the groups of this one came to: a prompt once, and its responses."""
@@ -173,8 +192,12 @@ class Collector:
 
         def draw(count: int) -> list[int]:
             nonlocal draws
-            known = self.drawn.pop(number, None) if not draws else None
-            indices = known or self.sampler.select(count, len(self.prompts), key.at(member=draws))
+            known = self.drawn.get(number, [])
+            indices, self.drawn[number] = known[:count], known[count:]
+            if not self.drawn[number]:
+                del self.drawn[number]
+            if more := count - len(indices):
+                indices += self.sampler.select(more, len(self.prompts), key.at(member=draws))
             if not draws:
                 self.announce(indices, number + 1)
             draws += 1
@@ -205,9 +228,11 @@ class Collector:
 
     # ---- one round
 
-    def _act(self, plan: Plan, rows: Rollouts | None, step: Step, groups: Groups, causes: Counter) -> Rollouts:
-        """`rows` and what this round adds, scored. Ranks pass the model together: one that is asked for nothing
-        while others are acts on a spare request and drops what came out."""
+    def _asked(
+        self, plan: Plan, rows: Rollouts | None, step: Step, groups: Groups
+    ) -> tuple[list[tuple[int, Given]], list[tuple[Ask, Request | None]]]:
+        """Where given rows go, and what this rank asks for: groups and members numbered, prompts opened."""
+        self._agreed(plan.digest(), "the plan of a rollout strategy")
         if step.round >= ROUNDS or not plan.asks:
             asked = "for nothing" if not plan.asks else f"{ROUNDS} times in a step"
             raise ConfigError(f"rollout {[b.name for b in self.strategies.bounds]} asked {asked}; it will never end")
@@ -217,12 +242,18 @@ class Collector:
         firsts = [groups.number(group, ask.count) for group, ask in asks]
         mine = [(g, a, first) for (g, a), first in zip(asks, firsts, strict=True) if groups.mine(g)]
         with self.clock("data"):
-            every = together(
+            return givens, together(
                 lambda: [(a, self._request(g, a, first, rows, groups)) for g, a, first in mine], self.accelerator
             )
+
+    def _act(
+        self, plan: Plan, asked: tuple[list, list], rows: Rollouts | None, step: Step, groups: Groups, causes: Counter
+    ) -> Rollouts:
+        """`rows` and what this round adds, scored. Ranks pass the model together: one that is asked for nothing
+        while others are acts on a spare request and drops what came out."""
+        givens, every = asked
         self.not_shown += sum(ask.count for ask, request in every if request is None)
-        requests = [(ask, request) for ask, request in every if request is not None]
-        requests.sort(key=lambda pair: pair[0].aside)
+        requests = _acted_for(every)
         acted = self._acted([request for _, request in requests], step.key, groups)
         self._heard(plan, acted, [pair for pair in requests if pair[0].aside])
         constants = [ask.columns for ask, _ in requests if not ask.aside for _ in range(ask.count)]
@@ -380,6 +411,12 @@ class Collector:
             "seed": self.config.seed,
         }
         return gather_batch(rollouts, self.accelerator, **constants)
+
+
+def _acted_for(every: list[tuple[Ask, Request | None]]) -> list[tuple[Ask, Request]]:
+    """What the policy is asked for, what is written aside last."""
+    requests = [(ask, request) for ask, request in every if request is not None]
+    return sorted(requests, key=lambda pair: pair[0].aside)
 
 
 def _denominators(own: Tensor, behaviours: Sequence[str], answers: Sequence[str | Answer]) -> Tensor:

@@ -71,7 +71,7 @@ def example(
         if place + 1 < len(runs):
             reply = environment.step(state, text)
             assert isinstance(reply, Observation) and not reply.bad, reply
-            shown = policy.turns.turn(reply, ids[-1], prompt.id)
+            shown = policy.turns.turn(reply, ids[-1], prompt.id).encoded
             ids, weights = ids + shown.ids.tolist(), weights + [0.0] * len(shown.ids)
             parts.append(shown)
     actions = torch.tensor(ids)

@@ -105,6 +105,29 @@ class TestKilled:
         assert all(not line["unscored"] for line in metrics(story[0]).values())
 
 
+class TestVLLM:
+    """`policy.engine=vllm` of an engine that Ray placed: exact, one step ahead, and made again when it is killed."""
+
+    def test_is_killed_and_the_run_goes_on(self, tmp_path):
+        folder, result = tmp_path / "run", {}
+        given = arguments(folder, "placement.engines=1", "engine={name: vllm, max_model_len: 512}", "training.steps=6",
+                          "training.check_every=2", "training.ahead=1", "policy.old_log_probs=trainer")  # fmt: skip
+        run = Launch(read_config("demo", given[2:], "vlm"), given)
+        thread = threading.Thread(target=lambda: result.update(code=run.run()))
+        thread.start()
+        wait_for(lambda: 2 in metrics(folder), thread)
+        process = ray.get(ray.get_actor("engine-0", namespace=run.namespace).pid.remote())
+        os.kill(process, signal.SIGKILL)
+        wait_for(lambda: replaced("engine-0", run, process), thread)
+        thread.join(timeout=400)
+        assert not thread.is_alive() and result["code"] == 0
+        found = metrics(folder)
+        ages = [found[step]["ahead/staleness_max"] for step in range(1, 7)]  # in updates: two a step, or one
+        assert [min(age, 1) for age in ages] == [0, 1, 0, 1, 0, 1] and max(ages) <= 2
+        assert all(found[step]["engine/gap_max"] < 1e-4 for step in (1, 3, 5))
+        assert all(not line["unscored"] for line in found.values())
+
+
 def replaced(name: str, run: Launch, process: int) -> bool:
     """Whether another process answers to the name."""
     try:

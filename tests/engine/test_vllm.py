@@ -14,10 +14,12 @@ from mmrl.objective import Objective
 from mmrl.randomness import Key
 from mmrl.recipes import load_recipe
 from mmrl.record import Request, Start
+from mmrl.rollout.environments.base import Here, Observation
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import JsonLines, read_metrics
 from mmrl.training.trainer import Trainer
 from tests.policies.language.scenes import clip_prompts, image_prompt, mixed_prompts, picture, requests
+from tests.policies.language.test_turns import Shows, two_pictures
 from tests.training.tiny import make_prompts, score_vowels
 
 EXACT = 2e-5
@@ -125,12 +127,32 @@ class TestWeights:
         assert 1e-4 < apart.mean() < 0.03
 
 
+class TestTurns:
+    """What an environment shows between the runs of a response: two pictures, one after the other."""
+
+    def test_rows_are_scored_as_they_were_written(self, policy):
+        asked = [Request(prompt, 8, group=i) for i, prompt in enumerate(mixed_prompts())]
+        rows = policy.converse(asked, Key(3), Here(two_pictures()))
+        assert (rows.columns["turn"] == 2).any() and any(rows.media) and not all(rows.media)
+        assert gap(policy, rows) < EXACT
+        again = policy.converse(asked, Key(3), Here(two_pictures()))
+        assert torch.equal(rows.actions, again.actions)
+
+    def test_more_pictures_than_it_was_made_for(self, policy):
+        many = Shows(Observation.of("look", images=[picture("red", (48, 48))] * 9))
+        with pytest.raises(PolicyError, match=r"shows 10 images, what an environment.*policy\.engine\.images=8"):
+            policy.converse([Request(make_prompts(1)[0], 64, 0)], Key(4), Here(many))
+
+
 class TestMedia:
     def test_clips_are_read_as_the_trainer_reads_them(self, make_policy):
         """One clip, two of unlike sizes, an image beside one, neither: the times of frames stand in the ids."""
-        policy = make_policy(videos=True, engine={"name": "vllm", "videos": 2})
+        policy = make_policy(videos=True, engine={"name": "vllm", "videos": 3}, **STOPS)
         rows = policy.rollout(requests(clip_prompts()), Key(0))
         assert gap(policy, rows) < EXACT
+        shows = Shows(Observation.of("look", videos=[clip_prompts()[0].videos[0]]))
+        rows = policy.converse([Request(p, 4, group=i) for i, p in enumerate(clip_prompts())], Key(0), Here(shows))
+        assert any(rows.media) and gap(policy, rows) < EXACT
 
     def test_pictures_of_another_family(self, make_policy):
         """Its clips are refused by name: vLLM puts what follows them elsewhere than transformers."""
@@ -166,15 +188,23 @@ class TestMedia:
 
 class TestTraining:
     @pytest.fixture
-    def trainer(self, make_policy, tmp_path):
-        def made(**changes):
+    def trainer(self, policy, make_policy, tmp_path):
+        """Of the policy that all these tests share, from the checkpoint's weights on."""
+        policy.load_trainable_state(make_policy(engine="local").trainable_state())
+
+        def made(environment=None, **changes):
             settings = {"steps": 5, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-2, "save_every": 0}
             objective = Objective.of(load_recipe("grpo").objective)
             trackers = [JsonLines(tmp_path / "metrics.jsonl", 0)]
             config = TrainingConfig(**settings | changes)
-            return Trainer(make_policy(), objective, make_prompts(8), score_vowels, config, tmp_path, trackers=trackers)
+            return Trainer(
+                policy, objective, make_prompts(8), score_vowels, config, tmp_path, trackers=trackers,
+                environment=environment,
+            )  # fmt: skip
 
-        return made
+        asked = policy.config
+        yield made
+        policy.config = asked
 
     def test_gaps_stay_below_rounding(self, trainer, tmp_path):
         trainer(check_every=2).train()
@@ -182,9 +212,20 @@ class TestTraining:
         checked = [m["engine/gap_max"] for m in metrics if "engine/gap_max" in m]
         assert len(checked) == 3 and max(checked) < 1e-4
 
-    def test_a_stale_engine_stops_the_run_in_a_line(self, trainer):
-        training = trainer(check_every=2)
-        engine, told = training.policy.bridge.engine, []
+    @pytest.mark.parametrize("whose", ["sampler", "trainer"])
+    def test_in_an_environment(self, trainer, policy, tmp_path, whose):
+        """Every step is checked; what the policy learned of its runs is what the engine goes on with."""
+        policy.config = policy.config.model_copy(update={"old_log_probs": whose})
+        training = trainer(Here(two_pictures()), steps=3, check_every=1)
+        before = {name: weight.clone() for name, weight in policy.trainable_state().items()}
+        training.train()
+        metrics = read_metrics(tmp_path / "metrics.jsonl")
+        assert all(m["environment/calls_per_row"] > 0.5 and m["engine/gap_max"] < 1e-4 for m in metrics)
+        assert all(m["gradient_norm"] > 0 for m in metrics) and len(metrics) == 3
+        assert any(not torch.equal(weight, before[name]) for name, weight in policy.trainable_state().items())
+
+    def test_a_stale_engine_stops_the_run_in_a_line(self, trainer, policy):
+        training, engine, told = trainer(check_every=2), policy.bridge.engine, []
 
         def sync(weights):
             if not told:
@@ -192,8 +233,11 @@ class TestTraining:
             told.append(1)
 
         engine.sync = sync
-        with pytest.raises(SelfCheckError, match=r"step 3: .*no longer follows the weights") as raised:
-            training.train()
+        try:
+            with pytest.raises(SelfCheckError, match=r"step 3: .*no longer follows the weights") as raised:
+                training.train()
+        finally:
+            del engine.sync
         assert "\n" not in str(raised.value) and training.step == 2 and len(told) == 3
 
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import subprocess
+import sys
+import time
 import urllib.request
 
 import pytest
 
 from mmrl.errors import PolicyError
 from mmrl.objective import Objective
+from mmrl.policies.language.engines.vllm_process import alive, free_port
+from mmrl.policies.language.engines.vllm_requests import VLLMOptions, environment_of
 from mmrl.randomness import Key
 from mmrl.recipes import load_recipe
+from mmrl.record import Request
+from mmrl.rollout.environments.base import Here, Observation
 from mmrl.training.config import TrainingConfig
 from mmrl.training.tracking import JsonLines, read_metrics
 from mmrl.training.trainer import Trainer
 from tests.engine.test_vllm import EXACT, STOPS, gap, moved
 from tests.policies.language.scenes import clip_prompts, mixed_prompts, requests
+from tests.policies.language.test_turns import Shows, two_pictures
 from tests.training.tiny import make_prompts, score_vowels
 
-SERVER = {"name": "vllm", "mode": "server", "max_num_seqs": 32}
+SERVER = {"name": "vllm", "mode": "server", "max_num_seqs": 32, "videos": 3}
 RUN = {"steps": 4, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-2, "save_every": 0, "check_every": 1}
 
 
@@ -49,16 +58,23 @@ def test_rows_and_weights(policy):
     assert gap(policy, after) < EXACT and gap(policy, before) > 0.1
 
 
+def test_turns(policy):
+    """Two pictures between the runs of a response; each run is asked with all that stands."""
+    asked = [Request(prompt, 8, group=i) for i, prompt in enumerate(mixed_prompts())]
+    rows = policy.converse(asked, Key(3), Here(two_pictures()))
+    assert (rows.columns["turn"] == 2).any() and any(rows.media) and gap(policy, rows) < EXACT
+
+
 def test_a_killed_server_comes_back_and_metrics_continue(policy, make_policy, tmp_path, capsys):
     """Killed among the rows of step 3: what it had not answered is asked again, and the run is that of an engine in
     process, which nothing happened to."""
     expected = trained(make_policy(temperature=0.7, **STOPS), tmp_path / "whole")
     policy.load_trainable_state(make_policy(engine="local").trainable_state())
-    engine, seen = policy.bridge.engine, []
+    engine, seen, count = policy.bridge.engine, [], itertools.count(1)
 
     def answer(body):
         seen.append(body)
-        if len(seen) == 2 * 16 + 5:
+        if next(count) == 2 * 16 + 5:
             os.killpg(engine._process.process.pid, signal.SIGKILL)
         return type(engine)._answer(engine, body)
 
@@ -69,6 +85,17 @@ def test_a_killed_server_comes_back_and_metrics_continue(policy, make_policy, tm
     assert all(m["engine/gap_max"] < 1e-4 for m in metrics)
     for name in ("reward/mean", "length/mean", "gradient_norm"):
         assert [m[name] for m in metrics] == pytest.approx([m[name] for m in expected], rel=1e-4), name
+
+
+def test_clips(policy, make_policy):
+    """One clip, two of unlike sizes, an image beside one, neither: the frames and times of the trainer. The server is
+    the one above, found at its URL."""
+    given = {**SERVER, "url": policy.bridge.engine.url}
+    shown = make_policy(videos=True, engine=given, **STOPS)
+    assert gap(shown, shown.rollout(requests(clip_prompts()), Key(0))) < EXACT
+    look = Here(Shows(Observation.of("look", videos=[clip_prompts()[0].videos[0]])))
+    rows = shown.converse([Request(prompt, 4, group=i) for i, prompt in enumerate(clip_prompts())], Key(0), look)
+    assert any(rows.media) and gap(shown, rows) < EXACT
 
 
 def test_it_ends_with_its_policy(policy):
@@ -88,8 +115,41 @@ def test_a_server_that_does_not_start_says_why(make_policy):
     assert "\n" not in str(raised.value)
 
 
-def test_clips_are_refused_before_anything_starts(make_policy):
-    policy = make_policy(videos=True, engine=SERVER)
-    with pytest.raises(PolicyError, match="'clip' shows videos, and engine 'vllm' takes image"):
-        policy.rollout(requests(clip_prompts()[:1]), Key(0))
-    assert policy.bridge.engine._process is None
+class TestElsewhere:
+    """A server that somebody else keeps, as docs/engines.md has it. `vllm serve MODEL` is this very program; the build
+    for CPUs has another name, which its script does not know."""
+
+    @pytest.fixture(scope="class")
+    def url(self, checkpoint, tmp_path_factory):
+        port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint()]
+        command += ["--host", "127.0.0.1", "--port", port]
+        command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", 1024, "--max-num-seqs", 32]
+        command += ["--enable-scale-out", "--logprobs-mode", "processed_logprobs"]
+        given = {**os.environ, **environment_of(VLLMOptions()), "VLLM_SERVER_DEV_MODE": "1"}
+        with log.open("wb") as out:
+            started = subprocess.Popen(list(map(str, command)), env=given, stdout=out, stderr=out, process_group=0)
+        until = time.monotonic() + 300
+        while not alive(f"http://127.0.0.1:{port}"):
+            assert started.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+
+    def test_trains_and_is_left_running(self, url, make_policy, tmp_path):
+        policy = make_policy(engine={**SERVER, "url": f"{url}/"}, temperature=0.7, **STOPS)
+        metrics = trained(policy, tmp_path / "run")
+        assert len(metrics) == 4 and all(m["engine/gap_max"] < 1e-4 for m in metrics)
+        assert policy.bridge.engine.restarted == 0 and policy.bridge.engine._process is None and alive(url)
+
+    def test_clips_are_refused_by_prompt_where_it_cannot_read_them(self, url, make_policy):
+        policy = make_policy(videos=True, engine={**SERVER, "url": url})
+        with pytest.raises(PolicyError, match=r"'clip' shows videos.*takes images only.*vllm_serve, with --media-io"):
+            policy.rollout(requests(clip_prompts()[:1]), Key(0))
+
+    def test_nobody_there(self, make_policy):
+        there = f"http://127.0.0.1:{free_port()}"
+        policy = make_policy(engine={**SERVER, "url": there, "patience": 0.5, "restarts": 2})
+        with pytest.raises(PolicyError, match=rf"{there}/\S+ does not answer.*; it was waited for 2 times"):
+            policy.rollout(requests(mixed_prompts()[:1]), Key(0))

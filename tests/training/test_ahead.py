@@ -7,21 +7,34 @@ import threading
 import pytest
 
 from mmrl.errors import ConfigError
-from mmrl.rollout.nesting import Nested
-from mmrl.training.ahead import Ahead
+from mmrl.rollout.environments.base import Here
 from mmrl.training.tracking import read_metrics
+from tests.policies.language.engines.test_engine_turns import TURNS
 from tests.policies.language.engines.test_engines import OWN, trainer_of
+from tests.policies.language.test_turns import two_pictures
 from tests.training.tiny import make_policy
+
+MORE = """
+from mmrl.rollout.plan import Ask, Plan, Strategy
+from mmrl.stages import stage
+
+@stage("rollout", "more_members", paper="-", formula="-", confidence="ours")
+class More(Strategy):
+    def join(self, batch, step):
+        return Plan([Ask(2, group=g) for g in range(len(step.groups))]) if step.round == 1 else None
+"""
 
 
 @pytest.fixture
 def engine(tmp_path):
-    (tmp_path / "engines.py").write_text(OWN)
+    (tmp_path / "engines.py").write_text(OWN + TURNS + MORE)
     return f"{tmp_path}/engines.py:Apart"
 
 
-def metrics_of(folder, engine, **changes):
-    trainer = trainer_of(folder, make_policy(engine=engine), **{"steps": 6, "check_every": 0, **changes})
+def metrics_of(folder, engine, policy=None, **changes):
+    trainer = trainer_of(
+        folder, make_policy(engine=engine, **(policy or {})), **{"steps": 6, "check_every": 0, **changes}
+    )
     trainer.train()
     return read_metrics(folder / "metrics.jsonl")
 
@@ -105,11 +118,47 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=r"training\.ahead=1: the policy writes its responses itself"):
             trainer_of(tmp_path / "run", make_policy(), ahead=1)
 
-    def test_under_a_strategy_that_asks_again(self, tmp_path, engine):
-        trainer = trainer_of(tmp_path / "run", make_policy(engine=engine))
-        trainer.collector.strategies = Nested.of("dynamic_sampling")
-        with pytest.raises(ConfigError, match="dynamic_sampling asks by what earlier rounds came to"):
-            Ahead(trainer.collector, trainer.policy, trainer.config.model_copy(update={"ahead": 1}))
+    def test_under_a_strategy_with_one_step_in_mind(self, tmp_path, engine):
+        with pytest.raises(ConfigError, match="rollout treepo goes on from a first round of its own"):
+            trainer_of(tmp_path / "run", make_policy(engine=engine), rollout="treepo", ahead=1)
+
+
+class TestStrategies:
+    """What they ask first is written ahead; what they ask for having seen it, in the step itself."""
+
+    @pytest.mark.parametrize("rollout", ["drive_budget", "dynamic_sampling"])
+    def test_of_weights_that_stand_still_changes_nothing(self, tmp_path, engine, rollout):
+        changes = {"learning_rate": 0.0, "rollout": rollout, "steps": 4}
+        still = metrics_of(tmp_path / "now", engine, **changes)
+        ahead = metrics_of(tmp_path / "ahead", engine, ahead=2, **changes)
+        assert numbers(ahead) == numbers(still)
+        assert [m["rollouts"] for m in ahead] == [m["rollouts"] for m in still]
+
+    def test_rows_of_a_later_round_are_of_its_weights(self, tmp_path, engine):
+        """Two more members of every group, once it is scored: their age is 0."""
+        trainer = trainer_of(tmp_path / "run", make_policy(engine=engine), rollout=f"{tmp_path}/engines.py:More",
+                             steps=4, ahead=1, check_every=0)  # fmt: skip
+        seen, collect = [], trainer.collector.collect
+        trainer.collector.collect = lambda n: seen.append(collect(n)) or seen[-1]
+        trainer.train()
+        for step, collected in enumerate(seen):
+            later = collected.rollouts.member >= 4
+            versions = collected.rollouts.replay["version"]
+            assert later.sum() == 8 and set(versions[later].tolist()) == {step}
+            assert set(versions[~later].tolist()) == {max(step - 1, 0)}
+
+
+class TestEnvironments:
+    def test_conversations_are_had_ahead(self, tmp_path, engine):
+        """With weights that stand still the same ones, bit for bit; else they are as old as any rows."""
+        talks = engine.replace("Apart", "Talks")
+        surroundings = {"environment": Here(two_pictures()), "steps": 4}
+        stops = {"stop_tokens": list(range(0, 1200, 2))}
+        still = metrics_of(tmp_path / "now", talks, learning_rate=0.0, policy=stops, **surroundings)
+        ahead = metrics_of(tmp_path / "ahead", talks, learning_rate=0.0, policy=stops, ahead=2, **surroundings)
+        assert numbers(ahead) == numbers(still) and all(m["environment/calls_per_row"] > 0 for m in still)
+        moved = metrics_of(tmp_path / "moved", talks, policy=stops, ahead=1, **surroundings)
+        assert [m["ahead/staleness_max"] for m in moved] == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ LAUNCH = [sys.executable, "-m", "mmrl", "launch", "--config_file", str(ROOT / "c
 TIMING = ("seconds/", "rate/", "memory/", "self_check/")
 
 
-NAMES = ("grpo", "durian", "batch_quantile", "delta", "vppo", "helped")
+NAMES = ("grpo", "durian", "batch_quantile", "delta", "vppo", "helped", "ahead")
 
 
 def run(command: list[str], out: Path) -> Path:

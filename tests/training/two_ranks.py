@@ -1,5 +1,6 @@
 """Run by `accelerate launch`: short trainings, their metrics and weights written by the main process."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import make_accelerator
 from mmrl.training.tracking import JsonLines
 from mmrl.training.trainer import Trainer
+from tests.policies.language.engines.test_engines import OWN
 from tests.training.tiny import make_policy, make_prompts, score_vowels
 
 OBJECTIVES = {
@@ -24,6 +26,7 @@ OBJECTIVES = {
     "refills": {"group": ["dynamic_sampling"], "regularizers": [{"name": "entropy_bonus", "coefficient": 0.01}]},
     "refills_early": {"group": ["dynamic_sampling"], "shaping": ["kl_in_reward"]},
     "helped": {},
+    "ahead": {},
     "vppo": {"credit": ["vppo"], "regularizers": [{"name": "kl", "coefficient": 0.1}]},
 }
 
@@ -49,11 +52,19 @@ def score_fewer(outputs, prompts) -> Scores:
     return replace(scores, success=torch.full_like(scores.reward, float("nan")))
 
 
+def engine(out: Path) -> str:
+    """One with a model of its own on each rank, which writes while they train."""
+    path = out / f"engines_{os.environ.get('RANK', 0)}.py"
+    path.write_text(OWN)
+    return f"{path}:Apart"
+
+
 def main(out: Path, name: str) -> None:
     torch.set_num_threads(1)
     updates = {"count": 2, "epochs": 2} if name == "vppo" else "auto"
     sizes = {"steps": 2, "prompts_per_step": 4, "group_size": 4, "micro_batch_size": 4}
-    config = TrainingConfig(**sizes, learning_rate=1e-3, updates=updates)
+    written = {"ahead": 1, "check_every": 0} if name == "ahead" else {}
+    config = TrainingConfig(**sizes, learning_rate=1e-3, updates=updates, **written)
     accelerator = make_accelerator()
     out.mkdir(parents=True, exist_ok=True)
     (out / "world.txt").write_text(str(accelerator.num_processes))
@@ -65,8 +76,9 @@ def main(out: Path, name: str) -> None:
         prompts = Ahead(prompts, workers=1)
     score = {"helped": score_fewer}.get(name, score_some if name in ROLLOUTS else score_vowels)
     rollout = ROLLOUTS.get(name, [])
+    policy = make_policy(engine=engine(out)) if written else make_policy()
     trainer = Trainer(
-        make_policy(), Objective.of(OBJECTIVES[name]), prompts, score, config, out, rollout=rollout,
+        policy, Objective.of(OBJECTIVES[name]), prompts, score, config, out, rollout=rollout,
         eval_prompts=make_prompts(5), accelerator=accelerator, trackers=trackers,
     )  # fmt: skip
     trainer.train()

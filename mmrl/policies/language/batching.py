@@ -1,23 +1,11 @@
-"""Which rows are written, and which are scored together."""
+"""Which rows are scored together."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from mmrl.policies.language.families.base import Capabilities
-from mmrl.policies.language.writing import WritingPlan
 from mmrl.record import Rollouts
-
-
-def decoded_together(plan: WritingPlan, most: int, found: Capabilities) -> Iterator[Tensor]:
-    """Rows that are written at once, at most so many; of one prompt, where a model takes no batches of unlike ones."""
-    each = torch.unique(plan.context).tolist()
-    alike = [plan.context == c for c in each] if found.batches is None else [plan.context >= 0]
-    for chosen in alike:
-        yield from chosen.nonzero().squeeze(1).split(most)
 
 
 def micro_batches(rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:

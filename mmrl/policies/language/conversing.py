@@ -8,24 +8,24 @@ others. Everything happens within one entry into acting, however many turns a ra
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mmrl.errors import PolicyError, SurroundingsError
-from mmrl.policies.language.batching import decoded_together
 from mmrl.policies.language.encoded import Encoded
-from mmrl.policies.language.encoding import extended
+from mmrl.policies.language.engines.base import Context, Draw
+from mmrl.policies.language.engines.bridge import Write
 from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.families.turns import joined
 from mmrl.policies.language.fast.prefill import Prefill
-from mmrl.policies.language.sampling import Decoded, decode
 from mmrl.policies.language.taken import Taken
-from mmrl.policies.language.turns import Turns, response_media
+from mmrl.policies.language.turns import Shown, Turns, response_media
 from mmrl.policies.language.writing import WritingPlan
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, LOST, TRUNCATED, Prompt, Request, Rollouts
@@ -43,6 +43,10 @@ class Speaker(Protocol):
     taken: Taken
 
     @property
+    def acts_apart(self) -> bool: ...
+    @property
+    def rescored(self) -> bool: ...
+    @property
     def inner(self) -> Any: ...
     @property
     def device(self) -> torch.device: ...
@@ -54,6 +58,9 @@ class Speaker(Protocol):
     ) -> dict[Encoded, Prefill]: ...
     def context(self, request: Request, ready: dict[str, Encoded], prefix: Tensor) -> Encoded: ...
     def acting(self) -> AbstractContextManager[None]: ...
+    def rescore(
+        self, rows: Rollouts, plan: WritingPlan, shown: Sequence[Encoded], media: Sequence[Any] | None = None
+    ) -> None: ...
 
 
 @dataclass
@@ -61,15 +68,17 @@ class Line:
     """A row in the making; its columns so far.
 
     context  the prompt as it is shown, without what follows it
+    draw     None: greedy
     ids, log_probs, mask, owner, turn  of each column
     run      column at which the last run began
     parts    what follows the context: runs (n,), and what was shown
+    version  of the weights that wrote the last run
     """
 
     request: Request
     member: int
     context: Encoded
-    draws: Tensor | None
+    draw: Draw | None
     limit: int
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
@@ -81,7 +90,8 @@ class Line:
     written: int = 0
     shown: int = 0
     bad: int = 0
-    parts: list[Tensor | Encoded] = field(default_factory=list)
+    parts: list[Tensor | Shown] = field(default_factory=list)
+    version: int = 0
     finish: str = ""
     constants: dict[str, float] = field(default_factory=dict)
 
@@ -117,9 +127,9 @@ class Line:
         self.turns += 1
         self.written += len(tokens)
 
-    def show(self, shown: Encoded) -> None:
-        count = len(shown.ids)
-        self.ids += shown.ids.tolist()
+    def show(self, shown: Shown) -> None:
+        count = len(shown.encoded)
+        self.ids += shown.encoded.ids.tolist()
         self.log_probs += [0.0] * count
         self.mask += [False] * count
         self.owner += [-1] * count
@@ -127,37 +137,77 @@ class Line:
         self.parts.append(shown)
 
 
+@dataclass
+class Conversation:
+    """The rows of some requests, from their prompts to their last turn.
+
+    encoded, ready  of each prompt by its id: as it is kept, and with features of its media
+    shown           the prompt of each request as it is shown
+    """
+
+    policy: Speaker
+    prompts: dict[str, Prompt]
+    encoded: dict[str, Encoded]
+    ready: dict[str, Encoded]
+    plan: WritingPlan
+    shown: list[Encoded]
+    lines: list[Line]
+
+    @classmethod
+    def of(cls, policy: Speaker, requests: Sequence[Request], key: Key, greedy: bool = False) -> Conversation:
+        prompts: dict[str, Prompt] = {}
+        for request in requests:
+            prompts.setdefault(request.prompt.id, request.prompt)
+        encoded, ready = policy.ready(prompts)
+        plan = WritingPlan.of(requests, policy.config.max_new_tokens)
+        shown = [policy.context(request, ready, torch.zeros(0, dtype=torch.long)) for request in requests]
+        lines = _lines(policy, plan, shown, None if greedy else plan.draws(key))
+        return cls(policy, prompts, encoded, ready, plan, shown, lines)
+
+    @property
+    def asked(self) -> list[str]:
+        """The prompt of each row, as it is shown."""
+        return [(line.request.shown or line.request.prompt).id for line in self.lines]
+
+    def speak(
+        self, surroundings: Surroundings, write: Write, prefills: Mapping[Encoded, Prefill] | None = None
+    ) -> Conversation:
+        """All turns of all rows."""
+        policy, lines = self.policy, self.lines
+        states = surroundings.reset([line.request.prompt for line in lines])
+        _run(policy, lines, self.plan.contexts(self.shown, prefills or {}), write)
+        _listen(policy, lines, list(range(len(lines))), states, surroundings)
+        while open_ := [i for i, line in enumerate(lines) if not line.finish]:
+            some = [lines[i] for i in open_]
+            _run(policy, some, [_context(policy, line) for line in some], write)
+            _listen(policy, lines, open_, states, surroundings)
+        return self
+
+
 def converse(
     policy: Speaker, requests: Sequence[Request], key: Key, surroundings: Surroundings, *, greedy: bool = False
 ) -> Rollouts:
     """`count` responses per request, in the order of the requests. Raises SurroundingsError where too many are lost."""
-    prompts: dict[str, Prompt] = {}
-    for request in requests:
-        prompts.setdefault(request.prompt.id, request.prompt)
-    encoded, ready = policy.ready(prompts)
-    plan = WritingPlan.of(requests, policy.config.max_new_tokens)
-    policy.taken.write(policy.inner.decodes_by, requests)
-    prefills = {} if greedy else policy.prefills(requests, encoded, ready)
+    talk = Conversation.of(policy, requests, key, greedy)
+    policy.taken.write("engine" if policy.acts_apart else policy.inner.decodes_by, requests)
+    prefills = {} if greedy or policy.acts_apart else policy.prefills(requests, talk.encoded, talk.ready)
     with policy.acting():
-        lines = _lines(policy, plan, ready, key, greedy)
-        states = surroundings.reset([line.request.prompt for line in lines])
-        _first_run(policy, lines, plan, prefills)
-        _listen(policy, lines, list(range(len(lines))), states, surroundings)
-        while open_ := [i for i, line in enumerate(lines) if not line.finish]:
-            _next_run(policy, [lines[i] for i in open_])
-            _listen(policy, lines, open_, states, surroundings)
-    _refuse_losses(lines, surroundings.ceiling)
-    return _record(policy, lines, prompts, encoded, surroundings)
+        work = partial(talk.speak, surroundings, prefills=prefills)
+        talk = policy.bridge.act(None if greedy else key, talk.asked, policy.inner.model, work)
+        _refuse_losses(talk.lines, surroundings.ceiling)
+        rows = _record(policy, talk.lines, talk.prompts, talk.encoded, surroundings)
+        if policy.rescored and not greedy:
+            media = [_media(policy, line, line.context) for line in talk.lines]
+            policy.rescore(rows, talk.plan, talk.shown, media)
+    return rows
 
 
-def _lines(policy: Speaker, plan: WritingPlan, ready: dict[str, Encoded], key: Key, greedy: bool) -> list[Line]:
-    contexts = [policy.context(r, ready, torch.zeros(0, dtype=torch.long)) for r in plan.requests]
+def _lines(policy: Speaker, plan: WritingPlan, shown: Sequence[Encoded], draws: Sequence[Draw] | None) -> list[Line]:
     lines = []
-    for index, member in zip(plan.context.tolist(), plan.member, strict=True):
-        request, context = plan.requests[index], contexts[index]
-        named = key.at(prompt=request.prompt.id, member=member, purpose="sample")
-        draws = None if greedy else named.uniform(plan.limit)
-        line = Line(request, member, context, draws, _columns(policy, len(context)))
+    each = draws or [None] * len(plan.member)
+    for index, member, draw in zip(plan.context.tolist(), plan.member, each, strict=True):
+        request, context = plan.requests[index], shown[index]
+        line = Line(request, member, context, draw, _columns(policy, len(context)))
         line.begin(plan.prefixes[index])
         if line.room(plan.limit) < 1:
             raise PolicyError(f"prompt {request.prompt.id!r}: policy.max_extent={line.limit} leaves nothing to write")
@@ -172,42 +222,31 @@ def _columns(policy: Speaker, prompt: int) -> int:
     return positions if policy.config.max_extent is None else min(policy.config.max_extent, positions)
 
 
-def _first_run(policy: Speaker, lines: Sequence[Line], plan: WritingPlan, prefills: Any) -> None:
-    """Rows of a request share its context, as where there is no environment."""
-    for rows in decoded_together(plan, policy.config.decode_rows, policy.family.capabilities):
-        asked, context = torch.unique(plan.context[rows], return_inverse=True)
-        some = [lines[i] for i in rows.tolist()]
-        first = {r: next(line.context for line in some if line.request is plan.requests[r]) for r in asked.tolist()}
-        contexts = [extended(first[r], plan.prefixes[r]) for r in asked.tolist()]
-        _write(policy, some, contexts, context, [prefills.get(c) for c in contexts])
-
-
-def _next_run(policy: Speaker, lines: Sequence[Line]) -> None:
-    most = 1 if policy.family.capabilities.batches is None else policy.config.decode_rows
-    for start in range(0, len(lines), most):
-        some = lines[start : start + most]
-        contexts = [_whole(policy, line, line.context) for line in some]
-        _write(policy, some, contexts, torch.arange(len(some)), [None] * len(some))
+def _context(policy: Speaker, line: Line) -> Context:
+    """What the next run of a row continues: all of it so far."""
+    turns = [part for part in line.parts if isinstance(part, Shown)]
+    bare = torch.cat([part.bare if isinstance(part, Shown) else part for part in line.parts])
+    prompt = line.request.shown or line.request.prompt
+    return Context(prompt, _whole(policy, line, line.context), bare, shown=[turn.prompt for turn in turns])
 
 
 def _whole(policy: Speaker, line: Line, entry: Encoded) -> Encoded:
     """The row so far behind a prompt."""
-    return joined(policy.family, policy.inner.core, replace(entry, features=None), line.parts)
+    parts = [part.encoded if isinstance(part, Shown) else part for part in line.parts]
+    return joined(policy.family, policy.inner.core, replace(entry, features=None), parts)
 
 
-def _write(policy: Speaker, lines: Sequence[Line], contexts: list[Encoded], context: Tensor, prefills: list) -> None:
-    most = policy.config.max_new_tokens
-    budget = torch.tensor([line.room(most) for line in lines])
-    uniforms = None
-    if lines[0].draws is not None:
-        uniforms = torch.stack([line.draws.roll(-line.written) for line in lines if line.draws is not None])
-    done: Decoded = decode(policy.inner, contexts, context, uniforms, budget, policy.stopping, prefills)
+def _run(policy: Speaker, lines: Sequence[Line], contexts: Sequence[Context], write: Write) -> None:
+    """Let rows write their next run, all in one request to the engine."""
+    budget = torch.tensor([line.room(policy.config.max_new_tokens) for line in lines])
+    draws = [replace(line.draw, begun=line.written) for line in lines if line.draw is not None]
+    done, version = write(contexts, budget, draws or None)
     sizes, stopped = done.length.tolist(), done.stopped.tolist()
     for line, size, ids, log_probs, ended in zip(
         lines, sizes, done.tokens.tolist(), done.log_probs.tolist(), stopped, strict=True
     ):
         line.write(ids[:size], log_probs[:size])
-        line.finish = "" if ended else TRUNCATED
+        line.finish, line.version = "" if ended else TRUNCATED, version
 
 
 def _listen(policy: Speaker, lines: list[Line], rows: list[int], states: list[Any], surroundings: Surroundings) -> None:
@@ -231,7 +270,7 @@ def _hear(policy: Speaker, line: Line, reply: Any, most: int) -> None:
             return
         where = f"{line.request.prompt.id}, what the environment shows after turn {line.turns}"
         shown = policy.turns.turn(reply, line.ids[-1], where)
-        fits = len(line.ids) + len(shown.ids) < line.limit and line.written < policy.config.max_new_tokens
+        fits = len(line.ids) + len(shown.encoded) < line.limit and line.written < policy.config.max_new_tokens
         if fits:
             line.show(shown)
         line.finish = "" if fits else TRUNCATED
@@ -291,7 +330,7 @@ def _record(
         length=length,
         finish=[line.finish for line in lines],
         extent=extent,
-        media=[_media(policy, line, encoded) for line in lines],
+        media=[_media(policy, line, encoded[line.request.prompt.id]) for line in lines],
         owner=column("owner", torch.long, -1),
         columns=constants
         | {
@@ -303,7 +342,7 @@ def _record(
         },
         replay={
             "shown": constant([line.request.shown is not None for line in lines]),
-            "version": constant([policy.bridge.version for _ in lines]),
+            "version": constant([line.version for line in lines]),
         },
     )
 
@@ -313,10 +352,9 @@ def _observed(lines: Sequence[Line]) -> Tensor:
     return torch.tensor([float(len(line.ids) - line.written) for line in lines])
 
 
-def _media(policy: Speaker, line: Line, encoded: dict[str, Encoded]) -> dict[str, Any] | None:
-    """The media of a response with the positions of its columns, under the prompt it is trained on."""
-    entry = encoded[line.request.prompt.id]
-    shown = [part for part in line.parts if isinstance(part, Encoded)]
+def _media(policy: Speaker, line: Line, entry: Encoded) -> dict[str, Any] | None:
+    """The media of a response with the positions of its columns behind the prompt `entry`."""
+    shown = [part.encoded for part in line.parts if isinstance(part, Shown)]
     if not any(part.media for part in shown):
         return None
     return response_media(entry, _whole(policy, line, entry), shown)

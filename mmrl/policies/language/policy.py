@@ -27,7 +27,7 @@ from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
 from mmrl.policies.language.encoding import encode, extended
 from mmrl.policies.language.engines.acting import ActsThroughEngine
-from mmrl.policies.language.engines.rows import corrected, with_sampler, with_version
+from mmrl.policies.language.engines.rows import with_sampler, with_version
 from mmrl.policies.language.families import check_model_type, family_of
 from mmrl.policies.language.families.base import Capabilities
 from mmrl.policies.language.families.default import Family
@@ -243,8 +243,7 @@ class LanguagePolicy(ActsThroughEngine):
             written, version = self.bridge.write(contexts, plan.budget, draws, self.inner.model, key)
             rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
             if self.rescored and not greedy:
-                parts = self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows)
-                corrected(rows, plan, shown, parts, partial(self._score, self.inner))
+                self.rescore(rows, plan, shown)
         return with_version(rows, version)
 
     def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]:

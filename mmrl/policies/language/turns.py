@@ -34,6 +34,20 @@ POSITIONS, ALIGNED = "positions", "aligned "
 reads of each of its tokens."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A later turn.
+
+    encoded  as the model reads it, by itself
+    bare     (n,) its ids with one placeholder for each medium
+    prompt   its messages and media as they were given
+    """
+
+    encoded: Encoded
+    bare: Tensor
+    prompt: Prompt
+
+
 class Turns:
     """The later turns of one model's conversations.
 
@@ -54,7 +68,7 @@ class Turns:
         self.end = family.processor.tokenizer.eos_token_id
         self._rendered([{"role": "user", "content": [{"type": "text", "text": "what is shown"}]}], False)
 
-    def turn(self, observation: Observation, last: int, where: str) -> Encoded:
+    def turn(self, observation: Observation, last: int, where: str) -> Shown:
         """The tokens between a run that ended with token `last` and the next run. The end-of-turn token is among them
         only if the model did not sample it.
 
@@ -71,7 +85,9 @@ class Turns:
         text = self._rendered(messages, last == self.end)
         check_text(prompt, text, self.family)
         images = [open_image(image, prompt) for image in prompt.images]
-        return turns.turn(self.family, self.core, text, images, self.frames_of(prompt))
+        bare = self.family.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        encoded = turns.turn(self.family, self.core, text, images, self.frames_of(prompt))
+        return Shown(encoded, torch.tensor(bare, dtype=torch.long), prompt)
 
     def _rendered(self, messages: list[dict[str, Any]], ended: bool) -> str:
         from jinja2 import TemplateError

@@ -9,6 +9,7 @@ import torch
 from mmrl.errors import PolicyError, SurroundingsError
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.fast import shared_prompt
+from mmrl.policies.language.sampling import Decoded
 from mmrl.policies.language.turns import POSITIONS, Turns
 from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key
@@ -76,19 +77,15 @@ def written(policy, prompt, environment, words, end=True):
     runs = [tokenizer(w)["input_ids"] + ([tokenizer.eos_token_id] if end else []) for w in words]
     tape = iter(runs)
 
-    def decode(model, contexts, context, uniforms, budget, is_stop, prefills):
-        from mmrl.policies.language.sampling import Decoded
-
+    def write(contexts, budgets, draws):
         ids = torch.tensor([next(tape)])
         return Decoded(ids, torch.zeros(ids.shape), torch.tensor([ids.shape[1]]), torch.tensor([True]))
 
-    import mmrl.policies.language.conversing as conversing
-
-    real, conversing.decode = conversing.decode, decode
+    policy.bridge.engine.write = write
     try:
         return policy.converse([Request(prompt, 1, group=0)], Key(0), Here(environment))
     finally:
-        conversing.decode = real
+        del policy.bridge.engine.write
 
 
 class TestColumns:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+import torch
 
 from mmrl.policies.base import Policy
 from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
+from mmrl.policies.language.conversing import Conversation
+from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.engines.base import Setting
-from mmrl.policies.language.engines.bridge import Bridge
+from mmrl.policies.language.engines.bridge import Bridge, Write, written
 from mmrl.policies.language.engines.names import engine_class
-from mmrl.policies.language.engines.rows import SAMPLER
+from mmrl.policies.language.engines.rows import SAMPLER, corrected
 from mmrl.policies.language.likelihoods import Tokens, likelihood_class
 from mmrl.policies.language.writing import WritingPlan
 from mmrl.randomness import Key
-from mmrl.record import Request
+from mmrl.record import Request, Rollouts
+from mmrl.rollout.environments.base import Surroundings
 
 
 class ActsThroughEngine(Policy):
@@ -49,6 +55,13 @@ class ActsThroughEngine(Policy):
         """Whether responses are scored once more when they are written: what the sampler says is not what trains."""
         return self.config.old_log_probs == "trainer" or not self.likelihood.sampled
 
+    def rescore(
+        self: Any, rows: Rollouts, plan: WritingPlan, shown: Sequence[Encoded], media: Sequence[Any] | None = None
+    ) -> None:
+        """Give rows that were just written the trainer's log-probs; see `rows.corrected`. In `acting`."""
+        parts = self.micro_batches(rows, torch.arange(len(rows)), self.config.decode_rows)
+        corrected(rows, plan, shown, parts, partial(self._score, self.inner), media)
+
     @property
     def acts_apart(self) -> bool:
         return self.bridge.capabilities.own_weights
@@ -62,11 +75,20 @@ class ActsThroughEngine(Policy):
     def version(self) -> int:
         return self.bridge.version
 
-    def write_ahead(self: Any, requests: Sequence[Request], key: Key) -> None:
-        plan = WritingPlan.of(requests, self.config.max_new_tokens)
-        shown = [self.encode(request.shown or request.prompt) for request in requests]
+    def write_ahead(
+        self: Any, requests: Sequence[Request], key: Key, surroundings: Surroundings | None = None
+    ) -> None:  # fmt: skip
+        if surroundings is not None:
+            talk = Conversation.of(self, requests, key)
+            asked = talk.asked
+            work: Callable[[Write], Any] = partial(talk.speak, surroundings)
+        else:
+            plan = WritingPlan.of(requests, self.config.max_new_tokens)
+            contexts = plan.contexts([self.encode(request.shown or request.prompt) for request in requests], {})
+            asked = [context.prompt.id for context in contexts]
+            work = partial(written, contexts, plan.budget, plan.draws(key))
         with self.acting():
-            self.bridge.begin(key, plan.contexts(shown, {}), plan.budget, plan.draws(key), self.inner.model)
+            self.bridge.begin(key, asked, self.inner.model, work)
 
     def leave_ahead(self) -> None:
         self.bridge.ahead.close()
@@ -77,8 +99,7 @@ class ActsThroughEngine(Policy):
     @classmethod
     def no_turns(cls, config: LanguagePolicyConfig) -> str | None:
         refusal = {
-            "engine": (engine_class(config).capabilities.own_weights, LOCAL),
-            "old_log_probs": (config.old_log_probs == "trainer", "sampler"),
+            "engine": (not engine_class(config).capabilities.turns, f"{LOCAL}, vllm or another that says turns"),
             "likelihood": (not likelihood_class(config.likelihood).sampled, "tokens"),
         }
         for key, (refused, usual) in refusal.items():

@@ -41,7 +41,7 @@ class EngineCapabilities:
     exact_log_probs  those it reports are the trainer's up to rounding, under the policy's temperature and suppressed
                      ids; held to by the self-check. Without it only `old_log_probs: trainer` trains
     media            kinds it can be shown, "image" and "video"
-    turns            it can go on behind an observation in the middle of a response
+    turns            it can go on behind an observation in the middle of a response, media of `Context.shown` included
     lora             it takes LoRA as adapters, with the base weights left alone: `sync` is then given the unmerged
                      weights under the names that PEFT gives them. Otherwise each tensor comes merged
     own_weights      it holds weights apart from the trainer's, which can be out of date; only `local` does not
@@ -87,14 +87,21 @@ class Context:
     prompt   as it is shown, with its images and videos as they were given
     encoded  all the trainer's model reads, on the CPU: expanded ids, positions, media tensors, the prefix included.
              An engine that expands placeholders itself compares its ids with these (`check_ids`)
-    prefix   (t,) ids of the response that stand already
+    prefix   (t,) ids of the response that stand already, with one placeholder for each medium among them
     prefill  of `local`: the prompt's pass, if it is kept for the update
+    shown    what an environment showed between the turns of the prefix, with media as they were given
     """
 
     prompt: Prompt
     encoded: Encoded
     prefix: Tensor
     prefill: Prefill | None = None
+    shown: Sequence[Prompt] = ()
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """Whatever has media, in the order of their placeholders."""
+        return self.prompt, *self.shown
 
     def check_ids(self, ids: Sequence[int] | Tensor) -> None:
         """Raise PolicyError unless an engine's expanded prompt is the trainer's, id by id."""
@@ -130,7 +137,8 @@ class Setting:
     options: Any = None
 
     def unexpanded(self, context: Context) -> list[int]:
-        """Ids with one placeholder for each medium, and the prefix: what engines take that expand them themselves."""
+        """Ids with one placeholder for each medium, those of the prefix included: what engines take that expand them
+        themselves."""
         text = self.processor.apply_chat_template(
             context.prompt.messages, tokenize=False, add_generation_prompt=True, **self.template
         )

@@ -14,8 +14,6 @@ from typing import Any
 from torch import Tensor
 
 from mmrl.errors import PolicyError
-from mmrl.policies.language.engines.base import Context
-from mmrl.policies.language.sampling import Decoded
 from mmrl.randomness import Key
 
 Weights = Iterable[tuple[str, Tensor]]
@@ -29,7 +27,7 @@ class Begun:
 
     prompts: list[str]
     version: int
-    written: Future[Decoded]
+    written: Future[Any]
 
 
 class Ahead:
@@ -45,28 +43,27 @@ class Ahead:
         return work() if self._thread is None else self._thread.submit(work).result()
 
     def begin(
-        self, key: Key, contexts: Sequence[Context], version: int, weights: Callable[[], Weights],
-        write: Callable[[Weights, int], Decoded],
+        self, key: Key, prompts: Sequence[str], version: int, weights: Callable[[], Weights],
+        work: Callable[[Weights, int], Any],
     ) -> None:  # fmt: skip
-        """write  (weights, their version) -> rows; in the engine's thread, later"""
+        """work  (weights, their version) -> what is due under `key`; in the engine's thread, later"""
         if self._copy is None or self._copy[0] != version:
             self._copy = version, [(name, weight.detach().to("cpu", copy=True)) for name, weight in weights()]
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
-        copied, prompts = self._copy[1], [context.prompt.id for context in contexts]
-        self._begun[key] = Begun(prompts, version, self._thread.submit(write, copied, version))
+        copied = self._copy[1]
+        self._begun[key] = Begun(list(prompts), version, self._thread.submit(work, copied, version))
 
-    def take(self, key: Key, contexts: Sequence[Context]) -> tuple[Decoded, int] | None:
-        """What was begun under `key`, and the version that wrote it; None where nothing was."""
+    def take(self, key: Key, prompts: Sequence[str]) -> Begun | None:
+        """What was begun under `key`, for these prompts; None where nothing was."""
         begun = self._begun.pop(key, None)
         if begun is None:
             return None
-        asked = [context.prompt.id for context in contexts]
-        if asked != begun.prompts:
+        if list(prompts) != begun.prompts:
             raise PolicyError(
-                f"{len(begun.prompts)} rows were written ahead, for other prompts than the {len(asked)} that this step "
-                "asks for"
+                f"{len(begun.prompts)} rows were written ahead, for other prompts than the {len(prompts)} that this "
+                "step asks for"
             )
-        return begun.written.result(), begun.version
+        return begun
 
     def close(self) -> None:
         """Leave what was not begun yet, and wait for what was."""

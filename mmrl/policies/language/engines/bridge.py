@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +18,17 @@ from mmrl.policies.language.engines.names import engine_class, engine_options
 from mmrl.policies.language.engines.weights import named_weights
 from mmrl.policies.language.sampling import Decoded
 from mmrl.randomness import Key
+
+T = TypeVar("T")
+Write = Callable[[Sequence[Context], Tensor, Sequence[Draw] | None], tuple[Decoded, int]]
+"""(contexts, budgets, draws) -> rows, and the version of the weights that wrote them; see `Engine.write`."""
+
+
+def written(
+    contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None, write: Write
+) -> tuple[Decoded, int]:
+    """The work of rows of one run."""
+    return write(contexts, budgets, draws)
 
 
 class Bridge:
@@ -43,44 +55,55 @@ class Bridge:
     ) -> tuple[Decoded, int]:
         """What `model`, the adapted or plain model of transformers with whole weights, writes through the engine, and
         the version of the weights that wrote it: what was begun under `key`, or rows of the present weights."""
-        if not self.capabilities.own_weights:
-            return self.engine.write(contexts, budgets, draws), self.version
-        found = None if draws is None else self.ahead.take(key, contexts)
-        if found is None:
-            self._refuse_media(contexts)
-            weights = named_weights(model, merged=not self.capabilities.lora)
-            found = self.ahead.run(lambda: self._written(contexts, budgets, draws, weights, self.version)), self.version
-        written, version = found
-        self._refuse(written, contexts, budgets)
+        prompts = [context.prompt.id for context in contexts]
+        found = self.act(None if draws is None else key, prompts, model, partial(written, contexts, budgets, draws))
+        done, version = found
         device = next(model.parameters()).device
-        made = Decoded(
-            written.tokens.to(device), written.log_probs.float().to(device),
-            written.length.to(device), written.stopped.to(device),
-        )  # fmt: skip
+        made = Decoded(*(part.to(device) for part in (done.tokens, done.log_probs, done.length, done.stopped)))
         return made, version
 
-    def begin(self, key: Key, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw], model: Any) -> None:
-        """Let the engine write, with the weights of now, what `write` under this key will ask for."""
-        self._refuse_media(contexts)
+    def act(self, key: Key | None, prompts: Sequence[str], model: Any, work: Callable[[Write], T]) -> T:
+        """`work(write)` with the present weights, or what it came to where it was begun under `key`.
+
+        prompts  ids of the rows, to compare with those that were begun
+        """
+        if not self.capabilities.own_weights:
+            return work(lambda *asked: (self.engine.write(*asked), self.version))
+        if key is not None and (begun := self.ahead.take(key, prompts)) is not None:
+            return cast(T, begun.written.result())
+        weights = named_weights(model, merged=not self.capabilities.lora)
+        return cast(T, self.ahead.run(lambda: work(self._writer(weights, self.version))))
+
+    def begin(self, key: Key, prompts: Sequence[str], model: Any, work: Callable[[Write], Any]) -> None:
+        """Let the engine do, with the weights of now, what `act` under this key will ask for."""
         self.ahead.begin(
-            key, contexts, self.version,
+            key, prompts, self.version,
             lambda: named_weights(model, merged=not self.capabilities.lora),
-            lambda weights, version: self._written(contexts, budgets, draws, iter(weights), version),
+            lambda weights, version: work(self._writer(iter(weights), version)),
         )  # fmt: skip
 
-    def _written(
-        self, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None, weights: Any, version: int
-    ) -> Decoded:
-        if self.held != version:
-            self.engine.sync(weights)
-            self.held = version
-        return self.engine.write(contexts, budgets, draws)
+    def _writer(self, weights: Iterator[tuple[str, Tensor]], version: int) -> Write:
+        """Rows of these weights, looked over. The engine is given them before it first acts."""
 
-    def _refuse_media(self, contexts: Sequence[Context]) -> None:
+        @torch.no_grad()
+        def write(contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None) -> tuple[Decoded, int]:
+            self.refuse_media(contexts)
+            if self.held != version:
+                self.engine.sync(weights)
+                self.held = version
+            done = self.engine.write(contexts, budgets, draws)
+            self._refuse(done, contexts, budgets)
+            return replace(done, log_probs=done.log_probs.float()), version
+
+        return write
+
+    def refuse_media(self, contexts: Sequence[Context]) -> None:
+        """Raise PolicyError for media that the engine does not take."""
         for context, kind in product(dict.fromkeys(contexts), ("image", "video")):
-            if getattr(context.prompt, f"{kind}s") and kind not in self.capabilities.media:
+            found = [prompt.id for prompt in context.prompts if getattr(prompt, f"{kind}s")]
+            if found and kind not in self.capabilities.media:
                 raise PolicyError(
-                    f"prompt {context.prompt.id!r} shows {kind}s, and engine {self.name!r} takes "
+                    f"prompt {found[0]!r} shows {kind}s, and engine {self.name!r} takes "
                     f"{', '.join(sorted(self.capabilities.media)) or 'none'}"
                 )
 

@@ -33,18 +33,19 @@ Version = tuple[int, int]
 
 
 class Board:
-    """Where the newest weights lie in the object store. An actor: a reference to them, not they, is kept here."""
+    """Where the newest weights lie in the object store, and as many before them as rows may still be asked of. An
+    actor: references to them, not they, are kept here."""
 
     def __init__(self) -> None:
-        self.version: Version | None = None
-        self.kept: list[Any] = []
+        self.kept: dict[Version, list[Any]] = {}
 
-    def publish(self, version: Version, kept: list[Any]) -> None:
-        self.version, self.kept = version, kept
+    def publish(self, version: Version, kept: list[Any], last: int = 1) -> None:
+        """last  how many versions stay, this one included"""
+        self.kept = dict(sorted((self.kept | {version: kept}).items())[-last:])
 
     def fetch(self, version: Version) -> list[Any] | None:
-        """None while others are newest."""
-        return self.kept if version == self.version else None
+        """None where they are not here yet, or no longer."""
+        return self.kept.get(version)
 
 
 class EngineActor:
@@ -68,6 +69,7 @@ class EngineActor:
         """Rows that continue `contexts[place[i]]` with these weights; and which process wrote them."""
         self._hold(version)
         engine = self.policy.bridge.engine
+        self.policy.bridge.refuse_media(contexts)
         with self.policy.acting():
             written = engine.write([contexts[p] for p in place], budgets, draws)
         parts = (written.tokens, written.log_probs, written.length, written.stopped)
@@ -126,7 +128,7 @@ class RayEngine:
                 held[name] = weight.detach().to("cpu", copy=True)
         if first:
             board = self.placed.actor(BOARD)
-            ray.get(board.publish.remote(self._version, [ray.put(held)]))
+            ray.get(board.publish.remote(self._version, [ray.put(held)], self.placed.ahead + 1))
 
     @property
     def _version(self) -> Version:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +32,9 @@ def with_sampler(rows: Rollouts) -> Rollouts:
 
 @torch.no_grad()
 def corrected(
-    rows: Rollouts, plan: WritingPlan, shown: list[Encoded], parts: Iterable[Tensor], score: Score
-) -> Rollouts:
+    rows: Rollouts, plan: WritingPlan, shown: Sequence[Encoded], parts: Iterable[Tensor], score: Score,
+    media: Sequence[Any] | None = None,
+) -> Rollouts:  # fmt: skip
     """`rows` with the trainer's `old_log_probs`, the engine's own in the column `SAMPLER`.
 
     A row is scored under the prompt that it was written under, and what it took over of another row keeps both.
@@ -40,10 +42,14 @@ def corrected(
     shown  the prompt of each request as it was shown, without its prefix
     parts  rows that are scored at once
     score  (rollouts, their encodings) -> {"log_probs": (B, T)}
+    media  of each response behind the prompt that it was written under, where rows have some; None: `rows.media`
     """
     with_sampler(rows)
     prompts = [request.shown or request.prompt for request in plan.requests]
-    judged = replace(rows, prompts=prompts, encoded=list(shown), prompt=plan.context.to(rows.prompt))
+    judged = replace(
+        rows, prompts=prompts, encoded=list(shown), prompt=plan.context.to(rows.prompt),
+        media=rows.media if media is None else list(media),
+    )  # fmt: skip
     own = torch.zeros_like(rows.old_log_probs)
     for part in parts:
         piece = judged.index(part)

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies.images import open_image
 from mmrl.policies.language.engines.base import Context, Draw, Setting
 from mmrl.policies.language.engines.vllm_requests import (
     CAPABILITIES,
@@ -30,11 +29,13 @@ from mmrl.policies.language.engines.vllm_requests import (
     arguments_of,
     as_video,
     capabilities_for,
+    clips,
     content_key,
     decoded,
     environment_of,
     on_cpu,
     parameters,
+    pictures,
     refuse,
     swaps_adapters,
 )
@@ -56,7 +57,8 @@ class ColocateOptions(VLLMOptions):
 
 
 class Colocated:
-    """One vLLM for this process, made when it first acts."""
+    """One vLLM for each process, made when it first acts; on several ranks all of them do then, since it makes process
+    groups."""
 
     capabilities = CAPABILITIES
     needs = "vllm"
@@ -67,10 +69,10 @@ class Colocated:
         self.setting, self._llm, self._asleep = setting, None, False
         self.adapter = AdapterFolder(setting) if swaps_adapters(setting) else None
         self.capabilities = capabilities_for(setting, CAPABILITIES.media)
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        if ranks() > 1 and setting.options.tensor_parallel > 1:
             raise ConfigError(
-                "policy.engine.mode=colocate: one process only, this run has "
-                f"{torch.distributed.get_world_size()}; take policy.engine.mode=server"
+                f"policy.engine.tensor_parallel={setting.options.tensor_parallel}: each of the {ranks()} processes has "
+                "a vLLM of its own, on its own GPU; write 1, or take policy.engine.mode=server"
             )
 
     @property
@@ -86,6 +88,8 @@ class Colocated:
         from vllm import LLM
 
         given = arguments_of(self.setting) | {"enable_sleep_mode": self._sleeps}
+        if ranks() > 1:  # vLLM then takes the process group that is there, and the GPU of LOCAL_RANK
+            given["distributed_executor_backend"] = "external_launcher"
         try:
             return LLM(**given, disable_log_stats=True)
         except Exception as error:  # of a checkpoint it does not know, or of memory: its own classes, and pydantic's
@@ -137,19 +141,21 @@ class Colocated:
     def _prompt(self, context: Context) -> dict[str, Any]:
         """What vLLM is asked with: ids that are not expanded, and the media."""
         asked: dict[str, Any] = {"prompt_token_ids": self.setting.unexpanded(context)}
-        prompt = context.prompt
         media: dict[str, list[Any]] = {}
         keys: dict[str, list[str]] = {}
-        if prompt.images:
-            media["image"] = [open_image(image, prompt) for image in prompt.images]
-            keys["image"] = [content_key(image) for image in media["image"]]
-        if prompt.videos:
-            clips = self.setting.frames(prompt)
-            media["video"], keys["video"] = [as_video(clip) for clip in clips], [clip.key for clip in clips]
+        if images := pictures(self.setting, context):
+            media["image"], keys["image"] = images, [content_key(image) for image in images]
+        if videos := clips(self.setting, context):
+            media["video"], keys["video"] = [as_video(clip) for clip in videos], [clip.key for clip in videos]
             asked["mm_processor_kwargs"] = {"videos_kwargs": self.setting.family.video_options}
         if media:
             asked |= {"multi_modal_data": media, "multi_modal_uuids": keys}
         return asked
+
+
+def ranks() -> int:
+    """Processes that train together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 @contextmanager

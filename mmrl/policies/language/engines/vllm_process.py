@@ -86,7 +86,7 @@ class ServerProcess:
         self.log = Path(tempfile.mkstemp(prefix="mmrl-vllm-", suffix=".log")[1])
         port = free_port()
         self.url = f"http://{HOST}:{port}"
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command = [sys.executable, "-m", "mmrl.policies.language.engines.vllm_serve"]
         command += [
             "--host",
             HOST,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames
+from mmrl.policies.images import open_image
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, Setting
 from mmrl.policies.language.sampling import Decoded
@@ -58,7 +59,7 @@ OURS = frozenset(
 """Arguments of vLLM that follow from the policy, or have a name of ours."""
 INEXACT = frozenset(["quantization", "kv_cache_dtype", "speculative_config", "hf_overrides", "calculate_kv_scales"])
 """Arguments behind which log-probs are no longer the trainer's."""
-CAPABILITIES = EngineCapabilities(exact_log_probs=True, media=frozenset({"image", "video"}))
+CAPABILITIES = EngineCapabilities(exact_log_probs=True, media=frozenset({"image", "video"}), turns=True)
 CLIPS_ELSEWHERE = frozenset({"qwen2_vl", "qwen2_5_vl"})
 """Model types behind whose clips vLLM 0.32 and transformers 5 put the text at other positions: one past the clip's last
 step in time, or one past its height and width. The ids are equal, and log-probs are off by tenths."""
@@ -217,6 +218,29 @@ def content_key(image: Any) -> str:
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+def pictures(setting: Setting, context: Context) -> list[Any]:
+    """Images of a row, RGB, in the order of their placeholders. Raises PolicyError for more than vLLM was made for."""
+    found = [open_image(image, prompt) for prompt in context.prompts for image in prompt.images]
+    _refuse_many(setting, context, "images", len(found))
+    return found
+
+
+def clips(setting: Setting, context: Context) -> list[Frames]:
+    """As `pictures`, the clips."""
+    found = [clip for prompt in context.prompts if prompt.videos for clip in setting.frames(prompt)]
+    _refuse_many(setting, context, "videos", len(found))
+    return found
+
+
+def _refuse_many(setting: Setting, context: Context, kind: str, count: int) -> None:
+    if count > (most := getattr(setting.options, kind)):
+        later = ", what an environment showed included" if context.shown else ""
+        raise PolicyError(
+            f"prompt {context.prompt.id!r} shows {count} {kind}{later}, and vLLM set memory aside for "
+            f"policy.engine.{kind}={most}; raise it"
+        )
 
 
 def as_video(clip: Frames) -> tuple[Any, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """vLLM as a server of its own, `policy.engine: {name: vllm, mode: server}`: started here, or found at a URL.
 
-Rows are asked for one by one, many at once, over `/inference/v1/generate`: ids with one placeholder for each picture
-and the pictures in, ids and log-probs out, beside the prompt as the server read it. Weights go through vLLM's own ways
+Rows are asked for one by one, many at once, over `/inference/v1/generate`: ids with one placeholder for each medium
+and the media in, ids and log-probs out, beside the prompt as the server read it. Weights go through vLLM's own ways
 (`vllm_transfer`). A server that dies is started again, at most `restarts` times, is given the last weights, and what it
 had not answered is asked again: a row depends on its own seed, so that the run goes on as if nothing had been.
 
@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from mmrl.errors import PolicyError
-from mmrl.policies.images import open_image
+from mmrl.policies.language.engines import vllm_serve
 from mmrl.policies.language.engines.base import Context, Draw, Setting
-from mmrl.policies.language.engines.vllm_process import ServerProcess, Unreachable, get, post
+from mmrl.policies.language.engines.vllm_process import LOOK, ServerProcess, Unreachable, alive, get, post
 from mmrl.policies.language.engines.vllm_requests import (
     CAPABILITIES,
     LOGPROBS_MODE,
@@ -34,13 +35,16 @@ from mmrl.policies.language.engines.vllm_requests import (
     Written,
     arguments_of,
     capabilities_for,
+    clips,
     content_key,
     decoded,
     environment_of,
     parameters,
+    pictures,
     refuse,
     swaps_adapters,
 )
+from mmrl.policies.language.engines.vllm_serve import BACKEND, TAKES_CLIPS, packed
 from mmrl.policies.language.engines.vllm_transfer import Transfer, transfer_of
 from mmrl.policies.language.sampling import Decoded
 from mmrl.shown import tell
@@ -51,12 +55,12 @@ class ServerOptions(VLLMOptions):
 
     url         of a server that somebody else keeps, http://host:port; null: one is started, and ends with the run. It
                 must run with --enable-scale-out --logprobs-mode processed_logprobs and VLLM_SERVER_DEV_MODE=1, and see
-                `folder`
+                `folder`; for clips as `vllm_serve` says
     transfer    how weights get there: files in `folder`; ipc, between processes on one GPU; nccl, between GPUs
     folder      where files of weights lie for a moment, two versions at most; null: in memory, where Linux has some
     concurrency  rows asked for at once
-    patience    seconds until a server that was started must answer
-    restarts    of a server that died, in a run
+    patience    seconds until a server that was started must answer, or one at `url` that stopped answering must again
+    restarts    of a server that died, in a run; at `url`: how often it may stop answering
     """
 
     url: str | None = None
@@ -70,7 +74,7 @@ class ServerOptions(VLLMOptions):
 class Server:
     """restarted  how often a server was started again"""
 
-    capabilities = replace(CAPABILITIES, media=frozenset({"image"}))
+    capabilities = CAPABILITIES
     needs = "vllm"
     Options = ServerOptions
     refuse = staticmethod(refuse)
@@ -81,7 +85,7 @@ class Server:
         self.capabilities = capabilities_for(setting, type(self).capabilities.media)
         self._process: ServerProcess | None = None
         self._transfer: Transfer = transfer_of(setting)
-        self._known: set[str] = set()
+        self._known: dict[str, Any] = {}
 
     @property
     def url(self) -> str:
@@ -90,6 +94,9 @@ class Server:
             return self._checked(self.options.url.rstrip("/"))
         if self._process is None:
             arguments = arguments_of(self.setting) | self._transfer.arguments
+            if "video" in self.capabilities.media & self.setting.family.written.keys():
+                told = {"videos_kwargs": self.setting.family.video_options}
+                arguments |= {**TAKES_CLIPS, "mm_processor_kwargs": arguments.get("mm_processor_kwargs", {}) | told}
             # another process: its engine may run apart from its door, as vLLM has it
             unsafe = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if self.options.transfer == "ipc" else {}
             self._process = ServerProcess(arguments, environment_of(self.options) | unsafe, self.options.patience)
@@ -98,15 +105,31 @@ class Server:
     def _checked(self, url: str) -> str:
         """`url`, once it has said that its log-probs are those that rows are trained on."""
         if url not in self._known:
-            told = get(f"{url}/server_info?config_format=json")
-            mode = told["vllm_config"]["model_config"]["logprobs_mode"]
+            try:
+                told = get(f"{url}/server_info?config_format=json")
+            except PolicyError as error:
+                raise PolicyError(f"{error}; start it with VLLM_SERVER_DEV_MODE=1 and --enable-scale-out") from None
+            model = told["vllm_config"]["model_config"]
+            mode = model["logprobs_mode"]
             if mode != LOGPROBS_MODE and self.setting.config.old_log_probs == "sampler":
                 raise PolicyError(
                     f"policy.engine.url={url}: runs with --logprobs-mode {mode}, which are not the log-probs of what "
                     f"was sampled; start it with --logprobs-mode {LOGPROBS_MODE}"
                 )
-            self._known.add(url)
+            self._known[url] = model
         return url
+
+    def _refuse_clips(self, context: Context) -> None:
+        """Raise PolicyError where somebody else's server cannot read them as they are sent."""
+        if self.options.url is None:
+            return
+        known = self._known[self.url]["multimodal_config"] or {}
+        if ((known.get("media_io_kwargs") or {}).get("video") or {}).get("video_backend") != BACKEND:
+            raise PolicyError(
+                f"prompt {context.prompt.id!r} shows videos, and the server at policy.engine.url={self.url} takes "
+                f"images only; for clips start it as python -m {vllm_serve.__name__}, with --media-io-kwargs "
+                f"'{json.dumps(TAKES_CLIPS['media_io_kwargs'])}'"
+            )
 
     def write(self, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None) -> Decoded:
         """See `Engine.write`."""
@@ -151,13 +174,19 @@ class Server:
 
     def _again(self, why: Unreachable, rows: int) -> None:
         """Start the server again, or wait for it, and give it the weights."""
+        done = "started again" if self.options.url is None else "waited for"
         if self.restarted >= self.options.restarts:
-            raise PolicyError(f"policy.engine=vllm: {why}; it was started {self.restarted} times again already")
+            raise PolicyError(f"policy.engine=vllm: {why}; it was {done} {self.restarted} times already")
         self.restarted += 1
-        tell(f"{why}; started again ({self.restarted} of {self.options.restarts}), {rows} rows asked again")
+        tell(f"{why}; {done} ({self.restarted} of {self.options.restarts}), {rows} rows asked again")
         if self._process is not None:
             self._process.close()
             self._process = None
+        if self.options.url is not None:
+            self._known.clear()  # whoever answers there may be another
+            until = time.monotonic() + self.options.patience
+            while not alive(self.options.url) and time.monotonic() < until:
+                time.sleep(LOOK)
         try:
             self._give()
         except Unreachable as error:
@@ -175,9 +204,12 @@ class Server:
 
     def _body(self, context: Context) -> dict[str, Any]:
         """What every row of a context is asked with: ids that are not expanded, and the pictures, without loss."""
-        images = [open_image(image, context.prompt) for image in context.prompt.images]
+        images = pictures(self.setting, context)
         parts = [{"type": "image_url", "url": _data_url(image), "uuid": content_key(image)} for image in images]
         body: dict[str, Any] = {"token_ids": self.setting.unexpanded(context), "return_token_ids": True}
+        if videos := clips(self.setting, context):
+            self._refuse_clips(context)
+            parts += [{"type": "video_url", "url": packed(clip), "uuid": clip.key} for clip in videos]
         if parts:
             body["content_parts"] = parts
         if self.adapter is not None:

@@ -99,13 +99,14 @@ def engine(tmp_path):
     return lambda name: f"{path}:{name}"
 
 
-def trainer_of(run_dir, policy, recipe="grpo", stages=None, **changes):
+def trainer_of(run_dir, policy, recipe="grpo", stages=None, rollout=(), environment=None, **changes):
     settings = {"steps": 3, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-3, "save_every": 0}
     run_dir.mkdir(parents=True, exist_ok=True)
     objective = load_recipe(recipe).objective | (stages or {})
     return Trainer(
         policy, Objective.of(objective), make_prompts(8), score_vowels,
         TrainingConfig(**settings | changes), run_dir, trackers=[JsonLines(run_dir / "metrics.jsonl", 0)],
+        rollout=rollout, environment=environment,
     )  # fmt: skip
 
 
@@ -251,20 +252,6 @@ class TestPromises:
     def test_what_it_cannot_do_is_one_line(self, engine, name, says):
         with pytest.raises(PolicyError, match=says):
             make_policy(engine=engine(name)).rollout(requests(make_prompts(1)), Key(0))
-
-    @pytest.mark.parametrize("options", [{"engine": "Apart"}, {"old_log_probs": "trainer"}])
-    def test_several_turns_are_refused_before_anything_is_spent(self, engine, options):
-        options = {key: engine(value) if key == "engine" else value for key, value in options.items()}
-        with pytest.raises(PolicyError, match="several turns"):
-            make_policy(**options).check_turns()
-
-    @pytest.mark.parametrize("options", [{"engine": "Apart"}, {"old_log_probs": "trainer"}])
-    def test_and_when_the_configuration_is_read(self, engine, options):
-        options = {key: engine(value) if key == "engine" else value for key, value in options.items()}
-        asked = {"modality": "vlm", "recipe": "grpo", "data": {"train": "x"}, "environment": "calculator"}
-        check_config(read_config({**asked, "policy": {"model": "asset:tiny_vlm"}}), {})
-        with pytest.raises(ConfigError, match=f"{next(iter(options))}.*several turns"):
-            check_config(read_config({**asked, "policy": {"model": "asset:tiny_vlm", **options}}), {})
 
     def test_a_name_that_is_none(self, engine):
         for name, says in (("vlm", "unknown engine 'vlm'"), (engine("Nothing"), "lacks write, sync")):
