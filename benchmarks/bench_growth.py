@@ -7,7 +7,8 @@ that must be done once (`flops.step_floor`), which no program can grow slower th
 gradient checkpointing on both sides as well, for their peak memory.
 
 `--cells "base" "new tokens 256"` measures these alone and keeps what the result file has of the others, so that the
-table can be made in parts.
+table can be made in parts. `--at-once` lets both sides step at the same time and takes TRL's first step for it: shorter
+on a busy machine, whose processor seconds are what is compared.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmarks import measuring
 from benchmarks.bench_group import line
 from benchmarks.bench_vlm import CHECKPOINTING, MEMBERS, NEW, prepare
 from benchmarks.bench_vlm import MODULE as STEPS_OF
-from benchmarks.measuring import Report, alternate, target, workers
+from benchmarks.measuring import Report, Worker, alternate, target, workers
 
 AXES: dict[str, list[int]] = {
     "image tokens": [64, 256, 1024, 4096],
@@ -68,7 +69,7 @@ def measure(options: argparse.Namespace) -> None:
     axes, base = (TINY, TINY_BASE) if options.tiny else (AXES, BASE)
     if options.quick:
         axes = {axis: sizes[:2] for axis, sizes in axes.items()}
-    steps, report = options.steps or 1, Report("bench_growth", options)
+    report = Report("bench_growth", options)
     asked = cells(axes, base)
     if unknown := [name for name in options.cells or [] if name not in asked]:
         raise SystemExit(f"--cells: no {', '.join(unknown)}; there are {', '.join(asked)}")
@@ -80,7 +81,7 @@ def measure(options: argparse.Namespace) -> None:
             cell, again = asked[name], name.endswith(CHECKPOINTING)
             corner = (name in WANTED or name == "base" or again or options.tiny) and not options.ours
             spec = given | {"members": cell["G"], "new": cell["new tokens"], "pictures": pictures[side(cell)]}
-            rows[name] = of_cell(name, cell, spec | {"checkpointing": again}, steps, options.threads, beside=corner)
+            rows[name] = of_cell(name, cell, spec | {"checkpointing": again}, options, beside=corner)
             print(f"{name}: {rows[name]['processor seconds']:.4g} s of processor time", flush=True)
     rows = {name: rows[name] for name in asked if name in rows}
     rate = max(row["GFLOP/s"] for row in rows.values())  # one for all cells: a busy machine only lowers it
@@ -105,11 +106,13 @@ def side(cell: Cell) -> int:
     return PIXELS * math.isqrt(cell["image tokens"])
 
 
-def of_cell(name: str, cell: Cell, spec: dict[str, Any], steps: int, threads: int, *, beside: bool) -> dict[str, Any]:
+def of_cell(
+    name: str, cell: Cell, spec: dict[str, Any], options: argparse.Namespace, *, beside: bool
+) -> dict[str, Any]:
     """Our step, and where it is installed TRL's in turn with it."""
     who = ["ours", "TRL"] if beside and importlib.util.find_spec("trl") else ["ours"]
-    with workers(STEPS_OF, {one: spec | {"kind": one} for one in who}, threads) as running:
-        replies = alternate(running, steps)
+    with workers(STEPS_OF, {one: spec | {"kind": one} for one in who}, options.threads) as running:
+        replies = at_once(running) if options.at_once else alternate(running, options.steps or 1)
         floor = running["ours"].ask("floor")
         ready = {one: worker.ready["peak_mib"] for one, worker in running.items()}
     taken = {one: {key: median(r[key] for r in replies[one]) for key in ("seconds", "cpu_seconds")} for one in who}
@@ -129,6 +132,14 @@ def of_cell(name: str, cell: Cell, spec: dict[str, Any], steps: int, threads: in
         after = {one: peak[one] - ready[one] for one in who}
         row |= {"share after loading": round(after["ours"] / after["TRL"], 3)}
     return row
+
+
+def at_once(running: dict[str, Worker]) -> dict[str, list[dict[str, Any]]]:
+    """A step of all, then another of ours: in its first it checks itself, and keeps no prefill yet."""
+    for worker in running.values():
+        worker.send("step")
+    first = {one: [worker.reply()] for one, worker in running.items()}
+    return first | {"ours": [running["ours"].ask("step")]}
 
 
 def law(axis: str, sizes: list[int], base: Cell, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -162,6 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.set_defaults(threads=1)
     parser.add_argument("--ours", action="store_true", help="without TRL")
     parser.add_argument("--cells", nargs="+", help="these alone; the result file's others stay")
+    parser.add_argument("--at-once", action="store_true", help="both sides at the same time, TRL's first step counts")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
     measure(parser.parse_args(arguments))
 
