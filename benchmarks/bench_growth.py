@@ -26,7 +26,7 @@ from benchmarks import measuring
 from benchmarks.bench_group import line
 from benchmarks.bench_vlm import CHECKPOINTING, MEMBERS, NEW, prepare
 from benchmarks.bench_vlm import MODULE as STEPS_OF
-from benchmarks.measuring import Report, Worker, alternate, target, workers
+from benchmarks.measuring import MIB, Report, Worker, alternate, target, workers
 
 AXES: dict[str, list[int]] = {
     "image tokens": [64, 256, 1024, 4096],
@@ -44,6 +44,7 @@ TINY = {"image tokens": [4, 16], "new tokens": [4, 8], "G": [2, 4]}
 TINY_BASE = {"image tokens": 4, "new tokens": 4, "G": 2}
 PIXELS = 28
 """Of a side of what becomes one image token."""
+PLANNED = 0.2
 
 Cell = dict[str, int]
 
@@ -124,7 +125,7 @@ def of_cell(
         "rollout of the clock": round(replies["ours"][-1]["seconds/rollout"], 3),
     }
     row |= {"floor, GFLOP": round(floor["floor"]["total"] / 1e9, 4), "GFLOP/s": round(floor["rate"] / 1e9, 1)}
-    row |= {"MiB": round(peak["ours"]), "loaded": round(ready["ours"])}
+    row |= {"MiB": round(peak["ours"]), "loaded": round(ready["ours"]), "planned, MiB": round(floor["planned"] / MIB)}
     if "TRL" in who:
         row |= {"TRL": round(taken["TRL"]["cpu_seconds"], 3), "TRL, MiB": round(peak["TRL"])}
         row |= {"TRL, loaded": round(ready["TRL"])}
@@ -157,6 +158,9 @@ def targets(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     met = [target(f"{n}: times faster than TRL", w, rows[n]["times"]) for n, w in WANTED.items() if _has(rows, n)]
     if _has(rows, OF_SHARE):
         met.append(target(f"{OF_SHARE}: share of TRL's peak", SHARE, rows[OF_SHARE]["share"], at_most=True))
+    off = [abs(row["planned, MiB"] / row["MiB"] - 1) for row in rows.values() if "planned, MiB" in row]
+    if off:
+        met.append(target("`mmrl plan`: worst share it is off a peak", PLANNED, round(max(off), 3), at_most=True))
     for name, wanted in CHECKPOINTED.items():
         if _has(rows, again := f"{name}{CHECKPOINTING}"):
             what = f"{again}: share of TRL's peak after loading"
