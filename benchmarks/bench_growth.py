@@ -3,13 +3,19 @@
 One axis at a time from a step of 2 prompts x 8 responses, 256 image tokens and 64 new tokens, everything trained. Every
 cell is a process of its own that takes an untimed step and `--steps` timed ones. Along an axis seconds grow as
 size^exponent, by least squares of logarithms over the axis, and between its last two cells; the same of the operations
-that must be done once (`flops.step_floor`), which no program can grow slower than.
+that must be done once (`flops.step_floor`), which no program can grow slower than. Two corners are measured with
+gradient checkpointing on both sides as well, for their peak memory.
+
+`--cells "base" "new tokens 256"` measures these alone and keeps what the result file has of the others, so that the
+table can be made in parts. `--at-once` lets both sides step at the same time and takes TRL's first step for it: shorter
+on a busy machine, whose processor seconds are what is compared.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -18,9 +24,9 @@ from typing import Any
 
 from benchmarks import measuring
 from benchmarks.bench_group import line
-from benchmarks.bench_vlm import MEMBERS, NEW, prepare
+from benchmarks.bench_vlm import CHECKPOINTING, MEMBERS, NEW, prepare
 from benchmarks.bench_vlm import MODULE as STEPS_OF
-from benchmarks.measuring import Report, alternate, target, workers
+from benchmarks.measuring import MIB, Report, Worker, alternate, target, workers
 
 AXES: dict[str, list[int]] = {
     "image tokens": [64, 256, 1024, 4096],
@@ -31,10 +37,14 @@ BASE = {"image tokens": 256, "new tokens": NEW, "G": MEMBERS}
 WANTED = {"new tokens 256": 4.0, "new tokens 1024": 3.0, "image tokens 1024": 12.0}
 """How many times faster than TRL, of processor time: the corners TRL is asked for."""
 SHARE, OF_SHARE = 0.5, "new tokens 1024"
+"""Of TRL's peak: the whole process's, libraries included."""
+CHECKPOINTED = {"image tokens 1024": 0.3, "new tokens 1024": 0.5}
+"""With gradient checkpointing on both sides: at most which share of TRL's peak after loading."""
 TINY = {"image tokens": [4, 16], "new tokens": [4, 8], "G": [2, 4]}
 TINY_BASE = {"image tokens": 4, "new tokens": 4, "G": 2}
 PIXELS = 28
 """Of a side of what becomes one image token."""
+PLANNED = 0.2
 
 Cell = dict[str, int]
 
@@ -44,7 +54,7 @@ def cells(axes: dict[str, list[int]], base: Cell) -> dict[str, Cell]:
     named = {"base": base}
     for axis, sizes in axes.items():
         named |= {f"{axis} {size}": base | {axis: size} for size in sizes if size != base[axis]}
-    return named
+    return named | {f"{name}{CHECKPOINTING}": named[name] for name in CHECKPOINTED if name in named}
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
@@ -60,26 +70,36 @@ def measure(options: argparse.Namespace) -> None:
     axes, base = (TINY, TINY_BASE) if options.tiny else (AXES, BASE)
     if options.quick:
         axes = {axis: sizes[:2] for axis, sizes in axes.items()}
-    steps, report = options.steps or 1, Report("bench_growth", options)
+    report = Report("bench_growth", options)
     asked = cells(axes, base)
+    if unknown := [name for name in options.cells or [] if name not in asked]:
+        raise SystemExit(f"--cells: no {', '.join(unknown)}; there are {', '.join(asked)}")
+    rows = {row["cell"]: row for row in kept(options)}
     with tempfile.TemporaryDirectory() as folder:
         pictures = prepare(Path(folder), sorted({side(cell) for cell in asked.values()}))
-        given = {"folder": folder, "model": f"{folder}/model", "train_vision": True, "checkpointing": False}
-        rows: dict[str, dict[str, Any]] = {}
-        rate = 0.0
-        for name, cell in asked.items():
-            corner = (name in WANTED or name == "base" or options.tiny) and not options.ours
+        given = {"folder": folder, "model": f"{folder}/model", "train_vision": True}
+        for name in options.cells or asked:
+            cell, again = asked[name], name.endswith(CHECKPOINTING)
+            corner = (name in WANTED or name == "base" or again or options.tiny) and not options.ours
             spec = given | {"members": cell["G"], "new": cell["new tokens"], "pictures": pictures[side(cell)]}
-            rows[name], its = of_cell(name, cell, spec, steps, options.threads, beside=corner)
-            rate = max(rate, its)
+            rows[name] = of_cell(name, cell, spec | {"checkpointing": again}, options, beside=corner)
             print(f"{name}: {rows[name]['processor seconds']:.4g} s of processor time", flush=True)
-    for row in rows.values():  # one rate for all cells, the best that was seen: a busy machine only lowers it
-        row |= {"floor, s": round(row["floor, GFLOP"] * 1e9 / rate, 4)}
-        row |= {"times the floor": round(row["processor seconds"] * rate / row["floor, GFLOP"] / 1e9, 2)}
+    rows = {name: rows[name] for name in asked if name in rows}
+    rate = max(row["GFLOP/s"] for row in rows.values())  # one for all cells: a busy machine only lowers it
+    for row in rows.values():
+        row |= {"floor, s": round(row["floor, GFLOP"] / rate, 4)}
+        row |= {"times the floor": round(row["processor seconds"] * rate / row["floor, GFLOP"], 2)}
     report.table("growth", list(rows.values()))
-    report.table("seconds = a size^exponent", [law(axis, axes[axis], base, rows) for axis in axes])
+    if len(rows) == len(asked):
+        report.table("seconds = a size^exponent", [law(axis, axes[axis], base, rows) for axis in axes])
     report.targets(targets(rows))
     report.write()
+
+
+def kept(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the result file, where only some cells are measured."""
+    file = options.out / "bench_growth.json"
+    return json.loads(file.read_text())["growth"] if options.cells and file.exists() else []
 
 
 def side(cell: Cell) -> int:
@@ -88,13 +108,14 @@ def side(cell: Cell) -> int:
 
 
 def of_cell(
-    name: str, cell: Cell, spec: dict[str, Any], steps: int, threads: int, *, beside: bool
-) -> tuple[dict[str, Any], float]:
-    """Our step, and where it is installed TRL's in turn with it; and operations a second of a large product."""
+    name: str, cell: Cell, spec: dict[str, Any], options: argparse.Namespace, *, beside: bool
+) -> dict[str, Any]:
+    """Our step, and where it is installed TRL's in turn with it."""
     who = ["ours", "TRL"] if beside and importlib.util.find_spec("trl") else ["ours"]
-    with workers(STEPS_OF, {one: spec | {"kind": one} for one in who}, threads) as running:
-        replies = alternate(running, steps)
+    with workers(STEPS_OF, {one: spec | {"kind": one} for one in who}, options.threads) as running:
+        replies = at_once(running) if options.at_once else alternate(running, options.steps or 1)
         floor = running["ours"].ask("floor")
+        ready = {one: worker.ready["peak_mib"] for one, worker in running.items()}
     taken = {one: {key: median(r[key] for r in replies[one]) for key in ("seconds", "cpu_seconds")} for one in who}
     peak = {one: max(r["peak_mib"] for r in replies[one]) for one in who}
     ours = taken["ours"]["cpu_seconds"]
@@ -103,11 +124,23 @@ def of_cell(
         "processor seconds": round(ours, 3),
         "rollout of the clock": round(replies["ours"][-1]["seconds/rollout"], 3),
     }
-    row |= {"floor, GFLOP": round(floor["floor"]["total"] / 1e9, 4), "MiB": round(peak["ours"])}
+    row |= {"floor, GFLOP": round(floor["floor"]["total"] / 1e9, 4), "GFLOP/s": round(floor["rate"] / 1e9, 1)}
+    row |= {"MiB": round(peak["ours"]), "loaded": round(ready["ours"]), "planned, MiB": round(floor["planned"] / MIB)}
     if "TRL" in who:
         row |= {"TRL": round(taken["TRL"]["cpu_seconds"], 3), "TRL, MiB": round(peak["TRL"])}
+        row |= {"TRL, loaded": round(ready["TRL"])}
         row |= {"times": round(taken["TRL"]["cpu_seconds"] / ours, 2), "share": round(peak["ours"] / peak["TRL"], 3)}
-    return row, floor["rate"]
+        after = {one: peak[one] - ready[one] for one in who}
+        row |= {"share after loading": round(after["ours"] / after["TRL"], 3)}
+    return row
+
+
+def at_once(running: dict[str, Worker]) -> dict[str, list[dict[str, Any]]]:
+    """A step of all, then another of ours: in its first it checks itself, and keeps no prefill yet."""
+    for worker in running.values():
+        worker.send("step")
+    first = {one: [worker.reply()] for one, worker in running.items()}
+    return first | {"ours": [running["ours"].ask("step")]}
 
 
 def law(axis: str, sizes: list[int], base: Cell, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -125,6 +158,13 @@ def targets(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     met = [target(f"{n}: times faster than TRL", w, rows[n]["times"]) for n, w in WANTED.items() if _has(rows, n)]
     if _has(rows, OF_SHARE):
         met.append(target(f"{OF_SHARE}: share of TRL's peak", SHARE, rows[OF_SHARE]["share"], at_most=True))
+    off = [abs(row["planned, MiB"] / row["MiB"] - 1) for row in rows.values() if "planned, MiB" in row]
+    if off:
+        met.append(target("`mmrl plan`: worst share it is off a peak", PLANNED, round(max(off), 3), at_most=True))
+    for name, wanted in CHECKPOINTED.items():
+        if _has(rows, again := f"{name}{CHECKPOINTING}"):
+            what = f"{again}: share of TRL's peak after loading"
+            met.append(target(what, wanted, rows[again]["share after loading"], at_most=True))
     return met
 
 
@@ -136,6 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = measuring.parser("bench_growth", __doc__)
     parser.set_defaults(threads=1)
     parser.add_argument("--ours", action="store_true", help="without TRL")
+    parser.add_argument("--cells", nargs="+", help="these alone; the result file's others stay")
+    parser.add_argument("--at-once", action="store_true", help="both sides at the same time, TRL's first step counts")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
     measure(parser.parse_args(arguments))
 

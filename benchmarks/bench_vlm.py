@@ -105,7 +105,8 @@ def run_ours(spec: dict[str, Any], channel: Channel) -> None:
 
         policy, prompt = trainer.policy, trainer.policy.encode(trainer.collector.prompts[0])
         sizes = Sizes(PROMPTS, spec["members"], len(prompt), spec["new"], int(prompt.media["image_grid_thw"].prod()))
-        return {"floor": step_floor(policy.inner.core.config, sizes, spec["train_vision"]), "rate": matmul_rate()}
+        floor = step_floor(policy.inner.core.config, sizes, spec["train_vision"])
+        return {"floor": floor, "rate": matmul_rate(), "planned": planned(policy, sizes)}
 
     def flops() -> dict[str, Any]:
         from benchmarks.flops import counted
@@ -113,6 +114,19 @@ def run_ours(spec: dict[str, Any], channel: Channel) -> None:
         return floor() | {"done": counted(lambda: one_step(trainer))}
 
     channel.serve({"step": lambda: one_step(trainer), "floor": floor, "flops": flops, "equal": lambda: equality(spec)})
+
+
+def planned(policy: Any, sizes: Any) -> int:
+    """The process's peak in bytes, as `mmrl plan` counts it for a step of these sizes in one micro-batch."""
+    from mmrl.pipelines import language_plan
+
+    settings, weights = policy.config, sum(p.numel() for p in policy.module.parameters())
+    trained = sum(p.numel() for p in policy.module.parameters() if p.requires_grad)
+    batch = language_plan.Sizes(sizes.groups, sizes.prompt, sizes.patches, sizes.groups * sizes.members, sizes.new)
+    return language_plan.peak(
+        4 * weights + 12 * trained, policy.inner.core.config, batch, checkpointing=settings.gradient_checkpointing,
+        train_vision=settings.train_vision, logit_rows=settings.logit_rows,
+    )  # fmt: skip
 
 
 def equality(spec: dict[str, Any]) -> dict[str, Any]:

@@ -94,9 +94,12 @@ class Worker:
         self.ready: dict[str, Any] = {}
 
     def ask(self, request: str) -> dict[str, Any]:
+        self.send(request)
+        return self.reply()
+
+    def send(self, request: str) -> None:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return self.reply()
 
     def reply(self) -> dict[str, Any]:
         line = self.process.stdout.readline()

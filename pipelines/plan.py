@@ -123,7 +123,28 @@ def _memory(config: RunConfig, reference: bool) -> list[str]:
     lines = [f"  {total / 1e6:,.1f} M parameters" + (", LoRA trains about 2 % of that" if lora else ", all trained")]
     lines += [f"  {packed}: the text decoder's linear layers packed, {_size(saved)} less"] if packed else []
     lines += [f"  {name}: {_size(size)}" for name, size in parts.items() if size]
-    return [*lines, f"  sum {_size(sum(parts.values()))}, plus activations of one micro-batch"]
+    return [*lines, *_peak(config, settings, sum(parts.values()))]
+
+
+def _peak(config: RunConfig, settings: Any, held: int) -> list[str]:
+    """Activations of one micro-batch on top of what is held, where a language model's sizes are known."""
+    from transformers import AutoConfig
+
+    from mmrl.pipelines import language_plan as counting
+
+    total = f"  sum {_size(held)}, plus activations of one micro-batch"
+    if config.modality not in ("vlm", "video"):
+        return [total]
+    shape = AutoConfig.from_pretrained(settings.model)
+    sizes, said = counting.sizes_of(settings, config.training, shape)
+    if sizes is None:
+        return [f"{total}: {said} to have them counted"]
+    train_vision = settings.lora is None if settings.train_vision is None else settings.train_vision
+    peak = counting.peak(
+        held, shape, sizes, bytes_each=4 if (settings.autocast or settings.dtype) == "float32" else 2,
+        checkpointing=settings.gradient_checkpointing, train_vision=train_vision, logit_rows=settings.logit_rows,
+    )  # fmt: skip
+    return [f"  sum {_size(held)}", f"  a micro-batch: {said}", f"  peak of the process: {_size(peak)}"]
 
 
 def _size(count: float) -> str:

@@ -42,6 +42,7 @@ from mmrl.training.distributed import even_micro_batches, gather_objects, is_agr
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.filling import Columns
 from mmrl.training.finite import gradient_problem, named_rows, refuse_weights, weight_problem
+from mmrl.training.heap import Heap, settle
 from mmrl.training.monitors import Monitor, reason
 from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.passes import plan_passes
@@ -120,6 +121,8 @@ class Trainer:
         if not len(prompts):
             raise ConfigError("the training data set is empty")
         self.accelerator = accelerator or make_accelerator(config.sharding, config.patience())
+        if self.accelerator.device.type == "cpu":
+            settle(Heap.SMALL if getattr(policy.config, "gradient_checkpointing", False) else Heap.FAST)
         if config.prompts_per_step < self.accelerator.num_processes:
             raise ConfigError(
                 f"training.prompts_per_step={config.prompts_per_step} leaves some of the "

@@ -41,35 +41,27 @@ class _Cascade(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         q, k, v, k_prompt, v_prompt, index, real, scaling = arguments
         rows = _Rectangle(index, real)
-        on_prompt, lse_prompt = kernel(_by_key_head(q, k), k_prompt, v_prompt, False, scaling)
+        on_prompt, lse_prompt = kernel(q[None], k_prompt, v_prompt, False, scaling)
         on_own, lse_own = kernel(rows.of(q), rows.of(k), rows.of(v), True, scaling)
-        lse_prompt, lse_own = lse_prompt.reshape(q.shape[:2]), rows.back(lse_own)
-        lse = torch.logaddexp(lse_prompt, lse_own)
-        out = on_prompt.reshape(q.shape) * (lse_prompt - lse).exp()[..., None].to(q.dtype)
-        out += rows.back(on_own) * (lse_own - lse).exp()[..., None].to(q.dtype)
-        ctx.save_for_backward(q, k, v, k_prompt, v_prompt, out, lse)
+        lse_prompt, lse_own = lse_prompt[0], rows.back(lse_own)
+        own = torch.sigmoid(lse_own - lse_prompt)[..., None].to(q.dtype)  # share of the attention
+        out = torch.lerp(on_prompt[0], rows.back(on_own), own)
+        ctx.save_for_backward(q, k, v, k_prompt, v_prompt, out, torch.logaddexp(lse_prompt, lse_own))
         ctx.rows, ctx.scaling = rows, scaling
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         q, k, v, k_prompt, v_prompt, out, lse = ctx.saved_tensors
-        grad, rows = gradients[0].contiguous(), ctx.rows
-        q_prompt, grad_k_prompt, grad_v_prompt = _kernel_backward(
-            _by_key_head(grad, k), _by_key_head(q, k), k_prompt, v_prompt, _by_key_head(out, k),
-            _by_key_head(lse[..., None], k).squeeze(-1), False, ctx.scaling,
-        )  # fmt: skip
+        grad, rows = gradients[0], ctx.rows
+        given = (grad[None], q[None], k_prompt, v_prompt, out[None], lse[None])
+        q_prompt, grad_k_prompt, grad_v_prompt = _kernel_backward(*given, False, ctx.scaling)
         q_own, k_own, v_own = _kernel_backward(
             rows.of(grad, padding=0.0), rows.of(q), rows.of(k), rows.of(v), rows.of(out),
             rows.of(lse, padding=torch.inf), True, ctx.scaling,
         )  # fmt: skip
-        grad_q = q_prompt.reshape(q.shape) + rows.back(q_own)
+        grad_q = q_prompt[0] + rows.back(q_own)
         return grad_q, rows.back(k_own), rows.back(v_own), grad_k_prompt, grad_v_prompt, None, None, None
-
-
-def _by_key_head(rows: Tensor, k: Tensor) -> Tensor:
-    """(H, S, d) -> (1, H_kv, H / H_kv * S, d): query heads that share keys become further queries."""
-    return rows.reshape(1, k.shape[0], -1, rows.shape[-1])
 
 
 @dataclass

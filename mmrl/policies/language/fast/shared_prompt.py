@@ -96,6 +96,11 @@ class Layout:
     def prompts_alone(self) -> bool:
         return not any(g.lengths for g in self.groups)
 
+    def split(self, row: Tensor) -> Sequence[Tensor]:
+        """(1, H, L, d) -> prompt and responses of each group, in turn, either possibly empty. One split, so that its
+        backward pass joins their gradients; every slice would fill a row of its own with zeros."""
+        return row.split([part.stop - part.start for g in self.groups for part in (g.own, g.responses)], dim=2)
+
 
 @dataclass
 class Packed:
@@ -273,17 +278,18 @@ def attention(
     if isinstance(shared_prompt, Ends):
         return _ends_attention(query, shared_prompt, scaling), None
     by_mask, parts = shared_prompt.own_mask and attention_mask is not None, []
+    rows = zip(*(shared_prompt.split(t) for t in (query, key, value)), strict=True)
     for group in shared_prompt.groups:
+        q, k_prompt, v_prompt = next(rows)
         if group.prefill is None:
-            k_prompt, v_prompt = key[:, :, group.own], value[:, :, group.own]
             mask = attention_mask[:, :, group.own, group.own] if by_mask else None
-            parts.append(_prompt_attention(query[:, :, group.own], k_prompt, v_prompt, scaling, sliding_window, mask))
+            parts.append(_prompt_attention(q, k_prompt, v_prompt, scaling, sliding_window, mask))
         else:
             k_prompt, v_prompt = group.prefill.keys[module.layer_idx], group.prefill.values[module.layer_idx]
+        q, k, v = next(rows)
         if sum(group.lengths):
-            q, k, v = (t[0, :, group.responses] for t in (query, key, value))
-            parts.append(_response_attention(group, q, k, v, k_prompt, v_prompt, scaling, sliding_window))
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+            parts.append(_response_attention(group, q[0], k[0], v[0], k_prompt, v_prompt, scaling, sliding_window))
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
 
 
 @dataclass

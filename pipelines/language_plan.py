@@ -1,0 +1,102 @@
+"""What a step of a language policy takes of memory, from the model's configuration alone.
+
+Counted are the tensors that autograd keeps for the backward pass, in numbers a token and layer: of a decoder block of
+width h, keys of width k and a feed-forward part of width m
+
+    9 h + 2 k + 4 m     both norms 3 h each, queries, attention and its copy h each, keys and values; gate, its
+                        activation, up, their product
+
+which is what `Live` counts of a Qwen2.5-VL to 1 %. Other blocks are taken for such; mixtures of experts are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PROCESS = 500 * 2**20
+"""Python, torch, transformers and what they load in the first step, on the CPU."""
+GAPS = 1.25
+"""What lies between tensors in the heap, and those of a backward pass that nothing keeps; at 1,024 new tokens it was
+more (docs/speed.md). With checkpointing blocks are mapped one by one (`mmrl.training.heap`): no gaps."""
+LOGITS = 4
+"""Copies of a chunk of logits alive at once: raw, float32, and their gradients."""
+TEXT = 30
+"""Tokens of a prompt beside its picture, where `max_prompt_tokens` does not say."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one micro-batch: `prompts` of `prompt` tokens with `patches` each, `rows` responses of `new` tokens."""
+
+    prompts: int
+    prompt: int
+    patches: int
+    rows: int
+    new: int
+
+    @property
+    def tokens(self) -> int:
+        """Of the packed row."""
+        return self.prompts * self.prompt + self.rows * self.new
+
+
+def kept_by_decoder(text: Any, tokens: int, *, checkpointing: bool) -> int:
+    """Numbers that are kept of so many tokens; with checkpointing a layer's input, and the layer that runs again."""
+    h = text.hidden_size
+    layer = 9 * h + 2 * _keys(text) + 4 * text.intermediate_size
+    layers = text.num_hidden_layers
+    return tokens * (5 * h + (layers * h + layer if checkpointing else layers * layer))
+
+
+def kept_by_tower(vision: Any, patches: int, *, checkpointing: bool) -> int:
+    """The same of a vision tower that trains; 0 of one whose sizes are not known."""
+    h, m = getattr(vision, "hidden_size", 0), getattr(vision, "intermediate_size", 0)
+    layers = getattr(vision, "depth", None) or getattr(vision, "num_hidden_layers", 0)
+    layer = 11 * h + 4 * m
+    return patches * (layers * h + layer if checkpointing else layers * layer)
+
+
+def activations(config: Any, sizes: Sizes, *, checkpointing: bool, train_vision: bool, logit_rows: int) -> int:
+    """Numbers alive at the most in forward and backward."""
+    text = config.get_text_config()
+    kept = kept_by_decoder(text, sizes.tokens, checkpointing=checkpointing)
+    vision = getattr(config, "vision_config", None)
+    if train_vision and vision is not None:
+        kept += kept_by_tower(vision, sizes.prompts * sizes.patches, checkpointing=checkpointing)
+    return kept + LOGITS * text.vocab_size * min(logit_rows, sizes.rows * sizes.new)
+
+
+def written(config: Any, sizes: Sizes) -> int:
+    """Numbers of the caches while responses are written: a block has room for a quarter more, and stands beside the one
+    it takes the place of."""
+    text = config.get_text_config()
+    each = 2 * _keys(text) * text.num_hidden_layers
+    own = sizes.rows * sizes.new
+    return each * (sizes.prompts * sizes.prompt + own + own // 4) + 2 * _keys(text) * own
+
+
+def peak(held: int, config: Any, sizes: Sizes, *, bytes_each: int = 4, **how: Any) -> int:
+    """Bytes of the process. held: weights, gradients and moments; how: as `activations` takes it"""
+    most = max(activations(config, sizes, **how), written(config, sizes))
+    return int(PROCESS + held + (1 if how["checkpointing"] else GAPS) * bytes_each * most)
+
+
+def sizes_of(settings: Any, training: Any, config: Any) -> tuple[Sizes | None, str]:
+    """Of the largest micro-batch that the settings allow, and what was assumed; None where nothing bounds a prompt."""
+    rows = min(training.micro_batch_size, training.prompts_per_step * training.group_size)
+    prompts = -(-rows // training.group_size)
+    vision = getattr(config, "vision_config", None)
+    patch, merge = getattr(vision, "patch_size", 0), getattr(vision, "spatial_merge_size", 1)
+    patches = settings.max_pixels // patch**2 if settings.max_pixels and patch else 0
+    prompt = settings.max_prompt_tokens or (patches // merge**2 + TEXT if patches else 0)
+    if not prompt:
+        return None, "set policy.max_prompt_tokens or policy.max_pixels"
+    said = f"{prompts} prompts of {prompt} tokens with {patches} patches each, {rows} responses of "
+    return Sizes(prompts, prompt, patches, rows, settings.max_new_tokens), f"{said}{settings.max_new_tokens} tokens"
+
+
+def _keys(text: Any) -> int:
+    heads = text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return size * (getattr(text, "num_key_value_heads", None) or heads)
