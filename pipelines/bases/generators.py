@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from mmrl.pipelines.bases.models import TEXT_HIDDEN, fan_in_init
 from mmrl.pipelines.bases.supervised import Report, schedule
 from mmrl.pipelines.bases.tokenizers import clip_tokenizer, t5_tokenizer
-from mmrl.pipelines.config import shipped_asset
 from mmrl.randomness import Key
 
 LENGTH, INSTRUCTION = 16, 10
 """Text tokens of a caption and of an instruction, at most."""
 HIDDEN, HEAD = 96, 24
 WORDS = ("stays", "make", "remove", "move")
-CLIP_CHANNELS = 6
+CHANNELS = 8
+LATENT_NOISE = 0.1
 
 
 def fit(
@@ -53,6 +53,27 @@ def between(clean: Tensor, key: Key) -> tuple[Tensor, Tensor, Tensor]:
 def chosen(count: int, size: int, key: Key) -> Tensor:
     """`size` of `count` indices, with replacement."""
     return torch.randint(count, (size,), generator=key.generator())
+
+
+def fit_vae(vae: Any, shown: Tensor, *, seed: int, steps: int, batch: int, report: Report) -> None:
+    """Squared error of pictures or clips (N, 3, ...) decoded from slightly noisy latents, which are kept near unit
+    size."""
+
+    def loss_at(step: int) -> Tensor:
+        key = Key(seed, step, purpose="vae")
+        pixels = shown[chosen(len(shown), batch, key)]
+        latents = vae.encode(pixels).latent_dist.mode()
+        decoded = vae.decode(latents + LATENT_NOISE * key.at(purpose="noise").normal(*latents.shape)).sample
+        return (decoded - pixels).square().mean() + 1e-3 * latents.square().mean()
+
+    vae.train()
+    fit(list(vae.parameters()), loss_at, steps=steps, rate=2e-3, report=report)
+    vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encoded(vae: Any, shown: Tensor) -> Tensor:
+    return torch.cat([vae.encode(part).latent_dist.mode() for part in shown.split(64)])
 
 
 def fit_flow(
@@ -84,6 +105,8 @@ def _drawn(parts: dict[str, nn.Module], seed: int) -> dict[str, nn.Module]:
         for key, parameter in part.named_parameters():
             if key.endswith("gamma"):  # norms of Wan's autoencoder have as many dimensions as what they norm
                 nn.init.ones_(parameter)
+            if key == "shared.weight":  # T5's words have size 1: smaller ones drown in what attention adds to them
+                parameter.data *= parameter.data.std() ** -1
     return parts
 
 
@@ -99,18 +122,18 @@ def _text(kind: str, tokenizer: Any) -> Any:
 
 
 def tiny_wan(seed: int = 0, *, layers: int = 3) -> Any:
-    """A `WanPipeline` whose autoencoder halves height and width, and every two frames after the first."""
+    """A `WanPipeline` whose autoencoder makes one latent of 4 x 4 pixels, and of every two frames after the first."""
     import diffusers
 
     tokenizer = t5_tokenizer(LENGTH, WORDS)
     vae = diffusers.AutoencoderKLWan(
-        base_dim=12, z_dim=CLIP_CHANNELS, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
-        latents_mean=[0.0] * CLIP_CHANNELS, latents_std=[1.0] * CLIP_CHANNELS, scale_factor_temporal=2,
-        scale_factor_spatial=2,
+        base_dim=24, z_dim=CHANNELS, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True], patch_size=2,
+        in_channels=12, out_channels=12, latents_mean=[0.0] * CHANNELS, latents_std=[1.0] * CHANNELS,
+        scale_factor_temporal=2, scale_factor_spatial=4,
     )  # fmt: skip
     transformer = diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=HIDDEN // HEAD, attention_head_dim=HEAD, in_channels=CLIP_CHANNELS,
-        out_channels=CLIP_CHANNELS, text_dim=2 * TEXT_HIDDEN, freq_dim=64, ffn_dim=2 * HIDDEN, num_layers=layers,
+        patch_size=(1, 2, 2), num_attention_heads=HIDDEN // HEAD, attention_head_dim=HEAD, in_channels=CHANNELS,
+        out_channels=CHANNELS, text_dim=2 * TEXT_HIDDEN, freq_dim=64, ffn_dim=2 * HIDDEN, num_layers=layers,
         cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
     )  # fmt: skip
     parts = {"transformer": transformer, "vae": vae, "text_encoder": _text("UMT5", tokenizer)}
@@ -143,9 +166,9 @@ def _look_across(transformer: Any, heads: int = 2, amount: float = 3.0, weight: 
 
 
 def tiny_kontext(seed: int = 0, *, double: int = 1, single: int = 2) -> Any:
-    """A `FluxKontextPipeline` without embedded guidance and with the autoencoder of `tiny_flow`.
+    """A `FluxKontextPipeline` without embedded guidance, whose autoencoder makes one latent of 4 x 4 pixels.
 
-    Ask for `_auto_resize=False` and 16 x 16 pixels.
+    Two by two latents are a token: a cell of the `edits` world. Ask for `_auto_resize=False` and 16 x 16 pixels.
     """
     import diffusers
     import transformers
@@ -159,15 +182,20 @@ def tiny_kontext(seed: int = 0, *, double: int = 1, single: int = 2) -> Any:
         )
     )  # fmt: skip
     transformer = diffusers.FluxTransformer2DModel(
-        patch_size=1, in_channels=16, num_layers=double, num_single_layers=single, attention_head_dim=HEAD,
+        patch_size=1, in_channels=4 * CHANNELS, num_layers=double, num_single_layers=single, attention_head_dim=HEAD,
         num_attention_heads=HIDDEN // HEAD, joint_attention_dim=2 * TEXT_HIDDEN, pooled_projection_dim=TEXT_HIDDEN,
         axes_dims_rope=AXES, guidance_embeds=False,
     )  # fmt: skip
-    parts = {"transformer": transformer, "text_encoder": pooled, "text_encoder_2": _text("T5", t5)}
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=8, latent_channels=CHANNELS,
+        sample_size=16, scaling_factor=1.0, shift_factor=0.0, mid_block_add_attention=False, use_quant_conv=False,
+        use_post_quant_conv=False,
+    )  # fmt: skip
+    parts = {"transformer": transformer, "vae": vae, "text_encoder": pooled, "text_encoder_2": _text("T5", t5)}
     _drawn(parts, seed)
     _look_across(transformer)
-    vae = diffusers.AutoencoderKL.from_pretrained(shipped_asset("tiny_flow"), subfolder="vae", dtype=torch.float32)
     return diffusers.FluxKontextPipeline(
-        **parts, vae=vae.eval().requires_grad_(False), tokenizer=clip, tokenizer_2=t5,
+        **parts, tokenizer=clip, tokenizer_2=t5,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0),
     )  # fmt: skip
