@@ -25,9 +25,9 @@ from mmrl.pipelines.bases.supervised import Report, printed
 from mmrl.randomness import Key
 
 MODULE = "mmrl.pipelines.bases.clips"
-VAE_STEPS, VAE_BATCH = 600, 8
-STEPS, POOL, BATCH = 2500, 8192, 64
-DIFFICULTY = 2
+VAE_STEPS, VAE_BATCH = 800, 8
+STEPS, POOL, BATCH = 2500, 4096, 32
+DIFFICULTY = 1
 WRONG = {"motion": 0.35, "color": 0.2, "shape": 0.1}
 CHOICES = {"motion": tuple(WAYS), "color": tuple(COLORS), "shape": SHAPES}
 NO_CAPTION = 0.1

@@ -27,7 +27,7 @@ from mmrl.randomness import Key
 
 MODULE = "mmrl.pipelines.bases.edits"
 VAE_STEPS, VAE_BATCH = 600, 16
-STEPS, POOL, BATCH = 2000, 8192, 64
+STEPS, POOL, BATCH = 1600, 8192, 64
 DIFFICULTY = 2
 WRONG = {"object": 0.2, "to": 0.2, "nothing": 0.1}
 

@@ -23,7 +23,7 @@ LENGTH, INSTRUCTION = 16, 10
 """Text tokens of a caption and of an instruction, at most."""
 HIDDEN, HEAD = 96, 24
 WORDS = ("stays", "make", "remove", "move")
-CHANNELS = 8
+CLIP_CHANNELS, CHANNELS = 6, 8
 LATENT_NOISE = 0.1
 
 
@@ -122,18 +122,18 @@ def _text(kind: str, tokenizer: Any) -> Any:
 
 
 def tiny_wan(seed: int = 0, *, layers: int = 3) -> Any:
-    """A `WanPipeline` whose autoencoder makes one latent of 4 x 4 pixels, and of every two frames after the first."""
+    """A `WanPipeline` whose autoencoder halves height and width, and every two frames after the first."""
     import diffusers
 
     tokenizer = t5_tokenizer(LENGTH, WORDS)
     vae = diffusers.AutoencoderKLWan(
-        base_dim=24, z_dim=CHANNELS, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True], patch_size=2,
-        in_channels=12, out_channels=12, latents_mean=[0.0] * CHANNELS, latents_std=[1.0] * CHANNELS,
-        scale_factor_temporal=2, scale_factor_spatial=4,
+        base_dim=12, z_dim=CLIP_CHANNELS, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
+        latents_mean=[0.0] * CLIP_CHANNELS, latents_std=[1.0] * CLIP_CHANNELS, scale_factor_temporal=2,
+        scale_factor_spatial=2,
     )  # fmt: skip
     transformer = diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=HIDDEN // HEAD, attention_head_dim=HEAD, in_channels=CHANNELS,
-        out_channels=CHANNELS, text_dim=2 * TEXT_HIDDEN, freq_dim=64, ffn_dim=2 * HIDDEN, num_layers=layers,
+        patch_size=(1, 2, 2), num_attention_heads=HIDDEN // HEAD, attention_head_dim=HEAD, in_channels=CLIP_CHANNELS,
+        out_channels=CLIP_CHANNELS, text_dim=2 * TEXT_HIDDEN, freq_dim=64, ffn_dim=2 * HIDDEN, num_layers=layers,
         cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
     )  # fmt: skip
     parts = {"transformer": transformer, "vae": vae, "text_encoder": _text("UMT5", tokenizer)}
