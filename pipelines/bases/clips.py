@@ -25,8 +25,8 @@ from mmrl.pipelines.bases.supervised import Report, printed
 from mmrl.randomness import Key
 
 MODULE = "mmrl.pipelines.bases.clips"
-VAE_STEPS, VAE_BATCH = 800, 8
-STEPS, POOL, BATCH = 2500, 4096, 32
+VAE_STEPS, VAE_BATCH = 400, 8
+STEPS, POOL, BATCH = 1400, 4096, 32
 DIFFICULTY = 1
 WRONG = {"motion": 0.35, "color": 0.2, "shape": 0.1}
 CHOICES = {"motion": tuple(WAYS), "color": tuple(COLORS), "shape": SHAPES}

@@ -44,9 +44,12 @@ def fit(
 
 
 def between(clean: Tensor, key: Key) -> tuple[Tensor, Tensor, Tensor]:
-    """Flow matching (Lipman et al. 2023; SD3): `(state, times (N,), noise - clean)` at logit-normal times."""
+    """Flow matching (Lipman et al. 2023; SD3): `(state, times (N,), noise - clean)` at logit-normal times.
+
+    Their mean is 1, not 0: what the text decides is decided above .9, where a seventieth of all times would be.
+    """
     noise = key.at(purpose="noise").normal(*clean.shape)
-    times = torch.sigmoid(key.at(purpose="times").normal(len(clean)))
+    times = torch.sigmoid(1.0 + key.at(purpose="times").normal(len(clean)))
     return torch.lerp(clean, noise, times.view(-1, *(1,) * (clean.dim() - 1))), times, noise - clean
 
 
