@@ -20,17 +20,17 @@ from mmrl.data.worlds.moves import STAYS, WAYS, Moves, caption
 from mmrl.data.worlds.scenes import COLORS, SHAPES, keyed_random, split_of
 from mmrl.pipelines.bases.cards import command_line, mean_of, write_card
 from mmrl.pipelines.bases.flow import pixels
-from mmrl.pipelines.bases.generators import LENGTH, encoded, fit_flow, fit_vae, tiny_wan
+from mmrl.pipelines.bases.generators import LENGTH, chosen, fit, fit_flow, tiny_wan
 from mmrl.pipelines.bases.supervised import Report, printed
 from mmrl.randomness import Key
 
 MODULE = "mmrl.pipelines.bases.clips"
-VAE_STEPS, VAE_BATCH = 400, 8
-STEPS, POOL, BATCH = 1400, 4096, 32
-DIFFICULTY = 1
+VAE_STEPS, VAE_BATCH = 800, 8
+STEPS, POOL, BATCH = 4000, 8192, 16
+DIFFICULTY = 2
 WRONG = {"motion": 0.35, "color": 0.2, "shape": 0.1}
 CHOICES = {"motion": tuple(WAYS), "color": tuple(COLORS), "shape": SHAPES}
-NO_CAPTION = 0.1
+LATENT_NOISE, NO_CAPTION = 0.1, 0.1
 
 
 def mistaken(scene: dict[str, Any], wrong: Mapping[str, float], rng: random.Random) -> dict[str, Any]:
@@ -62,11 +62,26 @@ def pairs(world: WorldDataset, wrong: Mapping[str, float], seed: int, count: int
     return captions, torch.stack(clips)
 
 
-def learn_vae(vae: Any, clips: Tensor, *, seed: int, steps: int, report: Report) -> None:
-    """Also the latents' mean and spread by channel."""
-    fit_vae(vae, clips, seed=seed, steps=steps, batch=VAE_BATCH, report=report)
+def fit_vae(vae: Any, clips: Tensor, *, seed: int, steps: int, report: Report) -> None:
+    """Squared error of clips decoded from slightly noisy latents; then their mean and spread by channel."""
+
+    def loss_at(step: int) -> Tensor:
+        key = Key(seed, step, purpose="vae")
+        shown = clips[chosen(len(clips), VAE_BATCH, key)]
+        latents = vae.encode(shown).latent_dist.mode()
+        decoded = vae.decode(latents + LATENT_NOISE * key.at(purpose="noise").normal(*latents.shape)).sample
+        return (decoded - shown).square().mean() + 1e-3 * latents.square().mean()
+
+    vae.train()
+    fit(list(vae.parameters()), loss_at, steps=steps, rate=2e-3, report=report)
+    vae.eval().requires_grad_(False)
     latents = encoded(vae, clips[:512]).transpose(0, 1).flatten(1)
     vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
+
+
+@torch.no_grad()
+def encoded(vae: Any, clips: Tensor) -> Tensor:
+    return torch.cat([vae.encode(part).latent_dist.mode() for part in clips.split(64)])
 
 
 def learn(
@@ -109,7 +124,7 @@ def pipeline_scores(pipeline: Any, world: WorldDataset, *, steps: int = 10) -> d
 def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEPS) -> None:
     pipeline = tiny_wan(seed)
     world = open_world("moves", size=4096, difficulty=DIFFICULTY, seed=seed)
-    learn_vae(pipeline.vae, pairs(world, {}, seed, POOL // 2)[1], seed=seed, steps=vae_steps, report=printed(vae_steps))
+    fit_vae(pipeline.vae, pairs(world, {}, seed, POOL // 2)[1], seed=seed, steps=vae_steps, report=printed(vae_steps))
     captions, clips = pairs(world, WRONG, seed, POOL)
     learn(pipeline, captions, clips, seed=seed, steps=steps, report=printed(steps))
     pipeline.to(torch.float16).save_pretrained(folder)

@@ -104,7 +104,7 @@ def learn(
         return out[:, : state.shape[1]]
 
     parts = (transformer, pipeline.text_encoder, pipeline.text_encoder_2)
-    fit_flow(parts, clean, velocity, seed=seed, steps=steps, batch=BATCH, report=report)
+    fit_flow(parts, clean, velocity, seed=seed, steps=steps, batch=BATCH, report=report, lean=1.0)
 
 
 @torch.no_grad()
