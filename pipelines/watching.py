@@ -44,7 +44,7 @@ def watch_of(
     def drift() -> float:
         if not begun:
             if first and watch.rows and path is not None and not path.exists():
-                tell(f"watch: {path} is gone, which held where the model began; drift is from here on, not from the start")
+                tell(f"watch: {path} is gone, which held where the model began; drift is from here, not the start")
             probes.begin(write=first)
             begun.append(True)
         return probes.drift()

@@ -132,7 +132,7 @@ def test_a_watch_that_begins_late_says_what_it_compares_with(tmp_path, monkeypat
     assert not said, "a run that was watched from its start"
     (tmp_path / watching.PROBES).unlink()
     begun(5).watch(6, {})
-    assert len(said) == 1 and "probes.safetensors is gone" in said[0] and "not from the start" in said[0]
+    assert len(said) == 1 and "probes.safetensors is gone" in said[0] and "not the start" in said[0]
     (tmp_path / watch.FILE).unlink()
     begun(5)
     assert len(said) == 2 and "nothing was measured before step 5" in said[1] and "not the start" in said[1]

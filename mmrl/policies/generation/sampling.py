@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmrl.errors import PolicyError
 from mmrl.policies.generation.conditions import Conditioned
-from mmrl.policies.generation.pushing import Push
+from mmrl.policies.generation.pushing import Push, Seen
 from mmrl.policies.generation.sde import Scoring, predicted_clean, sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
 from mmrl.policies.generation.tail import solve, tail_times
@@ -18,7 +18,7 @@ from mmrl.randomness import Key
 from mmrl.record import Start
 from mmrl.stages import Need
 
-STORED = ("latents", "means")
+STORED = ("latents", "means", "pushed")
 """What a rollout keeps of its states, where the policy wants them kept (`policy.latents_on`)."""
 WORTH = Need("process_reward").key
 """The column that keeps what the push's reward says of a step."""
@@ -40,7 +40,7 @@ class Sampled:
     final      (B, ...) the clean latents
     first      (B,) the first trained step; S where there is none
     latents    (B, L, ...) in storage dtype: column j holds the state before step `first + j`
-    means      (B, L, ...) float32 means of the trained steps, where kept
+    means      (B, L, ...) float32 means of the trained steps, where kept; pushed: those that noise was drawn around
     log_probs  (B, S) of the trained steps, 0 elsewhere
     worth      (B, S) what the push's reward says of the state behind each stochastic step, 0 elsewhere
     """
@@ -51,6 +51,7 @@ class Sampled:
     means: Tensor | None
     log_probs: Tensor
     worth: Tensor
+    pushed: Tensor | None = None
 
 
 def initial_noise(key: Key, prompt: str, seed: int, shape: Sequence[int]) -> Tensor:
@@ -117,7 +118,8 @@ def sample(
     start[begun] = 0  # they need no trunk
     stop = torch.zeros(len(owners), dtype=torch.long).scatter_reduce_(0, trunk_of, start, "amax")
     x = trunk[trunk_of.to(device)]
-    record = _Record(plan, shape, storage, keep_means, device, home or device)
+    kept = {"means": keep_means, "pushed": group.push is not None and group.push.config.keep}
+    record = _Record(plan, shape, storage, [name for name, wanted in kept.items() if wanted], device, home or device)
     for row, begin in group.starts.items():
         start[row], x[row] = begin.action, _stored(state_at(begin, group.prompts[row]).to(device), storage)
         record.taken_over(row, begin)
@@ -146,13 +148,14 @@ def sample(
             around = mean
             if group.push is not None:
                 ids, h = [group.prompts[b] for b in drawers], times[i] - times[i + 1]
-                around = mean + group.push.shift(i, states[at], times[i], h, ids)
+                seen = Seen(v[at], group.conditioned.rows(rows[drawn]), group.members[rows[drawn]].tolist())
+                around = mean + group.push.shift(i, states[at], times[i], h, ids, seen)
             following[at] = _stored(around + std * torch.stack(draws).to(device), storage)
             if group.push is not None:
-                record.worth[rows[drawn], i] = group.push.worth(following[at], times[i + 1], ids).cpu()
+                record.worth[rows[drawn], i] = group.push.worth(following[at], times[i + 1], ids, seen).cpu()
             log_probs = transition_log_prob(following[at], mean, std, scoring.reduction, scoring.normalised)
             assert log_probs is not None
-            record.transitions(i, rows[drawn], mean, log_probs)
+            record.transitions(i, rows[drawn], mean, around, log_probs)
         record.states(i, rows, states[: len(rows)], following)
         x[rows.to(device)] = following
     if body < steps:
@@ -211,9 +214,10 @@ class _Record:
     """Collects the states around trained steps."""
 
     def __init__(
-        self, plan: StepPlan, shape: Sequence[int], storage: torch.dtype, means: bool, device: torch.device,
+        self, plan: StepPlan, shape: Sequence[int], storage: torch.dtype, means: Sequence[str], device: torch.device,
         home: torch.device,
     ):  # fmt: skip
+        """means  which are kept: "means" that steps are scored by, "pushed" ones that noise was drawn around"""
         rows, steps = plan.trained.shape
         column = torch.arange(steps)
         trained = plan.trained.any(1)
@@ -222,12 +226,13 @@ class _Record:
         last = torch.where(trained, (plan.trained * column).amax(1), steps - 1)
         self.width = int((last - self.first).max()) + 2
         self.latents = torch.zeros(rows, self.width, *shape, dtype=storage, device=home)
-        self.means = torch.zeros(rows, self.width, *shape, device=home) if means else None
+        self.means = {name: torch.zeros(rows, self.width, *shape, device=home) for name in means}
         self.log_probs = torch.zeros(rows, steps, device=device)
         self.worth = torch.zeros(rows, steps)
 
     def sampled(self, final: Tensor) -> Sampled:
-        return Sampled(final, self.first, self.latents, self.means, self.log_probs, self.worth)
+        means, pushed = (self.means.get(name) for name in ("means", "pushed"))
+        return Sampled(final, self.first, self.latents, means, self.log_probs, self.worth, pushed)
 
     def states(self, step: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
         """The states `before` and `after` a step; a row keeps the columns that its trained steps touch."""
@@ -242,17 +247,17 @@ class _Record:
         first, theirs = int(self.first[row]), int(begin.row.replay["first"][0])
         for step in range(first, begin.action):
             self.latents[row, step - first] = begin.row.replay["latents"][0, step - theirs].to(self.latents)
-            if self.means is not None:
-                self.means[row, step - first] = begin.row.replay["means"][0, step - theirs].to(self.means)
+            for name, means in self.means.items():
+                means[row, step - first] = begin.row.replay[name][0, step - theirs].to(means)
         self.log_probs[row, : begin.action] = begin.row.old_log_probs[0, : begin.action].to(self.log_probs)
         if (column := begin.row.columns.get(WORTH)) is not None:
             self.worth[row, : begin.action] = column[0, : begin.action].to(self.worth)
 
-    def transitions(self, step: int, rows: Tensor, means: Tensor, log_probs: Tensor) -> None:
+    def transitions(self, step: int, rows: Tensor, means: Tensor, pushed: Tensor, log_probs: Tensor) -> None:
         trained = self.plan.trained[rows, step].nonzero().squeeze(1)
         at = trained.to(means.device)
         where = rows[trained].to(means.device)
         self.log_probs[where, step] = log_probs[at]
-        if self.means is not None:
-            home, column = self.means.device, step - self.first[rows[trained]]
-            self.means[where.to(home), column.to(home)] = means[at].to(home)
+        for name, kept in self.means.items():
+            home, column = kept.device, step - self.first[rows[trained]]
+            kept[where.to(home), column.to(home)] = (pushed if name == "pushed" else means)[at].to(home)
