@@ -27,8 +27,7 @@ from mmrl.pipelines.sweep import compare, read_comparison
 from mmrl.pipelines.sweep_report import reached
 
 BASELINES = ("flow_grpo", "flow_grpo_fast")
-OLD = ("mix_grpo",)
-"""Beside the baselines, and no candidate."""
+CANDIDATES = ("dgpo_direct", "awm", "diffusion_nft", "crd", "branchgrpo_mix", "mix_grpo_flash")
 GAIN, SOONER = 0.05, 5.0
 Runs = Mapping[int, Sequence[Mapping[str, float]]]
 
@@ -56,7 +55,7 @@ def judged(curves: Mapping[str, Runs]) -> dict[str, Any]:
     baselines = [curves[name] for name in BASELINES]
     each: dict[str, Any] = {}
     for name in curves:
-        if name in (*BASELINES, *OLD):
+        if name in BASELINES:
             continue
         each[name] = {
             "gain": gains(curves[name], baselines, "reward"),
@@ -82,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", default="runs/sweep", help="of the runs; those that are there are read")
     parser.add_argument("--out", type=Path, help="results as JSON")
     options = parser.parse_args(arguments)
-    plan = read_comparison("flow", [f"out={options.folder}"])
+    plan = read_comparison("flow", [f"out={options.folder}", f"recipes=[{', '.join((*BASELINES, *CANDIDATES))}]"])
     curves = compare(plan)
     found = judged(curves)
     print(json.dumps(found, indent=1))

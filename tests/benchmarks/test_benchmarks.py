@@ -149,7 +149,6 @@ def test_flow_methods_are_judged_by_the_better_baseline_of_each_seed():
     curves = {
         "flow_grpo": {0: run((0.2, 0.0), (0.5, 40.0)), 1: run((0.2, 0.0), (0.8, 40.0))},
         "flow_grpo_fast": {0: run((0.2, 0.0), (0.6, 20.0)), 1: run((0.2, 0.0), (0.7, 20.0))},
-        "mix_grpo": {0: run((0.2, 0.0), (0.99, 20.0)), 1: run((0.2, 0.0), (0.99, 20.0))},
         "crd": {0: run((0.2, 0.0), (0.5, 4.0), (0.9, 9.0)), 1: run((0.2, 0.0), (0.7, 9.0))},
     }
     found = judged(curves)
