@@ -30,6 +30,7 @@ from torch import Tensor
 from mmrl import plugins
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies.generation.conditions import Conditioned
+from mmrl.policies.generation.reuse import ReuseConfig
 from mmrl.policies.generation.sde import predicted_clean
 from mmrl.randomness import Key
 from mmrl.record import Request
@@ -163,9 +164,9 @@ class Push:
 
 def aids(
     config: Any, requests: Sequence[Request], greedy: bool, decode: Decode, key: Key
-) -> tuple[float | None, Push | None]:
-    """What helps rollouts and not evaluation: the tail behind the last noise, and the push."""
+) -> tuple[float | None, Push | None, ReuseConfig | None]:
+    """What helps rollouts and not evaluation: the tail behind the last noise, the push, and blocks that are reused."""
     if greedy:
-        return None, None
+        return None, None, None
     texts = {request.prompt.id: request.prompt.text for request in requests}
-    return config.tail, config.push and Push(config.push, texts, decode, key)
+    return config.tail, config.push and Push(config.push, texts, decode, key), config.reuse

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmrl.errors import PolicyError
 from mmrl.policies.generation.conditions import Conditioned
 from mmrl.policies.generation.pushing import Push, Seen
+from mmrl.policies.generation.reuse import ReuseConfig, moves_together
 from mmrl.policies.generation.sde import Scoring, predicted_clean, sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
 from mmrl.policies.generation.tail import solve, tail_times
@@ -24,8 +25,8 @@ WORTH = Need("process_reward").key
 """The column that keeps what the push's reward says of a step."""
 Watch = Callable[[int, Tensor, Tensor, Tensor], None]
 """(step, rows (N,), states (N, ...), velocities (N, ...)): told of every step."""
-Velocity = Callable[[Tensor, Tensor, Conditioned], Tensor]
-"""(x (N, ...), t (N,), conditions of N rows) -> velocity (N, ...)"""
+Velocity = Callable[..., Tensor]
+"""(x (N, ...), t (N,), conditions of N rows) -> velocity (N, ...); with `again` where blocks are reused"""
 
 
 def stored(kept: Tensor, rows: Tensor, column: Tensor) -> Tensor:
@@ -70,6 +71,7 @@ class Group:
     starts  {row: where it begins in another}; its plan draws no noise before that
     tail    share of the steps behind the last noise that are taken, by a better solver (`tail`); None: all of them
     push    what moves the means that noise is drawn around, and not those it is scored by (`pushing`)
+    reuse   which steps that train nothing reuse blocks of the step before (`reuse`); None: none
     """
 
     prompts: list[str]
@@ -79,6 +81,14 @@ class Group:
     starts: Mapping[int, Start] = field(default_factory=dict)
     tail: float | None = None
     push: Push | None = None
+    reuse: ReuseConfig | None = None
+
+    def again(self, step: int, who: Tensor, before: Tensor | None) -> dict[str, bool]:
+        """How `velocity` is asked for the rows `who` of a step, where blocks are reused at all."""
+        if self.reuse is None:
+            return {}
+        quiet = not bool(self.plan.stochastic[:, step].any()) and moves_together(who, before)
+        return {"again": quiet and self.reuse.reused(step, self.plan.stochastic.shape[1])}
 
 
 def state_at(start: Start, prompt: str) -> Tensor:
@@ -124,6 +134,7 @@ def sample(
         start[row], x[row] = begin.action, _stored(state_at(begin, group.prompts[row]).to(device), storage)
         record.taken_over(row, begin)
     body = steps if group.tail is None else int(plan.stochastic.any(0).nonzero().max()) + 1
+    before: Tensor | None = None
     for i in range(body):
         joining = (start == i).nonzero().squeeze(1)
         joining = joining[~torch.isin(joining, begun)]
@@ -133,8 +144,9 @@ def sample(
             continue
         states = torch.cat([x[rows.to(device)], trunk[moving.to(device)]])
         who = torch.cat([rows, owners[moving]])
-        v = velocity(states, times[i].expand(len(states)), group.conditioned.rows(who))
-        if watch is not None:
+        again = group.again(i, who, before)
+        v, before = velocity(states, times[i].expand(len(states)), group.conditioned.rows(who), **again), who
+        if watch is not None and not again.get("again"):
             watch(i, who, states, v)
         ode = _stored(sde_step("ode", v, states, times[i], times[i + 1], 0.0, times[1]).mean, storage)
         trunk[moving.to(device)] = ode[len(rows) :]
