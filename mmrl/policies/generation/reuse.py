@@ -14,7 +14,7 @@ maps; the steps and the share at the ends are ours.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -56,6 +56,10 @@ class Blocks:
         self.share = 1 / min(len(blocks) for blocks in self.lists.values())
         self.kept: dict[tuple[str, int], tuple[Tensor, Tensor | None]] = {}
         self.calls: dict[str, int] = {}
+
+    def knows(self, names: Iterable[str]) -> bool:
+        """Whether the whole step before asked these transformers: experts take turns along the schedule."""
+        return {name for name, _ in self.kept} >= set(names)
 
     @contextmanager
     def step(self, again: bool) -> Iterator[None]:
@@ -113,12 +117,19 @@ class Blocks:
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
     """All blocks in the order they run; ConfigError where diffusers does not say what they return."""
-    lists = [part for name, part in module.named_modules() if name.rpartition(".")[2] in LISTS]
-    blocks = [block for part in lists if isinstance(part, nn.ModuleList) for block in part]
+    named = [
+        (n, p) for n, p in module.named_modules() if n.rpartition(".")[2] in LISTS and isinstance(p, nn.ModuleList)
+    ]
+    depth = min((name.count(".") for name, _ in named), default=0)  # adapters wrap; refiners have lists of their own
+    blocks = [block for name, part in named if name.count(".") == depth for block in part]
     if len(blocks) < 2:
         raise ConfigError(f"policy.reuse: no blocks were found in {type(module).__name__}; set policy.reuse=null")
     for block in blocks:
         _places(block)
+        if "hidden_states" not in inspect.signature(type(block).forward).parameters:
+            raise ConfigError(
+                f"policy.reuse: {type(block).__name__} calls its states by a name of its own; set policy.reuse=null"
+            )
     return blocks
 
 

@@ -101,6 +101,7 @@ class Denoiser(nn.Module):
         with ExitStack() as stack:
             if again is not None:
                 self.blocks = self.blocks or Blocks(self.trained)
+                again = again and self.blocks.knows(map(self.generator.expert, self.generator.clock(t).tolist()))
                 stack.enter_context(self.blocks.step(again))
                 self.calls.share = self.blocks.share if again else 1.0
                 stack.callback(setattr, self.calls, "share", 1.0)

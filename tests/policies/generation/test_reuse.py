@@ -8,6 +8,9 @@ from mmrl.errors import ConfigError
 from mmrl.policies.generation.conditions import Conditioned
 from mmrl.policies.generation.reuse import Blocks, ReuseConfig, blocks_of
 from mmrl.randomness import Key
+from mmrl.record import Request
+from tests.policies.generation.families.cases import CASES
+from tests.policies.generation.families.measure import policy_of, prompts_of
 from tests.policies.generation.tiny import captions, flow_policy, flow_requests
 
 KEY = Key(4)
@@ -98,6 +101,16 @@ def test_evaluation_and_other_rollouts_reuse_nothing():
     assert greedy[0] == greedy[1]
     everywhere = [flow_policy(**extra).rollout(flow_requests(), KEY) for extra in ({}, {"reuse": {}})]
     assert torch.equal(everywhere[0].replay["latents"], everywhere[1].replay["latents"]), "all steps draw noise"
+
+
+def test_an_expert_that_was_not_asked_before_is_asked_whole():
+    """Wan 2.2: one transformer for noisy times, one for clean ones; the first step of each is whole."""
+    case = next(case for case in CASES if case.name == "Wan 2.2 A14B text")
+    policy = policy_of(case, reuse={"every": 100, "ends": 0.0}, train_steps={"select": "window", "size": 1, "high": 1})
+    rows = policy.rollout([Request(prompt, 1, group=i) for i, prompt in enumerate(prompts_of(case))], KEY)
+    experts = [policy.generator.expert(clock) for clock in policy.generator.clock(policy.times(4)[:-1]).tolist()]
+    assert experts == ["transformer", "transformer_2", "transformer_2", "transformer_2"]
+    assert policy.counted()["calls/sampled"] == len(rows) * 2 * (3 + 1 / 2), "guided; the last step is whole as ever"
 
 
 def test_the_self_check_of_matching_methods_sees_whole_steps():
