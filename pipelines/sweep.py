@@ -168,8 +168,9 @@ def _curve(plan: Comparison, name: str, seed: int, report: Callable[[str], None]
     path, asked = folder / "curve.json", _asked(plan, config)
     if path.is_file():
         held = json.loads(path.read_text())
-        if held["asked"] != asked:
-            differ = sorted(k for k in {*asked, *held["asked"]} if asked.get(k) != held["asked"].get(k))
+        before = _completed(held["asked"], plan, folder)
+        if before != asked:
+            differ = sorted(k for k in {*asked, *before} if asked.get(k) != before.get(k))
             raise ConfigError(f"{folder} was run with another {', '.join(differ)}; remove it, or name another out=...")
         return held["rows"]
     if folder.exists():
@@ -194,10 +195,23 @@ def _curve(plan: Comparison, name: str, seed: int, report: Callable[[str], None]
     return rows
 
 
+def _completed(asked: dict[str, Any], plan: Comparison, folder: Path) -> dict[str, Any]:
+    """What a kept curve was asked for, with the defaults of settings that did not exist when it ran."""
+    ours = ("budget", "measured")
+    values = {name: value for name, value in asked.items() if name not in ours}
+    try:
+        config = read_config(values, [f"run_dir={folder}"], plan.modality)
+    except ConfigError:  # it has settings that are gone: those differ
+        return asked
+    return _told(config) | {name: asked[name] for name in ours}
+
+
 def _asked(plan: Comparison, config: RunConfig) -> dict[str, Any]:
     """What a curve depends on."""
-    values = config.model_dump(mode="json")
-    for name in ("run_dir", "tracking", "watch"):
-        values.pop(name)
     measured = plan.watch.model_dump(mode="json") | {"measurements": plan.measurements}
-    return values | {"budget": plan.budget.model_dump(), "measured": measured}
+    return _told(config) | {"budget": plan.budget.model_dump(), "measured": measured}
+
+
+def _told(config: RunConfig) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    return {name: value for name, value in values.items() if name not in ("run_dir", "tracking", "watch")}

@@ -11,6 +11,7 @@ from mmrl import plugins
 from mmrl.policies.base import Policy
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
+from mmrl.shown import tell
 from mmrl.training.evaluation import Score
 from mmrl.training.watch import HELD_OUT, TRAINED, Watch, WatchConfig
 
@@ -42,6 +43,8 @@ def watch_of(
 
     def drift() -> float:
         if not begun:
+            if first and watch.rows and path is not None and not path.exists():
+                tell(f"watch: {path} is gone, which held where the model began; drift is from here, not the start")
             probes.begin(write=first)
             begun.append(True)
         return probes.drift()

@@ -202,6 +202,19 @@ def sum_over_ranks(sums: dict[str, tuple[float, float]], accelerator: Accelerato
     return {name: value / count if count else 0.0 for name, (value, count) in total.items()}
 
 
+def counted_by_all(counts: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    """Sums over ranks of what each counted: numbers, or tables of numbers; a name that one rank lacks is 0 there."""
+    total: dict[str, Any] = {}
+    for part in gather_objects(counts, accelerator):
+        for name, value in part.items():
+            if isinstance(value, dict):
+                held = total.setdefault(name, {})
+                total[name] = {k: held.get(k, 0) + value.get(k, 0) for k in sorted({*held, *value})}
+            else:
+                total[name] = total.get(name, 0) + value
+    return total
+
+
 def even_micro_batches(
     policy: Policy, rollouts: Rollouts, size: int, accelerator: Accelerator, rows: Tensor | None = None
 ) -> list[Tensor]:

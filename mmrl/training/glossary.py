@@ -269,7 +269,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
             "watch/*",
             "what is measured beside the reward of a generator's run, every watch.every steps",
             "follows the reward, or stays",
-            "`watch` in docs/flow-comparison.md",
+            "`watch` in docs/methods-flow.md",
         ),
         Entry("marble/weight/*", "the moving average of a reward's weight in the combination", "none stays at 0"),
         Entry(

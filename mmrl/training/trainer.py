@@ -38,7 +38,14 @@ from mmrl.training.compiled import compile_blocks
 from mmrl.training.config import TrainingConfig
 from mmrl.training.diagnosis import Doctor
 from mmrl.training.digests import restoring
-from mmrl.training.distributed import even_micro_batches, gather_objects, is_agreed, make_accelerator, together
+from mmrl.training.distributed import (
+    counted_by_all,
+    even_micro_batches,
+    gather_objects,
+    is_agreed,
+    make_accelerator,
+    together,
+)
 from mmrl.training.evaluation import Score, evaluate
 from mmrl.training.filling import Columns
 from mmrl.training.finite import gradient_problem, named_rows, refuse_weights, weight_problem
@@ -446,7 +453,7 @@ class Trainer:
             "rollouts/not_shown": collected.not_shown,
             **speed_metrics(batch, self.clock.take()),
             **self.counters(),
-            **self.policy.counted(),
+            **counted_by_all(self.policy.counted(), self.accelerator),
         }
         for name in (n for n in ("ratio/acted", "trust_region/acted", "updates/of_step") if n in metrics):
             self.acted[name] = max(metrics[name], self.acted.get(name, 0))

@@ -91,6 +91,8 @@ class Watch:
         if self.rows:
             self.spread = self.rows[0].get("spread", 0.0)
             return
+        if step and self.speaks:
+            tell(f"watch: nothing was measured before step {step}; limits and drift compare with it, not the start")
         first = self.measure() | {"step": float(step)}
         self.rows = [first | {"spread": self.spread}]
         self._keep()

@@ -137,3 +137,25 @@ def test_arms_measured_one_by_one_are_judged_together(tmp_path):
     assert misses(TASKS["zoom"], {"blank": {"before": 0.1, "after": 0.131}}) == [
         "blank: gain +0.031, expected less than +0.03"
     ]
+
+
+def test_flow_methods_are_judged_by_the_better_baseline_of_each_seed():
+    """By hand: .9 less .6 and .7 less .7; .5 after 4 of 40 seconds, and never with seed 1, so nothing is met."""
+    from benchmarks.accept_flow import judged
+
+    def run(*points):
+        return [{"reward": r, "held_out": r / 2, "seconds": s, "calls": s} for r, s in points]
+
+    curves = {
+        "flow_grpo": {0: run((0.2, 0.0), (0.5, 40.0)), 1: run((0.2, 0.0), (0.8, 40.0))},
+        "flow_grpo_fast": {0: run((0.2, 0.0), (0.6, 20.0)), 1: run((0.2, 0.0), (0.7, 20.0))},
+        "crd": {0: run((0.2, 0.0), (0.5, 4.0), (0.9, 9.0)), 1: run((0.2, 0.0), (0.7, 9.0))},
+    }
+    found = judged(curves)
+    assert found["best"] == "crd" and list(found["candidates"]) == ["crd"] and not found["met"]
+    assert found["candidates"]["crd"]["gain"] == {0: pytest.approx(0.3), 1: pytest.approx(-0.1)}
+    assert found["candidates"]["crd"]["gain_by_the_other_verifier"] == {0: pytest.approx(0.15), 1: pytest.approx(-0.05)}
+    assert found["candidates"]["crd"]["times_sooner"] == {0: 10.0, 1: None} and found["times_sooner"] is None
+    curves["crd"][1] = run((0.2, 0.0), (0.8, 5.0), (0.85, 9.0))
+    met = judged(curves)
+    assert met["met"] and met["least_gain"] == pytest.approx(0.05) and met["times_sooner"] == pytest.approx(9.0)

@@ -58,6 +58,29 @@ def test_what_has_run_is_not_run_again_and_another_run_is_not_mixed_in(curves, f
         compare(read_comparison("flow", [*asked, "budget.calls=500"]))
 
 
+def test_a_curve_from_before_a_setting_existed_is_read_with_its_default(curves, folder):
+    """Otherwise every new setting would make all curves run again."""
+    asked = ["recipes=[flow_grpo_fast, diffusion_nft]", *SMALL, f"out={folder}"]
+    path = folder / "runs/diffusion_nft-0/curve.json"
+    whole = path.read_text()
+    try:
+        older = json.loads(whole)
+        del older["asked"]["data"]["repeats"], older["asked"]["training"]["epsilon"]
+        path.write_text(json.dumps(older))
+        assert compare(read_comparison("flow", asked))["diffusion_nft"][0] == curves["diffusion_nft"][0]
+        older["asked"]["policy"]["steps"] = 7
+        path.write_text(json.dumps(older))
+        with pytest.raises(ConfigError, match="was run with another policy"):
+            compare(read_comparison("flow", asked))
+        older["asked"]["policy"]["gone"] = 1
+        path.write_text(json.dumps(older))
+        with pytest.raises(ConfigError, match="was run with another policy"):
+            compare(read_comparison("flow", asked))
+    finally:
+        path.write_text(whole)
+        compare(read_comparison("flow", asked))  # whose table the refused ones cut short
+
+
 def test_table_and_plot_are_written(curves, folder):
     text = (folder / "comparison.md").read_text()
     assert text.splitlines()[0].startswith("| recipe | seeds | reward | other verifier | diversity, pixels")

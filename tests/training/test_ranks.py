@@ -14,7 +14,7 @@ LAUNCH = [sys.executable, "-m", "mmrl", "launch", "--config_file", str(ROOT / "c
 TIMING = ("seconds/", "rate/", "memory/", "self_check/")
 
 
-NAMES = ("grpo", "durian", "batch_quantile", "delta", "vppo", "helped", "ahead")
+NAMES = ("grpo", "durian", "batch_quantile", "delta", "vppo", "helped", "ahead", "marble")
 
 
 def run(command: list[str], out: Path) -> Path:
@@ -48,10 +48,15 @@ def test_one_rank_equals_two(runs, name):
     for alone, both in zip(metrics(one), metrics(two), strict=True):
         assert alone.keys() == both.keys()
         for key, value in alone.items():
+            if isinstance(value, dict):
+                assert both[key] == value, key
             if isinstance(value, (int, float)) and not key.startswith(TIMING):
                 assert both[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
     if name.startswith("refills"):
         assert any(line["rollouts"] % 8 for line in metrics(one)), "an odd number of groups, so one rank had none more"
+    if name == "marble":
+        solved = [line["marble/least_cosine"] for line in metrics(two) if "marble/least_cosine" in line]
+        assert len(solved) == 1 and solved[0] < 0.999, "one step combined, of two rewards that do not agree"
     weights = load_file(two / "weights.safetensors")
     for key, value in load_file(one / "weights.safetensors").items():
         assert (value - weights[key]).abs().max() < 1e-4, key  # an optimizer step moves a weight by 1e-3

@@ -1,5 +1,7 @@
 """The watch: what it measures, what it calls moved, and that it sees a hack while the reward still rises."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,34 @@ def test_drift_is_zero_at_the_start_kept_with_the_run_and_grows(tmp_path):
     assert torch.equal(again.kept["x"], probes.kept["x"])
 
 
+def test_a_watch_that_begins_late_says_what_it_compares_with(tmp_path, monkeypatch):
+    from mmrl.pipelines import watching
+    from mmrl.record import Scores
+    from mmrl.training import watch
+
+    said = []
+    for module in (watch, watching):
+        monkeypatch.setattr(module, "tell", said.append)
+
+    def score(outputs, prompts):
+        return Scores({}, torch.zeros(len(outputs)), torch.zeros(len(outputs)))
+
+    def begun(step):
+        made = watching.watch_of(WatchConfig(every=1), flow_policy(), score, captions(), None, folder=tmp_path)
+        made.begin(step)
+        return made
+
+    begun(0)
+    begun(5)
+    assert not said, "a run that was watched from its start"
+    (tmp_path / watching.PROBES).unlink()
+    begun(5).watch(6, {})
+    assert len(said) == 1 and "probes.safetensors is gone" in said[0] and "not the start" in said[0]
+    (tmp_path / watch.FILE).unlink()
+    begun(5)
+    assert len(said) == 2 and "nothing was measured before step 5" in said[1] and "not the start" in said[1]
+
+
 BLIND = """
 from mmrl.rewards.pixels import color_share
 
@@ -117,23 +147,34 @@ def colorful(completions, scene):
 """
 
 
-@pytest.mark.learns
-@pytest.mark.timeout(3600)
-def test_the_watch_sees_a_hack_while_the_reward_still_rises(tmp_path):
-    """A verifier that only counts pixels of the asked colour is satisfied by filling the picture. The run ends with the
-    reward at its height, and the watch names what fell."""
+def hacked(tmp_path, *changes):
+    """The demo under a verifier with a blind spot, until the watch ends it: the run's result, and what was measured."""
     (tmp_path / "blind.py").write_text(BLIND)
-    changes = [
+    always = [
         f"run_dir={tmp_path / 'run'}", f"rewards=[{{name: '{tmp_path / 'blind.py'}:colorful'}}]", "training.steps=60",
         "training.schedule=constant", "training.learning_rate=8e-4",
         "watch={every: 3, stop: true, rewards: [compositional], prompts: 32}",
     ]  # fmt: skip
-    result = train(read_config("demo", changes, "flow"))
-    print(result.ended)
-    assert "held-out reward fell" in result.ended and result.steps < 60
-    import json
+    result = train(read_config("demo", [*always, *changes], "flow"))
+    return result, json.loads((tmp_path / "run" / "watch.json").read_text())
 
-    rows = json.loads((tmp_path / "run" / "watch.json").read_text())
+
+@pytest.mark.learns
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ((), "diversity"),
+        (("watch.diversity=0",), "the held-out reward fell"),
+    ],
+    ids=["diversity", "held_out"],
+)
+def test_the_watch_sees_a_hack_while_the_reward_still_rises(changes, first, tmp_path):
+    """A verifier that only counts pixels of the asked colour is satisfied by filling the picture. The run ends with the
+    reward at its height, which alone would have said that all is well. Pictures become alike before the other
+    verifier minds; without that rule, it is the other verifier that ends the run."""
+    result, rows = hacked(tmp_path, *changes)
+    assert result.ended.startswith(first) and result.steps < 60
     assert rows[-1]["reward"] == max(r["reward"] for r in rows) > rows[0]["reward"] + 0.05
 
 

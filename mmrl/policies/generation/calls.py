@@ -21,14 +21,15 @@ WATCHED = "watched"
 
 class Calls:
     """Counts by purpose. `purpose` is what passes without gradient are for: "sampled", "scored", or "watched", which
-    is not told."""
+    is not told. `share` is that of the blocks that run now, where some are reused (`reuse`)."""
 
     def __init__(self) -> None:
         self.purpose = "sampled"
         self.counts: Counter[str] = Counter()
+        self.share = 1.0
 
     def add(self, rows: int, passes: int = 1) -> None:
-        self.counts["trained" if torch.is_grad_enabled() else self.purpose] += rows * passes
+        self.counts["trained" if torch.is_grad_enabled() else self.purpose] += rows * passes * self.share
 
     def told(self) -> dict[str, float]:
         """{"calls/sampled": ...} since it was asked for last."""

@@ -13,6 +13,7 @@ from mmrl.policies.generation.families.asking import Asked
 from mmrl.policies.generation.likelihoods import likelihood_class
 from mmrl.policies.generation.likelihoods.draws import Draws
 from mmrl.policies.generation.pushing import PushConfig
+from mmrl.policies.generation.reuse import ReuseConfig
 from mmrl.policies.generation.sde import DEFAULT_LEVEL, KLKind, Reduction, SamplerKind, Scoring
 from mmrl.policies.generation.steps import TrainSteps
 from mmrl.policies.quantized import Quantize
@@ -94,6 +95,8 @@ class FlowPolicyConfig(Section):
                             solver (MixGRPO-Flash: .4); null: all of them, by Euler
     push                    of rollouts: what moves their stochastic steps besides the policy, whose log-probs do not
                             know of it (Euphonium; transition)
+    reuse                   of rollouts: steps without noise that run the first block of the transformer alone and take
+                            the rest from the step before (HGC); never a step that is trained, and never evaluation
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
     guidance                what is trained under guidance_scale above 1. "detached": the guided velocity, without
@@ -151,6 +154,7 @@ class FlowPolicyConfig(Section):
     train_steps: TrainSteps = TrainSteps()
     tail: float | None = Field(None, gt=0, le=1)
     push: PushConfig | None = None
+    reuse: ReuseConfig | None = None
     share_prefix: bool = True
     same_initial_noise: bool = False
     guidance: Literal["none", "detached", "through"] = "detached"

@@ -218,10 +218,11 @@ class FlowPolicy(Policy):
         if self.average is not None:
             self.average.start(self.inner)
             weights = "ema" if greedy and weights == "current" else weights
+        helped = aids(self.config, requests, greedy, self.frozen.decode, key)
+        group, dtype = Group(ids, members, conditioned, plan, starts, *helped), DTYPES[self.config.latent_dtype]
         with torch.no_grad(), self._weights(weights) as module:
             sampled = sample(
-                Group(ids, members, conditioned, plan, starts, *aids(self.config, requests, greedy)), module.velocity,
-                times.to(self.device), self.config.scoring(), key, self.shape, DTYPES[self.config.latent_dtype],
+                group, module.velocity, times.to(self.device), self.config.scoring(), key, self.shape, dtype,
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
                 watch=None if greedy else self.watched.of(ids, members, times, weights),
                 home=torch.device("cpu") if self.config.latents_on == "cpu" else None,

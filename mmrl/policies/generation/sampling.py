@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mmrl.errors import PolicyError
 from mmrl.policies.generation.conditions import Conditioned
-from mmrl.policies.generation.pushing import Push
+from mmrl.policies.generation.pushing import Push, Seen
+from mmrl.policies.generation.reuse import ReuseConfig, moves_together
 from mmrl.policies.generation.sde import Scoring, predicted_clean, sde_step, transition_log_prob
 from mmrl.policies.generation.steps import StepPlan
 from mmrl.policies.generation.tail import solve, tail_times
@@ -18,14 +19,14 @@ from mmrl.randomness import Key
 from mmrl.record import Start
 from mmrl.stages import Need
 
-STORED = ("latents", "means")
+STORED = ("latents", "means", "pushed")
 """What a rollout keeps of its states, where the policy wants them kept (`policy.latents_on`)."""
 WORTH = Need("process_reward").key
 """The column that keeps what the push's reward says of a step."""
 Watch = Callable[[int, Tensor, Tensor, Tensor], None]
 """(step, rows (N,), states (N, ...), velocities (N, ...)): told of every step."""
-Velocity = Callable[[Tensor, Tensor, Conditioned], Tensor]
-"""(x (N, ...), t (N,), conditions of N rows) -> velocity (N, ...)"""
+Velocity = Callable[..., Tensor]
+"""(x (N, ...), t (N,), conditions of N rows) -> velocity (N, ...); with `again` where blocks are reused"""
 
 
 def stored(kept: Tensor, rows: Tensor, column: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class Sampled:
     final      (B, ...) the clean latents
     first      (B,) the first trained step; S where there is none
     latents    (B, L, ...) in storage dtype: column j holds the state before step `first + j`
-    means      (B, L, ...) float32 means of the trained steps, where kept
+    means      (B, L, ...) float32 means of the trained steps, where kept; pushed: those that noise was drawn around
     log_probs  (B, S) of the trained steps, 0 elsewhere
     worth      (B, S) what the push's reward says of the state behind each stochastic step, 0 elsewhere
     """
@@ -51,6 +52,7 @@ class Sampled:
     means: Tensor | None
     log_probs: Tensor
     worth: Tensor
+    pushed: Tensor | None = None
 
 
 def initial_noise(key: Key, prompt: str, seed: int, shape: Sequence[int]) -> Tensor:
@@ -69,6 +71,7 @@ class Group:
     starts  {row: where it begins in another}; its plan draws no noise before that
     tail    share of the steps behind the last noise that are taken, by a better solver (`tail`); None: all of them
     push    what moves the means that noise is drawn around, and not those it is scored by (`pushing`)
+    reuse   which steps that train nothing reuse blocks of the step before (`reuse`); None: none
     """
 
     prompts: list[str]
@@ -78,6 +81,14 @@ class Group:
     starts: Mapping[int, Start] = field(default_factory=dict)
     tail: float | None = None
     push: Push | None = None
+    reuse: ReuseConfig | None = None
+
+    def again(self, step: int, who: Tensor, before: Tensor | None) -> dict[str, bool]:
+        """How `velocity` is asked for the rows `who` of a step, where blocks are reused at all."""
+        if self.reuse is None:
+            return {}
+        quiet = not bool(self.plan.stochastic[:, step].any()) and moves_together(who, before)
+        return {"again": quiet and self.reuse.reused(step, self.plan.stochastic.shape[1])}
 
 
 def state_at(start: Start, prompt: str) -> Tensor:
@@ -117,11 +128,13 @@ def sample(
     start[begun] = 0  # they need no trunk
     stop = torch.zeros(len(owners), dtype=torch.long).scatter_reduce_(0, trunk_of, start, "amax")
     x = trunk[trunk_of.to(device)]
-    record = _Record(plan, shape, storage, keep_means, device, home or device)
+    kept = {"means": keep_means, "pushed": group.push is not None and group.push.config.keep}
+    record = _Record(plan, shape, storage, [name for name, wanted in kept.items() if wanted], device, home or device)
     for row, begin in group.starts.items():
         start[row], x[row] = begin.action, _stored(state_at(begin, group.prompts[row]).to(device), storage)
         record.taken_over(row, begin)
     body = steps if group.tail is None else int(plan.stochastic.any(0).nonzero().max()) + 1
+    before: Tensor | None = None
     for i in range(body):
         joining = (start == i).nonzero().squeeze(1)
         joining = joining[~torch.isin(joining, begun)]
@@ -131,8 +144,9 @@ def sample(
             continue
         states = torch.cat([x[rows.to(device)], trunk[moving.to(device)]])
         who = torch.cat([rows, owners[moving]])
-        v = velocity(states, times[i].expand(len(states)), group.conditioned.rows(who))
-        if watch is not None:
+        again = group.again(i, who, before)
+        v, before = velocity(states, times[i].expand(len(states)), group.conditioned.rows(who), **again), who
+        if watch is not None and not again.get("again"):
             watch(i, who, states, v)
         ode = _stored(sde_step("ode", v, states, times[i], times[i + 1], 0.0, times[1]).mean, storage)
         trunk[moving.to(device)] = ode[len(rows) :]
@@ -146,13 +160,14 @@ def sample(
             around = mean
             if group.push is not None:
                 ids, h = [group.prompts[b] for b in drawers], times[i] - times[i + 1]
-                around = mean + group.push.shift(i, states[at], times[i], h, ids)
+                seen = Seen(v[at], group.conditioned.rows(rows[drawn]), group.members[rows[drawn]].tolist())
+                around = mean + group.push.shift(i, states[at], times[i], h, ids, seen)
             following[at] = _stored(around + std * torch.stack(draws).to(device), storage)
             if group.push is not None:
-                record.worth[rows[drawn], i] = group.push.worth(following[at], times[i + 1], ids).cpu()
+                record.worth[rows[drawn], i] = group.push.worth(following[at], times[i + 1], ids, seen).cpu()
             log_probs = transition_log_prob(following[at], mean, std, scoring.reduction, scoring.normalised)
             assert log_probs is not None
-            record.transitions(i, rows[drawn], mean, log_probs)
+            record.transitions(i, rows[drawn], mean, around, log_probs)
         record.states(i, rows, states[: len(rows)], following)
         x[rows.to(device)] = following
     if body < steps:
@@ -211,9 +226,10 @@ class _Record:
     """Collects the states around trained steps."""
 
     def __init__(
-        self, plan: StepPlan, shape: Sequence[int], storage: torch.dtype, means: bool, device: torch.device,
+        self, plan: StepPlan, shape: Sequence[int], storage: torch.dtype, means: Sequence[str], device: torch.device,
         home: torch.device,
     ):  # fmt: skip
+        """means  which are kept: "means" that steps are scored by, "pushed" ones that noise was drawn around"""
         rows, steps = plan.trained.shape
         column = torch.arange(steps)
         trained = plan.trained.any(1)
@@ -222,12 +238,13 @@ class _Record:
         last = torch.where(trained, (plan.trained * column).amax(1), steps - 1)
         self.width = int((last - self.first).max()) + 2
         self.latents = torch.zeros(rows, self.width, *shape, dtype=storage, device=home)
-        self.means = torch.zeros(rows, self.width, *shape, device=home) if means else None
+        self.means = {name: torch.zeros(rows, self.width, *shape, device=home) for name in means}
         self.log_probs = torch.zeros(rows, steps, device=device)
         self.worth = torch.zeros(rows, steps)
 
     def sampled(self, final: Tensor) -> Sampled:
-        return Sampled(final, self.first, self.latents, self.means, self.log_probs, self.worth)
+        means, pushed = (self.means.get(name) for name in ("means", "pushed"))
+        return Sampled(final, self.first, self.latents, means, self.log_probs, self.worth, pushed)
 
     def states(self, step: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
         """The states `before` and `after` a step; a row keeps the columns that its trained steps touch."""
@@ -242,17 +259,17 @@ class _Record:
         first, theirs = int(self.first[row]), int(begin.row.replay["first"][0])
         for step in range(first, begin.action):
             self.latents[row, step - first] = begin.row.replay["latents"][0, step - theirs].to(self.latents)
-            if self.means is not None:
-                self.means[row, step - first] = begin.row.replay["means"][0, step - theirs].to(self.means)
+            for name, means in self.means.items():
+                means[row, step - first] = begin.row.replay[name][0, step - theirs].to(means)
         self.log_probs[row, : begin.action] = begin.row.old_log_probs[0, : begin.action].to(self.log_probs)
         if (column := begin.row.columns.get(WORTH)) is not None:
             self.worth[row, : begin.action] = column[0, : begin.action].to(self.worth)
 
-    def transitions(self, step: int, rows: Tensor, means: Tensor, log_probs: Tensor) -> None:
+    def transitions(self, step: int, rows: Tensor, means: Tensor, pushed: Tensor, log_probs: Tensor) -> None:
         trained = self.plan.trained[rows, step].nonzero().squeeze(1)
         at = trained.to(means.device)
         where = rows[trained].to(means.device)
         self.log_probs[where, step] = log_probs[at]
-        if self.means is not None:
-            home, column = self.means.device, step - self.first[rows[trained]]
-            self.means[where.to(home), column.to(home)] = means[at].to(home)
+        for name, kept in self.means.items():
+            home, column = kept.device, step - self.first[rows[trained]]
+            kept[where.to(home), column.to(home)] = (pushed if name == "pushed" else means)[at].to(home)

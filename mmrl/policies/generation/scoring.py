@@ -19,6 +19,7 @@ from mmrl.policies.generation.calls import Calls
 from mmrl.policies.generation.conditions import Conditioned
 from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.likelihoods.base import Predictions, States
+from mmrl.policies.generation.reuse import Blocks
 from mmrl.policies.sharding import is_sharded
 from mmrl.stages import Need
 
@@ -52,6 +53,7 @@ class Denoiser(nn.Module):
             self.add_module(name, module)
         self.chunk = chunk
         self.autocast = autocast
+        self.blocks: Blocks | None = None
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -89,10 +91,21 @@ class Denoiser(nn.Module):
             scores["log_probs"] = scores["log_probs"] + self._untouched()
         return scores
 
-    def velocity(self, x: Tensor, t: Tensor, conditioned: Conditioned) -> Tensor:
-        """(N, ...) float32 velocity at `x (N, ...)`, times `t (N,)`, with guidance; for sampling."""
+    def velocity(self, x: Tensor, t: Tensor, conditioned: Conditioned, *, again: bool | None = None) -> Tensor:
+        """(N, ...) float32 velocity at `x (N, ...)`, times `t (N,)`, with guidance; for sampling.
+
+        again  True: with what the later blocks found for these rows in the step before; False: keep what they find;
+               None: neither
+        """
         chunks = self._chunks(t, conditioned)
-        return _restored([self._guided(self.trained, x[r], t[r], conditioned.rows(r)) for r in chunks], chunks)
+        with ExitStack() as stack:
+            if again is not None:
+                self.blocks = self.blocks or Blocks(self.trained)
+                again = again and self.blocks.knows(map(self.generator.expert, self.generator.clock(t).tolist()))
+                stack.enter_context(self.blocks.step(again))
+                self.calls.share = self.blocks.share if again else 1.0
+                stack.callback(setattr, self.calls, "share", 1.0)
+            return _restored([self._guided(self.trained, x[r], t[r], conditioned.rows(r)) for r in chunks], chunks)
 
     def within(self, function: Callable[[], Any]) -> Any:
         """Call what runs parts of this module itself, as a pass of it: the pipeline's own call, when it is checked."""

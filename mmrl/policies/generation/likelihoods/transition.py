@@ -41,7 +41,8 @@ from mmrl.stages import Need
 class Transitions(States):
     """N denoising steps to score.
 
-    x, x_next  (N, ...) the state before and after; mean_old: the mean it was drawn around, where kept
+    x, x_next  (N, ...) the state before and after; means: those the rollout's step is scored by, and pushed: those it
+               was drawn around, where kept and asked for
     t, t_next, t_first  (N,) times of the step, and the second time of its schedule
     level  (N,) of the step's noise, where steps differ
     """
@@ -49,7 +50,8 @@ class Transitions(States):
     x_next: Tensor
     t_next: Tensor
     t_first: Tensor
-    mean_old: Tensor | None = None
+    means: Tensor | None = None
+    pushed: Tensor | None = None
     level: Tensor | None = None
 
 
@@ -111,8 +113,9 @@ class Transition(Likelihood):
             "first": sampled.first,
             "times": drawn.times.expand(len(plan.trained), -1),
         }
-        if sampled.means is not None:
-            kept.replay["means"] = sampled.means
+        kept.replay |= {
+            name: means for name, means in (("means", sampled.means), ("pushed", sampled.pushed)) if means is not None
+        }
         return kept
 
     def _step_columns(self, plan: StepPlan, times: Tensor) -> dict[str, Tensor]:
@@ -135,22 +138,23 @@ class Transition(Likelihood):
         if not len(rows):
             raise PolicyError("these rollouts have no trained step: they were drawn by the ODE sampler (greedy)")
         first, which = unique_states(rollouts, rows, steps)
-        means = any(need.probe == "mean_shift" for need in asked)
+        means = {option(need, "to", "means") for need in asked if need.probe == "mean_shift"}
         return Work(self._transitions(rollouts, rows[first], steps[first], means), rows[first], (rows, steps), which)
 
-    def _transitions(self, rollouts: Rollouts, rows: Tensor, steps: Tensor, means: bool) -> Transitions:
+    def _transitions(self, rollouts: Rollouts, rows: Tensor, steps: Tensor, means: set[str]) -> Transitions:
         replay = rollouts.replay
         column = steps - replay["first"][rows]
-        if means and "means" not in replay:
-            raise PolicyError("'mean_shift' compares with the means of the rollout: set policy.keep_means=true")
+        for name in means - replay.keys():
+            setting = "policy.push.keep" if name == "pushed" else "policy.keep_means"
+            raise PolicyError(f"'mean_shift' compares with the {name} of the rollout: set {setting}=true")
         return Transitions(
             x=stored(replay["latents"], rows, column).float(),
             t=replay["times"][rows, steps],
             x_next=stored(replay["latents"], rows, column + 1).float(),
             t_next=replay["times"][rows, steps + 1],
             t_first=replay["times"][rows, 1],
-            mean_old=stored(replay["means"], rows, column) if means else None,
             level=self._levels(steps),
+            **{name: stored(replay[name], rows, column) for name in means},
         )
 
     def _levels(self, steps: Tensor) -> Tensor | None:
@@ -162,7 +166,8 @@ class Transition(Likelihood):
         return frozenset(option(need, "to", "reference") for need in asked if need.probe == "reference_kl")
 
     def score(self, states: Transitions, predict: Predictions, asked: Sequence[Need]) -> dict[str, Tensor]:
-        """ "mean_shift" is the mean's move since the rollout, (mu - mu_old)^2 / 2 std^2."""
+        """ "mean_shift" is the mean's move since the rollout, (mu - mu_old)^2 / 2 std^2; option `to` "pushed": from the
+        mean that noise was drawn around, which is the exact KL to the pushed step."""
         scoring = self.scoring
         velocity = predict.current(guided=True)
         level = scoring.level if states.level is None else states.level
@@ -174,8 +179,7 @@ class Transition(Likelihood):
         scores = {"log_probs": log_probs}
         for need in asked:
             if need.probe == "mean_shift":
-                assert states.mean_old is not None
-                scores[need.key] = mean_square(mean, states.mean_old) / (2 * std**2)
+                scores[need.key] = mean_square(mean, getattr(states, option(need, "to", "means"))) / (2 * std**2)
             elif need.probe == "reference_kl":
                 base = predict.of(option(need, "to", "reference"), guided=True)
                 # the difference stays outside no_grad: inside, the penalty would have no gradient
