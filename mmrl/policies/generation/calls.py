@@ -7,7 +7,7 @@ a resumed run repeats some of them, and its counts are those of one that never s
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
@@ -25,7 +25,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.purpose = "sampled"
-        self.counts: Counter[str] = Counter()
+        self.counts: defaultdict[str, float] = defaultdict(float)
         self.share = 1.0
 
     def add(self, rows: int, passes: int = 1) -> None:
@@ -33,7 +33,7 @@ class Calls:
 
     def told(self) -> dict[str, float]:
         """{"calls/sampled": ...} since it was asked for last."""
-        counts, self.counts = self.counts, Counter()
+        counts, self.counts = self.counts, defaultdict(float)
         return {f"calls/{kind}": float(counts[kind]) for kind in KINDS}
 
 
@@ -42,7 +42,7 @@ def uncounted(method: Callable) -> Callable:
 
     @wraps(method)
     def called(policy: Any, *arguments: Any, **named: Any) -> Any:
-        counts = Counter(policy.calls.counts)
+        counts = policy.calls.counts.copy()
         try:
             return method(policy, *arguments, **named)
         finally:
