@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmrl import plugins
 from mmrl.errors import ConfigError, got, unknown
@@ -67,9 +67,17 @@ class Recipe(Section):
     policy: dict[str, Any] = {}
     training: dict[str, Any] = {}
 
+    @field_validator("rewards")
+    @classmethod
+    def _named(cls, rewards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for place, reward in enumerate(rewards):
+            if not isinstance(reward.get("name"), str):
+                raise ValueError(f"entry {place} names no reward")
+        return rewards
+
     def beside(self, rewards: Sequence[Any]) -> list[dict[str, Any]]:
         """The rewards of the method that are not among `rewards`: names, mappings or functions."""
-        named = {r.get("name") if isinstance(r, Mapping) else getattr(r, "name", r) for r in rewards}
+        named = [r.get("name") if isinstance(r, Mapping) else getattr(r, "name", r) for r in rewards]
         return [dict(reward) for reward in self.rewards if reward["name"] not in named]
 
 

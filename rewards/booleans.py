@@ -25,6 +25,10 @@ _DOUBT = re.compile(
     r"|whether|either)\b",
     re.I,
 )
+_TRUE_THAT = re.compile(
+    r"\bit(?:'s| is)\s+(?:not\s+)?(?:true|false|correct|incorrect)(?= that\b(?!.*\b(?:but|however|yet)\b))",
+    re.IGNORECASE | re.DOTALL,
+)
 _LEADING = re.compile(r"\W*(yes|no|true|false)\b\s*(?:[,.;:!\n\u2013\u2014-]|$)", re.IGNORECASE)
 
 
@@ -49,7 +53,7 @@ def boolean(text: str) -> bool | None:
         value, rest = leading[1].lower() in _POSITIVE, text[leading.end() :]
         opposed = re.search(r"(?:^|[,.;!]|\b(?:or|and|but))\s*(yes|no|true|false)\b(?!\s+\w)", rest, re.IGNORECASE)
         return value if not opposed or (opposed[1].lower() in _POSITIVE) == value else None
-    return _said(text)
+    return _said(text[: claim.end()] if (claim := _TRUE_THAT.search(text)) else text)
 
 
 def _said(text: str) -> bool | None:

@@ -59,7 +59,10 @@ _SPECIAL = re.compile(
 _PLAIN = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\uff0d"), "-") | {
     ord(wide): ascii_ for wide, ascii_ in zip("，、；：（）［］【】", ",,;:()[][]", strict=True)
 }
-_NEGATED = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bnor)\b(?:(?!\bbut\b)[^.,;:\[(\n]){0,40}$", re.IGNORECASE)
+_NEGATED = re.compile(
+    r"(?:\bnot|n't|\bnever|\bneither|\bnor|\binstead of|\brather than)\b(?:(?!\bbut\b)[^.,;:\[(\n]){0,40}$",
+    re.IGNORECASE,
+)
 _NO_DENIAL = r"(?! (?:idea|doubt|question|way|clue|answer|image|picture|one knows))"
 _NOTHING = re.compile(
     r"(?:\[\s*(?:\[\s*\])?\s*\]|none|null|nothing|no (?:such )?(?:box(?:es)?|object(?:s)?"

@@ -20,6 +20,7 @@ from mmrl.rewards.phrases import BOLD, FIRST, HAN, KNOWN, MENTION, OTHER
 LONGEST = 8000  # the last characters are read: a final answer stands at the end
 SHORT = 200  # characters of a text in which one mention without a statement is an answer
 MOST_MENTIONS = 200
+LABELS = ("brackets", "square", "closed", "after", "small", "opening", "bare")
 _WIDE = {0x2212: "-", 0x3001: ",", 0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08: "(", 0xFF09: ")"} | {
     0xFF21 + i: 0x41 + i for i in range(26)
 }
@@ -60,6 +61,7 @@ def _chosen(text: str, options: Options) -> str | None:
         return spelled[0] if len(spelled) == 1 else None
     if label and comparable(label[1]) and (others := options.with_text(label[1])):
         return label[0] if label[0] in others else None
+    text = phrases.NO_OTHER.sub("must be", text)
     marked = mark(answers.without_questions(_ANSWERED.sub(": ", text)), options)
     found = mentions(marked, options)
     if not found or len(found) > MOST_MENTIONS:
@@ -236,14 +238,17 @@ def _mark_labels(text: str, options: Options) -> str:
         rf"|(?<![\w'\u2019-])(?P<closed>{upper})\s?[)\]](?!\w)"
         rf"|(?i:\b(?P<named>options?|choice|letter|answer(?:\s+is|\s*:)?)\s+)(?P<after>{upper}"
         rf"|(?:{upper.lower()})(?=[\s\"')\]]*(?:[.,;!\n]|$)))(?![\w'])"
+        rf"|(?i:\b(?:it's|it is|pick|choose|chose|select|go with|therefore,?|so,?)\s+)(?P<small>{upper.lower()})"
+        r"(?=\s*(?:[.;!\n]|$|\b(?:because|since)\b))"
+        rf"|(?m:^)(?P<opening>{upper.lower()})(?=[.)]\s)"
         rf"|(?<![\w-])(?<!\w')(?P<bare>{upper})(?P<separator>[.:]?)(?![\w-]|'\w)"
     )  # fmt: skip
 
     def replaced(match: re.Match) -> str:
-        label = next(match[name] for name in ("brackets", "square", "closed", "after", "bare") if match[name])
+        label = next(match[name] for name in LABELS if match[name])
         made = chr(FIRST + index[label.upper()])
         before, after = text[max(match.start() - 40, 0) : match.start()], text[match.end() : match.end() + 40]
-        if match["after"]:
+        if match["after"] or match["small"]:
             return match[0] if _is_article(label, after) else match[0][: -len(label)] + made
         if match["bare"]:
             if (
@@ -266,8 +271,9 @@ def mentions(marked: str, options: Options) -> list[Mention]:
     """The mentions of a marked text, in order; those joined to a stated one ("A or B") are stated, too."""
     places = [match.start() for match in re.finditer(MENTION, marked)][: MOST_MENTIONS + 1]
     lines = [line.strip() for line in marked.splitlines() if line.strip()]
-    last = lines[-1] if len(lines) > 1 and not _is_enumeration(lines) else ""
-    first_place = len(marked) - len(marked.lstrip()) + len(lines[0]) if last and _is_heading(lines) else 0
+    heading = len(lines) > 1 and _is_heading(lines)
+    last = lines[-1] if len(lines) > 1 and not _is_enumeration(lines[1:] if heading else lines) else ""
+    first_place = len(marked) - len(marked.lstrip()) + len(lines[0]) if heading else 0
     last_place = marked.rstrip().rindex(last) if last and marked.rstrip().endswith(last) else len(marked)
     denied, weighed = _listed(phrases.DENIED_LIST, marked), _listed(phrases.WEIGHED_LIST, marked)
     found = []
@@ -298,7 +304,8 @@ def _leads(line: str, mention: str) -> bool:
 
 def _is_heading(lines: list[str]) -> bool:
     """Whether the first line is one mention and nothing else, and what follows is no list of others."""
-    return bool(re.fullmatch(rf"\W*?{MENTION}\W*", lines[0])) and not re.match(rf"\W*?{MENTION}", lines[1])
+    alone = [bool(re.fullmatch(rf"\W*?{MENTION}\W*", line)) for line in lines]
+    return alone[0] and not any(alone[1:]) and not re.match(rf"\W*?{MENTION}\W*[.:)]", lines[1])
 
 
 def _is_enumeration(lines: list[str]) -> bool:

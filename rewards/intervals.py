@@ -140,6 +140,7 @@ _WORDED = (  # what is said of times in other words, and what dresses them
     (re.compile(r"(?<=\d)\s*(?:小时|小時)"), "h "),
     (re.compile(r"到|至"), " to "),
     (re.compile(r"\bnot\b(?: from| between)?[^,.;\n]{0,40}?(?:,|\bbut\b)", re.I), " "),
+    (re.compile(r",?\s+(?:not|rather than|instead of)\s+(?:from |between |at )?(?=\d)[^,;\n]*$", re.I), " "),
 )
 
 

@@ -36,6 +36,14 @@ _BEYOND = (
     rf"\s+(?:or|and)\s+(?:more|less|fewer|over|above|under|below|higher|lower|up|a\s+half|a\s+quarter|\d+/\d+)\b|\+"
     rf"|\s+(?:{'|'.join(SCALES)})s?\b|\s+\d+/\d+|\s+(?:plus|minus)\b"
 )
+_ANIMALS = (
+    "dog|cat|bird|fish|horse|cow|bear|sheep|goat|pig|rabbit|duck|chicken|mouse|elephant|lion|tiger|monkey|frog|fox"
+    "|wolf|deer|snake|turtle|zebra|giraffe|puppy|kitten"
+)
+_MADE = (
+    "foods?|house|stand|toys?|statues?|costumes?|figurines?|sculptures?|shop|store|shelter|leash|collar|cage|treats?"
+    "|tank|nest|mask|suit|shaped"
+)
 
 _COLOUR = re.compile(rf"^(?:{_COLOURS})\b", re.I)
 _SIZE = re.compile(rf"(?:{_SIZES})$", re.I)
@@ -54,12 +62,16 @@ _AFTER_NUMBER = re.compile(_BEYOND, re.I)
 _BEFORE_PLACE = re.compile(
     r"\b(North|South|East|West|Northern|Southern|Eastern|Western|Central|New|Latin|Upper|Lower|Inner|Outer)[\s-]+$"
 )
+_ANIMAL = re.compile(rf"^(?:(?:an?|the)\s+)?(?:{_ANIMALS})$", re.I)
+_BEFORE_ANIMAL = re.compile(r"\b(hot|corn|teddy|rocking)[\s-]+$", re.I)
+_AFTER_ANIMAL = re.compile(rf"^[\s-]+({_MADE})\b", re.I)
 _RULES = (
     (_COLOUR, _BEFORE_COLOUR, _AFTER_COLOUR),
     (_NUMBER, _BEFORE_NUMBER, _AFTER_NUMBER),
     (_PLACE, _BEFORE_PLACE, None),
     (_SIZE, _BEFORE_SIZE, None),
     (_STATE, _BEFORE_STATE, None),
+    (_ANIMAL, _BEFORE_ANIMAL, _AFTER_ANIMAL),
 )
 """(what an option is, what may stand before it, what may stand after it)"""
 

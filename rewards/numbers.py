@@ -41,7 +41,8 @@ _BOUND = re.compile(
     re.IGNORECASE,
 )
 _NEGATED = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot|without|except|instead of|rather than)|n't)\b"
+    r"(?:\b(?:not|never|neither|nor|cannot|without|except)|n't"
+    r"|\b(?:instead of|rather than)(?![^,;:.!?]*\bthere (?:is|are|was|were)\b))\b"
     r"(?:(?!\bbut\b|\bit is\b|\bit's\b)[^,;:.!?]){0,40}$",
     re.IGNORECASE,
 )

@@ -18,6 +18,7 @@ BOLD = "\uf000"
 HAN = "\u4e00-\u9fff"
 _M = MENTION
 _AFTER = r"[\"')\]$.]*"  # what may close a mention
+_ONE = rf"(?:the\s+|an?\s+)?(?:options?\s+)?[\"'(]*{_M}"
 _LIST = rf"{_M}[\"')\]]*(?:\s*,\s*[\"'(\[]*{_M}[\"')\]]*)*"
 
 # ------------------------------------------------------------------------------- is a lone letter a mention at all?
@@ -33,7 +34,7 @@ MAY_PRECEDE = re.compile(
     r"|answers?|options?|choices?|letters?|choos\w+|chose|chosen|selec\w+|out|"
     r"pick\w*|with|for|therefore|so|thus|hence|or|and|not|than|of|either|neither|nor|but|it's|that|that's|answer's"
     r"|says?|both|between|whether|if|no|yes|nope|now|wait|sorry|oops|hmm|however|instead|rather|mean|maybe|perhaps"
-    r"|possibly|because|since|while|it|then|first|second|next|last|also|finally|still|yet|by|like|vs|versus|plus|when"
+    r"|possibly|because|since|while|it|then|first|second|next|last|also|finally|still|yet|by|like|unlike|vs|versus|plus|when"
     r"|what|even|although|though|es|ist|est|"
     r"guess|think|believe|to|as|towards?|suggests?|indicates?|means|implies|gives|checking|considering|leaving|leaves|prefer|only|just|actually|doubt|question|\w+ly))\s*$",
     re.IGNORECASE,
@@ -52,6 +53,8 @@ NEGATED = re.compile(
     rf"|other than|apart from|aside from|(?:any|every)(?:thing|one)? but|all but)\b|n't\b|不是|不选|并非){_BREAK}"
     r"|(?:n't|\bnot)\s+(?:think|believe|say)\s+(?:that\s+)?(?:it's|it is|the answer is)\s+(?:option\s+)?[\"'(]*$"
     rf"|\b(?:more|better|closer|nearer|likelier|rather|greater)\b[^.;,\n]*\bthan\s+(?:options?\s+)?[\"'(]*\Z"
+    rf"|\b(?:unlike|in contrast to|as opposed to|compared (?:to|with))\s+(?:{_ONE}[\"')]*\s+(?:or|and|nor)\s+)*"
+    r"(?:the\s+|an?\s+)?(?:options?\s+)?[\"'(]*\Z"
     rf"|\bprefer\s+(?:options?\s+)?[\"'(]*{_M}[\"')]*\s+to\s+(?:options?\s+)?[\"'(]*\Z"
     r"|(?<!no )(?<!without )(?<!without a )(?<!without any )\bdoubt(?:s|ed|ful)?\b[^,.;:!?\n]*$",
     re.IGNORECASE,
@@ -60,7 +63,8 @@ DENIED = re.compile(
     rf"[\s\"')\].:]*(?:\s*(?:,|and|or|&|nor)\s*{_M})*\s*(?:,|:|-)?\s*(?:(?:is|are|was|were|seems?"
     rf"|looks?|can be|must be|would be)\s+)?(?:also\s+|\w+ly\s+)?"
     r"(?:(?:the\s+)?(?:least|less)\s+(?:likely|plausible|probable|fitting|suitable|convincing|accurate|relevant)\b|"
-    rf"(?:not(?!\s+(?:the\s+)?{_M})|wrong|incorrect|false|out|impossible|eliminated|excluded|ruled "
+    rf"(?:not(?!\s+(?:the\s+|an?\s+)?(?:options?\s+)?[\"'(]*{_M})|wrong"
+    r"|incorrect|false|out|impossible|eliminated|excluded|ruled "
     rf"out|unlikely|invalid)\b|(?:is|was|are|would|does|do|ca|could)n't\b|cannot\b|(?:does|do|can"
     rf"|would|could) not\b)"
     r"|[\"')\].]*(?: one)?\s*(?:[,:;(?>=\u2192\u2013\u2014-]|\.\.+|\u2026)*\s*(?:no|nope)"
@@ -75,6 +79,13 @@ DENIED_LIST = re.compile(
     rf"|\b(?:{_EXCLUDED})\s+(?:options?\s+)?[\"'(\[]*(?P<all>{_LIST}(?:\s*,?\s*and\s+[\"'(\[]*{_M})?))",
     re.IGNORECASE,
 )
+
+NO_OTHER = re.compile(
+    r"\b(?:can't|cannot|can not|couldn't|could not|isn't|is not)(?: be)? any(?:thing|one)?"
+    r"(?: other| else)?(?: option)? (?:but|than|except)\b",
+    re.IGNORECASE,
+)
+"""What denies all the others: "it can't be anything but B"."""
 
 # ----------------------------------------------------------------------------------------------- held possible only
 WEIGHED_LIST = re.compile(

@@ -64,6 +64,7 @@ class Tree:
 
     kept    the ends that were chosen, one of each expansion
     open    the node that is being expanded
+    turns   expansions so far, those of which no row could be scored among them
     over    nothing more is asked for
     """
 
@@ -72,6 +73,7 @@ class Tree:
     nodes: list[Node] = field(default_factory=list)
     kept: list[Node] = field(default_factory=list)
     known: set[int] = field(default_factory=set)
+    turns: int = 0
     over: bool = False
     searched: bool = False
 
@@ -172,6 +174,7 @@ class DeepSearch(Strategy):
         if tree.over:
             return []
         ends = self._grown(tree, rows)
+        tree.turns += 1
         right = dict(zip(rows.member.tolist(), (worth(rows) > 0.5).tolist(), strict=True))
         if not tree.searched:
             share = float((worth(rows) > 0.5).double().mean())
@@ -185,7 +188,7 @@ class DeepSearch(Strategy):
             self._choose(tree, best_end(ends, right, rows), right)
         node = self._next(tree)
         limit = self.expansions or step.group_size
-        if node is None or len(tree.kept) >= limit:
+        if node is None or tree.turns >= limit:
             tree.over = True
             return []
         tree.open = node

@@ -336,6 +336,7 @@ class Collector:
             return []
         with self.clock("data"):
             found = together(lambda: [self._given(g, given, rows, groups) for g, given in givens], self.accelerator)
+        self.not_shown += sum(not made and groups.mine(g) for (g, _), made in zip(givens, found, strict=True))
         counts = gather_objects([len(f) for f in found], self.accelerator)
         totals = [sum(column) for column in zip(*counts, strict=True)]
         firsts = [groups.number(group, n) for (group, _), n in zip(givens, totals, strict=True)]

@@ -72,6 +72,17 @@ class TestSearch:
         values = strategy.make(second)["node_value"]
         assert values[3].tolist() == pytest.approx([math.tanh(2 / 3)] * 2 + [1, 1]), "right: above what was wrong below"
 
+    def test_expansions_that_nobody_could_score_end_the_search_too(self):
+        """Else a scorer that is down would be asked until the run stops."""
+        strategy, unscored = DeepSearch(segment=2, width=2, expansions=3), float("nan")
+        rewards, lengths, asked = [0.0, 0.0], [4, 4], 0
+        plan = strategy.join(group(rewards, lengths), step(1, size=2))
+        while plan.ask and asked < 9:
+            rewards, lengths = [*rewards, *[unscored] * plan.ask[0].count], [*lengths, *[4] * plan.ask[0].count]
+            asked += 1
+            plan = strategy.join(group(rewards, lengths), step(1 + asked, size=2))
+        assert asked == 2 and plan.counted.tolist() == [True] + [False] * (len(rewards) - 1)
+
     def test_uct_goes_down_from_the_root(self):
         strategy = DeepSearch(segment=2, width=3, select="uct")
         (ask,) = strategy.join(group([0.0, 0.0, 0.0], [4, 4, 2]), step(1, size=3)).ask
