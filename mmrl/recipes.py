@@ -76,9 +76,11 @@ class Recipe(Section):
         return rewards
 
     def beside(self, rewards: Sequence[Any]) -> list[dict[str, Any]]:
-        """The rewards of the method that are not among `rewards`: names, mappings or functions."""
+        """The rewards of the method that are not among `rewards`: names, mappings or functions. One that only brings a
+        column, with weight 0, is worth something where a run names no other: a run needs a reward to look at."""
         named = [r.get("name") if isinstance(r, Mapping) else getattr(r, "name", r) for r in rewards]
-        return [dict(reward) for reward in self.rewards if reward["name"] not in named]
+        own = [dict(reward) for reward in self.rewards if reward["name"] not in named]
+        return own if named else [r | {"weight": r.get("weight", 1.0) or 1.0} for r in own]
 
 
 def recipe_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from rich.console import Console
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, got
 from mmrl.pipelines.config import RunConfig, merge, read_config, read_values
 from mmrl.pipelines.in_python import in_python
 from mmrl.pipelines.progress import Live, progress
@@ -35,7 +35,8 @@ from mmrl.rollout.actor import Actor
 from mmrl.training.trainer import Report, Result
 
 Dataset = str | Path | Sequence[Prompt] | Sequence[Mapping[str, Any]]
-Rewards = Sequence[str | Mapping[str, Any] | Callable]
+Reward = str | Mapping[str, Any] | RewardSpec | Callable
+Rewards = Reward | Sequence[Reward]
 
 
 class Pipeline:
@@ -98,6 +99,7 @@ class Pipeline:
         sections  further parts of the configuration: `training={"steps": 200}`, `objective={...}`, `data={...}`
         """
         config = self._config(recipe, run_dir, sections)
+        rewards = _each(rewards)
         rewards = [*rewards, *load_recipe(config.recipe).beside(rewards)] if rewards else _specs(config)
         self.environment = config.environment
         panel = self._panel(rewards, config)
@@ -147,7 +149,7 @@ class Pipeline:
 
         config = self._config(None, None, sections)
         with ExitStack() as stack:
-            panel = self._panel(rewards or _specs(config), config)
+            panel = self._panel(_each(rewards) or _specs(config), config)
             stack.callback(panel.close)
             prompts = self._prompts(dataset, config, panel, held_out=True)
             prompts = made_ready(prompts, self.policy, config.data.workers, stack)
@@ -215,6 +217,19 @@ class Pipeline:
         named = [RewardSpec.model_validate(spec) for spec in specs] if len(specs) == len(rewards) else []
         data = config.data.model_copy(update=kept)
         return config.model_copy(update={"data": data, "rewards": named})
+
+
+def _each(rewards: Any) -> list[Any]:
+    """Rewards as a list; one that stands alone is a list of one."""
+
+    def is_one(value: Any) -> bool:
+        return isinstance(value, str | Mapping | RewardSpec) or callable(value)
+
+    every = [rewards] if is_one(rewards) or not isinstance(rewards, Iterable | None) else list(rewards or ())
+    for reward in every:
+        if not is_one(reward):
+            raise ConfigError(f"rewards: {got(reward)} is no name, no mapping with one, and no function")
+    return every
 
 
 def _specs(config: RunConfig) -> Rewards:

@@ -47,10 +47,11 @@ def doors(config: RunConfig) -> list[str]:
             found.append(f"sends prompts, answers and media to {address}{key}")
     if config.policy.get("trust_remote_code"):
         found.append(f"runs the code that comes with the model {config.policy.get('model')}")
+    named = " and ".join(map(str, (config.data.train, config.data.eval, *config.data.sft)))
     if config.data.allow_outside:
-        found.append(f"reads media from anywhere that {config.data.train} and {config.data.eval} name")
+        found.append(f"reads media from anywhere that {named} name")
     if config.data.allow_urls:
-        found.append(f"fetches addresses that {config.data.train} and {config.data.eval} name")
+        found.append(f"fetches addresses that {named} name")
     rest = config.model_dump(mode="json", exclude={"rewards", "data", "run_dir"})
     return found + [f"runs {_absolute(text)}" for text in _texts(rest) if _CODE.fullmatch(text)]
 

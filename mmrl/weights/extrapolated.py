@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -21,7 +22,7 @@ def extrapolated(trained: Tensor, base: Tensor, gain: float, top_p: float = 1.0)
     top_p          tokens outside of the likeliest so much of the trained policy get none
     """
     new, old = trained.float().log_softmax(-1), base.float().log_softmax(-1)
-    moved = new + gain * (new - old)
+    moved = torch.where(new == -torch.inf, new, new + gain * (new - old))  # what may not be said stays so
     if top_p < 1:
         ordered, places = new.sort(-1, descending=True)
         before = ordered.exp().cumsum(-1) - ordered.exp()
@@ -53,8 +54,10 @@ class Extrapolation:
     def __init__(self, base: nn.Module, inputs: Mapping[str, Any], *, gain: float = 0.3, top_p: float = 0.99) -> None:
         if "input_ids" not in inputs:
             raise ConfigError(f"delta_log_p_decoding: inputs hold {', '.join(inputs)}, and no input_ids")
-        if not 0 < top_p <= 1:
-            raise ConfigError(f"delta_log_p_decoding: top_p={top_p}; expected above 0 and at most 1")
+        if not 0 < top_p <= 1 or not math.isfinite(gain):
+            raise ConfigError(
+                f"delta_log_p_decoding: gain={gain}, top_p={top_p}; expected a number, and above 0 and at most 1"
+            )
         self.base, self.inputs, self.gain, self.top_p = base, dict(inputs), gain, top_p
 
     @torch.no_grad()
@@ -68,6 +71,11 @@ class Extrapolation:
     def _extended(self, input_ids: Tensor) -> dict[str, Any]:
         """The inputs with what was written: what is aligned with tokens goes on with 0, the attention mask with 1."""
         shape = self.inputs["input_ids"].shape
+        if len(input_ids) != shape[0]:
+            raise ConfigError(
+                f"delta_log_p_decoding: generate writes {len(input_ids)} rows and inputs hold {shape[0]}; repeat the "
+                "inputs themselves in place of num_return_sequences and num_beams"
+            )
         more = input_ids.shape[1] - shape[1]
         given: dict[str, Any] = {}
         for name, value in self.inputs.items():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mmrl import FlowPipeline, VideoPipeline, VLMPipeline
-from mmrl.errors import ConfigError, DataError
+from mmrl.errors import ConfigError, DataError, RewardError
 from tests.pipelines.runs import SIZES, policy_of, write_data
 
 PIPELINES = {"vlm": VLMPipeline, "video": VideoPipeline, "flow": FlowPipeline}
@@ -95,6 +95,10 @@ def test_a_pipeline_needs_a_reward(trained):
     _, pipe, data, _ = trained
     with pytest.raises(ConfigError, match="no rewards"):
         pipe.train(data)
+    with pytest.raises(ConfigError, match="3 is no name"):
+        pipe.train(data, [3])
+    with pytest.raises(RewardError, match="unknown reward 'acuracy'"):
+        pipe.train(data, "acuracy")  # one that stands alone is a list of one
 
 
 ELSEWHERE = """

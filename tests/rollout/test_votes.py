@@ -6,9 +6,9 @@ import torch
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import read_config
-from mmrl.pipelines.run import check_config
+from mmrl.pipelines.run import check_config, reward_panel
 from mmrl.recipes import load_recipe
-from mmrl.record import Scores
+from mmrl.record import Prompt, Scores
 from mmrl.rollout.votes import Votes
 from mmrl.training.config import TrainingConfig
 from mmrl.training.trainer import Trainer
@@ -32,9 +32,12 @@ def named(*rewards):
 
 def test_the_recipe_brings_what_it_reads_beside_what_a_run_names():
     config = named()
-    assert [(r.name, r.columns, r.weight) for r in config.rewards] == [("answer_number", ["answer"], 0.0)]
+    assert [(r.name, r.columns, r.weight) for r in config.rewards] == [("answer_number", ["answer"], 1.0)]
     check_config(config)
-    assert [r.name for r in named("accuracy").rewards] == ["accuracy", "answer_number"]
+    with reward_panel(config) as panel:
+        scored = panel.score(["<answer>3</answer>", "no idea"], [Prompt("a", []), Prompt("b", [])])
+    assert scored.reward.tolist() == [1, 0] and scored.columns["answer"][0] > 0, "enough for a run of its own"
+    assert [(r.name, r.weight) for r in named("accuracy").rewards] == [("accuracy", 1.0), ("answer_number", 0.0)]
     own = {"name": "answer_number", "weight": 1.0, "columns": ["answer"]}
     assert [(r.name, r.weight) for r in named(own).rewards] == [("answer_number", 1.0)]
     again = read_config(named("accuracy").model_dump(mode="json"), (), "vlm")

@@ -20,6 +20,14 @@ def test_worked_numbers():
     close(extrapolated(trained, base, -1.0), [0.5, 0.5])
 
 
+def test_what_generate_forbids_stays_forbidden():
+    """Both know of it, or the trained policy alone; no gain makes a number of two infinities."""
+    no = float("-inf")
+    for base in ([0.0, 0.0, no], [0.0, 0.0, 0.0]):
+        for gain in (-1.0, 0.5, 2.0):
+            close(extrapolated(torch.tensor([[0.0, 0.0, no]]), torch.tensor([base]), gain), [0.5, 0.5, 0.0])
+
+
 def test_nothing_outside_of_the_nucleus_is_promoted():
     """The third token rose a hundredfold and is still junk."""
     trained, base = torch.tensor([[0.6, 0.39, 0.01]]).log(), torch.tensor([[0.6, 0.3999, 0.0001]]).log()
@@ -52,5 +60,10 @@ def test_a_model_is_followed_beyond_its_adapter():
     assert trained != base, "the adapter matters"
     assert answer([Extrapolation(model, inputs, gain=0.0, top_p=1.0)]) == trained
     assert answer([Extrapolation(model, inputs, gain=-1.0, top_p=1.0)]) == base
+    with pytest.raises(ConfigError, match=r"writes 2 rows and inputs hold 1; repeat the inputs"), torch.no_grad():
+        several = [Extrapolation(model, inputs)]
+        model.generate(**inputs, max_new_tokens=2, do_sample=True, num_return_sequences=2, logits_processor=several)
+    with pytest.raises(ConfigError, match="gain=nan"):
+        Extrapolation(model, inputs, gain=float("nan"))
     with pytest.raises(ConfigError, match="no input_ids"):
         Extrapolation(model, {"pixel_values": 1})

@@ -127,3 +127,10 @@ def test_a_transformer_whose_blocks_are_not_known_is_refused():
         blocks_of(stack)
     with pytest.raises(ConfigError, match="no blocks"):
         blocks_of(nn.Linear(2, 2))
+
+
+def test_a_family_whose_blocks_are_their_own_is_refused_in_its_first_rollout():
+    case = next(case for case in CASES if case.name == "Z-Image-Turbo")
+    policy = policy_of(case, reuse={"ends": 0.0}, train_steps={"select": "window", "size": 1, "high": 1})
+    with pytest.raises(ConfigError, match=r"ZImageTransformerBlock .* set policy\.reuse=null"):
+        policy.rollout([Request(prompt, 1, group=i) for i, prompt in enumerate(prompts_of(case))], KEY)
