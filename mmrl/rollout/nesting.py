@@ -44,6 +44,15 @@ class Nested:
         names = [b.name for b in bounds]
         if twice := {n for n in names if names.count(n) > 1}:
             raise ConfigError(f"rollout: {', '.join(sorted(twice))} stands twice in {names}; once is enough")
+        declared: dict[str, str] = {}
+        for bound in bounds:
+            for column in cast(Strategy, bound.state).columns:
+                if other := declared.get(column):
+                    raise ConfigError(
+                        f"rollout: {other} and {bound.name} both mark their rows by column {column!r}, so that each "
+                        "would take the other's for its own; leave one of them out"
+                    )
+                declared[column] = bound.name
         return cls(bounds)
 
     @property

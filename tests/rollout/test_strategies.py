@@ -108,6 +108,8 @@ class TestNesting:
             nested(Undeclared()).join(rows([0, 1], [0, 0]), step(1))
         with pytest.raises(ConfigError, match="stands twice"):
             Nested.of(["dynamic_sampling", "dynamic_sampling"])
+        with pytest.raises(ConfigError, match="supo and m_grpo both mark their rows by column 'episode'"):
+            Nested.of(["supo", "m_grpo"])
         with pytest.raises(ConfigError, match="did you mean 'dynamic_sampling'"):
             Nested.of("dynamic_samplin")
 
