@@ -193,7 +193,7 @@ class Pipeline:
             self.policy.read_clip = clip_reader(config.cache)
         self.settings = dict(config.policy)
 
-    def _panel(self, rewards: Rewards, config: RunConfig):
+    def _panel(self, rewards: Sequence[Reward], config: RunConfig):
         if not rewards:
             raise ConfigError("no rewards: pass names such as 'accuracy', or functions with TRL's signature")
         return reward_panel(config, rewards)
@@ -207,7 +207,9 @@ class Pipeline:
         return open_prompts(dataset, config.data, config.data.limit, panel=panel, sizing=sizing, held_out=held_out)
 
     @staticmethod
-    def _named(config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None, rewards: Rewards) -> RunConfig:
+    def _named(
+        config: RunConfig, dataset: Dataset, eval_dataset: Dataset | None, rewards: Sequence[Reward]
+    ) -> RunConfig:
         """The run's configuration with what has a name: data sets, and rewards unless one is known to this process
         alone."""
         paths = {"train": dataset, "eval": eval_dataset}
@@ -232,6 +234,6 @@ def _each(rewards: Any) -> list[Any]:
     return every
 
 
-def _specs(config: RunConfig) -> Rewards:
+def _specs(config: RunConfig) -> list[Any]:
     """The rewards of a configuration, as a call would name them."""
     return [spec.model_dump() for spec in config.rewards]
