@@ -102,7 +102,7 @@ def sizes_of(settings: Any, training: Any, config: Any) -> tuple[Sizes | None, s
 
 
 def _pixels(settings: Any, vision: Any) -> int:
-    """Of a prompt's picture or clip at the most, frames that share a patch counted once; 0 where nothing bounds them."""
+    """Of a prompt's picture or clip at the most, frames that share a patch counted once; 0: nothing bounds them."""
     sampling = getattr(settings, "sampling", None)
     if sampling is None:
         return settings.max_pixels or 0

@@ -166,7 +166,7 @@ def load_processor(config: LanguagePolicyConfig) -> Any:
     processor = AutoProcessor.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
     tokenizer = getattr(processor, "tokenizer", None)
     if config.chat_template is not None:
-        processor.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
+        processor.chat_template = _template(config.chat_template)
     elif getattr(processor, "chat_template", None) is None:
         processor.chat_template = getattr(tokenizer, "chat_template", None)
     if processor.chat_template is None:
@@ -175,6 +175,13 @@ def load_processor(config: LanguagePolicyConfig) -> Any:
             "file that writes messages and a placeholder for each medium: policy.chat_template=FILE"
         )
     return processor
+
+
+def _template(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"policy.chat_template: cannot read {file!r} as text: {error}") from None
 
 
 def without_noise(model: Any) -> Any:

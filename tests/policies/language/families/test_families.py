@@ -300,6 +300,8 @@ class TestTemplates:
             self.rendered(folder)
         (folder / "mine.jinja").write_text(other)
         assert self.rendered(folder, chat_template=str(folder / "mine.jinja")).startswith("Now user")
+        with pytest.raises(ConfigError, match=r"^policy\.chat_template: cannot read '.*none.jinja' as text: .*No such"):
+            self.rendered(folder, chat_template=str(folder / "none.jinja"))
 
     def test_what_a_tokenizer_puts_behind_every_text_is_not_part_of_a_prompt(self):
         model, processor = RECIPES["internvl"]()
