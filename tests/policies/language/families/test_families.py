@@ -261,6 +261,16 @@ def test_where_keys_score_alike_rows_are_read_up_to_the_number_chosen():
         policy.encode(long)
 
 
+def test_a_checkpoint_whose_weights_have_another_shape_is_refused_by_name(tmp_path):
+    model, processor = RECIPES["llava"]()
+    weights = model.state_dict()
+    name = next(n for n in weights if n.endswith("mlp.down_proj.weight"))
+    model.save_pretrained(tmp_path, state_dict=weights | {name: weights[name][:3].clone()})
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"down_proj\.weight of shape \(3, 96\), and Llava.* its config.json \(64, 96\)"):
+        VisionPolicy.from_config(LanguagePolicyConfig(model=str(tmp_path)))
+
+
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     """transformers would draw them at random, and say so in a warning."""
     model, processor = RECIPES["llava"]()
