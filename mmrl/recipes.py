@@ -69,7 +69,7 @@ class Recipe(Section):
 
     def beside(self, rewards: Sequence[Any]) -> list[dict[str, Any]]:
         """The rewards of the method that are not among `rewards`: names, mappings or functions."""
-        named = {r.get("name") if isinstance(r, Mapping) else getattr(r, "name", r) for r in rewards}
+        named = [r.get("name") if isinstance(r, Mapping) else getattr(r, "name", r) for r in rewards]
         return [dict(reward) for reward in self.rewards if reward["name"] not in named]
 
 
