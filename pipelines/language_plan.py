@@ -11,6 +11,7 @@ which is what `Live` counts of a Qwen2.5-VL to 1 %. Other blocks are taken for s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,12 @@ PROCESS = 500 * 2**20
 GAPS = 1.25
 """What lies between tensors in the heap, and those of a backward pass that nothing keeps; at 1,024 new tokens it was
 more (docs/speed.md). With checkpointing blocks are mapped one by one (`mmrl.training.heap`): no gaps."""
+LONG, OF_LONG = 256, 1.7
+"""New tokens up to which a measured peak was near the counted one, and the peak at 1,024 as a multiple of it."""
 LOGITS = 4
 """Copies of a chunk of logits alive at once: raw, float32, and their gradients."""
 TEXT = 30
-"""Tokens of a prompt beside its picture, where `max_prompt_tokens` does not say."""
+"""Tokens of a prompt beside its picture or clip, where `max_prompt_tokens` does not say."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,8 @@ class Sizes:
 def kept_by_decoder(text: Any, tokens: int, *, checkpointing: bool) -> int:
     """Numbers that are kept of so many tokens; with checkpointing a layer's input, and the layer that runs again."""
     h = text.hidden_size
-    layer = 9 * h + 2 * _keys(text) + 4 * text.intermediate_size
-    layers = text.num_hidden_layers
-    return tokens * (5 * h + (layers * h + layer if checkpointing else layers * layer))
+    layers = [9 * h + 2 * k + 4 * m for k, m in _widths(text)]
+    return tokens * (5 * h + (len(layers) * h + max(layers) if checkpointing else sum(layers)))
 
 
 def kept_by_tower(vision: Any, patches: int, *, checkpointing: bool) -> int:
@@ -71,9 +73,9 @@ def written(config: Any, sizes: Sizes) -> int:
     """Numbers of the caches while responses are written: a block has room for a quarter more, and stands beside the one
     it takes the place of."""
     text = config.get_text_config()
-    each = 2 * _keys(text) * text.num_hidden_layers
+    keys = [k for k, _ in _widths(text)]
     own = sizes.rows * sizes.new
-    return each * (sizes.prompts * sizes.prompt + own + own // 4) + 2 * _keys(text) * own
+    return 2 * sum(keys) * (sizes.prompts * sizes.prompt + own + own // 4) + 2 * max(keys) * own
 
 
 def peak(held: int, config: Any, sizes: Sizes, *, bytes_each: int = 4, **how: Any) -> int:
@@ -87,13 +89,41 @@ def sizes_of(settings: Any, training: Any, config: Any) -> tuple[Sizes | None, s
     rows = min(training.micro_batch_size, training.prompts_per_step * training.group_size)
     prompts = -(-rows // training.group_size)
     vision = getattr(config, "vision_config", None)
-    patch, merge = getattr(vision, "patch_size", 0), getattr(vision, "spatial_merge_size", 1)
-    patches = settings.max_pixels // patch**2 if settings.max_pixels and patch else 0
-    prompt = settings.max_prompt_tokens or (patches // merge**2 + TEXT if patches else 0)
+    merge = getattr(vision, "spatial_merge_size", 1) ** 2
+    area = _area(getattr(vision, "patch_size", None))
+    patches = _pixels(settings, vision) // area if area else 0
+    prompt = settings.max_prompt_tokens or (patches // merge + TEXT if patches else 0)
     if not prompt:
         return None, "set policy.max_prompt_tokens or policy.max_pixels"
+    if area:  # a prompt that is bounded shows no more than it has tokens for
+        patches = min(patches or prompt * merge, prompt * merge)
     said = f"{prompts} prompts of {prompt} tokens with {patches} patches each, {rows} responses of "
     return Sizes(prompts, prompt, patches, rows, settings.max_new_tokens), f"{said}{settings.max_new_tokens} tokens"
+
+
+def _pixels(settings: Any, vision: Any) -> int:
+    """Of a prompt's picture or clip at the most, frames that share a patch counted once; 0: nothing bounds them."""
+    sampling = getattr(settings, "sampling", None)
+    if sampling is None:
+        return settings.max_pixels or 0
+    clip = sampling.max_frames * sampling.max_pixels
+    return min(clip, sampling.total_pixels or clip) // getattr(vision, "temporal_patch_size", 1)
+
+
+def _area(patch: Any) -> int:
+    """Pixels of a patch, whose side or sides a configuration names; 0 where it names none."""
+    if isinstance(patch, int):
+        return patch**2
+    return math.prod(patch[-2:]) if patch else 0
+
+
+def _widths(text: Any) -> list[tuple[int, int]]:
+    """Width of keys and of the feed-forward part, of each layer: some families have them differ."""
+    count = text.num_hidden_layers
+    layers = list(text.per_layer_config) if getattr(text, "is_heterogeneous", False) else [text] * count
+    inner = [layer.intermediate_size for layer in layers]
+    each = [m[i] if isinstance(m, list | tuple) else m for i, m in enumerate(inner)]
+    return [(_keys(layer), m) for layer, m in zip(layers, each, strict=True)]
 
 
 def _keys(text: Any) -> int:

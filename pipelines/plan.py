@@ -135,16 +135,20 @@ def _peak(config: RunConfig, settings: Any, held: int) -> list[str]:
     total = f"  sum {_size(held)}, plus activations of one micro-batch"
     if config.modality not in ("vlm", "video"):
         return [total]
-    shape = AutoConfig.from_pretrained(settings.model)
+    shape = AutoConfig.from_pretrained(settings.model, trust_remote_code=settings.trust_remote_code)
     sizes, said = counting.sizes_of(settings, config.training, shape)
     if sizes is None:
         return [f"{total}: {said} to have them counted"]
-    train_vision = settings.lora is None if settings.train_vision is None else settings.train_vision
+    adapted = settings.lora is not None or settings.adapter is not None
+    train_vision = not adapted if settings.train_vision is None else settings.train_vision
     peak = counting.peak(
         held, shape, sizes, bytes_each=4 if (settings.autocast or settings.dtype) == "float32" else 2,
         checkpointing=settings.gradient_checkpointing, train_vision=train_vision, logit_rows=settings.logit_rows,
     )  # fmt: skip
-    return [f"  sum {_size(held)}", f"  a micro-batch: {said}", f"  peak of the process: {_size(peak)}"]
+    more = sizes.new > counting.LONG and not settings.gradient_checkpointing
+    apart = f"; on a CPU so long answers took {counting.OF_LONG} times it" if more else ""
+    told = f"  peak of the process: {_size(peak)}, with nothing in shards{apart}"
+    return [f"  sum {_size(held)}", f"  a micro-batch: {said}", told]
 
 
 def _size(count: float) -> str:
@@ -155,26 +159,28 @@ def _without_values(config: RunConfig) -> Any:
     """The trained model on the meta device, from its configuration alone; None where that is not here."""
     import torch
 
-    model = config.policy_settings().model
+    settings = config.policy_settings()
+    model = settings.model
     try:
         with torch.device("meta"):
-            return ON_META[config.modality](model)
+            return ON_META[config.modality](model, getattr(settings, "trust_remote_code", False))
     except (OSError, ValueError) as error:
         if Path(model).is_dir():  # a run would be refused, too
             raise ConfigError(f"model: cannot load {model!r}: {str(error).splitlines()[0]}") from error
         return None
 
 
-def _vision_language(model: str) -> Any:
+def _vision_language(model: str, trust_remote_code: bool) -> Any:
     from mmrl.policies.language.config import on_meta
 
-    return on_meta(model)
+    return on_meta(model, trust_remote_code)
 
 
-def _masked(model: str) -> Any:
+def _masked(model: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    return AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(model))
+    trusted = {"trust_remote_code": trust_remote_code}
+    return AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(model, **trusted), **trusted)
 
 
 ON_META = {"vlm": _vision_language, "video": _vision_language, "masked": _masked}

@@ -250,7 +250,9 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
             "below what there is, steady",
             "`mmrl plan`; training.micro_batch_size",
         ),
-        Entry("rows/scored", "rows by the way they were scored", "the fastest exact way"),
+        Entry(
+            "rows/scored", "rows by the way they were scored; a rank without work repeats one", "the fastest exact way"
+        ),
         Entry("rows/written", "rows by the way they were written", "the fastest exact way"),
         Entry("rows/fell_back", "rows that took a slower way, by reason", "empty", "`mmrl doctor MODEL`"),
         Entry(

@@ -12,7 +12,7 @@ from tests.pipelines.test_report import browse
 
 SMALL = (
     "training.steps=2", "training.prompts_per_step=2", "training.group_size=4", "training.micro_batch_size=8",
-    "training.save_rollouts_every=1", "data.eval_limit=4", "policy.steps=4", "policy.eval_steps=4",
+    "training.save_rollouts_every=1", "data.eval_limit=16", "policy.steps=4", "policy.eval_steps=6",
     "policy.train_steps.high=3",
 )  # fmt: skip
 SHOWN = {"video_demo": "<video", "edit_demo": 'alt="condition image"'}

@@ -1,13 +1,20 @@
 """What a plan counts of a language model's memory: a number for each thing that a run holds."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoConfig, Qwen2Config, Qwen2ForCausalLM
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import read_config
+from mmrl.pipelines.language_plan import kept_by_decoder, sizes_of
 from mmrl.pipelines.plan import plan_run
+from mmrl.policies.generation.counting import Live
+from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.training.config import TrainingConfig
+from tests.policies.language.families.tiny import RECIPES
 
 
 def counted(bases, **policy) -> dict[str, str]:
@@ -50,13 +57,50 @@ class TestActivations:
         assert least < half < full and (full - least) / (half - least) == pytest.approx(2, rel=0.05)
         assert again - least < 0.7 * (full - least)
 
+    def test_of_a_clip_by_its_frames(self):
+        """16 frames of 32 x 32 pixels, two in a patch of 8 x 8: 128 patches, four of which are a token."""
+        given = ["policy.sampling.max_frames=16", "policy.sampling.max_pixels=1024", "policy.sampling.min_pixels=1"]
+
+        def said(*more):
+            return plan_run(read_config("demo", [*given, *more], "video"))
+
+        model = AutoConfig.from_pretrained(read_config("demo", [], "video").policy_settings().model).vision_config
+        assert (model.patch_size, model.temporal_patch_size, model.spatial_merge_size) == (8, 2, 2)
+        assert "prompts of 62 tokens with 128 patches each" in said()
+        assert "prompts of 46 tokens with 64 patches each" in said(f"policy.sampling.total_pixels={8 * 32 * 32}")
+        assert "prompts of 20 tokens with 80 patches each" in said("policy.max_prompt_tokens=20")
+
+    def test_of_layers_that_differ_and_patches_that_are_not_square(self):
+        sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+        text = SimpleNamespace(**sizes, intermediate_size=16)
+        one, two = kept_by_decoder(text, 1, checkpointing=False), kept_by_decoder(text, 1, checkpointing=True)
+        assert (one, two) == (5 * 8 + 2 * (9 * 8 + 2 * 8 + 4 * 16), 5 * 8 + 2 * 8 + 9 * 8 + 2 * 8 + 4 * 16)
+        text.intermediate_size = [16, 32]
+        assert kept_by_decoder(text, 1, checkpointing=False) == one + 4 * 16
+        assert kept_by_decoder(text, 1, checkpointing=True) == two + 4 * 16
+        settings = LanguagePolicyConfig(model="m", max_pixels=6 * 14 * 28, max_new_tokens=3)
+        shape = SimpleNamespace(vision_config=SimpleNamespace(patch_size=[14, 28]))
+        assert sizes_of(settings, TrainingConfig(), shape)[0].patches == 6
+
+    def test_what_the_number_leaves_out_is_said(self, bases):
+        def told(**policy):
+            given = {"model": str(bases.of("vlm")), "max_prompt_tokens": 64, **policy}
+            return plan_run(read_config({"modality": "vlm", "policy": given}))
+
+        assert told(max_new_tokens=256).endswith("GiB, with nothing in shards")
+        assert told(max_new_tokens=1024).endswith("with nothing in shards; on a CPU so long answers took 1.7 times it")
+        assert told(max_new_tokens=1024, gradient_checkpointing=True).endswith("GiB, with nothing in shards")
+
+    @pytest.mark.parametrize("name", ["gemma3n", "gemma4_unified", "internvl"])
+    def test_families_whose_configurations_are_of_another_shape(self, name, tmp_path):
+        model, processor = RECIPES[name]()
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        given = {"model": str(tmp_path), "max_new_tokens": 64, "max_prompt_tokens": 64, "max_pixels": 4096}
+        assert "peak of the process: " in plan_run(read_config({"modality": "vlm", "policy": given}))
+
     def test_of_a_decoder_as_autograd_keeps_them(self):
         """Counted of a real decoder, response tokens by themselves."""
-        from transformers import Qwen2Config, Qwen2ForCausalLM
-
-        from mmrl.pipelines.language_plan import kept_by_decoder
-        from mmrl.policies.generation.counting import Live
-
         sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
         config = Qwen2Config(**sizes, num_hidden_layers=3, vocab_size=16, attn_implementation="sdpa")
         model = Qwen2ForCausalLM(config)

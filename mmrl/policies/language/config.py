@@ -116,14 +116,25 @@ class LanguagePolicyConfig(Section):
 
 
 def load_model(config: LanguagePolicyConfig) -> Any:
-    """The checkpoint of `config.model`, as its class of transformers. One that lacks weights is refused: they would be
-    drawn at random."""
+    """The checkpoint of `config.model`, as its class of transformers. One that lacks weights, or has them of another
+    shape, is refused: they would be drawn at random."""
+    try:
+        model, told = _loaded(config)
+    except RuntimeError as error:  # weights that transformers does not convert; its report is printed above
+        raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
+    _refuse_random(config.model, type(model).__name__, told)
+    return quantized.pack(model, packed_parts(model), config)
+
+
+def _loaded(config: LanguagePolicyConfig) -> tuple[Any, dict[str, Any]]:
+    """The model, and what transformers tells of its weights."""
     from transformers import AutoModelForImageTextToText
 
     options = {"dtype": DTYPES[config.dtype], "trust_remote_code": config.trust_remote_code}
-    load = partial(AutoModelForImageTextToText.from_pretrained, config.model, output_loading_info=True, **options)
+    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused here, with their shapes
+    load = partial(AutoModelForImageTextToText.from_pretrained, config.model, **options, **told)
     try:
-        model, told = load(attn_implementation=config.attention)
+        return load(attn_implementation=config.attention)
     except ValueError as refused:
         if "attention implementation" not in str(refused):
             raise
@@ -131,13 +142,21 @@ def load_model(config: LanguagePolicyConfig) -> Any:
         model, told = load()
         if model.config.get_text_config()._attn_implementation != config.attention:
             raise
-    absent = sorted(told["missing_keys"])
-    if absent:
+        return model, told
+
+
+def _refuse_random(name: str, kind: str, told: dict[str, Any]) -> None:
+    """ConfigError for weights that did not come from the checkpoint."""
+    for key, stored, wanted in sorted(told["mismatched_keys"]):
         raise ConfigError(
-            f"model: {config.model!r} lacks {len(absent)} of the weights that {type(model).__name__} has, such as "
-            f"{', '.join(absent[:2])}; they would be random. Take a checkpoint that was saved from this class"
+            f"model: {name!r} has {key} of shape {tuple(stored)}, and {kind} by its config.json {tuple(wanted)}; take "
+            "a checkpoint whose configuration is that of its weights"
         )
-    return quantized.pack(model, packed_parts(model), config)
+    if absent := sorted(told["missing_keys"]):
+        raise ConfigError(
+            f"model: {name!r} lacks {len(absent)} of the weights that {kind} has, such as {', '.join(absent[:2])}; "
+            "they would be random. Take a checkpoint that was saved from this class"
+        )
 
 
 def packed_parts(model: Any) -> list[Any]:
@@ -166,7 +185,7 @@ def load_processor(config: LanguagePolicyConfig) -> Any:
     processor = AutoProcessor.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
     tokenizer = getattr(processor, "tokenizer", None)
     if config.chat_template is not None:
-        processor.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
+        processor.chat_template = _template(config.chat_template)
     elif getattr(processor, "chat_template", None) is None:
         processor.chat_template = getattr(tokenizer, "chat_template", None)
     if processor.chat_template is None:
@@ -175,6 +194,13 @@ def load_processor(config: LanguagePolicyConfig) -> Any:
             "file that writes messages and a placeholder for each medium: policy.chat_template=FILE"
         )
     return processor
+
+
+def _template(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"policy.chat_template: cannot read {file!r} as text: {error}") from None
 
 
 def without_noise(model: Any) -> Any:

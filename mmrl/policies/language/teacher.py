@@ -50,7 +50,8 @@ def required(settings: Any, asked_by: str) -> None:
 def loaded(
     config: Any, load: Callable[[Any], Any], student: Any, processor: Any, device: torch.device
 ) -> Any:  # fmt: skip
-    """The frozen model of `config.teacher`, which must read the student's prompts and write its tokens.
+    """The frozen model of `config.teacher`, which must read the student's prompts and write its tokens. It is never
+    packed, however the student is (`policy.quantize`): it is what the student is measured by.
 
     config, student, processor  the policy's section, its model and its processor; load: from a section to a model
     """
@@ -60,8 +61,10 @@ def loaded(
     name = teacher.model or config.model
     trusted = {"trust_remote_code": config.trust_remote_code}
     try:
-        model = load(config.model_copy(update={"model": name, "dtype": teacher.dtype}))
+        model = load(config.model_copy(update={"model": name, "dtype": teacher.dtype, "quantize": None}))
         own = AutoProcessor.from_pretrained(name, **trusted)
+    except ConfigError as error:  # says "model: ..."
+        raise ConfigError(f"policy.teacher.{error}") from None
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"policy.teacher: cannot load {name!r}: {str(error).splitlines()[0]}") from None
     if model.config.model_type != student.config.model_type:

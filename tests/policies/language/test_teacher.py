@@ -1,14 +1,19 @@
 """A teacher beside the policy: another checkpoint or adapter of the same vocabulary."""
 
+import re
+from shutil import copytree
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import read_config, shipped_asset
-from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.teacher import TeacherConfig
+from mmrl.policies.language.config import LanguagePolicyConfig, load_model
+from mmrl.policies.language.teacher import TeacherConfig, loaded
 from mmrl.policies.language.vision import VisionPolicy
+from mmrl.policies.quantized import is_packed
 from mmrl.randomness import Key
 from mmrl.recipes import load_recipe
 from mmrl.record import Request
@@ -108,6 +113,23 @@ def test_nobody_named_is_refused_before_anything_is_loaded():
 def test_another_vocabulary_is_refused():
     policy = policy_of({"model": str(shipped_asset("tiny_zoom"))})
     with pytest.raises(ConfigError, match=r"another vocabulary than the student: \d+ tokens differ"):
+        policy.evaluate(answers(policy), [LOG_PROBS], weights="teacher")
+
+
+def test_one_is_never_packed_as_the_student_is(other):
+    policy = policy_of({"model": str(other / "model")})
+    config = policy.config.model_copy(update={"quantize": "nf4"})
+    model = loaded(config, load_model, policy.inner.core, policy.processor, policy.device)
+    assert not any(is_packed(module) for module in model.modules())
+
+
+def test_one_that_lacks_weights_is_refused_by_its_own_name(other, tmp_path):
+    copytree(other / "model", tmp_path / "half")
+    weights = load_file(tmp_path / "half" / "model.safetensors")
+    del weights[lost := next(name for name in weights if "mlp" in name)]
+    save_file(weights, tmp_path / "half" / "model.safetensors", metadata={"format": "pt"})
+    policy = policy_of({"model": str(tmp_path / "half")})
+    with pytest.raises(ConfigError, match=rf"^policy\.teacher\.model: .*half' lacks 1 .*{re.escape(lost)}.* random"):
         policy.evaluate(answers(policy), [LOG_PROBS], weights="teacher")
 
 

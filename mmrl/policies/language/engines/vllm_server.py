@@ -128,7 +128,8 @@ class Server:
             raise PolicyError(
                 f"prompt {context.prompt.id!r} shows videos, and the server at policy.engine.url={self.url} takes "
                 f"images only; for clips start it as python -m {vllm_serve.__name__}, with --media-io-kwargs "
-                f"'{json.dumps(TAKES_CLIPS['media_io_kwargs'])}'"
+                f"'{json.dumps(TAKES_CLIPS['media_io_kwargs'])}' --mm-processor-kwargs "
+                f"'{json.dumps({'videos_kwargs': self.setting.family.video_options})}'"
             )
 
     def write(self, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None) -> Decoded:

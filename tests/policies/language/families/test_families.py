@@ -261,6 +261,16 @@ def test_where_keys_score_alike_rows_are_read_up_to_the_number_chosen():
         policy.encode(long)
 
 
+def test_a_checkpoint_whose_weights_have_another_shape_is_refused_by_name(tmp_path):
+    model, processor = RECIPES["llava"]()
+    weights = model.state_dict()
+    name = next(n for n in weights if n.endswith("mlp.down_proj.weight"))
+    model.save_pretrained(tmp_path, state_dict=weights | {name: weights[name][:3].clone()})
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"down_proj\.weight of shape \(3, 96\), and Llava.* \(64, 96\)"):
+        VisionPolicy.from_config(LanguagePolicyConfig(model=str(tmp_path)))
+
+
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     """transformers would draw them at random, and say so in a warning."""
     model, processor = RECIPES["llava"]()
@@ -300,6 +310,8 @@ class TestTemplates:
             self.rendered(folder)
         (folder / "mine.jinja").write_text(other)
         assert self.rendered(folder, chat_template=str(folder / "mine.jinja")).startswith("Now user")
+        with pytest.raises(ConfigError, match=r"^policy\.chat_template: cannot read '.*none.jinja' as text: .*No such"):
+            self.rendered(folder, chat_template=str(folder / "none.jinja"))
 
     def test_what_a_tokenizer_puts_behind_every_text_is_not_part_of_a_prompt(self):
         model, processor = RECIPES["internvl"]()
