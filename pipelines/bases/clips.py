@@ -18,9 +18,10 @@ from torch import Tensor
 from mmrl.data.worlds import WorldDataset, open_world
 from mmrl.data.worlds.moves import STAYS, WAYS, Moves, caption
 from mmrl.data.worlds.scenes import COLORS, SHAPES, keyed_random, split_of
+from mmrl.pipelines.bases import generators
 from mmrl.pipelines.bases.cards import command_line, mean_of, write_card
 from mmrl.pipelines.bases.flow import pixels
-from mmrl.pipelines.bases.generators import LENGTH, chosen, fit, fit_flow, tiny_wan
+from mmrl.pipelines.bases.generators import LENGTH, encoded, fit_flow, tiny_wan
 from mmrl.pipelines.bases.supervised import Report, printed
 from mmrl.randomness import Key
 
@@ -30,7 +31,7 @@ STEPS, POOL, BATCH = 4000, 8192, 16
 DIFFICULTY = 2
 WRONG = {"motion": 0.35, "color": 0.2, "shape": 0.1}
 CHOICES = {"motion": tuple(WAYS), "color": tuple(COLORS), "shape": SHAPES}
-LATENT_NOISE, NO_CAPTION = 0.1, 0.1
+NO_CAPTION = 0.1
 
 
 def mistaken(scene: dict[str, Any], wrong: Mapping[str, float], rng: random.Random) -> dict[str, Any]:
@@ -64,24 +65,9 @@ def pairs(world: WorldDataset, wrong: Mapping[str, float], seed: int, count: int
 
 def fit_vae(vae: Any, clips: Tensor, *, seed: int, steps: int, report: Report) -> None:
     """Squared error of clips decoded from slightly noisy latents; then their mean and spread by channel."""
-
-    def loss_at(step: int) -> Tensor:
-        key = Key(seed, step, purpose="vae")
-        shown = clips[chosen(len(clips), VAE_BATCH, key)]
-        latents = vae.encode(shown).latent_dist.mode()
-        decoded = vae.decode(latents + LATENT_NOISE * key.at(purpose="noise").normal(*latents.shape)).sample
-        return (decoded - shown).square().mean() + 1e-3 * latents.square().mean()
-
-    vae.train()
-    fit(list(vae.parameters()), loss_at, steps=steps, rate=2e-3, report=report)
-    vae.eval().requires_grad_(False)
+    generators.fit_vae(vae, clips, seed=seed, steps=steps, batch=VAE_BATCH, report=report)
     latents = encoded(vae, clips[:512]).transpose(0, 1).flatten(1)
     vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
-
-
-@torch.no_grad()
-def encoded(vae: Any, clips: Tensor) -> Tensor:
-    return torch.cat([vae.encode(part).latent_dist.mode() for part in clips.split(64)])
 
 
 def learn(
