@@ -45,7 +45,7 @@ demo: $(READY)
 
 test: export OMP_NUM_THREADS := 1
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs $(ARGS)
 
 # compiling vLLM's small functions takes longer than these tests run
 test-engine: export OMP_NUM_THREADS := 1

@@ -28,8 +28,26 @@ from mmrl.pipelines.doctor import find_browser
 
 torch.set_num_threads(1)
 
+# few tests, minutes in all: they begin, so that no worker is left alone with one of them at the end
+LONGEST = (
+    "tests/chaos/test_chaos.py",
+    "tests/pipelines/test_notebooks.py",
+    "tests/benchmarks/test_benchmarks.py",
+    "tests/training/test_cli_trust.py",
+    "tests/pipelines/test_readme.py",
+    "tests/training/test_ranks.py",
+    "tests/training/test_checkpoint.py",
+    "tests/training/test_trainer.py",
+)
+
 hypothesis.settings.register_profile("mmrl", derandomize=True, max_examples=25, deadline=None, database=None)
 hypothesis.settings.load_profile("mmrl")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others stay in their order (`--no-loadscope-reorder` keeps it among workers)."""
+    place = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)
