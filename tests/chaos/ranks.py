@@ -147,34 +147,31 @@ def _scored(outputs: list, components: Callable[[int, int], dict[str, float]]) -
     return Scores(columns, reward, torch.full_like(reward, float("nan")))
 
 
+def _raised_by_one(error: Exception, ground: Ground, name: str, draw: random.Random) -> Ranks:
+    """The second rank's reward raises at a call that is drawn."""
+    at = draw.randrange(1, 5)
+    calls = 0
+
+    def score(outputs, prompts):
+        nonlocal calls
+        calls += 1
+        if os.environ["RANK"] == "1" and calls == at:
+            raise error
+        return _scored(outputs, lambda rank, i: {"own": 0.5})
+
+    return Ranks(ground, name, score)
+
+
 def _reward_gives_up(ground: Ground, name: str, draw: random.Random) -> str:
     from mmrl.errors import RewardError
 
-    at = draw.randrange(1, 5)
-    calls = 0
-
-    def score(outputs, prompts):
-        nonlocal calls
-        calls += 1
-        if os.environ["RANK"] == "1" and calls == at:
-            raise RewardError("every output is unscored today")
-        return _scored(outputs, lambda rank, i: {"own": 0.5})
-
-    return _problem(Ranks(ground, name, score).end(), lambda e: e.status == 2, "unscored today")
+    run = _raised_by_one(RewardError("every output is unscored today"), ground, name, draw)
+    return _problem(run.end(), lambda e: e.status == 2, "unscored today")
 
 
 def _unforeseen(ground: Ground, name: str, draw: random.Random) -> str:
-    at = draw.randrange(1, 5)
-    calls = 0
-
-    def score(outputs, prompts):
-        nonlocal calls
-        calls += 1
-        if os.environ["RANK"] == "1" and calls == at:
-            raise ZeroDivisionError("nobody thought of this")
-        return _scored(outputs, lambda rank, i: {"own": 0.5})
-
-    return _problem(Ranks(ground, name, score).end(), lambda e: e.status in (1, 2), "nobody thought of this")
+    run = _raised_by_one(ZeroDivisionError("nobody thought of this"), ground, name, draw)
+    return _problem(run.end(), lambda e: e.status in (1, 2), "nobody thought of this")
 
 
 def _keys(ground: Ground, name: str, draw: random.Random) -> str:

@@ -133,3 +133,13 @@ def _small(name: str, p: Any, generator: torch.Generator) -> None:
         p.fill_(1.0)
     elif p.dim() >= 2:
         p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+
+
+def sliced() -> tuple[Any, str, dict[str, int]]:
+    """What the MiniCPM-V share: a tokenizer that names the marks of slices, its template, and the sizes of slices."""
+    named = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    named |= {f"{name}_start_token": f"<{name}>" for name in ("image", "slice", "image_id")}
+    named |= {f"{name}_end_token": f"</{name}>" for name in ("image", "slice", "image_id")}
+    template = chat("<|image_pad|>", "<|video_pad|>")
+    sizes = {"patch_size": 8, "scale_resolution": 64, "max_slice_nums": 4}
+    return tokenizer([], template, named=named), template, sizes

@@ -19,6 +19,7 @@ from tests.policies.language.families.tiny.parts import (  # fmt: skip
     of,
     recipe,
     rope,
+    sliced,
     tokenizer,
 )
 
@@ -295,11 +296,7 @@ def perception_lm():
 
 @recipe
 def minicpmv4_6():
-    named = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
-    named |= {f"{name}_start_token": f"<{name}>" for name in ("image", "slice", "image_id")}
-    named |= {f"{name}_end_token": f"</{name}>" for name in ("image", "slice", "image_id")}
-    tok = tokenizer([], template := chat("<|image_pad|>", "<|video_pad|>"), named=named)
-    sizes = {"patch_size": 8, "scale_resolution": 64, "max_slice_nums": 4}
+    tok, template, sizes = sliced()
     readers = tf.MiniCPMV4_6ImageProcessor(**sizes), tf.MiniCPMV4_6VideoProcessor(**sizes)
     processor = tf.MiniCPMV4_6Processor(*readers, tok, chat_template=template)
     text = HYBRID | rope(2, 1, 1, mrope_interleaved=True, partial_rotary_factor=0.5)
