@@ -207,8 +207,8 @@ class Strategy:
         return {}
 
     def make(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Once a step, of the rows of all ranks: columns (B,) or (B, T) that come of the group as it is in the end. What
-        reads the passes that `observe` comes too early for may be remembered here."""
+        """Once a step, of the rows of all ranks: columns (B,) or (B, T) that come of the group as it is in the end.
+        What reads the passes that `observe` comes too early for may be remembered here."""
         return {}
 
     def observe(self, batch: Batch, step: Step) -> None:

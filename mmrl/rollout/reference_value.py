@@ -19,7 +19,8 @@ from mmrl.stages import LANGUAGE, stage
     "reference_value",
     method="a_lol",
     paper="Advantage-Leftover Lunch, arXiv 2305.14718",
-    formula="V(x) = sum_i w_i r_i / sum_i w_i over all answers to x so far, w_i = min(exp(sum_t(lp_ref - lp_old)), most)",
+    formula="V(x) = sum_i w_i r_i / sum_i w_i over all answers to x so far, "
+    "w_i = min(exp(sum_t(lp_ref - lp_old)), most)",
     confidence="ours",
     needs=("ref_log_probs",),
     modalities=LANGUAGE,

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.rewards import answers
+from mmrl.rewards.papers.segments import cut
 from mmrl.rewards.registry import reward
-from mmrl.rewards.segments import cut
 
 _MARK = re.compile(r"^\s*(?:[-*\u2022]|\(?\d+\s*[.):])\s+")
 _TAG = re.compile(r"</?(?:answer|candidates|ranking)>", re.IGNORECASE)

@@ -35,7 +35,7 @@ def config(recipe: str, *changes: str, rewards=(ACCURACY,), **sections):
         ("dypo", r"expert \(B,\), which group 'dypo_routing' and .* read; it takes rollout=.*demonstrations"),
         (
             "a_lol",
-            r"reference_value \(B,\), .* it takes rollout=reference_value, or the data set, .* data.numbers=\[reference_value\]",
+            r"reference_value \(B,\), .* takes rollout=reference_value, or the data set, .* data.numbers",
         ),
         ("gigpo", r"segment \(B, T\).*; nobody makes the column state"),
         ("vcpo", r"sampler_log_probs \(B, T\).* it takes policy\.old_log_probs=trainer"),

@@ -21,8 +21,8 @@ JUDGE = "mmrl.rewards.accuracy:judge"
     "attempts",
     method="dr_kernel_trloo",
     paper="Dr. Kernel, arXiv 2602.05885",
-    formula="action_reward of turn k = judge(what turn k answers, the prompt's columns); another turn while it is below "
-    "`enough`",
+    formula="action_reward of turn k = judge(what turn k answers, the prompt's columns); another turn while it is "
+    "below `enough`",
     confidence="partly",
     modalities=LANGUAGE,
 )

@@ -15,7 +15,7 @@ from mmrl.stages import LANGUAGE, stage
 BELIEF = re.compile(r"<belief>(.*?)</belief>", re.DOTALL | re.IGNORECASE)
 _EXPECT = re.compile(r"\bi expect\s+(.*)", re.DOTALL)
 _WORD = re.compile(r"\d[\d.]*\d|\d|[^\W\d_]{4,}")
-_COMMON = frozenset("that will with from this then find expect next observation".split())
+_COMMON = frozenset(["that", "will", "with", "from", "this", "then", "find", "expect", "next", "observation"])
 KEYED = ("phase", "target")
 
 

@@ -53,8 +53,8 @@ class Toolbox(Environment):
     side       pixels of a crop's longer side, as in `zoom`
     max_turns  calls and the answer, at most
 
-    Column `choice` of a turn: 0 for an answer, the place of the tool it asked for, from 1, and one more than there are
-    tools for a call that none of them knows.
+    Column `choice` of a turn: the place of the tool it asked for, from 1, one more than there are tools for a call that
+    none of them knows, and for an answer a number of what it says, 0 if it says nothing.
     """
 
     turn_columns = ("choice",)
@@ -94,7 +94,8 @@ class Toolbox(Environment):
         except BadCall as error:
             return Observation.of(f"{error}.", bad=error.cause), strange
         if arguments is None:
-            return Done(), 0
+            said = number_of(output)
+            return Done(), said and said + strange
         for place, (name, tool) in enumerate(self.tools.items(), 1):
             if arguments.keys() & ARGUMENTS[name]:
                 return tool.step(talk.kept[name], output), place

@@ -11,8 +11,12 @@ from mmrl.rewards.registry import reward
 from mmrl.rollout.environments.calculator import calculate
 from mmrl.rollout.environments.calls import BadCall
 
-_SIDE = r"[\d.,\s()+\-*/\u00d7\u00f7^]*\d[\d.,\s()+\-*/\u00d7\u00f7^]*"
-_EQUATION = re.compile(rf"(?<![\w.])({_SIDE})=({_SIDE}(?:={_SIDE})*)(?!\s*[\w=])")
+_NUMBER = r"(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
+_SIGN = r"(?:\*\*|[-+*/\u00d7\u00f7^])"
+_TERM = rf"(?:[-(]\s*)*{_NUMBER}(?:\s*\))*"
+_SIDE = rf"{_TERM}(?:\s*{_SIGN}\s*{_TERM})*"
+_EQUATION = re.compile(rf"(?<![\w.,]){_SIDE}(?:\s*=\s*{_SIDE})+(?!\w|[.,]\d|\s*[=%(]|\s*{_SIGN}\s*[\w(])")
+_COMPUTES = re.compile(rf"[\d)]\s*{_SIGN}")
 _SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", ",": None})
 
 
@@ -33,16 +37,18 @@ def wrong_equations(text: str, tolerance: float) -> tuple[list[list[int]], int]:
     spans, read = [], 0
     for found in _EQUATION.finditer(text):
         values = [value_of(side) for side in found[0].split("=")]
-        if any(v is None for v in values) or not any(
-            re.search(r"\d\s*[-+*/\u00d7\u00f7^]", s) for s in found[0].split("=")
-        ):
+        if _goes_on_from(text[: found.start()].rstrip(), found[0]) or None in values or not _COMPUTES.search(found[0]):
             continue
         read += 1
-        left = values[0]
-        if any(abs(v - left) > tolerance * max(1.0, abs(left)) for v in values[1:]):
-            start = found.start() + len(found[0]) - len(found[0].lstrip())
-            spans.append([start, start + len(found[0].strip(" ,.\n"))])
+        left, *others = [value for value in values if value is not None]
+        if any(abs(value - left) > tolerance * max(1.0, abs(left)) for value in others):
+            spans.append([found.start(), found.end()])
     return spans, read
+
+
+def _goes_on_from(before: str, equation: str) -> bool:
+    """Whether an equation is the end of a longer one whose beginning cannot be computed: `x + 1 + 1 = 3`."""
+    return before[-1:] in set("+-*/^=(\u00d7\u00f7") - {""} or (equation[0] == "-" and before[-1:].isalnum())
 
 
 @reward(
