@@ -142,6 +142,17 @@ def test_numbers_fit_the_actions_or_the_row_is_unscored_and_counted():
     assert causes == {f"segment: 27 numbers for {length[1]} actions": 1}
 
 
+def test_what_is_added_up_stands_on_the_last_token_of_its_span():
+    policy, rollouts = make_policy(), rollouts_of_two()
+    whole = [[[0, len(text), 0.75]] for text in rollouts.outputs]
+    assert not attach_columns(rollouts, scores_with("action_reward", whole), policy)
+    written = [0.75 if text else 0.0 for text in rollouts.outputs]
+    assert rollouts.columns["action_reward"].sum(1).tolist() == written and any(written)
+    attach_columns(rollouts, scores_with("segment", [[[0, len(t), 4]] if t else [] for t in rollouts.outputs]), policy)
+    ended = [row for row, text in enumerate(rollouts.outputs) if text]
+    assert all((rollouts.columns["segment"][row][rollouts.mask[row]] == 4).all() for row in ended), "the end token too"
+
+
 def test_one_number_a_row_is_a_column_of_rows():
     policy, rollouts = make_policy(), rollouts_of_two()
     assert not attach_columns(rollouts, scores_with("reference_value", [0.25, 0.5]), policy)
