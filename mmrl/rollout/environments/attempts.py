@@ -66,5 +66,4 @@ class Attempts(Environment):
         numbers = {"action_reward": float(worth)}
         if worth >= self.enough:
             return Done(of_turn=numbers)
-        shown = Observation.of(str(said).strip() or self.again)
-        return Observation(shown.messages, of_turn=numbers)
+        return Observation.of(str(said).strip() or self.again, of_turn=numbers)

@@ -46,11 +46,14 @@ class Observation:
     of_turn: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, text: str, *, images: Sequence[Any] = (), videos: Sequence[Any] = (), bad: str = "") -> Observation:
+    def of(
+        cls, text: str, *, images: Sequence[Any] = (), videos: Sequence[Any] = (), bad: str = "",
+        of_turn: Mapping[str, float] | None = None,
+    ) -> Observation:  # fmt: skip
         """One message of the user: media first, then `text`."""
         parts = [{"type": "image"} for _ in images] + [{"type": "video"} for _ in videos]
         content = [*parts, {"type": "text", "text": text}] if text else parts
-        return cls([{"role": "user", "content": content}], tuple(images), tuple(videos), bad)
+        return cls([{"role": "user", "content": content}], tuple(images), tuple(videos), bad, of_turn or {})
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Surroundings(Protocol):
     """
 
     columns: Mapping[str, float]
-    turn_columns: Sequence[str]
+    turn_columns: tuple[str, ...]
     max_turns: int
     ceiling: float
     counts: Counter

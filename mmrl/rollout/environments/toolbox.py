@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.record import Prompt
@@ -57,7 +57,7 @@ class Toolbox(Environment):
     none of them knows, and for an answer a number of what it says, 0 if it says nothing.
     """
 
-    turn_columns = ("choice",)
+    turn_columns: ClassVar[tuple[str, ...]] = ("choice",)
 
     def __init__(
         self, *, tools: Sequence[str] = ("zoom", "frames", "calculator"), side: int = 448, max_turns: int = MAX_TURNS
@@ -94,8 +94,8 @@ class Toolbox(Environment):
         except BadCall as error:
             return Observation.of(f"{error}.", bad=error.cause), strange
         if arguments is None:
-            said = number_of(output)
-            return Done(), said and said + strange
+            answer = number_of(output)
+            return Done(), answer and answer + strange
         for place, (name, tool) in enumerate(self.tools.items(), 1):
             if arguments.keys() & ARGUMENTS[name]:
                 return tool.step(talk.kept[name], output), place
