@@ -24,7 +24,7 @@ HOW = {
     DATA: "the data set, one number a row, declared by data.numbers=[{name}]",
     STRATEGY: "a rollout strategy that asks for such rollouts",
     ENVIRONMENT: "an environment that the policy acts in",
-    SEGMENTER: "a segmenter",
+    SEGMENTER: "a reward that cuts answers, such as rewards=[{{name: sentences, weight: 0, columns: [segment]}}]",
     ENGINE: "an engine that reports it",
     POLICY: "a policy that keeps it with its rollouts",
 }
@@ -38,6 +38,8 @@ class Column:
     makers   the kinds that can make it; none: it is always there
     fill     what stands where its maker says nothing, and outside the mask
     how      what one does to have it, where that is more than `HOW` says of its makers
+    added    numbers of the actions of a segment are added up, so that a maker's number for a segment or a span stands
+             on its last action alone; others stand on each of its actions
     """
 
     name: str
@@ -46,6 +48,7 @@ class Column:
     makers: tuple[str, ...] = ()
     fill: float = 0.0
     how: str = ""
+    added: bool = False
 
     @property
     def per_action(self) -> bool:
@@ -72,14 +75,17 @@ COLUMNS: dict[str, Column] = _table(
     Column("observed", "(B,)", "columns that it filled", (ENVIRONMENT,)),
     Column("state", "(B, T)", "a number of the state a segment acts in, equal where it is the same",
            (ENVIRONMENT, REWARD), -1),
-    Column("tag", "(B, T)", "a number of the kind of thinking a segment is tagged with", (SEGMENTER, REWARD), -1),
+    Column("tag", "(B, T)", "a number of the kind of thinking a segment is tagged with", (ENVIRONMENT, REWARD), -1),
     Column("choice", "(B, T)", "which of the offered next nodes a segment chose", (ENVIRONMENT, REWARD), -1),
-    Column("action_reward", "(B, T)", "what the segment of an action is worth", (REWARD, ENVIRONMENT)),
+    Column("action_reward", "(B, T)", "what the segment of an action is worth, on its last action",
+           (REWARD, ENVIRONMENT, STRATEGY), added=True),
     Column("belief", "(B, T)", "a number of the belief a segment states", (ENVIRONMENT, REWARD), -1),
-    Column("belief_reward", "(B, T)", "what that belief is worth", (REWARD, ENVIRONMENT)),
+    Column("belief_reward", "(B, T)", "what that belief is worth, on its last action", (REWARD, ENVIRONMENT),
+           added=True),
     Column("flagged_tokens", "(B, T)", "1 on tokens that a judge found wrong", (REWARD,)),
-    Column("values", "(B, T)", "a critic's value of each macro action", (REWARD,)),
-    Column("reference_value", "(B,)", "the mean reward of the reference policy on a rollout's prompt", (DATA, REWARD)),
+    Column("values", "(B, T)", "a critic's value of each macro action", (REWARD, STRATEGY)),
+    Column("reference_value", "(B,)", "the mean reward of the reference policy on a rollout's prompt",
+           (STRATEGY, DATA, REWARD)),
     Column("expert", "(B,)", "1 on demonstrations in a group of the policy's own rollouts", (STRATEGY,)),
     Column("expert_log_probs", "(B, T)", "log-probs of an expert policy", (STRATEGY,)),
     Column("reordered", "(B,)", "1 on rollouts that saw a clip's frames in another order", (STRATEGY,)),

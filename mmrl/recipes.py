@@ -76,10 +76,13 @@ class Recipe(Section):
         return rewards
 
     def beside(self, rewards: Sequence[Any]) -> list[dict[str, Any]]:
-        """The rewards of the method that are not among `rewards`: names, mappings or functions. One that only brings a
-        column, with weight 0, is worth something where a run names no other: a run needs a reward to look at."""
+        """The rewards of the method that are not among `rewards`: names, mappings or functions. One whose columns
+        others make already stays away. One that only brings a column, with weight 0, is worth something where a run
+        names no other: a run needs a reward to look at."""
         named = [r.get("name") if isinstance(r, Mapping) else getattr(r, "name", r) for r in rewards]
+        made = {c for r in rewards if isinstance(r, Mapping) for c in r.get("columns") or ()}
         own = [dict(reward) for reward in self.rewards if reward["name"] not in named]
+        own = [r for r in own if not r.get("columns") or not made.issuperset(r["columns"])]
         return own if named else [r | {"weight": r.get("weight", 1.0) or 1.0} for r in own]
 
 

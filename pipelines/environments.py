@@ -109,6 +109,7 @@ class Apart:
     ) -> None:
         environment: Environment = environment_of(choice).state
         self.columns, self.max_turns, self.ceiling = environment.columns, turns_of(environment), ceiling
+        self.turn_columns = environment.turn_columns
         self.counts: Counter = Counter()
         named = {"name": choice} if isinstance(choice, str) else dict(choice)
         self._lanes = [Lane(plugins.absolute(named, [Path.cwd()]), timeout) for _ in range(workers)]
@@ -189,15 +190,15 @@ def unpacked_video(values: dict[str, Any]) -> Any:
 
 def packed_reply(reply: Observation | Done) -> dict[str, Any]:
     if isinstance(reply, Done):
-        return {"done": dict(reply.columns)}
+        return {"done": dict(reply.columns), "of_turn": dict(reply.of_turn)}
     return {
         "messages": [dict(m) for m in reply.messages], "images": list(reply.images), "bad": reply.bad,
-        "videos": [packed_video(v) for v in reply.videos],
+        "videos": [packed_video(v) for v in reply.videos], "of_turn": dict(reply.of_turn),
     }  # fmt: skip
 
 
 def unpacked_reply(values: dict[str, Any]) -> Observation | Done:
     if "done" in values:
-        return Done(values["done"])
+        return Done(values["done"], values["of_turn"])
     videos = tuple(unpacked_video(v) for v in values["videos"])
-    return Observation(values["messages"], tuple(values["images"]), videos, values["bad"])
+    return Observation(values["messages"], tuple(values["images"]), videos, values["bad"], values["of_turn"])

@@ -16,6 +16,8 @@ from mmrl.recipes import Recipe, load_recipe, recipe_names
 from mmrl.rewards.presets import PUBLISHED
 from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as registered_rewards
+from mmrl.rollout.environments.base import made_by
+from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.settings import read_section
 from mmrl.stages import RENAMED, STAGES, StageFunction, registered
@@ -151,6 +153,7 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
     kept = kept or [{}]
     made = {*strategies.makes, *(name for name in kept[0] if all(name in k for k in kept))}
     made |= {name for reward in recipe.rewards for name in reward.get("columns", ())}
+    made |= set(made_by(environment_of(recipe.environment).state)) if recipe.environment else set()
     read = strategies.reads(objective.columns)
     problems += missing(read, dict.fromkeys(made, "strategies and policies"), on_offer())
     makers = {name: list(COLUMNS[name].makers) for name in read if COLUMNS[name].makers}

@@ -28,7 +28,7 @@ from mmrl.policies import quantized
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.record import Prompt
-from mmrl.rollout.environments.base import MADE, Here, Surroundings
+from mmrl.rollout.environments.base import Here, Surroundings, made_by
 from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.selection.prompts import Sampler
@@ -139,7 +139,7 @@ def makers_of(config: RunConfig) -> dict[str, str]:
         makers |= {name: f"rollout {bound.name!r}" for name in (*bound.state.columns, *bound.state.made)}
     if config.environment is not None:
         bound = environment_of(config.environment)
-        makers |= {name: f"environment {bound.name!r}" for name in (*MADE, *bound.state.columns)}
+        makers |= {name: f"environment {bound.name!r}" for name in made_by(bound.state)}
     makers |= {name: "the data set" for name in config.data.numbers}
     return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
 

@@ -282,6 +282,11 @@ class RewardPanel:
                 columns[name], problems = made_column(result.outcomes, name)
                 causes.update(count_causes(f"{member.label}/{name}", problems))
                 reward[torch.tensor([bool(problem) for problem in problems], dtype=torch.bool)] = NAN
+        if count and not components:
+            raise RewardError(
+                f"the rewards {', '.join(m.label for m in self.members)} make columns alone and say of no output what "
+                "it is worth; name one that does, such as rewards=[{name: accuracy}]"
+            )
         reward[~applies] = NAN
         reward = _in_float32(reward, causes)
         self._enforce_ceiling(reward, results, causes)

@@ -88,4 +88,6 @@ class Still(World):
 
 
 def question_columns(question: Question) -> dict[str, str]:
-    return {"solution": question.solution, "task": question.task, "skill": question.skill}
+    """A world knows the whole answer, so it demonstrates it too."""
+    answer = question.solution
+    return {"solution": answer, "task": question.task, "skill": question.skill, "demonstrations": answer}

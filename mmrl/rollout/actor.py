@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from mmrl.columns import COLUMNS
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
 from mmrl.record import LOST, Answer, Batch, Prompt, Request, Rollouts, Scores
-from mmrl.rollout.environments.base import Surroundings
+from mmrl.rollout.environments.base import ROWS, Surroundings
+from mmrl.rollout.environments.states import turn_column
 
 
 @dataclass
@@ -48,9 +50,13 @@ class Actor:
         """`answers[i]` as if the policy had answered `prompts[i]` with it, in one run; see `Policy.written`."""
         rows = self.policy.written(prompts, answers)
         if self.environment is not None:
-            constants = {"calls": 0.0, "bad_calls": 0.0, "observed": 0.0} | dict(self.environment.columns)
+            constants = ROWS | dict(self.environment.columns)
             rows.columns |= {name: torch.full_like(rows.old_log_probs[:, 0], fill) for name, fill in constants.items()}
             rows.columns |= {"turn": torch.zeros_like(rows.actions), "segment": rows.mask.long() - 1}
+            rows.columns |= {"state": rows.mask.long() - 1}  # one run, in the state every conversation begins in
+            nothing, turn = [()] * len(rows), rows.columns["turn"]
+            for name in self.environment.turn_columns:
+                rows.columns[name] = turn_column(COLUMNS[name], nothing, rows.mask, turn)
         return rows
 
     def metrics(self, batch: Batch) -> dict[str, float]:

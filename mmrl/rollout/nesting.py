@@ -163,8 +163,9 @@ class Nested:
     def make(self, batch: Batch) -> Batch:
         """`batch` with the columns that come of whole groups."""
         columns = dict(batch.columns)
-        for strategy in self.strategies:
-            columns |= strategy.make(batch)
+        for bound in self.bounds:
+            seen = batch.seen_by({name: need.key for name, need in bound.needs.items()})
+            columns |= cast(Strategy, bound.state).make(seen)
         return replace(batch, columns=columns)
 
     def observe(self, batch: Batch, step: Step) -> None:

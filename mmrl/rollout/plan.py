@@ -207,11 +207,12 @@ class Strategy:
         return {}
 
     def make(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Once a step, of the rows of all ranks: columns (B,) or (B, T) that come of the group as it is in the end."""
+        """Once a step, of the rows of all ranks: columns (B,) or (B, T) that come of the group as it is in the end.
+        What reads the passes that `observe` comes too early for may be remembered here."""
         return {}
 
     def observe(self, batch: Batch, step: Step) -> None:
-        """Once a step, after the last round: here, and nowhere else, a strategy remembers."""
+        """Once a step, after the last round: here, and in `make`, a strategy remembers."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -41,7 +41,9 @@ def attach_columns(rollouts: Rollouts, scores: Scores, policy: Policy) -> Counte
 
 
 def _per_action(column: Column, value: Any, rollouts: Rollouts, row: int, policy: Policy) -> Tensor:
-    """(T,) from one number for each action, or from spans of characters; raises ValueError where neither fits."""
+    """(T,) from one number for each action, or from spans of characters; raises ValueError where neither fits. The
+    number of a span stands on each of its actions, of a column that adds up on the last. An action that writes no
+    text, such as the end token, is part of what stands before it, in columns that number parts."""
     made = torch.full(rollouts.mask.shape[1:], float(column.fill))
     if not isinstance(value, list | tuple):
         raise ValueError(f"a {type(value).__name__}; expected a list, of one number for each action or of spans")
@@ -56,7 +58,15 @@ def _per_action(column: Column, value: Any, rollouts: Rollouts, row: int, policy
         if len(span) not in (2, 3) or not 0 <= span[0] <= span[1] <= len(rollouts.outputs[row]):
             raise ValueError("a span that is not [start, end] or [start, end, value] inside the output")
         inside = [t for t, (start, end) in enumerate(written) if start < span[1] and end > span[0]]
-        made[inside] = float(span[2]) if len(span) == 3 else 1.0
+        number = float(span[2]) if len(span) == 3 else 1.0
+        if column.added:
+            made[inside[-1:]] += number
+        else:
+            made[inside] = number
+    if column.fill < 0:
+        for t, (start, end) in enumerate(written):
+            if start == end and t:
+                made[t] = made[t - 1]
     return made
 
 

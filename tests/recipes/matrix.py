@@ -33,6 +33,8 @@ from mmrl.pipelines.progress import quiet_libraries
 from mmrl.pipelines.run import open_prompts, train
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import load_recipe, recipe_names
+from mmrl.rollout.environments.base import made_by
+from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested
 from mmrl.settings import read_section
 from mmrl.training.learners import GRADIENT
@@ -94,6 +96,7 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     kind = policy_class(modality)
     kept = kind.columns_of(read_section(kind.config_type, {"model": "", **known.policy}, "policy"))
     made = {*strategies.makes, *kept, *(name for reward in known.rewards for name in reward.get("columns", ()))}
+    made |= set(made_by(environment_of(known.environment).state)) if known.environment else set()
     waits = [n for n in strategies.reads(Objective.of(known.objective).columns) if COLUMNS[n].makers and n not in made]
     values, given = toys.toys(recipe, waits)
     _, policy = MODELS[modality]

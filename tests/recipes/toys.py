@@ -69,15 +69,11 @@ COLUMN_VALUES: dict[str, list[float]] = {
 }
 """Columns that a toy reward returns, for makers of every kind but the two below."""
 
-BY_STRATEGY = {"scope": ["flagged_tokens"]}
-"""Columns that a recipe's strategy reads of the rewards."""
-
 PARTS = {
     "arm_ada_grpo": ["format_label"],
     "carr_c_grpo": ["rubric"],
     "dr_irl_grpo_s": ["hardness", "gap"],
     "dynframe_sd_grpo": ["retrieval", "answer"],
-    "f_grpo": ["coverage", "ranking"],
     "flowse_grpo": ["format"],
     "gdpo_decoupled": ["format"],
     "lightningrl": ["tokens_per_forward"],
@@ -149,7 +145,7 @@ def toys(recipe: str, waited_for: Sequence[str]) -> tuple[dict[str, Any], list[s
     given = [f"reward {label}" for label in PARTS.get(recipe, [])] + [key for key in SET.get(recipe, {})]
     given += ["reward of latents" for _ in PUSHED.get(recipe, {})]
     returned = {}
-    for name in (*waited_for, *BY_STRATEGY.get(recipe, ())):
+    for name in waited_for:
         makers = COLUMNS[name].makers
         if makers == (STRATEGY,) and name == "expert":
             values["rollout"] = ["demonstrations"]

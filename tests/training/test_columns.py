@@ -33,14 +33,17 @@ def config(recipe: str, *changes: str, rewards=(ACCURACY,), **sections):
     [
         ("perceval", r"flagged_tokens \(B, T\), which credit 'perceval' reads; it takes a reward .*columns: \[flagged"),
         ("dypo", r"expert \(B,\), which group 'dypo_routing' and .* read; it takes rollout=.*demonstrations"),
-        ("a_lol", r"reference_value \(B,\), .* it takes the data set, .* data.numbers=\[reference_value\]"),
+        (
+            "a_lol",
+            r"reference_value \(B,\), .* takes rollout=reference_value, or the data set, .* data.numbers",
+        ),
         ("gigpo", r"segment \(B, T\).*; nobody makes the column state"),
         ("vcpo", r"sampler_log_probs \(B, T\).* it takes policy\.old_log_probs=trainer"),
     ],
 )
 def test_a_recipe_whose_columns_nobody_makes_is_refused_at_configuration(recipe, message):
     with pytest.raises(ConfigError, match=message):
-        check_config(config(recipe, "rollout=[]", "policy.old_log_probs=sampler"), {})
+        check_config(config(recipe, "rollout=[]", "policy.old_log_probs=sampler", "environment=null"), {})
 
 
 def test_a_declared_maker_is_enough():
@@ -52,12 +55,9 @@ def test_a_declared_maker_is_enough():
 
 
 def test_what_a_function_reads_may_depend_on_its_parameters():
-    with pytest.raises(ConfigError, match="segment"):
-        check_config(config("sspo"), {})
-    given = "[13, 30]"
-    check_config(
-        config("sspo", f"objective.ratio.separators={given}", f"objective.trust_region.separators={given}"), {}
-    )
+    with pytest.raises(ConfigError, match=r"segment.*name: sentences, weight: 0, columns: \[segment\]"):
+        check_config(config("grpo", "objective.ratio=segment"), {})
+    check_config(config("grpo", "objective.ratio=segment", "objective.ratio.separators=[13, 30]"), {})
 
 
 def test_every_column_that_a_shipped_function_reads_is_in_the_table():
@@ -142,6 +142,17 @@ def test_numbers_fit_the_actions_or_the_row_is_unscored_and_counted():
     assert causes == {f"segment: 27 numbers for {length[1]} actions": 1}
 
 
+def test_what_is_added_up_stands_on_the_last_token_of_its_span():
+    policy, rollouts = make_policy(), rollouts_of_two()
+    whole = [[[0, len(text), 0.75]] for text in rollouts.outputs]
+    assert not attach_columns(rollouts, scores_with("action_reward", whole), policy)
+    written = [0.75 if text else 0.0 for text in rollouts.outputs]
+    assert rollouts.columns["action_reward"].sum(1).tolist() == written and any(written)
+    attach_columns(rollouts, scores_with("segment", [[[0, len(t), 4]] if t else [] for t in rollouts.outputs]), policy)
+    ended = [row for row, text in enumerate(rollouts.outputs) if text]
+    assert all((rollouts.columns["segment"][row][rollouts.mask[row]] == 4).all() for row in ended), "the end token too"
+
+
 def test_one_number_a_row_is_a_column_of_rows():
     policy, rollouts = make_policy(), rollouts_of_two()
     assert not attach_columns(rollouts, scores_with("reference_value", [0.25, 0.5]), policy)
@@ -179,7 +190,8 @@ def test_methods_say_of_each_recipe_whether_it_trains_and_what_is_missing():
     assert recipes["vppo"]["trainable"] and recipes["vppo"]["missing"] == []
     assert not recipes["perceval"]["trainable"]
     assert recipes["perceval"]["makers"] == {"flagged_tokens": ["reward"]}
-    for name in ("rlvmr", "salt"):
+    for name in ("soft_grpo", "opd"):
         assert recipes[name]["missing"], name
+    assert recipes["rlvmr"]["trainable"] and set(recipes["rlvmr"]["makers"]) >= {"segment", "tag", "action_reward"}
     for name in ("hill", "tgrl", "grao", "dypo", "expo", "otr", "guide", "calibrl"):
         assert recipes[name]["trainable"], name

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrl.errors import ConfigError, unknown
 from mmrl.objective.advantages.group import on_last_action
+from mmrl.objective.credit.rollouts import component
 from mmrl.objective.groups import group_centred, group_count, group_normalized
 from mmrl.objective.numerics import later_sum, position
 from mmrl.record import Batch
@@ -119,9 +119,7 @@ def f_grpo(
     """
     columns = []
     for name in rewards:
-        if name not in batch.components:
-            raise ConfigError(f"f_grpo: {unknown('reward component', name, batch.components)}")
-        values = batch.components[name]
+        values = component(batch, name, "f_grpo")
         columns.append(
             group_normalized(values, batch.group, batch.counted, eps)
             if std

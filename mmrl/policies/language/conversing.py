@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mmrl.columns import COLUMNS
 from mmrl.errors import PolicyError, SurroundingsError
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.engines.base import Context, Draw
@@ -30,6 +31,7 @@ from mmrl.policies.language.writing import WritingPlan
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, LOST, TRUNCATED, Prompt, Request, Rollouts
 from mmrl.rollout.environments.base import Lost, Observation, Surroundings
+from mmrl.rollout.environments.states import state_of, turn_column
 
 
 class Speaker(Protocol):
@@ -73,6 +75,8 @@ class Line:
     run      column at which the last run began
     parts    what follows the context: runs (n,), and what was shown
     version  of the weights that wrote the last run
+    states   the state each run began in
+    said     numbers that the environment gave of each run it heard
     """
 
     request: Request
@@ -94,6 +98,8 @@ class Line:
     version: int = 0
     finish: str = ""
     constants: dict[str, float] = field(default_factory=dict)
+    states: list[int] = field(default_factory=lambda: [0])
+    said: list[Mapping[str, float]] = field(default_factory=list)
 
     def begin(self, prefix: Tensor) -> None:
         """Columns that are replayed, and trained only where another row of the group drew them."""
@@ -263,7 +269,9 @@ def _listen(policy: Speaker, lines: list[Line], rows: list[int], states: list[An
 def _hear(policy: Speaker, line: Line, reply: Any, most: int) -> None:
     if isinstance(reply, Lost):
         line.finish = LOST + reply.cause
-    elif isinstance(reply, Observation):
+        return
+    line.said.append(reply.of_turn)
+    if isinstance(reply, Observation):
         line.shown, line.bad = line.shown + 1, line.bad + bool(reply.bad)
         if line.turns >= most:
             line.finish = TRUNCATED
@@ -273,6 +281,7 @@ def _hear(policy: Speaker, line: Line, reply: Any, most: int) -> None:
         fits = len(line.ids) + len(shown.encoded) < line.limit and line.written < policy.config.max_new_tokens
         if fits:
             line.show(shown)
+            line.states.append(state_of(reply))
         line.finish = "" if fits else TRUNCATED
     else:
         line.finish, line.constants = FINISHED, dict(reply.columns)
@@ -316,7 +325,10 @@ def _record(
         name: constant([float(line.constants.get(name, fill)) for line in lines])
         for name, fill in surroundings.columns.items()
     }
-    length = mask.sum(1)
+    length, turn = mask.sum(1), column("turn", torch.long)
+    said = [line.said for line in lines]
+    of_turns = {name: turn_column(COLUMNS[name], said, mask, turn) for name in surroundings.turn_columns}
+    states = torch.nn.utils.rnn.pad_sequence([torch.tensor(line.states) for line in lines], True, -1).to(device)
     return Rollouts(
         prompts=list(prompts.values()),
         encoded=[encoded[name] for name in prompts],
@@ -333,9 +345,11 @@ def _record(
         media=[_media(policy, line, encoded[line.request.prompt.id]) for line in lines],
         owner=column("owner", torch.long, -1),
         columns=constants
+        | of_turns
         | {
-            "turn": column("turn", torch.long),
-            "segment": torch.where(mask, column("turn", torch.long), -1),
+            "turn": turn,
+            "segment": torch.where(mask, turn, -1),
+            "state": torch.where(mask, states.gather(1, turn), -1),
             "calls": constant([float(line.shown) for line in lines]),
             "bad_calls": constant([float(line.bad) for line in lines]),
             "observed": _observed(lines).to(device),

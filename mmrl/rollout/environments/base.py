@@ -21,8 +21,11 @@ from mmrl.errors import ConfigError
 from mmrl.record import Prompt
 
 MAX_TURNS = 4
-MADE = ("turn", "segment", "calls", "bad_calls", "observed")
+MADE = ("turn", "segment", "state", "calls", "bad_calls", "observed")
 """Columns that every environment makes, beside its own."""
+ROWS = {"calls": 0.0, "bad_calls": 0.0, "observed": 0.0}
+"""Those of them that are row constants, with what stands on rows that met no environment."""
+NUMBERS = 2**24 - 1  # whole numbers that float32 holds exactly, 0 aside
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,24 @@ class Observation:
     images    PIL images or paths, in the order of the image parts
     videos    clips or paths, in the order of the video parts
     bad       why a call could not be followed, in words that repeat, since they are counted; "" for a good one
+    of_turn   numbers of the turn it answers, of those the environment declares in `turn_columns`
     """
 
     messages: Sequence[Mapping[str, Any]]
     images: Sequence[Any] = ()
     videos: Sequence[Any] = ()
     bad: str = ""
+    of_turn: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, text: str, *, images: Sequence[Any] = (), videos: Sequence[Any] = (), bad: str = "") -> Observation:
+    def of(
+        cls, text: str, *, images: Sequence[Any] = (), videos: Sequence[Any] = (), bad: str = "",
+        of_turn: Mapping[str, float] | None = None,
+    ) -> Observation:  # fmt: skip
         """One message of the user: media first, then `text`."""
         parts = [{"type": "image"} for _ in images] + [{"type": "video"} for _ in videos]
         content = [*parts, {"type": "text", "text": text}] if text else parts
-        return cls([{"role": "user", "content": content}], tuple(images), tuple(videos), bad)
+        return cls([{"role": "user", "content": content}], tuple(images), tuple(videos), bad, of_turn or {})
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,11 @@ class Done:
     """The conversation is over: what was written last is the answer.
 
     columns  row constants, of those the environment declares
+    of_turn  numbers of the last turn, as in `Observation`
     """
 
     columns: Mapping[str, float] = field(default_factory=dict)
+    of_turn: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,14 @@ class Lost:
 class Environment:
     """A class of stage `environment`; parameters are keyword-only.
 
-    columns    {name: fill} of the row constants that `Done.columns` may set, `fill` for rows that say nothing
-    max_turns  runs of acting in a response: one whose last run still asks for something ends as "length"
+    columns       {name: fill} of the row constants that `Done.columns` may set, `fill` for rows that say nothing
+    turn_columns  names of the columns (B, T) of `mmrl.columns` that `of_turn` of its replies may set. Each number
+                  stands on every action of its turn, of a column that adds up on the last
+    max_turns     runs of acting in a response: one whose last run still asks for something ends as "length"
     """
 
     columns: ClassVar[Mapping[str, float]] = {}
+    turn_columns: ClassVar[tuple[str, ...]] = ()
     max_turns: int = MAX_TURNS
 
     def reset(self, prompt: Prompt) -> Any:
@@ -87,12 +100,13 @@ class Environment:
 class Surroundings(Protocol):
     """An environment at work on many rows at once.
 
-    columns, max_turns  of the environment
+    columns, turn_columns, max_turns  of the environment
     ceiling             share of lost rows in a call of `Actor.act` past which the run stops
     counts              calls and failures by cause since this process started
     """
 
     columns: Mapping[str, float]
+    turn_columns: tuple[str, ...]
     max_turns: int
     ceiling: float
     counts: Counter
@@ -110,6 +124,7 @@ class Here:
     def __init__(self, environment: Environment, *, ceiling: float = 0.5) -> None:
         self.environment, self.ceiling = environment, ceiling
         self.columns, self.max_turns = environment.columns, turns_of(environment)
+        self.turn_columns = environment.turn_columns
         self.counts: Counter = Counter()
 
     def reset(self, prompts: Sequence[Prompt]) -> list[Any]:
@@ -137,6 +152,11 @@ def turns_of(environment: Environment) -> int:
     return environment.max_turns
 
 
+def made_by(environment: Environment) -> tuple[str, ...]:
+    """Every column that rollouts in it have."""
+    return (*MADE, *environment.columns, *environment.turn_columns)
+
+
 def checked(reply: Any, environment: Environment) -> Observation | Done:
     """`reply` if it is one; raises TypeError with what is wrong, which loses the row."""
     if isinstance(reply, Done):
@@ -144,6 +164,8 @@ def checked(reply: Any, environment: Environment) -> Observation | Done:
             raise TypeError(f"Done sets the column {sorted(unknown)[0]!r}, which `columns` does not declare")
     elif not isinstance(reply, Observation):
         raise TypeError(f"step returned {type(reply).__name__}, expected Observation or Done")
+    if unknown := reply.of_turn.keys() - set(environment.turn_columns):
+        raise TypeError(f"of_turn sets {sorted(unknown)[0]!r}, which `turn_columns` does not declare")
     return reply
 
 

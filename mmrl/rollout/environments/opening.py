@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrl import plugins
-from mmrl.errors import ConfigError
+from mmrl.columns import COLUMNS
+from mmrl.errors import ConfigError, unknown
 from mmrl.rollout.environments.base import Environment, turns_of
 from mmrl.stages import Bound, registered, stage
 
@@ -25,6 +26,10 @@ def environment_of(choice: str | Mapping[str, Any]) -> Bound:
         _register(name)
     bound = Bound.of("environment", given)
     turns_of(bound.state)
+    for column in bound.state.turn_columns:
+        if column not in COLUMNS or not COLUMNS[column].per_action:
+            offered = [name for name, known in COLUMNS.items() if known.per_action]
+            raise ConfigError(f"environment {name!r}: turn_columns: {unknown('column (B, T)', column, offered)}")
     return bound
 
 
@@ -37,7 +42,7 @@ def _register(name: str) -> None:
             f"subclass of mmrl.rollout.environments.base.Environment, got {kind!r:.80}"
         )
     if not any(known.function is kind for known in registered("environment")):
-        for attribute in ("columns", "max_turns"):
+        for attribute in ("columns", "turn_columns", "max_turns"):
             if not hasattr(kind, attribute):
                 setattr(kind, attribute, getattr(Environment, attribute))
         stage("environment", name, paper="-", formula="-", confidence="ours")(kind)

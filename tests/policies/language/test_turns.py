@@ -379,3 +379,32 @@ def test_the_same_class_serves_every_processor(tiny):
         model, processor = tiny(family)
         policy = VisionPolicy(model, processor, LanguagePolicyConfig(model="tiny"))
         assert isinstance(policy.turns, Turns) and policy.turns.end == processor.tokenizer.eos_token_id
+
+
+class Counts(Environment):
+    """Says of every turn which it was, and pays for it."""
+
+    turn_columns = ("tag", "action_reward")
+    max_turns = 3
+
+    def reset(self, prompt):
+        return [0]
+
+    def step(self, state, output):
+        state[0] += 1
+        numbers = {"tag": float(state[0]), "action_reward": 0.5}
+        return Done(of_turn=numbers) if state[0] == 3 else Observation.of("go on", of_turn=numbers)
+
+
+def test_numbers_of_turns_and_states_stand_where_they_were_acted(policies):
+    """What is shown is the same after the first turn and after the second, so those turns begin in one state."""
+    rows = next(iter(policies.values())).converse([Request(mixed_prompts()[0], 4, group=0)], Key(3), Here(Counts()))
+    segment, state, tag = (rows.columns[name] for name in ("segment", "state", "tag"))
+    heard = [why == "stop" for why in rows.finish]
+    assert any(heard) and int(segment.max()) == 2
+    for row in torch.tensor(heard).nonzero().squeeze(1).tolist():
+        acted = rows.mask[row]
+        assert torch.equal(tag[row, acted], segment[row, acted] + 1) and (tag[row, ~acted] == -1).all()
+        assert (state[row][segment[row] == 0] == 0).all() and (state[row, ~acted] == -1).all()
+        assert len(set(state[row][segment[row] > 0].tolist())) == 1 and state[row].max() > 0
+        assert rows.columns["action_reward"][row].sum() == 1.5
