@@ -80,7 +80,8 @@ _SCORED = re.compile(
     r"(\d+(?:\.\d+)?)(?:\s*/\s*\d+)?\.?", re.IGNORECASE
 )  # fmt: skip
 _HEADED = re.compile(
-    r"^\s*(?:the |my |final )*(?:winner|verdict|better|preferred|preference|choice|judge?ment|decision)\s*(?:is|[:=])\s*",
+    r"^\s*(?:the |my |final )*"
+    r"(?:winner|verdict|better|preferred|preference|choice|judge?ment|decision)\s*(?:is|[:=])\s*",
     re.I,
 )
 CHOSEN = ("preference", "better", "winner", "choice", "chosen", "answer")

@@ -110,6 +110,9 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     if recipe in toys.ADAPTED:
         values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
         given.append("an adapter that was drawn as policy.adapter")
+    if recipe in toys.SERVED:
+        values["rollout"] = [{**known.rollout[0], "url": toys.data_server()}]
+        given.append("a data server that puts pictures into new surroundings, as rollout.syn_grpo.url")
     changes = [f"{key}={json.dumps(value)}" for key, value in {**toys.SET, **toys.PUSHED}.get(recipe, {}).items()]
     changes += [f"objective.credit.{recipe}.reward=1.0"] if recipe in toys.TAUGHT else []
     return read_config(values, changes, modality), given
