@@ -130,6 +130,7 @@ def run_pair(recipe: str, modality: str) -> dict[str, Any]:
         if modality not in MODALITIES:
             read_config({"recipe": recipe}, (), modality)
         prompts = prompts_of(modality)
+        prompts = [toys.with_boxes(p) for p in prompts] if recipe in toys.BOXED else prompts
         start = time.process_time()
         config, row["toys"] = configured(recipe, modality, folder)
         row["note"] = "" if config.learner == GRADIENT else "no gradient: it ran; what it learned is not judged"

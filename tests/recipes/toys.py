@@ -114,6 +114,14 @@ SERVED = ("syn_grpo",)
 """Recipes that draw new pictures at a data server."""
 
 
+BOXED = ("dino_r1_grqo",)
+"""Recipes whose own reward reads boxes, as the data of such a run has them."""
+
+
+def with_boxes(prompt: Prompt) -> Prompt:
+    return replace(prompt, columns={**prompt.columns, "solution": [[0, 0, 8, 8], [8, 8, 16, 16]], "task": "boxes"})
+
+
 @cache
 def data_server() -> str:
     """The address of one that runs in a thread of this process."""
