@@ -367,7 +367,11 @@ class Bound:
     def waits(self) -> list[str]:
         """One sentence for each hyper-parameter that the user has to give and has not."""
         given = {**self.spec.defaults, **self.parameters}
-        return [f"{self.spec.stage} {self.name!r} waits for its {name}" for name in self.spec.waits if not given[name]]
+        place = ("" if self.spec.stage == "rollout" else "objective.") + f"{self.spec.stage}.{self.name}"
+        return [
+            f"{self.spec.stage} {self.name!r} waits for its {name}: {place}.{name}=YOURS"
+            for name in self.spec.waits if not given[name]
+        ]  # fmt: skip
 
     def prepare(self, batch) -> dict[str, Any]:
         """Columns this function reads of whole groups; nothing for most. A class that remembers may have `prepare`."""

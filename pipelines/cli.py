@@ -353,6 +353,27 @@ def serve_rewards(
         server.panel.close()
 
 
+@app.command("serve-samples")
+def serve_samples(
+    draw: Annotated[str, typer.Argument(help="path/to/file.py:function, or `surround`, which needs no model.")],
+    port: Annotated[int, typer.Option(help="0: any free one, which is printed.")] = 8091,
+    host: Annotated[str, typer.Option(help="Anyone who reaches it may ask.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, help="Pictures that are drawn at once.")] = 1,
+    key_env: Annotated[
+        str | None, typer.Option(help="The environment variable with a key requests must bring.")
+    ] = None,
+) -> None:
+    """Draw new pictures for a run of `syn_grpo`, in a process of their own: docs/serving_samples.md."""
+    from mmrl.rollout.synthesis.server import SampleServer, drawer
+
+    server = SampleServer(drawer(draw), host=host, port=port, workers=workers, key_env=key_env)
+    say(f"{draw} at {server.url}")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.http.server_close()
+
+
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,

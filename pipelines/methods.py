@@ -139,7 +139,7 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
                hyper-parameter that only the user knows
     """
     objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
-    problems += [line for bound in objective.stages for line in bound.waits]
+    problems += [line for bound in (*objective.stages, *strategies.bounds) for line in bound.waits]
     problems += [wants] if (wants := learner_of(recipe.learner).func.wants) else []
     kept = []  # by the policy of each modality, with its rollouts
     for modality in recipe.modalities:

@@ -97,7 +97,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
             raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
     plan = plan_passes(objective, kind, strategies, settings)
     refuse_pieces(kind, objective, plan.update, config.training.micro_batch_actions)
-    if waits := [line for bound in objective.stages for line in bound.waits]:
+    if waits := [line for bound in (*objective.stages, *strategies.bounds) for line in bound.waits]:
         raise ConfigError(f"recipe {config.recipe!r} leaves something to you: {'; '.join(waits)}")
     read = strategies.reads(objective.columns)
     if made is not None and (nobody := missing(read, {**makers_of(config), **made}, on_offer())):

@@ -8,10 +8,31 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 
-_YES = frozenset(("yes", "true", "1", "y", "t", "是", "是的", "对", "正确"))
-_NO = frozenset(("no", "false", "0", "n", "f", "否", "不", "不是", "不对", "错误"))
+_YES = frozenset(
+    ("yes", "true", "1", "y", "t", "是", "是的", "对", "正确", "はい", "예", "네", "oui", "sí", "ja", "да")
+)
+_NO = frozenset(
+    (
+        "no",
+        "false",
+        "0",
+        "n",
+        "f",
+        "否",
+        "不",
+        "不是",
+        "不对",
+        "错误",
+        "いいえ",
+        "아니요",
+        "아니오",
+        "non",
+        "nein",
+        "нет",
+    )
+)
 _WORD = re.compile(r"\b(yes|yeah|yep|true|correct|no|nope|false|incorrect)\b", re.IGNORECASE)
 _POSITIVE = frozenset(("yes", "yeah", "yep", "true", "correct"))
 _NOT = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bcannot)\s+(?:\w+\s+)?$", re.IGNORECASE)
@@ -34,7 +55,7 @@ _LEADING = re.compile(r"\W*(yes|no|true|false)\b\s*(?:[,.;:!\n\u2013\u2014-]|$)"
 
 def boolean(text: str) -> bool | None:
     """Yes or no; a text that says both, or doubts, says neither, unless it states one of them as "the answer"."""
-    text = answers.without_questions(answers.bare(text)).strip()
+    text = answers.without_questions(answers.bare(dressing.narrow(text))).strip()
     whole = answers.plain(text).strip("()[]\u3002")
     if whole in _YES | _NO:
         return whole in _YES

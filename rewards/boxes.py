@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 
 Box = tuple[float, float, float, float]
 LONGEST = 20_000
@@ -38,12 +38,15 @@ _AND = (
     r"(?:(?:the\s+)?(?:bottom|lower)[ -]?right(?:\s+corner)?\s*(?:is|at|:|=)?\s*(?:at\s*)?)?"
 )
 _POINT = re.compile(rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]")
-_CORNER_PAIR = re.compile(rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]{_AND}[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]")
+_CORNER_PAIR = re.compile(rf"[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]{_AND}[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]", re.I)
 _ANGLED = re.compile(rf"<{_N}>\s*<{_N}>\s*<{_N}>\s*<{_N}>")
 _NAMED = re.compile(
     rf"x_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+y_?(?:1|min)\s*[:=]\s*{_N}[,;\s]+x_?(?:2"
     rf"|max)\s*[:=]\s*{_N}[,;\s]+y_?(?:2|max)\s*[:=]\s*{_N}",
     re.I,
+)
+_SIDES = re.compile(
+    rf"left\s*[:=]\s*{_N}[,;\s]+top\s*[:=]\s*{_N}[,;\s]+right\s*[:=]\s*{_N}[,;\s]+bottom\s*[:=]\s*{_N}", re.I
 )
 _BARE = re.compile(
     rf"\s*(?:(?:b?box|bbox_2d|coordinates)(?:\s*[:=])?\s*)?{_N}\s*,\s*{_N}\s*,\s*{_N}\s*,\s*{_N}\s*[.;]?\s*|"
@@ -56,9 +59,8 @@ _SPECIAL = re.compile(
     r"<\|?/?(?:box|bbox|box_start|box_end|bbox_start|bbox_end|object_ref_start|object_ref_end|ref"
     r"|quad_start|quad_end)\|?>"
 )
-_PLAIN = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\uff0d"), "-") | {
-    ord(wide): ascii_ for wide, ascii_ in zip("，、；：（）［］【】", ",,;:()[][]", strict=True)
-}
+_PLAIN = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013"), "-")
+_PIXELS = re.compile(r"(?<=\d)\s?(?:px|pixels?)\b|^\s*[-*\u2022]\s+(?=[a-z])", re.IGNORECASE | re.MULTILINE)
 _NEGATED = re.compile(
     r"(?:\bnot|n't|\bnever|\bneither|\bnor|\binstead of|\brather than)\b(?:(?!\bbut\b)[^.,;:\[(\n]){0,40}$",
     re.IGNORECASE,
@@ -85,14 +87,15 @@ def boxes(text: str) -> list[Box]:
         return []
     if (rest := answers.corrected(text)) != text and (found := boxes(rest)):
         return found
-    text = _QUOTED_NUMBER.sub(r"\2", _SPECIAL.sub(" ", text[:LONGEST].translate(_PLAIN)))
+    text = _PIXELS.sub("", dressing.narrow(text[:LONGEST]).translate(_PLAIN))
+    text = _QUOTED_NUMBER.sub(r"\2", _SPECIAL.sub(" ", text))
     value = _values(text)
     flat = isinstance(value, list) and all(_is_number(each) for each in value)
     if value is not None and not flat:
         return from_value(value)
     if matches := list(_LOCATED.finditer(text)):
         return [_box([m[2], m[1], m[4], m[3]]) for m in matches]
-    for notation in (_BOX, _CORNER_PAIR, _ANGLED, _NAMED):
+    for notation in (_BOX, _CORNER_PAIR, _ANGLED, _NAMED, _SIDES):
         if matches := list(notation.finditer(text)):
             if notation is _CORNER_PAIR and len(_POINT.findall(text)) != 2 * len(matches):
                 return []  # three corners, or a point beside a box

@@ -25,6 +25,7 @@ _WIDE = {0x2212: "-", 0x3001: ",", 0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08
     0xFF21 + i: 0x41 + i for i in range(26)
 }
 _SCRIPT_EDGE = re.compile(rf"(?<=[{HAN}])(?=[A-Za-z])|(?<=[A-Za-z])(?=[{HAN}])")
+_EXPLANATION = re.compile(r"\W*(?:explanation|reason(?:ing)?|rationale|justification|because)\b", re.IGNORECASE)
 _DIGIT_EDGE = (r"(?<![\w.,/\u2212-])(?<!\d:)", r"(?![\w/%-]|[.,:]\d)")
 _ARTICLE = re.compile(r"^(?:an?|the)\\ (?=\w{2})", re.IGNORECASE)
 _ARTICLE_FORMS = (
@@ -61,6 +62,8 @@ def _chosen(text: str, options: Options) -> str | None:
         return spelled[0] if len(spelled) == 1 else None
     if label and comparable(label[1]) and (others := options.with_text(label[1])):
         return label[0] if label[0] in others else None
+    if first := _explained(text, options):
+        return first
     text = phrases.NO_OTHER.sub("must be", text)
     marked = mark(answers.without_questions(_ANSWERED.sub(": ", text)), options)
     found = mentions(marked, options)
@@ -80,6 +83,14 @@ def _chosen(text: str, options: Options) -> str | None:
     if any(each.place > plain[-1].place for each in weighed) or _is_doubted(marked, weighed, plain[-1].place):
         return None
     return left.pop()
+
+
+def _explained(text: str, options: Options) -> str | None:
+    """The letter that stands alone in the first line, where all that follows is its explanation."""
+    line, _, rest = text.partition("\n")
+    label = label_in(answers.bare(line), options) if _EXPLANATION.match(rest) else None
+    taken_back = answers.statements(rest) or re.search(answers.TAKEN_BACK, rest, re.IGNORECASE)
+    return label[0] if label and not label[1] and not taken_back else None
 
 
 def _is_doubted(marked: str, weighed: list[Mention], place: int) -> bool:
@@ -134,7 +145,7 @@ def _in_last_statement(each: Mention, stated: list[Mention], text: str) -> bool:
 
 def listed_options(text: str, options: Options) -> frozenset[str] | None:
     """The options of a text that is a list of them and nothing else; None for any other text."""
-    text = answers.bare(text).translate(_WIDE).strip()
+    text = re.sub(r"^(?:正确)?答案(?:是|为|:)*\s*", "", answers.bare(text).translate(_WIDE).strip())
     if len(text) > 10 * SHORT:
         return None
     value = answers.json_value(text)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mmrl.rewards import answers, units
+from mmrl.rewards import answers, dressing, units
 from mmrl.rewards.numbers import number
 from mmrl.rewards.options import Options, label_in
 from mmrl.rewards.registry import checks, reward
@@ -60,7 +60,7 @@ def true_expression(solution: Any) -> str:
 def mathematics(completion: str, solution: Any) -> float:
     """1 if answer and truth are the same expression, else 0. TimeoutError when that takes too long to find out."""
     right = true_expression(solution)
-    answer = answers.extract(completion, whole=False)
+    answer = dressing.narrow(answers.extract(completion, whole=False))
     return float(bool(answer) and same_expression(_clean(answers.corrected(answer)), _clean(right)))
 
 

@@ -131,6 +131,8 @@ def _stamp(value: Any) -> tuple[float, float | None] | None:
 _WORDED = (  # what is said of times in other words, and what dresses them
     (re.compile(r"</?(?:time|timestamp|start|end)(?:_\w+)?>", re.I), " "),
     (re.compile(r">\s*<"), ">, <"),
+    (re.compile(r"(?<=\d)(?:st|nd|rd|th) seconds?\b", re.I), "s"),
+    (re.compile(r"\bthe (?=\d)", re.I), ""),
     (re.compile(r"(?<!\d)(\d+)\s?['\u2032]\s?(\d{1,2}(?:\.\d+)?)\s?(?:[\"\u2033]|'')"), r"\1m\2s"),
     (re.compile(r"\bhalf an? (?=hour|minute|second)", re.I), "0.5 "),
     (re.compile(r"\b(?:one|an?) (?=hour|minute|second)", re.I), "1 "),
@@ -138,7 +140,9 @@ _WORDED = (  # what is said of times in other words, and what dresses them
     (re.compile(r"(?<=\d)\s*(?:分钟|分鐘|分)"), "m "),
     (re.compile(r"(?<=\d)\s*秒[钟鐘]?"), "s "),
     (re.compile(r"(?<=\d)\s*(?:小时|小時)"), "h "),
-    (re.compile(r"到|至"), " to "),
+    (re.compile(r"到|至|から|부터|에서"), " to "),
+    (re.compile(r"まで|까지"), " "),
+    (re.compile(r"(?<=\d)\s*초"), "s "),
     (re.compile(r"\bnot\b(?: from| between)?[^,.;\n]{0,40}?(?:,|\bbut\b)", re.I), " "),
     (re.compile(r",?\s+(?:not|rather than|instead of)\s+(?:from |between |at )?(?=\d)[^,;\n]*$", re.I), " "),
 )

@@ -64,6 +64,12 @@ _VERB = re.compile(
     re.I,
 )
 _ARITHMETIC = re.compile(r"(?<![-+*/^().\d\s√π%])[-+*/^().\d\s√πx%]*\d[-+*/^().\d\s√πx%]*$")
+_TOTAL = re.compile(
+    r"(?:\bthere (?:is|are)|\bmaking|\bwe have|\bit is|=) (\d[\d.,]*)(?: [a-z]+){0,3} (?:in total|altogether|in all)\b"
+    r"|\b(?:a total of|(?:so )?the total(?: number(?: of [a-z ]{1,30})?)? is) (\d[\d.,]*)(?![\d/:-])",
+    re.IGNORECASE,
+)
+"""`3 on the left and 4 on the right, so there are 7 in total`."""
 _UNKNOWNS = frozenset("xyzXYZ")
 
 
@@ -83,6 +89,8 @@ def number(text: str, *, share: bool = False) -> float | None:
     if value is None and (said := answers.statements(answers.bare(text))):
         read = [(place, each) for place, rest in said if (each := _single(rest, share)) is not None]
         value = answers.settled(read, answers.bare(text)) if len(read) == len(said) else None
+    if value is None and (total := _TOTAL.search(text[-LONGEST:])) and not _TOTAL.search(text[-LONGEST:], total.end()):
+        value = _single(total[1] or total[2], share)
     return value
 
 

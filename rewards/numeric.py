@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from mmrl.rewards import answers, units
+from mmrl.rewards.boxes import says_none
 from mmrl.rewards.numbers import is_percent, number
 from mmrl.rewards.registry import checks, reward
+
+_NONE = re.compile(r"\s*(?:none\b|no [a-z]|there (?:is|are) )", re.IGNORECASE)
 
 
 def true_number(solution: Any) -> tuple[float, bool]:
@@ -30,8 +34,12 @@ def candidates(completion: str, solution: Any) -> tuple[float, list[float]]:
     right, percent = true_number(solution)
     text = answers.extract(completion)
     predicted = number(text, share=not percent and abs(right) <= 1)
-    if predicted is None or (isinstance(solution, str) and units.differ(text, answers.truth(solution))):
+    if predicted is None and right == 0 and _NONE.match(text) and says_none(text):
+        return right, [0.0]
+    if predicted is None:
         return right, []
+    if isinstance(solution, str) and units.differ(text, wanted := answers.truth(solution)):
+        return right, [predicted * factor for factor in units.factors(text, wanted)]
     return right, [predicted, 100 * predicted] if percent and not is_percent(text) else [predicted]
 
 

@@ -14,7 +14,7 @@ import math
 import re
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 from mmrl.rewards.boxes import boxes, from_value
 
 Point = tuple[float, float]
@@ -26,7 +26,14 @@ KEYS = (
 _N = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)%?"
 _PAIR = re.compile(rf"[(\[<]\s*({_N})\s*[,;\s]\s*({_N})\s*,?\s*[)\]>]")
 _NAMED = re.compile(rf"\bx(\d*)\s*[=:]\s*[\"']?({_N})[\"']?[,;\s]+y\1\s*[=:]\s*[\"']?({_N})", re.IGNORECASE)
-_BARE = re.compile(rf"\s*({_N})\s*[,;\s]\s*({_N})\s*[.;]?\s*")
+_BARE = re.compile(
+    rf"\s*(?:(?:the )?(?:[a-z]+ )?(?:coordinates?|point|position|location|answer)\s*(?:is|are|[:=])\s*)?"
+    rf"({_N})\s*[,;\s]\s*({_N})\s*[.;]?\s*",
+    re.IGNORECASE,
+)
+_TAGGED = re.compile(
+    rf"<\|?points?(?:_start)?\|?>\s*({_N})\s*[,;\s]\s*({_N})\s*<\|?(?:/points?|point_end)\|?>", re.IGNORECASE
+)
 _TAG = re.compile(r"<\|?/?(?:points?|point_start|point_end|click|coordinate)\|?>|<points?\s", re.IGNORECASE)
 _FOUR = re.compile(rf"[(\[]\s*{_N}(?:\s*[,;\s]\s*{_N}){{2,}}\s*,?\s*[)\]]")
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\uff0d"), "-")
@@ -35,7 +42,8 @@ _NEGATED = re.compile(r"(?:\bnot|n't|\bnever)\b(?:(?!\bbut\b)[^.,;:\[(\n]){0,40}
 
 def points(text: str, *, centres: bool = False) -> list[Point]:
     """All points of a text, in order: those of its JSON, or of the first notation above that finds some."""
-    text = _TAG.sub(" ", answers.bare(text[:LONGEST]).translate(_DASHES))
+    text = _TAGGED.sub(r"(\1, \2) ", answers.bare(dressing.narrow(text[:LONGEST])).translate(_DASHES))
+    text = _TAG.sub(" ", text)
     value = answers.json_value(text)
     if value is not None and not (isinstance(value, list) and all(_is_number(each) for each in value)):
         return points_in(value, centres=centres)
@@ -61,6 +69,8 @@ def points_in(value: Any, *, centres: bool = False) -> list[Point]:
         for key in KEYS:
             if key in named:
                 return points_in(named[key], centres=centres)
+        if named and all(re.fullmatch(r"(?:point|p|click)[ _]?\d+", key) for key in named):
+            return [point for each in value.values() for point in points_in(each, centres=centres)]
         return [_centre(box) for box in from_value(value)] if centres else []
     if not isinstance(value, list | tuple):
         return []

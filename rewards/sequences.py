@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from itertools import combinations
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 
 LONGEST = 2000
+_ARROW = re.compile(r"\\(?:to|rightarrow|Rightarrow|longrightarrow|succ|prec|gt|lt)(?![a-zA-Z])")
 MOST = 100
 _BETWEEN = re.compile(
-    r"\s*(?:,|;|\||->|=>|\u2192|>|<|\bthen\b|\bfollowed by\b|\bbefore\b|\band (?:then|finally)\b|\band\b|\n|\s-\s)+\s*",
+    r"\s*(?:,|;|\||->|=>|\u2192|>|<|\bthen\b|\bfollowed by\b"
+    r"|(?:\bwhich\s+)?(?:\b(?:comes|happens|occurs|is)\s+)?\bbefore\b|(?:\bwhich\s+)?\bprecedes\b"
+    r"|\band (?:then|finally)\b|\band\b|\n|\s-\s)+\s*",
     re.I,
 )
 _SHORT = re.compile(r"[(\[]?\w{1,2}[)\]]?(?:\s*-\s*[(\[]?\w{1,2}[)\]]?|\s*[(\[]\w{1,2}[)\]])+")
 """`1-2-3`, `(b)-(a)-(c)`, `(C) (A) (B)`."""
-_LEAD = re.compile(r"^(?:(?:the )?(?:correct |right |final )?(?:order|sequence)(?: is| =|:)?\s*:?)\s*", re.IGNORECASE)
+_LEAD = re.compile(r"^(?:(?:the )?(?:[a-z]+ )?(?:order|sequence)(?: is| =|:)?\s*:?)\s*", re.IGNORECASE)
 _LIST = re.compile(r"^\s*(?:step\s*)?\d+\s*[.):]\s+", re.IGNORECASE)
-_TURN = re.compile(r"^(?:(?:and|first(?:ly)?|then|next|after that|finally|last(?:ly)?)\b\s*[,:]?\s*)+", re.IGNORECASE)
+_TURN = re.compile(
+    r"^(?:(?:and|first(?:ly)?|second(?:ly)?|third(?:ly)?|fourth|fifth|sixth|seventh|eighth"
+    r"|\d+(?:st|nd|rd|th)|then|next|after that|finally|last(?:ly)?)\b\s*[,:]?\s*)+",
+    re.IGNORECASE,
+)
 _DRESS = re.compile(
     r"^(?:(?:event|step|clip|segment|frame|image|picture|option|scene)\s+)?[(\[]?\s*(.+?)\s*[)\]]?[.:]?$", re.I
 )
@@ -26,7 +34,8 @@ _DRESS = re.compile(
 
 def order(text: str) -> list[str]:
     """The items of an answer in order, folded for comparing; [] where there is no order."""
-    text = answers.bare(answers.without_questions(text[:LONGEST])).strip()
+    text = unicodedata.normalize("NFKC", dressing.narrow(text[:LONGEST]))  # as in circled digits
+    text = answers.undollar(answers.bare(answers.without_questions(_ARROW.sub(" > ", text))))
     value = answers.json_value(text)
     if value is not None:
         return order_in(value)

@@ -91,7 +91,9 @@ def _cleaned(root: Node) -> Node:
 def _from_markdown(text: str) -> Node | None:
     lines = [line.strip() for line in text.splitlines()]
     at = next((i for i, line in enumerate(lines) if "|" in line and "-" in line and _DIVIDER.fullmatch(line)), None)
-    if at is None or at == 0 or "|" not in lines[at - 1]:
+    if at is None:
+        return _undivided(lines)
+    if at == 0 or "|" not in lines[at - 1]:
         return None
     rows = [lines[at - 1]]
     for line in lines[at + 1 :]:
@@ -99,6 +101,13 @@ def _from_markdown(text: str) -> Node | None:
             break
         rows.append(line)
     return _cleaned(Node("table", children=[_row(re.split(r"(?<!\\)\|", row.strip().strip("|"))) for row in rows]))
+
+
+def _undivided(lines: list[str]) -> Node | None:
+    """Two lines or more from bar to bar, with as many cells each: a Markdown table without its divider."""
+    rows = [line.strip("|").split("|") for line in lines if len(line) > 2 and line[0] == line[-1] == "|"]
+    even = len(rows) > 1 and len({len(row) for row in rows}) == 1 and len(rows[0]) > 1
+    return _cleaned(Node("table", children=[_row(row) for row in rows])) if even else None
 
 
 def _row(cells: list[str]) -> Node:

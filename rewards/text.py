@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 from mmrl.rewards.registry import checks, reward
 
 
 def true_texts(solution: Any) -> list[str]:
     """The texts that are right, for comparing: a list in the column means "any of these". RewardError for none."""
-    return [answers.plain(text) for text in answers.alternatives(solution)]
+    return [answers.plain(dressing.narrow(text)) for text in answers.alternatives(solution)]
 
 
 def exact(completion: str, solution: Any) -> float:
     """1 if the answer is the truth, or one of its alternatives, whatever its case, spacing and final punctuation."""
-    return float(answers.plain(answers.extract(completion)) in true_texts(solution))
+    said = answers.extract(completion)
+    right = true_texts(solution)
+    return float(any(answers.plain(dressing.narrow(each)) in right for each in (said, dressing.undressed(said))))
 
 
 @reward("exact_match", success=True, check=checks(true_texts))

@@ -11,13 +11,32 @@ from mmrl.rewards.boxes import Box, from_value
 from mmrl.rewards.intervals import Interval
 from mmrl.rewards.intervals import from_value as interval_from
 
-WHERE = ("boxes", "tracks", "track", "trajectory", "bboxes", "frames", "tube", "tracking")
+WHERE = ("boxes", "tracks", "track", "trajectory", "bboxes", "frames", "tube", "tracking", "spatial",
+         "bbox", "box")  # fmt: skip
 WHEN = ("time", "temporal", "interval", "span", "segment")
 STAMPS = ("frame", "frame_id", "frame_index", "time", "timestamp", "t", "second", "index")
 MOST = 5000
 _KEY = re.compile(r"(?:frame|time|second|sec|t|f)?[\s_#:]*(\d+(?:\.\d+)?)\s*s?", re.IGNORECASE)
 
+_LINE = re.compile(
+    r"(?:frame|time|second|t|f)?[\s_#:]*(\d+(?:\.\d+)?)\s*s?\s*[:=]\s*[\[(]\s*(-?[\d.]+(?:\s*,\s*-?[\d.]+){3})\s*[\])]",
+    re.I,
+)
+
 Track = dict[float, Box]
+
+
+def read(text: str) -> Any:
+    """The JSON of an answer, or its lines `Frame 3: [x1, y1, x2, y2]` as a mapping."""
+    value = answers.json_value(text)
+    if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(each, Mapping) for each in value)):
+        return value
+    found = [(stamp, [float(each) for each in box.split(",")]) for stamp, box in _LINE.findall(text) if _numbers(box)]
+    return dict(found) if found and len({stamp for stamp, _ in found}) == len(found) else value
+
+
+def _numbers(box: str) -> bool:
+    return all(re.fullmatch(r"-?\d+(?:\.\d*)?", each.strip()) for each in box.split(","))
 
 
 def track_in(value: Any) -> Track:

@@ -1,8 +1,8 @@
-"""Units of quantities: whether two texts name different ones, as "5 m" and "5 cm" do.
+"""Units of quantities: whether two texts name different ones, as "5 m" and "5 cm" do, and what one is in the other.
 
-Nothing is converted. A quantity without a unit agrees with any; so does a word that is no unit known here ("5 apples"),
-and powers do not count: "5 cm" agrees with "5 cm^2". A spelling that has several meanings ("m": metres, minutes) agrees
-with each.
+A quantity without a unit agrees with any; so does a word that is no unit known here ("5 apples"), and powers do not
+count where the unit is the same: "5 cm" agrees with "5 cm^2". A spelling that has several meanings ("m": metres,
+minutes) agrees with each.
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ _SPELLED = {
     "cent": "cent ¢", "celsius": "°c ℃ celsius degree °", "fahrenheit": "°f ℉ fahrenheit degree °", "angle": "degree °",
     "hz": "hz hertz", "w": "w watt", "kw": "kw kilowatt", "v": "v volt", "n": "n newton", "j": "j joule", "kj": "kj",
 }  # fmt: skip
+_SIZES = {
+    "length": {"mm": 0.001, "cm": 0.01, "dm": 0.1, "m": 1, "km": 1000, "inch": 0.0254, "foot": 0.3048, "yard": 0.9144,
+               "mile": 1609.344},
+    "mass": {"mg": 1e-6, "g": 0.001, "kg": 1, "tonne": 1000, "pound": 0.45359237, "ounce": 0.028349523125},
+    "time": {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800},
+    "volume": {"ml": 0.001, "l": 1}, "power": {"w": 1, "kw": 1000}, "energy": {"j": 1, "kj": 1000},
+    "money": {"dollar": 1, "cent": 0.01},
+}  # fmt: skip
+"""How large each unit is beside the others of its dimension."""
+_POWERED = re.compile(r"[\u00b2\u00b3^]|\bsq|\bcubi|\bper\b|/\s*[a-z]", re.IGNORECASE)
 _MEANINGS: dict[str, set[str]] = {}
 for _unit, _names in _SPELLED.items():
     for _name in _names.split():
@@ -59,3 +69,14 @@ def differ(first: str, second: str, variables: bool = False) -> bool:
     """Whether two quantities have units, and no unit in common."""
     one, other = units(first, variables), units(second, variables)
     return bool(one and other and not one & other)
+
+
+def factors(said: str, wanted: str) -> list[float]:
+    """What the number of one quantity is to be multiplied by to be in the unit of another; none for another dimension.
+
+    More than one where a spelling has several meanings; none for powers and rates, which scale otherwise.
+    """
+    if _POWERED.search(said) or _POWERED.search(wanted):
+        return []
+    one, other = units(said), units(wanted)
+    return [sizes[a] / sizes[b] for sizes in _SIZES.values() for a in one & sizes.keys() for b in other & sizes.keys()]

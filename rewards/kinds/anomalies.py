@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 from mmrl.rewards.booleans import boolean
 from mmrl.rewards.intervals import Interval, interval
 from mmrl.rewards.intervals import from_value as interval_from
+from mmrl.rewards.kinds.prose import stem
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 from mmrl.rewards.temporal import overlap
 
@@ -20,12 +21,21 @@ _NORMAL = re.compile(
     r"(?:normal|none|no anomal(?:y|ies)|no|false|nothing (?:unusual|abnormal|anomalous)|n/a|null)", re.I
 )
 _SAID_NORMAL = re.compile(
-    r"(?:the |this )?(?:video|clip|scene|footage)? ?(?:is |looks |seems )?(?:completely |entirely )?normal|"
-    r"(?:there (?:is|are) )?no (?:anomal(?:y|ies)|abnormal events?)[^.,;]{0,40}", re.I
+    r"(?:no,? )?(?:(?:the |this )?(?:video|clip|scene|footage)|everything|all)? ?(?:is |looks |seems |appears )?"
+    r"(?:completely |entirely |perfectly )?normal[^.,;\d]{0,30}|"
+    r"(?:no,? )?(?:there (?:is|are) )?no (?:anomal(?:y|ies)|abnormal events?)[^.,;]{0,40}|"
+    r"(?:no,? )?(?:there is )?nothing (?:unusual|abnormal|anomalous|out of the ordinary)[^.,;\d]{0,40}", re.I
 )  # fmt: skip
-
-
-_TOLD = re.compile(r"\b(?:anomaly(?: type)?|type|category|label|event)\s*[:=]\s*([a-z][a-z _-]{1,40})(?=[.,;\n]|$)")
+_NAME = r"[a-z][a-z _-]{1,40}"
+_TOLD = re.compile(
+    rf"\b(?:anomaly(?: type)?|abnormal|anomalous|type|category|label|event)\s*[:=]\s*({_NAME})(?=[.,;\n]|$)"
+)
+_NAMED = re.compile(
+    rf"(?:there is |an? |the )*({_NAME}?)"
+    r"(?: (?:takes? place|occurs?|happens?|breaks? out|starts?|is (?:seen|shown|visible)))?"
+    r"\s*(?:,|:|\(|\[|\bfrom\b|\bbetween\b|\bat\b|\bduring\b|(?=\d))"
+)
+"""`fighting, 2 to 8 s`, `a fight takes place between 2 and 8 s`, `fighting [2, 8]`."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,23 @@ def finding(value: Any) -> Finding | None:
     if isinstance(value, list | tuple):
         when = interval_from(value)
         return Finding(None, when) if when else None
-    text = answers.plain(answers.bare(answers.without_questions(str(value))))
+    text = answers.plain(answers.bare(answers.without_questions(dressing.narrow(str(value)))).replace("\n", "; "))
     if _NORMAL.fullmatch(text) or _SAID_NORMAL.fullmatch(text):
         return Finding("", None)
     if told := _TOLD.search(text):
         return Finding(_label(told[1]), interval(text[told.end() :]))
-    label, _, rest = text.partition(",") if re.match(r"[a-z][a-z _-]{1,40},", text) else (None, "", text)
-    when = interval(rest)
-    if when is None and re.fullmatch(r"[a-z][a-z _-]{1,40}", text):
+    if re.fullmatch(_NAME, text):
         return Finding(text.replace("_", " "), None)
-    return Finding(label.replace("_", " ") if label else None, when) if when else None
+    named = _NAMED.match(text)
+    when = interval(text[named.end(1) :] if named else text)
+    return Finding(named[1].replace("_", " ") if named else None, when) if when else None
+
+
+def alike(first: str | None, second: str | None) -> bool:
+    """Whether two names of a kind have the same stems: `Fighting` and `a fight`."""
+    one, other = ([stem(word) for word in (name or "").split() if word not in ("a", "an", "the")]
+                  for name in (first, second))  # fmt: skip
+    return first == second or bool(one and one == other)
 
 
 def _is_no(value: Any) -> bool:
@@ -90,14 +107,17 @@ def true_finding(solution: Any) -> Finding:
 
 def read(answer: str) -> Finding | None:
     value = answers.json_value(answer)
-    return finding(answer if value is None else value)
+    beside = isinstance(value, list) and re.search(r"[a-z]{3}", answer, re.IGNORECASE)
+    said = finding(answer) if beside and "{" not in answer else None
+    return said or finding(answer if value is None else value)
 
 
 @kind(
     "video_anomaly",
     read=true_finding,
     valid=lambda text: read(text) is not None,
-    answer='`{"label": "fighting", "time": [2, 8]}`, `fighting, 2 to 8 s`, or that all is normal',
+    answer='`{"label": "fighting", "time": [2, 8]}`, `fighting, 2 to 8 s`, `a fight between 2 and 8 s`, or that all '
+    "is normal",
     truth="the same; what it does not say, kind or time, is not asked",
     aliases=("anomaly", "anomaly_detection", "anomaly_grounding", "vad"),
 )
@@ -111,7 +131,7 @@ def video_anomaly(answer: str, right: Finding) -> Verdict:
         return Verdict(normal, True, {"detected": normal})
     parts = {"detected": normal}
     if right.label is not None:
-        parts["label"] = float(found.label == right.label)
+        parts["label"] = float(alike(found.label, right.label))
     if right.when is not None:
         parts["time"] = overlap(found.when, right.when) if found.when and found.label != "" else 0.0
     asked = [value for name, value in parts.items() if name != "detected"]

@@ -6,22 +6,39 @@ A table is a mapping of names to values, of names to such mappings, or a list of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 from mmrl.rewards.distances import f1, words
 from mmrl.rewards.numbers import is_percent, number
+from mmrl.rewards.tables import table
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 500
 DEEPEST = 6
+_YEAR = re.compile(r"\s*(?:19|20)\d\d\s*")
+_IN_YEAR = re.compile(r",?\s*\b(?:in|for|during|by|since|of|at)(?: the)?(?: year)? (?:19|20)\d\d\b,?", re.IGNORECASE)
+_ITEM = re.compile(r"\W*([^:=|]{1,80}?)\s*[:=]\s*([^:=|]{1,80}?)\W*")
+
+
+class Percent(float):
+    """A true value that was written as a percentage: `.25` answers `25%`."""
+
+
+class Year(float):
+    """A true value that was written as a year is met or not: 2019 is within five percent of 2020."""
+
+
 Value = float | str
 
 
 def near(said: Value, right: Value, tolerance: float) -> bool:
     """Numbers within `tolerance` of the truth, relative; texts alike up to case and final punctuation."""
     if isinstance(said, float) and isinstance(right, float):
+        if isinstance(right, Year):
+            return said == right
         return abs(said - right) <= tolerance * abs(right) + 1e-12
     return isinstance(said, str) and isinstance(right, str) and answers.plain(said) == answers.plain(right)
 
@@ -33,7 +50,9 @@ def value(given: Any) -> Value | None:
     if isinstance(given, int | float):
         return float(given)
     read = number(str(given))
-    return read if read is not None else (answers.plain(str(given)) or None)
+    if read is None:
+        return answers.plain(dressing.narrow(str(given))) or None
+    return Percent(read) if is_percent(str(given)) else Year(read) if _YEAR.fullmatch(str(given)) else read
 
 
 def pairs(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Value]]:
@@ -86,28 +105,53 @@ def true_chart(solution: Any) -> Any:
 
 def relaxed(answer: str, right: Value, tolerance: float, percent: bool) -> bool | None:
     """Whether one value is near enough; None for an answer that cannot be read."""
+    answer = dressing.narrow(dressing.undressed(answer))
     if isinstance(right, str):
         said = answers.statements(answers.bare(answer))
         text = said[-1][1] if said else answers.bare(answer)
-        return answers.plain(text) == right if words(text) else None
-    read = number(answer, share=not percent and abs(right) <= 1)
+        return answers.plain(text) == right or dressing.says(text, right) if words(text) else None
+    share = not percent and abs(right) <= 1
+    read = number(answer, share=share)
+    if read is None and (dated := _IN_YEAR.sub("", answer)) != answer:
+        read = number(dated, share=share)  # "473.5 in 2020"
     if read is None:
         return None
-    return near(read, right, tolerance) or (is_percent(answer) and near(read / 100, right, tolerance))
+    marked = is_percent(answer)
+    shared = [read / 100] if marked else [100 * read] if isinstance(right, Percent) and abs(read) <= 1 else []
+    return any(near(each, right, tolerance) for each in (read, *shared))
+
+
+def listed(answer: str) -> Any:
+    """The names and values of an answer: its JSON, its table, or lines such as `2019: 10`; None for none."""
+    parsed = answers.json_value(answer)
+    if parsed is not None:
+        return parsed
+    if found := table(answer):
+        rows = [[cell.text for cell in row.children] for row in found.children]
+        head, body = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
+        return {row[0]: row[1] if len(head) == 2 else dict(zip(head[1:], row[1:], strict=True)) for row in body}
+    lines = [each for each in re.split(r"[\n;]|,(?=[^,:=]*[:=])", answer) if each.strip()]
+    items = [match.groups() for each in lines if (match := _ITEM.fullmatch(each))]
+    return dict(items) if items and len(items) == len(lines) else None
+
+
+def _parts(answer: str) -> list[str]:
+    return [each for each in re.split(r",(?!\d{3}\b)|;|\n|\band\b", dressing.narrow(answer)) if each.strip()]
 
 
 @kind(
     "chart",
     read=true_chart,
     valid=lambda text: number(text) is not None or bool(words(text)),
-    answer="a number or text; for a table JSON of names to values, of names to such mappings, or a list of records",
-    truth="the same; a list of values is answered by a list in its order",
+    answer="a number or text; for a table JSON of names to values, of names to such mappings, or a list of records, "
+    "the table itself, or lines `2019: 10`",
+    truth="the same; a list of values is answered by a list in its order; a year such as 2020 has no tolerance",
     aliases=("chart_qa", "chartqa", "plot_qa", "chart_to_table", "figure_qa", "relaxed_accuracy"),
 )
 def chart(answer: str, right: Any, *, tolerance: float = 0.05) -> Verdict:
     """A value read off a chart within `tolerance` of the truth; for a table, the F1 of its names with their values."""
     if isinstance(right, dict):
-        parsed = answers.json_value(answer)
+        parsed = listed(answer)
         found = dict(list(pairs(parsed))[: 4 * MOST]) if parsed is not None else {}
         if not found:
             return UNREAD
@@ -116,7 +160,7 @@ def chart(answer: str, right: Any, *, tolerance: float = 0.05) -> Verdict:
         return Verdict(f1(hits, len(found), len(right)), True, {"names": f1(named, len(found), len(right))})
     if isinstance(right, list):
         parsed = answers.json_value(answer)
-        texts = [str(e) for e in parsed] if isinstance(parsed, list) else [e for e in answer.split(",") if e.strip()]
+        texts = [str(e) for e in parsed] if isinstance(parsed, list) else _parts(answer)
         if len(texts) != len(right):
             return Verdict(0.0, len(texts) > 1)
         return Verdict(

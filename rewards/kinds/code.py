@@ -23,6 +23,8 @@ from mmrl.rewards.tasks import UNREAD, Verdict, kind
 LONGEST = 50_000
 MOST = 5000
 _FENCE = re.compile(r"```[\w+-]*\n?(.*?)(?:```|\Z)", re.DOTALL)
+_PRELUDE = re.compile(r"<!DOCTYPE[^>]*>|<\?xml[^>]*>|<!--.*?-->|(?<=>)\s+(?=<)", re.IGNORECASE | re.DOTALL)
+"""What no page is judged by: its type, comments, and how it is indented."""
 VOID = frozenset(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"])
 
 
@@ -103,7 +105,7 @@ def true_markup(solution: Any) -> str:
 
 def markup(answer: str, right: str, needed: str | None) -> Verdict:
     """Share of the truth's tags, how closed they are, and how long the text is beside the truth."""
-    text = unfenced(answer)
+    text, right = (_PRELUDE.sub("", each).strip() for each in (unfenced(answer), right))
     found, wanted = tags(text), tags(right)
     if not found.opened or (needed and not (found.opened[needed] and found.closed[needed])):
         return UNREAD

@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
+from mmrl.rewards.spelled import tidy
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 20
-_LISTED = re.compile(r"\s*[\[(]?\s*\d{1,6}(?:\s*[,;]\s*\d{1,6})*\s*[\])]?\s*\.?\s*")
-_NAMED = re.compile(r"(?:\w+\s*[:=]\s*\d{1,6})(?:\s*[,;\n]\s*\w+\s*[:=]\s*\d{1,6})*")
-
-_TOLD = re.compile(r"(?:there (?:are|is) )?\d{1,6} [a-z]+(?:(?:,| and|, and) \d{1,6} [a-z]+)*\.?", re.IGNORECASE)
+_LISTED = re.compile(r"\s*[\[(]?\s*\d{1,6}(?:(?:\s*[,;/-]\s*|\s+)\d{1,6})*\s*[\])]?\s*\.?\s*")
+_ITEM = r"[^\W\d][^\W\d ]*(?: [^\W\d]+){0,3}\s*[:=]\s*\d{1,6}"
+_NAMED = re.compile(rf"{_ITEM}(?:\s*(?:[,;]|,?\s+and)?\s+{_ITEM}|\s*[,;]\s*{_ITEM})*\.?")
+_THING = r"(?:there (?:are|is) |i (?:see|count) )?\d{1,6} [a-z]+(?: [a-z]+)?"
+_TOLD = re.compile(
+    rf"{_THING}(?:(?:,| and|, and) {_THING})*(?: in (?:the|this) (?:image|picture|video|clip|scene))?\.?", re.IGNORECASE
+)
+_BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+(?=[^\W\d])", re.MULTILINE)
 
 
 def counts(text: str) -> list[int] | None:
     """`1, 2, 1`, `[1, 2, 1]` or `circle: 1, square: 2`; None for anything else."""
-    text = answers.bare(answers.without_questions(text)).strip()
+    text = answers.bare(answers.without_questions(dressing.narrow(text))).strip()
     value = answers.json_value(text)
     if isinstance(value, dict):
         value = list(value.values())
@@ -26,7 +31,7 @@ def counts(text: str) -> list[int] | None:
             value if value and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value) else None
         )
     said = answers.statements(text)
-    text = said[-1][1] if said else text
+    text = tidy(_BULLET.sub("", said[-1][1] if said else text))
     if not any(each.fullmatch(text.strip()) for each in (_LISTED, _NAMED, _TOLD)):
         return None
     return [int(each) for each in re.findall(r"\d+", text)][: MOST + 1]
@@ -34,7 +39,8 @@ def counts(text: str) -> list[int] | None:
 
 def true_counts(solution: Any) -> list[int]:
     """RewardError for what is no list of counts."""
-    found = counts(str(list(solution))) if isinstance(solution, list | tuple) else counts(str(solution))
+    values = list(solution.values()) if isinstance(solution, dict) else solution
+    found = counts(str(list(values))) if isinstance(values, list | tuple) else counts(str(values))
     if not found or len(found) > MOST:
         answers.refuse(solution, "is no list of counts", "'1,2,1', or [1, 2, 1]")
     return found

@@ -25,6 +25,7 @@ _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[0-9]+(?:\.[0-9]+)?|\S")
 _SPACING = re.compile(
     r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|nolimits|quad|qquad|[,;:! ])(?![a-zA-Z])"
 )
+_SCRIPT = r"(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)"
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}(?![a-zA-Z}])")
 _MATHS = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|```(?:latex|tex)?\n(.+?)```", re.DOTALL)
 MOST_WORDS = 3
@@ -90,9 +91,14 @@ def table_kind(answer: str, right: Node, *, structure: bool = False) -> Verdict:
 
 def tokens(formula: str) -> list[str]:
     """The commands, numbers and signs of a formula; what changes spacing alone is left out."""
-    text = re.sub(r"\\(?:begin|end)\{(?:equation|align|displaymath|math)\*?\}", " ", formula)
+    if re.search(r"\\begin\{align", formula):
+        formula = re.sub(r"(?<!\\)&", " ", formula)
+    text = re.sub(r"\\(?:begin|end)\{(?:equation|align|aligned|displaymath|math|gather)\*?\}", " ", formula)
     text = _SPACING.sub(" ", answers.undollar(re.sub(r"^\s*```(?:latex|tex)?|```\s*$|\\[\[\]()]", " ", text)))
-    text = re.sub(r"\\([dt]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", text)
+    text = re.sub(r"\\(?:tag\*?|label)\s*\{[^{}]*\}|\\(?:nonumber|notag)\b", " ", text)
+    text = re.sub(r"\\([dt]?frac)(?:\s*(\d)\s*(\d)|\s+([a-zA-Z])\s*(\w))", r"\\\1{\2\4}{\3\5}", text)
+    text = re.sub(r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|(\\prime\b))", lambda m: "'" * m[0].count("prime"), text)
+    text = re.sub(rf"(\^\s*{_SCRIPT})\s*(_\s*{_SCRIPT})", r"\2\1", text)  # x^2_i is x_i^2
     text = re.sub(r"([_^])\s*\{\s*(\\[a-zA-Z]+|\w)\s*\}", r"\1\2", text)
     return [SAME.get(token, token) for token in _TOKEN.findall(text)]
 

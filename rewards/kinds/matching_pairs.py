@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 from mmrl.rewards.sequences import folded
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
@@ -15,8 +15,17 @@ _PAIR = re.compile(
     r"(?:image|picture|item|frame|region|view|point)?\s*[(\[\"']?([\w.]{1,20})[)\]\"']?\s*"
     r"(?:-+>?|=>?|\u2192|\u2014|\u2013|:|\bmatches(?: with)?\b|\b(?:corresponds|belongs) to\b|\bgoes with\b|"
     r"\bto\b|\bwith\b|\bis\b)\s*"
-    r"(?:image|picture|item|frame|region|view|point|option)?\s*[(\[\"']?([\w.]{1,20})[)\]\"']?\s*(?=$|[,;.\n)])", re.I
+    r"(?:image|picture|item|frame|region|view|point|option)?\s*[(\[\"']?([\w.]{1,20})[)\]\"']?\s*"
+    r"(?=$|[,;.\n)]|\band\b)", re.I
 )  # fmt: skip
+_TUPLES = re.compile(
+    r"[\[(]?\s*[(\[]\s*[\w.]{1,20}\s*,\s*[\w.]{1,20}\s*[)\]]"
+    r"(?:\s*[,;]?\s*[(\[][\w.]{1,20}\s*,\s*[\w.]{1,20}[)\]])*\s*[\])]?\.?"
+)
+_TUPLE = re.compile(r"[(\[]\s*([\w.]{1,20})\s*,\s*([\w.]{1,20})\s*[)\]]")
+_JOINED = re.compile(r"(\d{1,2})([A-Za-z])|([A-Za-z])(\d{1,2})")
+_NUMBERED = re.compile(r"\s*(\d{1,2})\s*[.)]\s*([A-Za-z0-9]{1,20})\s*\.?")
+_ROWS = re.compile(r"^\s*\|\s*([\w.]{1,20})\s*\|\s*([\w.]{1,20})\s*\|\s*$", re.MULTILINE)
 
 
 def pairs(value: Any) -> dict[str, str] | None:
@@ -27,19 +36,33 @@ def pairs(value: Any) -> dict[str, str] | None:
             return pairs(inner) if len(value) == 1 else None
         found = [(folded(str(a)), folded(str(b))) for a, b in value.items()]
     elif isinstance(value, list | tuple):
-        if not value or not all(isinstance(each, list | tuple) and len(each) == 2 for each in value):
+        each_pair = [list(each.values()) if isinstance(each, Mapping) else each for each in value]
+        if not value or not all(isinstance(each, list | tuple) and len(each) == 2 for each in each_pair):
             return None
-        found = [(folded(str(a)), folded(str(b))) for a, b in value]
+        found = [(folded(str(a)), folded(str(b))) for a, b in each_pair]
     else:
-        text = answers.bare(answers.without_questions(str(value)))
+        text = answers.bare(answers.without_questions(dressing.narrow(str(value))))
         parsed = answers.json_value(text)
         if parsed is not None:
             return pairs(parsed)
-        found = [(folded(a), folded(b)) for a, b in _PAIR.findall(text.replace("(", " ").replace("<", " "))]
+        found = [(folded(a), folded(b)) for a, b in _written(text)]
     lefts, rights = [a for a, _ in found], [b for _, b in found]
     if not found or len(found) > MOST or len(set(lefts)) < len(lefts) or len(set(rights)) < len(rights):
         return None
     return dict(found)
+
+
+def _written(text: str) -> list[tuple[str, str]]:
+    """The pairs of a text: `(1, B), (2, A)`, `1B, 2A`, rows of a table, or with a word or sign between."""
+    if _TUPLES.fullmatch(text.strip()):
+        return _TUPLE.findall(text)
+    joined = [_JOINED.fullmatch(each.strip()) for each in re.split(r"[,;\s]+", text.strip().rstrip("."))]
+    if len(joined) > 1 and all(joined):
+        return [(each[1] or each[3], each[2] or each[4]) for each in joined if each]
+    lines = [_NUMBERED.fullmatch(each) for each in re.split(r"[,;\n]", text) if each.strip()]
+    if len(lines) > 1 and all(lines):
+        return [(each[1], each[2]) for each in lines if each]
+    return _ROWS.findall(text) or _PAIR.findall(text.replace("(", " ").replace("<", " "))
 
 
 def true_pairs(solution: Any) -> dict[str, str]:
@@ -64,5 +87,7 @@ def matching(answer: str, right: dict[str, str]) -> Verdict:
     found = pairs(answer)
     if found is None:
         return UNREAD
+    if not found.keys() & right.keys() and found.keys() <= set(right.values()):
+        found = {b: a for a, b in found.items()}  # told from the other side
     hits = sum(found.get(left) == partner for left, partner in right.items())
     return Verdict(hits / max(len(found), len(right)), True, {"exact": float(found == right)})

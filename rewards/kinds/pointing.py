@@ -6,6 +6,7 @@ point: then `within` says how near is near enough, in the units of the answer; a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 Place = Point | Box | list[Point]
 OUTLINES = ("polygon", "outline", "mask", "segmentation")
+_TAGGED = re.compile(r"<box>(.*?)</box>\s*[,;]?\s*<point>(.*?)</point>", re.DOTALL | re.IGNORECASE)
 NEAR, NEAR_EDGE, NEAR_POINT = 0.5, 10.0, 30.0
 """VisionReasoner (arXiv 2505.12081): IoU above .5, edges within 10 and points within 30 pixels of the resized image."""
 
@@ -117,8 +119,14 @@ def prompt_of(value: Mapping[str, Any]) -> dict[str, Any]:
     return {"box": found[0] if len(found) == 1 else None, "point": spots[0] if len(spots) == 1 else None}
 
 
+def _only(found: list[Any]) -> Any:
+    return found[0] if len(found) == 1 else None
+
+
 def prompts_in(answer: str) -> list[dict[str, Any]]:
-    """The objects of an answer, as JSON."""
+    """The objects of an answer, as JSON or in tags, `<box>[...]</box><point>[...]</point>`."""
+    if tagged := _TAGGED.findall(answer):
+        return [made for b, p in tagged if (made := {"box": _only(boxes(b)), "point": _only(points(f"({p})"))})["box"]]
     value = answers.json_value(answer)
     listed = [value] if isinstance(value, Mapping) else value
     if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 from mmrl.rewards.numbers import number
 from mmrl.rewards.numeric import true_number
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
@@ -46,22 +46,22 @@ def bell(predicted: float, right: float, width: float) -> float:
 def quality(answer: str, right: float, *, width: float = 0.5, low: float = 1.0, high: float = 5.0) -> Verdict:
     """A rating: exp(-d^2 / 2 width^2) of its distance d from the true score, on a scale from `low` to `high`."""
     found = rating(answer)
-    if found is None or not low <= found <= high:
+    scale = _OUT_OF.search(answer)
+    if found is None or not low <= found <= high or (scale and float(scale[2]) != high):
         return UNREAD
     return Verdict(bell(found, right, width))
 
 
-FIRST = ("1", "a", "first", "image 1", "image a", "video 1", "video a", "response 1", "response a", "answer 1", "left",
-         "option a", "option 1", "the first", "one", "the first image", "the first video")  # fmt: skip
-SECOND = ("2", "b", "second", "image 2", "image b", "video 2", "video b", "response 2", "response b", "answer 2",
-          "right", "option b", "option 2", "the second", "two", "the second image", "the second video")  # fmt: skip
+FIRST = ("1", "a", "first", "left", "one", "former", "1st")
+SECOND = ("2", "b", "second", "right", "two", "latter", "2nd")
 TIES = ("0", "tie", "equal", "same", "both", "neither", "equally good", "c", "draw", "no difference")
+_THING = r"(?:images?|videos?|responses?|answers?|options?|pictures?|clips?|captions?|assistant|model|candidate)"
 TIE = 3
 _SIDES = {name: side for side, names in enumerate((FIRST, SECOND, TIES), 1) for name in names}
 _BETTER = re.compile(
     r"\b((?:image|video|response|answer|option|picture|clip|caption)\s*(?:1|2|a|b)|(?:the )?(?:first|second)"
     r"(?: (?:image|video|response|answer|one|picture|clip|caption))?)\s+(?:is|looks|was)\s+"
-    r"(?:clearly |much |slightly )?better",
+    r"(?:(?:clearly|much|slightly|overall|the) )*(?:better|best|preferred|preferable|superior|more \w+|winner)\b",
     re.IGNORECASE,
 )
 RATED = (("score_1", "score_2"), ("score_a", "score_b"), ("1", "2"), ("A", "B"))
@@ -72,6 +72,17 @@ _PREFERRED = re.compile(
 )
 _EQUAL = re.compile(
     r"\b(?:both|they|the two)\b[^.]{0,40}\b(?:equal(?:ly)?|the same|identical|similar)\b", re.IGNORECASE
+)
+_SIDE = rf"(?:{_THING}\s*)?[(\[]?(1|2|a|b)[)\]]?"
+_COMPARED = re.compile(rf"{_SIDE}\s*(>{{1,3}}|<{{1,3}}|=|\u2248|\u227b|\u227a)\s*{_SIDE}", re.IGNORECASE)
+_SCORED = re.compile(
+    rf"{_THING}\s*(1|2|a|b)\s*[:=]\s*(\d+(?:\.\d+)?)(?:\s*/\s*\d+)?[\s,;]+(?:and )?{_THING}\s*(1|2|a|b)\s*[:=]\s*"
+    r"(\d+(?:\.\d+)?)(?:\s*/\s*\d+)?\.?", re.IGNORECASE
+)  # fmt: skip
+_HEADED = re.compile(
+    r"^\s*(?:the |my |final )*"
+    r"(?:winner|verdict|better|preferred|preference|choice|judge?ment|decision)\s*(?:is|[:=])\s*",
+    re.I,
 )
 CHOSEN = ("preference", "better", "winner", "choice", "chosen", "answer")
 
@@ -86,8 +97,9 @@ def side(text: str) -> int | None:
                 return 3 if both[0] == both[1] else 1 if both[0] > both[1] else 2
         named = next((value[k] for k in CHOSEN if value.get(k) is not None), None)
         return side(str(named)) if named is not None else None
-    text = answers.bare(answers.without_questions(text))
-    whole = _whole(text)
+    text = answers.bare(answers.without_questions(dressing.narrow(text)))
+    text = _HEADED.sub("", text)
+    whole = _whole(text) or _compared(text.strip(" []().\n"))
     if whole:
         return whole
     named = [m[1].lower() for each in (_BETTER, _PREFERRED) for m in each.finditer(text)]
@@ -99,7 +111,21 @@ def side(text: str) -> int | None:
 
 
 def _whole(text: str) -> int | None:
-    return _SIDES.get(" ".join(re.sub(r"[\[\](){}]", " ", answers.plain(text)).split()))
+    """Of `2`, `Image 2`, `the second image`, `(B)`, `the left one`."""
+    name = " ".join(re.sub(r"[\[\](){}]", " ", answers.plain(text)).split()).removeprefix("the ")
+    return _SIDES.get(re.sub(rf"^{_THING} (?=\w+$)|(?<=\w) (?:{_THING}|one)$", "", name))
+
+
+def _compared(text: str) -> int | None:
+    """Of `A > B`, `[[B>>A]]`, `A = B`, and of both scores, `Image 1: 3.5, Image 2: 4`."""
+    if match := _COMPARED.fullmatch(text):
+        first, sign, second = _whole(match[1]), match[2][0], _whole(match[3])
+        better, worse = (first, second) if sign in ">\u227b" else (second, first)
+        return None if first == second else TIE if sign in "=\u2248" else better if worse else None
+    if match := _SCORED.fullmatch(text):
+        scores = {_whole(match[1]): float(match[2]), _whole(match[3]): float(match[4])}
+        return None if len(scores) < 2 else TIE if scores[1] == scores[2] else max(scores, key=scores.__getitem__)
+    return None
 
 
 def true_side(solution: Any) -> int:
@@ -114,7 +140,7 @@ def true_side(solution: Any) -> int:
     "preference",
     read=true_side,
     valid=lambda text: side(text) is not None,
-    answer='`1`, `A`, `Image 1`, "the first is better", `{"preference": 1}`, `tie`, or both scores as '
+    answer='`1`, `A`, `Image 1`, "the first is better", `A > B`, `{"preference": 1}`, `tie`, or both scores as '
     '`{"score_1": 3, "score_2": 4}`',
     truth="1, 2 or tie, in the same words",
     aliases=("pairwise", "pairwise_preference", "critic_preference", "llava_critic", "llava", "critic", "comparison"),

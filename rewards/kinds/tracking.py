@@ -6,12 +6,11 @@ mean over the frames both name (`over="shared"`).
 
 from __future__ import annotations
 
-from mmrl.rewards import answers
 from mmrl.rewards.grounding import iou
 from mmrl.rewards.intervals import Interval
 from mmrl.rewards.tasks import UNREAD, Verdict, kind, one_of
 from mmrl.rewards.temporal import overlap
-from mmrl.rewards.tracks import Track, track_in, true_track, true_tube, tube_in
+from mmrl.rewards.tracks import Track, read, track_in, true_track, true_tube, tube_in
 
 OVER = ("truth", "shared")
 
@@ -28,14 +27,15 @@ def mean_iou(found: Track, right: Track, over: str = "truth") -> float:
 @kind(
     "tracking",
     read=true_track,
-    valid=lambda text: bool(track_in(answers.json_value(text))),
-    answer='JSON of boxes by frame: `{"0": [x1, y1, x2, y2], ...}`, or a list of `{"frame": 0, "bbox": [...]}`',
+    valid=lambda text: bool(track_in(read(text))),
+    answer='JSON of boxes by frame: `{"0": [x1, y1, x2, y2], ...}`, a list of `{"frame": 0, "bbox": [...]}`, or lines '
+    "`Frame 0: [x1, y1, x2, y2]`",
     truth="the same",
     aliases=("object_tracking", "video_tracking", "sot"),
 )
 def tracking(answer: str, right: Track, *, over: str = "truth") -> Verdict:
     """Mean IoU of the boxes over the frames of the truth."""
-    found = track_in(answers.json_value(answer))
+    found = track_in(read(answer))
     if not found:
         return UNREAD
     parts = {"coverage": sum(frame in found for frame in right) / len(right)}
@@ -45,14 +45,14 @@ def tracking(answer: str, right: Track, *, over: str = "truth") -> Verdict:
 @kind(
     "spatial_temporal",
     read=true_tube,
-    valid=lambda text: all(tube_in(answers.json_value(text))),
+    valid=lambda text: all(tube_in(read(text))),
     answer='JSON `{"time": [start, end], "boxes": {"3": [x1, y1, x2, y2], ...}}`',
     truth="the same",
     aliases=("spatial_temporal_grounding", "spatio_temporal_grounding", "stvg", "temporal_spatial_grounding"),
 )
 def spatial_temporal(answer: str, right: tuple[Interval, Track], *, over: str = "truth") -> Verdict:
     """Half the overlap in time, half the mean IoU of the boxes (EasyVideoR1)."""
-    when, found = tube_in(answers.json_value(answer))
+    when, found = tube_in(read(answer))
     if when is None and not found:
         return UNREAD
     parts = {"time": overlap(when, right[0]) if when else 0.0, "boxes": mean_iou(found, right[1], over)}

@@ -25,13 +25,19 @@ _TOLD = re.compile(
     re.IGNORECASE,
 )
 """`The sign says "STOP".`"""
+_COLON = re.compile(
+    r"(?:here is )?(?:the|this)\b[^\"':\n]{0,40}\b(?:text|sign|label|word|title|image|picture)\b[^\"':\n]{0,30}"
+    r"\b(?:reads?|says?|is|are|contains?|shows?)(?: the)?(?: following)?(?: text)?\s*:\s*(.+)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""`The text in the image is: STOP`"""
 
 
 def unfenced(text: str) -> str:
     """A code fence, quotes that hold the whole text, and marks of emphasis taken off."""
     text = answers.bare(text.strip().removeprefix("```text").removeprefix("```").removesuffix("```")).strip()
-    if told := _TOLD.fullmatch(text):
-        return told[1].strip()
+    if told := _TOLD.fullmatch(text) or _COLON.fullmatch(text):
+        text = told[1].strip()
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
@@ -62,6 +68,10 @@ def ocr(answer: str, right: list[str], *, metric: str = "wer", case: bool = Fals
     said = tidied(unfenced(answer), fold=not case)
     if not said:
         return UNREAD
-    rated = [error_rates(said, tidied(unfenced(each), fold=not case)) for each in right]
+    rated = []
+    for each in right:
+        wanted = tidied(unfenced(each), fold=not case)
+        stop = said.endswith(".") and not wanted.endswith(".")  # the full stop of the sentence that answers
+        rated.append(error_rates(said[:-1] if stop and said[:-1] else said, wanted))
     parts = max(rated, key=lambda each: each[metric])
     return Verdict(parts[metric], True, parts)

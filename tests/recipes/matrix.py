@@ -113,6 +113,9 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     if recipe in toys.ADAPTED:
         values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
         given.append("an adapter that was drawn as policy.adapter")
+    if recipe in toys.SERVED:
+        values["rollout"] = [{**known.rollout[0], "url": toys.data_server()}]
+        given.append("a data server that puts pictures into new surroundings, as rollout.syn_grpo.url")
     changes = [f"{key}={json.dumps(value)}" for key, value in {**toys.SET, **toys.PUSHED}.get(recipe, {}).items()]
     changes += [f"objective.credit.{recipe}.reward=1.0"] if recipe in toys.TAUGHT else []
     return read_config(values, changes, modality), given
@@ -130,6 +133,7 @@ def run_pair(recipe: str, modality: str) -> dict[str, Any]:
         if modality not in MODALITIES:
             read_config({"recipe": recipe}, (), modality)
         prompts = prompts_of(modality)
+        prompts = [toys.with_boxes(p) for p in prompts] if recipe in toys.BOXED else prompts
         start = time.process_time()
         config, row["toys"] = configured(recipe, modality, folder)
         row["note"] = "" if config.learner == GRADIENT else "no gradient: it ran; what it learned is not judged"

@@ -6,6 +6,7 @@ these runs ask whether every part of a recipe meets the others, not whether it h
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from mmrl.columns import COLUMNS, DATA, REWARD, STRATEGY
@@ -103,6 +104,31 @@ def adapter(modality: str, folder: str) -> str:
             torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(0))
     policy.save_pretrained(folder)
     return folder
+
+
+SERVED = ("syn_grpo",)
+"""Recipes that draw new pictures at a data server."""
+
+
+BOXED = ("dino_r1_grqo",)
+"""Recipes whose own reward reads boxes, as the data of such a run has them."""
+
+
+def with_boxes(prompt: Prompt) -> Prompt:
+    return replace(prompt, columns={**prompt.columns, "solution": [[0, 0, 8, 8], [8, 8, 16, 16]], "task": "boxes"})
+
+
+@cache
+def data_server() -> str:
+    """The address of one that runs in a thread of this process."""
+    from threading import Thread
+
+    from mmrl.rollout.synthesis.server import SampleServer
+    from mmrl.rollout.synthesis.surround import surround
+
+    server = SampleServer(surround, port=0)
+    Thread(target=server.serve_forever, daemon=True).start()
+    return server.url
 
 
 SET = {

@@ -127,7 +127,7 @@ REWARDS = {
     "exact_match": SAMPLES["exact"], "choice": SAMPLES["choice"], "golden_goose": SAMPLES["choice"],
     "multi_choice": SAMPLES["multi_choice"], "boolean": SAMPLES["boolean"], "number": SAMPLES["numeric"],
     "regression": SAMPLES["regression"], "math": SAMPLES["math"], "temporal_iou": SAMPLES["temporal"],
-    "box_iou": SAMPLES["box"], "boxes_iou": SAMPLES["boxes"],
+    "box_iou": SAMPLES["box"], "boxes_iou": SAMPLES["boxes"], "query_boxes": SAMPLES["boxes"],
     "masked_fill": ("Fill the masks: [MASK] = 4, so [MASK]", ["2 + 2", "8"], '["2 + 2", "8"]', None),
     "step_order": ("Put the steps in order: 1. b 2. c 3. a", [3, 1, 2], "[3, 1, 2]", None),
     "toolrl": ("Zoom in on the cat.", json.dumps(CALL), json.dumps(CALL), None),

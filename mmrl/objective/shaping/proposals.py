@@ -11,11 +11,16 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.record import Batch
 from mmrl.stages import LANGUAGE, stage
 
-KINDS = ("rare", "failure", "band")
+Kind = Literal["rare", "failure", "band", "spread"]
+KINDS = ("rare", "failure", "band", "spread")
 
 
-def earned(success: float, kind: str, low: float, high: float) -> float:
-    """`failure`: 1 - success. `rare`: likewise, but 0 where nobody succeeds. `band`: 1 within [low, high], else 0."""
+def earned(scores: Tensor, kind: str, low: float, high: float) -> float:
+    """Of what solvers came to, by its mean: `failure`: 1 - success. `rare`: likewise, but 0 where nobody succeeds.
+    `band`: 1 within [low, high], else 0. `spread`: their deviation over .5, at most 1."""
+    if kind == "spread":
+        return min(1.0, float(scores.double().std(correction=0)) / 0.5)
+    success = float(scores.double().mean())
     if kind == "band":
         return float(low <= success <= high)
     return 1 - success if success > 0 or kind == "failure" else 0.0
@@ -32,13 +37,14 @@ def earned(success: float, kind: str, low: float, high: float) -> float:
     modalities=LANGUAGE,
 )
 def proposals(
-    batch: Batch, *, kind: Literal["rare", "failure", "band"] = "rare", low: float = 0.125, high: float = 0.625,
+    batch: Batch, *, kind: Kind = "rare", low: float = 0.125, high: float = 0.625,
     useless: float = -0.5, malformed: float = -1.0,
 ) -> Tensor:  # fmt: skip
     """Proposers are paid by the success of those that solve what they wrote; all other rows keep their reward. (B,)
 
     kind       rare: solvable and seldom solved is best (Absolute Zero); failure: unsolved is best, of questions that
-               were found valid before (search self-play); band: 1 inside (SvS)
+               were found valid before (search self-play); band: 1 inside (SvS); spread: answers that differ most are
+               best (Syn-GRPO)
     low, high  the band
     useless    of a proposal that was solved, and earned nothing
     malformed  of one that could not be read, or that was refused before anybody solved it
@@ -62,6 +68,6 @@ def proposals(
         elif not len(scores):
             reward[row] = float("nan")
         else:
-            gain = earned(float(scores.double().mean()), kind, low, high)
+            gain = earned(scores, kind, low, high)
             reward[row] = gain if gain > 0 else useless
     return torch.where(batch.reward.isnan(), batch.reward, reward)
