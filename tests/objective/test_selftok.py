@@ -9,8 +9,8 @@ import torch
 
 from mmrl.objective import compute
 from mmrl.objective.regularizers.selftok import selftok
-from mmrl.record import Evaluation
 from mmrl.recipes import load_recipe
+from mmrl.record import Evaluation
 from tests.objective.small import rows
 
 
