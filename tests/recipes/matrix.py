@@ -60,6 +60,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("awm", "crd", "dgpo_direct", "diffusion_nft", "marble"), FEW_DRAWS),
     "tempflow_grpo": {"training": {"group_size": 6}, "policy": {"train_steps": {"branches": 2}}},
     "mix_grpo": {"policy": {"steps": 6}},
+    "uniref_image_edit_msgrpo": {"policy": {"steps": 10}},  # its noise outruns every one of 4 steps
     "mix_grpo_flash": {"policy": {"steps": 6}},
     "euphonium": {"policy": {"push": {"first": 1}}},
     "branchgrpo": {"rollout": [{"name": "branching", "at": [1, 2]}]},

@@ -8,7 +8,8 @@ a resumed run repeats some of them, and its counts are those of one that never s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -30,6 +31,15 @@ class Calls:
 
     def add(self, rows: int, passes: int = 1) -> None:
         self.counts["trained" if torch.is_grad_enabled() else self.purpose] += rows * passes * self.share
+
+    @contextmanager
+    def shared(self, share: float) -> Iterator[None]:
+        """What is counted inside ran this share of its blocks."""
+        self.share = share
+        try:
+            yield
+        finally:
+            self.share = 1.0
 
     def told(self) -> dict[str, float]:
         """{"calls/sampled": ...} since it was asked for last."""

@@ -96,7 +96,8 @@ class FlowPolicyConfig(Section):
     push                    of rollouts: what moves their stochastic steps besides the policy, whose log-probs do not
                             know of it (Euphonium; transition)
     reuse                   of rollouts: steps without noise that run the first block of the transformer alone and take
-                            the rest from the step before (HGC); never a step that is trained, and never evaluation
+                            the rest from the step before (HGC, first-block cache); a step that is trained only where
+                            `reuse.drawn` says so, and never evaluation
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
     guidance                what is trained under guidance_scale above 1. "detached": the guided velocity, without

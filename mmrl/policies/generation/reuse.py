@@ -4,17 +4,22 @@
     reused step   y = b(x) + r,     r of the whole step before
 
 The first block always runs. What a reused step finds is another velocity than the policy's, so no step that draws noise
-is ever reused: log-probs hold by construction, and the self-check of a likelihood without log-probs is told of whole
-steps only. Which steps are reused depends on the schedule alone, not on how much a batch changed, so that a rollout is
-the same whoever shares its batch; caches that decide by a threshold (first-block cache, TeaCache) are not. Evaluation
-reuses nothing. After HGC's abstract (arXiv 2511.11031): of its two grains the blocks', not that of cross-attention
-maps; the steps and the share at the ends are ours.
+is reused unless it is asked for (`drawn`): log-probs hold by construction, and where it is asked for the self-check
+decides. Steps are reused by the schedule, or, among those, row by row where the first block's own change is near that
+of the row's last whole step (`threshold`, the first-block cache):
+
+    change = mean |d - d_whole| / mean |d_whole|,   d = b(x) - x
+
+Published caches take that mean over the batch. Here every row has its own, so that a rollout is the same whoever
+shares its batch. Evaluation reuses nothing. After HGC's abstract (arXiv 2511.11031): of its two grains the blocks', not
+that of cross-attention maps; the steps and the share at the ends are ours. The change is that of diffusers,
+hooks/first_block_cache.py (read), which keeps the later blocks' residual too.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -23,8 +28,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmrl.errors import ConfigError
+from mmrl.policies.generation.calls import Calls
 from mmrl.settings import Section
 
+Call = tuple[str, int]
+"""A transformer by name, and which of its calls in a step."""
+Run = Callable[[Tensor], Tensor]
+"""Rows of a step, to their velocities."""
 LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks", "layers", "visual_transformer_blocks")
 """What diffusers calls the lists of a transformer's blocks."""
 
@@ -32,12 +42,19 @@ LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks", "layers", 
 class ReuseConfig(Section):
     """Which steps of a rollout reuse blocks.
 
-    every  of so many neighbouring steps one is whole
-    ends   share of the steps at either end that are always whole: there velocities change most
+    every      of so many neighbouring steps one is whole
+    ends       share of the steps at either end that are always whole: there velocities change most
+    threshold  a row reuses where its first block's change is at most this, and is asked anew, as a whole call more,
+               where it is not; with a large `every` it decides alone. diffusers' default is .05, and .1 to .2 are fast.
+               null: the schedule alone decides
+    drawn      also steps that draw noise. Their log-probs are then not the policy's own, and the self-check before the
+               first update says whether they are near enough (`training.self_check`; `training.check_every` repeats it)
     """
 
     every: int = Field(2, ge=2)
     ends: float = Field(0.15, ge=0, lt=0.5)
+    threshold: float | None = Field(None, gt=0)
+    drawn: bool = False
 
     def reused(self, step: int, steps: int) -> bool:
         """Whether step `step` of `steps` may reuse those before it. The one before a run of reused steps is whole."""
@@ -49,28 +66,74 @@ class Blocks:
     """The blocks of a denoiser's transformers, their later ones' residuals kept from one whole step to the next.
 
     share  of the blocks that a reused call runs
+    kept   {call: residuals of the later blocks}, and of the first one in `heads`, at each row's last whole step
+    asked  the calls of this step, in their order
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]):
+        self.modules = modules
         self.lists = {name: blocks_of(module) for name, module in modules.items()}
         self.share = 1 / min(len(blocks) for blocks in self.lists.values())
-        self.kept: dict[tuple[str, int], tuple[Tensor, Tensor | None]] = {}
+        self.kept: dict[Call, tuple[Tensor, Tensor | None]] = {}
+        self.heads: dict[Call, Tensor] = {}
+        self.changes: dict[Call, Tensor] = {}
         self.calls: dict[str, int] = {}
+        self.asked: list[Call] = []
 
     def knows(self, names: Iterable[str]) -> bool:
         """Whether the whole step before asked these transformers: experts take turns along the schedule."""
         return {name for name, _ in self.kept} >= set(names)
 
+    def velocities(
+        self, run: Run, chunks: Sequence[Tensor], counts: Calls, *, again: bool, threshold: float | None = None
+    ) -> list[Tensor]:  # fmt: skip
+        """`run(rows)` of every chunk: whole and kept, or again; a row above `threshold` is whole after all."""
+        parts, asked = [], []
+        with self.step(again), counts.shared(self.share if again else 1.0):
+            for rows in chunks:
+                before = len(self.asked)
+                parts.append(run(rows))
+                asked.append(self.asked[before:])
+        if again and threshold is not None:
+            for part, rows, calls in zip(parts, chunks, asked, strict=True):
+                anew = (self._change(calls, len(rows)) > threshold).nonzero().squeeze(1)
+                if len(anew):
+                    part[anew] = self._anew(run, rows[anew.to(rows.device)], calls, anew, len(rows))
+        return parts
+
+    def _change(self, calls: Sequence[Call], rows: int) -> Tensor:
+        """(rows,) the largest change of a row in the calls of its step: a guided step makes two, or one of two rows."""
+        uneven = next((call for call in calls if len(self.changes[call]) % rows), None)
+        if uneven is not None:
+            raise ConfigError(
+                f"policy.reuse.threshold: {uneven[0]} was asked for {len(self.changes[uneven])} rows of {rows}, so "
+                "rows cannot decide for themselves; set policy.reuse.threshold=null"
+            )
+        return torch.cat([self.changes[call].view(-1, rows) for call in calls]).amax(0)
+
+    def _anew(self, run: Run, rows: Tensor, calls: Sequence[Call], places: Tensor, of: int) -> Tensor:
+        """Whole calls of some rows of a chunk of `of`; what they find replaces what was kept of them."""
+        fresh = Blocks(self.modules)
+        with fresh.step(False):
+            found = run(rows)
+        for own, call in zip(calls, fresh.asked, strict=True):
+            at = torch.cat([places + k * of for k in range(len(self.heads[own]) // of)])
+            pairs = zip((self.heads[own], *self.kept[own]), (fresh.heads[call], *fresh.kept[call]), strict=True)
+            for held, new in pairs:
+                if held is not None and new is not None:
+                    held[at] = new
+        return found
+
     @contextmanager
     def step(self, again: bool) -> Iterator[None]:
         """Transformers that run inside reuse what they found in the whole step before, call by call, or keep it."""
-        self.calls = dict.fromkeys(self.lists, -1)
+        self.calls, self.asked = dict.fromkeys(self.lists, -1), []
         if not again:
-            self.kept = {}
+            self.kept, self.heads = {}, {}
         with ExitStack() as stack:
             for name, blocks in self.lists.items():
                 first: list[Any] = [None]
-                stack.enter_context(_in_place(blocks[0], self._head(name, blocks[0], first)))
+                stack.enter_context(_in_place(blocks[0], self._head(name, blocks[0], first, again)))
                 for block in blocks[1:-1]:
                     if again:
                         stack.enter_context(_in_place(block, _passing(block)))
@@ -78,13 +141,20 @@ class Blocks:
                 stack.enter_context(_in_place(blocks[-1], tail))
             yield
 
-    def _head(self, name: str, block: nn.Module, first: list[Any]) -> Callable[..., Any]:
+    def _head(self, name: str, block: nn.Module, first: list[Any], again: bool) -> Callable[..., Any]:
         run = block.forward
 
         def forward(*args: Any, **named: Any) -> Any:
             self.calls[name] += 1
+            call = name, self.calls[name]
+            self.asked.append(call)
+            before = _given(block, args, named)[0]
             out = run(*args, **named)
             first[0] = _states(block, out)
+            if again:
+                self.changes[call] = change(first[0][0] - before, self.heads[call])
+            else:
+                self.heads[call] = first[0][0] - before
             return out
 
         return forward
@@ -113,6 +183,12 @@ class Blocks:
             return _returned(block, hidden + moved, None if moved_text is None or text is None else text + moved_text)
 
         return forward
+
+
+def change(now: Tensor, whole: Tensor) -> Tensor:
+    """(N,) mean |now - whole| / mean |whole| of `(N, ...)`: what the first-block cache decides by."""
+    apart, size = (x.abs().flatten(1).mean(1) for x in ((now - whole).float(), whole.float()))
+    return apart / size.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,12 +84,13 @@ class Group:
     push: Push | None = None
     reuse: ReuseConfig | None = None
 
-    def again(self, step: int, who: Tensor, before: Tensor | None) -> dict[str, bool]:
+    def again(self, step: int, who: Tensor, before: Tensor | None) -> dict[str, Any]:
         """How `velocity` is asked for the rows `who` of a step, where blocks are reused at all."""
         if self.reuse is None:
             return {}
-        quiet = not bool(self.plan.stochastic[:, step].any()) and moves_together(who, before)
-        return {"again": quiet and self.reuse.reused(step, self.plan.stochastic.shape[1])}
+        allowed = self.reuse.drawn or not bool(self.plan.stochastic[:, step].any())
+        again = allowed and moves_together(who, before) and self.reuse.reused(step, self.plan.stochastic.shape[1])
+        return {"again": again, "threshold": self.reuse.threshold}
 
 
 def state_at(start: Start, prompt: str) -> Tensor:

@@ -91,21 +91,26 @@ class Denoiser(nn.Module):
             scores["log_probs"] = scores["log_probs"] + self._untouched()
         return scores
 
-    def velocity(self, x: Tensor, t: Tensor, conditioned: Conditioned, *, again: bool | None = None) -> Tensor:
+    def velocity(
+        self, x: Tensor, t: Tensor, conditioned: Conditioned, *, again: bool | None = None,
+        threshold: float | None = None,
+    ) -> Tensor:  # fmt: skip
         """(N, ...) float32 velocity at `x (N, ...)`, times `t (N,)`, with guidance; for sampling.
 
-        again  True: with what the later blocks found for these rows in the step before; False: keep what they find;
-               None: neither
+        again      True: with what the later blocks found for these rows in the step before; False: keep what they
+                   find; None: neither
+        threshold  of the rows that are asked again: see `ReuseConfig`
         """
         chunks = self._chunks(t, conditioned)
-        with ExitStack() as stack:
-            if again is not None:
-                self.blocks = self.blocks or Blocks(self.trained)
-                again = again and self.blocks.knows(map(self.generator.expert, self.generator.clock(t).tolist()))
-                stack.enter_context(self.blocks.step(again))
-                self.calls.share = self.blocks.share if again else 1.0
-                stack.callback(setattr, self.calls, "share", 1.0)
-            return _restored([self._guided(self.trained, x[r], t[r], conditioned.rows(r)) for r in chunks], chunks)
+
+        def run(rows: Tensor) -> Tensor:
+            return self._guided(self.trained, x[rows], t[rows], conditioned.rows(rows))
+
+        if again is None:
+            return _restored([run(rows) for rows in chunks], chunks)
+        self.blocks = self.blocks or Blocks(self.trained)
+        again = again and self.blocks.knows(map(self.generator.expert, self.generator.clock(t).tolist()))
+        return _restored(self.blocks.velocities(run, chunks, self.calls, again=again, threshold=threshold), chunks)
 
     def within(self, function: Callable[[], Any]) -> Any:
         """Call what runs parts of this module itself, as a pass of it: the pipeline's own call, when it is checked."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from mmrl.errors import ConfigError
 from mmrl.policies.generation.conditions import Conditioned
-from mmrl.policies.generation.reuse import Blocks, ReuseConfig, blocks_of
+from mmrl.policies.generation.reuse import Blocks, ReuseConfig, blocks_of, change
 from mmrl.randomness import Key
 from mmrl.record import Request
 from tests.policies.generation.families.cases import CASES
@@ -68,9 +68,9 @@ def test_a_chain_that_adds_constants_is_exact_at_any_state():
 
     blocks = Blocks({"transformer": stack})
     with blocks.step(False):
-        assert run(torch.tensor(0.0)) == 111
+        assert run(torch.zeros(1, 1)) == 111
     with blocks.step(True):
-        assert run(torch.tensor(5.0)) == 116
+        assert run(torch.full((1, 1), 5.0)) == 116
     assert [block.ran for block in stack.blocks] == [2, 1, 1] and blocks.share == pytest.approx(1 / 3)
     assert not any("forward" in block.__dict__ for block in stack.blocks)
 
@@ -93,6 +93,58 @@ def test_trained_steps_are_whole_and_replay_to_the_same_log_probs():
     assert (rows.replay["latents"] - whole.replay["latents"]).std() < 0.1 * whole.replay["latents"].std()
     counts = [each.counted()["calls/sampled"] for each in (policy, plain)]
     assert counts == [6 * (8 + 2 / 2), 6 * 10], "two blocks: a reused step is half a call"
+
+
+def test_the_change_of_a_row_by_hand():
+    """mean |(2, 2) - (1, 3)| / mean |(1, 3)| = 1 / 2, and a row that stayed has none."""
+    whole = torch.tensor([[1.0, 3.0], [4.0, 4.0]])
+    assert change(torch.tensor([[2.0, 2.0], [4.0, 4.0]]), whole).tolist() == [0.5, 0.0]
+    assert change(torch.zeros(1, 2), torch.zeros(1, 2)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_above_the_threshold_a_row_is_whole_and_below_it_reuses(guidance):
+    """Row 0 stays where it was and row 1 moves: under one threshold, one of each, whoever shares the call."""
+    policy = flow_policy(guidance_scale=guidance)
+    x = KEY.normal(2, *policy.shape)
+    encoded = policy.frozen.encode(captions(2), policy.device)
+    conditioned = Conditioned.of(encoded, torch.tensor([0, 1]), policy.device)
+    moved = x * torch.tensor([1.0, 0.5]).view(2, 1, 1, 1)
+    passes = 1 if guidance == 1 else 2
+
+    def ask(state, **how):
+        with torch.no_grad():
+            return policy.inner.velocity(state, torch.tensor([0.6, 0.6]), conditioned, **how)
+
+    plain, first = ask(moved), ask(x, again=False)
+    policy.counted()
+    mixed = ask(moved, again=True, threshold=0.05)
+    assert policy.counted()["calls/sampled"] == passes * (2 / 2 + 1), "two blocks: half a call each, and one whole"
+    assert torch.allclose(mixed[0], first[0], atol=1e-5) and torch.allclose(mixed[1], plain[1], atol=1e-5)
+    again = ask(moved, again=True, threshold=0.05)
+    assert policy.counted()["calls/sampled"] == passes, "what the whole call found was kept: nothing moved since"
+    assert torch.allclose(again, mixed, atol=1e-5)
+    assert not torch.allclose(ask(0.5 * moved, again=True, threshold=1e9)[1], ask(0.5 * moved)[1], atol=1e-3)
+
+
+def test_a_rollout_by_threshold_is_the_same_whoever_shares_its_batch():
+    reuse = {"every": 100, "ends": 0.0, "threshold": 0.6}  # blocks of random weights change much
+    policy = flow_policy(reuse=reuse, **WINDOW | {"train_steps": {"select": "window", "size": 1, "high": 1}})
+    together = policy.rollout(flow_requests(), KEY)
+    counts = policy.counted()["calls/sampled"]
+    assert 6 * (2 + 8 / 2) < counts < 6 * (2 + 8 * 3 / 2), "some rows were reused and some were not"
+    alone = policy.rollout(flow_requests(prompts=1), KEY)
+    assert torch.allclose(alone.replay["latents"], together.replay["latents"][:3], atol=1e-5)
+
+
+def test_where_noisy_steps_are_reused_the_self_check_decides():
+    """A threshold that is never met leaves log-probs as they were; one that always is moves them past any limit."""
+    gaps = []
+    for threshold in (1e-6, 10.0):
+        policy = flow_policy(reuse={"every": 100, "drawn": True, "threshold": threshold}, steps=10)
+        old, new, mask = policy.replayed(policy.rollout(flow_requests(), KEY))
+        gaps.append(float((new - old).detach().abs()[mask].max()))
+    assert gaps[0] < 1e-5 and gaps[1] > 1e-3
 
 
 def test_evaluation_and_other_rollouts_reuse_nothing():
