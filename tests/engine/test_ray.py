@@ -12,7 +12,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed: nothing was place
 
 from mmrl.errors import ConfigError  # noqa: E402
 from mmrl.pipelines.config import read_config  # noqa: E402
-from mmrl.pipelines.ray_launch import Launch, launch  # noqa: E402
+from mmrl.pipelines.ray_launch import Launch, asked, launch  # noqa: E402
 from mmrl.pipelines.run import train  # noqa: E402
 
 STEPS = 8
@@ -160,6 +160,17 @@ class TestRefusals:
         run = Launch(read_config("demo", [f"run_dir={tmp_path / 'run'}"], "vlm"), ["vlm", "demo"])
         assert "--resume" not in run._arguments(0)
         assert run._arguments(1)[-2:] == ["--resume", str(tmp_path / "run")]
+
+    @pytest.mark.parametrize("resume", [["--resume", "{}"], ["--resume={}"]])
+    def test_a_run_is_gone_on_with_by_its_own_configuration(self, tmp_path, resume):
+        """As `mmrl train vlm --resume RUN`; changes and --trust stay with it."""
+        folder = tmp_path / "run"
+        (folder / "checkpoints" / "step-000002").mkdir(parents=True)
+        (folder / "checkpoints" / "step-000002" / "state.json").write_text('{"step": 2}')
+        (folder / "config.yaml").write_text(read_config("demo", ["placement.trainers=2"], "vlm").to_yaml())
+        run = asked(["vlm", *(word.format(folder) for word in resume), "training.steps=9", "--trust"])
+        assert run.placement.trainers == 2 and run.config.training.steps == 9 and run.folder == folder
+        assert run._arguments(0) == ["vlm", "training.steps=9", "--trust", f"run_dir={folder}", "--resume", str(folder)]
 
     def test_what_is_the_users_to_mend_is_not_tried_again(self, tmp_path):
         """A file that is not there: one attempt, the exit code of `mmrl train`."""

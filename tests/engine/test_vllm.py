@@ -77,6 +77,12 @@ class TestRows:
         assert rows.actions[:2, 0].tolist() == prefix.tolist() * 2 and not rows.mask[:2, 0].any()
         assert gap(policy, rows) < EXACT
 
+    def test_of_prompts_that_do_not_fit_into_one_pass(self, policy):
+        """More new ids than vLLM reads at once (4,096 on a CPU): on CPUs no prompt may be read in parts."""
+        long = [image_prompt(f"{n}", question=" ".join(f"{n} {i}" for i in range(100))) for n in range(24)]
+        rows = policy.rollout(requests(long, 1), Key(5))
+        assert sum(len(policy.encode(prompt)) for prompt in long) > 4096 and gap(policy, rows) < EXACT
+
     def test_end_where_the_policy_ends_them(self, policy):
         """At an end token or behind a stop string, both of which stay; else at the budget."""
         rows = policy.rollout([Request(make_prompts(1)[0], 64, 0)], Key(4))

@@ -36,6 +36,7 @@ from mmrl.policies.language.engines.vllm_requests import (
     on_cpu,
     parameters,
     pictures,
+    ranks,
     refuse,
     swaps_adapters,
 )
@@ -151,11 +152,6 @@ class Colocated:
         if media:
             asked |= {"multi_modal_data": media, "multi_modal_uuids": keys}
         return asked
-
-
-def ranks() -> int:
-    """Processes that train together."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 @contextmanager
