@@ -169,10 +169,12 @@ class Launch:
         """Engines and reward workers, by name. They outlive the trainers' attempts."""
         p = self.placement
         if p.engines:
-            from mmrl.policies.language.engines.ray_actors import BOARD, Board, EngineActor
+            from mmrl.policies.language.engines.ray_actors import BOARD, Board, EngineActor, with_whole_weights
 
             self._named(Board, BOARD, {"num_cpus": 0})
             settings = self.config.policy_settings().model_dump()
+            if with_whole_weights(settings) != settings["engine"]:
+                tell("policy.engine.lora: engines that Ray placed are given whole weights, the adapter merged")
             reader = self._reader()
             for number in range(p.engines):
                 resources = {"num_cpus": p.engine_cpus, "num_gpus": p.engine_gpus}

@@ -172,6 +172,18 @@ class TestRefusals:
         assert run.placement.trainers == 2 and run.config.training.steps == 9 and run.folder == folder
         assert run._arguments(0) == ["vlm", "training.steps=9", "--trust", f"run_dir={folder}", "--resume", str(folder)]
 
+    def test_an_engine_that_cannot_be_made_is_named(self, tmp_path, capfd):
+        """What its class says, once, and no second attempt."""
+        (tmp_path / "mine.py").write_text(
+            "from mmrl.errors import ConfigError\nfrom mmrl.policies.language.engines.vllm import Colocated\n"
+            "class Mine(Colocated):\n    def __init__(self, setting):\n        raise ConfigError('no such card')\n"
+        )
+        engine = f"engine={{name: '{tmp_path / 'mine.py'}:Mine', lora: adapter}}"
+        given = arguments(tmp_path / "run", "placement.engines=1", engine, "policy.lora={rank: 4}")
+        assert launch(given) == 2
+        said = capfd.readouterr().err
+        assert "engine-0 could not be made: " in said and "no such card" in said and "whole weights" in said
+
     def test_what_is_the_users_to_mend_is_not_tried_again(self, tmp_path):
         """A file that is not there: one attempt, the exit code of `mmrl train`."""
         given = arguments(tmp_path / "run", "data.train=/nowhere/at/all.jsonl")
