@@ -137,6 +137,14 @@ class TestServersOfSeveralProcesses:
         with pytest.raises(ConfigError, match=says):
             self.made(monkeypatch, 2, 0, **options)
 
+    def test_clips_are_refused_by_prompt_where_a_server_cannot_read_them(self, monkeypatch):
+        """A `vllm serve` that somebody started without the reader."""
+        engine = self.made(monkeypatch, 1, 0, url="http://there:1")
+        engine._known["http://there:1"] = {"multimodal_config": None}
+        engine.setting.family.video_options = {"do_sample_frames": False}
+        with pytest.raises(PolicyError, match=r"'clip' shows videos.*takes images only.*vllm_serve, with --media-io"):
+            engine._refuse_clips(SimpleNamespace(prompt=SimpleNamespace(id="clip")))
+
 
 class TestRows:
     """`decoded`: what came back, cut where the policy's own rule ends a row. Ids are letters; 9 ends a row."""
