@@ -118,6 +118,7 @@ class Launch:
         self.placement: Placement = config.placement
         self.namespace = f"mmrl-{uuid.uuid4().hex[:8]}"
         self.actors: list[Any] = []
+        self.engines: dict[str, Any] = {}
         if self.placement.engines and config.modality not in SPEAKING:
             raise ConfigError(f"placement.engines: {config.modality} policies write by themselves; leave it at 0")
         settings = config.policy_settings()
@@ -138,6 +139,7 @@ class Launch:
                 if all(code == 0 for code in codes):
                     return 0
                 if not any(_died(code) for code in codes):
+                    self._tell_of_engines()
                     return max(code for code in codes if code)
                 tell(f"trainers ended with {codes}: attempt {attempt + 1} of {self.placement.restarts + 1} is over")
             return 1
@@ -178,14 +180,26 @@ class Launch:
             reader = self._reader()
             for number in range(p.engines):
                 resources = {"num_cpus": p.engine_cpus, "num_gpus": p.engine_gpus}
-                self._named(
-                    EngineActor, f"engine-{number}", resources, self.config.modality, settings, self.namespace, reader
-                )
+                name = f"engine-{number}"
+                self._named(EngineActor, name, resources, self.config.modality, settings, self.namespace, reader)
+                self.engines[name] = self.actors[-1]
         if p.reward_workers:
             from mmrl.rewards.ray_workers import RewardActor
 
             for number in range(p.reward_workers):
                 self._named(RewardActor, f"reward-{number}", {"num_cpus": p.reward_cpus})
+
+    def _tell_of_engines(self) -> None:
+        """Why an engine could not be made, where one could not."""
+        from mmrl.policies.language.engines.ray_actors import last_line
+
+        for name, engine in self.engines.items():
+            try:
+                self.ray.get(engine.pid.remote(), timeout=GRACE_SECONDS)
+            except self.ray.exceptions.ActorDiedError as error:
+                tell(f"{name} could not be made: {last_line(error)}")
+            except self.ray.exceptions.RayError:
+                continue
 
     def _reader(self) -> Any:
         from mmrl.pipelines.run import clip_reader
