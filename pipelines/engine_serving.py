@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import SPEAKING, RunConfig
@@ -24,7 +25,7 @@ def serve_engine(config: RunConfig, host: str, port: int) -> None:
     if named["name"] not in ("local", "vllm"):
         raise ConfigError(f"policy.engine={named['name']!r}: only vllm is served; leave it out here")
     engine = {n: v for n, v in named.items() if n not in ("url", "sleep")} | {"name": "vllm", "mode": "server"}
-    policy = build_policy(config.model_copy(update={"policy": config.policy | {"engine": engine}}))
+    policy: Any = build_policy(config.model_copy(update={"policy": config.policy | {"engine": engine}}))
     assert isinstance(policy.bridge.engine, Server)
     arguments, variables = policy.bridge.engine.wanted()
     command = command_of(arguments, host, port)

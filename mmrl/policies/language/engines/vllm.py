@@ -84,8 +84,8 @@ class Colocated:
             for name, value in (environment_of(self.setting.options) | IN_PROCESS).items():
                 os.environ.setdefault(name, value)
             with undisturbed():
-                self._llm = self._made()
-            core = self._llm.llm_engine.engine_core.engine_core
+                self._llm = made = self._made()
+            core = made.llm_engine.engine_core.engine_core
             runner = core.model_executor.driver_worker.worker.model_runner
             weakref.finalize(self, release, runner).atexit = False
         return self._llm
