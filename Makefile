@@ -51,7 +51,7 @@ test: $(READY)
 test-engine: export OMP_NUM_THREADS := 1
 test-engine: export TORCHDYNAMO_DISABLE := 1
 test-engine: $(ENGINE_READY)
-	@$(ENGINE)/python -m pytest -rs tests/engine $(ARGS)
+	@$(ENGINE)/python -m pytest -n 2 --dist loadfile -rs tests/engine $(ARGS)
 
 families: export OMP_NUM_THREADS := 1
 families: $(READY)

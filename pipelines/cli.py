@@ -21,6 +21,7 @@ from mmrl.policies.registry import MODALITIES
 from mmrl.shown import shown
 
 if TYPE_CHECKING:
+    from mmrl.pipelines.config import RunConfig
     from mmrl.training.trainer import Result
 
 app = typer.Typer(
@@ -95,6 +96,8 @@ def train(
     main = os.environ.get("RANK", "0") == "0"
     if main and config is not None:
         _print_overruled(config, changes, modality)
+    if main:
+        _print_unplaced(settings)
     quiet_libraries()
     with progress(settings, console) as live:
         result = run(settings, resume=resume, report=live, kept=live.kept, began=live.began)
@@ -109,6 +112,14 @@ def _print_overruled(config: str, changes: list[str], modality: str) -> None:
 
     if note := overruled(config, changes, modality):
         say(note)
+
+
+def _print_unplaced(settings: RunConfig) -> None:
+    from mmrl.pipelines.config import Placement
+    from mmrl.placed import placed
+
+    if settings.placement != Placement() and placed() is None:
+        say("placement: is for mmrl launch --ray; here each process writes and scores for itself")
 
 
 def _print_result(folder: Path, result: Result) -> None:
@@ -372,6 +383,26 @@ def serve_samples(
         server.serve_forever()
     except KeyboardInterrupt:
         server.http.server_close()
+
+
+@app.command("serve-engine", context_settings=OVERRIDES)
+def serve_engine(
+    context: typer.Context,
+    modality: Modality,
+    config: Annotated[str | None, typer.Argument(help="The configuration of the run that it writes for.")] = None,
+    host: Annotated[str, typer.Option(help="It can load files: open it to nobody who may not.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option()] = 8000,
+) -> None:
+    """A vLLM server with all that a configuration's policy needs, for runs with `engine.url`: docs/engines.md."""
+    from mmrl.pipelines.config import read_config, which_configuration
+    from mmrl.pipelines.engine_serving import serve_engine as serve
+    from mmrl.pipelines.progress import quiet_libraries
+
+    config, changes = config_and_overrides(config, context.args)
+    if config is None:
+        raise ConfigError(which_configuration(modality))
+    quiet_libraries()
+    serve(read_config(config, changes, modality), host, port)
 
 
 @app.command()

@@ -9,13 +9,15 @@ alone. They find each other as ranks that torchrun started do. Where one dies, t
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,16 @@ from typing import Any
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import SPEAKING, Placement, RunConfig, read_config
 from mmrl.pipelines.folders import next_free
+from mmrl.pipelines.overriding import config_and_overrides
 from mmrl.placed import Placed
 from mmrl.policies.registry import MODALITIES
 from mmrl.shown import tell
 from mmrl.training.resume import run_folder
-from mmrl.training.stopping import LAUNCHED
+from mmrl.training.stopping import ASKING, LAUNCHED
 
 REFUSED = 2
 """How `mmrl` ends where the user has something to mend: to begin again would not help."""
+RESUME, TRUST = "--resume", "--trust"
 SMALLEST_SHARE = 1e-4
 """Ray's own precision of a part of a CPU."""
 GRACE_SECONDS, SAVING_SECONDS = 60.0, 300.0
@@ -80,14 +84,24 @@ def launch(arguments: Sequence[str]) -> int:
                           "mmrl launch --ray vlm CONFIG")  # fmt: skip
     if find_spec("ray") is None:
         raise ConfigError("mmrl launch --ray needs Ray, which is not installed: pip install 'mmrl[ray]'")
+    return asked(arguments).run()
+
+
+def asked(arguments: Sequence[str]) -> Launch:
+    """The run that the arguments of `mmrl train` name: a configuration, or with --resume a run alone."""
     modality, *rest = arguments
-    resume = None
-    if "--resume" in rest[:-1]:
-        at = rest.index("--resume")
+    rest = [part for word in rest for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
+    resume, flags = None, [word for word in rest if word == TRUST]
+    rest = [word for word in rest if word != TRUST]
+    if RESUME in rest[:-1]:
+        at = rest.index(RESUME)
         resume, rest = Path(rest[at + 1]), rest[:at] + rest[at + 2 :]
-    if not rest:
+    config, changes = config_and_overrides(rest[0] if rest else None, rest[1:])
+    if config is None and resume is None:
         raise ConfigError(f"mmrl launch --ray {modality}: expected a YAML file, or the name of a shipped configuration")
-    return Launch(read_config(rest[0], rest[1:], modality), [modality, *rest], resume).run()
+    given = [modality, *([] if config is None else [config]), *changes, *flags]
+    source = config or run_folder(resume) / "config.yaml"
+    return Launch(read_config(source, changes, modality), given, resume)
 
 
 class Launch:
@@ -104,6 +118,7 @@ class Launch:
         self.placement: Placement = config.placement
         self.namespace = f"mmrl-{uuid.uuid4().hex[:8]}"
         self.actors: list[Any] = []
+        self.engines: dict[str, Any] = {}
         if self.placement.engines and config.modality not in SPEAKING:
             raise ConfigError(f"placement.engines: {config.modality} policies write by themselves; leave it at 0")
         settings = config.policy_settings()
@@ -124,6 +139,7 @@ class Launch:
                 if all(code == 0 for code in codes):
                     return 0
                 if not any(_died(code) for code in codes):
+                    self._tell_of_engines()
                     return max(code for code in codes if code)
                 tell(f"trainers ended with {codes}: attempt {attempt + 1} of {self.placement.restarts + 1} is over")
             return 1
@@ -155,21 +171,35 @@ class Launch:
         """Engines and reward workers, by name. They outlive the trainers' attempts."""
         p = self.placement
         if p.engines:
-            from mmrl.policies.language.engines.ray_actors import BOARD, Board, EngineActor
+            from mmrl.policies.language.engines.ray_actors import BOARD, Board, EngineActor, with_whole_weights
 
             self._named(Board, BOARD, {"num_cpus": 0})
             settings = self.config.policy_settings().model_dump()
+            if with_whole_weights(settings) != settings["engine"]:
+                tell("policy.engine.lora: engines that Ray placed are given whole weights, the adapter merged")
             reader = self._reader()
             for number in range(p.engines):
                 resources = {"num_cpus": p.engine_cpus, "num_gpus": p.engine_gpus}
-                self._named(
-                    EngineActor, f"engine-{number}", resources, self.config.modality, settings, self.namespace, reader
-                )
+                name = f"engine-{number}"
+                self._named(EngineActor, name, resources, self.config.modality, settings, self.namespace, reader)
+                self.engines[name] = self.actors[-1]
         if p.reward_workers:
             from mmrl.rewards.ray_workers import RewardActor
 
             for number in range(p.reward_workers):
                 self._named(RewardActor, f"reward-{number}", {"num_cpus": p.reward_cpus})
+
+    def _tell_of_engines(self) -> None:
+        """Why an engine could not be made, where one could not."""
+        from mmrl.policies.language.engines.ray_actors import last_line
+
+        for name, engine in self.engines.items():
+            try:
+                self.ray.get(engine.pid.remote(), timeout=GRACE_SECONDS)
+            except self.ray.exceptions.ActorDiedError as error:
+                tell(f"{name} could not be made: {last_line(error)}")
+            except self.ray.exceptions.RayError:
+                continue
 
     def _reader(self) -> Any:
         from mmrl.pipelines.run import clip_reader
@@ -216,7 +246,7 @@ class Launch:
 
         left = attempt and (self.folder / "checkpoints").is_dir() and checkpoint.checkpoints(self.folder)
         resume = self.folder if left else self.resume
-        return [*self.arguments, *(["--resume", str(resume)] if resume else [])]
+        return [*self.arguments, *([RESUME, str(resume)] if resume else [])]
 
     def _environment(
         self, rank: int, nodes: list[str], meeting: tuple[str, int], attempt: int
@@ -234,19 +264,20 @@ class Launch:
         return told.to_environment() | met | {name: str(value) for name, value in ranks.items()}
 
     def _ended(self, trainers: list[Any], runs: list[Any]) -> list[int | None]:
-        """Wait for all; once one has failed, no longer than the others need to notice. Ctrl-C is passed on."""
-        ray, until, waiting = self.ray, float("inf"), list(runs)
-        while waiting and time.monotonic() < until:
-            try:
-                done, waiting = ray.wait(waiting, timeout=1.0)
-            except KeyboardInterrupt:
-                tell("asking the trainers to save and stop")
-                for trainer in trainers:
-                    trainer.stop.remote(2)
-                until = time.monotonic() + SAVING_SECONDS
-                continue
-            if any(self._code(run) != 0 for run in done):
-                until = min(until, time.monotonic() + GRACE_SECONDS)
+        """Wait for all; once one has failed, no longer than the others need to notice. Ctrl-C, SIGTERM, SIGUSR1 and
+        SIGHUP are passed on: the trainers save and stop."""
+        until, waiting = float("inf"), list(runs)
+        with heard() as signals:
+            while waiting and time.monotonic() < until:
+                done, waiting = self.ray.wait(waiting, timeout=1.0)
+                while signals:
+                    tell("asking the trainers to save and stop")
+                    number = signals.pop(0)
+                    for trainer in trainers:
+                        trainer.stop.remote(number)
+                    until = time.monotonic() + SAVING_SECONDS
+                if any(self._code(run) != 0 for run in done):
+                    until = min(until, time.monotonic() + GRACE_SECONDS)
         return [self._code(run) if run not in waiting else None for run in runs]
 
     def _code(self, run: Any) -> int | None:
@@ -254,6 +285,22 @@ class Launch:
             return self.ray.get(run)
         except self.ray.exceptions.RayActorError:
             return None
+
+
+@contextmanager
+def heard() -> Iterator[list[int]]:
+    """Signals that ask a run to save and stop, as they come. In a thread that is not the main one none is caught."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in ASKING:
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                    before[number] = signal.signal(number, lambda caught, frame: came.append(caught))
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _died(code: int | None) -> bool:

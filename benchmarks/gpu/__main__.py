@@ -89,20 +89,22 @@ def command_of(part: Part, options: argparse.Namespace, result: Path) -> list[st
     if package is not None and find_spec(package) is None:
         return f"{package} is not installed"
     if part.kind == "engine":
-        steps = "training.steps=3"
-        return [
-            sys.executable,
-            "-m",
-            "mmrl",
-            "train",
-            "vlm",
-            "demo",
-            "policy.engine=vllm",
-            steps,
-            f"run_dir={result}.d",
-        ]
+        asked = ["engine=vllm", "training.steps=3", "training.check_every=1", "data.eval=null"]
+        return [sys.executable, "-m", "mmrl", "train", "vlm", "demo", *asked, f"run_dir={run_of(result)}"]
     given = ["--device", options.device, "--size", options.size, "--steps", str(options.steps)]
     return [sys.executable, "-m", "benchmarks.gpu", "--part", part.name, "--result", str(result), *given]
+
+
+def run_of(result: Path) -> Path:
+    """Where the engine's part trains."""
+    return result.with_suffix(".run")
+
+
+def gap_note(run: Path) -> str:
+    """What its checks of engine against trainer found."""
+    gaps = [json.loads(line).get("engine/gap_max") for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [gap for gap in gaps if gap is not None]
+    return f"{len(found)} checks, worst gap {max(found):.1e}"
 
 
 # -- all parts --------------------------------------------------------------------------------------------------
@@ -127,6 +129,8 @@ def run_part(part: Part, options: argparse.Namespace, left: float) -> dict[str, 
             return row | {"note": f"{what}: {last[:160]}", "last words": said[-LAST_WORDS:]}
         if result.exists():
             return row | json.loads(result.read_text())
+        if part.kind == "engine":
+            return row | {"note": gap_note(run_of(result))}
         return row | {"note": next((line for line in reversed(said.splitlines()) if line.strip()), "")[:160]}
 
 

@@ -23,4 +23,5 @@ def test_every_part_runs_and_reports(tmp_path):
     assert all("is not installed" in parts[name]["note"] for name in left_out)
     assert len(measured) == 6 + (find_spec("trl") is not None) and all(row["utilization"] > 0 for row in measured)
     assert all(len(row["top kernels"]) == 5 for row in measured if "TRL" not in row["part"])
+    assert parts["engine"]["note"].startswith("3 checks, worst gap ")
     assert parts["tests"]["state"] == "done" and "passed" in parts["tests"]["note"]

@@ -12,7 +12,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed: nothing was place
 
 from mmrl.errors import ConfigError  # noqa: E402
 from mmrl.pipelines.config import read_config  # noqa: E402
-from mmrl.pipelines.ray_launch import Launch, launch  # noqa: E402
+from mmrl.pipelines.ray_launch import Launch, asked, launch  # noqa: E402
 from mmrl.pipelines.run import train  # noqa: E402
 
 STEPS = 8
@@ -27,7 +27,8 @@ CLOCKS = ("second", "time", "peak", "elapsed")
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray.init(num_cpus=2, include_dashboard=False, namespace="tests", log_to_driver=False, configure_logging=False)
+    quiet = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    ray.init(num_cpus=2, namespace="tests", **quiet)
     yield
     ray.shutdown()
 
@@ -160,6 +161,30 @@ class TestRefusals:
         run = Launch(read_config("demo", [f"run_dir={tmp_path / 'run'}"], "vlm"), ["vlm", "demo"])
         assert "--resume" not in run._arguments(0)
         assert run._arguments(1)[-2:] == ["--resume", str(tmp_path / "run")]
+
+    @pytest.mark.parametrize("resume", [["--resume", "{}"], ["--resume={}"]])
+    def test_a_run_is_gone_on_with_by_its_own_configuration(self, tmp_path, resume):
+        """As `mmrl train vlm --resume RUN`; changes and --trust stay with it."""
+        folder = tmp_path / "run"
+        (folder / "checkpoints" / "step-000002").mkdir(parents=True)
+        (folder / "checkpoints" / "step-000002" / "state.json").write_text('{"step": 2}')
+        (folder / "config.yaml").write_text(read_config("demo", ["placement.trainers=2"], "vlm").to_yaml())
+        run = asked(["vlm", *(word.format(folder) for word in resume), "training.steps=9", "--trust"])
+        assert run.placement.trainers == 2 and run.config.training.steps == 9 and run.folder == folder
+        assert run._arguments(0) == ["vlm", "training.steps=9", "--trust", f"run_dir={folder}", "--resume", str(folder)]
+
+    def test_an_engine_that_cannot_be_made_is_named(self, tmp_path, capfd):
+        """What its class says, once, and no second attempt."""
+        (tmp_path / "mine.py").write_text(
+            "from mmrl.errors import ConfigError\nfrom mmrl.policies.language.engines.vllm import Colocated\n"
+            "class Mine(Colocated):\n    def __init__(self, setting):\n        raise ConfigError('no such card')\n"
+        )
+        engine = f"engine={{name: '{tmp_path / 'mine.py'}:Mine', lora: adapter}}"
+        given = arguments(tmp_path / "run", "placement.engines=1", engine, "policy.lora={rank: 4}")
+        assert launch(given) == 2
+        said = capfd.readouterr().err
+        line = next(line for line in said.splitlines() if "engine-0 could not be made: " in line)
+        assert "no such card" in line and "whole weights" in said and "attempt" not in said
 
     def test_what_is_the_users_to_mend_is_not_tried_again(self, tmp_path):
         """A file that is not there: one attempt, the exit code of `mmrl train`."""

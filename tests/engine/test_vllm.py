@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -76,6 +78,12 @@ class TestRows:
         )
         assert rows.actions[:2, 0].tolist() == prefix.tolist() * 2 and not rows.mask[:2, 0].any()
         assert gap(policy, rows) < EXACT
+
+    def test_of_prompts_that_do_not_fit_into_one_pass(self, policy):
+        """More new ids than vLLM reads at once (4,096 on a CPU): on CPUs no prompt may be read in parts."""
+        long = [image_prompt(f"{n}", question=" ".join(f"{n} {i}" for i in range(100))) for n in range(24)]
+        rows = policy.rollout(requests(long, 1), Key(5))
+        assert sum(len(policy.encode(prompt)) for prompt in long) > 4096 and gap(policy, rows) < EXACT
 
     def test_end_where_the_policy_ends_them(self, policy):
         """At an end token or behind a stop string, both of which stay; else at the budget."""
@@ -239,6 +247,23 @@ class TestTraining:
         finally:
             del engine.sync
         assert "\n" not in str(raised.value) and training.step == 2 and len(told) == 3
+
+
+def test_its_memory_goes_when_the_next_is_made(policy, make_policy):
+    """A cache has a GiB; two vLLMs after each other do not keep two. The one that others act through stays as it is."""
+    asked = requests(mixed_prompts(), 1)
+
+    def used():
+        gc.collect()
+        return psutil.Process().memory_info().rss / 2**30
+
+    policy.bridge.held = None
+    policy.rollout(asked, Key(0))
+    before = used()
+    for _ in range(2):
+        make_policy().rollout(asked, Key(0))
+    assert used() < before + 1.5
+    assert gap(policy, policy.rollout(asked, Key(0))) < EXACT
 
 
 def test_vllm_leaves_the_process_as_it_was(make_policy):

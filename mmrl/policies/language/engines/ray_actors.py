@@ -24,7 +24,7 @@ from mmrl.policies.language.encoded import with_features
 from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, Setting
 from mmrl.policies.language.sampling import Decoded
 from mmrl.policies.registry import policy_class
-from mmrl.shown import tell
+from mmrl.shown import one_line, tell
 
 BOARD = "weights"
 LOOK_SECONDS, PATIENCE_SECONDS = 0.05, 600.0
@@ -53,7 +53,7 @@ class EngineActor:
 
     def __init__(self, modality: str, settings: dict[str, Any], namespace: str, read_clip: Callable | None = None):
         kind = policy_class(modality)
-        config = kind.config_type(**settings | {"lora": None, "adapter": None, "old_log_probs": "sampler"})
+        config = kind.config_type(**settings | {"lora": None, "adapter": None, "engine": with_whole_weights(settings)})
         self.policy = kind.from_config(config, read_clip=read_clip)
         if torch.cuda.is_available() and not self.policy.bridge.capabilities.own_weights:
             self.policy.module.to("cuda")
@@ -100,6 +100,12 @@ class EngineActor:
             raise PolicyError(f"weights of another model: {', '.join(unlike[:3])} stand in one of the two alone")
         for name, weight in weights.items():
             own[name].copy_(weight)
+
+
+def with_whole_weights(settings: dict[str, Any]) -> Any:
+    """`policy.engine` of a policy without adapters."""
+    engine = settings["engine"]
+    return {n: v for n, v in engine.items() if n != "lora"} if isinstance(engine, dict) else engine
 
 
 class RayEngine:
@@ -153,6 +159,8 @@ class RayEngine:
                 written, process = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
                 raise PolicyError(f"{name}: {error.cause}") from None
+            except ray.exceptions.ActorDiedError as error:  # for good: where it was made once it is made again
+                raise PolicyError(f"{name} could not be made: {last_line(error)}") from None
             if self.processes.setdefault(name, process) != process:
                 tell(f"{name} (process {self.processes[name]}) died and was replaced by process {process}")
                 self.processes[name] = process
@@ -169,6 +177,12 @@ class RayEngine:
         return self.actors[name].write.remote(
             self._version, sent, [place[contexts[row]] for row in rows], budgets[rows], drawn
         )
+
+
+def last_line(error: Exception) -> str:
+    """What an actor died of: the end of the traceback that Ray shows."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return one_line(lines[-1] if lines else type(error).__name__)
 
 
 def mine(found: Placed) -> list[str]:

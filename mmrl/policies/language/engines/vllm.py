@@ -9,8 +9,10 @@ path is vLLM's own (`sleep`, `wake_up`) and was not run by the tests, which have
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +38,7 @@ from mmrl.policies.language.engines.vllm_requests import (
     on_cpu,
     parameters,
     pictures,
+    ranks,
     refuse,
     swaps_adapters,
 )
@@ -81,7 +84,10 @@ class Colocated:
             for name, value in (environment_of(self.setting.options) | IN_PROCESS).items():
                 os.environ.setdefault(name, value)
             with undisturbed():
-                self._llm = self._made()
+                self._llm = made = self._made()
+            core = made.llm_engine.engine_core.engine_core
+            runner = core.model_executor.driver_worker.worker.model_runner
+            weakref.finalize(self, release, runner).atexit = False
         return self._llm
 
     def _made(self) -> Any:
@@ -91,7 +97,7 @@ class Colocated:
         if ranks() > 1:  # vLLM then takes the process group that is there, and the GPU of LOCAL_RANK
             given["distributed_executor_backend"] = "external_launcher"
         try:
-            return LLM(**given, disable_log_stats=True)
+            return collectable(LLM(**given, disable_log_stats=True))
         except Exception as error:  # of a checkpoint it does not know, or of memory: its own classes, and pydantic's
             reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
             raise PolicyError(f"policy.engine=vllm: vLLM cannot take {given['model']}: {one_line(reason)}") from error
@@ -153,9 +159,25 @@ class Colocated:
         return asked
 
 
-def ranks() -> int:
-    """Processes that train together."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+def collectable(llm: Any) -> Any:
+    """`llm`, in a process that may outlive it. vLLM takes all objects out of Python's garbage collection when it is
+    made, and closes the process groups when it ends, which others here may use; neither is left so."""
+    gc.unfreeze()
+    if ending := getattr(llm.llm_engine.engine_core, "_finalizer", None):
+        ending.detach()
+    return llm
+
+
+def release(runner: Any) -> None:
+    """Let go of the cache and weights of one vLLM, which its own registries would keep as long as the process.
+    As `GPUModelRunner.shutdown`, without what other vLLMs of the process share."""
+    layers = runner.compilation_config.static_forward_context
+    for layer in layers.values():
+        if hasattr(layer, "kv_cache"):
+            layer.kv_cache = torch.empty(0) if isinstance(layer.kv_cache, torch.Tensor) else []
+    layers.clear()
+    runner.kv_caches.clear()
+    runner.model = None
 
 
 @contextmanager

@@ -80,27 +80,16 @@ class ServerProcess:
     def __init__(self, arguments: dict[str, Any], environment: dict[str, str], patience: float):
         """
         arguments    of vLLM's engine, by the names of its Python class
-        environment  variables that the user has not set
+        environment  all its variables; see `surroundings_of`
         patience     seconds until it must answer
         """
         self.log = Path(tempfile.mkstemp(prefix="mmrl-vllm-", suffix=".log")[1])
         port = free_port()
         self.url = f"http://{HOST}:{port}"
-        command = [sys.executable, "-m", "mmrl.policies.language.engines.vllm_serve"]
-        command += [
-            "--host",
-            HOST,
-            "--port",
-            str(port),
-            "--disable-uvicorn-access-log",
-            "--enable-scale-out",
-            *_options(arguments),
-        ]
-        given = {**environment, **os.environ, "VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
-        given.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=given, start_new_session=True,
+                command_of(arguments, HOST, port), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment, start_new_session=True,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )  # fmt: skip
         self.close = weakref.finalize(self, _end, self.process, self.log)
@@ -121,6 +110,21 @@ class ServerProcess:
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         named = [line for line in lines if re.search(r"(\w*Error|error): ", line)]
         return one_line((named or lines[-1:] or ["it said nothing"])[0])[:400]
+
+
+def command_of(arguments: dict[str, Any], host: str, port: int) -> list[str]:
+    """Of a server that trainers can ask and give weights to. arguments: of vLLM's engine, `model` among them"""
+    rest = {name: value for name, value in arguments.items() if name != "model"}
+    command = [sys.executable, "-m", "mmrl.policies.language.engines.vllm_serve", arguments["model"]]
+    command += ["--host", host, "--port", str(port), "--disable-uvicorn-access-log", "--enable-scale-out"]
+    return [*command, *_options(rest)]
+
+
+def surroundings_of(environment: dict[str, str]) -> dict[str, str]:
+    """All variables of such a server. environment: those that the user has not set"""
+    given = {**environment, **os.environ, "VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    given.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    return given
 
 
 def _options(arguments: dict[str, Any]) -> list[str]:

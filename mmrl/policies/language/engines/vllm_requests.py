@@ -85,7 +85,7 @@ class VLLMOptions(Section):
     max_model_len: int | None = Field(None, ge=1)
     max_num_seqs: int = Field(256, ge=1)
     images: int = Field(8, ge=0)
-    videos: int = Field(1, ge=0)
+    videos: int = Field(4, ge=0)
     gpu_memory: float = Field(0.4, gt=0, le=1)
     cache_gb: int = Field(1, ge=1)
     tensor_parallel: int = Field(1, ge=1)
@@ -130,6 +130,16 @@ def on_cpu() -> bool:
     return not torch.cuda.is_available()
 
 
+def ranks() -> int:
+    """Processes that train together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """This one of them."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
 def capabilities_for(setting: Setting, media: frozenset[str]) -> EngineCapabilities:
     """What vLLM can do for this policy. media: kinds that can be sent to it at all"""
     seen = media - {"video"} if setting.family.model_type in CLIPS_ELSEWHERE else media
@@ -155,7 +165,9 @@ def arguments_of(setting: Setting) -> dict[str, Any]:
     }
     if swaps_adapters(setting):
         given |= {"enable_lora": True, "max_lora_rank": _rank_for(config.lora.rank)}
-    if not on_cpu():
+    if on_cpu():
+        given["enable_chunked_prefill"] = False  # vLLM winds a row's seed back after a chunk, which CPUs cannot
+    else:
         given["gpu_memory_utilization"] = options.gpu_memory
     if _normalized_unlike(setting.processor):
         given["mm_device_do_normalize"] = False

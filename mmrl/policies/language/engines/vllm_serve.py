@@ -1,8 +1,8 @@
-"""vLLM's server, which takes clips besides as frames that were chosen already, without loss:
+"""`vllm serve`, which takes clips besides as frames that were chosen already, without loss:
 
-    python -m mmrl.policies.language.engines.vllm_serve --model MODEL ...
+    python -m mmrl.policies.language.engines.vllm_serve MODEL ...
 
-with the arguments of `vllm serve`, its first one named. vLLM's own ways of sending a clip choose frames again or take
+with the arguments of `vllm serve`. vLLM's own ways of sending a clip choose frames again or take
 JPEGs. Here come the very pixels that the trainer reads and the times they were chosen at, in an archive of numpy's that
 `--media-io-kwargs '{"video": {"video_backend": "mmrl"}}'` lets vLLM read.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import runpy
+import sys
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,21 @@ def register() -> None:
     VIDEO_LOADER_REGISTRY.register(BACKEND)(Chosen)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
+    """`vllm serve ARGUMENTS`. Its script asks for the version of a package "vllm", which builds for CPUs are not, and
+    ends there; so the subcommand is called as the script calls it (0.32, `vllm/entrypoints/cli/main.py`)."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
     register()
-    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
+    command, parser = ServeSubcommand(), FlexibleArgumentParser(prog="vllm")
+    command.subparser_init(parser.add_subparsers())
+    asked = parser.parse_args([command.name, *arguments])
+    command.validate(asked)
+    command.cmd(asked)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -23,10 +23,18 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from mmrl.errors import PolicyError
+from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies.language.engines import vllm_serve
 from mmrl.policies.language.engines.base import Context, Draw, Setting
-from mmrl.policies.language.engines.vllm_process import LOOK, ServerProcess, Unreachable, alive, get, post
+from mmrl.policies.language.engines.vllm_process import (
+    LOOK,
+    ServerProcess,
+    Unreachable,
+    alive,
+    get,
+    post,
+    surroundings_of,
+)
 from mmrl.policies.language.engines.vllm_requests import (
     CAPABILITIES,
     LOGPROBS_MODE,
@@ -41,6 +49,8 @@ from mmrl.policies.language.engines.vllm_requests import (
     environment_of,
     parameters,
     pictures,
+    rank,
+    ranks,
     refuse,
     swaps_adapters,
 )
@@ -58,6 +68,8 @@ class ServerOptions(VLLMOptions):
                 `folder`; for clips as `vllm_serve` says
     transfer    how weights get there: files in `folder`; ipc, between processes on one GPU; nccl, between GPUs
     folder      where files of weights lie for a moment, two versions at most; null: in memory, where Linux has some
+    gpus        numbers of GPUs of this machine for a server that is started: `tensor_parallel` for each process that
+                trains; null: those the trainer sees, and the two then share their memory
     concurrency  rows asked for at once
     patience    seconds until a server that was started must answer, or one at `url` that stopped answering must again
     restarts    of a server that died, in a run; at `url`: how often it may stop answering
@@ -66,6 +78,7 @@ class ServerOptions(VLLMOptions):
     url: str | None = None
     transfer: Literal["files", "ipc", "nccl"] = "files"
     folder: str | None = None
+    gpus: list[int] | None = None
     concurrency: int = Field(64, ge=1)
     patience: float = Field(600, gt=0)
     restarts: int = Field(3, ge=0)
@@ -81,6 +94,7 @@ class Server:
 
     def __init__(self, setting: Setting):
         self.setting, self.options, self.restarted = setting, setting.options, 0
+        _refuse_sharing(self.options)
         self.adapter = AdapterFolder(setting) if swaps_adapters(setting) else None
         self.capabilities = capabilities_for(setting, type(self).capabilities.media)
         self._process: ServerProcess | None = None
@@ -93,14 +107,26 @@ class Server:
         if self.options.url is not None:
             return self._checked(self.options.url.rstrip("/"))
         if self._process is None:
-            arguments = arguments_of(self.setting) | self._transfer.arguments
-            if "video" in self.capabilities.media & self.setting.family.written.keys():
-                told = {"videos_kwargs": self.setting.family.video_options}
-                arguments |= {**TAKES_CLIPS, "mm_processor_kwargs": arguments.get("mm_processor_kwargs", {}) | told}
-            # another process: its engine may run apart from its door, as vLLM has it
-            unsafe = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if self.options.transfer == "ipc" else {}
-            self._process = ServerProcess(arguments, environment_of(self.options) | unsafe, self.options.patience)
+            self._process = ServerProcess(*self.wanted(), self.options.patience)
         return self._process.url
+
+    def wanted(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Arguments and variables that a server of this policy is started with."""
+        arguments = arguments_of(self.setting) | self._transfer.arguments
+        if "video" in self.capabilities.media & self.setting.family.written.keys():
+            told = {"videos_kwargs": self.setting.family.video_options}
+            arguments |= {**TAKES_CLIPS, "mm_processor_kwargs": arguments.get("mm_processor_kwargs", {}) | told}
+        # another process: its engine may run apart from its door, as vLLM has it
+        unsafe = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if self.options.transfer == "ipc" else {}
+        return arguments, surroundings_of(environment_of(self.options) | unsafe) | self._devices()
+
+    def _devices(self) -> dict[str, str]:
+        """The GPUs that are named for the server of this process, of several in turn."""
+        named, each = self.options.gpus, self.options.tensor_parallel
+        if named is None:
+            return {}
+        mine = named[rank() * each : (rank() + 1) * each]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
 
     def _checked(self, url: str) -> str:
         """`url`, once it has said that its log-probs are those that rows are trained on."""
@@ -216,6 +242,20 @@ class Server:
         if self.adapter is not None:
             body["model"] = AdapterFolder.NAME
         return body
+
+
+def _refuse_sharing(options: ServerOptions) -> None:
+    """Raise ConfigError where processes that train would need what is there for one."""
+    if options.url is not None and ranks() > 1:
+        raise ConfigError(
+            f"policy.engine.url={options.url}: {ranks()} processes train, and each would give this server weights "
+            "while it writes for the others; leave url out, for a server to each, or place engines: mmrl launch --ray"
+        )
+    if options.gpus is not None and len(options.gpus) != (needed := ranks() * options.tensor_parallel):
+        raise ConfigError(
+            f"policy.engine.gpus={options.gpus}: expected {needed}, tensor_parallel={options.tensor_parallel} for each "
+            f"of {ranks()} processes"
+        )
 
 
 def _data_url(image: Any) -> str:

@@ -14,6 +14,7 @@ import torch
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.pipelines.config import read_config
 from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.policies.language.engines import vllm_server
 from mmrl.policies.language.engines.names import engine_class, engine_options
 from mmrl.policies.language.engines.vllm_process import _options
 from mmrl.policies.language.engines.vllm_requests import Written, decoded
@@ -100,6 +101,49 @@ def test_options_of_the_server():
     assert _options(asked) == [
         "--max-num-seqs", "4", "--enforce-eager", "--no-enable-lora", "--limit-mm-per-prompt", json.dumps({"image": 2}),
     ]  # fmt: skip
+
+
+class TestServersOfSeveralProcesses:
+    """Each process that trains has a server of its own, on GPUs of its own."""
+
+    def made(self, monkeypatch, ranks, rank, **options):
+        monkeypatch.setattr(vllm_server, "ranks", lambda: ranks)
+        monkeypatch.setattr(vllm_server, "rank", lambda: rank)
+        config = config_of({"name": "vllm", "mode": "server", **options})
+        family = SimpleNamespace(model_type="qwen3_vl", written={"image": "<i>"})
+        given = engine_options(config, vllm_server.Server)
+        return vllm_server.Server(
+            SimpleNamespace(config=config, options=given, family=family, processor=SimpleNamespace())
+        )
+
+    @pytest.mark.parametrize(("rank", "devices"), [(0, "2,3"), (1, "4,5")])
+    def test_gpus_are_taken_in_turn(self, monkeypatch, rank, devices):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        engine = self.made(monkeypatch, 2, rank, gpus=[2, 3, 4, 5], tensor_parallel=2)
+        assert engine.wanted()[1]["CUDA_VISIBLE_DEVICES"] == devices
+
+    def test_without_them_it_sees_what_the_trainer_sees(self, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        assert self.made(monkeypatch, 1, 0).wanted()[1]["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"url": "http://there:1"}, "2 processes train, and each would give this server weights.*--ray"),
+            ({"gpus": [1]}, r"gpus=\[1\]: expected 2, tensor_parallel=1 for each of 2 processes"),
+        ],
+    )
+    def test_what_there_is_too_little_of(self, monkeypatch, options, says):
+        with pytest.raises(ConfigError, match=says):
+            self.made(monkeypatch, 2, 0, **options)
+
+    def test_clips_are_refused_by_prompt_where_a_server_cannot_read_them(self, monkeypatch):
+        """A `vllm serve` that somebody started without the reader."""
+        engine = self.made(monkeypatch, 1, 0, url="http://there:1")
+        engine._known["http://there:1"] = {"multimodal_config": None}
+        engine.setting.family.video_options = {"do_sample_frames": False}
+        with pytest.raises(PolicyError, match=r"'clip' shows videos.*takes images only.*vllm_serve, with --media-io"):
+            engine._refuse_clips(SimpleNamespace(prompt=SimpleNamespace(id="clip")))
 
 
 class TestRows:
