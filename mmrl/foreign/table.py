@@ -37,7 +37,7 @@ class Table:
         long enough to mean one thing."""
         full = self._full(name, (*self.keys, *self.ways))
         above = name.rpartition(".")[0]  # of a pair such as `data.custom_cls.path` and `.name`
-        return self.keys.get(full) or self.ways.get(full) or self.ways.get(above) or ""
+        return self.keys.get(full) or self.ways.get(full) or ("." in above and self.ways.get(above)) or ""
 
     def lacks(self, name: str) -> str:
         """Why there is no such thing here; "" where that is not said. A section answers for the names below it."""
