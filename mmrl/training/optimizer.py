@@ -129,12 +129,15 @@ class MasterAdamW(torch.optim.AdamW):
             for p, w in zip(parameters, weights, strict=True)
             if p.grad is not None
         ]
-        if matrices := [(w, g, s["exp_avg"]) for s, w, g, hidden in both if hidden]:
-            muon.muon_step(*map(list, zip(*matrices, strict=True)), group)
-            for state in (s for s, *_, hidden in both if hidden):
+        hidden, others = ([row for row in both if row[3] is inside] for inside in (True, False))
+        if hidden:
+            muon.muon_step(
+                [w for _, w, *_ in hidden], [g for *_, g, _ in hidden], [s["exp_avg"] for s, *_ in hidden], group
+            )
+            for state, *_ in hidden:
                 state["step"] += 1
-        if others := [(s, w, g) for s, w, g, hidden in both if not hidden]:
-            self._adamw(*map(list, zip(*others, strict=True)), group)
+        if others:
+            self._adamw([s for s, *_ in others], [w for _, w, *_ in others], [g for *_, g, _ in others], group)
 
     def _adamw(
         self, states: list[dict[str, Any]], weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
