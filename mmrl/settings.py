@@ -106,9 +106,9 @@ class Section(BaseModel):
     @classmethod
     def _known_keys_only(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            for key in values:
+            for key, value in values.items():
                 if key not in cls.model_fields:
-                    found = f"; {said}" if (said := foreign.answer(key)) else ""
+                    found = f"; {said}" if (said := foreign.answer(key, value)) else ""
                     found += f"; it is now {MOVED[key]}" if key in MOVED else ""
                     said = f"unknown key {key!r}{found}" if found else unknown("key", key, cls.model_fields)
                     raise ConfigError(f"{cls.__name__}: {said}")
@@ -124,10 +124,14 @@ def read_section(kind: type[Section], values: Any, where: str = "", beside: Besi
         return kind.model_validate(values)
     except ConfigError as error:  # of a key, by a section that does not know where it stands
         name, _, said = str(error).partition(": ")
-        place, key = next(_places(kind, values, where, name), (None, ""))
-        sections = [("", kind), *beside()] if place and key not in MOVED else []
+        place, key, value = next(_places(kind, values, where, name), (None, "", None))
+        theirs = isinstance(value, dict) and bool(foreign.answer(key, value))
+        sections = [("", kind), *beside()] if place and key not in MOVED and not theirs else []
         others = [home for path, section in sections for home in _homes(section, key, path)]
         said = f"unknown key {key!r} here; write {' or '.join(others)}" if others else said
+        if not others and place and not foreign.answer(key, value):  # theirs under a section of the same name
+            named = foreign.answer(f"{place.rpartition('.')[2]}.{key}", value)
+            said = f"unknown key {key!r}; {named}" if named and key not in MOVED else said
         raise ConfigError(f"{place}: {said}" if place else str(error)) from None
     except ValidationError as error:
         lines = {_line(e, where): None for e in error.errors()}
@@ -145,12 +149,13 @@ def _homes(kind: type[Section], key: str, path: str = "") -> list[str]:
     return own + [home for below, section in inner for home in _homes(section, key, below)]
 
 
-def _places(kind: type[Section], values: Any, where: str, name: str) -> Iterator[tuple[str, str]]:
-    """Where sections of the kind called `name` stand that have keys it does not know, with the first such key."""
+def _places(kind: type[Section], values: Any, where: str, name: str) -> Iterator[tuple[str, str, Any]]:
+    """Where sections of the kind called `name` stand that have keys it does not know, with the first such key and what
+    it was given."""
     if not isinstance(values, dict):
         return
     if kind.__name__ == name and (strange := [str(key) for key in values if key not in kind.model_fields]):
-        yield where or name, strange[0]
+        yield where or name, strange[0], values.get(strange[0])
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         for section in _sections_in(kind.model_fields[key].annotation) if key in kind.model_fields else ():

@@ -217,14 +217,12 @@ def export(
 ) -> None:
     """The Hugging Face layout: whole weights with adapters folded in, for programs that know neither mmrl nor peft."""
     from mmrl.pipelines.progress import quiet_libraries
-    from mmrl.pipelines.publishing import write_card
-    from mmrl.pipelines.run import load_run
+    from mmrl.pipelines.publishing import export as write_weights
 
     quiet_libraries()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty; name a new folder")
-    load_run(checkpoint, trust=trust)[1].save_pretrained(folder, merged=not adapter)
-    write_card(checkpoint, folder, adapter=adapter)
+    write_weights(checkpoint, folder, adapter=adapter, trust=trust)
     say(f"weights in {folder}")
 
 

@@ -1,12 +1,10 @@
 """`mmrl from-trl FILE`: a TRL script or its YAML as a configuration of ours, and what could not be carried over.
 
-A script is read, never run: arguments of `GRPOConfig(...)`, `GRPOTrainer(...)`, `LoraConfig(...)` and
-`load_dataset(...)` whose values stand in the file, or in a constant of it.
+A script or notebook is read, never run (`mmrl.pipelines.trl_script`).
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +14,10 @@ import yaml
 
 from mmrl.errors import ConfigError
 from mmrl.foreign import trl
+from mmrl.pipelines.trl_script import read_script
 from mmrl.settings import read_yaml_file
-from mmrl.training.config import TrainingConfig
 
 REWARDS = {"accuracy_reward": "accuracy", "reasoning_accuracy_reward": "accuracy", "think_format_reward": "format"}
-LORA = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "targets",
-        "use_rslora": "rslora", "use_dora": "dora"}  # fmt: skip
 BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size",
          "steps_per_generation", "num_generations", "num_iterations", "max_steps", "num_train_epochs")  # fmt: skip
 PEFT = {"lora_r": 16, "lora_alpha": 32}
@@ -36,8 +32,10 @@ AGGREGATIONS: dict[str, Any] = {
     "sapo": {"name": "sequence_mean", "empty": "count"},
     "vespo": "token_mean",
 }
-QUIET = {"output_dir", "report_to", "run_name", "logging_steps", "log_completions", "num_completions_to_print",
-         "remove_unused_columns", "bf16", "fp16", "eval_strategy", "save_strategy", "do_eval"}  # fmt: skip
+OPTIMIZERS = {"adamw_torch": "adamw", "adamw_torch_fused": "fused", "adamw_8bit": "8bit", "adamw_bnb_8bit": "8bit",
+              "paged_adamw_8bit": "8bit"}  # fmt: skip
+QUIET = {"output_dir", "logging_steps", "log_completions", "num_completions_to_print", "remove_unused_columns", "bf16",
+         "fp16", "eval_strategy", "save_strategy", "do_eval", "bnb_4bit_use_double_quant"}  # fmt: skip
 """What needs no note: ours is at hand by default, or it is carried over by `_rest`."""
 
 
@@ -62,14 +60,18 @@ def convert_file(path: Path, processes: int = 1) -> Converted:
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: expected keys and values, as `trl grpo --config` takes them")
         return convert(values, processes=processes)
-    if path.suffix != ".py":
-        raise ConfigError(f"{path}: expected a TRL script (.py) or its configuration (.yaml)")
+    if path.suffix not in (".py", ".ipynb"):
+        raise ConfigError(f"{path}: expected a TRL script (.py, .ipynb) or its configuration (.yaml)")
     found = read_script(path)
     return convert(found.values, rewards=found.rewards, notes=found.notes, processes=processes)
 
 
 def convert(
-    values: Mapping[str, Any], *, rewards: list[Any] | None = None, notes: list[str] | None = None, processes: int = 1
+    values: Mapping[str, Any],
+    *,
+    rewards: list[dict[str, Any]] | None = None,
+    notes: list[str] | None = None,
+    processes: int = 1,
 ) -> Converted:
     """TRL's names and values, as ours. Defaults of its objective come with recipe `trl`; those of the rest that are not
     ours are written out."""
@@ -79,6 +81,8 @@ def convert(
     _batches({k: left.pop(k) for k in BATCH if k in left}, made, processes)
     _objective(left, made)
     _rewards(left, rewards, made)
+    _model(left, made)
+    _optimizer(left, made)
     _rest(left, made)
     for name, value in left.items():
         told = trl.TABLE.says(name)
@@ -124,11 +128,7 @@ def _batches(given: dict[str, Any], made: Converted, processes: int) -> None:
     if given.get("max_steps", -1) > 0:
         training["steps"] = max(1, round(given["max_steps"] / (count * epochs)))
     else:
-        passes = given.get("num_train_epochs", 3)
-        made.notes.append(
-            f"num_train_epochs={passes:g}: set training.steps to {passes:g} x rows / {prompts}, here "
-            f"{TrainingConfig().steps} unless you do"
-        )
+        training["data_epochs"] = given.get("num_train_epochs", 3)
     made.notes.append(f"batch sizes are those of {processes} process{'es' * (processes > 1)} (--processes N)")
 
 
@@ -183,7 +183,7 @@ def _adapters(left: dict[str, Any], made: Converted) -> None:
             left.pop(name)
 
 
-def _rewards(left: dict[str, Any], rewards: list[Any] | None, made: Converted) -> None:
+def _rewards(left: dict[str, Any], rewards: list[dict[str, Any]] | None, made: Converted) -> None:
     named = rewards if rewards is not None else left.pop("reward_funcs", None)
     weights = left.pop("reward_weights", None)
     if named is None:
@@ -191,146 +191,100 @@ def _rewards(left: dict[str, Any], rewards: list[Any] | None, made: Converted) -
         return
     several = named if isinstance(named, list) else [named]
     entries = []
-    for i, name in enumerate(several):
-        ours = REWARDS.get(str(name), str(name))
-        if ours == str(name) and ".py:" not in ours:
+    for i, asked in enumerate(several):
+        entry = dict(asked) if isinstance(asked, dict) else {"name": str(asked)}
+        name = entry["name"]
+        entry["name"] = REWARDS.get(name, name)
+        if name not in REWARDS and ":" not in name:
             made.notes.append(f"reward {name!r}: not found in the script; write it as file.py:function")
-        entry: dict[str, Any] = {"name": ours}
+        if ".ipynb:" in name:
+            made.notes.append(f"reward {name!r}: a function of a notebook; copy it into a file.py and name that")
+        if name == "think_format_reward":
+            entry["options"] = {"kind": "think"}
+        if name in ("accuracy_reward", "reasoning_accuracy_reward"):
+            made.config["data"]["task"] = "math"
         if weights is not None and i < len(weights):
             entry["weight"] = weights[i]
         entries.append(entry)
-    if any(".py:" in e["name"] for e in entries):
-        made.notes.append(
-            "own rewards get completions as texts here, not as lists of messages (docs/writing_rewards.md)"
-        )
     made.config["rewards"] = entries
+
+
+def _model(left: dict[str, Any], made: Converted) -> None:
+    """TRL loads weights in float32 unless it is told otherwise, and trains under autocast: bfloat16 by default."""
+    policy = made.config["policy"]
+    inner = left.pop("model_init_kwargs", None)
+    inner = dict(inner) if isinstance(inner, dict) else {}
+    dtype = str(inner.pop("torch_dtype", None) or inner.pop("dtype", None) or left.pop("dtype", None) or "float32")
+    dtype = dtype.removeprefix("torch.")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        made.notes.append(f"dtype={dtype!r}: what the checkpoint is stored in is not asked here; policy.dtype=bfloat16")
+        dtype = "bfloat16"
+    policy["dtype"] = dtype
+    autocast = "float16" if left.get("fp16") else "bfloat16" if left.get("bf16") in (True, None) else None
+    if dtype == "float32" and autocast:
+        policy["autocast"] = autocast
+    elif dtype == "bfloat16":
+        made.notes.append("weights are loaded in bfloat16; trained ones have float32 copies, which TRL has not")
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if left.pop(name, False):
+            policy["quantize"] = "nf4" if name == "load_in_4bit" else "int8"
+    for name, value in inner.items():
+        if isinstance(key := trl.KEYS.get(name), str):
+            _put(made.config, key, value)
+        elif value is not None:
+            made.notes.append(f"model_init_kwargs[{name!r}]={value!r}: not carried over")
+    policy["gradient_checkpointing"] = bool(left.pop("gradient_checkpointing", True))
+
+
+def _optimizer(left: dict[str, Any], made: Converted) -> None:
+    training = made.config["training"]
+    if "adam_beta1" in left or "adam_beta2" in left:
+        training["betas"] = [left.pop("adam_beta1", 0.9), left.pop("adam_beta2", 0.999)]
+    schedule, more = left.pop("lr_scheduler_type", "linear"), left.pop("lr_scheduler_kwargs", None) or {}
+    if schedule == "cosine_with_min_lr" and "min_lr_rate" in more:
+        schedule, training["schedule_floor"] = "cosine", more["min_lr_rate"]
+    elif more:
+        made.notes.append(f"lr_scheduler_kwargs={more!r}: not carried over; training.schedule_floor is min_lr_rate")
+    if schedule in SCHEDULES:
+        training["schedule"] = SCHEDULES[schedule]
+    else:
+        made.notes.append(f"lr_scheduler_type={schedule!r}: not here; choose constant, linear or cosine")
+    for name in ("warmup_steps", "warmup_ratio"):
+        if isinstance(left.get(name), float) and not left[name].is_integer():
+            made.notes.append(f"{name}={left.pop(name)!r}: a share; set training.warmup_steps in optimizer steps")
+    training.setdefault("learning_rate", left.pop("learning_rate", 1e-6))
+    optimizer = left.pop("optim", None)
+    if optimizer in OPTIMIZERS:
+        training["optimizer"] = {"name": OPTIMIZERS[optimizer]}
+    elif optimizer is not None:
+        made.notes.append(f"optim={optimizer!r}: not here; training.optimizer.name is adamw, fused, 8bit or muon")
 
 
 def _rest(left: dict[str, Any], made: Converted) -> None:
     """What takes a word more than another key."""
     training, policy = made.config["training"], made.config["policy"]
-    if "adam_beta1" in left or "adam_beta2" in left:
-        training["betas"] = [left.pop("adam_beta1", 0.9), left.pop("adam_beta2", 0.999)]
-    schedule = left.pop("lr_scheduler_type", "linear")
-    if schedule in SCHEDULES:
-        training["schedule"] = SCHEDULES[schedule]
-    else:
-        made.notes.append(f"lr_scheduler_type={schedule!r}: not here; choose constant, linear or cosine")
-    training.setdefault("learning_rate", left.pop("learning_rate", 1e-6))
     for name, key in (("eval_steps", "eval_every"), ("save_steps", "save_every")):
         if isinstance(left.get(name), int):
             training[key] = left.pop(name)
-    if left.get("fp16"):
-        policy |= {"dtype": "float32", "autocast": "float16"}
-    elif left.get("bf16", True):
-        policy["dtype"] = "bfloat16"
-        made.notes.append("bf16, TRL's default: weights are loaded in bfloat16; trained ones have float32 copies")
-    policy["gradient_checkpointing"] = bool(left.pop("gradient_checkpointing", True))
     if "num_generations_eval" in left:
         training["eval_samples"] = left.pop("num_generations_eval")
-    inner = left.pop("model_init_kwargs", None)
-    for name, value in inner.items() if isinstance(inner, dict) else ():
-        if isinstance(key := trl.KEYS.get({"torch_dtype": "dtype"}.get(name, name)), str):
-            _put(made.config, key, value)
-        else:
-            made.notes.append(f"model_init_kwargs[{name!r}]={value!r}: not carried over")
+    for name, key in (("system", "system"), ("eval_dataset_name", "eval")):
+        if name in left:
+            made.config["data"][key] = left.pop(name)
+    template = left.get("chat_template_kwargs")
+    if isinstance(template, dict) and set(template) == {"enable_thinking"}:
+        policy["thinking"] = bool(left.pop("chat_template_kwargs")["enable_thinking"])
+    _trackers(left, made)
 
 
-@dataclass
-class Script:
-    values: dict[str, Any] = field(default_factory=dict)
-    rewards: list[str] | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-class _Calls(ast.NodeVisitor):
-    """The calls of a script that say how it trains."""
-
-    def __init__(self, path: Path, constants: dict[str, Any], functions: set[str]):
-        self.path, self.constants, self.functions, self.found = path, constants, functions, Script()
-
-    def visit_Call(self, node: ast.Call) -> None:
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if name == "GRPOConfig":
-            self.found.values |= self._keywords(node)
-        elif name == "LoraConfig":
-            lora = {"r": 8, "lora_alpha": 8} | self._keywords(node)  # peft's own
-            self.found.values["use_peft"] = True
-            known = {f"policy.lora.{LORA[k]}": v for k, v in lora.items() if k in LORA}
-            self.found.values |= {"lora_dropout": 0.0} | {k: known[v] for k, v in trl.KEYS.items() if v in known}
-            ignored = [k for k in lora if k not in LORA and k != "task_type"]
-            self.found.notes += [f"LoraConfig {k}={lora[k]!r}: not carried over" for k in ignored]
-        elif name == "GRPOTrainer":
-            self._trainer(node)
-        elif name == "load_dataset" and node.args:
-            self._known(node.args[0], "dataset_name")
-        self.generic_visit(node)
-
-    def _trainer(self, node: ast.Call) -> None:
-        given = {k.arg: k.value for k in node.keywords}
-        if "model" in given:
-            self._known(given["model"], "model_name_or_path")
-        funcs = given.get("reward_funcs")
-        if funcs is not None:
-            entries = funcs.elts if isinstance(funcs, ast.List | ast.Tuple) else [funcs]
-            self.found.rewards = [self._reward(e) for e in entries]
-
-    def _reward(self, node: ast.expr) -> str:
-        name = getattr(node, "id", None) or getattr(node, "attr", None) or ast.unparse(node)
-        return f"{self.path}:{name}" if name in self.functions else str(name)
-
-    def _keywords(self, node: ast.Call) -> dict[str, Any]:
-        read: dict[str, Any] = {}
-        for keyword in node.keywords:
-            if keyword.arg is None:
-                self.found.notes.append(f"line {node.lineno}: **{ast.unparse(keyword.value)} is not read")
-                continue
-            value = self._value(keyword.value)
-            if value is _UNKNOWN:
-                self.found.notes.append(f"{keyword.arg}={ast.unparse(keyword.value)}: computed in the script, not read")
-            else:
-                read[keyword.arg] = value
-        return read
-
-    def _known(self, node: ast.expr, name: str) -> None:
-        value = self._value(node)
-        if isinstance(value, str):
-            self.found.values[name] = value
-        else:
-            self.found.notes.append(f"{name}={ast.unparse(node)}: computed in the script, not read")
-
-    def _value(self, node: ast.expr) -> Any:
-        if isinstance(node, ast.Name) and node.id in self.constants:
-            return self.constants[node.id]
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "torch":
-            return node.attr
-        try:
-            return ast.literal_eval(node)
-        except ValueError:
-            return _UNKNOWN
-
-
-_UNKNOWN = object()
-
-
-def read_script(path: Path) -> Script:
-    """What a TRL script passes to GRPOConfig, GRPOTrainer, LoraConfig and load_dataset."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a Python script: {error}") from None
-    constants: dict[str, Any] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            try:
-                constants[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:
-                constants.pop(node.targets[0].id, None)
-    functions = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
-    calls = _Calls(path, constants, functions)
-    calls.visit(tree)
-    if not calls.found.values and calls.found.rewards is None:
-        raise ConfigError(
-            f"{path}: no GRPOConfig(...) or GRPOTrainer(...) in it; expected a script that trains with TRL"
-        )
-    return calls.found
+def _trackers(left: dict[str, Any], made: Converted) -> None:
+    asked, run, project = left.pop("report_to", None), left.pop("run_name", None), left.pop("project", None)
+    names = [asked] if isinstance(asked, str) else asked or []
+    trackers = [name for name in names if name in ("wandb", "tensorboard")]
+    if others := [name for name in names if name not in (*trackers, "none")]:
+        made.notes.append(f"report_to={others!r}: not here; trackers are wandb and tensorboard (tracking)")
+    own = {k: v for k, v in (("project", project), ("run", run)) if v}
+    if trackers:
+        made.config["tracking"] = [{"name": n} | own if n == "wandb" else {"name": n} for n in trackers]
+    elif own:
+        made.notes.append(f"{', '.join(f'{k}={v!r}' for k, v in own.items())}: names of a tracker, and none is asked")

@@ -8,14 +8,14 @@ from typing import Any
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.model_card import model_card
-from mmrl.pipelines.run import load_run, run_of
-from mmrl.training.digests import read_state
+from mmrl.pipelines.run import load_checkpoint
 
 
-def write_card(checkpoint: Path, folder: Path, *, adapter: bool = True) -> None:
-    """`folder/README.md` of weights that were exported from a checkpoint, or from a run's last one."""
-    config, path = run_of(checkpoint)
-    state = read_state(path)
+def export(checkpoint: Path, folder: Path, *, adapter: bool, trust: bool = False) -> None:
+    """Weights of a checkpoint, or of a run's last one, and their card as `folder/README.md`: of one step, also where
+    the run goes on meanwhile. adapter: as it is, not folded in."""
+    config, policy, state = load_checkpoint(checkpoint, trust=trust)
+    policy.save_pretrained(folder, merged=not adapter)
     if not adapter:
         config = config.model_copy(update={"policy": {**config.policy, "lora": None, "adapter": None}})
     card = model_card(config, state.get("before") or {}, state.get("after") or {}, int(state["step"]))
@@ -35,8 +35,7 @@ def push(checkpoint: Path, repository: str, *, merged: bool, public: bool, trust
     api = HfApi() if api is None else api
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "weights"
-        load_run(checkpoint, trust=trust)[1].save_pretrained(folder, merged=merged)
-        write_card(checkpoint, folder, adapter=not merged)
+        export(checkpoint, folder, adapter=not merged, trust=trust)
         try:
             api.create_repo(repository, private=not public, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Trained with mmrl")

@@ -23,6 +23,7 @@ from mmrl.pipelines.overlap import shared_with_sft
 from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_out, made_ready, unasked
 from mmrl.pipelines.reporting import each, noting_the_model, telling
 from mmrl.pipelines.sizing import image_sizing
+from mmrl.pipelines.steady import steady
 from mmrl.pipelines.trust import made_here, remember, require
 from mmrl.policies import quantized
 from mmrl.policies.base import Policy
@@ -472,23 +473,28 @@ def _checkpoint_of(path: Path) -> Path:
 
 def run_of(checkpoint_path: str | Path) -> tuple[RunConfig, Path]:
     """The configuration a checkpoint was trained with, and the checkpoint (a run directory means its last)."""
-    path = _checkpoint_of(Path(checkpoint_path))
+    path = steady(run_folder(Path(checkpoint_path)), lambda: _checkpoint_of(Path(checkpoint_path)))
     run = path.parent.parent
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run}: no config.yaml beside checkpoints/; {checkpoint_path} is not part of a run")
     return read_saved(run / "config.yaml"), path
 
 
-def load_run(
-    checkpoint_path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False
-) -> tuple[RunConfig, Policy]:  # fmt: skip
-    """The policy as the checkpoint left it.
+def load_run(path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False) -> tuple[RunConfig, Policy]:
+    """The policy as the checkpoint left it: see `load_checkpoint`."""
+    return load_checkpoint(path, overrides, trust=trust)[:2]
+
+
+def load_checkpoint(
+    given: str | Path, overrides: Sequence[str] = (), *, trust: bool = False
+) -> tuple[RunConfig, Policy, dict[str, Any]]:
+    """Configuration, policy and `state.json` of one checkpoint: of a run, also one that trains, its newest.
 
     trust  the run's configuration may name code and open doors that this user never trained with
     """
-    saved, path = run_of(checkpoint_path)
+    saved, path = run_of(given)
     config = read_config(saved.model_dump(mode="json"), overrides) if overrides else saved
     require(saved, config, path.parent.parent, trust)
     policy = build_policy(config)
-    checkpoint.load_weights(path, policy)
-    return config, policy
+    state = steady(path.parent.parent, lambda: checkpoint.load_weights(_checkpoint_of(Path(given)), policy))
+    return config, policy, state

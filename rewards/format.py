@@ -3,6 +3,7 @@ r"""Format: is the answer where it was asked to be?
 think_answer   <think>...</think> <answer>...</answer> and nothing else (EasyR1 r1v, Video-R1, VLM-R1, TON)
 boxed          <think>...</think> and then a \boxed{...} somewhere (EasyR1 math)
 answer         one <answer>...</answer> with something in it, no thought asked for
+think          <think>...</think> once, at the beginning, and anything after it (TRL's think_format_reward)
 """
 
 from __future__ import annotations
@@ -33,14 +34,20 @@ def answer_only(text: str) -> bool:
     return bool(answers.tagged(text))
 
 
-ASKED = {"think_answer": ("<think>", "<answer>"), "boxed": ("<think>", "boxed"), "answer": ("<answer>",)}
+def think(text: str) -> bool:
+    r"""`^<think>(?!.*<think>)(.*?)</think>.*$`, over lines."""
+    return text.startswith("<think>") and text.count("<think>") == 1 and "</think>" in text
+
+
+ASKED = {"think_answer": ("<think>", "<answer>"), "boxed": ("<think>", "boxed"), "answer": ("<answer>",),
+         "think": ("<think>",)}  # fmt: skip
 """What a prompt that asks for the format has in it."""
-KINDS = {"think_answer": think_answer, "boxed": think_boxed, "answer": answer_only}
+KINDS = {"think_answer": think_answer, "boxed": think_boxed, "answer": answer_only, "think": think}
 
 
 @reward("format")
 def format(completions, *, kind: str = "think_answer") -> list[float]:
-    """1 if the answer is where it was asked to be; `kind` is think_answer, boxed or answer."""
+    """1 if the answer is where it was asked to be; `kind` is think_answer, boxed, answer or think."""
     if kind not in KINDS:
         raise RewardError(f"reward 'format': {unknown('kind', kind, KINDS)}")
     return [float(KINDS[kind](answers.normalise(completion))) for completion in completions]

@@ -1,4 +1,4 @@
-"""EasyR1's examples/config.yaml."""
+"""EasyR1's examples/config.yaml, and the fields of its configuration that the file leaves at their defaults."""
 
 from mmrl.foreign.table import Table
 
@@ -34,6 +34,16 @@ KEYS = {
     "trainer.val_freq": "training.eval_every",
     "trainer.save_checkpoint_path": "run_dir",
     "trainer.val_generations_to_log": "training.save_rollouts",
+    "trainer.total_epochs": "training.data_epochs",
+    "data.image_dir": "data.media_root",
+    "data.override_chat_template": "policy.chat_template",
+    "worker.actor.model.lora.alpha": "policy.lora.alpha",
+    "worker.actor.model.lora.target_modules": "policy.lora.targets",
+    "worker.actor.optim.betas": "training.betas",
+    "worker.actor.optim.lr_scheduler_type": "training.schedule",
+    "worker.actor.optim.min_lr_ratio": "training.schedule_floor",
+    "worker.actor.ppo_epochs": "training.updates.epochs",
+    "worker.actor.use_torch_compile": "training.compile",
 }
 WAYS = {
     "data.format_prompt": "data.template, with {prompt} and any column",
@@ -55,19 +65,64 @@ WAYS = {
     "worker.reward.score_function": _REWARD,
     "worker.reward.reward_function": _REWARD,
     "trainer.total_episodes": "training.steps = episodes x rows / training.prompts_per_step",
-    "trainer.total_epochs": "training.steps = epochs x rows / training.prompts_per_step",
+    "data.video_fps": "policy.sampling.fps, of a video model",
+    "trainer.max_steps": "training.steps",
+    "trainer.find_last_checkpoint": "`mmrl train MODALITY --resume RUN`",
+    "trainer.max_try_make_batch": "rollout={name: dynamic_sampling, rounds: N}",
+    "algorithm.online_filtering": "rollout=dynamic_sampling, which asks anew for groups without signal",
+    "algorithm.filter_key": "rollout=dynamic_sampling compares the weighed sum of rewards",
+    "algorithm.kl_type": "objective.shaping=[kl_in_reward] has a fixed coefficient",
+    "data.mini_rollout_batch_size": "rollout=dynamic_sampling asks for as many prompts as are missing",
+    "worker.actor.loss_type": "recipe: gspo, gspo_token, cispo, sapo; default is easyr1",
+    "worker.actor.loss_avg_mode": "objective.aggregation: token_mean for token, sequence_mean for seq",
+    "worker.actor.tau_positive": "objective.trust_region={name: sapo, ...} of recipe sapo",
+    "worker.actor.tau_negative": "objective.trust_region={name: sapo, ...} of recipe sapo",
+    "worker.actor.model.lora.rank": "policy.lora={rank: RANK}; for 0 policy.lora=null",
+    "worker.actor.model.lora.exclude_modules": "policy.train_vision=false, which adapters have by themselves",
+    "worker.actor.optim.lr_warmup_steps": "training.warmup_steps",
+    "worker.actor.fsdp.torch_dtype": "policy.dtype, and policy.autocast over float32 weights",
+    "worker.actor.fsdp.mp_param_dtype": "policy.autocast",
+    "worker.actor.strategy": "training.sharding",
+    "worker.reward.reward_function_kwargs": "`options` of that entry of rewards",
+    "worker.reward.num_cpus": "reward_run.workers",
+    "worker.rollout.name": "policy.engine",
+    "worker.rollout.seed": "training.seed, which keys every draw",
+    "worker.rollout.val_override_config.n": "training.eval_samples",
+    "worker.rollout.val_override_config.temperature": "training.eval_samples=1 is greedy; more are drawn at "
+    "policy.temperature",
     "trainer.logger": "tracking=[wandb, tensorboard]; every run writes metrics.jsonl",
     "trainer.val_before_train": "always so, where data.eval is given",
     "trainer.val_only": "`mmrl evaluate`",
     "trainer.load_checkpoint_path": "`mmrl train MODALITY --resume RUN`",
-    "trainer.project_name": "run_dir",
-    "trainer.experiment_name": "run_dir",
+    "trainer.project_name": "tracking=[{name: wandb, project: NAME}]",
+    "trainer.experiment_name": "run_dir, and `run` of a tracker",
     "worker.rollout.limit_images": "every medium of a row is shown, or the row is refused",
 }
 ABSENT = {
     "data.filter_overlong_prompts": _OVERLONG,
     "worker.actor.padding_free": "rows of a group are packed where that is exact; policy.shared_prompt says how",
-    "worker.actor.ulysses_sequence_parallel_size": "there is no sequence parallelism",
+    **dict.fromkeys(
+        ("worker.actor.ulysses_size", "worker.actor.ulysses_sequence_parallel_size"), "there is no sequence parallelism"
+    ),
+    "worker.actor.dynamic_batching": "rows of one length stand together in a micro-batch",
+    "algorithm.filter_low": "a group counts where its rewards differ",
+    "algorithm.filter_high": "a group counts where its rewards differ",
+    **dict.fromkeys(
+        ("algorithm.gamma", "algorithm.lam", "trainer.critic_warmup"), "there is no critic"
+    ),
+    **dict.fromkeys(("algorithm.kl_horizon", "algorithm.kl_target"), "the coefficient of a KL is fixed"),
+    "trainer.save_model_only": "a checkpoint holds all that a resume needs",
+    "worker.rollout.val_override_config.top_p": "evaluation draws from the policy itself",
+    "worker.rollout.top_k": "truncated sampling changes the distribution whose log-probs are trained",
+    "worker.rollout.ignore_eos": "an answer ends where its end token is drawn",
+    "worker.rollout.dtype": "the model that trains writes, in policy.dtype",
+    "worker.rollout.disable_tqdm": "where the output is a file, a line comes every ten seconds instead of a bar",
+    "worker.reward.skip_special_tokens": "rewards get the answer without special tokens",
+    "data.filter_overlong_prompts_workers": _OVERLONG,
+    "worker.actor.model.tokenizer_path": "the tokenizer is the checkpoint's own",
+    "worker.actor.model.override_config": "a checkpoint is loaded as it is",
+    "worker.hybrid_engine": "the engine is chosen by policy.engine (docs/engines.md)",
+    "trainer.ray_timeline": "seconds of each stage are in metrics.jsonl",
     "worker.actor.micro_batch_size_per_device_for_experience": "training.micro_batch_size serves both",
     "worker.rollout.top_p": "truncated sampling changes the distribution whose log-probs are trained",
     **dict.fromkeys(
@@ -77,6 +132,8 @@ ABSENT = {
             "worker.actor.offload.offload_optimizer", "worker.ref.fsdp.enable_full_shard",
             "worker.ref.fsdp.enable_cpu_offload", "worker.ref.fsdp.enable_rank0_init",
             "worker.ref.offload.offload_params", "trainer.n_gpus_per_node", "trainer.nnodes",
+            "worker.actor.fsdp.use_orig_params", "worker.actor.fsdp.fsdp_size", "worker.actor.fsdp.mp_reduce_dtype",
+            "worker.actor.fsdp.mp_buffer_dtype",
         ),
         _OFFLOAD,
     ),
@@ -84,10 +141,17 @@ ABSENT = {
         (
             "worker.rollout.gpu_memory_utilization", "worker.rollout.enforce_eager",
             "worker.rollout.enable_chunked_prefill", "worker.rollout.tensor_parallel_size",
+            "worker.rollout.max_model_len", "worker.rollout.max_num_batched_tokens",
+            "worker.rollout.disable_log_stats",
         ),
         _ENGINE,
     ),
     "worker.reward.reward_type": "a reward function decides by itself whether it takes rows together",
 }  # fmt: skip
 
-TABLE = Table("EasyR1", "examples/config.yaml", KEYS, WAYS, ABSENT)
+SECTIONS = {
+    "worker.ref": "the reference is the policy without its adapters, or a frozen copy: policy.reference_device",
+    "worker.critic": "there is no critic",
+}
+
+TABLE = Table("EasyR1", "examples/config.yaml", KEYS, WAYS, ABSENT, SECTIONS)

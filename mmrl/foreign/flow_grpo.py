@@ -55,12 +55,13 @@ WAYS = {
     "reward_fn": "rewards=[{name: ..., weight: ...}]",
     "per_prompt_stat_tracking": "always so: a group is one prompt",
     "resume_from": "`mmrl train flow --resume RUN`",
-    "run_name": "run_dir",
+    "run_name": "run_dir, and `run` of a tracker",
+    "sample.batch_size": "training.prompts_per_step, as above",
     "logdir": "run_dir",
     "debug": "`mmrl plan` and training.steps=2",
 }
 ABSENT = {
-    "pretrained.revision": "give a local folder of that revision",
+    "pretrained.revision": "give a local folder of that revision as policy.model",
     "allow_tf32": "policy.dtype and policy.autocast say the precision",
     "sample.eval_guidance_scale": "evaluation has the guidance of training",
     "fsdp_optimizer_offload": "placement is accelerate's: configs/accelerate/fsdp2.yaml",

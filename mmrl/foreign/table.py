@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LONG_ENOUGH = 7
 """Letters of the last part of a dotted name: `n`, `name`, `enable` would answer for everybody's."""
@@ -13,10 +13,11 @@ LONG_ENOUGH = 7
 class Table:
     """A project's names, each in one of three mappings; dotted names are its sections.
 
-    project  as people call it, and `version` whose names these are
-    keys     {name: our key}, which takes the same value
-    ways     {name: how the same is said here}
-    absent   {name: why there is no such thing here}
+    project   as people call it, and `version` whose names these are
+    keys      {name: our key}, which takes the same value
+    ways      {name: how the same is said here}
+    absent    {name: why there is no such thing here}
+    sections  {the beginning of names: what is said of each of them that stands nowhere else}
     """
 
     project: str
@@ -24,6 +25,7 @@ class Table:
     keys: Mapping[str, str]
     ways: Mapping[str, str]
     absent: Mapping[str, str]
+    sections: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [*self.keys, *self.ways, *self.absent]
@@ -33,14 +35,24 @@ class Table:
     def says(self, name: str) -> str:
         """Our key, or the way; "" where there is neither. A dotted name is also found by its last part, where that is
         long enough to mean one thing."""
-        full = name
-        if name not in self.keys and name not in self.ways and len(name) >= LONG_ENOUGH:
-            ends = [n for n in (*self.keys, *self.ways) if n.rpartition(".")[2] == name]
-            full = ends[0] if len(ends) == 1 else name
-        return self.keys.get(full) or self.ways.get(full) or ""
+        full = self._full(name, (*self.keys, *self.ways))
+        above = name.rpartition(".")[0]  # of a pair such as `data.custom_cls.path` and `.name`
+        return self.keys.get(full) or self.ways.get(full) or ("." in above and self.ways.get(above)) or ""
+
+    def lacks(self, name: str) -> str:
+        """Why there is no such thing here; "" where that is not said. A section answers for the names below it."""
+        why = self.absent.get(self._full(name, tuple(self.absent)))
+        return why or next((said for start, said in self.sections.items() if f"{name}.".startswith(f"{start}.")), "")
+
+    def _full(self, name: str, names: tuple[str, ...]) -> str:
+        if name in names or len(name) < LONG_ENOUGH:
+            return name
+        ends = [n for n in names if n.rpartition(".")[2] == name]
+        return ends[0] if len(ends) == 1 else name
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """(name, what it is here), by name."""
         told = {n: f"`{k}`" for n, k in self.keys.items()} | dict(self.ways)
         told |= {n: f"not here: {why}" for n, why in self.absent.items()}
+        told |= {f"{n}.*": f"not here: {why}" for n, why in self.sections.items()}
         yield from sorted(told.items())

@@ -6,7 +6,8 @@ _LOG = "a run writes every step to metrics.jsonl and rollouts to its folder; `mm
 _SHARDING = "sharding is accelerate's: `accelerate launch --config_file configs/accelerate/fsdp2.yaml`"
 _LOADER = "rows are read by content and opened ahead by data.workers; there is no DataLoader"
 _PRECISION = "policy.dtype and policy.autocast say it"
-_HUB = "save with `mmrl export RUN FOLDER` and upload with `hf upload`"
+_HUB = "a run stays on this machine until `mmrl push RUN OWNER/NAME`"
+_TRACKIO = "trackers are wandb and tensorboard: tracking"
 _ENGINE = "the engine is chosen by policy.engine (docs/engines.md)"
 _ENGINE_OWN = "it is an option of vLLM; options of the engine stand with policy.engine (docs/engines.md)"
 _LOSS_ONLY = "an option of supervised losses, which this optimizer does not have"
@@ -43,11 +44,12 @@ KEYS = {
     "use_rslora": "policy.lora.rslora",
     "use_dora": "policy.lora.dora",
     "dataset_name": "data.train",
+    "num_train_epochs": "training.data_epochs",
+    "torch_compile": "training.compile",
 }
 
 WAYS = {
     "max_steps": "training.steps, which counts rollout batches: max_steps / (training.updates.count x epochs)",
-    "num_train_epochs": "training.steps = epochs x rows / training.prompts_per_step",
     "per_device_train_batch_size": "training.micro_batch_size, which never changes the loss",
     "gradient_accumulation_steps": "worked out from training.prompts_per_step, group_size and micro_batch_size",
     "generation_batch_size": "training.prompts_per_step x training.group_size",
@@ -68,7 +70,7 @@ WAYS = {
     "bf16": "policy.dtype=bfloat16, or policy.autocast=bfloat16 over float32 weights",
     "fp16": "policy.autocast=float16 over float32 weights",
     "report_to": "tracking=[wandb, tensorboard]",
-    "run_name": "the run's folder, run_dir",
+    "run_name": "run_dir, and `run` of a tracker",
     "resume_from_checkpoint": "`mmrl train MODALITY --resume RUN`",
     "model_init_kwargs": "policy.dtype, policy.attention, policy.trust_remote_code",
     "chat_template_kwargs": "policy.thinking for `enable_thinking`",
@@ -115,15 +117,20 @@ WAYS = {
     "data_seed": "training.seed draws the order of prompts too",
     "use_peft": "policy.lora",
     "peft_config": "policy.lora",
-    "optim": "training.optimizer.name: adamw, fused or 8bit",
+    "optim": "training.optimizer.name: adamw, fused, 8bit or muon",
+    "project": "tracking=[{name: wandb, project: NAME}]",
+    "bnb_4bit_quant_type": "policy.quantize=nf4, the only kind of four bits",
+    "bnb_4bit_use_double_quant": "always so with policy.quantize=nf4",
+    "bnb_4bit_compute_dtype": "policy.autocast, or else policy.dtype",
+    "quantization_config": "policy.quantize",
     "load_in_4bit": "policy.quantize=nf4",
     "load_in_8bit": "policy.quantize=int8",
-    "dataset_config": "a folder or file of the wanted subset in data.train",
-    "dataset_train_split": "data.train: a split named train is taken first",
-    "dataset_test_split": "data.eval: a split named test or validation is taken first",
+    "dataset_config": "data.train=OWNER/NAME?config=CONFIG",
+    "dataset_train_split": "data.train=OWNER/NAME?split=SPLIT; train is taken first",
+    "dataset_test_split": "data.eval=OWNER/NAME?split=SPLIT; test or validation is taken first",
     "ddp_timeout": "the process group's own; training.watchdog_seconds says what a slow step does",
     "gradient_checkpointing_kwargs": "reentrant checkpointing is never used",
-    "lr_scheduler_kwargs": "training.schedule and training.warmup_steps are all there is",
+    "lr_scheduler_kwargs": "training.schedule_floor is min_lr_rate; training.schedule and warmup_steps are the rest",
     "average_tokens_across_devices": "always so: denominators are those of all ranks",
     "remove_unused_columns": "an unused column that looks like media is an error; others reach rewards by their names",
     "max_length": "policy.max_prompt_tokens and policy.max_new_tokens",
@@ -143,8 +150,8 @@ ABSENT = {
                      "eval_accumulation_steps"), _LOADER),
     **dict.fromkeys(("bf16_full_eval", "fp16_full_eval", "tf32", "cast_lm_head_to_fp32"), _PRECISION),
     **dict.fromkeys(("push_to_hub", "hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision",
-                     "hub_strategy", "hub_token", "log_completions_hub_repo", "trackio_bucket_id",
-                     "trackio_space_id", "trackio_static_space_id", "project"), _HUB),
+                     "hub_strategy", "hub_token", "log_completions_hub_repo"), _HUB),
+    **dict.fromkeys(("trackio_bucket_id", "trackio_space_id", "trackio_static_space_id"), _TRACKIO),
     **dict.fromkeys(("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step",
                      "logging_nan_inf_filter", "logging_strategy", "log_multimodal", "log_unique_prompts",
                      "include_for_metrics", "include_num_input_tokens_seen", "skip_memory_metrics",
@@ -165,8 +172,8 @@ ABSENT = {
                      "liger_kernel_config"), _LOSS_ONLY),
     **dict.fromkeys(("auto_find_batch_size", "do_predict", "do_train", "greater_is_better", "eval_delay",
                      "torch_empty_cache_steps", "use_cache", "cache_implementation"), _TRAINER),
-    **dict.fromkeys(("optim_args", "optim_target_modules"), "the optimizer is AdamW: training.optimizer"),
-    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), "blocks are not compiled yet"),
+    **dict.fromkeys(("optim_args", "optim_target_modules"), "training.optimizer has no options of each kind"),
+    **dict.fromkeys(("torch_compile_backend", "torch_compile_mode"), "torch.compile has its defaults"),
     "router_aux_loss_coef": "a mixture's router is trained by the policy gradient alone",
 }  # fmt: skip
 

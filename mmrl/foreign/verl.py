@@ -1,4 +1,4 @@
-"""verl's ppo_trainer.yaml, as far as its GRPO examples set it."""
+"""verl's ppo_trainer.yaml, flattened: what its GRPO examples set, and the sections below by why they are not here."""
 
 from mmrl.foreign.table import Table
 
@@ -38,6 +38,18 @@ KEYS = {
     "trainer.test_freq": "training.eval_every",
     "trainer.default_local_dir": "run_dir",
     "trainer.max_actor_ckpt_to_keep": "training.keep_checkpoints",
+    "trainer.max_ckpt_to_keep": "training.keep_checkpoints",
+    "trainer.total_epochs": "training.data_epochs",
+    "data.train_max_samples": "data.limit",
+    "data.val_max_samples": "data.eval_limit",
+    "actor_rollout_ref.model.custom_chat_template": "policy.chat_template",
+    "actor_rollout_ref.model.lora_adapter_path": "policy.adapter",
+    f"{_A}.optim.betas": "training.betas",
+    f"{_A}.optim.clip_grad": "training.max_grad_norm",
+    f"{_A}.optim.lr_scheduler_type": "training.schedule",
+    f"{_A}.optim.min_lr_ratio": "training.schedule_floor",
+    f"{_A}.use_torch_compile": "training.compile",
+    "trainer.balance_batch": "training.balance",
 }
 WAYS = {
     "data.shuffle": "prompts: shuffled, or another sampler",
@@ -72,10 +84,44 @@ WAYS = {
     "custom_reward_function.name": _REWARD,
     "reward_model.enable": "rewards: a reward that loads the model, by file.py:function",
     "reward_model.reward_manager": "rewards; dapo's overlong penalty is objective.shaping=[soft_overlong]",
-    "trainer.total_epochs": "training.steps = epochs x rows / training.prompts_per_step",
+    "trainer.resume_from_path": "`mmrl train MODALITY --resume CHECKPOINT`",
+    "trainer.validation_data_dir": "the run's folder `rollouts`",
+    "trainer.default_hdfs_dir": "run_dir",
+    "data.apply_chat_template_kwargs": "policy.thinking for `enable_thinking`",
+    "data.dataloader_num_workers": "data.workers",
+    "data.reward_fn_key": "rewards read columns by name; `data_source` is one",
+    "data.custom_cls": "data.columns, data.template; rows of your own in Python: pipe.train([...])",
+    "data.sampler": "prompts: a sampler by name or file.py:Class",
+    "data.tool_config_path": "environment: a class of yours, file.py:Class (docs/environments.md)",
+    f"{_A}.optim.optimizer": "training.optimizer.name: adamw, fused, 8bit or muon",
+    f"{_A}.optim.warmup_style": "training.schedule",
+    f"{_A}.loss_scale_factor": "objective.aggregation={name: constant, length: N}",
+    f"{_A}.tau_pos": "objective.trust_region={name: sapo, ...} of recipe sapo",
+    f"{_A}.tau_neg": "objective.trust_region={name: sapo, ...} of recipe sapo",
+    f"{_A}.fsdp_config.model_dtype": "policy.dtype",
+    f"{_A}.fsdp_config.dtype": "policy.autocast over float32 weights",
+    f"{_A}.checkpoint.save_contents": "training.export_every says when a checkpoint holds the Hugging Face layout",
+    f"{_A}.calculate_entropy": "entropy/sampled is always there",
+    f"{_R}.calculate_log_probs": "policy.old_log_probs=sampler",
+    f"{_R}.mode": "training.ahead, with an engine that has weights of its own",
+    f"{_R}.val_kwargs.temperature": "training.eval_samples=1 is greedy; more are drawn at policy.temperature",
+    f"{_R}.val_kwargs.do_sample": "training.eval_samples=1 is greedy",
+    f"{_R}.multi_turn.tool_config_path": "environment: a class of yours, file.py:Class (docs/environments.md)",
+    f"{_R}.multi_turn.max_user_turns": "environment={name: ..., max_turns: N}",
+    f"{_R}.multi_turn.format": "an environment reads calls itself (docs/environments.md)",
+    f"{_R}.response_length": "policy.max_new_tokens",
+    f"{_R}.prompt_length": "policy.max_prompt_tokens",
+    f"{_R}.load_format": "engines get the trainer's weights before each rollout",
+    f"{_R}.dtype": "policy.dtype",
+    "actor_rollout_ref.model.exclude_modules": "policy.train_vision=false, which adapters have by themselves",
+    "algorithm.kl_ctrl.type": "objective.shaping=[kl_in_reward] has a fixed coefficient",
+    "algorithm.rollout_correction.rollout_rs": "objective.credit=[{name: importance_correction, mode: mask}]",
+    "reward_model.reward_kwargs.overlong_buffer_cfg": "objective.shaping=[{name: soft_overlong, ...}] (recipe dapo)",
+    "reward_model.sandbox_fusion.url": "a reward of yours, or rewards=[{name: served, options: {url: ...}}]",
+    "reward_manager.name": "rewards",
     "trainer.logger": "tracking=[wandb, tensorboard]; every run writes metrics.jsonl",
-    "trainer.project_name": "run_dir",
-    "trainer.experiment_name": "run_dir",
+    "trainer.project_name": "tracking=[{name: wandb, project: NAME}]",
+    "trainer.experiment_name": "run_dir, and `run` of a tracker",
     "trainer.val_before_train": "always so, where data.eval is given",
     "trainer.val_only": "`mmrl evaluate`",
     "trainer.resume_mode": "`mmrl train MODALITY --resume RUN`",
@@ -92,7 +138,6 @@ ABSENT = {
     f"{_A}.use_dynamic_bsz": "rows of one length stand together in a micro-batch",
     f"{_A}.ppo_max_token_len_per_gpu": "training.micro_batch_size counts rows",
     f"{_A}.ulysses_sequence_parallel_size": "there is no sequence parallelism",
-    f"{_A}.use_torch_compile": "blocks are not compiled yet",
     **dict.fromkeys(
         (
             f"{_A}.fsdp_config.param_offload", f"{_A}.fsdp_config.optimizer_offload", f"{_A}.strategy",
@@ -103,7 +148,7 @@ ABSENT = {
     **dict.fromkeys(
         (
             f"{_R}.gpu_memory_utilization", f"{_R}.tensor_model_parallel_size", f"{_R}.enable_chunked_prefill",
-            f"{_R}.enforce_eager", f"{_R}.free_cache_engine", f"{_R}.max_num_batched_tokens", f"{_R}.load_format",
+            f"{_R}.enforce_eager", f"{_R}.free_cache_engine", f"{_R}.max_num_batched_tokens",
         ),
         _ENGINE,
     ),
@@ -113,4 +158,43 @@ ABSENT = {
     **dict.fromkeys(("algorithm.gamma", "algorithm.lam", "trainer.critic_warmup"), "there is no critic"),
 }  # fmt: skip
 
-TABLE = Table("verl", "ppo_trainer.yaml", KEYS, WAYS, ABSENT)
+_MEGATRON = "sharding is FSDP2's (training.sharding); there is no Megatron, tensor or pipeline parallelism"
+_PROFILED = "seconds of each stage are in metrics.jsonl; profile with tools of your own"
+SECTIONS = {
+    "critic": "there is no critic",
+    "algorithm.pf_ppo": "rows are chosen by objective.group and prompts",
+    "algorithm.use_pf_ppo": "rows are chosen by objective.group and prompts",
+    "algorithm.rollout_correction": "the correction has level, mode, low and high (objective.credit)",
+    "algorithm": "the stages of the objective say it (docs/objective.md)",
+    f"{_A}.megatron": _MEGATRON,
+    "actor_rollout_ref.ref.megatron": _MEGATRON,
+    "engine": _MEGATRON,
+    f"{_A}.profiler": _PROFILED,
+    f"{_R}.profiler": _PROFILED,
+    "actor_rollout_ref.ref.profiler": _PROFILED,
+    "global_profiler": _PROFILED,
+    f"{_A}.fsdp_config": _PLACE,
+    "actor_rollout_ref.ref": "the reference is the policy without its adapters, or a frozen copy: "
+    "policy.reference_device",
+    f"{_A}.optim": "AdamW's options are those of training and training.optimizer",
+    f"{_A}.policy_loss": "recipes have the constants of their papers (mmrl methods NAME)",
+    f"{_A}.router_replay": "a mixture's router is trained by the policy gradient alone",
+    f"{_A}.checkpoint": "a checkpoint holds all that a resume needs",
+    _A: "it changes neither the loss nor what is sampled, or `mmrl plan` shows what stands in its place",
+    f"{_R}.agent": "turns are an environment's (docs/environments.md)",
+    f"{_R}.multi_turn": "turns are an environment's (docs/environments.md)",
+    f"{_R}.val_kwargs": "evaluation draws from the policy itself",
+    _R: _ENGINE,
+    "actor_rollout_ref.model": "a checkpoint is loaded as it is, by transformers",
+    "actor_rollout_ref": "processes are accelerate's, or placed by `mmrl launch --ray`",
+    "data": "rows are read whole and keyed by content (docs/data.md)",
+    "reward_model": "a reward that loads a model is a function of yours, or one that is served "
+    "(docs/serving_rewards.md)",
+    "reward_manager": "rewards are functions from lists to a list (docs/writing_rewards.md)",
+    "ray_kwargs": "`mmrl launch --ray` reads placement",
+    "transfer_queue": "rollouts stay where they were made",
+    "checkpoint": "a checkpoint holds all that a resume needs",
+    "trainer": "a run has one folder, one log and one clock (docs/resume.md)",
+}
+
+TABLE = Table("verl", "ppo_trainer.yaml", KEYS, WAYS, ABSENT, SECTIONS)

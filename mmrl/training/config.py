@@ -64,7 +64,7 @@ class TrainingConfig(Section):
                         and one answer is printed
     save_rollouts_every  steps between those that are kept
     watchdog_seconds    a step that takes longer has its stack printed, and goes on
-    optimizer           which AdamW, and where its state lives
+    optimizer           AdamW of some kind or Muon, and where its state lives
     compile             torch.compile for the feed-forward parts of every block; the first steps take longer, and a C++
                         compiler must be there
     sharding            of a run on several processes: launcher, as the launcher's configuration says; or, for

@@ -4,8 +4,9 @@ A bfloat16 weight of 0.02 has its neighbours 1e-4 away: updates of 1e-6 are roun
 moves 2 % of them in 50 steps. So each has a float32 master copy, which the moments and the learning rate act on; the
 model holds it rounded. The copy is optimizer state: a checkpoint has it, and a resumed run goes on from it.
 
-What is kept can wait on the CPU (`offload`), where the step is then made, and the moments can be kept in eight bits
-(`mmrl.training.eight_bits`). A checkpoint holds float32 whatever the run's optimizer is, so a run may change it.
+What is kept can wait on the CPU (`offload`), where the step is then made, the moments can be kept in eight bits
+(`mmrl.training.eight_bits`), and matrices can take Muon's steps (`mmrl.training.muon`). A checkpoint holds float32
+whatever the run's optimizer is, so a run may change it, but for second moments, which Muon does not keep.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from mmrl.errors import ConfigError
 from mmrl.settings import Section
-from mmrl.training.eight_bits import Packed, packed, refuse_missing, unpacked
+from mmrl.training import eight_bits, muon
+from mmrl.training.eight_bits import Packed, packed, unpacked
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 CHUNK = 1 << 26
@@ -27,21 +30,22 @@ CHUNK = 1 << 26
 
 
 class OptimizerConfig(Section):
-    """Which AdamW, and where it keeps its state.
+    """Which optimizer, and where it keeps its state.
 
     name     adamw; fused, one kernel a step, the same to rounding; 8bit, moments in eight bits a weight where that
-             saves something (weights of 4,096 elements or more), the extra `8bit`
+             saves something (weights of 4,096 elements or more), the extra `8bit`; muon, for the matrices inside the
+             model, with AdamW's learning rates, and AdamW for the others
     offload  moments and master copies wait on the CPU, and the step is made there: 12 bytes a weight less on the
              device, for two copies of every weight a step
     """
 
-    name: Literal["adamw", "fused", "8bit"] = "adamw"
+    name: Literal["adamw", "fused", "8bit", "muon"] = "adamw"
     offload: bool = False
 
     def refuse_missing(self) -> None:
         """ConfigError where what it needs is not installed."""
-        if self.name == "8bit":
-            refuse_missing()
+        if self.name in ("8bit", "muon"):
+            {"8bit": eight_bits, "muon": muon}[self.name].refuse_missing()
 
 
 @dataclass
@@ -54,14 +58,21 @@ class Moved:
 
 
 class MasterAdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW`, bit for bit, on float32 weights; with float32 master copies of those below."""
+    """`torch.optim.AdamW`, bit for bit, on float32 weights; with float32 master copies of those below.
+
+    module  whose hidden matrices take Muon's steps, where `kept` says so
+    """
 
     moved: Moved | None = None
 
-    def __init__(self, parameters: Any, kept: OptimizerConfig | None = None, **options: Any):
+    def __init__(
+        self, parameters: Any, kept: OptimizerConfig | None = None, *, module: nn.Module | None = None, **options: Any
+    ):
         super().__init__(parameters, **options)
         self.kept = kept or OptimizerConfig()
         self.kept.refuse_missing()
+        matrices = muon.hidden_matrices(module) if self.kept.name == "muon" and module is not None else []
+        self.matrices = {id(p) for p in matrices}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -70,7 +81,7 @@ class MasterAdamW(torch.optim.AdamW):
             for chunk in chunks([p for p in group["params"] if p.grad is not None]):
                 weights = [self._master(p) for p in chunk]
                 before = _joined(weights)
-                self._adamw(chunk, weights, group)
+                self._step(chunk, weights, group)
                 after = _joined(weights)
                 for parameter, weight in zip(chunk, weights, strict=True):
                     if weight is not parameter:
@@ -91,10 +102,18 @@ class MasterAdamW(torch.optim.AdamW):
         """What the step acts on: the parameter itself, its float32 copy, or a passing copy where its state is."""
         state, home = self.state[parameter], self._home(parameter)
         low = parameter.dtype in (torch.bfloat16, torch.float16)
+        moments = MOMENTS[:1] if id(parameter) in self.matrices else MOMENTS
         if "exp_avg" not in state:
             like = parameter.detach().to(home, torch.float32 if low else parameter.dtype)
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(like), torch.zeros_like(like)
+            state.update({name: torch.zeros_like(like) for name in moments})
+        if missing := [name for name in moments if name not in state]:
+            raise ConfigError(
+                f"training.optimizer.name={self.kept.name}: the checkpoint has no {missing[0]}, which muon does not "
+                "keep; go on with training.optimizer.name=muon"
+            )
+        if moments != MOMENTS:
+            state.pop("exp_avg_sq", None)  # of a checkpoint that AdamW left
         if low and "master" not in state:
             state["master"] = parameter.detach().to(home, torch.float32)
         for name in (n for n in (*MOMENTS, "master") if n in state):  # as a checkpoint left them
@@ -104,11 +123,25 @@ class MasterAdamW(torch.optim.AdamW):
             return state["master"]
         return parameter if parameter.device == home else parameter.detach().to(home)
 
-    def _adamw(self, parameters: list[nn.Parameter], weights: list[Tensor], group: dict[str, Any]) -> None:
-        states = [self.state[p] for p in parameters]
-        gradients = [
-            p.grad.to(w.device, w.dtype) for p, w in zip(parameters, weights, strict=True) if p.grad is not None
+    def _step(self, parameters: list[nn.Parameter], weights: list[Tensor], group: dict[str, Any]) -> None:
+        both = [
+            (self.state[p], w, p.grad.to(w.device, w.dtype), id(p) in self.matrices)
+            for p, w in zip(parameters, weights, strict=True)
+            if p.grad is not None
         ]
+        hidden, others = ([row for row in both if row[3] is inside] for inside in (True, False))
+        if hidden:
+            muon.muon_step(
+                [w for _, w, *_ in hidden], [g for *_, g, _ in hidden], [s["exp_avg"] for s, *_ in hidden], group
+            )
+            for state, *_ in hidden:
+                state["step"] += 1
+        if others:
+            self._adamw([s for s, *_ in others], [w for _, w, *_ in others], [g for *_, g, _ in others], group)
+
+    def _adamw(
+        self, states: list[dict[str, Any]], weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+    ) -> None:
         first, second = ([unpacked(s[n], w) for s, w in zip(states, weights, strict=True)] for n in MOMENTS)
         beta1, beta2 = group["betas"]
         adamw(

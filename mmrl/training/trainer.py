@@ -165,6 +165,7 @@ class Trainer:
         self.adamw = MasterAdamW(
             trained,
             config.optimizer,
+            module=policy.inner,
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.epsilon,

@@ -9,6 +9,7 @@ from mmrl.pipelines.config import read_config
 from mmrl.pipelines.evaluating import evaluate_run
 from mmrl.pipelines.folders import next_free
 from mmrl.pipelines.run import train
+from mmrl.pipelines.steady import TRIES, steady
 from tests.pipelines.runs import write_config
 
 
@@ -55,3 +56,29 @@ def test_the_same_command_twice_makes_two_runs(tmp_path, bases, monkeypatch, cap
         train(read_config(file, ["run_dir=runs/vlm-grpo"], "vlm"))
     again = train(config.model_copy(update={"run_dir": "runs/vlm-grpo"}), resume="runs/vlm-grpo")
     assert again.start == 1
+
+
+class TestARunThatTrains:
+    """Its checkpoints move on while they are read."""
+
+    def test_what_went_meanwhile_is_read_again_from_what_came(self, tmp_path):
+        folder = tmp_path / "checkpoints"
+        folder.mkdir()
+        (folder / "step-000001").mkdir()
+        asked = []
+
+        def read():
+            (newest,) = folder.iterdir()
+            asked.append(newest.name)
+            if len(asked) < 4:  # the run saves its next before this one was read
+                newest.rename(folder / f"step-00000{len(asked) + 1}")
+                raise FileNotFoundError(newest)
+            return newest.name
+
+        assert steady(tmp_path, read) == "step-000004" and len(asked) == 4
+
+    def test_what_is_broken_where_nothing_moves_is_said_at_once(self, tmp_path):
+        asked = []
+        with pytest.raises(ConfigError, match="damaged"):
+            steady(tmp_path, lambda: (asked.append(1), (_ for _ in ()).throw(ConfigError("damaged"))))
+        assert len(asked) == 1 < TRIES

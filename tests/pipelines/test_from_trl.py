@@ -1,6 +1,8 @@
 """Coming from TRL and others: their names are complete and lead somewhere, and a script becomes a run of ours."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -92,14 +94,18 @@ def test_a_script_becomes_a_configuration(script):
     made = convert_file(script)
     config = read_config(yaml.safe_load(made.to_yaml()), [], "vlm")
     settings, training = config.policy_settings(), config.training
-    assert settings.model == "Qwen/Qwen2.5-VL-3B-Instruct" and settings.dtype == "bfloat16"
+    assert settings.model == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert (settings.dtype, settings.autocast) == ("float32", "bfloat16")  # as TRL 1.16 loads and trains
     assert (settings.lora.rank, settings.lora.alpha, settings.lora.targets) == (64, 16, ["q_proj", "v_proj"])
     assert settings.max_new_tokens == 1024 and config.run_dir == "out"
     assert config.data.train == "lmms-lab/multimodal-open-r1-8k-verified"
     assert (training.prompts_per_step, training.group_size, training.micro_batch_size) == (8, 8, 4)
     assert (training.updates.count, training.updates.epochs, training.steps) == (1, 2, 200)
     assert training.learning_rate == 1e-5 and training.schedule == "linear" and training.save_every == 100
-    assert [(r.name, r.weight) for r in config.rewards] == [("format", 1.0), (f"{script}:short", 0.5)]
+    assert [(r.name, r.weight, r.style) for r in config.rewards] == [
+        ("format", 1.0, "trl"), (f"{script}:short", 0.5, "trl_chat")
+    ]  # fmt: skip
+    assert config.rewards[0].options == {"kind": "think"} and config.tracking[0].name == "wandb"
     objective = config.objective.model_dump()
     assert objective["aggregation"] == {"name": "constant", "empty": "count"}
     assert objective["trust_region"] == {"name": "clip", "low": 0.2, "high": 0.28}
@@ -107,8 +113,8 @@ def test_a_script_becomes_a_configuration(script):
 
 
 @pytest.mark.parametrize("words", ["top_p=0.95: not here", "deepspeed='zero3.json': not here", "use_vllm=True: ",
-                                   "warmup_steps=N: computed in the script", "LoraConfig bias='none'", "as texts here",
-                                   "1 process "])  # fmt: skip
+                                   "warmup_steps=N: computed in the script", "LoraConfig bias='none'",
+                                   "importing it trains", "1 process "])  # fmt: skip
 def test_what_is_not_carried_over_is_said(script, words):
     assert any(words in note for note in convert_file(script).notes)
     assert convert_file(script).to_yaml().startswith("# ")
@@ -153,9 +159,18 @@ def test_adapters_of_a_script_have_the_defaults_of_peft(tmp_path):
 @pytest.mark.parametrize(
     ("given", "policy"),
     [
-        ({}, {"dtype": "bfloat16", "gradient_checkpointing": True}),
-        ({"bf16": False, "gradient_checkpointing": False}, {"gradient_checkpointing": False}),
+        ({}, {"dtype": "float32", "autocast": "bfloat16", "gradient_checkpointing": True}),
+        ({"bf16": False, "gradient_checkpointing": False}, {"dtype": "float32", "gradient_checkpointing": False}),
         ({"fp16": True}, {"dtype": "float32", "autocast": "float16", "gradient_checkpointing": True}),
+        ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "gradient_checkpointing": True}),
+        (
+            {"model_init_kwargs": {"dtype": "auto", "attn_implementation": "eager"}},
+            {"dtype": "bfloat16", "gradient_checkpointing": True, "attention": "eager"},
+        ),
+        (
+            {"load_in_4bit": True, "bf16": False},
+            {"dtype": "float32", "quantize": "nf4", "gradient_checkpointing": True},
+        ),
     ],
 )
 def test_defaults_that_are_not_ours_are_written_out(given, policy):
@@ -172,7 +187,7 @@ def test_yaml_of_its_command_line(tmp_path, mmrl):
     assert done.code == 0, done.err
     config = yaml.safe_load(done.out)
     assert config["rewards"] == [{"name": "accuracy"}] and config["policy"]["lora"] == {"rank": 8, "alpha": 32}
-    assert "# num_train_epochs=2: set training.steps to 2 x rows / 1" in done.out
+    assert config["training"]["data_epochs"] == 2 and config["data"]["task"] == "math"
     assert "# nonsense=1: not a name of GRPOConfig" in done.out
     read_config(config, [], "vlm")
 
@@ -180,7 +195,8 @@ def test_yaml_of_its_command_line(tmp_path, mmrl):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [("a.py", "print(1)", "no GRPOConfig"), ("a.py", "def (", "not a Python script"), ("a.txt", "", "expected a TRL"),
-     ("a.yaml", "- 1", "expected keys and values")],
+     ("a.yaml", "- 1", "expected keys and values"), ("a.ipynb", "{}", "not a Python script or notebook"),
+     ("a.py", "RLOOTrainer(model='m')", r"RLOOTrainer is there")],
 )  # fmt: skip
 def test_what_is_no_trl_run_is_refused(tmp_path, name, text, says):
     (tmp_path / name).write_text(text)
@@ -191,3 +207,93 @@ def test_what_is_no_trl_run_is_refused(tmp_path, name, text, says):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         convert_file(tmp_path / "none.py")
+
+
+LOADED = """
+from datasets import load_dataset
+MODEL, OUT = "Qwen/Qwen3-VL-4B-Instruct", "out"
+SYSTEM = "Think first."
+bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                          bnb_4bit_compute_dtype=torch.float16)
+model = Qwen3VLForConditionalGeneration.from_pretrained(MODEL, dtype="float32", device_map="auto",
+                                                        quantization_config=bits)
+train = load_dataset("open/rows", "easy", split="train[:5%]").map(ask)
+def ask(row):
+    return {"prompt": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["problem"]}]}
+args = GRPOConfig(output_dir=OUT, fp16=True, optim="paged_adamw_8bit", report_to="trackio", max_steps=5,
+                  chat_template_kwargs={"enable_thinking": False}, lr_scheduler_type="cosine_with_min_lr",
+                  lr_scheduler_kwargs={"min_lr_rate": 0.1}, warmup_steps=0.05)
+trainer = GRPOTrainer(model, reward_funcs=accuracy_reward, args=args, train_dataset=train,
+                      eval_dataset=load_dataset("open/rows", split="test"), peft_config=get_peft_config(m),
+                      tools=[look])
+model = Qwen3VLForConditionalGeneration.from_pretrained("out")
+"""
+
+
+@pytest.fixture(params=[".py", ".ipynb"])
+def loaded(request, tmp_path):
+    path = tmp_path / f"train{request.param}"
+    cells = [{"cell_type": "markdown", "source": ["# GRPO"]}]
+    cells += [{"cell_type": "code", "source": ["!pip install trl\n"]}, {"cell_type": "code", "source": [LOADED]}]
+    path.write_text(LOADED if request.param == ".py" else json.dumps({"cells": cells}))
+    return convert_file(path)
+
+
+def test_a_model_that_the_script_loads_and_what_it_is_packed_in(loaded):
+    """The model the trainer gets, not the one that is loaded after it; splits and subsets go into the name."""
+    assert loaded.config["policy"] == {
+        "dtype": "float32", "autocast": "float16", "quantize": "nf4", "thinking": False,
+        "gradient_checkpointing": True, "model": "Qwen/Qwen3-VL-4B-Instruct",
+    }  # fmt: skip
+    assert loaded.config["data"] == {
+        "task": "math", "system": "Think first.", "train": "open/rows?config=easy", "eval": "open/rows?split=test",
+    }  # fmt: skip
+    training = loaded.config["training"]
+    assert (training["optimizer"], training["schedule"], training["schedule_floor"]) == (
+        {"name": "8bit"},
+        "cosine",
+        0.1,
+    )
+    assert loaded.config["run_dir"] == "out" and loaded.config["rewards"] == [{"name": "accuracy"}]
+
+
+@pytest.mark.parametrize("words", [
+    "split='train[:5%]': a part of a split is data.limit", "bnb_4bit_compute_dtype='float16': policy.autocast",
+    "tools=[look]: not carried over; environment", "peft_config=get_peft_config(m): computed in the script",
+    "report_to=['trackio']: not here", "rows are changed in the script by map(ask)", "warmup_steps=0.05: a share",
+])  # fmt: skip
+def test_nothing_of_it_is_lost_without_a_word(loaded, words):
+    assert sum(words in note for note in loaded.notes) == 1
+
+
+class TestForeignSections:
+    """Real files: the names of a project's configuration, under its own sections."""
+
+    NAMES = json.loads((Path(__file__).parent / "foreign_names.json").read_text())
+
+    @pytest.mark.parametrize("project", ["EasyR1", "verl", "flow_grpo"])
+    def test_every_name_is_answered(self, project):
+        (table,) = [t for t in TABLES if t.project == project]
+        assert len(self.NAMES[project]) >= 40
+        assert not [n for n in self.NAMES[project] if not table.says(n) and not table.lacks(n)]
+
+    @pytest.mark.parametrize(("override", "modality", "says"), [
+        ("worker.rollout.n=5", "vlm", "what EasyR1 calls worker.rollout.n is training.group_size"),
+        ("train.learning_rate=1", "flow", "what flow_grpo calls train.learning_rate is training.learning_rate"),
+        ("actor_rollout_ref.rollout.n=1", "vlm", "what verl calls actor_rollout_ref.rollout.n is training.group_size"),
+        ("actor_rollout_ref.actor.megatron.x=1", "vlm", r"verl's .*megatron.x is not here: sharding"),
+        ("data.filter_overlong_prompts=true", "vlm", r"filter_overlong_prompts is not here: a prompt over"),
+        ("data.custom_cls.path=x", "vlm", "what verl calls data.custom_cls.path is data.columns"),
+        ("training.quantization_config.load_in_4bit=true", "vlm", "what TRL calls load_in_4bit is policy.quantize=nf4"),
+    ])  # fmt: skip
+    def test_under_any_section(self, override, modality, says):
+        with pytest.raises(ConfigError, match=says):
+            read_config("demo", [override], modality)
+
+    def test_a_whole_file_is_answered_by_its_own_project(self, tmp_path):
+        path = tmp_path / "easyr1.yaml"
+        path.write_text(
+            "algorithm: {adv_estimator: grpo, disable_kl: false, online_filtering: true, kl_coef: 0.1, x: 1}\n"
+        )
+        with pytest.raises(ConfigError, match=r"EasyR1 calls algorithm.online_filtering is rollout=dynamic_sampling"):
+            read_config(str(path), [], "vlm")

@@ -1,4 +1,4 @@
-"""AdamW by name: fused and eight bits beside the reference, state on the CPU, and checkpoints that fit them all."""
+"""Optimizers by name: fused, eight bits and Muon beside the reference, state on the CPU, and checkpoints that fit."""
 
 import importlib.util
 
@@ -96,3 +96,82 @@ def test_without_bitsandbytes_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr("mmrl.training.eight_bits.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs bitsandbytes, which is not installed: pip install 'mmrl\[8bit\]'"):
         MasterAdamW([torch.nn.Parameter(torch.ones(2))], OptimizerConfig(name="8bit"))
+
+
+class Small(torch.nn.Module):
+    """An embedding that is the head too, a hidden matrix and its bias."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.embedding, self.hidden = torch.nn.Embedding(8, 16), torch.nn.Linear(16, 24)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+    def get_output_embeddings(self):
+        return self.embedding
+
+
+class TestMuon:
+    KEPT = OptimizerConfig(name="muon")
+
+    def stepped(self, optimizer_of, steps: int = 3, dtype: torch.dtype = torch.float32):
+        model = Small().to(dtype)
+        optimizers = optimizer_of(model)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(steps):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator).to(dtype)
+            for optimizer in optimizers:
+                optimizer.step()
+        return model, optimizers
+
+    def ours(self, model):
+        options = {"lr": 1e-2, "weight_decay": 0.1}
+        return [MasterAdamW(list(model.parameters()), self.KEPT, module=model, **options)]
+
+    def test_it_is_torch_s_on_hidden_matrices_and_adamw_elsewhere(self):
+        def theirs(model):
+            options = {"lr": 1e-2, "weight_decay": 0.1}
+            hidden, rest = [model.hidden.weight], [model.embedding.weight, model.hidden.bias]
+            muon = torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw", **options)
+            return [muon, torch.optim.AdamW(rest, **options)]
+
+        (mine, _), (reference, _) = self.stepped(self.ours), self.stepped(theirs)
+        assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), reference.parameters(), strict=True))
+
+    def test_a_step_is_as_long_in_every_direction(self):
+        """Singular values of the step are within a factor of two of each other; AdamW's are not."""
+        (muon, _), (adamw, _) = (
+            self.stepped(make, 1)
+            for make in (self.ours, lambda m: [MasterAdamW(list(m.parameters()), lr=1e-2, weight_decay=0.0)])
+        )
+        spread = [
+            torch.linalg.svdvals(m.hidden.weight.detach() - (1 - d) * Small().hidden.weight.detach())
+            for m, d in ((muon, 1e-3), (adamw, 0.0))
+        ]
+        assert spread[0].max() < 2 * spread[0].min() and spread[1].max() > 4 * spread[1].min()
+
+    def test_a_matrix_keeps_one_moment_and_low_weights_a_master(self):
+        model, (optimizer,) = self.stepped(self.ours, dtype=torch.bfloat16)
+        assert set(optimizer.state[model.hidden.weight]) == {"step", "exp_avg", "master"}
+        assert "exp_avg_sq" in optimizer.state[model.embedding.weight]
+        assert optimizer.moved.total == sum(p.numel() for p in model.parameters())
+
+    def test_from_adamw_it_goes_on_and_back_it_says_why_not(self):
+        model, (muon,) = self.stepped(self.ours)
+        weight = model.hidden.weight
+        back = MasterAdamW([weight])
+        back.state[weight].update(whole_state(muon.state[weight], weight))
+        with pytest.raises(ConfigError, match=r"has no exp_avg_sq, which muon does not keep; go on with .*name=muon"):
+            back.step()
+        there = MasterAdamW([weight], self.KEPT, module=model)
+        there.state[weight].update({n: torch.zeros_like(weight) for n in module.MOMENTS} | {"step": torch.zeros(())})
+        there.step()
+        assert set(there.state[weight]) == {"step", "exp_avg"}
+
+    def test_a_torch_without_it_is_named(self, monkeypatch):
+        monkeypatch.delattr(torch.optim, "Muon")
+        with pytest.raises(ConfigError, match=r"needs a torch with torch.optim.Muon, this is"):
+            MasterAdamW([torch.nn.Parameter(torch.ones(2))], self.KEPT)
