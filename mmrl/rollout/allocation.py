@@ -87,11 +87,9 @@ class Allocator(Strategy):
         self.reads_texts = seeds > 0
         self._asked: dict[int, int] = {}
 
-    def ask(self, step: Step) -> Plan | None:
-        self._asked = {}
-        return None
-
     def join(self, batch: Batch, step: Step) -> Plan | None:
+        if step.round == 1:
+            self._asked = {}
         scored = batch.counted & ~torch.isnan(batch.reward)
         rows = representatives(batch.group)
         groups, counts = batch.group[rows].tolist(), group_count(batch.group)[rows].tolist()

@@ -35,12 +35,17 @@ class Branching(Strategy):
         self.at, self.width = tuple(at), width
         self._known: dict[int, int] = {}
 
-    def ask(self, step: Step) -> Plan | None:
-        self._known = {}
-        return None
-
     def join(self, batch: Batch, step: Step) -> Plan | None:
         """Siblings of every row at the next split of its group; groups that came later catch up."""
+        if step.round == 1:
+            self._known = {}
+        while any(self._known.get(group, 0) < len(self.at) for group in set(batch.group.tolist())):
+            if asks := self._next(batch):
+                return Plan(asks)
+        return None
+
+    def _next(self, batch: Batch) -> list[Ask]:
+        """One split further in each group that has one left; none where no row reaches it."""
         asks = []
         for group in sorted(set(batch.group.tolist())):
             done = self._known.get(group, 0)
@@ -51,7 +56,4 @@ class Branching(Strategy):
             reach = (batch.group == group) & (batch.source == 0) & batch.mask[:, place:].any(1)
             for member in sorted(batch.member[reach].tolist()):
                 asks.append(Ask(self.width - 1, group=group, start=Address(member, place)))
-        if asks:
-            return Plan(asks)
-        open_ = any(n < len(self.at) for n in self._known.values())
-        return self.join(batch, step) if open_ else None
+        return asks

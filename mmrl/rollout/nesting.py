@@ -36,6 +36,7 @@ class Nested:
 
     bounds: list[Bound]
     _masks: dict[int, tuple[Rows, Rows]] = field(default_factory=dict)
+    _turns: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, choices: Any) -> Nested:
@@ -53,6 +54,11 @@ class Nested:
                         "would take the other's for its own; leave one of them out"
                     )
                 declared[column] = bound.name
+        if len(first := [b.name for b in bounds if _plans_first(b)]) > 1:
+            raise ConfigError(
+                f"rollout: {' and '.join(first)} each plan the first round of a step, and only that of {first[0]}, which "
+                "stands further out, would be asked for; leave one of them out"
+            )
         return cls(bounds)
 
     @property
@@ -76,15 +82,15 @@ class Nested:
         return merged
 
     def begin(self) -> None:
-        """A step: the masks of the one before are forgotten. Its first requests may have been asked for long ago."""
-        self._masks = {}
+        """A step: masks and turns of the one before are forgotten. Its first requests may have been asked for long ago.
+        """
+        self._masks, self._turns = {}, {}
 
     @property
     def entangled(self) -> list[str]:
         """Those that plan a first round of their own and go on from it: two steps of them cannot be under way at
         once."""
-        kinds = [(bound.name, type(bound.state)) for bound in self.bounds]
-        return [name for name, kind in kinds if kind.ask is not Strategy.ask and kind.join is not Strategy.join]
+        return [b.name for b in self.bounds if _plans_first(b) and type(b.state).join is not Strategy.join]
 
     def ask(self, step: Step) -> Plan:
         """The first requests: of the outermost that has any."""
@@ -97,11 +103,12 @@ class Nested:
 
     def join(self, batch: Batch, step: Step) -> Plan | None:
         """From the innermost outwards; the first that wants another round is heard. Each sees the masks of those
-        inside it."""
+        inside it, and counts the rounds by its own turns: the outer's first may come after many of the inner's."""
         for place in reversed(range(len(self.bounds))):
             bound = self.bounds[place]
             seen = self.masked(batch, inside=place).seen_by({n: need.key for n, need in bound.needs.items()})
-            plan = cast(Strategy, bound.state).join(seen, step)
+            turn = self._turns[place] = self._turns.get(place, 0) + 1
+            plan = cast(Strategy, bound.state).join(seen, replace(step, round=turn))
             if plan is None:
                 continue
             self._remember(place, plan, batch)
@@ -203,6 +210,10 @@ class Nested:
             for mask, old in zip((plan.counted, plan.trained), before, strict=True)
         ]
         self._masks[place] = (new[0], new[1])
+
+
+def _plans_first(bound: Bound) -> bool:
+    return type(bound.state).ask is not Strategy.ask
 
 
 def _of(known: Rows, addresses: Iterable[tuple[int, int]], like: Tensor) -> Tensor:

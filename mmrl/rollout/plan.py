@@ -135,7 +135,8 @@ class Step:
     prompts_per_step  groups a step should end with
     draw              `draw(n)` takes n dataset rows from stage 1
     select            stage 4 tried on a batch: `counted` and `trained` as the recipe's selections would leave them
-    round             rounds of acting that are done
+    round             of a strategy that is asked to `join`: how often it was in this step, this time included. A strategy
+                      inside it may have had rounds of its own before; to the collector, rounds of acting that are done
     groups            dataset row of each group of this step, None where a strategy made the prompt
     texts, asked      {(group, member): output} and {group: words of its prompt} so far, of all ranks, where a strategy
                       has `reads_texts`; else empty
@@ -175,7 +176,7 @@ class Strategy:
         """The data set, once, before the first step and before a state is loaded."""
 
     def ask(self, step: Step) -> Plan | None:
-        """The first requests of a step; None leaves them to the strategy inside, at last to independent draws."""
+        """The first requests of a step; None leaves them to independent draws. Of several strategies one may have it."""
         return None
 
     def join(self, batch: Batch, step: Step) -> Plan | None:
