@@ -160,6 +160,10 @@ def evaluate(
     context: typer.Context,
     target: Target,
     samples: Annotated[int | None, typer.Option(min=1, help="Of each prompt; several give pass@k.")] = None,
+    base: Annotated[
+        bool | None,
+        typer.Option(help="Of a run, score the model it began with, too; done where --samples asks for pass@k."),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Held-out scores of a checkpoint or an untrained model, as JSON."""
@@ -168,7 +172,8 @@ def evaluate(
 
     quiet_libraries()
     changes = _with_a_name(target, context.args)
-    print(json.dumps(evaluate_run(target, changes, trust=trust, samples=samples), indent=1))
+    base = (samples or 1) > 1 if base is None else base
+    print(json.dumps(evaluate_run(target, changes, trust=trust, samples=samples, base=base), indent=1))
 
 
 @app.command(context_settings=OVERRIDES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmrl.errors import ConfigError
 from mmrl.record import Batch
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Address, Ask, Plan, Step, Strategy
 from mmrl.stages import stage
 
@@ -26,6 +27,8 @@ class Branching(Strategy):
     A row that ends before a split goes on alone. One round of acting for each split; what is shared is stored in every
     leaf, sampled once, and trained in each (`aggregation: {..., shared: once}` weighs it once).
     """
+
+    origins = (OWN,)
 
     def __init__(self, *, at: tuple[int, ...] = (8, 16), width: int = 2) -> None:
         if not at or list(at) != sorted(set(at)) or at[0] < 1:

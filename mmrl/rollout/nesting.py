@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.record import Answer, Batch, Prompt, Rollouts
+from mmrl.rollout.origins import planned
 from mmrl.rollout.plan import Ask, Given, Plan, Step, Strategy
 from mmrl.stages import Bound, Need, registered
 
@@ -56,8 +57,8 @@ class Nested:
                 declared[column] = bound.name
         if len(first := [b.name for b in bounds if _plans_first(b)]) > 1:
             raise ConfigError(
-                f"rollout: {' and '.join(first)} each plan the first round of a step, and only that of {first[0]}, which "
-                "stands further out, would be asked for; leave one of them out"
+                f"rollout: {' and '.join(first)} each plan the first round of a step, and only that of {first[0]} "
+                "would be asked for, which stands further out; leave one of them out"
             )
         return cls(bounds)
 
@@ -82,8 +83,7 @@ class Nested:
         return merged
 
     def begin(self) -> None:
-        """A step: masks and turns of the one before are forgotten. Its first requests may have been asked for long ago.
-        """
+        """A step: what was of the one before is forgotten. Its first requests may have been asked for long ago."""
         self._masks, self._turns = {}, {}
 
     @property
@@ -188,8 +188,14 @@ class Nested:
                 cast(Strategy, bound.state).load_state_dict(state[bound.name])
 
     def _signed(self, plan: Plan, place: int) -> Plan:
-        """Who planned it, and no column that it did not declare."""
-        declared = self.strategies[place].columns
+        """Who planned it, and no column or kind of row that it did not declare."""
+        strategy = self.strategies[place]
+        declared, rows = strategy.columns, [*(a for a in plan.ask if not a.aside), *plan.given]
+        if strategy.origins is not None and (new := [o for o in map(planned, rows) if o not in strategy.origins]):
+            raise ConfigError(
+                f"rollout {self.bounds[place].name!r} plans rows of an origin that it does not declare in `origins`: "
+                f"{new[0]}"
+            )
         for columns in [a.columns for a in plan.ask] + [g.columns for g in plan.given]:
             if unknown := columns.keys() - declared.keys():
                 raise ConfigError(
