@@ -145,6 +145,23 @@ def sweep(
     say(f"table, plot and curves in {asked.out}")
 
 
+@app.command(context_settings=OVERRIDES)
+def bridge(
+    context: typer.Context,
+    plan: Annotated[str, typer.Argument(help="A YAML file: docs/strategies.md has one.")],
+) -> None:
+    """A strong model learns from labels, a small one from it, and then from labels itself: four runs, one folder.
+
+    `stages.teacher=null` takes the teacher as it is; what the folder holds already is not run again.
+    """
+    from mmrl.pipelines.bridge import cross, read_bridge
+    from mmrl.pipelines.progress import quiet_libraries
+
+    asked = read_bridge(plan, overrides_of(context.args))
+    quiet_libraries()
+    say(cross(asked))
+
+
 Target = Annotated[
     str,
     typer.Argument(

@@ -229,7 +229,7 @@ class Policy(ABC):
         """
         return rollouts.old_log_probs, self.evaluate(rollouts).log_probs, rollouts.mask
 
-    def by_teacher(self, requests: Sequence[Request], key: Key) -> list[str]:
+    def by_teacher(self, requests: Sequence[Request], key: Key) -> Rollouts:
         """What the model of `policy.teacher` writes for each member of the requests, in their order. Nothing of it is
         trained: hints, for example."""
         raise PolicyError(f"the {self.modality} policy has no teacher that could write")

@@ -40,8 +40,8 @@ class Actor:
             return self.policy.rollout(requests, key, greedy=greedy, **options)
         return self.policy.converse(requests, key, self.environment, greedy=greedy, **options)
 
-    def by_teacher(self, requests: Sequence[Request], key: Key) -> list[str]:
-        """What the teacher writes for each member of the requests, in words; see `Policy.by_teacher`."""
+    def by_teacher(self, requests: Sequence[Request], key: Key) -> Rollouts:
+        """What the teacher writes for each member of the requests; see `Policy.by_teacher`."""
         return self.policy.by_teacher(requests, key)
 
     def act_ahead(self, requests: Sequence[Request], key: Key) -> None:

@@ -50,6 +50,7 @@ class Ask:
     trains   "prompt": the loss is under the prompt; "shown": under what was shown
     aside    texts for `Strategy.heard`, such as hints: no rows of the step, neither scored nor trained
     writer   of what is asked aside: "policy", or "teacher", the model of `policy.teacher`
+    whole    of what is asked aside, texts that were cut at the limit are no use
     columns  row constants of these members, of those the strategy declares
     by       which of several nested strategies asked; they need not say it
     """
@@ -63,6 +64,7 @@ class Ask:
     trains: Literal["prompt", "shown"] = "prompt"
     aside: bool = False
     writer: Writer = "policy"
+    whole: bool = False
     columns: Mapping[str, float] = field(default_factory=dict)
     by: int = 0
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, MMRLError
 from mmrl.objective import Objective
 from mmrl.randomness import Key
-from mmrl.record import BEHAVIOURS, SOURCES, Answer, Batch, Prompt, Request, Rollouts, Start
+from mmrl.record import BEHAVIOURS, SOURCES, TRUNCATED, Answer, Batch, Prompt, Request, Rollouts, Start
 from mmrl.rollout.actor import Actor, score_rows
 from mmrl.rollout.nesting import Nested
 from mmrl.rollout.origins import merged, tally
@@ -270,8 +270,8 @@ class Collector:
         requests = _acted_for(every)
         own = [pair for pair in requests if pair[0].writer == "policy"]
         acted = self._acted([request for _, request in own], step.key, groups)
-        written = [str(text) for text in acted.outputs] if acted else []
-        self._heard(plan, written + self._told(requests[len(own) :], step.key, groups), requests)
+        told = self._told(requests[len(own) :], step.key, groups)
+        self._heard(plan, [pair for rows_ in (acted, told) if rows_ for pair in _texts(rows_)], requests)
         constants = [ask.columns for ask, _ in requests if not ask.aside for _ in range(ask.count)]
         parts = [(acted.index(range(len(constants))), constants)] if acted and constants else []
         parts += self._written(givens, rows, groups)
@@ -289,24 +289,26 @@ class Collector:
             )
         return Rollouts.concatenate(have) if len(have) > 1 else have[0]
 
-    def _told(self, requests: list[tuple[Ask, Request]], key: Key, groups: Groups) -> list[str]:
+    def _told(self, requests: list[tuple[Ask, Request]], key: Key, groups: Groups) -> Rollouts | None:
         """What the teacher writes. Ranks pass its model together, as they do the policy's."""
         if not any(gather_objects(len(requests), self.accelerator)):
-            return []
+            return None
         asked = [request for _, request in requests] or [Request(self._spare(groups), 1, group=0)]
         with self.clock("rollout"):
-            texts = together(lambda: self.actor.by_teacher(asked, key), self.accelerator)
-        return texts if requests else []
+            rows = together(lambda: self.actor.by_teacher(asked, key), self.accelerator)
+        return rows if requests else None
 
-    def _heard(self, plan: Plan, outputs: list[str], requests: list[tuple[Ask, Request]]) -> None:
-        """Tell the strategies of all ranks what was written aside: the last `outputs`, as `requests` has them."""
+    def _heard(self, plan: Plan, outputs: list[tuple[str, bool]], requests: list[tuple[Ask, Request]]) -> None:
+        """Tell the strategies of all ranks what was written aside: the last `outputs`, as `requests` has them. Each is
+        a text, and whether it was cut."""
         if not any(ask.aside for ask in plan.ask):
             return
         asides = [pair for pair in requests if pair[0].aside]
         at, texts = len(outputs) - sum(ask.count for ask, _ in asides), []
         for ask, request in asides:
             written, at = outputs[at : at + ask.count], at + ask.count
-            texts.append(self.strategies.usable(ask, request.prompt, written))
+            kept = [text for text, cut in written if not (ask.whole and cut)]
+            texts.append(self.strategies.usable(ask, request.prompt, kept))
             self.not_shown += len(written) - len(texts[-1])
         places = [plan.ask.index(ask) for ask, _ in asides]
         every = gather_objects(list(zip(places, texts, strict=True)), self.accelerator)
@@ -444,6 +446,11 @@ def _acted_for(every: list[tuple[Ask, Request | None]]) -> list[tuple[Ask, Reque
     """What is asked for: rows first, then what is written aside, by the policy and at last by its teacher."""
     requests = [(ask, request) for ask, request in every if request is not None]
     return sorted(requests, key=lambda pair: (pair[0].aside, pair[0].writer == "teacher"))
+
+
+def _texts(rows: Rollouts) -> list[tuple[str, bool]]:
+    """Of each row: what was written, and whether it was cut."""
+    return [(str(text), why == TRUNCATED) for text, why in zip(rows.outputs, rows.finish, strict=True)]
 
 
 def _denominators(own: Tensor, behaviours: Sequence[str], answers: Sequence[str | Answer]) -> Tensor:

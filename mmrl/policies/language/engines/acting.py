@@ -93,7 +93,7 @@ class ActsThroughEngine(Policy):
             self.bridge.begin(key, asked, self.inner.model, work)
 
     @torch.no_grad()
-    def by_teacher(self: Any, requests: Sequence[Request], key: Key) -> list[str]:
+    def by_teacher(self: Any, requests: Sequence[Request], key: Key) -> Rollouts:
         """Written here, whatever engine writes the policy's rows; the teacher looks at pictures with its own tower."""
         prompts = {request.prompt.id: request.prompt for request in requests}
         encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
@@ -104,7 +104,7 @@ class ActsThroughEngine(Policy):
             )
             contexts = plan.contexts([encoded[request.prompt.id] for request in requests], {})
             made = Local(setting).write(contexts, plan.budget, plan.draws(key))
-        return plan.record(made, prompts, encoded, self.processor.tokenizer).outputs
+        return plan.record(made, prompts, encoded, self.processor.tokenizer)
 
     @classmethod
     def check_writer(cls, settings: Any, asked_by: str) -> None:
