@@ -26,7 +26,7 @@ class TeacherAnswers(Strategy):
 
     An answer that was cut at `policy.max_new_tokens` is left out, and counted. Column `expert (B,)` is 1 on the
     teacher's answers: pair it with regularizer `nll` and `rows: expert`. A group is opened by one answer of the policy,
-    which neither counts nor trains. Source: the abstract; the authors' is cross-entropy on the teacher's logits.
+    which does not train. Source: the abstract; the authors' is cross-entropy on the teacher's logits.
     """
 
     origins = (OWN, brought("demonstration"))
@@ -56,7 +56,7 @@ class TeacherAnswers(Strategy):
             given = [Given("demonstration", group=g, note=tuple(texts), columns={"expert": 1.0})
                      for g, texts in sorted(self._written.items())]  # fmt: skip
             self._written = {}
-        return Plan(asks, given, counted=expert, trained=expert)
+        return Plan(asks, given, counted=~expert, trained=expert)
 
     def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt | None:
         return replace(prompt, id=f"{prompt.id}+teacher", beside={"bare": prompt})

@@ -74,7 +74,7 @@ def plan_passes(
         policy.check_need(need, " and ".join(asked_by), settings)
     for bound in () if strategies is None else strategies.bounds:
         if bound.state.writer == "teacher":
-            policy.check_writer(settings, f"rollout {bound.name!r} with hinter: teacher")
+            policy.check_writer(settings, f"rollout {bound.name!r}")
     policy.check_objective(objective, settings)
     passes: dict[tuple, Pass] = {}
     for need in needs:
