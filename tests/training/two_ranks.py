@@ -34,7 +34,8 @@ OBJECTIVES = {
     "supo": {"advantage": "supo"},
     "m_grpo": {"advantage": "m_grpo"},
     "ssb": {"regularizers": [{"name": "nll", "rows": "expert", "coefficient": 1.0}]},
-    "refine": {"shaping": ["refine"], "advantage": {"name": "grpo", "ddof": 0}, "credit": ["refine"]},
+    "refine": {"shaping": ["refine"], "advantage": {"name": "grpo", "ddof": 0}, "credit": ["refine"],
+               "regularizers": [{"name": "nll", "rows": "expert", "coefficient": 1.0}]},
     "ahead": {},
     "vppo": {"credit": ["vppo"], "regularizers": [{"name": "kl", "coefficient": 0.1}]},
     "marble": {
