@@ -15,8 +15,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.record import Answer, Batch, Prompt, Rollouts
-from mmrl.rollout.origins import planned
-from mmrl.rollout.plan import Ask, Given, Plan, Step, Strategy
+from mmrl.rollout.plan import Ask, Given, Plan, Step, Strategy, planned
 from mmrl.stages import Bound, Need, registered
 
 Rows = dict[tuple[int, int], bool]

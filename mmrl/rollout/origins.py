@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from mmrl.record import BEHAVIOURS, SOURCES, Rollouts
-
-if TYPE_CHECKING:
-    from mmrl.rollout.plan import Ask, Given
 
 PROMPT, WITHOUT, WITH = "its prompt", "more than its prompt, trains without it", "more than its prompt, trains with it"
 DIVISORS = {
@@ -46,15 +43,6 @@ SHOWN = Origin("policy", WITH, "its log-probs when sampled, under what it saw")
 def brought(source: str, behaviour: str = "policy") -> Origin:
     """Of rows that nobody acts for."""
     return Origin(source, PROMPT, DIVISORS[behaviour])
-
-
-def planned(wanted: Ask | Given) -> Origin:
-    """What the rows of a request will be; those that are asked for aside are no rows."""
-    if not hasattr(wanted, "trains"):
-        return brought(wanted.source, wanted.behaviour)  # type: ignore[union-attr]
-    if wanted.note is None:
-        return OWN
-    return SHOWN if wanted.trains == "shown" else HINTED
 
 
 def origins_of(rollouts: Rollouts) -> list[Origin]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, unknown
 from mmrl.randomness import Key
 from mmrl.record import BEHAVIOURS, SOURCES, Answer, Batch, Prompt, Rollouts
-from mmrl.rollout.origins import Origin
+from mmrl.rollout.origins import HINTED, OWN, SHOWN, Origin, brought
 
 Behaviour = Literal["policy", "given", "one"]
 Writer = Literal["policy", "teacher"]
@@ -124,6 +124,15 @@ class Plan:
         masks = [None if m is None else m.tolist() for m in (self.counted, self.trained)]
         wanted = [*map(_plain, self.ask), *map(_plain, self.given)]
         return hashlib.sha256(repr((wanted, masks)).encode()).hexdigest()[:16]
+
+
+def planned(wanted: Ask | Given) -> Origin:
+    """What the rows of a request will be; those that are asked for aside are no rows."""
+    if isinstance(wanted, Given):
+        return brought(wanted.source, wanted.behaviour)
+    if wanted.note is None:
+        return OWN
+    return SHOWN if wanted.trains == "shown" else HINTED
 
 
 def _plain(wanted: Ask | Given) -> tuple:

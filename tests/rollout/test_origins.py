@@ -8,8 +8,8 @@ import torch
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.rollout.nesting import Nested
-from mmrl.rollout.origins import HINTED, OWN, SHOWN, Tally, brought, merged, planned
-from mmrl.rollout.plan import Ask, Given, Plan, Strategy
+from mmrl.rollout.origins import HINTED, OWN, SHOWN, Tally, brought, merged
+from mmrl.rollout.plan import Ask, Given, Plan, Strategy, planned
 from mmrl.stages import registered
 from mmrl.training.bridge import NoLongerFalling
 from mmrl.training.config import TrainingConfig
