@@ -14,6 +14,9 @@ FINISHED, TRUNCATED, LOST = "stop", "length", "lost: "
 SOURCES = ("policy", "demonstration", "replay", "rewritten")
 """Where a row may come from. `source (B,)` holds the place: everything but 0 was not sampled for this step."""
 
+BEHAVIOURS = ("policy", "given", "one")
+"""Whose log-probs a row's ratio divides by: the policy's own, those that came with the row, probability 1."""
+
 KINDS = ("tokens", "transition", "matching", "masked")
 """Of actions: what scores them. The column `kind (B, T)` of rows that hold several kinds is a place in it."""
 

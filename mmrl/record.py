@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from mmrl import saving
-from mmrl.batch import FINISHED, LOST, SOURCES, TRUNCATED, Batch, Evaluation, Selection, owned, task_number
+from mmrl.batch import BEHAVIOURS, FINISHED, LOST, SOURCES, TRUNCATED, Batch, Evaluation, Selection, owned, task_number
 from mmrl.errors import DataError
 
 __all__ = [
-    "FINISHED", "LOST", "SOURCES", "TRUNCATED", "Answer", "Batch", "Evaluation", "Prompt", "Request", "Rollouts",
-    "Scores", "Selection", "Start", "owned", "pad_columns", "task_number",
+    "BEHAVIOURS", "FINISHED", "LOST", "SOURCES", "TRUNCATED", "Answer", "Batch", "Evaluation", "Prompt", "Request",
+    "Rollouts", "Scores", "Selection", "Start", "owned", "pad_columns", "task_number",
 ]  # fmt: skip
 
 
@@ -179,6 +179,7 @@ class Rollouts:
     owner          (B, T) the member that drew the action, -1 outside the mask: rows of a group that began in another
                    one share its first actions. Equal (group, column, owner) is one state
     source         (B,) where a row comes from, a place in `SOURCES`: 0 is this policy, now
+    behaviour      (B,) whose log-probs its ratio divides by, a place in `BEHAVIOURS`
     components     reward components {name: (B,)}, NaN where unscored
     reward         (B,) combined reward, NaN where unscored
     success        (B,) 1, 0 or NaN
@@ -202,6 +203,7 @@ class Rollouts:
     media: list[dict[str, Any] | None] | None = None
     owner: Tensor | None = None
     source: Tensor | None = None
+    behaviour: Tensor | None = None
     components: dict[str, Tensor] = field(default_factory=dict)
     reward: Tensor | None = None
     success: Tensor | None = None
@@ -213,6 +215,8 @@ class Rollouts:
             self.owner = owned(self.member[:, None].expand(self.mask.shape), self.mask)
         if self.source is None:
             self.source = torch.zeros_like(self.member)
+        if self.behaviour is None:
+            self.behaviour = torch.zeros_like(self.member)
         if self.extent is None:
             self.extent = self.length.clone()
         if self.media is None:

@@ -19,6 +19,7 @@ from mmrl.policies.registry import MODALITIES
 from mmrl.stages import CONFIDENCES
 
 _ROOMS = ("mmrl.weights",)
+_MODULES = ("mmrl.training.bridge",)
 _TOOLS: dict[str, Tool] = {}
 
 
@@ -60,4 +61,6 @@ def tools() -> dict[str, Tool]:
     for room in _ROOMS:
         for module in pkgutil.iter_modules(importlib.import_module(room).__path__, f"{room}."):
             importlib.import_module(module.name)
+    for name in _MODULES:
+        importlib.import_module(name)
     return dict(sorted(_TOOLS.items()))

@@ -156,6 +156,23 @@ def sweep(
     say(f"table, plot and curves in {asked.out}")
 
 
+@app.command(context_settings=OVERRIDES)
+def bridge(
+    context: typer.Context,
+    plan: Annotated[str, typer.Argument(help="A YAML file: docs/strategies.md has one.")],
+) -> None:
+    """A strong model learns from labels, a small one from it, and then from labels itself: four runs, one folder.
+
+    `stages.teacher=null` takes the teacher as it is; what the folder holds already is not run again.
+    """
+    from mmrl.pipelines.bridge import cross, read_bridge
+    from mmrl.pipelines.progress import quiet_libraries
+
+    asked = read_bridge(plan, overrides_of(context.args))
+    quiet_libraries()
+    say(cross(asked))
+
+
 Target = Annotated[
     str,
     typer.Argument(
@@ -171,6 +188,10 @@ def evaluate(
     context: typer.Context,
     target: Target,
     samples: Annotated[int | None, typer.Option(min=1, help="Of each prompt; several give pass@k.")] = None,
+    base: Annotated[
+        bool | None,
+        typer.Option(help="Of a run, score the model it began with, too; done where --samples asks for pass@k."),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Held-out scores of a checkpoint or an untrained model, as JSON."""
@@ -179,7 +200,8 @@ def evaluate(
 
     quiet_libraries()
     changes = _with_a_name(target, context.args)
-    print(json.dumps(evaluate_run(target, changes, trust=trust, samples=samples), indent=1))
+    base = (samples or 1) > 1 if base is None else base
+    print(json.dumps(evaluate_run(target, changes, trust=trust, samples=samples, base=base), indent=1))
 
 
 @app.command(context_settings=OVERRIDES)

@@ -13,7 +13,7 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import Recipe, load_recipe, recipe_names
-from mmrl.rewards.presets import PUBLISHED
+from mmrl.rewards.presets import PRESETS, PUBLISHED
 from mmrl.rewards.registry import Reward, columns_of
 from mmrl.rewards.registry import registered as registered_rewards
 from mmrl.rollout.environments.base import made_by
@@ -25,6 +25,8 @@ from mmrl.tools import Tool, tools
 from mmrl.training.learners import learner_of
 from mmrl.training.passes import plan_passes
 
+SEVERAL = ("shaping", "group", "credit", "regularizers")
+"""Keys of `objective` that hold a list."""
 DEFAULTS = {"grpo", "token", "clip", "token_mean"}
 """What a recipe takes unless it says otherwise: it says nothing of the method."""
 
@@ -70,7 +72,7 @@ def _of_tool(tool: Tool, recipe: Recipe | None) -> dict[str, Any]:
         "deviates": recipe.deviates if recipe else [],
         "functions": [f"tool: {tool.command}"],
         "recipe": recipe is not None,
-        **(training_of(recipe) if recipe else {}),
+        **(training_of(recipe) if recipe else _untrained(f"no stage of a step; it is used by {tool.command}")),
         "summary": recipe.summary if recipe else tool.summary,
     }
 
@@ -89,6 +91,7 @@ def _preset(name: str) -> dict[str, Any]:
         "deviates": [],
         "functions": [f"reward preset: {name}"],
         "recipe": False,
+        **_of_rewards([registered_rewards()[part["name"]] for part in PRESETS[name]]),
         "summary": preset.summary,
     }
 
@@ -125,9 +128,48 @@ def _entry(
         "deviates": recipe.deviates if recipe else [],
         "functions": [*(f"{f.stage}: {f.name}" for f in functions), *(f"reward: {r.name}" for r in rewards)],
         "recipe": recipe is not None,
-        **(training_of(recipe) if recipe else {}),
+        **(training_of(recipe) if recipe else _added(functions, modalities) if functions else _of_rewards(rewards)),
         "summary": source.summary,
     }
+
+
+def _untrained(*why: str) -> dict[str, Any]:
+    return {"trainable": False, "makers": {}, "missing": list(why)}
+
+
+def _of_rewards(rewards: list[Reward]) -> dict[str, Any]:
+    """A reward trains any recipe, on data that has its columns."""
+    columns = {name for r in rewards for name in columns_of(r.function, {}, r.name).required}
+    return {"trainable": True, "makers": {name: ["data"] for name in sorted(columns)}, "missing": []}
+
+
+def _added(functions: list[StageFunction], modalities: list[str]) -> dict[str, Any]:
+    """Whether GRPO with these stage functions trains."""
+    try:
+        found = training_of(_composed(functions, modalities))
+    except ConfigError as error:
+        return _untrained(str(error))
+    return {name: found[name] for name in ("trainable", "makers", "missing")}
+
+
+def _composed(functions: list[StageFunction], modalities: list[str]) -> Recipe:
+    """GRPO with the stage functions of a method that has no recipe of its name."""
+    recipe = load_recipe("grpo")
+    objective: dict[str, Any] = dict(recipe.objective)
+    changes: dict[str, Any] = {"modalities": modalities, "method": functions[0].method}
+    for function in functions:
+        if function.stage == "prompts":
+            changes["prompts"] = function.name
+        elif function.stage == "rollout":
+            changes["rollout"] = [*changes.get("rollout", []), function.name]
+        elif function.stage == "environment":
+            changes["environment"] = function.name
+        elif (key := {"regularizer": "regularizers"}.get(function.stage, function.stage)) in SEVERAL:
+            least = {"name": function.name, "coefficient": 0.01} if key == "regularizers" else function.name
+            objective[key] = [*objective.get(key, []), least]
+        else:
+            objective[key] = function.name
+    return recipe.model_copy(update={**changes, "objective": objective})
 
 
 def training_of(recipe: Recipe) -> dict[str, Any]:

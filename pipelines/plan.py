@@ -16,6 +16,8 @@ from mmrl.policies import quantized
 from mmrl.policies.language.config import packed_parts
 from mmrl.recipes import load_recipe
 from mmrl.rollout.nesting import Nested
+from mmrl.rollout.origins import OWN, Origin
+from mmrl.rollout.plan import Strategy
 from mmrl.training.passes import plan_passes
 
 
@@ -30,7 +32,7 @@ def plan_run(config: RunConfig, card: float | None = None) -> str:
     plan = plan_passes(objective, kind, strategies, config.policy_settings())
     lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]
     lines += [*_batch(config), "", *_updates(config, objective)]
-    lines += ["", "acting", *_acting(strategies, objective), "", "passes of a step"]
+    lines += ["", "acting", *_acting(strategies, objective), "", *_rows(strategies, config), "", "passes of a step"]
     lines += [f"  {line}" for line in plan.describe()]
     lines += ["", *_columns(config, objective)]
     reference = any(p.weights == "reference" for p in plan.prepare)
@@ -102,6 +104,39 @@ def _acting(strategies: Nested, objective: Objective) -> list[str]:
     if drops and not any(b.name == "dynamic_sampling" for b in strategies.bounds):
         lines.append("  groups that dynamic_sampling drops are not replaced: rollout=dynamic_sampling would")
     return lines
+
+
+def _rows(strategies: Nested, config: RunConfig) -> list[str]:
+    """Who may write the rows of a step, seeing what, with which weights, and what their ratio divides by."""
+    planners: dict[Origin, list[str]] = {OWN: [] if _leaves_none(strategies) else ["every step"]}
+    unsaid = []
+    for bound in strategies.bounds:
+        if bound.state.origins is None:
+            unsaid.append(f"  rollout {bound.name!r} does not say which rows it plans: `origins` of its class")
+        for origin in bound.state.origins or ():
+            planners.setdefault(origin, []).append(bound.name)
+    lines = [
+        [origin.source, origin.saw, _weights(origin, config), origin.divisor, ", ".join(names)]
+        for origin, names in planners.items() if names
+    ]  # fmt: skip
+    table = [["written by", "saw", "with weights", "ratio divides by", "planned by"], *lines]
+    widths = [max(len(line[i]) for line in table) for i in range(5)]
+    shown = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table]
+    return ["rows by source", *(f"  {line}" for line in shown), *unsaid]
+
+
+def _leaves_none(strategies: Nested) -> bool:
+    """Whether some strategy plans the first round itself, and says what its rows are."""
+    return any(type(s).ask is not Strategy.ask and s.origins is not None for s in strategies.strategies)
+
+
+def _weights(origin: Origin, config: RunConfig) -> str:
+    ahead = config.training.ahead
+    if origin.source == "replay":
+        return "of an earlier step"
+    if origin.source != "policy":
+        return "none of this run"
+    return f"of the step, or up to {ahead} before" if ahead else "of the step"
 
 
 def _memory(config: RunConfig, reference: bool) -> list[str]:

@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig
 from mmrl.policies.base import Policy
 from mmrl.record import Prompt
+from mmrl.rollout.nesting import Nested
 from mmrl.selection.prompts import Prefetching
 from mmrl.shown import tell
 from mmrl.training.distributed import gather_objects
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from mmrl.data.cache import VideoCache
     from mmrl.rewards.panel import RewardPanel
 
+SAFE_WITHOUT_TRUTH = 128
+"""Prompts that training without a truth may have, by the study that names the collapse step."""
 LOOKED_AT = 8
 """Prompts that are asked whether they ask for a format."""
 
@@ -94,6 +98,28 @@ def few_rows(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
         f"the data set has {len(prompts)} rows, and a step takes {asked} prompts (training.prompts_per_step): rows "
         f"come up to {-(-asked // len(prompts))} times in a step, each time as a group of its own"
     ]
+
+
+def without_truth(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
+    """Lines where answers are paid for agreeing with each other: nothing ends the run once that has eaten the policy,
+    or there are more prompts than a published study found safe."""
+    paid = [
+        b.name for b in Objective.of(config.objective).stages if b.spec.stage == "shaping" and "answer" in b.columns
+    ]
+    if not paid:
+        return []
+    said = []
+    if "collapse_stop" not in [b.name for b in Nested.of(config.rollout).bounds]:
+        said.append(
+            f"shaping {paid[0]!r} pays answers for agreeing, which every such reward stops being right about at some "
+            "step, and nothing ends this run there: add collapse_stop to rollout"
+        )
+    if len(prompts) > SAFE_WITHOUT_TRUTH:
+        said.append(
+            f"shaping {paid[0]!r} pays without a truth, for {len(prompts)} prompts: such training was found to stay "
+            f"right on up to {SAFE_WITHOUT_TRUTH} (arXiv 2603.08660); data.limit takes the first ones"
+        )
+    return said
 
 
 def unasked(panel: RewardPanel, prompts: Sequence[Prompt]) -> list[str]:

@@ -19,6 +19,7 @@ from mmrl.pipelines.report_curves import main_charts, other_charts
 from mmrl.pipelines.report_rollouts import inside, saved_folders, section
 from mmrl.pipelines.trust import made_here
 from mmrl.recipes import load_recipe, recipe_names
+from mmrl.rollout.origins import PROMPT
 from mmrl.settings import read_yaml_file
 from mmrl.shown import tell
 from mmrl.training.diagnosis import spells
@@ -66,6 +67,7 @@ def write_report(run: str | Path, *, trust: bool = False, live: bool = False) ->
         others=other_charts(curves),
         rollouts=_rollouts(run, clips=trust or made_here(run)),
         unscored=_unscored(metrics),
+        sources=_sources(metrics),
         refresh=REFRESHED if live else 0,
     )
     write_atomically(run / "report.html", html)
@@ -118,7 +120,19 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     causes, found = row.get("unscored"), row.get("diagnosis")
     counted = {str(k): n for k, n in causes.items() if _is_number(n)} if isinstance(causes, dict) else {}
     said = {"diagnosis": {str(k): str(v) for k, v in found.items()}} if isinstance(found, dict) else {}
-    return {"step": row["step"], **{k: v for k, v in row.items() if _is_number(v)}, "unscored": counted, **said}
+    kept = {k: v for k, v in row.items() if _is_number(v)}
+    return {"step": row["step"], **kept, "unscored": counted, **said, "rows_by_source": _source_lines(row)}
+
+
+def _source_lines(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a step's rows, those lines that are whole."""
+    texts, numbers = ("source", "saw", "divisor", "weights"), ("rows", "counted", "trained", "oldest")
+    lines = found if isinstance(found := row.get("rows_by_source"), list) else []
+    return [
+        line for line in lines
+        if isinstance(line, dict) and all(isinstance(line.get(n), str) for n in texts)
+        and all(_is_number(line.get(n)) for n in numbers)
+    ]  # fmt: skip
 
 
 def _is_number(value: Any) -> bool:
@@ -174,6 +188,21 @@ def _unscored(metrics: list[dict[str, Any]]) -> dict[str, int]:
     shown = dict(total.most_common(SHOWN_CAUSES))
     rest = {f"{len(total) - SHOWN_CAUSES} further causes": total.total() - sum(shown.values())}
     return shown | (rest if len(total) > SHOWN_CAUSES else {})
+
+
+def _sources(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the whole run by who wrote them, seeing what, and what their ratio divides by; with the oldest weights.
+    Empty where all were the policy's own, of their step."""
+    total: dict[tuple[str, ...], dict[str, Any]] = {}
+    for line in (line for m in metrics for line in m["rows_by_source"]):
+        names = tuple(line[name] for name in ("source", "saw", "weights", "divisor"))
+        known = total.setdefault(names, dict.fromkeys(("rows", "counted", "trained"), 0) | {"oldest": -1})
+        for name in ("rows", "counted", "trained"):
+            known[name] += line[name]
+        known["oldest"] = max(known["oldest"], line["oldest"])
+    lines = [dict(zip(("source", "saw", "weights", "divisor"), k, strict=True)) | v for k, v in total.items()]
+    plain = all(line["source"] == "policy" and line["saw"] == PROMPT and line["oldest"] <= 0 for line in lines)
+    return [] if plain else lines
 
 
 # ---- what the model did

@@ -52,7 +52,7 @@ def main_charts(rows: Sequence[Row]) -> list[Chart]:
 def other_charts(rows: Sequence[Row]) -> list[Chart]:
     """A chart of its own for each number that has no place above, with what it means."""
     shown = {name for _, patterns, _ in CHARTS for p in patterns for name in matching(p, rows)}
-    names = sorted({k for row in rows for k in row} - shown - {"step", "unscored"})
+    names = sorted({k for row in rows for k in row} - shown - {"step", "unscored", "rows_by_source"})
     drawn = ((name, line_chart({name: points(name, rows)})) for name in names)
     return [Chart(name, entry.meaning if (entry := explain(name)) else "", svg) for name, svg in drawn if svg]
 

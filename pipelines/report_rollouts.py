@@ -13,6 +13,7 @@ from typing import Any
 from mmrl.errors import ConfigError, MMRLError
 from mmrl.media import VideoSampling
 from mmrl.pipelines import palette
+from mmrl.rollout.origins import PROMPT
 from mmrl.shown import tell
 
 NAMES = re.compile(r"(step|eval)-\d+")
@@ -99,6 +100,7 @@ def _member(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
         "components": row["components"],
         "finish": row.get("finish"),
         "length": row.get("length"),
+        "origin": _origin(row),
         "output": row.get("output"),
         "said": row.get("said"),
         "actions": [[a["label"], a.get("log_prob"), a.get("credit"), a["share"]] for a in row["actions"]],
@@ -106,6 +108,14 @@ def _member(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
         "films": films,
         "sounds": [_embedded(folder, name, "audio/wav") for name in row.get("sounds", [])],
     }
+
+
+def _origin(row: dict[str, Any]) -> str:
+    """Where a row comes from, in words; "" for the policy's own under its prompt."""
+    if row.get("source", "policy") == "policy" and row.get("saw", PROMPT) == PROMPT:
+        return ""
+    saw = "" if row.get("saw") == PROMPT else f" that saw {row.get('saw')}"
+    return f"{row.get('source')}{saw}; a ratio divides by {row.get('divisor')}"
 
 
 def _picture(folder: Path, name: str) -> dict[str, Any]:

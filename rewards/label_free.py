@@ -19,6 +19,12 @@ def answer_number(text: str) -> int:
     return 1 + int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=8).digest(), "big") % NUMBERS
 
 
+@reward("unlabelled", isolated=False)
+def unlabelled(completions: Sequence[str]) -> list[float]:
+    """0 for every output: of runs in which a teacher says all there is to learn, and no truth is looked at."""
+    return [0.0] * len(completions)
+
+
 @reward(
     "answer_number",
     isolated=False,

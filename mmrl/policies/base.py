@@ -229,6 +229,16 @@ class Policy(ABC):
         """
         return rollouts.old_log_probs, self.evaluate(rollouts).log_probs, rollouts.mask
 
+    def by_teacher(self, requests: Sequence[Request], key: Key) -> Rollouts:
+        """What the model of `policy.teacher` writes for each member of the requests, in their order. Nothing of it is
+        trained: hints, for example."""
+        raise PolicyError(f"the {self.modality} policy has no teacher that could write")
+
+    @classmethod
+    def check_writer(cls, settings: Any, asked_by: str) -> None:
+        """Refuse a run whose strategies ask a teacher that it does not have."""
+        raise ConfigError(f"{asked_by} asks a teacher for words, and policies of this modality have none")
+
     def _only_current(self, weights: str) -> None:
         if weights != "current":
             raise PolicyError(f"the {self.modality} policy samples with its current weights, not {weights!r}")

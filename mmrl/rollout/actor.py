@@ -42,6 +42,10 @@ class Actor:
             return self.policy.rollout(requests, key, greedy=greedy, **options)
         return self.policy.converse(requests, key, self.environment, greedy=greedy, **options)
 
+    def by_teacher(self, requests: Sequence[Request], key: Key) -> Rollouts:
+        """What the teacher writes for each member of the requests; see `Policy.by_teacher`."""
+        return self.policy.by_teacher(requests, key)
+
     def act_ahead(self, requests: Sequence[Request], key: Key) -> None:
         """Let the policy's engine begin what `act(requests, key)` will ask for."""
         self.policy.write_ahead(requests, key, self.environment)

@@ -13,6 +13,7 @@ from mmrl.objective.groups import group_count, group_std, representatives
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.examples import Examples
 from mmrl.rollout.hints import failed_groups, filled, with_text
+from mmrl.rollout.origins import OWN, SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -73,6 +74,7 @@ class Allocator(Strategy):
     and likeness are ours.
     """
 
+    origins = (OWN, SHOWN)
     reads_texts = True
 
     def __init__(
@@ -87,11 +89,9 @@ class Allocator(Strategy):
         self.reads_texts = seeds > 0
         self._asked: dict[int, int] = {}
 
-    def ask(self, step: Step) -> Plan | None:
-        self._asked = {}
-        return None
-
     def join(self, batch: Batch, step: Step) -> Plan | None:
+        if step.round == 1:
+            self._asked = {}
         scored = batch.counted & ~torch.isnan(batch.reward)
         rows = representatives(batch.group)
         groups, counts = batch.group[rows].tolist(), group_count(batch.group)[rows].tolist()

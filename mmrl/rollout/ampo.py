@@ -9,6 +9,7 @@ from mmrl.errors import ConfigError
 from mmrl.record import Answer, Batch, Prompt, Rollouts
 from mmrl.rollout.demonstrations import texts_of
 from mmrl.rollout.hints import failed_groups
+from mmrl.rollout.origins import brought
 from mmrl.rollout.plan import Given, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -41,6 +42,7 @@ class Ampo(Strategy):
     answer is found in the text.
     """
 
+    origins = (brought("demonstration"),)
     columns = {"expert": 0.0}
 
     def __init__(self, *, column: str = "demonstrations", count: int = 2, answer: int = 16) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmrl.errors import ConfigError
 from mmrl.record import Batch
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Address, Ask, Plan, Step, Strategy
 from mmrl.stages import stage
 
@@ -27,6 +28,8 @@ class Branching(Strategy):
     leaf, sampled once, and trained in each (`aggregation: {..., shared: once}` weighs it once).
     """
 
+    origins = (OWN,)
+
     def __init__(self, *, at: tuple[int, ...] = (8, 16), width: int = 2) -> None:
         if not at or list(at) != sorted(set(at)) or at[0] < 1:
             raise ConfigError(f"rollout 'branching': `at` are rising places from 1 on, got {list(at)}")
@@ -35,12 +38,17 @@ class Branching(Strategy):
         self.at, self.width = tuple(at), width
         self._known: dict[int, int] = {}
 
-    def ask(self, step: Step) -> Plan | None:
-        self._known = {}
-        return None
-
     def join(self, batch: Batch, step: Step) -> Plan | None:
         """Siblings of every row at the next split of its group; groups that came later catch up."""
+        if step.round == 1:
+            self._known = {}
+        while any(self._known.get(group, 0) < len(self.at) for group in set(batch.group.tolist())):
+            if asks := self._next(batch):
+                return Plan(asks)
+        return None
+
+    def _next(self, batch: Batch) -> list[Ask]:
+        """One split further in each group that has one left; none where no row reaches it."""
         asks = []
         for group in sorted(set(batch.group.tolist())):
             done = self._known.get(group, 0)
@@ -51,7 +59,4 @@ class Branching(Strategy):
             reach = (batch.group == group) & (batch.source == 0) & batch.mask[:, place:].any(1)
             for member in sorted(batch.member[reach].tolist()):
                 asks.append(Ask(self.width - 1, group=group, start=Address(member, place)))
-        if asks:
-            return Plan(asks)
-        open_ = any(n < len(self.at) for n in self._known.values())
-        return self.join(batch, step) if open_ else None
+        return asks

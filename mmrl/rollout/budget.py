@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmrl.errors import ConfigError
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import stage
 
@@ -24,6 +25,8 @@ class DriveBudget(Strategy):
 
     Source: abstract (8, then 64 answers); `same_cost` is ours.
     """
+
+    origins = (OWN,)
 
     def __init__(self, *, hard_from: int = 100, members: int = 64, same_cost: bool = False) -> None:
         if members < 2:

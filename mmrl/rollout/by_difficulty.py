@@ -11,6 +11,7 @@ from mmrl.errors import ConfigError
 from mmrl.media import Noised
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import filled, first_text, with_text, worth
+from mmrl.rollout.origins import OWN, SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.rollout.t_grpo import seed_of
 from mmrl.stages import LANGUAGE, stage
@@ -43,6 +44,7 @@ class ByDifficulty(Strategy):
     have the policy write the worked answer.
     """
 
+    origins = (OWN, SHOWN)
     columns = {"augmented": 0.0}
 
     def __init__(

@@ -48,6 +48,8 @@ class CollapseStop(Strategy):
     notes for the share of 1 %; entropy, length and window are ours.
     """
 
+    origins = ()
+
     def __init__(
         self, *, window: int = 10, least: float = 0.01, entropy: float = 0.05, shorter: float = 0.5,
         labels: int = 64,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.record import Batch
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Address, Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -44,6 +45,8 @@ class Cure(Strategy):
     out of its loss. About 300 steps of this, then ordinary sampling. Source: bytedance/CURE, CURE_First_Stage. There
     special tokens and single characters are no places; here they are.
     """
+
+    origins = (OWN,)
 
     def __init__(self, *, again: int = 3, top: int = 20) -> None:
         if again < 1 or top < 1:

@@ -9,6 +9,7 @@ from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_mean
 from mmrl.record import Batch
 from mmrl.rollout.hints import worth
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import stage
 
@@ -46,6 +47,8 @@ class Dars(Strategy):
     A prompt nobody solved counts as p = 1/(2 N). Advantages are taken once, over all of its rollouts. Source:
     yangzhch6/DARS, ray_dars_trainer.py.
     """
+
+    origins = (OWN,)
 
     def __init__(self, *, most: int = 32, weight: Literal["equal", "hardness"] = "equal", std: bool = False) -> None:
         if weight not in ("equal", "hardness"):

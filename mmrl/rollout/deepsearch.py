@@ -13,6 +13,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError
 from mmrl.record import SOURCES, Answer, Batch, Prompt, Rollouts
 from mmrl.rollout.hints import worth
+from mmrl.rollout.origins import OWN, brought
 from mmrl.rollout.plan import Address, Ask, Given, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -106,6 +107,7 @@ class DeepSearch(Strategy):
     reaches one, and the choice among children on the way never comes.
     """
 
+    origins = (OWN, brought("replay", "given"))
     made = ("node_value",)
 
     def __init__(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, DataError
-from mmrl.record import Answer, Batch, Prompt, Rollouts
-from mmrl.rollout.plan import BEHAVIOURS, Behaviour, Given, Plan, Step, Strategy
+from mmrl.record import BEHAVIOURS, Answer, Batch, Prompt, Rollouts
+from mmrl.rollout.origins import brought
+from mmrl.rollout.plan import Behaviour, Given, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
 
@@ -56,6 +57,7 @@ class Demonstrations(Strategy):
             raise ConfigError(f"rollout 'demonstrations': joins={joins!r}; expected 'group' or 'beside'")
         self.column, self.count, self.behaviour, self.joins = column, count, behaviour, joins
         self.data_columns = (column,)
+        self.origins = (brought("demonstration", behaviour),)
         self._seen: set[int] = set()
 
     def join(self, batch: Batch, step: Step) -> Plan | None:

@@ -6,6 +6,7 @@ import torch
 
 from mmrl.objective.groups import group_count
 from mmrl.record import Batch
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import stage
 
@@ -27,6 +28,8 @@ class DynamicSampling(Strategy):
     no selection dropped, because their reward failed, are not replaced. Source: arXiv 2503.14476, section 3.2 and
     algorithm 1; there the rounds have no end, as in verl's `max_num_gen_batches` 0.
     """
+
+    origins = (OWN,)
 
     def __init__(self, *, rounds: int = 4) -> None:
         self.rounds = rounds

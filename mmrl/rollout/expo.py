@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmrl.errors import ConfigError
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import failed_groups, filled, with_text
+from mmrl.rollout.origins import HINTED
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -32,6 +33,7 @@ class Expo(Strategy):
     description; the test of the reward and `until` are ours.
     """
 
+    origins = (HINTED,)
     columns = {"expert": 0.0}
 
     def __init__(

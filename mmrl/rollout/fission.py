@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmrl.errors import ConfigError
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import failed_groups, filled, latest, with_text
+from mmrl.rollout.origins import SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -32,6 +33,7 @@ class Fission(Strategy):
     recoveries are asked in the same step, so nothing is stale.
     """
 
+    origins = (SHOWN,)
     columns = {"recovery": 0.0}
 
     def __init__(self, *, count: int | None = None, most: int = 8, feedback: str = FEEDBACK) -> None:

@@ -8,6 +8,7 @@ from mmrl.errors import ConfigError
 from mmrl.objective.groups import representatives
 from mmrl.record import Batch
 from mmrl.rollout.hints import worth
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.selection.likeness import likeness
 from mmrl.stages import LANGUAGE, stage
@@ -70,6 +71,7 @@ class Foresight(Strategy):
     the paper's predictor is a trained head on embeddings.
     """
 
+    origins = (OWN,)
     reads_texts = True
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmrl.errors import ConfigError
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import failed_groups, filled, first_text, latest, with_text
+from mmrl.rollout.origins import SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -37,6 +38,7 @@ class Ghpo(Strategy):
     hkgc-1/GHPO, ghpo_trainer.py, whose test of failure is the first reward; here it is success.
     """
 
+    origins = (SHOWN,)
     columns = {"hint": 0.0}
 
     def __init__(

@@ -7,6 +7,7 @@ import torch
 from mmrl.errors import ConfigError
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import failed_groups, filled, first_text, with_text
+from mmrl.rollout.origins import HINTED
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -35,6 +36,7 @@ class Guide(Strategy):
     group. Source: vaskar-open-source-research/guide_rl, ray_trainer.py.
     """
 
+    origins = (HINTED,)
     columns = {"hint": 0.0}
 
     def __init__(self, *, column: str = "hint", count: int | None = None, template: str = HINT) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mmrl.errors import ConfigError
 from mmrl.record import Batch, Prompt, Rollouts
-from mmrl.rollout.hints import failed_groups, filled, first_text, tells, with_text
+from mmrl.rollout.hints import failed_groups, filled, first_text, hinter_of, tells, with_text
+from mmrl.rollout.origins import SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -32,11 +33,13 @@ class Hill(Strategy):
     answer  column with what a hint must not state; one that does is thrown away, and counted
     write   what the hinter is told, {attempt} and {solution} in it
     show    what is put behind the user's words, {hint} in it
+    hinter  who writes: "policy", or "teacher", the model of `policy.teacher`
 
-    Column `hint (B,)` numbers the hints of a prompt, 0 for none. The policy is its own hinter and is not trained as one
-    (the authors train a second model by `hint_reward`). Source: Andree-9/HiLL, hinter_utils.py.
+    Column `hint (B,)` numbers the hints of a prompt, 0 for none. The hinter is not trained (the authors train
+    theirs by `hint_reward`). Source: Andree-9/HiLL, hinter_utils.py.
     """
 
+    origins = (SHOWN,)
     columns = {"hint": 0.0}
 
     def __init__(
@@ -47,12 +50,14 @@ class Hill(Strategy):
         answer: str = "solution",
         write: str = WRITE,
         show: str = SHOW,
+        hinter: str = "policy",
     ) -> None:
         if hints < 1:
             raise ConfigError(f"rollout 'hill': hints={hints}; choose at least 1")
         filled(write, "rollout 'hill': write", attempt="", solution="")
         filled(show, "rollout 'hill': show", hint="")
         self.hints, self.column, self.answer, self.write, self.show = hints, column, answer, write, show
+        self.writer = hinter_of("rollout 'hill'", hinter)
         self.data_columns = (column,)
         self._written: dict[int, list[str]] = {}
         self._seen: set[int] = set()
@@ -73,7 +78,7 @@ class Hill(Strategy):
         hinted = set(batch.group[batch["hint"] > 0].tolist())
         for group in failed_groups(batch):
             if group not in self._seen | hinted and step.groups[group] is not None:
-                asks.append(Ask(self.hints, group=group, note=(WRITING, ""), aside=True))
+                asks.append(Ask(self.hints, group=group, note=(WRITING, ""), aside=True, writer=self.writer))
         self._seen |= set(batch.group.tolist())
         return Plan(asks) if asks else None
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, unknown
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.demonstrations import texts_of
+from mmrl.rollout.plan import WRITERS, Writer
 
 
 def worth(batch: Batch | Rollouts) -> Tensor:
@@ -39,6 +40,13 @@ def latest(batch: Batch, column: str) -> Tensor:
         rows = batch.group == group
         keep[rows] = level[rows] == level[rows].max()
     return keep
+
+
+def hinter_of(name: str, hinter: str) -> Writer:
+    """Who writes a strategy's hints; refuses anybody but the policy and its teacher."""
+    if hinter not in WRITERS:
+        raise ConfigError(f"{name}: {unknown('hinter', hinter, WRITERS)}")
+    return cast(Writer, hinter)
 
 
 def first_text(prompt: Prompt, column: str) -> str | None:

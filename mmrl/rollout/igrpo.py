@@ -7,6 +7,7 @@ import torch
 from mmrl.errors import ConfigError
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import filled, with_text
+from mmrl.rollout.origins import OWN, SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -37,6 +38,7 @@ class Igrpo(Strategy):
     for, as the paper does. Source: abstract and digests; the split of the budget and the choice among equals are ours.
     """
 
+    origins = (OWN, SHOWN)
     columns = {"draft": 0.0}
 
     def __init__(self, *, drafts: int | None = None, template: str = DRAFT) -> None:

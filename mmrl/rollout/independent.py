@@ -15,3 +15,5 @@ from mmrl.stages import stage
 )
 class Independent(Strategy):
     """One round, nothing added: what a run does that names no strategy."""
+
+    origins = ()

@@ -10,6 +10,7 @@ from typing import Any
 from mmrl.errors import ConfigError
 from mmrl.record import Prompt, Rollouts
 from mmrl.rollout.hints import with_text
+from mmrl.rollout.origins import OWN, SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -51,6 +52,7 @@ class Inversion(Strategy):
     named, and nothing beside a wrong one. Column `inverted (B,)` is 1. Source: README; the words are ours.
     """
 
+    origins = (OWN, SHOWN)
     columns = {"inverted": 0.0}
 
     def __init__(self, *, share: float = 0.5, template: str = INVERSION) -> None:

@@ -12,6 +12,7 @@ from mmrl.objective.episodes import COLUMNS, episodes, last_parts
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import filled, with_text
+from mmrl.rollout.origins import SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.rollout.proposing import asking
 from mmrl.stages import LANGUAGE, stage
@@ -56,6 +57,7 @@ class MGrpo(Strategy):
     call is worth.
     """
 
+    origins = (SHOWN,)
     columns = COLUMNS | {"called": 0.0}
     made = ("sub",)
     reads_texts = True

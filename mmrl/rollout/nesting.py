@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.record import Answer, Batch, Prompt, Rollouts
-from mmrl.rollout.plan import Ask, Given, Plan, Step, Strategy
+from mmrl.rollout.plan import Ask, Given, Plan, Step, Strategy, planned
 from mmrl.stages import Bound, Need, registered
 
 Rows = dict[tuple[int, int], bool]
@@ -36,6 +36,7 @@ class Nested:
 
     bounds: list[Bound]
     _masks: dict[int, tuple[Rows, Rows]] = field(default_factory=dict)
+    _turns: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, choices: Any) -> Nested:
@@ -53,6 +54,11 @@ class Nested:
                         "would take the other's for its own; leave one of them out"
                     )
                 declared[column] = bound.name
+        if len(first := [b.name for b in bounds if _plans_first(b)]) > 1:
+            raise ConfigError(
+                f"rollout: {' and '.join(first)} each plan the first round of a step, and only that of {first[0]} "
+                "would be asked for, which stands further out; leave one of them out"
+            )
         return cls(bounds)
 
     @property
@@ -76,15 +82,14 @@ class Nested:
         return merged
 
     def begin(self) -> None:
-        """A step: the masks of the one before are forgotten. Its first requests may have been asked for long ago."""
-        self._masks = {}
+        """A step: what was of the one before is forgotten. Its first requests may have been asked for long ago."""
+        self._masks, self._turns = {}, {}
 
     @property
     def entangled(self) -> list[str]:
         """Those that plan a first round of their own and go on from it: two steps of them cannot be under way at
         once."""
-        kinds = [(bound.name, type(bound.state)) for bound in self.bounds]
-        return [name for name, kind in kinds if kind.ask is not Strategy.ask and kind.join is not Strategy.join]
+        return [b.name for b in self.bounds if _plans_first(b) and type(b.state).join is not Strategy.join]
 
     def ask(self, step: Step) -> Plan:
         """The first requests: of the outermost that has any."""
@@ -97,11 +102,12 @@ class Nested:
 
     def join(self, batch: Batch, step: Step) -> Plan | None:
         """From the innermost outwards; the first that wants another round is heard. Each sees the masks of those
-        inside it."""
+        inside it, and counts the rounds by its own turns: the outer's first may come after many of the inner's."""
         for place in reversed(range(len(self.bounds))):
             bound = self.bounds[place]
             seen = self.masked(batch, inside=place).seen_by({n: need.key for n, need in bound.needs.items()})
-            plan = cast(Strategy, bound.state).join(seen, step)
+            turn = self._turns[place] = self._turns.get(place, 0) + 1
+            plan = cast(Strategy, bound.state).join(seen, replace(step, round=turn))
             if plan is None:
                 continue
             self._remember(place, plan, batch)
@@ -182,8 +188,14 @@ class Nested:
                 cast(Strategy, bound.state).load_state_dict(state[bound.name])
 
     def _signed(self, plan: Plan, place: int) -> Plan:
-        """Who planned it, and no column that it did not declare."""
-        declared = self.strategies[place].columns
+        """Who planned it, and no column or kind of row that it did not declare."""
+        strategy = self.strategies[place]
+        declared, rows = strategy.columns, [*(a for a in plan.ask if not a.aside), *plan.given]
+        if strategy.origins is not None and (new := [o for o in map(planned, rows) if o not in strategy.origins]):
+            raise ConfigError(
+                f"rollout {self.bounds[place].name!r} plans rows of an origin that it does not declare in `origins`: "
+                f"{new[0]}"
+            )
         for columns in [a.columns for a in plan.ask] + [g.columns for g in plan.given]:
             if unknown := columns.keys() - declared.keys():
                 raise ConfigError(
@@ -204,6 +216,10 @@ class Nested:
             for mask, old in zip((plan.counted, plan.trained), before, strict=True)
         ]
         self._masks[place] = (new[0], new[1])
+
+
+def _plans_first(bound: Bound) -> bool:
+    return type(bound.state).ask is not Strategy.ask
 
 
 def _of(known: Rows, addresses: Iterable[tuple[int, int]], like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_mean
 from mmrl.record import Answer, Batch, Prompt, Rollouts
 from mmrl.rollout.hints import first_text, worth
+from mmrl.rollout.origins import brought
 from mmrl.rollout.plan import Given, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -35,6 +36,7 @@ class OfflineSlot(Strategy):
     at 1. Source: cyuQ1n/EasyVideoR1, ray_trainer.py; NPO after secondary descriptions.
     """
 
+    origins = (brought("demonstration"),)
     columns = {"expert": 0.0}
 
     def __init__(

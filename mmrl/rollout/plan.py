@@ -22,10 +22,12 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.randomness import Key
-from mmrl.record import SOURCES, Answer, Batch, Prompt, Rollouts
+from mmrl.record import BEHAVIOURS, SOURCES, Answer, Batch, Prompt, Rollouts
+from mmrl.rollout.origins import HINTED, OWN, SHOWN, Origin, brought
 
 Behaviour = Literal["policy", "given", "one"]
-BEHAVIOURS = ("policy", "given", "one")
+Writer = Literal["policy", "teacher"]
+WRITERS = ("policy", "teacher")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Ask:
     note     what `Strategy.shown` is told, where these members see something else than the prompt; None: they do not
     trains   "prompt": the loss is under the prompt; "shown": under what was shown
     aside    texts for `Strategy.heard`, such as hints: no rows of the step, neither scored nor trained
+    writer   of what is asked aside: "policy", or "teacher", the model of `policy.teacher`
+    whole    of what is asked aside, texts that were cut at the limit are no use
     columns  row constants of these members, of those the strategy declares
     by       which of several nested strategies asked; they need not say it
     """
@@ -59,12 +63,16 @@ class Ask:
     note: Any = None
     trains: Literal["prompt", "shown"] = "prompt"
     aside: bool = False
+    writer: Writer = "policy"
+    whole: bool = False
     columns: Mapping[str, float] = field(default_factory=dict)
     by: int = 0
 
     def __post_init__(self) -> None:
         if self.aside and (self.group is None or self.note is None or self.start is not None):
             raise ConfigError("what is asked aside names a held `group` and a `note` for `shown`, and no `start`")
+        if self.writer not in WRITERS or (self.writer != "policy" and not self.aside):
+            raise ConfigError(f"writer={self.writer!r}: expected one of {WRITERS}, and of rows the policy")
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,15 @@ class Plan:
         return hashlib.sha256(repr((wanted, masks)).encode()).hexdigest()[:16]
 
 
+def planned(wanted: Ask | Given) -> Origin:
+    """What the rows of a request will be; those that are asked for aside are no rows."""
+    if isinstance(wanted, Given):
+        return brought(wanted.source, wanted.behaviour)
+    if wanted.note is None:
+        return OWN
+    return SHOWN if wanted.trains == "shown" else HINTED
+
+
 def _plain(wanted: Ask | Given) -> tuple:
     values = dict(vars(wanted))
     values["prompt"] = None if wanted.prompt is None else wanted.prompt.id
@@ -135,7 +152,8 @@ class Step:
     prompts_per_step  groups a step should end with
     draw              `draw(n)` takes n dataset rows from stage 1
     select            stage 4 tried on a batch: `counted` and `trained` as the recipe's selections would leave them
-    round             rounds of acting that are done
+    round             of a strategy that is asked to `join`: how often it was in this step, this time included, whatever
+                      rounds those inside it had before. To the collector, rounds of acting that are done
     groups            dataset row of each group of this step, None where a strategy made the prompt
     texts, asked      {(group, member): output} and {group: words of its prompt} so far, of all ranks, where a strategy
                       has `reads_texts`; else empty
@@ -164,18 +182,23 @@ class Strategy:
     columns  {name: fill} of the row constants that `Ask.columns` and `Given.columns` may set: columns (B,) of the
              batch, `fill` for rows that say nothing
     made     names of the columns that `make` gives
+    origins      what its rows are, of those it asks for or gives: `mmrl.rollout.origins`. None says nothing, and
+                 `mmrl plan` says that; what is planned and not declared is refused
+    writer       of what it asks for aside, "policy" or "teacher"; the second wants a run with `policy.teacher`
     reads_texts  whether `step.texts` and `step.asked` are wanted, which ranks then exchange
     """
 
     columns: ClassVar[Mapping[str, float]] = {}
     made: ClassVar[tuple[str, ...]] = ()
+    origins: tuple[Origin, ...] | None = None
+    writer: Writer = "policy"
     reads_texts: bool = False
 
     def meet(self, prompts: Sequence[Prompt]) -> None:
         """The data set, once, before the first step and before a state is loaded."""
 
     def ask(self, step: Step) -> Plan | None:
-        """The first requests of a step; None leaves them to the strategy inside, at last to independent draws."""
+        """The first requests of a step; None leaves them to independent draws. Of several strategies one plans them."""
         return None
 
     def join(self, batch: Batch, step: Step) -> Plan | None:

@@ -32,6 +32,8 @@ class Privileged(Strategy):
     right rows out. Source: lasgroup/SDPO; there each row sees another sibling, with its reasoning removed.
     """
 
+    origins = ()
+
     def __init__(self, *, column: str = "", template: str = SOLVED) -> None:
         filled(template, "rollout 'privileged'", solution="")
         self.column, self.template = column, template

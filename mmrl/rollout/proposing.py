@@ -15,6 +15,7 @@ from typing import Any
 
 from mmrl.errors import ConfigError
 from mmrl.record import Batch, Prompt, Rollouts
+from mmrl.rollout.origins import OWN, SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 
 PROPOSES, SOLVES, MEMBER, CHECKS = "proposes", "proposal_group", "proposal_member", "checks_proposal"
@@ -81,6 +82,7 @@ class Proposing(Strategy):
     solvers    answers to each proposal; None: `training.group_size`
     """
 
+    origins = (OWN, SHOWN)
     columns = {PROPOSES: 0.0, SOLVES: -1.0, MEMBER: -1.0, CHECKS: 0.0}
     reads_texts = True
 

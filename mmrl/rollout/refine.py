@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool1d
 from mmrl.errors import ConfigError
 from mmrl.record import Answer, Batch, Prompt, Rollouts
 from mmrl.rollout.hints import first_text
+from mmrl.rollout.origins import OWN, brought
 from mmrl.rollout.plan import Address, Ask, Given, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -64,6 +65,7 @@ class Refine(Strategy):
     detailed secondary notes with the authors' settings.
     """
 
+    origins = (OWN, brought("demonstration"))
     columns = {"expert": 0.0, "begins": 0.0}
 
     def __init__(

@@ -12,6 +12,7 @@ from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_count, group_std
 from mmrl.objective.numerics import safe_exp
 from mmrl.record import SOURCES, Answer, Batch, Prompt, Rollouts
+from mmrl.rollout.origins import brought
 from mmrl.rollout.plan import Given, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -56,6 +57,7 @@ class Replay(Strategy):
     goes on after a resume. Source: heap and proportional draw as in TRL; age and effective size are ours.
     """
 
+    origins = (brought("replay", "given"),)
     columns = {"age": 0.0}
 
     def __init__(self, *, size: int = 64, age: int = 8, least: float = 0.5) -> None:

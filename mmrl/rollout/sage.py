@@ -7,7 +7,8 @@ from typing import Any
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_mean
 from mmrl.record import Batch, Prompt, Rollouts
-from mmrl.rollout.hints import failed_groups, filled, first_text, latest, tells, with_text, worth
+from mmrl.rollout.hints import failed_groups, filled, first_text, hinter_of, latest, tells, with_text, worth
+from mmrl.rollout.origins import OWN, SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -34,12 +35,14 @@ def next_level(level: int, rate: float, low: float = 0.1, high: float = 0.35, to
 class SelfHints(Strategy):
     """What both forms share: writing a hint, and showing it."""
 
+    origins = (OWN, SHOWN)
     columns = {"hint": 0.0}
 
-    def __init__(self, column: str, answer: str, write: str, show: str) -> None:
+    def __init__(self, column: str, answer: str, write: str, show: str, hinter: str) -> None:
         filled(write, "rollout 'sage': write", solution="", level="")
         filled(show, "rollout 'sage': show", hint="")
         self.column, self.answer, self.write, self.show = column, answer, write, show
+        self.writer = hinter_of("rollout 'sage'", hinter)
         self.data_columns = (column,)
 
     def shown(self, ask: Ask, prompt: Prompt, rows: Rollouts | None) -> Prompt | None:
@@ -74,6 +77,7 @@ class Sage(SelfHints):
     levels  how many are tried, at most 3
     write   what the policy is told to write a hint from, {solution} and {level} in it
     show    what is put behind the user's words, {hint} in it
+    hinter  who writes: "policy", or "teacher", the model of `policy.teacher`
 
     Column `hint (B,)` is the level, 0 for none. Each try costs one writing and a group. Source: BaohaoLiao/SAGE,
     hint_trainer.py; there one writing gives all three levels as JSON, which small policies cannot.
@@ -87,8 +91,9 @@ class Sage(SelfHints):
         levels: int = 3,
         write: str = WRITE,
         show: str = SHOW,
+        hinter: str = "policy",
     ) -> None:
-        super().__init__(column, answer, write, show)
+        super().__init__(column, answer, write, show, hinter)
         if not 1 <= levels <= len(LEVELS):
             raise ConfigError(f"rollout 'sage': levels={levels}; expected 1 to {len(LEVELS)}")
         self.levels = levels
@@ -111,7 +116,7 @@ class Sage(SelfHints):
                 level = self._level.get(group, 0) + 1
                 if level <= self.levels:
                     self._level[group] = level
-                    asks.append(Ask(1, group=group, note=(WRITING, level, ""), aside=True))
+                    asks.append(Ask(1, group=group, note=(WRITING, level, ""), aside=True, writer=self.writer))
         return Plan(asks, counted=keep, trained=keep)
 
     def heard(self, ask: Ask, texts: list[str]) -> None:
@@ -149,8 +154,9 @@ class SageLight(SelfHints):
         high: float = 0.35,
         write: str = WRITE,
         show: str = SHOW,
+        hinter: str = "policy",
     ) -> None:
-        super().__init__(column, answer, write, show)
+        super().__init__(column, answer, write, show, hinter)
         if not 0 <= low <= high <= 1:
             raise ConfigError(f"rollout 'sage_light': low={low}, high={high}; expected 0 <= low <= high <= 1")
         self.low, self.high = low, high
@@ -184,7 +190,7 @@ class SageLight(SelfHints):
             if self._new[group] == 0:
                 self._known.pop(row, None)
             elif self._new[group] != level:
-                asks.append(Ask(1, group=group, note=(WRITING, self._new[group], ""), aside=True))
+                asks.append(Ask(1, group=group, note=(WRITING, self._new[group], ""), aside=True, writer=self.writer))
         return Plan(asks) if asks else None
 
     def heard(self, ask: Ask, texts: list[str]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError
 from mmrl.record import Batch
 from mmrl.rollout.hints import worth
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Address, Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -38,6 +39,8 @@ class Scope(Strategy):
     flagged stay. What was kept trains in the new row with its advantage. Source: abstract; there a teacher writes the
     wrong step.
     """
+
+    origins = (OWN,)
 
     def __init__(self, *, least: float = 0.3, count: int = 1) -> None:
         if not 0 <= least < 1 or count < 1:

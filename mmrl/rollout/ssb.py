@@ -7,6 +7,7 @@ from collections import Counter
 from mmrl.errors import ConfigError
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import filled, with_text, worth
+from mmrl.rollout.origins import HINTED
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -37,6 +38,7 @@ class Ssb(Strategy):
     (logit_gen.py, ssb_train.py).
     """
 
+    origins = (HINTED,)
     columns = {"expert": 0.0}
 
     def __init__(self, *, count: int = 1, template: str = COMPARE) -> None:

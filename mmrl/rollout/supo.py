@@ -8,6 +8,7 @@ from mmrl.errors import ConfigError
 from mmrl.objective.episodes import COLUMNS, last_parts, with_any
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import filled, with_text
+from mmrl.rollout.origins import SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -43,6 +44,7 @@ class Supo(Strategy):
     before the limit is dropped and the summary is asked as a further turn; here the piece stays whole and is quoted.
     """
 
+    origins = (SHOWN,)
     columns = COLUMNS
 
     def __init__(self, *, summaries: int = 7, summarise: str = SUMMARISE, go_on: str = CONTINUE) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmrl.errors import ConfigError
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.hints import filled, worth
-from mmrl.rollout.plan import Ask, Plan, Step
+from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.rollout.proposing import PROPOSES, SOLVES, Proposal, Proposing, asking, tagged
 from mmrl.stages import LANGUAGE, stage
 
@@ -46,15 +46,13 @@ class Svs(Proposing):
             raise ConfigError(f"rollout 'svs': low={low}, high={high}, parents={parents}; expected 0 < low <= high < 1")
         filled(template, "rollout 'svs'", answer="")
         self.low, self.high, self.parents, self.most, self.template = low, high, parents, most, template
-        self._varied = False
 
-    def ask(self, step: Step) -> Plan | None:
-        self._read, self._said, self._varied = set(), set(), False
-        return None
+    ask = Strategy.ask
+    """The prompts of a step are drawn as ever; variants come of what became of them."""
 
     def join(self, batch: Batch, step: Step) -> Plan | None:
-        if not self._varied:
-            self._varied = True
+        if step.round == 1:
+            self._read, self._said = set(), set()
             asks = [
                 Ask(self.proposals, index=step.groups[g], note="vary:" + text, trains="shown", columns={PROPOSES: 1.0})
                 for g, text in self._sources(batch, step)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from mmrl.errors import ConfigError
 from mmrl.media import Reordered
 from mmrl.record import Batch, Prompt, Rollouts
+from mmrl.rollout.origins import HINTED
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import stage
 
@@ -29,6 +30,7 @@ class VideoR1TGrpo(Strategy):
     Column `reordered (B,)` is 1 on its rows, which neither count nor train. Prompts without a clip get none.
     """
 
+    origins = (HINTED,)
     columns = {"reordered": 0.0}
 
     def __init__(self, *, share: float = 0.5) -> None:

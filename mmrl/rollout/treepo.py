@@ -6,6 +6,7 @@ import torch
 
 from mmrl.errors import ConfigError
 from mmrl.record import Batch
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Address, Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -35,6 +36,8 @@ class TreePO(Strategy):
     Source: multimodal-art-projection/TreePO, vllm_rollout_tree.py; there segments are written one by one and the budget
     of rows that ended early goes to the next split, here every row is written to its end first.
     """
+
+    origins = (OWN,)
 
     def __init__(self, *, segment: int = 512, split: int = 2, first: int = 8) -> None:
         if segment < 1 or split < 2 or first < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmrl.errors import ConfigError
 from mmrl.record import Batch
+from mmrl.rollout.origins import OWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
 
@@ -24,6 +25,8 @@ class Votes(Strategy):
 
     Rewards of answers that do not train are made like all others, so this is for rewards that a group gives itself.
     """
+
+    origins = (OWN,)
 
     def __init__(self, *, count: int = 32) -> None:
         if count < 2:

@@ -17,9 +17,10 @@ from torch import Tensor
 from mmrl.errors import ConfigError, MMRLError
 from mmrl.objective import Objective
 from mmrl.randomness import Key
-from mmrl.record import SOURCES, Answer, Batch, Prompt, Request, Rollouts, Start
+from mmrl.record import BEHAVIOURS, SOURCES, TRUNCATED, Answer, Batch, Prompt, Request, Rollouts, Start
 from mmrl.rollout.actor import Actor, score_rows
 from mmrl.rollout.nesting import Nested
+from mmrl.rollout.origins import merged, tally
 from mmrl.rollout.plan import Address, Ask, Given, Plan, Step
 from mmrl.selection.prompts import Prefetching, Sampler
 from mmrl.training.balance import Balance
@@ -45,6 +46,8 @@ class Collected:
     step      as the strategies saw it
     causes    why outputs stayed unscored, over all ranks
     not_shown members asked for with something to show where there was nothing, and asides that were no use; all ranks
+    version   of the weights as they were then
+    weights   that the policy sampled with, as `Policy.samples_with` names them
     """
 
     rollouts: Rollouts
@@ -54,6 +57,8 @@ class Collected:
     step: Step
     causes: Counter = field(default_factory=Counter)
     not_shown: int = 0
+    version: int = 0
+    weights: str = "current"
 
 
 @dataclass
@@ -126,7 +131,16 @@ class Collector:
             causes.update(other)
         not_shown = sum(gather_objects(self.not_shown, self.accelerator))
         self._learn(rows, groups)
-        return Collected(rows, batch, mine, groups.rows, step, causes, not_shown)
+        policy = self.actor.policy
+        return Collected(
+            rows, batch, mine, groups.rows, step, causes, not_shown, policy.version, policy.samples_with
+        )  # fmt: skip
+
+    def rows_by_source(self, collected: Collected, batch: Batch) -> list[dict[str, Any]]:
+        """How many rows of all ranks are of which origin; `batch`: as it is trained on."""
+        counted, trained = (flags[collected.mine] for flags in (batch.counted, batch.trained))
+        mine = tally(collected.rollouts, counted, trained, collected.version)
+        return merged(gather_objects(mine, self.accelerator), collected.weights)
 
     def coming(self, number: int) -> tuple[list[Request], Key]:
         """What `collect(number)` will ask the policy for first: planned now, by what is known now, and kept."""
@@ -254,8 +268,10 @@ class Collector:
         givens, every = asked
         self.not_shown += sum(ask.count for ask, request in every if request is None)
         requests = _acted_for(every)
-        acted = self._acted([request for _, request in requests], step.key, groups)
-        self._heard(plan, acted, [pair for pair in requests if pair[0].aside])
+        own = [pair for pair in requests if pair[0].writer == "policy"]
+        acted = self._acted([request for _, request in own], step.key, groups)
+        told = self._told(requests[len(own) :], step.key, groups)
+        self._heard(plan, [pair for rows_ in (acted, told) if rows_ for pair in _texts(rows_)], requests)
         constants = [ask.columns for ask, _ in requests if not ask.aside for _ in range(ask.count)]
         parts = [(acted.index(range(len(constants))), constants)] if acted and constants else []
         parts += self._written(givens, rows, groups)
@@ -273,15 +289,26 @@ class Collector:
             )
         return Rollouts.concatenate(have) if len(have) > 1 else have[0]
 
-    def _heard(self, plan: Plan, acted: Rollouts | None, asides: list[tuple[Ask, Request]]) -> None:
-        """Tell the strategies of all ranks what was written aside: the last rows of `acted`, as `asides` has them."""
+    def _told(self, requests: list[tuple[Ask, Request]], key: Key, groups: Groups) -> Rollouts | None:
+        """What the teacher writes. Ranks pass its model together, as they do the policy's."""
+        if not any(gather_objects(len(requests), self.accelerator)):
+            return None
+        asked = [request for _, request in requests] or [Request(self._spare(groups), 1, group=0)]
+        with self.clock("rollout"):
+            rows = together(lambda: self.actor.by_teacher(asked, key), self.accelerator)
+        return rows if requests else None
+
+    def _heard(self, plan: Plan, outputs: list[tuple[str, bool]], requests: list[tuple[Ask, Request]]) -> None:
+        """Tell the strategies of all ranks what was written aside: the last `outputs`, as `requests` has them. Each is
+        a text, and whether it was cut."""
         if not any(ask.aside for ask in plan.ask):
             return
-        outputs = [str(text) for text in acted.outputs] if acted else []
+        asides = [pair for pair in requests if pair[0].aside]
         at, texts = len(outputs) - sum(ask.count for ask, _ in asides), []
         for ask, request in asides:
             written, at = outputs[at : at + ask.count], at + ask.count
-            texts.append(self.strategies.usable(ask, request.prompt, written))
+            kept = [text for text, cut in written if not (ask.whole and cut)]
+            texts.append(self.strategies.usable(ask, request.prompt, kept))
             self.not_shown += len(written) - len(texts[-1])
         places = [plan.ask.index(ask) for ask, _ in asides]
         every = gather_objects(list(zip(places, texts, strict=True)), self.accelerator)
@@ -357,8 +384,9 @@ class Collector:
         written.member = torch.tensor([firsts[i] + k for i, k in zip(at, place, strict=True)], device=device)
         written.owner = torch.where(written.mask, written.member[:, None], -1)
         written.source = torch.tensor([SOURCES.index(givens[i][1].source) for i in at], device=device)
+        behaviours = [givens[i][1].behaviour for i in at]
+        written.behaviour = torch.tensor([BEHAVIOURS.index(b) for b in behaviours], device=device)
         if any(g.behaviour != "policy" for _, g in givens):
-            behaviours = [givens[i][1].behaviour for i in at]
             written.columns[BEHAVIOUR] = _denominators(written.old_log_probs, behaviours, answers)
         return [(written, [givens[i][1].columns for i in at])]
 
@@ -415,9 +443,14 @@ class Collector:
 
 
 def _acted_for(every: list[tuple[Ask, Request | None]]) -> list[tuple[Ask, Request]]:
-    """What the policy is asked for, what is written aside last."""
+    """What is asked for: rows first, then what is written aside, by the policy and at last by its teacher."""
     requests = [(ask, request) for ask, request in every if request is not None]
-    return sorted(requests, key=lambda pair: pair[0].aside)
+    return sorted(requests, key=lambda pair: (pair[0].aside, pair[0].writer == "teacher"))
+
+
+def _texts(rows: Rollouts) -> list[tuple[str, bool]]:
+    """Of each row: what was written, and whether it was cut."""
+    return [(str(text), why == TRUNCATED) for text, why in zip(rows.outputs, rows.finish, strict=True)]
 
 
 def _denominators(own: Tensor, behaviours: Sequence[str], answers: Sequence[str | Answer]) -> Tensor:

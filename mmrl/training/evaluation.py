@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from mmrl.randomness import Key
 from mmrl.record import Prompt, Request, Rollouts, Scores
 from mmrl.rollout.actor import Actor, score_rows
 from mmrl.selection.prompts import Prefetching
+from mmrl.shown import tell
 from mmrl.training.distributed import gather_objects, my_share, together
 
 Score = Callable[[list, list[Prompt]], Scores]
@@ -69,6 +70,15 @@ def evaluate(
             kept.append(rollouts.index(torch.arange(min(keep - sum(map(len, kept)), len(rollouts)))))
     everyone = sorted((line for part in gather_objects(lines, accelerator) for line in part), key=lambda r: r["row"])
     return _summary(everyone, samples), Rollouts.concatenate(kept) if kept else None
+
+
+def tell_before(scores: Mapping[str, float], accelerator: Accelerator) -> None:
+    """What the model can do before it is trained: how often it is right by itself decides what training may find."""
+    if not accelerator.is_main_process or "success" not in scores:
+        return
+    passes = [f"{name} {value:.3f}" for name, value in scores.items() if name.startswith("pass@") and name != "pass@1"]
+    more = f", {', '.join(passes)}" if passes else ""
+    tell(f"before training: held-out success {scores['success']:.3f} on {scores['prompts']:.0f} prompts{more}")
 
 
 def _rows(rollouts: Rollouts) -> list[dict]:

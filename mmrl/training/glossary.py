@@ -113,6 +113,17 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
             "as the strategy means it",
         ),
         Entry(
+            "teacher/kl",
+            "reverse KL to the teacher, an action, estimated on the policy's own rows",
+            "falls; where it no longer does, the teacher has taught what it can",
+        ),
+        Entry(
+            "rows_by_source",
+            "a line for each kind of row: who wrote it, seeing what, with which weights and how old, what its ratio "
+            "divides by, and how many count and train",
+            "as `mmrl plan` says beforehand",
+        ),
+        Entry(
             "length/mean",
             "actions of a rollout: tokens, or denoising steps",
             "well below the limit",

@@ -72,6 +72,9 @@ def plan_passes(
     for need, asked_by in needs.items():
         _check_view(need, " and ".join(asked_by))
         policy.check_need(need, " and ".join(asked_by), settings)
+    for bound in () if strategies is None else strategies.bounds:
+        if bound.state.writer == "teacher":
+            policy.check_writer(settings, f"rollout {bound.name!r}")
     policy.check_objective(objective, settings)
     passes: dict[tuple, Pass] = {}
     for need in needs:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import wave
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from mmrl.media import Film, Sound, write_video
 from mmrl.policies.images import open_image
 from mmrl.record import Batch, Prompt, Rollouts
+from mmrl.rollout.origins import origins_of
 from mmrl.training.storage import remove_tree, sync, write_atomically, writing
 
 SHOWN_FRAMES = 16
@@ -64,6 +66,7 @@ def save_rollouts(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
+    origins = origins_of(rollouts)
     written: set[str] = set()
     for i in range(len(rollouts)):
         prompt = rollouts.prompts[int(rollouts.prompt[i])]
@@ -75,6 +78,7 @@ def save_rollouts(
             "solution": prompt.columns.get("solution"),
             "finish": rollouts.finish[i],
             "length": int(rollouts.length[i]),
+            **asdict(origins[i]),
             **_spoken(i, rollouts, labels[i]),
             "media": _save_media(folder, f"prompt-{int(rollouts.group[i]):04d}", prompt.images, written, prompt),
             "videos": [str(getattr(v, "path", v)) for v in prompt.videos],

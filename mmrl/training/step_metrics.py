@@ -14,9 +14,11 @@ from mmrl.objective import signal
 from mmrl.objective.groups import group_extreme, representatives
 from mmrl.objective.shaping.label_free import answer_shares
 from mmrl.record import SOURCES, Batch
+from mmrl.stages import Need
 from mmrl.training.timing import peak_memory_bytes
 from mmrl.training.update import Sums
 
+TAUGHT = Need("log_probs", weights="teacher").key
 ROUNDING = 1e-4
 """Largest mean |log ratio| of a float32 policy's first update, whose ratios would be 1 in exact arithmetic."""
 
@@ -114,6 +116,7 @@ def batch_metrics(batch: Batch, weights: Tensor) -> dict[str, Any]:
         **_reward_metrics(batch),
         **signal(batch),
         **_answer_metrics(batch),
+        **_teacher_metrics(batch),
         **{f"rollouts/{name}": n for i, name in enumerate(SOURCES) if i and (n := int((batch.source == i).sum()))},
         "advantage/mean": advantage.mean().item(),
         "advantage/abs_mean": advantage.abs().mean().item(),
@@ -133,6 +136,15 @@ def _answer_metrics(batch: Batch) -> dict[str, float]:
         "answer/entropy": entropy[groups].mean().item(),
         "answer/majority": group_extreme(share, batch.group)[groups].mean().item(),
     }
+
+
+def _teacher_metrics(batch: Batch) -> dict[str, float]:
+    """How far a teacher is, where a pass asked one: the reverse KL an action, of the policy's own rows."""
+    own = batch.mask & (batch.source == 0)[:, None]
+    if TAUGHT not in batch.columns or not own.any():
+        return {}
+    gap = batch.old_log_probs - batch.columns[TAUGHT]
+    return {"teacher/kl": gap[own].double().mean().item()}
 
 
 def speed_metrics(batch: Batch, seconds: dict[str, float]) -> dict[str, float]:

@@ -46,7 +46,7 @@ from mmrl.training.distributed import (
     make_accelerator,
     together,
 )
-from mmrl.training.evaluation import Score, evaluate
+from mmrl.training.evaluation import Score, evaluate, tell_before
 from mmrl.training.filling import Columns
 from mmrl.training.finite import gradient_problem, named_rows, refuse_weights, weight_problem
 from mmrl.training.heap import Heap, settle
@@ -201,6 +201,7 @@ class Trainer:
             if self.step == 0:
                 self.before = self.evaluate(self.stopping.halted)
                 if not self.stopping.agreed:
+                    tell_before(self.before, self.accelerator)
                     self.saving.check_name({f"eval/{k}": v for k, v in self.before.items()}, evaluated=True)
             for monitor in self.monitors:
                 monitor.begin(self.step)
@@ -452,6 +453,7 @@ class Trainer:
             "rollouts": len(batch),
             "unscored": dict(collected.causes),
             "rollouts/not_shown": collected.not_shown,
+            "rows_by_source": self.collector.rows_by_source(collected, batch),
             **speed_metrics(batch, self.clock.take()),
             **self.counters(),
             **counted_by_all(self.policy.counted(), self.accelerator),

@@ -169,8 +169,9 @@
     const named = parts.length > 1 ? parts.map(([name, value]) => ` · ${name} ${shown(value)}`).join("") : "";
     const cut = member.finish === "length" ? " · cut at the length limit" : "";
     const reward = member.reward === null ? "unscored" : `reward ${member.reward.toFixed(3)}`;
+    const origin = member.origin ? ` · ${member.origin}` : "";
     const long = pictured || !member.length ? "" : ` · ${member.length} actions`;
-    box.append(make("div", { class: "scores" }, make("b", {}, reward), named + long + cut));
+    box.append(make("div", { class: "scores" }, make("b", {}, reward), named + long + cut + origin));
     return box;
   }
 

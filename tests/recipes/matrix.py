@@ -108,9 +108,10 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
         "run_dir": folder, "recipe": recipe, "data": {"workers": 0},
     }  # fmt: skip
     values = merge(merge(sizes, values), SMALLER.get(recipe, {}))
-    if recipe in toys.TAUGHT:
+    if recipe in (*toys.TAUGHT, *toys.IMITATES):
         values["policy"]["teacher"] = {"model": f"asset:tiny_{modality}"}
-        given += [f"objective.credit.{recipe}.reward", "the model itself as policy.teacher"]
+        given += [f"objective.credit.{recipe}.reward"] if recipe in toys.TAUGHT else []
+        given.append("the model itself as policy.teacher")
     if recipe in toys.ADAPTED:
         values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
         given.append("an adapter that was drawn as policy.adapter")

@@ -86,6 +86,9 @@ PARTS = {
 TAUGHT = ("opd", "vopd")
 """Recipes that read a teacher. The one model that ships teaches itself, which says nothing: rewards are read too."""
 
+IMITATES = ("teacher_answers",)
+"""Recipes that learn what a teacher writes."""
+
 ADAPTED = ("essa",)
 """Recipes that start from a trained adapter."""
 

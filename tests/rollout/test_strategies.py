@@ -47,6 +47,9 @@ class Blind(Strategy):
         return Plan(trained=batch.member > 0)
 
 
+BARE, BARE_FOUR = ({"expert": torch.zeros(n), "rescued": torch.zeros(n)} for n in (2, 4))
+
+
 class TestDynamicSampling:
     def join(self, batch, round=1, **options):
         strategy = Bound.of("rollout", {"name": "dynamic_sampling", **options}).state
@@ -98,6 +101,31 @@ class TestNesting:
         one.join(rows([0, 1], [0, 0]), step(1))
         one.ask(step())
         assert one.masked(rows([0, 1], [0, 0])).trained.all()
+
+    def test_the_outer_counts_its_own_turns_and_forgets_the_step_before_though_the_inner_asked_first(self):
+        """`demonstrations` remembers the groups of a step; those of the next have the same numbers."""
+        both = nested(Bound.of("rollout", "demonstrations").state, Rescue())
+        for _ in range(2):
+            both.ask(step())
+            assert [a.by for a in both.join(rows([1, 1], [0, 0], columns=BARE), step(1)).ask] == [1]
+            plan = both.join(rows([1, 1, 0, 1], [0] * 4, columns=BARE_FOUR), step(2))
+            assert [(g.group, g.by) for g in plan.given] == [(0, 0)], "in every step, not in the first alone"
+
+    def test_rounds_of_the_inner_do_not_use_up_those_of_the_outer(self):
+        outer = Bound.of("rollout", {"name": "dynamic_sampling", "rounds": 1}).state
+        both, now = nested(outer, Rescue()), step(prompts=1, select=flat_groups_out)
+        both.ask(now)
+        assert both.join(rows([1, 1], [0, 0]), replace(now, round=1)).ask[0].by == 1
+        assert both.join(rows([1] * 4, [0] * 4), replace(now, round=2)).ask[0].by == 0
+
+    @pytest.mark.parametrize("pair", [("igrpo", "treepo"), ("drive_budget", "votes"), ("sage_light", "deepsearch")])
+    def test_two_first_rounds_are_refused_by_name(self, pair):
+        with pytest.raises(ConfigError, match=f"{pair[0]} and {pair[1]} each plan the first round"):
+            Nested.of(["dynamic_sampling", *pair])
+
+    @pytest.mark.parametrize("inner", ["branching", {"name": "xrpo_allocator", "average": 4}, "svs"])
+    def test_what_only_remembers_a_step_may_stand_inside_one_that_plans_it(self, inner):
+        Nested.of(["drive_budget", inner])
 
     def test_undeclared_columns_and_doubles_are_refused(self):
         class Undeclared(Strategy):

@@ -14,7 +14,10 @@ LAUNCH = [sys.executable, "-m", "mmrl", "launch", "--config_file", str(ROOT / "c
 TIMING = ("seconds/", "rate/", "memory/", "self_check/")
 
 
-NAMES = ("grpo", "durian", "batch_quantile", "delta", "vppo", "helped", "ahead", "marble")
+NAMES = (
+    "grpo", "durian", "batch_quantile", "delta", "vppo", "helped", "ahead", "marble",
+    "deepsearch", "supo", "m_grpo", "ssb", "refine",
+)  # fmt: skip
 
 
 def run(command: list[str], out: Path) -> Path:

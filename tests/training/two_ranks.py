@@ -30,6 +30,12 @@ OBJECTIVES = {
     "refills": {"group": ["dynamic_sampling"], "regularizers": [{"name": "entropy_bonus", "coefficient": 0.01}]},
     "refills_early": {"group": ["dynamic_sampling"], "shaping": ["kl_in_reward"]},
     "helped": {},
+    "deepsearch": {"advantage": "deepsearch"},
+    "supo": {"advantage": "supo"},
+    "m_grpo": {"advantage": "m_grpo"},
+    "ssb": {"regularizers": [{"name": "nll", "rows": "expert", "coefficient": 1.0}]},
+    "refine": {"shaping": ["refine"], "advantage": {"name": "grpo", "ddof": 0}, "credit": ["refine"],
+               "regularizers": [{"name": "nll", "rows": "expert", "coefficient": 1.0}]},
     "ahead": {},
     "vppo": {"credit": ["vppo"], "regularizers": [{"name": "kl", "coefficient": 0.1}]},
     "marble": {
@@ -44,8 +50,14 @@ ROLLOUTS = {
     "refills": ["dynamic_sampling"],
     "refills_early": ["dynamic_sampling"],
     "helped": [{"name": "replay", "least": 0.0}, "sage"],
+    "deepsearch": [{"name": "deepsearch", "segment": 2, "width": 2, "solved": 0.9}],
+    "supo": [{"name": "supo", "summaries": 2}],
+    "m_grpo": [{"name": "m_grpo", "begin": "a", "end": "e", "turns": 2}],
+    "ssb": ["ssb"],
+    "refine": [{"name": "refine", "chunks": 3}],
 }
-"""`helped`: hints written on one rank and heard on all, and a buffer that all ranks share."""
+"""`helped`: hints written on one rank and heard on all, and a buffer that all ranks share. The five after it ask in
+rounds that depend on what was written: tree search, summaries, assistants, solutions, and texts gone on with."""
 
 
 def score_some(outputs, prompts) -> Scores:
@@ -77,6 +89,18 @@ def score_colors(outputs, prompts) -> Scores:
     return Scores({"red": red, "green": -green}, reward, torch.full_like(reward, float("nan")))
 
 
+def score_letter(outputs, prompts) -> Scores:
+    """1 for an answer with an "a" in it: most groups hold both."""
+    reward = torch.tensor([float("a" in output) for output in outputs])
+    return Scores({"letter": reward}, reward, reward.clone())
+
+
+SCORES = {
+    "helped": score_fewer, "marble": score_colors, "refills": score_some, "refills_early": score_some,
+    "deepsearch": score_letter, "ssb": score_letter,
+}  # fmt: skip
+
+
 def prompts_of(name: str, count: int) -> list[Prompt]:
     if name != "marble":
         return make_prompts(count)
@@ -106,10 +130,10 @@ def main(out: Path, name: str) -> None:
     trackers = [JsonLines(out / "metrics.jsonl")] if accelerator.is_main_process else []
     prompts = prompts_of(name, 4 if name == "delta" else 8)  # 4: the second step asks all again, and balances ranks
     for prompt in prompts:
-        prompt.columns["demonstrations"] = "a worked solution"
+        prompt.columns["demonstrations"] = "a red" if name == "refine" else "a worked solution"
     if accelerator.num_processes > 1:  # each rank prepares its share ahead, which changes nothing either
         prompts = Ahead(prompts, workers=1)
-    score = {"helped": score_fewer, "marble": score_colors}.get(name, score_some if name in ROLLOUTS else score_vowels)
+    score = SCORES.get(name, score_vowels)
     rollout = ROLLOUTS.get(name, [])
     trainer = Trainer(
         policy_of(name, out), Objective.of(OBJECTIVES[name]), prompts, score, config, out, rollout=rollout,

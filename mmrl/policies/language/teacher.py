@@ -59,6 +59,12 @@ def loaded(
 
     teacher = config.teacher
     name = teacher.model or config.model
+    if (Path(name) / "checkpoints").is_dir():
+        held = sorted(str(folder) for folder in Path(name).glob("checkpoints/*/policy"))
+        raise ConfigError(
+            f"policy.teacher: {name} is a run; name the weights of one of its steps, policy.teacher.adapter=FOLDER of "
+            f"one with adapters, else policy.teacher.model=FOLDER: {', '.join(held) or 'it has written none out'}"
+        )
     trusted = {"trust_remote_code": config.trust_remote_code}
     try:
         model = load(config.model_copy(update={"model": name, "dtype": teacher.dtype, "quantize": None}))

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from mmrl.policies.base import Policy
+from mmrl.policies.language import teacher
 from mmrl.policies.language.config import LOCAL, LanguagePolicyConfig
 from mmrl.policies.language.conversing import Conversation
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.engines.base import Setting
 from mmrl.policies.language.engines.bridge import Bridge, Write, written
+from mmrl.policies.language.engines.local import Local
 from mmrl.policies.language.engines.names import engine_class
 from mmrl.policies.language.engines.rows import SAMPLER, corrected
 from mmrl.policies.language.likelihoods import Tokens, likelihood_class
@@ -89,6 +91,24 @@ class ActsThroughEngine(Policy):
             work = partial(written, contexts, plan.budget, plan.draws(key))
         with self.acting():
             self.bridge.begin(key, asked, self.inner.model, work)
+
+    @torch.no_grad()
+    def by_teacher(self: Any, requests: Sequence[Request], key: Key) -> Rollouts:
+        """Written here, whatever engine writes the policy's rows; the teacher looks at pictures with its own tower."""
+        prompts = {request.prompt.id: request.prompt for request in requests}
+        encoded = {name: self.encode(prompt) for name, prompt in prompts.items()}
+        plan = WritingPlan.of(requests, self.config.max_new_tokens)
+        with self._weights(teacher.WEIGHTS) as model:
+            setting = Setting(
+                self.config, self.processor, self.family, self.stopping, lambda: model, self._template, self._frames
+            )
+            contexts = plan.contexts([encoded[request.prompt.id] for request in requests], {})
+            made = Local(setting).write(contexts, plan.budget, plan.draws(key))
+        return plan.record(made, prompts, encoded, self.processor.tokenizer)
+
+    @classmethod
+    def check_writer(cls, settings: Any, asked_by: str) -> None:
+        teacher.required(settings, asked_by)
 
     def leave_ahead(self) -> None:
         self.bridge.ahead.close()
