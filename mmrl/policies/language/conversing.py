@@ -189,11 +189,11 @@ def converse(
 ) -> Rollouts:
     """`count` responses per request, in the order of the requests. Raises SurroundingsError where too many are lost."""
     talk = Conversation.of(policy, requests, key, greedy)
-    policy.taken.write("engine" if policy.acts_apart else policy.inner.decodes_by, requests)
     prefills = {} if greedy or policy.acts_apart else policy.prefills(requests, talk.encoded, talk.ready)
     with policy.acting():
         work = partial(talk.speak, surroundings, prefills=prefills)
         talk = policy.bridge.act(None if greedy else key, talk.asked, policy.inner.model, work)
+        policy.taken.write(None if policy.acts_apart else policy.inner, requests)
         _refuse_losses(talk.lines, surroundings.ceiling)
         rows = _record(policy, talk.lines, talk.prompts, talk.encoded, surroundings)
         if policy.rescored and not greedy:

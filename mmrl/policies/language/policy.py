@@ -235,12 +235,12 @@ class LanguagePolicy(ActsThroughEngine):
             prompts.setdefault(request.prompt.id, request.prompt)
         encoded, ready = self.ready(prompts)
         plan = WritingPlan.of(requests, self.config.max_new_tokens)
-        self.taken.write("engine" if self.acts_apart else self.inner.decodes_by, requests)
         prefills = {} if greedy or self.acts_apart else self.prefills(requests, encoded, ready)
         shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
         contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
         with self.acting():
             written, version = self.bridge.write(contexts, plan.budget, draws, self.inner.model, key)
+            self.taken.write(None if self.acts_apart else self.inner, requests)
             rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
             if self.rescored and not greedy:
                 self.rescore(rows, plan, shown)
