@@ -193,12 +193,12 @@ def converse(
     with policy.acting():
         work = partial(talk.speak, surroundings, prefills=prefills)
         talk = policy.bridge.act(None if greedy else key, talk.asked, policy.inner.model, work)
-        policy.taken.write(None if policy.acts_apart else policy.inner, requests)
         _refuse_losses(talk.lines, surroundings.ceiling)
         rows = _record(policy, talk.lines, talk.prompts, talk.encoded, surroundings)
         if policy.rescored and not greedy:
             media = [_media(policy, line, line.context) for line in talk.lines]
             policy.rescore(rows, talk.plan, talk.shown, media)
+    policy.taken.write(None if policy.acts_apart else policy.inner, requests)
     return rows
 
 

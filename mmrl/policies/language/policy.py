@@ -240,10 +240,10 @@ class LanguagePolicy(ActsThroughEngine):
         contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
         with self.acting():
             written, version = self.bridge.write(contexts, plan.budget, draws, self.inner.model, key)
-            self.taken.write(None if self.acts_apart else self.inner, requests)
             rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
             if self.rescored and not greedy:
                 self.rescore(rows, plan, shown)
+        self.taken.write(None if self.acts_apart else self.inner, requests)
         return with_version(rows, version)
 
     def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]:

@@ -207,9 +207,9 @@ class SharedCache(_Rows):
         contexts: Sequence[Encoded],
         context: Tensor,
         prefills: Sequence[Prefill | None] | None = None,
-        steps: int = 1,
+        steps: int = 0,
     ):
-        """steps: how many tokens a row may append"""
+        """steps: how many tokens a row may append by steps that are written out; 0: through the model's modules"""
         super().__init__(model, contexts, context)
         known = prefills or [None] * len(contexts)
         new = iter(model.prefill([c for c, p in zip(contexts, known, strict=True) if p is None]))
@@ -220,9 +220,11 @@ class SharedCache(_Rows):
         self.cache = in_place(model.family.cache())
         # The attention needs no mask; one of four dimensions tells transformers not to make one.
         self.no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
-        if model.leans is None and not model.not_lean:
+        self.lean: lean.Lean | None = None
+        if steps and model.leans is None and not model.not_lean:
             model.leans = self._leans()
-        self.lean = None if model.not_lean else self._lean(steps)
+        if steps and not model.not_lean:
+            self.lean = self._lean(steps)
 
     def _lean(self, steps: int) -> lean.Lean:
         return lean.Lean(self.model, self.position, steps, len(self.contexts[0].positions))
@@ -231,7 +233,7 @@ class SharedCache(_Rows):
         """Whether two steps that are written out give the logits of the model's; nothing of them stays."""
         cache, position, logits, written = self.cache, self.position, self.logits, self._lean(2)
         same = True
-        self.cache, self.lean = in_place(self.model.family.cache()), None
+        self.cache = in_place(self.model.family.cache())
         for _ in range(2):
             tokens = self.logits.argmax(-1)
             found = self.model.distribution(written.logits(tokens, self.position, self.prefix))
