@@ -96,8 +96,8 @@ class _Layer:
     """What a layer multiplies with, and the keys and values (B, H_kv, t, d) of the rows' own tokens."""
 
     norm: Map
-    projections: tuple[Map, Map, Map]
-    norms: tuple[Map, Map] | None
+    projections: tuple[Map, ...]
+    norms: tuple[Map, ...] | None
     out: Map
     norm_after: Map
     gate: Map
