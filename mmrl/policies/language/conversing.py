@@ -195,7 +195,6 @@ def converse(
 ) -> Rollouts:
     """`count` responses per request, in the order of the requests. Raises SurroundingsError where too many are lost."""
     talk = Conversation.of(policy, requests, key, greedy)
-    policy.taken.write("engine" if policy.acts_apart else policy.inner.decodes_by, requests)
     prefills = {} if greedy or policy.acts_apart else policy.prefills(requests, talk.encoded, talk.ready)
     with policy.acting():
         work = partial(talk.speak, surroundings, prefills=prefills)
@@ -205,6 +204,7 @@ def converse(
         if policy.rescored and not greedy:
             media = [_media(policy, line, line.context) for line in talk.lines]
             policy.rescore(rows, talk.plan, talk.shown, media)
+    policy.taken.write(None if policy.acts_apart else policy.inner, requests)
     return rows
 
 

@@ -235,7 +235,6 @@ class LanguagePolicy(ActsThroughEngine):
             prompts.setdefault(request.prompt.id, request.prompt)
         encoded, ready = self.ready(prompts)
         plan = WritingPlan.of(requests, self.config.max_new_tokens)
-        self.taken.write("engine" if self.acts_apart else self.inner.decodes_by, requests)
         prefills = {} if greedy or self.acts_apart else self.prefills(requests, encoded, ready)
         shown = [ready[r.prompt.id] if r.shown is None else self.encode(r.shown) for r in requests]
         contexts, draws = plan.contexts(shown, prefills), None if greedy else plan.draws(key)
@@ -244,6 +243,7 @@ class LanguagePolicy(ActsThroughEngine):
             rows = plan.record(written, prompts, encoded, self.processor.tokenizer)
             if self.rescored and not greedy:
                 self.rescore(rows, plan, shown)
+        self.taken.write(None if self.acts_apart else self.inner, requests)
         return with_version(rows, version)
 
     def ready(self, prompts: dict[str, Prompt]) -> tuple[dict[str, Encoded], dict[str, Encoded]]:

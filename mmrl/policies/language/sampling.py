@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmrl.policies.language.encoded import Encoded, model_positions
 from mmrl.policies.language.encoding import collate, extended
+from mmrl.policies.language.fast import lean
 from mmrl.policies.language.fast.prefill import Prefill, stacked
 from mmrl.policies.language.fast.shared_decode import SharedPrefix
 from mmrl.policies.language.fast.written import in_place
@@ -86,7 +87,7 @@ def decode(
     budget = budget.to(device)
     state: _Rows
     if model.shares_prefixes:
-        state = SharedCache(model, contexts, context.to(device), prefills)
+        state = SharedCache(model, contexts, context.to(device), prefills, steps)
     else:
         state = (RepeatedCache if model.repeats_prefixes else Recomputed)(model, contexts, context.to(device))
     uniforms = None if uniforms is None else uniforms.to(device)
@@ -206,7 +207,9 @@ class SharedCache(_Rows):
         contexts: Sequence[Encoded],
         context: Tensor,
         prefills: Sequence[Prefill | None] | None = None,
+        steps: int = 0,
     ):
+        """steps: how many tokens a row may append by steps that are written out; 0: through the model's modules"""
         super().__init__(model, contexts, context)
         known = prefills or [None] * len(contexts)
         new = iter(model.prefill([c for c, p in zip(contexts, known, strict=True) if p is None]))
@@ -217,10 +220,39 @@ class SharedCache(_Rows):
         self.cache = in_place(model.family.cache())
         # The attention needs no mask; one of four dimensions tells transformers not to make one.
         self.no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
+        self.lean: lean.Lean | None = None
+        if steps and model.leans is None and not model.not_lean:
+            model.leans = self._leans()
+        if steps and not model.not_lean:
+            self.lean = self._lean(steps)
+
+    def _lean(self, steps: int) -> lean.Lean:
+        return lean.Lean(self.model, self.position, steps, len(self.contexts[0].positions))
+
+    def _leans(self) -> bool:
+        """Whether two steps that are written out give the logits of the model's; nothing of them stays."""
+        cache, position, logits, written = self.cache, self.position, self.logits, self._lean(2)
+        same = True
+        self.cache = in_place(self.model.family.cache())
+        for _ in range(2):
+            tokens = self.logits.argmax(-1)
+            found = self.model.distribution(written.logits(tokens, self.position, self.prefix))
+            self.advance(tokens)
+            same = same and lean.close(found, self.logits)
+        self.cache, self.position, self.logits = cache, position, logits
+        return same
+
+    def advance(self, tokens: Tensor) -> None:
+        if self.lean is None:
+            return super().advance(tokens)
+        self.logits = self.model.distribution(self.lean.logits(tokens, self.position, self.prefix))
+        self.position = self.position + 1
 
     def keep(self, chosen: Tensor) -> None:
         super().keep(chosen)
         self.cache.batch_select_indices(chosen)
+        if self.lean is not None:
+            self.lean.keep(chosen)
         used, self.context = torch.unique(self.context, return_inverse=True)
         if len(used) < len(self.real):
             self.prompts.batch_select_indices(used)

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.encoding import collate
 from mmrl.policies.language.families.default import Family
-from mmrl.policies.language.fast import prefill, shared_prompt, vision_attention
+from mmrl.policies.language.fast import lean, prefill, shared_prompt, vision_attention
 from mmrl.policies.language.fast.patch_projection import project_patches
 from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.log_probs import Distribution, Score, probed, score_rows
@@ -97,6 +97,7 @@ class ScoredLanguageModel(nn.Module):
     autocast      dtype of matrix products on top of the weights' dtype, None to follow the weights
     shared        understand packed rows (`mmrl.policies.language.fast.shared_prompt`)
     score         what is made of logits: the likelihood's
+    leans         whether steps written out (`fast.lean`) were found to give the model's logits; None until tried
     """
 
     model: Any
@@ -121,6 +122,7 @@ class ScoredLanguageModel(nn.Module):
         self.autocast = autocast
         self.shared = shared
         self.score = score
+        self.leans: bool | None = None
         readers = family.readers(self.core).values()
         found = family.capabilities
         self.vision_trains = found.learns and any(p.requires_grad for reader in readers for p in reader.parameters())
@@ -205,7 +207,14 @@ class ScoredLanguageModel(nn.Module):
     @property
     def decodes_by(self) -> str:
         """How the rows of a group go on from their prompt."""
-        return "shared cache" if self.shares_prefixes else "repeated cache" if self.repeats_prefixes else "no cache"
+        if self.shares_prefixes:
+            return "shared cache" if self.not_lean else "lean"
+        return "repeated cache" if self.repeats_prefixes else "no cache"
+
+    @property
+    def not_lean(self) -> str | None:
+        """Why rows with a shared cache are written through the model's modules, or None where steps are written out."""
+        return "steps written out do not give the model's logits" if self.leans is False else lean.refusal(self)
 
     def prefill(self, prompts: Sequence[Encoded]) -> list[Prefill]:
         """Run prompts through the decoder in one packed row, with gradient where the caller wants one. For models

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mmrl.policies.language.fast import lean
 from mmrl.policies.language.layout import Way
 from mmrl.record import Request
 
@@ -47,10 +48,15 @@ class Taken:
         reasons += [text for text, true in ((WRITTEN_OUT, written_out), (DROPPED, dropped), (ALONE, alone)) if true]
         self.fell_back.update(dict.fromkeys(reasons, rows))
 
-    def write(self, way: str, requests: Sequence[Request]) -> None:
-        """Rows that go on from their prompts this way."""
-        if torch.is_grad_enabled():
-            self.written[way] += sum(request.count for request in requests)
+    def write(self, module: Any, requests: Sequence[Request]) -> None:
+        """Rows that this `ScoredLanguageModel` has written, or for None the engine."""
+        if not torch.is_grad_enabled():
+            return
+        rows = sum(request.count for request in requests)
+        self.written["engine" if module is None else module.decodes_by] += rows
+        reason = module.not_lean if module is not None and module.shares_prefixes else None
+        if reason not in (None, lean.BELOW):  # of lower precision there is no faster way to fall from
+            self.fell_back[f"lean: {reason}"] += rows
 
     def told(self) -> dict[str, Any]:
         """For a step's metrics; counting begins anew."""

@@ -22,7 +22,7 @@ def test_the_rows_of_an_update_and_of_its_rollouts_are_counted_once(make_policy)
         policy.evaluate(rollouts)
         rollouts_of(policy)
     told = policy.counted()
-    assert told == {"rows/scored": {"packed": 3}, "rows/written": {"shared cache": 3}, "rows/fell_back": {}}
+    assert told == {"rows/scored": {"packed": 3}, "rows/written": {"lean": 3}, "rows/fell_back": {}}
     assert policy.counted() == {"rows/scored": {}, "rows/written": {}, "rows/fell_back": {}}
 
 

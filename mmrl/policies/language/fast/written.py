@@ -23,6 +23,23 @@ class Growing:
 
     def __init__(self) -> None:
         self._block: Tensor | None = None
+        self._count = 0
+
+    def append(self, new: Tensor) -> Tensor:
+        """new (B, H, n, d) behind all that was appended before, by this method alone -> (B, H, t + n, d)."""
+        before, self._count = self._count, self._count + new.shape[2]
+        if self._block is None or self._count > self._block.shape[2]:
+            block = new.new_empty(*new.shape[:2], self._count + max(BLOCK, self._count // 4), new.shape[3])
+            if self._block is not None:
+                block[:, :, :before] = self._block[:, :, :before]
+            self._block = block
+        self._block[:, :, before : self._count] = new
+        return self._block[:, :, : self._count]
+
+    def select(self, rows: Tensor) -> None:
+        """Forget what was appended for other rows."""
+        if self._block is not None:
+            self._block = self._block.index_select(0, rows)
 
     def add(self, written: Tensor, new: Tensor) -> Tensor:
         """written (B, H, t, d) what was handed out last, or what has taken its place; new (B, H, n, d).
