@@ -147,7 +147,8 @@ def train(folder: Path, seed: int, vae_steps: int = VAE_STEPS, steps: int = STEP
         about="A FLUX.1-Kontext pipeline of 16 x 16 pictures, for demonstrations and tests. It follows the\n"
         f"instructions of the `edits` world at difficulty {DIFFICULTY}. Of the last pairs it learned from,\n"
         f"another object was changed in {WRONG['object']:.0%}, another colour or place taken in\n{WRONG['to']:.0%}, "
-        f"and nothing changed in {WRONG['nothing']:.0%}. Ask with `max_sequence_length={INSTRUCTION}` and `_auto_resize=False`.",
+        f"and nothing changed in {WRONG['nothing']:.0%}. Ask with `max_sequence_length={INSTRUCTION}` and\n"
+        "`_auto_resize=False`.",
         classes="`FluxKontextPipeline`: `FluxTransformer2DModel`, `AutoencoderKL`, `CLIPTextModel`, `T5EncoderModel`",
         parameters=sum(p.numel() for part in parts for p in part.parameters()),
         train=f"python -m {MODULE} --out {folder} --seed {seed}",
