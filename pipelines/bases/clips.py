@@ -27,7 +27,7 @@ from mmrl.pipelines.bases.supervised import Report, printed
 from mmrl.randomness import Key
 
 MODULE = "mmrl.pipelines.bases.clips"
-VAE_STEPS, VAE_BATCH = 600, 8
+VAE_STEPS, VAE_BATCH = 900, 8
 STEPS, WRONG_STEPS, POOL, BATCH = 1500, 300, 4096, 64
 LEAN, WRONG_RATE = 0.5, 1e-3
 DIFFICULTY, HELD_OUT = 2, 160

@@ -27,7 +27,7 @@ from mmrl.randomness import Key
 
 MODULE = "mmrl.pipelines.bases.edits"
 VAE_STEPS, VAE_BATCH = 450, 16
-STEPS, WRONG_STEPS, POOL, BATCH = 900, 250, 16384, 64
+STEPS, WRONG_STEPS, POOL, BATCH = 1400, 200, 16384, 64
 WRONG_RATE = 1e-3
 DIFFICULTY = 2
 WRONG = {"object": 0.15, "to": 0.2, "nothing": 0.15}
