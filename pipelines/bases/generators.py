@@ -23,7 +23,7 @@ LENGTH, CAPTION, INSTRUCTION = 16, 8, 10
 """Text tokens a tokenizer keeps at most, and those of a caption and of an instruction that the bases learn."""
 HIDDEN, HEAD = 96, 24
 WORDS = ("stays", "make", "remove", "move")
-CLIP_CHANNELS, CHANNELS = 8, 8
+CLIP_CHANNELS, CHANNELS = 3, 8
 LATENT_NOISE = 0.1
 
 
@@ -160,7 +160,7 @@ def _frame_by_frame(vae: Any) -> None:
 
 
 def tiny_wan(seed: int = 0, *, hidden: int = 192, layers: int = 3) -> Any:
-    """A `WanPipeline` whose autoencoder makes one latent of 4 x 4 pixels, and of every two frames after the first.
+    """A `WanPipeline` whose autoencoder halves height and width, and every two frames after the first.
 
     A token is a whole latent frame. Wan's positions are relative and its texts have none, so that smaller tokens would
     have to find out from noise where in the picture they are, which so small a model does not learn.
@@ -169,12 +169,12 @@ def tiny_wan(seed: int = 0, *, hidden: int = 192, layers: int = 3) -> Any:
 
     tokenizer = t5_tokenizer(LENGTH, WORDS)
     vae = diffusers.AutoencoderKLWan(
-        base_dim=16, z_dim=CLIP_CHANNELS, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
+        base_dim=16, z_dim=CLIP_CHANNELS, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
         latents_mean=[0.0] * CLIP_CHANNELS, latents_std=[1.0] * CLIP_CHANNELS, scale_factor_temporal=2,
-        scale_factor_spatial=4,
+        scale_factor_spatial=2,
     )  # fmt: skip
     transformer = diffusers.WanTransformer3DModel(
-        patch_size=(1, 4, 4), num_attention_heads=hidden // HEAD, attention_head_dim=HEAD, in_channels=CLIP_CHANNELS,
+        patch_size=(1, 8, 8), num_attention_heads=hidden // HEAD, attention_head_dim=HEAD, in_channels=CLIP_CHANNELS,
         out_channels=CLIP_CHANNELS, text_dim=2 * TEXT_HIDDEN, freq_dim=64, ffn_dim=2 * hidden, num_layers=layers,
         cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
     )  # fmt: skip
