@@ -159,11 +159,12 @@ def _frame_by_frame(vae: Any) -> None:
                 layer.weight *= (length / present) ** 0.5
 
 
-def tiny_wan(seed: int = 0, *, hidden: int = 192, layers: int = 3) -> Any:
+def tiny_wan(seed: int = 0, *, hidden: int = 288, layers: int = 3) -> Any:
     """A `WanPipeline` whose autoencoder halves height and width, and every two frames after the first.
 
     A token is a whole latent frame. Wan's positions are relative and its texts have none, so that smaller tokens would
-    have to find out from noise where in the picture they are, which so small a model does not learn.
+    have to find out from noise where in the picture they are, which so small a model does not learn. Its 192 numbers
+    must pass through the transformer beside what they become, so that it is wider.
     """
     import diffusers
 
