@@ -45,7 +45,6 @@ from mmrl.record import Prompt
 WORLDS: dict[str, type[World]] = {
     w.name: w for w in (Shapes, Digits, Stills, FinePrint, Motion, Flashes, Compositions, Moves, Edits, Lists)
 }
-SIZES = {"train": 4096, "test": 256}
 DIFFICULTY = 2
 MOST_ATTEMPTS = 1000
 
@@ -62,14 +61,14 @@ def open_world(
 ) -> WorldDataset:
     """Prompts of a world.
 
-    size        how many; by default 4,096 to train on and 256 held out
+    size        how many; by default 4,096 to train on and 256 held out (`moves`: 160, it has few)
     difficulty  1 to 5, or a (lowest, highest) range drawn from prompt by prompt
     skills      which questions are asked, such as ("count", "color"); default: all the world offers
     root        folder of the files a world writes, if it writes any; default: the user's cache
     """
     if name not in WORLDS:
         raise DataError(unknown("world", name, WORLDS))
-    size = SIZES[check_split(split)] if size is None else size
+    size = WORLDS[name].sizes[check_split(split)] if size is None else size
     if size < 1:
         raise DataError(f"world {name!r}: size {size}: expected at least one prompt")
     lowest, highest = (difficulty, difficulty) if isinstance(difficulty, int) else difficulty

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmrl.record import Prompt
 
@@ -31,6 +31,8 @@ class World(ABC):
 
     name: str
     offers: tuple[str, ...] = ()
+    sizes: ClassVar[dict[str, int]] = {"train": 4096, "test": 256}
+    """Prompts of a split, where nobody says how many."""
 
     def __init__(self, skills: tuple[str, ...] = ()) -> None:
         self.skills = skills or self.offers

@@ -19,11 +19,11 @@ from mmrl.pipelines.bases.supervised import Report, schedule
 from mmrl.pipelines.bases.tokenizers import clip_tokenizer, t5_tokenizer
 from mmrl.randomness import Key
 
-LENGTH, INSTRUCTION = 16, 10
-"""Text tokens of a caption and of an instruction, at most."""
+LENGTH, CAPTION, INSTRUCTION = 16, 8, 10
+"""Text tokens a tokenizer keeps at most, and those of a caption and of an instruction that the bases learn."""
 HIDDEN, HEAD = 96, 24
 WORDS = ("stays", "make", "remove", "move")
-CLIP_CHANNELS, CHANNELS = 6, 8
+CLIP_CHANNELS, CHANNELS = 3, 8
 LATENT_NOISE = 0.1
 
 
@@ -66,12 +66,24 @@ def fit_vae(vae: Any, shown: Tensor, *, seed: int, steps: int, batch: int, repor
         key = Key(seed, step, purpose="vae")
         pixels = shown[chosen(len(shown), batch, key)]
         latents = vae.encode(pixels).latent_dist.mode()
-        decoded = vae.decode(latents + LATENT_NOISE * key.at(purpose="noise").normal(*latents.shape)).sample
+        decoded = _decoded(vae, latents + LATENT_NOISE * key.at(purpose="noise").normal(*latents.shape))
         return (decoded - pixels).square().mean() + 1e-3 * latents.square().mean()
 
     vae.train()
     fit(list(vae.parameters()), loss_at, steps=steps, rate=2e-3, report=report)
     vae.eval().requires_grad_(False)
+
+
+def _decoded(vae: Any, latents: Tensor) -> Tensor:
+    """What the decoder itself says of each latent frame. `vae.decode` of Wan cuts it to [-1, 1], beyond which there is
+    no gradient: objects that are once drawn blacker than a black background would never appear again."""
+    said: list[Tensor] = []
+    hook = vae.decoder.register_forward_hook(lambda module, given, out: said.append(out))
+    try:
+        vae.decode(latents)
+    finally:
+        hook.remove()
+    return torch.cat(said, 2) if len(said) > 1 else said[0]
 
 
 @torch.no_grad()
@@ -81,7 +93,7 @@ def encoded(vae: Any, shown: Tensor) -> Tensor:
 
 def fit_flow(
     parts: Sequence[nn.Module], clean: Tensor, velocity: Callable[[Tensor, Tensor, list[int]], Tensor], *, seed: int,
-    steps: int, batch: int, report: Report, lean: float = 0.0,
+    steps: int, batch: int, report: Report, lean: float = 0.0, rate: float = 3e-3,
 ) -> None:  # fmt: skip
     """Predict noise - latent on the straight line between the two; text encoders among the `parts` learn along.
 
@@ -97,21 +109,21 @@ def fit_flow(
 
     for part in parts:
         part.train()
-    fit([p for part in parts for p in part.parameters()], loss_at, steps=steps, rate=3e-3, report=report)
+    fit([p for part in parts for p in part.parameters()], loss_at, steps=steps, rate=rate, report=report)
     for part in parts:
         part.eval()
 
 
-def _drawn(parts: dict[str, nn.Module], seed: int) -> dict[str, nn.Module]:
+def _drawn(parts: dict[str, nn.Module], seed: int) -> None:
     for name, part in parts.items():
         fan_in_init(part.eval(), Key(seed, purpose=name).number)
         for key, parameter in part.named_parameters():
             if key.endswith("gamma"):  # norms of Wan's autoencoder have as many dimensions as what they norm
                 nn.init.ones_(parameter)
-    return parts
 
 
 def _text(kind: str, tokenizer: Any) -> Any:
+    """A one-layer encoder; `_read_words` once its weights are drawn."""
     import transformers
 
     config = getattr(transformers, f"{kind}Config")(
@@ -122,24 +134,57 @@ def _text(kind: str, tokenizer: Any) -> Any:
     return getattr(transformers, f"{kind}EncoderModel")(config)
 
 
-def tiny_wan(seed: int = 0, *, layers: int = 3) -> Any:
-    """A `WanPipeline` whose autoencoder halves height and width, and every two frames after the first."""
+def _read_words(encoder: Any) -> None:
+    """T5's own sizes where they differ from 1 / sqrt(fan in).
+
+    Words have size 1: smaller ones drown in what attention adds to them. Queries are smaller by the root of a head's
+    width, since T5 does not divide its scores by it: attention that begins sharp mixes a text's words up for good.
+    """
+    with torch.no_grad():
+        words = encoder.get_input_embeddings().weight
+        words /= words.std()
+        for name, parameter in encoder.named_parameters():
+            if name.endswith("SelfAttention.q.weight"):
+                parameter *= encoder.config.d_kv**-0.5
+
+
+def _frame_by_frame(vae: Any) -> None:
+    """Kernels over time begin on the present frame alone, those that join two frames on both: an autoencoder of clips
+    that begins as one of pictures learns as fast as one."""
+    with torch.no_grad():
+        for layer in vae.modules():
+            if isinstance(layer, nn.Conv3d) and (length := layer.kernel_size[0]) > 1:
+                present = layer.stride[0]
+                layer.weight[:, :, :-present] = 0
+                layer.weight *= (length / present) ** 0.5
+
+
+def tiny_wan(seed: int = 0, *, hidden: int = 288, layers: int = 3) -> Any:
+    """A `WanPipeline` whose autoencoder halves height and width, and every two frames after the first.
+
+    A token is a whole latent frame. Wan's positions are relative and its texts have none, so that smaller tokens would
+    have to find out from noise where in the picture they are, which so small a model does not learn. Its 192 numbers
+    must pass through the transformer beside what they become, so that it is wider.
+    """
     import diffusers
 
     tokenizer = t5_tokenizer(LENGTH, WORDS)
     vae = diffusers.AutoencoderKLWan(
-        base_dim=12, z_dim=CLIP_CHANNELS, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
+        base_dim=16, z_dim=CLIP_CHANNELS, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
         latents_mean=[0.0] * CLIP_CHANNELS, latents_std=[1.0] * CLIP_CHANNELS, scale_factor_temporal=2,
         scale_factor_spatial=2,
     )  # fmt: skip
     transformer = diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=HIDDEN // HEAD, attention_head_dim=HEAD, in_channels=CLIP_CHANNELS,
-        out_channels=CLIP_CHANNELS, text_dim=2 * TEXT_HIDDEN, freq_dim=64, ffn_dim=2 * HIDDEN, num_layers=layers,
+        patch_size=(1, 8, 8), num_attention_heads=hidden // HEAD, attention_head_dim=HEAD, in_channels=CLIP_CHANNELS,
+        out_channels=CLIP_CHANNELS, text_dim=2 * TEXT_HIDDEN, freq_dim=64, ffn_dim=2 * hidden, num_layers=layers,
         cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
     )  # fmt: skip
     parts = {"transformer": transformer, "vae": vae, "text_encoder": _text("UMT5", tokenizer)}
+    _drawn(parts, seed)
+    _read_words(parts["text_encoder"])
+    _frame_by_frame(vae)
     euler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
-    return diffusers.WanPipeline(**_drawn(parts, seed), tokenizer=tokenizer, scheduler=euler)
+    return diffusers.WanPipeline(**parts, tokenizer=tokenizer, scheduler=euler)
 
 
 AXES = (4, 10, 10)
@@ -196,8 +241,7 @@ def tiny_kontext(seed: int = 0, *, double: int = 1, single: int = 2) -> Any:
     parts = {"transformer": transformer, "vae": vae, "text_encoder": pooled, "text_encoder_2": _text("T5", t5)}
     _drawn(parts, seed)
     _look_across(transformer)
-    words = parts["text_encoder_2"].get_input_embeddings().weight
-    words.data *= words.data.std() ** -1  # T5's have size 1: smaller ones drown in what attention adds to them
+    _read_words(parts["text_encoder_2"])
     return diffusers.FluxKontextPipeline(
         **parts, tokenizer=clip, tokenizer_2=t5,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0),

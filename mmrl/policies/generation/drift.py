@@ -42,7 +42,7 @@ class Probes:
         if self.path is not None and self.path.exists():
             self.kept = load_file(self.path)
             return
-        self.kept = self._taken()
+        self.kept = {name: value.contiguous() for name, value in self._taken().items()}  # files take no views
         if self.path is not None and write:
             half = self.path.with_suffix(".half")
             save_file(self.kept, half)
