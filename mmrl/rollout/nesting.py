@@ -190,7 +190,8 @@ class Nested:
     def _signed(self, plan: Plan, place: int) -> Plan:
         """Who planned it, and no column or kind of row that it did not declare."""
         strategy = self.strategies[place]
-        declared, rows = strategy.columns, [*(a for a in plan.ask if not a.aside), *plan.given]
+        declared = strategy.columns
+        rows: list[Ask | Given] = [*(a for a in plan.ask if not a.aside), *plan.given]
         if strategy.origins is not None and (new := [o for o in map(planned, rows) if o not in strategy.origins]):
             raise ConfigError(
                 f"rollout {self.bounds[place].name!r} plans rows of an origin that it does not declare in `origins`: "

@@ -31,6 +31,17 @@ def test_several_samples_give_the_curve_of_pass_at_k(mmrl):
     assert 0 <= scores["pass@1"] <= scores["pass@2"] <= scores["pass@4"] <= 1
 
 
+def test_a_run_s_curve_stands_beside_that_of_the_model_it_began_with(trained, mmrl):
+    modality, run, _ = trained
+    done = mmrl("evaluate", run, "--samples", "2", "data.eval_limit=2")
+    assert done.code == 0, done.err
+    base = json.loads(done.out)["base"]
+    alone = json.loads(
+        mmrl("evaluate", modality, run.parent / "config.yaml", "--samples", "2", "data.eval_limit=2").out
+    )
+    assert base == pytest.approx(alone, abs=1e-6)
+
+
 def test_an_untrained_model_is_sampled(trained, mmrl, tmp_path):
     modality, run, _ = trained
     done = mmrl("sample", modality, run.parent / "config.yaml", "--out", tmp_path / "out", "--prompts", "2")
