@@ -460,9 +460,7 @@ def _looked_up(config: RunConfig, key: str) -> Any:
     """`prompts.name` is the same for `shuffled` and `{name: shuffled}`."""
     section, _, name = key.partition(".")
     value = getattr(config, section)
-    if isinstance(value, str) or not name:
-        return value
-    return value.get(name)
+    return value if isinstance(value, str) or not name else value.get(name)
 
 
 def _checkpoint_of(path: Path) -> Path:

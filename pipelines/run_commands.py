@@ -8,12 +8,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mmrl.errors import ConfigError, unknown
+from mmrl.policies.registry import MODALITIES
 from mmrl.shown import shown
 
 console = Console()
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the code a run from elsewhere names, and read what it names.")
 ]
+
+
+def known_modality(modality: str | None) -> str | None:
+    if modality is not None and modality not in MODALITIES:
+        raise ConfigError(unknown("modality", modality, MODALITIES))
+    return modality
+
+
+Modality = Annotated[str, typer.Argument(metavar="|".join(MODALITIES), callback=known_modality)]
 
 
 def say(text: str) -> None:

@@ -23,7 +23,7 @@ _SPELLED = {
     "cent": "cent ¢", "celsius": "°c ℃ celsius degree °", "fahrenheit": "°f ℉ fahrenheit degree °", "angle": "degree °",
     "hz": "hz hertz", "w": "w watt", "kw": "kw kilowatt", "v": "v volt", "n": "n newton", "j": "j joule", "kj": "kj",
 }  # fmt: skip
-_SIZES = {
+_SIZES: dict[str, dict[str, float]] = {
     "length": {"mm": 0.001, "cm": 0.01, "dm": 0.1, "m": 1, "km": 1000, "inch": 0.0254, "foot": 0.3048, "yard": 0.9144,
                "mile": 1609.344},
     "mass": {"mg": 1e-6, "g": 0.001, "kg": 1, "tonne": 1000, "pound": 0.45359237, "ounce": 0.028349523125},

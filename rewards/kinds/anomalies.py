@@ -66,9 +66,9 @@ def finding(value: Any) -> Finding | None:
         return Finding(_label(told[1]), interval(text[told.end() :]))
     if re.fullmatch(_NAME, text):
         return Finding(text.replace("_", " "), None)
-    named = _NAMED.match(text)
-    when = interval(text[named.end(1) :] if named else text)
-    return Finding(named[1].replace("_", " ") if named else None, when) if when else None
+    kind = _NAMED.match(text)
+    when = interval(text[kind.end(1) :] if kind else text)
+    return Finding(kind[1].replace("_", " ") if kind else None, when) if when else None
 
 
 def alike(first: str | None, second: str | None) -> bool:

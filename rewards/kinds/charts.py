@@ -131,7 +131,7 @@ def listed(answer: str) -> Any:
         head, body = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
         return {row[0]: row[1] if len(head) == 2 else dict(zip(head[1:], row[1:], strict=True)) for row in body}
     lines = [each for each in re.split(r"[\n;]|,(?=[^,:=]*[:=])", answer) if each.strip()]
-    items = [match.groups() for each in lines if (match := _ITEM.fullmatch(each))]
+    items = [(match[1], match[2]) for each in lines if (match := _ITEM.fullmatch(each))]
     return dict(items) if items and len(items) == len(lines) else None
 
 
