@@ -78,7 +78,10 @@ def load_scorer(model: str = TINY, pretrained: str | None = None, device: str | 
         loaded, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
         tokenizer = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError) as error:
-        raise RewardError(f"CLIP model {model!r}, pretrained {pretrained!r}: {error}") from error
+        raise RewardError(
+            f"CLIP model {model!r}, pretrained {pretrained!r}: {error}; without a network write the path of a weights "
+            f"file as `pretrained`, or `model: {TINY}` for the CLIP that ships"
+        ) from error
     return Scorer(loaded.eval().requires_grad_(False), transform, tokenizer, device)
 
 
