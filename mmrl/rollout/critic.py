@@ -39,6 +39,7 @@ class Critic(Strategy):
     authors train a value network beside the policy; this one reads no hidden states, has six weights and no gradient.
     """
 
+    origins = ()
     made = ("values",)
 
     def __init__(self, *, keep: float = 0.9, ridge: float = 1.0) -> None:

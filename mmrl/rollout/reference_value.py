@@ -36,6 +36,7 @@ class ReferenceValue(Strategy):
     no head.
     """
 
+    origins = ()
     made = ("reference_value",)
 
     def __init__(self, *, most: float = 10.0) -> None:

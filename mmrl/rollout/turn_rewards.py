@@ -32,6 +32,7 @@ class TurnRewards(Strategy):
     Without an environment that gives one, `action_reward` begins at 0. Unscored rows earn nothing here.
     """
 
+    origins = ()
     made = ("action_reward",)
 
     def __init__(self, *, outcome: float = 0.0, planning: float = 0.0) -> None:

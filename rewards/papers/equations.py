@@ -8,8 +8,6 @@ from typing import Any
 
 from mmrl.errors import RewardError
 from mmrl.rewards.registry import reward
-from mmrl.rollout.environments.calculator import calculate
-from mmrl.rollout.environments.calls import BadCall
 
 _NUMBER = r"(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
 _SIGN = r"(?:\*\*|[-+*/\u00d7\u00f7^])"
@@ -22,6 +20,9 @@ _SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", ",": None})
 
 def value_of(side: str) -> float | None:
     """What one side of an equation comes to; None where it is no arithmetic."""
+    from mmrl.rollout.environments.calculator import calculate
+    from mmrl.rollout.environments.calls import BadCall
+
     try:
         return calculate(side.translate(_SIGNS).replace("^", "**").strip().rstrip("."))
     except BadCall:

@@ -171,6 +171,11 @@ ELSEWHERE = {
     "compositional": "judges pictures: test_image",
     **dict.fromkeys(PICTURES, "judges pictures or videos: TestEveryPictureScorer"),
     "geneval": "judges pictures: test_geneval",
+    "unlabelled": "worth nothing, whatever it says",
+    "sentences": "cuts answers, of weight 0: papers/test_segments",
+    "ranked_items": "papers/test_ranking",
+    "set_then_rank": "papers/test_ranking",
+    "equations": "says which sums of an answer are right: papers/test_segments",
     "answer_number": "says which answers are the same, not what they are worth",
 }
 

@@ -249,9 +249,9 @@ class TestNames:
         monkeypatch.chdir(USER_FILE.parent)
         assert scores_of(["user_rewards.py:length"], ["abc"], prompts()).reward.tolist() == [3]
 
-    @pytest.mark.parametrize("name", ["my_rewards:length", "my_rewards.length"])
+    @pytest.mark.parametrize("name", ["own_lengths:length", "own_lengths.length"])
     def test_by_module(self, tmp_path, monkeypatch, name):
-        (tmp_path / "my_rewards.py").write_text("def length(completions): return [len(c) for c in completions]\n")
+        (tmp_path / "own_lengths.py").write_text("def length(completions): return [len(c) for c in completions]\n")
         monkeypatch.chdir(tmp_path)
         assert scores_of([name], ["abc"], prompts()).reward.tolist() == [3]
 

@@ -100,7 +100,7 @@ def test_bases_that_call_guess_at_first_and_read_what_they_are_shown(name):
 @pytest.mark.parametrize("name", [*MODULES, *CALLERS])
 def test_everything_shipped_is_small_and_holds_no_pickles(name):
     files = [f for f in shipped_asset(name).rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) < 5 * 2**20
+    assert sum(f.stat().st_size for f in files) < 10 * 2**20
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".md", ".jinja", ".txt"}
 
 

@@ -157,7 +157,7 @@ class Lean:
         self.norm = _norm_of(decoder.norm)
         self.begin = int(first.min())
         positions = torch.arange(self.begin, int(first.max()) + steps, device=first.device).expand(axes, 1, -1)
-        cosines, sines = decoder.rotary_emb(self.embeddings[:1, None], model_positions(positions))
+        cosines, sines = decoder.rotary_emb(self.embeddings.detach()[:1, None], model_positions(positions))
         self.cosines = cosines.reshape(-1, *cosines.shape[-2:])[0]  # of one axis: behind a prompt all are the same
         sines = sines.reshape(-1, *sines.shape[-2:])[0]
         half = sines.shape[-1] // 2
