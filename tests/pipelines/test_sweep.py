@@ -12,7 +12,7 @@ from mmrl.pipelines.sweep_report import reached, sooner, table
 SMALL = [
     "seeds=[0]", "budget.calls=400", "measurements=2", "watch.prompts=2", "common.training.prompts_per_step=2",
     "common.training.group_size=4", "common.policy.eval_steps=4", "common.policy.steps=9",
-    "recipes.flow_grpo_fast={policy: {sampler: {kind: flow_sde, level: 0.7}, train_steps: {high: 6}}}",
+    "recipes.flow_grpo_fast.training={prompts_per_step: 2, group_size: 4}",
 ]  # fmt: skip
 
 
