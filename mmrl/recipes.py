@@ -80,11 +80,16 @@ class Recipe(Section):
         others make already stays away. One that only brings a column, with weight 0, is worth something where a run
         names no other: a run needs a reward to look at."""
         named = [r.get("name") if isinstance(r, Mapping) else getattr(r, "name", r) for r in rewards]
-        lists = [r["columns"] for r in rewards if isinstance(r, Mapping) and isinstance(r.get("columns"), list | tuple)]
-        made = {c for each in lists for c in each if isinstance(c, str)}  # others are refused where rewards are read
+        made = {column for r in rewards if isinstance(r, Mapping) for column in _columns(r)}
         own = [dict(reward) for reward in self.rewards if reward["name"] not in named]
-        own = [r for r in own if not r.get("columns") or not made.issuperset(r["columns"])]
+        own = [r for r in own if not _columns(r) or not made.issuperset(_columns(r))]
         return own if named else [r | {"weight": r.get("weight", 1.0) or 1.0} for r in own]
+
+
+def _columns(reward: Mapping[str, Any]) -> list[str]:
+    """What a reward says it makes. What is no list of names is refused where rewards are read."""
+    columns = reward.get("columns")
+    return [each for each in columns if isinstance(each, str)] if isinstance(columns, list | tuple) else []
 
 
 def recipe_names() -> list[str]:
