@@ -1,46 +1,17 @@
-"""Pictures and clips as they travel: base64 of PNG or JPEG, and a few frames of a clip."""
+"""Pictures and clips as rewards send them: data URIs, and a few frames of a clip."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmrl.errors import RewardError
-
-FORMATS = ("PNG", "JPEG", "WEBP")
-MOST_PIXELS = 50_000_000
-MOST_BASE64 = 48 * 2**20
-
-
-def to_base64(image: Any, kind: str = "PNG") -> str:
-    """A PIL image, encoded."""
-    held = io.BytesIO()
-    image.convert("RGB").save(held, kind)
-    return base64.b64encode(held.getvalue()).decode()
+from mmrl.over_http import FORMATS, to_base64
 
 
 def data_uri(image: Any, kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64,{to_base64(image, kind)}"
-
-
-def from_base64(text: Any, what: str = "image_b64") -> Any:
-    """A PIL image; ValueError for what is none, of another format than PNG, JPEG and WebP, or too large."""
-    from PIL import Image
-
-    if not isinstance(text, str) or len(text) > MOST_BASE64:
-        raise ValueError(f"{what} is no base64 text of at most {MOST_BASE64 >> 20} MiB")
-    text = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=FORMATS)
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels")
-        image.load()
-    except Exception as error:
-        raise ValueError(f"{what} is no {', '.join(FORMATS)}: {error}") from None
-    return image
 
 
 def is_image(value: Any) -> bool:

@@ -13,23 +13,19 @@ them.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pydantic import Field
 
-from mmrl.errors import ConfigError, RewardError
+from mmrl.errors import ConfigError
+from mmrl.over_http import JsonServer, from_base64
 from mmrl.record import Prompt
 from mmrl.rewards.calls import WHOLE
 from mmrl.rewards.panel import MAIN_KEYS, Member, RewardPanel, RewardSpec
-from mmrl.rewards.pictures import from_base64
 from mmrl.rewards.rows import gather_inputs, problem_of, score_rows
 from mmrl.settings import Section
 
-MOST_BYTES = 256 * 2**20
 MOST_REQUESTS = 1024
 
 
@@ -61,25 +57,22 @@ class RewardServer:
             workers=config.workers, default_timeout=config.timeout, unscored_ceiling=1.0,
         )  # fmt: skip
         self.members = {member.label: member for member in self.panel.members}
-        self.key = _key(config.key_env)
+        posts, health = {"/score": self.answer}, lambda: {"rewards": list(self.members)}
         try:
-            self.http = ThreadingHTTPServer((config.host, config.port), _handler(self))
-        except OSError as error:
+            self.http = JsonServer(posts, health, host=config.host, port=config.port, key_env=config.key_env)
+        except ConfigError:
             self.panel.close()
-            raise ConfigError(f"host {config.host}, port {config.port}: {error.strerror or error}") from None
-        self.http.daemon_threads = True
+            raise
 
     @property
     def url(self) -> str:
-        host, port = self.http.server_address[:2]
-        return f"http://{host!s}:{port}/score"
+        return f"{self.http.url}/score"
 
     def serve_forever(self) -> None:
         self.http.serve_forever()
 
     def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+        self.http.close()
         self.panel.close()
 
     def answer(self, body: Any) -> dict[str, Any]:
@@ -165,49 +158,3 @@ def _made(turn: Mapping[str, Any], what: str) -> Any:
 
 def _listed(value: Any) -> list:
     return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def _key(name: str | None) -> str | None:
-    if name is None:
-        return None
-    if not os.environ.get(name):
-        raise ConfigError(f"key_env: the environment variable {name} is not set")
-    return os.environ[name]
-
-
-def _handler(server: RewardServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 60
-
-        def do_GET(self) -> None:
-            if self.path != "/health":
-                return self._say(404, {"error": "POST /score, or GET /health"})
-            self._say(200, {"rewards": list(server.members)})
-
-        def do_POST(self) -> None:
-            if self.path != "/score":
-                return self._say(404, {"error": "POST /score, or GET /health"})
-            if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
-                return self._say(401, {"error": "a key is needed: Authorization: Bearer ..."})
-            if self.headers.get_content_type() != "application/json":
-                return self._say(415, {"error": "expected application/json"})
-            size = self.headers.get("Content-Length", "")
-            if not size.isdigit() or int(size) > MOST_BYTES:
-                return self._say(413, {"error": f"expected a body of at most {MOST_BYTES >> 20} MiB"})
-            try:
-                self._say(200, server.answer(json.loads(self.rfile.read(int(size)))))
-            except (ValueError, RecursionError, RewardError) as error:
-                self._say(422, {"error": str(error)[:500]})
-
-        def _say(self, status: int, body: Any) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing: what is asked is the sender's."""
-
-    return Handler

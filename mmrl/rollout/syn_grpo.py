@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from mmrl.errors import ConfigError, MMRLError
+from mmrl.over_http import to_base64
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.plan import Ask, Plan, Step
 from mmrl.rollout.proposing import MEMBER, SOLVES, Proposal, Proposing, asking, tagged
-from mmrl.rollout.synthesis.client import DataServer, Taken, to_base64
+from mmrl.rollout.synthesis.client import DataServer, Taken
 from mmrl.stages import LANGUAGE, stage
 
 INVITATION = (

@@ -19,8 +19,9 @@ from functools import partial
 from typing import Any
 
 from mmrl.errors import RewardError, unknown
+from mmrl.over_http import to_base64
 from mmrl.rewards.http import Server, ServerError
-from mmrl.rewards.pictures import frames_of, is_image, to_base64
+from mmrl.rewards.pictures import frames_of, is_image
 from mmrl.rewards.registry import reward
 from mmrl.rewards.tasks import asked_text
 

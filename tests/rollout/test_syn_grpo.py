@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from mmrl.errors import ConfigError, MMRLError
+from mmrl.over_http import to_base64
 from mmrl.record import Prompt
 from mmrl.rollout.syn_grpo import SynGrpo
-from mmrl.rollout.synthesis.client import DataServer, to_base64
+from mmrl.rollout.synthesis.client import DataServer
 from mmrl.rollout.synthesis.server import SampleServer, drawer
 from mmrl.rollout.synthesis.surround import surround
 from mmrl.stages import Bound
@@ -71,12 +72,16 @@ class TestDataServer:
     @pytest.mark.parametrize(
         ("path", "body"),
         [("/samples", {"samples": [{"id": "a"}]}), ("/samples", {"samples": [{"id": "a", "image_b64": "eA=="}]}),
-         ("/samples", []), ("/take", {"name": "x", "ids": [1]}), ("/take", {"ids": ["a"]})],
+         ("/samples", []), ("/take", {"name": "x", "ids": [1]}), ("/take", {"ids": ["a"]}),
+         ("/take", {"name": "x", "ids": ["a"], "wait": "long"}), ("/take", {"name": "x", "ids": ["a"], "wait": -1})],
     )  # fmt: skip
     def test_what_is_not_of_the_protocol_is_refused(self, path, body):
-        with serving(blue) as server, pytest.raises(urllib.error.HTTPError) as raised:
-            urllib.request.urlopen(urllib.request.Request(server.url + path, json.dumps(body).encode()))
-        assert raised.value.code == 422
+        with serving(blue) as server:
+            for kind, status in (("application/json", 422), ("text/plain", 415)):
+                asked = urllib.request.Request(server.url + path, json.dumps(body).encode(), {"Content-Type": kind})
+                with pytest.raises(urllib.error.HTTPError) as raised:
+                    urllib.request.urlopen(asked)
+                assert raised.value.code == status
 
     def test_a_key_is_asked_for(self, monkeypatch):
         monkeypatch.setenv("DRAW_KEY", "secret")

@@ -12,8 +12,6 @@ and a run that was resumed, go on with the same samples. Bodies are JSON; pictur
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import time
@@ -27,27 +25,7 @@ from typing import Any
 from PIL import Image
 
 from mmrl.errors import ConfigError, MMRLError
-
-FORMATS = ("PNG", "JPEG", "WEBP")
-MOST_PIXELS = 50_000_000
-MOST_BYTES = 256 * 2**20
-
-
-def to_base64(image: Image.Image) -> str:
-    held = io.BytesIO()
-    image.convert("RGB").save(held, "PNG")
-    return base64.b64encode(held.getvalue()).decode()
-
-
-def from_base64(text: Any) -> Image.Image:
-    """ValueError for what is no picture of a known format and size."""
-    try:
-        image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=FORMATS)
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels")
-        return image.convert("RGB")
-    except Exception as error:
-        raise ValueError(f"image_b64 is no {', '.join(FORMATS)}: {error}") from None
+from mmrl.over_http import MOST_BYTES, from_base64
 
 
 @dataclass(frozen=True)
@@ -93,7 +71,9 @@ class DataServer:
             return Taken()
         found = self._ask("/take", {"name": name, "ids": list(ids), "wait": wait}, wait)
         try:
-            ready = {str(s["id"]): (from_base64(s["image_b64"]), s.get("solution")) for s in found["ready"]}
+            ready = {
+                str(s["id"]): (from_base64(s["image_b64"]).convert("RGB"), s.get("solution")) for s in found["ready"]
+            }
             failed = {str(s["id"]): str(s["error"])[:200] for s in found["failed"]}
             return Taken(ready, failed, tuple(map(str, found["unknown"])))
         except (KeyError, TypeError, ValueError) as error:

@@ -8,20 +8,17 @@ An error that `draw` raises is the sample's: it is told to the run, which counts
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from mmrl.errors import ConfigError
+from mmrl.over_http import JsonServer, from_base64, to_base64
 from mmrl.plugins import load_file
-from mmrl.rollout.synthesis.client import MOST_BYTES, from_base64, to_base64
 
 Draw = Callable[[Mapping[str, Any]], Any]
 MOST_SAMPLES = 100_000  # held at once; beyond, the oldest that were drawn are forgotten
@@ -45,7 +42,7 @@ class Samples:
         """ValueError for what is no list of samples."""
         if not isinstance(samples, list) or not all(isinstance(s, Mapping) and _is_text(s.get("id")) for s in samples):
             raise ValueError("expected {'samples': [{'id', 'description', 'image_b64', ...}]}")
-        made = {s["id"]: {**s, "image": from_base64(s.get("image_b64"))} for s in samples}
+        made = {s["id"]: {**s, "image": from_base64(s.get("image_b64")).convert("RGB")} for s in samples}
         with self.changed:
             new = [id_ for id_ in made if id_ not in self.asked and id_ not in self.done]
             for id_ in new:
@@ -57,7 +54,9 @@ class Samples:
         """The first call under a name fixes its answer."""
         if not _is_text(name) or not isinstance(ids, list) or not all(map(_is_text, ids)):
             raise ValueError("expected {'name': text, 'ids': [texts], 'wait': seconds}")
-        until = time.monotonic() + min(float(wait), LONGEST_WAIT)
+        if not isinstance(wait, int | float) or not wait >= 0:
+            raise ValueError(f"wait is {wait!r}; expected seconds, at least 0")
+        until = time.monotonic() + min(wait, LONGEST_WAIT)
         with self.changed:
             while name not in self.answers and any(id_ in self.asked for id_ in ids):
                 left = until - time.monotonic()
@@ -69,6 +68,9 @@ class Samples:
             if len(self.answers) > MOST_NAMES:
                 self.answers.popitem(last=False)
             return self.answers[name]
+
+    def counts(self) -> dict[str, int]:
+        return {"waiting": len(self.asked), "ready": len(self.done)}
 
     def _answer(self, ids: list[str]) -> dict[str, Any]:
         drawn = [{"id": id_, **self.done[id_]} for id_ in ids if id_ in self.done]
@@ -117,70 +119,21 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 200
 
 
-class SampleServer:
-    """`Samples` behind an address; loopback unless told otherwise."""
+class SampleServer(JsonServer):
+    """`samples` behind an address; loopback unless told otherwise."""
 
     def __init__(
         self, draw: Draw, *, host: str = "127.0.0.1", port: int = 8091, workers: int = 1, key_env: str | None = None
     ) -> None:
-        if key_env and not os.environ.get(key_env):
-            raise ConfigError(f"key_env: the environment variable {key_env} is not set")
-        self.samples, self.key = Samples(draw, workers), os.environ[key_env] if key_env else None
-        try:
-            self.http = ThreadingHTTPServer((host, port), _handler(self))
-        except OSError as error:
-            raise ConfigError(f"host {host}, port {port}: {error.strerror or error}") from None
-        self.http.daemon_threads = True
-
-    @property
-    def url(self) -> str:
-        host, port = self.http.server_address[:2]
-        return f"http://{host!s}:{port}"
-
-    def serve_forever(self) -> None:
-        self.http.serve_forever()
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
-
-    def answer(self, path: str, body: Any) -> dict[str, Any]:
-        if not isinstance(body, Mapping):
-            raise ValueError("expected a JSON object")
-        if path == "/samples":
-            return self.samples.put(body.get("samples"))
-        return self.samples.take(body.get("name"), body.get("ids"), body.get("wait", 0.0))
+        self.samples = held = Samples(draw, workers)
+        posts = {
+            "/samples": lambda body: held.put(_object(body).get("samples")),
+            "/take": lambda body: held.take(_object(body).get("name"), body.get("ids"), body.get("wait", 0.0)),
+        }
+        super().__init__(posts, held.counts, host=host, port=port, key_env=key_env)
 
 
-def _handler(server: SampleServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            held = server.samples
-            self._say(*((200, {"waiting": len(held.asked), "ready": len(held.done)}) if self.path == "/health" else (
-                404, {"error": "POST /samples, POST /take, or GET /health"})))  # fmt: skip
-
-        def do_POST(self) -> None:
-            if self.path not in ("/samples", "/take"):
-                return self._say(404, {"error": "POST /samples, POST /take, or GET /health"})
-            if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
-                return self._say(401, {"error": "a key is needed: Authorization: Bearer ..."})
-            size = self.headers.get("Content-Length", "")
-            if not size.isdigit() or int(size) > MOST_BYTES:
-                return self._say(413, {"error": f"expected a body of at most {MOST_BYTES >> 20} MiB"})
-            try:
-                self._say(200, server.answer(self.path, json.loads(self.rfile.read(int(size)))))
-            except (ValueError, TypeError, RecursionError) as error:
-                self._say(422, {"error": str(error)[:500]})
-
-        def _say(self, status: int, body: Any) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing: what is asked is the sender's."""
-
-    return Handler
+def _object(body: Any) -> Mapping[str, Any]:
+    if not isinstance(body, Mapping):
+        raise ValueError("expected a JSON object")
+    return body
