@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from mmrl.errors import ConfigError
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.anchor import AnchorConfig
+from mmrl.policies.generation.distilled import DistilledConfig
 from mmrl.policies.generation.families.asking import Asked
 from mmrl.policies.generation.likelihoods import likelihood_class
 from mmrl.policies.generation.likelihoods.draws import Draws
@@ -98,6 +99,8 @@ class FlowPolicyConfig(Section):
     reuse                   of rollouts: steps without noise that run the first block of the transformer alone and take
                             the rest from the step before (HGC, first-block cache); a step that is trained only where
                             `reuse.drawn` says so, and never evaluation
+    distilled               of rollouts: an adapter beside the trained one, with which a few `steps` are enough; the base
+                            trains, by a likelihood without log-probs, and is evaluated without it
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
     guidance                what is trained under guidance_scale above 1. "detached": the guided velocity, without
@@ -156,6 +159,7 @@ class FlowPolicyConfig(Section):
     tail: float | None = Field(None, gt=0, le=1)
     push: PushConfig | None = None
     reuse: ReuseConfig | None = None
+    distilled: DistilledConfig | None = None
     share_prefix: bool = True
     same_initial_noise: bool = False
     guidance: Literal["none", "detached", "through"] = "detached"
@@ -198,6 +202,17 @@ class FlowPolicyConfig(Section):
     def _push_moves_transitions(self) -> FlowPolicyConfig:
         if self.push is not None and self.likelihood != "transition":
             raise ConfigError("push moves the means of stochastic steps: it needs likelihood=transition")
+        return self
+
+    @model_validator(mode="after")
+    def _distilled_is_beside_what_trains(self) -> FlowPolicyConfig:
+        if self.distilled is not None and likelihood_class(self.likelihood).trains == "ratio":
+            raise ConfigError(
+                "distilled: rollouts would be another policy's than the one that is trained, and their ratio compares "
+                "the two; set policy.likelihood=matching, as recipes awm, diffusion_nft and crd have it"
+            )
+        if self.distilled is not None and self.lora is None and self.adapter is None:
+            raise ConfigError("distilled: an adapter lies beside another; train one too (policy.lora={rank: 32})")
         return self
 
     @model_validator(mode="after")

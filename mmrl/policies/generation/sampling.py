@@ -88,9 +88,14 @@ class Group:
         """How `velocity` is asked for the rows `who` of a step, where blocks are reused at all."""
         if self.reuse is None:
             return {}
-        allowed = self.reuse.drawn or not bool(self.plan.stochastic[:, step].any())
-        again = allowed and moves_together(who, before) and self.reuse.reused(step, self.plan.stochastic.shape[1])
-        return {"again": again, "threshold": self.reuse.threshold}
+        reuse, steps = self.reuse, self.plan.stochastic.shape[1]
+        allowed = reuse.drawn or not bool(self.plan.stochastic[:, step].any())
+        allowed = allowed and moves_together(who, before)
+        return {
+            "again": None if reuse.every is None else allowed and reuse.reused(step, steps),
+            "text": None if reuse.text is None else allowed and reuse.text_reused(step, steps),
+            "threshold": reuse.threshold,
+        }
 
 
 def state_at(start: Start, prompt: str) -> Tensor:
@@ -148,7 +153,7 @@ def sample(
         who = torch.cat([rows, owners[moving]])
         again = group.again(i, who, before)
         v, before = velocity(states, times[i].expand(len(states)), group.conditioned.rows(who), **again), who
-        if watch is not None and not again.get("again"):
+        if watch is not None and not (again.get("again") or again.get("text")):
             watch(i, who, states, v)
         ode = _stored(sde_step("ode", v, states, times[i], times[i + 1], 0.0, times[1]).mean, storage)
         trunk[moving.to(device)] = ode[len(rows) :]
