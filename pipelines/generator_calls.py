@@ -55,6 +55,14 @@ def trained(tree: Tree, steps: Sequence[int], pruning: Sequence[tuple[str, dict[
     return sum(left.values())
 
 
+def shortened(settings: FlowPolicyConfig, places: Sequence[int]) -> int:
+    """Steps that a rollout takes: those behind the last noise are fewer under `policy.tail`."""
+    if settings.tail is None:
+        return settings.steps
+    body = max(places) + 1
+    return body + max(1, int(settings.tail * (settings.steps - body)))
+
+
 def windows(choice: TrainSteps, steps: int) -> list[list[int]]:
     """Every set of trained steps that a run may choose; the last step is the ODE's. Of a random share, its size."""
     possible = steps - 1
@@ -79,7 +87,9 @@ def calls_lines(config: RunConfig, objective: Objective) -> list[str]:
     prompts, guided = config.training.prompts_per_step, 2 if settings.guidance_scale > 1 else 1
     places = windows(choice, settings.steps) or [[]]
     alike = settings.same_initial_noise and settings.share_prefix
-    drawn = [sampled(tree, settings.steps, min(steps) if alike and steps else 0) * guided for steps in places]
+    drawn = [
+        sampled(tree, shortened(settings, steps), min(steps) if alike and steps else 0) * guided for steps in places
+    ]  # fmt: skip
     alone = tree.leaves * settings.steps * guided
     lines = [
         "calls of the transformer, a prompt (a state once through is one, guided two)",
@@ -95,7 +105,8 @@ def calls_lines(config: RunConfig, objective: Objective) -> list[str]:
         if pruning:
             left = [int(share * trained(tree, steps, pruning)) * guided for steps in places]
             lines[-1] += f", pruned to {_span(left)} by {' and '.join(name for name, _ in pruning)}"
-    return [*lines, f"  {prompts} prompts a step; {settings.steps} steps a rollout"]
+    reused = "; steps that reuse blocks count as the share they run" if settings.reuse is not None else ""
+    return [*lines, f"  {prompts} prompts a step{reused}"]
 
 
 def _span(counts: Sequence[int]) -> str:

@@ -25,7 +25,7 @@ def test_pruning_by_hand():
 
 
 def lines(recipe, *changes):
-    config = read_config({"recipe": recipe}, changes, "flow")
+    config = read_config({"recipe": recipe, "policy": {"model": "asset:tiny_flow"}}, changes, "flow")
     return " | ".join(calls_lines(config, Objective.of(config.objective)))
 
 
@@ -34,6 +34,7 @@ def test_recipes():
     pruned = lines("branchgrpo", 'objective.credit=["clip_advantage",{"name":"depth_pruning"}]')
     assert "update: 202 forward and backward, pruned to 138 by depth_pruning" in pruned
     assert "rollouts: 480 |" in lines("flow_grpo") and "update: 432 forward" in lines("flow_grpo"), "24 x 10 x 2, 24 x 9 x 2"
-    assert "rollouts: 100 to 289; 12 rows apart 300" in lines("mix_grpo")
+    assert "rollouts: 80 to 300 |" in lines("mix_grpo"), "20 + 5 x 12 where the window is last, shared before it"
+    assert "rollouts: 77 to 145; 12 rows apart 300" in lines("mix_grpo_flash"), "17 + 5 x 12, and 1 + (4 + 8) x 12"
     assert "update: 144 forward and backward, one for each draw" in lines("awm")
     assert lines("tempflow_grpo") == ""

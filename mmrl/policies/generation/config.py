@@ -113,6 +113,8 @@ class FlowPolicyConfig(Section):
     guidance_scale_2        that of the second expert of Wan 2.2; null: the same
     reference_guidance      guidance of the reference that `velocity_kl` measures to; above 1 the policy, which trains
                             without guidance, learns it from there
+    eval_guidance           of evaluation, and of what is watched; null is guidance_scale. For a policy that trains without
+                            guidance and is used with it
     embedded_guidance       guidance that the model takes as an input (FLUX.1-dev, FLUX.2-dev, HunyuanVideo); null is
                             the pipeline's default
     negative_prompt         text of the unconditional pass
@@ -166,6 +168,7 @@ class FlowPolicyConfig(Section):
     guidance_scale: float = Field(1.0, ge=0)
     guidance_scale_2: float | None = Field(None, ge=0)
     reference_guidance: float = Field(1.0, ge=1)
+    eval_guidance: float | None = Field(None, ge=1)
     embedded_guidance: float | None = Field(None, ge=0)
     negative_prompt: str = ""
     reduction: Reduction = "mean"

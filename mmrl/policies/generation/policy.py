@@ -30,7 +30,7 @@ from mmrl.policies.generation.conditions import Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.distilled import attach, beside
 from mmrl.policies.generation.families import generator_of
-from mmrl.policies.generation.families.asking import condition_media
+from mmrl.policies.generation.families.asking import condition_media, guided_as
 from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.families.check import Verdict
 from mmrl.policies.generation.families.kept import verdict_of
@@ -383,8 +383,10 @@ class FlowPolicy(Policy):
                     yield self.inner
 
     def _sampling(self, greedy: bool = False) -> AbstractContextManager[None]:
-        """What rollouts are sampled with on top of their weights: the distilled adapter, where there is one."""
-        return beside(self.inner.trained, self.config.distilled is not None and not greedy)
+        """What rollouts are sampled with on top of their weights, and evaluation guided by."""
+        if greedy:
+            return guided_as(self.generator, self.config.eval_guidance)
+        return beside(self.inner.trained, self.config.distilled is not None)
 
     def _copies(self, weights: str) -> Copies:
         """Modules with other weights; None where adapters are switched."""
