@@ -100,7 +100,9 @@ def calls_lines(config: RunConfig, objective: Objective) -> list[str]:
     else:
         share = choice.fraction if choice.select == "fraction" else 1.0
         whole = [int(share * trained(tree, steps)) * guided for steps in places]
-        pruning = [(b.name, dict(b.parameters)) for b in objective.credit if b.name in ("depth_pruning", "width_pruning")]
+        pruning = [
+            (b.name, dict(b.parameters)) for b in objective.credit if b.name in ("depth_pruning", "width_pruning")
+        ]
         lines.append(f"  update: {_span(whole)} forward and backward")
         if pruning:
             left = [int(share * trained(tree, steps, pruning)) * guided for steps in places]

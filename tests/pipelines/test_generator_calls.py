@@ -1,4 +1,4 @@
-"""What a step costs in calls of the transformer, counted by hand: BranchGRPO's own tree, and what pruning leaves of it."""
+"""Calls of the transformer in a step, counted by hand: BranchGRPO's own tree, and what pruning leaves of it."""
 
 from mmrl.objective import Objective
 from mmrl.pipelines.config import read_config
@@ -33,7 +33,9 @@ def test_recipes():
     assert "rollouts: 218; 16 rows apart 320 |   update: 202 forward" in lines("branchgrpo")
     pruned = lines("branchgrpo", 'objective.credit=["clip_advantage",{"name":"depth_pruning"}]')
     assert "update: 202 forward and backward, pruned to 138 by depth_pruning" in pruned
-    assert "rollouts: 480 |" in lines("flow_grpo") and "update: 432 forward" in lines("flow_grpo"), "24 x 10 x 2, 24 x 9 x 2"
+    assert "rollouts: 480 |" in lines("flow_grpo") and "update: 432 forward" in lines("flow_grpo"), (
+        "24 x 10 x 2, 24 x 9 x 2"
+    )
     assert "rollouts: 80 to 300 |" in lines("mix_grpo"), "20 + 5 x 12 where the window is last, shared before it"
     assert "rollouts: 77 to 145; 12 rows apart 300" in lines("mix_grpo_flash"), "17 + 5 x 12, and 1 + (4 + 8) x 12"
     assert "update: 144 forward and backward, one for each draw" in lines("awm")

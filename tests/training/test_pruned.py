@@ -17,7 +17,9 @@ REWARD = torch.tensor([0.1, 0.3, 0.9, 0.5])
 def objective(*credit, **more) -> Objective:
     tree_of = {"advantage": "branchgrpo", "credit": list(credit), "ratio": "token"}
     clip = {"name": "clip", "low": 1e-3, "high": 1e-3}
-    return Objective.of({**tree_of, "trust_region": clip, "aggregation": {"name": "token_mean", "shared": "once"}, **more})
+    return Objective.of(
+        {**tree_of, "trust_region": clip, "aggregation": {"name": "token_mean", "shared": "once"}, **more}
+    )
 
 
 @pytest.fixture(scope="module")

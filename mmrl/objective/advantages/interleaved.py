@@ -14,8 +14,8 @@ from mmrl.stages import stage
 @stage(
     "advantage",
     paper="Towards Unified Multimodal Interleaved Generation via GRPO, arXiv 2603.09538",
-    formula="A_it = sum over the segments j that end at t or later of (r_ij - mean) / (std + eps), over all segments of "
-    "all rows of the group",
+    formula="A_it = sum over the segments j that end at t or later of (r_ij - mean) / (std + eps), over all segments "
+    "of all rows of the group",
     confidence="partly",
     needs=("segment", "action_reward"),
     grain="action",

@@ -21,7 +21,6 @@ from pydantic import Field
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.policies import adapters
 from mmrl.settings import Section
 
 NAME = "distilled"
@@ -95,8 +94,8 @@ def _read(pipeline: Any, place: Path) -> tuple[dict[str, Tensor], dict[str, Any]
     if read is None or not place.exists():
         why = f"{type(pipeline).__name__} reads no LoRA of diffusers" if place.exists() else "there is nothing"
         raise ConfigError(
-            f"policy.distilled.adapter: no adapter_config.json in {place}, and {why}; expected a PEFT adapter directory, "
-            "or a LoRA as diffusers saves it"
+            f"policy.distilled.adapter: no adapter_config.json in {place}, and {why}; expected a PEFT adapter "
+            "directory, or a LoRA as diffusers saves it"
         )
     folder, wanted = (str(place.parent), {"weight_name": place.name}) if place.is_file() else (str(place), {})
     options: dict[str, Any] = {"return_lora_metadata": True}

@@ -3,12 +3,12 @@
     a = softmax(Q K') V W,   Q of the picture, K and V of the text
 
 The text does not change while a rollout is drawn, so to keep the map softmax(Q K') is to keep `a`, and the projections
-are saved with it. Transformers with a cross-attention of their own have it (Wan, LTX-Video, SANA, Stable Audio: diffusers
-calls it `attn2`); in those that attend to picture and text at once (SD3, FLUX) there is no such map, and they are
-refused. Steps that draw noise ask the text anew unless `reuse.drawn` says otherwise, and evaluation always does.
+are saved with it. Transformers with a cross-attention of their own have it (Wan, LTX-Video, SANA, Stable Audio, whose
+`attn2` it is); in those that attend to picture and text at once (SD3, FLUX) there is no such map, and they are refused.
+Steps that draw noise ask the text anew unless `reuse.drawn` says otherwise, and evaluation always does.
 
-Source: arXiv 2511.11031 (HGC), its abstract: maps are reused within consecutive steps beside a cache of blocks. It is made
-for U-Nets with a control module and fuses guided and unguided maps behind a gate step; here each pass keeps its own.
+Source: arXiv 2511.11031 (HGC), its abstract: maps are reused within consecutive steps beside a cache of blocks. It is
+made for U-Nets with a control module and fuses guided and unguided maps behind a gate step; here each pass has its own.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class PromptCache:
         if not self.parts:
             kinds = ", ".join(sorted({type(module).__name__ for module in modules.values()}))
             raise ConfigError(
-                f"policy.reuse.text: {kinds} has no attention to the text alone, so there is no map of it to reuse; set "
-                "policy.reuse.text=null"
+                f"policy.reuse.text: {kinds} has no attention to the text alone, so there is no map of it to reuse; "
+                "set policy.reuse.text=null"
             )
         self.kept: dict[tuple[str, int], Tensor] = {}
         self.asked = 0

@@ -78,8 +78,9 @@ def test_what_is_saved_is_what_was_trained(adapter, tmp_path):
 def test_a_run_trains_the_base_on_rollouts_of_three_steps(adapter, tmp_path):
     values = {
         "recipe": "awm", "run_dir": str(tmp_path / "run"), "data": {"workers": 0},
-        "policy": {"model": "asset:tiny_flow", "steps": 3, "eval_steps": 4, "schedule": "linear", "max_sequence_length": 16,
-                   "draws": {"count": 2, "first": 0, "last": 3}, "distilled": {"adapter": str(adapter)}},
+        "policy": {"model": "asset:tiny_flow", "steps": 3, "eval_steps": 4, "schedule": "linear",
+                   "max_sequence_length": 16, "draws": {"count": 2, "first": 0, "last": 3},
+                   "distilled": {"adapter": str(adapter)}},
         "training": {"steps": 2, "prompts_per_step": 4, "group_size": 2, "learning_rate": 1e-3, "save_every": 0},
         "rewards": [{"name": "compositional"}],
     }  # fmt: skip

@@ -78,7 +78,9 @@ def test_every_flow_recipe_names_its_own():
 def test_evaluation_has_a_guidance_of_its_own():
     """Rollouts and training stay without; evaluation is that of a policy that is guided throughout, and the reverse."""
     unguided = {"lora": {"rank": 4, "alpha": 8}, "guidance_scale": 1.0}
-    trained, plain, guided = (flow_policy(**unguided | o) for o in ({"eval_guidance": 3.0}, {}, {"guidance_scale": 3.0}))
+    trained, plain, guided = (
+        flow_policy(**unguided | o) for o in ({"eval_guidance": 3.0}, {}, {"guidance_scale": 3.0})
+    )
     for policy in (trained, plain, guided):
         nudge(policy, 0.05)
 
