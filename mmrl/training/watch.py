@@ -131,8 +131,8 @@ class Watch:
             found[name] = float(reward.nanmean())
             if name == HELD_OUT and not self.rows:
                 self.spread = float(reward[~reward.isnan()].std(correction=0))
-            if name == HELD_OUT and len(scored.components) > 1:
-                found |= self._judges(scored.components)
+            if name == HELD_OUT:
+                found |= self._judges({n: part for n, part in scored.components.items() if "/" not in n})
         size = self.config.members
         groups = [rows.outputs[i : i + size] for i in range(0, len(rows.outputs), size)]
         found |= diversity(groups, self.embed, called=f"watch.embedding={self.config.embedding}")
@@ -140,7 +140,8 @@ class Watch:
 
     def _judges(self, components: Mapping[str, Tensor]) -> dict[str, float]:
         """{"held_out/NAME"} of each of several held-out rewards: one that falls must not hide behind one that rises."""
-        known = {f"{HELD_OUT}/{name}": part[~part.isnan()].double() for name, part in components.items()}
+        several = components if len(components) > 1 else {}
+        known = {f"{HELD_OUT}/{name}": part[~part.isnan()].double() for name, part in several.items()}
         known = {name: part for name, part in known.items() if len(part)}
         if not self.rows:
             self.spreads = {f"spread/{name}": float(part.std(correction=0)) for name, part in known.items()}
