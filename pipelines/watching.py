@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mmrl import plugins
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, MMRLError
 from mmrl.policies.base import Policy
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
@@ -30,7 +30,7 @@ def placed(key: str, make: Callable[[], T]) -> T:
     """What `make` makes of a key of the configuration, which its errors then name."""
     try:
         return make()
-    except ConfigError as error:
+    except MMRLError as error:
         raise ConfigError(f"{key}: {error}") from None
 
 

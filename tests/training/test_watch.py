@@ -107,6 +107,14 @@ class TestMoved:
         assert not watched([row(0, 0.3)]) and not watched([row(s, 0.3 + s / 100) for s in (0, 10, 20, 30)], drift=1)
 
 
+def test_a_held_out_reward_that_nobody_has_is_named_with_its_key():
+    from mmrl.pipelines.watching import placed
+    from mmrl.rewards.panel import RewardPanel
+
+    with pytest.raises(ConfigError, match=r"^watch\.rewards: unknown reward 'compositionel'; did you mean"):
+        placed("watch.rewards", lambda: RewardPanel(["compositionel"]))
+
+
 def test_drift_is_zero_at_the_start_kept_with_the_run_and_grows(tmp_path):
     from mmrl.policies.generation.drift import Probes
 

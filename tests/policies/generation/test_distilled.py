@@ -11,6 +11,7 @@ from mmrl.pipelines.run import train
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.randomness import Key
 from tests.policies.generation.tiny import flow_policy, flow_requests, nudge
+from tests.recipes.toys import adapter as drawn_adapter
 
 KEY = Key(5)
 FEW = {"likelihood": "matching", "draws": {"count": 2}, "steps": 3, "lora": {"rank": 4, "alpha": 8}}
@@ -75,29 +76,16 @@ def test_what_is_saved_is_what_was_trained(adapter, tmp_path):
     assert torch.allclose(clean(again), clean(flow_policy(**FEW)), atol=1e-6)
 
 
-def test_a_run_trains_the_base_on_rollouts_of_three_steps(adapter, tmp_path):
-    values = {
-        "recipe": "awm", "run_dir": str(tmp_path / "run"), "data": {"workers": 0},
-        "policy": {"model": "asset:tiny_flow", "steps": 3, "eval_steps": 4, "schedule": "linear",
-                   "max_sequence_length": 16, "draws": {"count": 2, "first": 0, "last": 3},
-                   "distilled": {"adapter": str(adapter)}},
-        "training": {"steps": 2, "prompts_per_step": 4, "group_size": 2, "learning_rate": 1e-3, "save_every": 0},
-        "rewards": [{"name": "compositional"}],
-    }  # fmt: skip
-    values["data"]["train"] = "world:compositions?split=train&size=8&difficulty=1"
+def test_the_shipped_configuration_trains_the_base_on_rollouts_of_few_steps(adapter, tmp_path):
+    small = ["training.steps=2", "training.prompts_per_step=4", "training.group_size=2", "training.save_every=0",
+             "data.workers=0", "data.eval=null", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
+    beside = "policy.distilled.adapter"
+    with pytest.raises(ConfigError, match=rf"{beside}: .* does not fit transformer"):
+        train(read_config("few_steps", [*small, f"{beside}={adapter}"], "flow"))  # made for the tests' own transformer
     told = []
-    with pytest.raises(ConfigError, match=r"policy\.distilled\.adapter: .* does not fit transformer"):
-        train(read_config(values, (), "flow"))  # made for the smaller transformer of these tests
-    fitting = flow_policy_of_the_asset(tmp_path)
-    values["policy"]["distilled"]["adapter"] = str(fitting)
-    train(read_config(values, (), "flow"), report=lambda step, metrics: told.append(metrics))
-    assert [m["calls/sampled"] for m in told] == [8 * 3, 8 * 3] and all(m["gradient_norm"] > 0 for m in told)
-
-
-def flow_policy_of_the_asset(folder):
-    from tests.recipes.toys import adapter
-
-    return adapter("flow", str(folder / "fits"))
+    fits = drawn_adapter("flow", str(tmp_path / "fits"))
+    train(read_config("few_steps", [*small, f"{beside}={fits}"], "flow"), report=lambda step, m: told.append(m))
+    assert [m["calls/sampled"] for m in told] == [8 * 4, 8 * 4] and all(m["gradient_norm"] > 0 for m in told)
 
 
 @pytest.mark.parametrize(
