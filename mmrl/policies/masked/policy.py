@@ -10,7 +10,6 @@ Text only. `mmrl train masked demo` trains the tiny one that ships.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies import adapters
+from mmrl.policies import adapters, registry
 from mmrl.policies.base import Policy
 from mmrl.policies.masked.likelihoods import Hidden, Masked, likelihood_class
 from mmrl.policies.masked.schedule import ScheduleConfig
@@ -128,9 +127,7 @@ class MaskedDiffusionPolicy(Policy):
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: Any = None) -> MaskedDiffusionPolicy:
         from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-        acts: Any = cls
-        if config.schedule is not None:
-            acts = importlib.import_module("mmrl.policies.masked.scheduled").ScheduledMaskedPolicy
+        acts = cls if config.schedule is None else registry.named(registry.SCHEDULED)
         try:
             model = AutoModelForMaskedLM.from_pretrained(config.model, dtype=torch.float32)
             return acts(model, AutoTokenizer.from_pretrained(config.model), config, seed=seed)
