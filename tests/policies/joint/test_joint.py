@@ -9,7 +9,7 @@ import torch
 from mmrl.batch import KINDS
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
-from mmrl.policies.joint import JointPolicy, Told
+from mmrl.policies.joint.policy import JointPolicy, Told
 from mmrl.randomness import Key
 from mmrl.record import Rollouts, Scores
 from mmrl.training.config import TrainingConfig
