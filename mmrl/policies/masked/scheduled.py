@@ -44,7 +44,9 @@ class ScheduledModel(ScoredMaskedModel):
         """(S, K) log-probs of the bins. A step of the optimizer moves logits `rate` times as far."""
         return (self.plan.rate * self.schedule).log_softmax(-1)
 
-    def forward(self, prompt: Tensor, prompt_mask: Tensor, tokens: Tensor, when: Tensor, bins: Tensor) -> Any:
+    def forward(  # type: ignore[override]  # other actions, other inputs
+        self, prompt: Tensor, prompt_mask: Tensor, tokens: Tensor, when: Tensor, bins: Tensor
+    ) -> dict[str, Tensor]:
         """{"log_probs": (B, S + T)} of the choices and, behind them, of the tokens."""
 
         def logits(canvas: Tensor) -> Tensor:
