@@ -29,8 +29,8 @@ class ScheduleConfig(Section):
 
     tokens        how many a step may fix, or all that its block has left
     temperatures  they may be drawn at, times `policy.temperature`
-    rate          learning rate of the schedule in units of the model's: under Adam a logit moves about so many times the
-                  learning rate in a step, and a table wants .01 to .1. With 10 it hardly moves
+    rate          learning rate of the schedule in units of the model's: under Adam a logit moves about so many times
+                  the learning rate in a step, and a table wants .01 to .1. With 10 it hardly moves
     alternate     rollout batches that train the model before as many train the schedule; 0 trains both at once, which
                   the authors found unstable
     """
