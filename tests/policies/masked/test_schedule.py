@@ -96,7 +96,7 @@ def test_in_turns_one_learns_and_the_other_stays_bit_for_bit(tmp_path):
         seen.append({n: v.clone() for n, v in actor.trainable_state().items()})
 
     seen.append({n: v.clone() for n, v in actor.trainable_state().items()})
-    config = TrainingConfig(steps=4, prompts_per_step=2, group_size=8, learning_rate=1e-2, save_every=2)
+    config = TrainingConfig(steps=4, prompts_per_step=2, group_size=4, learning_rate=1e-2, save_every=2)
     objective = Objective.of(load_recipe("co_grpo").objective)
     prompts = [request.prompt for request in requests("abc", "def", "ghi", "jab")]
     Trainer(actor, objective, prompts, vowels, config, tmp_path, report=note).train()
