@@ -336,7 +336,9 @@ def _read_json(path: Path) -> list[Any]:
         hint = "; one object a line is JSONL: name it .jsonl" if "Extra data" in str(error) else ""
         raise DataError(f"{path}: not JSON: {error}{hint}") from None
     if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of rows, got {type(rows).__name__}")
+        lists = [name for name, value in rows.items() if isinstance(value, list)] if isinstance(rows, dict) else []
+        fix = f"; write the list under {' or '.join(map(repr, lists[:4]))} into a file of its own" if lists else ""
+        raise DataError(f"{path}: expected a list of rows, got {type(rows).__name__}{fix}")
     return rows
 
 

@@ -363,6 +363,10 @@ def test_equal_rows_are_numbered_in_order(opened):
         ({"prompt": 5}, "expected a string or chat messages, got int 5"),
         ({"prompt": []}, "expected a string or chat messages"),
         ({"question": "q"}, r"missing; the row has question; name yours: data\.columns\.prompt=question"),
+        (
+            {"file_name": "red.png", "question": "q", "answer": "a"},
+            r"data\.columns\.prompt=question data\.columns\.solution=answer data\.columns\.image=file_name",
+        ),
         ({"prompt": [{"says": "human", "value": "x"}]}, r"expected a message \{'role', 'content'\}"),
         ({"prompt": [{"role": "usr", "content": "x"}]}, "unknown role 'usr'; did you mean 'user'"),
         ({"prompt": [{"role": "user", "content": [{"type": "audio"}]}]}, "type text, image or video"),
@@ -417,13 +421,15 @@ def test_places_that_hold_no_data_set_say_what_they_hold(folder):
     (folder / "e.jsonl").touch()
     (folder / "lines.json").write_text('{"prompt": "a"}\n{"prompt": "b"}')
     (folder / "one.json").write_text('{"prompt": "a"}')
+    (folder / "under.json").write_text('{"version": 1, "data": [{"prompt": "a"}]}')
     (folder / "bad.parquet").write_bytes(b"PAR1 no")
     for spec, message in [
         ("none.jsonl", "does not exist"),
         ("many", r"holds several splits; name one of them: .*many\?split=easy, .*many\?split=hard"),
         ("e.jsonl", "is empty"),
         ("lines.json", r"one object a line is JSONL: name it \.jsonl"),
-        ("one.json", "expected a list of rows, got dict"),
+        ("one.json", "expected a list of rows, got dict$"),
+        ("under.json", "got dict; write the list under 'data' into a file of its own"),
         ("bad.parquet", "cannot be read as parquet"),
         ("many?split=eas", r"unknown split 'eas'; did you mean 'easy'"),
         ("many?spilt=easy", "unknown option 'spilt'; did you mean 'split'"),
