@@ -63,7 +63,7 @@ _NEAR = {
         "conversations",
         "message",
     ),
-    "solution": ("answer", "label", "ground_truth", "gt", "target", "response", "completion"),
+    "solution": ("answer", "label", "ground_truth", "gt", "target", "response", "output", "completion"),
     "task": ("problem_type", "question_type", "task_type", "type"),
 }
 _TRUTHS = ("answer", "ground_truth", "gt_answer", "gt")  # columns beside messages that say what is right
