@@ -19,7 +19,7 @@ from mmrl.policies.registry import MODALITIES
 from mmrl.stages import CONFIDENCES
 
 _ROOMS = ("mmrl.weights",)
-_MODULES = ("mmrl.training.bridge",)
+_MODULES = ("mmrl.training.bridge", "mmrl.training.near_future")
 _TOOLS: dict[str, Tool] = {}
 
 
