@@ -58,6 +58,7 @@ def test_stored_answers_are_tokens_by_prompt(tmp_path):
         OfflineSlot(answers=str(tmp_path / "none"))
 
 
+@pytest.mark.learns
 def test_a_run_rolls_back_and_its_later_self_helps(tmp_path):
     values = {
         "recipe": "grpo", "run_dir": str(tmp_path / "run"), "rewards": [{"name": "accuracy"}],
