@@ -35,6 +35,7 @@ def _needs(function: StageFunction) -> list[str]:
     return [*sorted(function.needs()), *function.columns()]
 
 
+TRAINS: dict[str, Any] = {"trainable": True, "makers": {}, "missing": [], "asks": []}
 A_TEACHER = {"teacher": {"model": "a teacher"}}
 TEACHER = "policy.teacher.model=NAME, or policy.teacher.adapter=FOLDER for the policy's own model with another adapter"
 
@@ -67,7 +68,7 @@ def _of_tool(tool: Tool, recipe: Recipe | None) -> dict[str, Any]:
     return {
         "name": tool.name,
         "formula": tool.formula,
-        "stages": ["learner" if recipe else "tool"],
+        "stages": ["learner" if recipe and recipe.learner != "gradient" else "tool"],
         "needs": [],
         "modalities": list(recipe.modalities if recipe else tool.modalities),
         "paper": tool.paper,
@@ -75,7 +76,9 @@ def _of_tool(tool: Tool, recipe: Recipe | None) -> dict[str, Any]:
         "deviates": recipe.deviates if recipe else [],
         "functions": [f"tool: {tool.command}"],
         "recipe": recipe is not None,
-        **(training_of(recipe) if recipe else _untrained(f"no stage of a step; it is used by {tool.command}")),
+        **(training_of(recipe) if recipe else TRAINS if tool.trains else _untrained(
+            f"no stage of a step; it is used by {tool.command}"
+        )),
         "summary": recipe.summary if recipe else tool.summary,
     }
 
@@ -143,7 +146,7 @@ def _untrained(*why: str) -> dict[str, Any]:
 def _of_rewards(rewards: list[Reward]) -> dict[str, Any]:
     """A reward trains any recipe, on data that has its columns."""
     columns = {name for r in rewards for name in columns_of(r.function, {}, r.name).required}
-    return {"trainable": True, "makers": {name: ["data"] for name in sorted(columns)}, "missing": [], "asks": []}
+    return {**TRAINS, "makers": {name: ["data"] for name in sorted(columns)}}
 
 
 def _added(functions: list[StageFunction], modalities: list[str]) -> dict[str, Any]:

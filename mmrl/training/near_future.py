@@ -57,6 +57,7 @@ def best_guide(guides: Sequence[Guide]) -> Guide | None:
     "S = Q / V over the checkpoints met, roll back, K steps in which its right answers take places of wrong ones",
     confidence="reconstructed",
     modalities=("vlm", "video"),
+    trains=True,
 )
 class Trigger:
     """Looks for the moment at which a run should learn from where it would be later.

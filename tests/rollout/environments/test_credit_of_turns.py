@@ -1,5 +1,7 @@
 """Methods that tell turns apart, on conversations that have several: what the turns of one rollout are given differs."""
 
+import json
+
 import pytest
 import torch
 
@@ -66,14 +68,11 @@ def test_turns_of_one_rollout_are_told_apart(name, caller, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_model_that_zooms_trains_with_each(name, tmp_path):
     """The shipped model looks closer by itself now and then."""
-    told = []
+    told: list[dict] = []
     environment = {"name": "tagged_tools" if name == "rlvmr" else "toolbox", "side": 64, "max_turns": 2}
-    changes = {"recipe": name, "run_dir": str(tmp_path / "run"), "environment": environment,
-               "training": {"steps": 1, "prompts_per_step": 8, "group_size": 16, "eval_every": 0, "save_every": 0},
-               "data": {"eval": None, "workers": 0}}  # fmt: skip
-    from mmrl.pipelines.config import merge
-    from mmrl.settings import read_yaml_file
-
-    config = read_config(merge(read_yaml_file("configs/vlm/zoom.yaml"), changes), (), "vlm")
+    sizes = {"steps": 1, "prompts_per_step": 8, "group_size": 16, "eval_every": 0, "save_every": 0}
+    changes = [f"recipe={name}", f"run_dir={tmp_path / 'run'}", f"environment={json.dumps(environment)}",
+               "data.eval=null", "data.workers=0", *(f"training.{k}={v}" for k, v in sizes.items())]  # fmt: skip
+    config = read_config("zoom", changes, "vlm")
     train(config, report=lambda step, metrics: told.append(metrics))
     assert told[0]["environment/call_rate"] > 0 and told[0]["gradient_norm"] > 0
