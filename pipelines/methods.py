@@ -76,9 +76,13 @@ def _of_tool(tool: Tool, recipe: Recipe | None) -> dict[str, Any]:
         "deviates": recipe.deviates if recipe else [],
         "functions": [f"tool: {tool.command}"],
         "recipe": recipe is not None,
-        **(training_of(recipe) if recipe else TRAINS if tool.trains else _untrained(
-            f"no stage of a step; it is used by {tool.command}"
-        )),
+        **(
+            training_of(recipe)
+            if recipe
+            else TRAINS
+            if tool.trains
+            else _untrained(f"no stage of a step; it is used by {tool.command}")
+        ),
         "summary": recipe.summary if recipe else tool.summary,
     }
 

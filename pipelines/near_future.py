@@ -138,7 +138,7 @@ def _read(folder: Path) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def choose(config: RunConfig, trigger: Trigger, asked: NearFuture, number: int) -> dict[str, Any]:
-    """Try the checkpoints after the moment on prompts that fail at it; the best one's right answers are written down."""
+    """Try the checkpoints after the moment on prompts that fail at it; the best one's right answers are kept."""
     assert trigger.fired is not None
     held = checkpoints(config.directory)
     base = [(step, path) for step, path in held if step <= trigger.fired]
@@ -233,6 +233,6 @@ def said(told: dict[str, Any]) -> str:
         return f"{moment}, and no checkpoint ahead solves one: the run goes on"
     best = next(t for t in told["tried"] if t["step"] == told["guide"])
     return (
-        f"{moment}; step {told['guide']} solves {best['quality']:.0%} of them at a cost of {best['cost']:.3f}, the best "
-        f"of {len(told['tried'])}: rolled back, and {told['answers']} of its answers help to step {told['until']}"
+        f"{moment}; step {told['guide']} solves {best['quality']:.0%} of them at a cost of {best['cost']:.3f}, the "
+        f"best of {len(told['tried'])}: rolled back, and {told['answers']} of its answers help to step {told['until']}"
     )

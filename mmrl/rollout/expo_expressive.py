@@ -18,8 +18,8 @@ EDIT = "A draft of the answer:\n{draft}\n\nChange what is wrong with it, and kee
     "rollout",
     "expo_expressive",
     paper="EXPO: Stable Reinforcement Learning with Expressive Policies, arXiv 2507.07986",
-    formula="a_i ~ pi(. | q), a'_i ~ pi(. | q, a_i); a* = argmax of the value over a_i and a'_i; pi(. | q) imitates a*, "
-    "pi(. | q, a) is trained by the value",
+    formula="a_i ~ pi(. | q), a'_i ~ pi(. | q, a_i); a* = argmax of the value over a_i and a'_i; pi(. | q) imitates "
+    "a*, pi(. | q, a) is trained by the value",
     confidence="partly",
     modalities=LANGUAGE,
 )

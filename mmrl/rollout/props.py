@@ -70,9 +70,9 @@ def behaviour_probs(
     "rollout",
     "props",
     paper="PROPS: On-Policy Policy Gradient Reinforcement Learning Without On-Policy Sampling, arXiv 2311.08290",
-    formula="next choice = argmax_k p_k (n + 1) - n_k; or k ~ pi_b, pi_b descends mean max(r, clip(r, 1 - e, 1 + e)) of "
-    "what was taken, r = pi_b / p",
-    confidence="verified",
+    formula="next choice = argmax_k p_k (n + 1) - n_k; or k ~ pi_b, pi_b descends mean max(r, clip(r, 1 - e, 1 + e)) "
+    "of what was taken, r = pi_b / p",
+    confidence="partly",
     modalities=LANGUAGE,
 )
 class Props(Strategy):
@@ -160,5 +160,5 @@ def _probabilities(names: Sequence[str], shares: Mapping[str, float] | None) -> 
     if shares is None:
         return [1 / len(names)] * len(names)
     if set(shares) != set(names) or min(shares.values()) < 0 or not sum(shares.values()) > 0:
-        raise ConfigError(f"rollout 'props': shares {dict(shares)}: expected one of 0 or more for each of {list(names)}")
+        raise ConfigError(f"rollout 'props': shares {dict(shares)}: expected 0 or more for each of {list(names)}")
     return [shares[name] / sum(shares.values()) for name in names]

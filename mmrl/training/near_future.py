@@ -32,7 +32,7 @@ def variance_cost(log_probs: Tensor, guide_log_probs: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Guide:
-    """A later checkpoint as a guide. quality: share of the prompts that fail now which it solves; cost: V of its rows"""
+    """A later checkpoint. quality: the share it solves of the prompts that fail now; cost: V of its right rows."""
 
     step: int
     quality: float

@@ -1,4 +1,4 @@
-"""Importance corrections beside rows of every source: the policy's own, hinted ones, replayed groups, demonstrations."""
+"""Importance corrections beside rows of every source: the policy's own, hinted, replayed, demonstrations."""
 
 import math
 

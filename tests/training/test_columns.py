@@ -191,7 +191,12 @@ def test_methods_say_of_each_recipe_whether_it_trains_and_what_is_missing():
     assert not recipes["perceval"]["trainable"]
     assert recipes["perceval"]["makers"] == {"flagged_tokens": ["reward"]}
     assert recipes["soft_grpo"]["missing"] and not recipes["soft_grpo"]["asks"]
-    for name, asked in (("opd", "policy.teacher.model=NAME"), ("essa", "policy.adapter=FOLDER"), ("atlas_la_grpo", "tokens")):
+    asked_for = {
+        "opd": "policy.teacher.model=NAME",
+        "essa": "policy.adapter=FOLDER",
+        "teacher_answers": "policy.teacher",
+    }
+    for name, asked in asked_for.items():
         assert recipes[name]["trainable"] and asked in " ".join(recipes[name]["asks"]), name
     assert recipes["rlvmr"]["trainable"] and set(recipes["rlvmr"]["makers"]) >= {"segment", "tag", "action_reward"}
     for name in ("hill", "tgrl", "grao", "dypo", "expo", "otr", "guide", "calibrl"):

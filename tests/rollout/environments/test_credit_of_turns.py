@@ -1,4 +1,4 @@
-"""Methods that tell turns apart, on conversations that have several: what the turns of one rollout are given differs."""
+"""Methods that tell turns apart, on conversations that have several: the turns of one rollout get unlike credit."""
 
 import json
 
