@@ -190,7 +190,7 @@ def test_methods_say_of_each_recipe_whether_it_trains_and_what_is_missing():
     assert recipes["vppo"]["trainable"] and recipes["vppo"]["missing"] == []
     assert not recipes["perceval"]["trainable"]
     assert recipes["perceval"]["makers"] == {"flagged_tokens": ["reward"]}
-    assert recipes["soft_grpo"]["missing"] and not recipes["soft_grpo"]["asks"]
+    assert recipes["soft_grpo"]["trainable"] and not recipes["soft_grpo"]["asks"]
     asked_for = {
         "opd": "policy.teacher.model=NAME",
         "essa": "policy.adapter=FOLDER",
