@@ -25,7 +25,6 @@ MOST = 5000
 _FENCE = re.compile(r"```[\w+-]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _PRELUDE = re.compile(r"<!DOCTYPE[^>]*>|<\?xml[^>]*>|<!--.*?-->|(?<=>)\s+(?=<)", re.IGNORECASE | re.DOTALL)
 """What no page is judged by: its type, comments, and how it is indented."""
-_EMPTY = re.compile(r"<(\w+)([^<>]*?)\s*(?:/>|(?<!/)></\1>)")  # `<g></g>` is `<g/>`
 VOID = frozenset(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"])
 
 
@@ -44,12 +43,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for i, each in enumerate(value):
             yield from leaves(each, f"{path}/{i}")
     else:
-        yield path, json.dumps(_plain(value) if isinstance(value, float) else value)
-
-
-def _plain(value: float) -> float | int:
-    """2.0 and 2 are one number, and so are two that agree in six digits after the point."""
-    return int(value) if value.is_integer() else round(value, 6)
+        yield path, json.dumps(round(value, 6) if isinstance(value, float) else value)
 
 
 def true_json(solution: Any) -> list[tuple[str, str]]:
@@ -111,7 +105,7 @@ def true_markup(solution: Any) -> str:
 
 def markup(answer: str, right: str, needed: str | None) -> Verdict:
     """Share of the truth's tags, how closed they are, and how long the text is beside the truth."""
-    text, right = (_EMPTY.sub(r"<\1\2/>", _PRELUDE.sub("", each)).strip() for each in (unfenced(answer), right))
+    text, right = (_PRELUDE.sub("", each).strip() for each in (unfenced(answer), right))
     found, wanted = tags(text), tags(right)
     if not found.opened or (needed and not (found.opened[needed] and found.closed[needed])):
         return UNREAD
