@@ -87,7 +87,8 @@ class FlowPolicyConfig(Section):
     gradient_checkpointing  less memory, about a third more time
     offload                 text encoders and VAE wait on the CPU between uses
     height, width, frames   of the outputs; null is the pipeline's own. Frames are for video only
-    max_sequence_length     text tokens, where the pipeline takes a limit; null is the pipeline's own
+    max_sequence_length     text tokens, where the pipeline takes a limit; null is the pipeline's own, or that of
+                            its tokenizers where it is shorter
     pipeline_options        further arguments of the pipeline's call, by its own names
     steps, eval_steps       of rollouts, and of the ODE sampler that evaluation uses. 10 and 40 are published
     schedule                "pipeline": the times that the pipeline itself would use. "linear": s u / (1 + (s - 1) u)

@@ -37,7 +37,7 @@ from mmrl.policies.generation.families.kept import verdict_of
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
 from mmrl.policies.generation.likelihoods.base import Drawn, Kept, Likelihood, settings_of, unplanned
 from mmrl.policies.generation.packing import packed_whole
-from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
+from mmrl.policies.generation.pipeline import FrozenParts, load, load_transformers, trained_modules
 from mmrl.policies.generation.pushing import aids
 from mmrl.policies.generation.sampling import PROJECTIONS, STORED, Group, sample, stored
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
@@ -92,7 +92,7 @@ class FlowPolicy(Policy):
     @classmethod
     def from_config(cls, config: FlowPolicyConfig, *, seed: int = 0, read_clip: ReadClip | None = None) -> FlowPolicy:
         """Load the pipeline that `config.model` names."""
-        policy = cls(load_pipeline(config), config, seed=seed)
+        policy = cls(*load(config), seed=seed)
         policy._source = config.model
         return policy
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from mmrl.errors import ConfigError
 from mmrl.policies.generation.calls import Calls
 from mmrl.settings import Section
+from mmrl.tools import tool
 
 Call = tuple[str, int]
 """A transformer by name, and which of its calls in a step."""
@@ -39,6 +40,15 @@ LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks", "layers", 
 """What diffusers calls the lists of a transformer's blocks."""
 
 
+@tool(
+    "hgc",
+    command="mmrl train flow CONFIG policy.reuse.every=2",
+    paper="HGC, arXiv 2511.11031",
+    formula="reused step: y = b(x) + r, r = tail(b(x)) - b(x) of the last whole step",
+    confidence="reconstructed",
+    modalities=("flow",),
+    trains=True,
+)
 class ReuseConfig(Section):
     """Which steps of a rollout reuse blocks.
 
