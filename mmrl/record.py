@@ -13,7 +13,7 @@ policies. Outside the mask every `(B, T)` tensor is 0, never NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from mmrl.errors import DataError
 
 __all__ = [
     "BEHAVIOURS", "FINISHED", "LOST", "SOURCES", "TRUNCATED", "Answer", "Batch", "Evaluation", "Prompt", "Request",
-    "Rollouts", "Scores", "Selection", "Start", "owned", "pad_columns", "task_number",
+    "Rollouts", "Scores", "Selection", "Start", "Stored", "owned", "pad_columns", "task_number",
 ]  # fmt: skip
 
 
@@ -119,6 +119,20 @@ class Answer:
 
     ids: Tensor
     log_probs: Tensor | None = None
+
+
+@dataclass
+class Stored:
+    """An output that was made before.
+
+    output      as rewards read it: a PIL picture
+    reward      what it was worth then; None: the run's rewards score it
+    components  of that reward, by name
+    """
+
+    output: Any
+    reward: float | None = None
+    components: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from mmrl.policies.likelihood import Likelihood
 from mmrl.policies.registry import policy_classes
 from mmrl.policies.sharding import plain_name, whole_weights
 from mmrl.randomness import Key
-from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts
+from mmrl.record import Answer, Evaluation, Prompt, Request, Rollouts, Stored
 from mmrl.rollout.environments.base import Surroundings
 from mmrl.settings import Section
 from mmrl.stages import Need, View
@@ -161,6 +161,13 @@ class Policy(ABC):
         `old_log_probs` are this policy's, from a pass. Group, member and source are the caller's to set.
         """
         raise PolicyError(f"the {self.modality} policy takes no written answers")
+
+    def stored(self, prompts: Sequence[Prompt], outputs: Sequence[Stored], key: Key) -> Rollouts:
+        """Rows of outputs that were made before: `outputs[i]` of `prompts[i]`, with the rewards they bring.
+
+        What training draws of them is keyed by `key`. Group, member and source are the caller's to set.
+        """
+        raise PolicyError(f"the {self.modality} policy takes no stored outputs")
 
     @abstractmethod
     def evaluate(

@@ -7,16 +7,17 @@ same tools as training. Strategies never apply here: they decide who is asked, t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from mmrl.columns import COLUMNS
+from mmrl.errors import PolicyError
 from mmrl.policies.base import Policy
 from mmrl.randomness import Key
-from mmrl.record import LOST, Answer, Batch, Prompt, Request, Rollouts, Scores
+from mmrl.record import LOST, Answer, Batch, Prompt, Request, Rollouts, Scores, Stored
 from mmrl.rollout.environments.base import ROWS, Surroundings
 from mmrl.rollout.environments.states import turn_column
 
@@ -63,6 +64,12 @@ class Actor:
                 rows.columns[name] = turn_column(COLUMNS[name], nothing, rows.mask, turn)
         return rows
 
+    def stored(self, prompts: Sequence[Prompt], outputs: Sequence[Stored], key: Key) -> Rollouts:
+        """`outputs[i]` as if the policy had made it of `prompts[i]`; see `Policy.stored`."""
+        if self.environment is not None:
+            raise PolicyError("stored outputs know of no environment: leave `environment` or the stored outputs out")
+        return self.policy.stored(prompts, outputs, key)
+
     def metrics(self, batch: Batch) -> dict[str, float]:
         """How a batch of all ranks used the environment, and what this process has seen go wrong by cause."""
         if self.environment is None:
@@ -81,18 +88,31 @@ class Actor:
 def score_rows(rollouts: Rollouts, score: Callable[[list[Any], list[Prompt]], Scores]) -> Scores:
     """Write into `rollouts` what its outputs are worth, and return it, an entry a row.
 
-    Rows whose environment failed are not shown to the rewards: they are unscored, for that cause.
+    Rows whose environment failed are not shown to the rewards: they are unscored, for that cause. Nor are rows that
+    bring a reward of their own, which they keep.
     """
+    brought = torch.full(rollouts.group.shape, float("nan")) if rollouts.reward is None else rollouts.reward.cpu()
     lost = Counter(f"environment: {why.removeprefix(LOST)}" for why in rollouts.finish if why.startswith(LOST))
-    kept = [row for row, why in enumerate(rollouts.finish) if not why.startswith(LOST)]
+    unknown = brought.isnan().tolist()
+    kept = [row for row, why in enumerate(rollouts.finish) if unknown[row] and not why.startswith(LOST)]
     prompts = [rollouts.prompts[i] for i in rollouts.prompt.tolist()]
     scores = score([rollouts.outputs[row] for row in kept], [prompts[row] for row in kept])
-    if lost:
+    if len(kept) < len(rollouts):
         scores = _spread(scores, kept, len(rollouts), lost)
+    if not all(unknown):
+        scores = _with_own(scores, brought, rollouts.components)
     device = rollouts.mask.device
     rollouts.components = {name: values.to(device) for name, values in scores.components.items()}
     rollouts.reward, rollouts.success = scores.reward.to(device), scores.success.to(device)
     return scores
+
+
+def _with_own(scores: Scores, brought: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> Scores:
+    """Scores in which rows that bring a reward (B,), NaN elsewhere, keep it, and its parts of names that rewards have."""
+    own = ~brought.isnan()
+    components = {n: torch.where(own & (n in parts), parts.get(n, brought).cpu(), v.cpu()) for n, v in
+                  scores.components.items()}  # fmt: skip
+    return replace(scores, components=components, reward=torch.where(own, brought, scores.reward.cpu()))
 
 
 def _spread(scores: Scores, kept: Sequence[int], count: int, lost: Counter) -> Scores:

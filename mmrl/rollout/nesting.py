@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError
-from mmrl.record import Answer, Batch, Prompt, Rollouts
+from mmrl.record import Answer, Batch, Prompt, Rollouts, Stored
 from mmrl.rollout.plan import Ask, Given, Plan, Step, Strategy, planned
 from mmrl.stages import Bound, Need, registered
 
@@ -150,7 +150,7 @@ class Nested:
             merged |= strategy.beside(prompt, rows)
         return merged
 
-    def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
+    def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer] | list[Stored]:
         return self.strategies[given.by].given(given, prompt, rows)
 
     def reads(self, others: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

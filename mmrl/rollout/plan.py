@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.randomness import Key
-from mmrl.record import BEHAVIOURS, SOURCES, Answer, Batch, Prompt, Rollouts
+from mmrl.record import BEHAVIOURS, SOURCES, Answer, Batch, Prompt, Rollouts, Stored
 from mmrl.rollout.origins import HINTED, OWN, SHOWN, Origin, brought
 
 Behaviour = Literal["policy", "given", "one"]
@@ -212,8 +212,9 @@ class Strategy:
         """
         raise NotImplementedError(f"{type(self).__name__} asked with a note, and has no `shown`")
 
-    def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
-        """The rows of `given`, as texts or token by token; none at all is an answer too. Runs on one rank."""
+    def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer] | list[Stored]:
+        """The rows of `given`, as texts, token by token, or as stored outputs; none at all is an answer too. Runs on
+        one rank."""
         raise NotImplementedError(f"{type(self).__name__} plans given rows, and has no `given`")
 
     def usable(self, ask: Ask, prompt: Prompt, texts: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, MMRLError
 from mmrl.objective import Objective
 from mmrl.randomness import Key
-from mmrl.record import BEHAVIOURS, SOURCES, TRUNCATED, Answer, Batch, Prompt, Request, Rollouts, Start
+from mmrl.record import BEHAVIOURS, SOURCES, TRUNCATED, Answer, Batch, Prompt, Request, Rollouts, Start, Stored
 from mmrl.rollout.actor import Actor, score_rows
 from mmrl.rollout.nesting import Nested
 from mmrl.rollout.origins import merged, tally
@@ -274,7 +274,7 @@ class Collector:
         self._heard(plan, [pair for rows_ in (acted, told) if rows_ for pair in _texts(rows_)], requests)
         constants = [ask.columns for ask, _ in requests if not ask.aside for _ in range(ask.count)]
         parts = [(acted.index(range(len(constants))), constants)] if acted and constants else []
-        parts += self._written(givens, rows, groups)
+        parts += self._written(givens, rows, groups, step.key)
         if plan.given and any(g.behaviour != "policy" for g in plan.given) and rows is not None:
             rows.columns.setdefault(BEHAVIOUR, rows.old_log_probs.clone())
         new = [self._constant(part, columns, rows, plan) for part, columns in parts]
@@ -356,7 +356,7 @@ class Collector:
         return rollouts if requests else None
 
     def _written(
-        self, givens: list[tuple[int, Given]], rows: Rollouts | None, groups: Groups
+        self, givens: list[tuple[int, Given]], rows: Rollouts | None, groups: Groups, key: Key
     ) -> list[tuple[Rollouts, list]]:
         """The rows that nobody acts for, in the order of the plan; the policy says how likely it finds them."""
         if not givens:
@@ -372,10 +372,8 @@ class Collector:
         if not sum(totals):
             return []
         with self.clock("rollout"):
-            spare: list[str | Answer] = ["-"]
-            asked = (prompts, answers) if answers else ([self._spare(groups)], spare)
-            written = together(lambda: self.actor.written(*asked), self.accelerator)
-        if not answers:
+            written = together(lambda: self._taken(prompts, answers, groups, key), self.accelerator)
+        if not answers or written is None:
             return []
         at = [i for i, f in enumerate(found) for _ in f]
         place = [k for f in found for k in range(len(f))]
@@ -390,13 +388,27 @@ class Collector:
             written.columns[BEHAVIOUR] = _denominators(written.old_log_probs, behaviours, answers)
         return [(written, [givens[i][1].columns for i in at])]
 
-    def _given(self, group: int, given: Given, rows: Rollouts | None, groups: Groups) -> Sequence[str | Answer]:
+    def _taken(self, prompts: list[Prompt], answers: list[Any], groups: Groups, key: Key) -> Rollouts | None:
+        """The rows of `answers`. Where other ranks' are written, one without any runs their pass beside them; stored
+        outputs take none."""
+        stored = [isinstance(answer, Stored) for answer in answers]
+        if any(gather_objects(any(stored), self.accelerator)):
+            if not all(stored):
+                raise ConfigError("given rows of one round are written answers or stored outputs, not both")
+            return self.actor.stored(prompts, answers, key) if answers else None
+        return self.actor.written(*((prompts, answers) if answers else ([self._spare(groups)], ["-"])))
+
+    def _given(
+        self, group: int, given: Given, rows: Rollouts | None, groups: Groups
+    ) -> Sequence[str | Answer | Stored]:
         if not groups.mine(group):
             return ()
         made = self.strategies.given(given, groups.prompt(group, self.prompts), _of_group(rows, group))
-        if not isinstance(made, list) or not all(isinstance(row, str | Answer) for row in made):
-            raise ConfigError(f"given rows are a list of texts or answers; a rollout strategy gave {made!r:.80}")
-        bare = [row for row in made if isinstance(row, str) or row.log_probs is None]
+        if not isinstance(made, list) or not all(isinstance(row, str | Answer | Stored) for row in made):
+            raise ConfigError(
+                f"given rows are a list of texts, answers or stored outputs; a rollout strategy gave {made!r:.80}"
+            )
+        bare = [row for row in made if not isinstance(row, Answer) or row.log_probs is None]
         if given.behaviour == "given" and bare:
             raise ConfigError("a rollout strategy gave rows without log-probs and says behaviour 'given'")
         return made
@@ -453,7 +465,7 @@ def _texts(rows: Rollouts) -> list[tuple[str, bool]]:
     return [(str(text), why == TRUNCATED) for text, why in zip(rows.outputs, rows.finish, strict=True)]
 
 
-def _denominators(own: Tensor, behaviours: Sequence[str], answers: Sequence[str | Answer]) -> Tensor:
+def _denominators(own: Tensor, behaviours: Sequence[str], answers: Sequence[str | Answer | Stored]) -> Tensor:
     """(B, T) log-probs of whoever wrote each row, as the plan names them; `own` are the policy's."""
     column = own.clone()
     for row, (behaviour, answer) in enumerate(zip(behaviours, answers, strict=True)):

@@ -43,6 +43,8 @@ class WatchConfig(Section):
     prompts     held-out prompts acted on, the first ones; members: outputs of each, at least 2
     rewards     that do not train, as under `rewards`: another verifier, another model; of several each is watched by
                 itself too. None: held_out is not measured
+    corrected   the middle of the held-out rewards' scale, of 1 to 5 (UnifiedReward) 3: the reward is then measured as
+                GDRO's tables have it, too (`corrected_score`). null: it is not
     embedding   file.py:function, outputs to (N, D), in place of colours and edges in cells
     fall        of the held-out reward below its best so far, in standard deviations of its scores before training
     diversity   least share of the diversity before training, of pixels and of embeddings
@@ -56,12 +58,23 @@ class WatchConfig(Section):
     prompts: int = Field(16, ge=1)
     members: int = Field(2, ge=2)
     rewards: list[Any] = []
+    corrected: float | None = None
     embedding: str | None = None
     fall: float = Field(0.5, gt=0)
     diversity: float = Field(0.5, ge=0, le=1)
     drift: float | None = Field(None, gt=0)
     patience: int = Field(2, ge=1)
     stop: bool = False
+
+
+def corrected_score(reward: Tensor, judged: Tensor, middle: float = 3.0) -> Tensor:
+    """(N,) r (u - 3) + .2 of rewards r and what another judge, on a scale of 1 to 5, says of the same outputs: what is
+    bought with worse pictures is worth less, and past the middle of the scale nothing. NaN where either is.
+
+    Source: notes that quote equation 12 of GDRO (arXiv 2601.02036), u the mean of UnifiedReward; whether the paper
+    averages u before it multiplies could not be read.
+    """
+    return reward * (judged - middle) + 0.2
 
 
 class Watch:
@@ -81,6 +94,8 @@ class Watch:
     ):  # fmt: skip
         if not len(prompts):
             raise ConfigError("watch: nothing to act on; name held-out prompts in data.eval, or set watch.every=0")
+        if config.corrected is not None and HELD_OUT not in scores:
+            raise ConfigError("watch.corrected compares with another judge; name it in watch.rewards")
         self.actor, self.config, self.scores, self.folder = actor, config, dict(scores), folder
         self.prompts = [prompts[i] for i in range(min(config.prompts, len(prompts)))]
         self.drift, self.embed, self.speaks = drift, embed, speaks
@@ -118,14 +133,15 @@ class Watch:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """{"reward", "held_out", "pixels", "embedding", "drift"} of the policy as it stands."""
+        """{"reward", "held_out", "corrected", "pixels", "embedding", "drift"} of the policy as it stands."""
         requests = [Request(p, self.config.members, group=g) for g, p in enumerate(self.prompts)]
         rows = self.actor.act(requests, Key(EVALUATION_SEED, purpose="watch"), greedy=True)
         prompts = [rows.prompts[i] for i in rows.prompt.tolist()]
         found: dict[str, float] = {}
+        each: dict[str, Tensor] = {}
         for name, score in self.scores.items():
             scored = score(rows.outputs, prompts)
-            reward = scored.reward.double()
+            reward = each[name] = scored.reward.double()
             if bool(reward.isnan().all()):
                 raise ConfigError(f"watch: no output could be scored by the {name} rewards")
             found[name] = float(reward.nanmean())
@@ -133,6 +149,9 @@ class Watch:
                 self.spread = float(reward[~reward.isnan()].std(correction=0))
             if name == HELD_OUT:
                 found |= self._judges({n: part for n, part in scored.components.items() if "/" not in n})
+        if self.config.corrected is not None and HELD_OUT in each:
+            both = corrected_score(each[TRAINED], each[HELD_OUT], self.config.corrected)
+            found["corrected"] = float(both.nanmean())
         size = self.config.members
         groups = [rows.outputs[i : i + size] for i in range(0, len(rows.outputs), size)]
         found |= diversity(groups, self.embed, called=f"watch.embedding={self.config.embedding}")

@@ -114,6 +114,10 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     if recipe in toys.ADAPTED:
         values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
         given.append("policy.adapter: of two steps")
+    if recipe in toys.STORED:
+        made = toys.pictures(folder + "-pictures", MODELS[modality][0], GROUP, 16)
+        values["rollout"] = [{"name": "stored_outputs", "folders": [made]}]
+        given.append(f"rollout.stored_outputs.folders: {GROUP} pictures of each prompt, by the model before training")
     if recipe in toys.SERVED:
         values["rollout"] = [{**known.rollout[0], "url": toys.data_server()}]
         given.append("rollout.syn_grpo.url: a data server that puts pictures into new surroundings")
@@ -146,7 +150,7 @@ def run_pair(recipe: str, modality: str) -> dict[str, Any]:
     except Exception as error:
         row["reason"] = f"fault: {type(error).__name__}: {error}".replace("\n", " ")
     finally:
-        for left in (folder, folder + "-adapter"):
+        for left in (folder, folder + "-adapter", folder + "-pictures"):
             shutil.rmtree(left, ignore_errors=True)
     row["trains"] = not row["reason"]
     row["seconds"] = round(time.process_time() - start, 2)

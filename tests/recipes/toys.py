@@ -7,6 +7,7 @@ these runs ask whether every part of a recipe meets the others, not whether it h
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from mmrl.columns import COLUMNS, DATA, REWARD, STRATEGY
@@ -107,6 +108,17 @@ def adapter(modality: str, folder: str) -> str:
     }  # fmt: skip
     train(read_config(section, (), modality))
     return f"{folder}/checkpoints/step-000002/policy"
+
+
+STORED = ("gdro_offline",)
+"""Recipes that train on pictures made before: as `mmrl sample` leaves them."""
+
+
+def pictures(folder: str, world: str, group: int, prompts: int) -> str:
+    from mmrl.pipelines.sample import sample_run
+
+    changes = [f"data.train={world}", "data.eval=null", "recipe=gdro", "policy.eval_steps=2"]
+    return str(sample_run("flow", Path(folder), prompts, group, ["demo", *changes]))
 
 
 SERVED = ("syn_grpo",)

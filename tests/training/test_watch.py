@@ -11,12 +11,14 @@ from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.run import train
+from mmrl.record import Scores
+from mmrl.rollout.actor import Actor
 from mmrl.training import checkpoint
 from mmrl.training.config import TrainingConfig
 from mmrl.training.monitors import reason
 from mmrl.training.trainer import Trainer
 from mmrl.training.variety import descriptor, diversity
-from mmrl.training.watch import Watch, WatchConfig
+from mmrl.training.watch import Watch, WatchConfig, corrected_score
 from tests.policies.generation.tiny import captions, flow_policy, nudge
 from tests.training.tiny import make_policy, make_prompts, score_vowels
 
@@ -105,6 +107,28 @@ class TestMoved:
 
     def test_nothing_moved(self):
         assert not watched([row(0, 0.3)]) and not watched([row(s, 0.3 + s / 100) for s in (0, 10, 20, 30)], drift=1)
+
+
+def test_a_reward_that_was_bought_with_worse_pictures_is_worth_less():
+    """By hand: .9 at 2.8 is worth .02, .6 at 3.5 half; unscored stays so. Measured of the same outputs, and refused
+    without another judge."""
+    both = corrected_score(torch.tensor([0.9, 0.6, 0.6]), torch.tensor([2.8, 3.5, float("nan")]))
+    torch.testing.assert_close(both, torch.tensor([0.02, 0.5, float("nan")]), equal_nan=True)
+    policy = flow_policy()
+
+    def worth(value):
+        def score(outputs, prompts):
+            reward = torch.full((len(outputs),), value)
+            return Scores({"quality": reward}, reward, reward)
+
+        return score
+
+    scores = {"reward": worth(0.5), "held_out": worth(4.0)}
+    settings = WatchConfig(prompts=1, corrected=3.0)
+    watch = Watch(Actor(policy), captions(1), scores, settings)
+    assert watch.measure()["corrected"] == pytest.approx(0.5 * (4 - 3) + 0.2)
+    with pytest.raises(ConfigError, match=r"watch\.rewards"):
+        Watch(Actor(policy), captions(1), {"reward": worth(0.5)}, settings)
 
 
 def test_a_held_out_reward_that_nobody_has_is_named_with_its_key():

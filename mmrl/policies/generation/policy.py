@@ -23,7 +23,6 @@ from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.anchor import Anchor
-from mmrl.policies.base import Policy
 from mmrl.policies.generation.calls import Calls, uncounted
 from mmrl.policies.generation.checking import check_objective, check_probe
 from mmrl.policies.generation.conditions import Conditioned, PromptConditions
@@ -44,6 +43,7 @@ from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transforme
 from mmrl.policies.generation.scoring import Copies, Denoiser
 from mmrl.policies.generation.sde import schedule
 from mmrl.policies.generation.steps import continued, ode_plan
+from mmrl.policies.generation.stored import TakesPictures
 from mmrl.policies.generation.watching import Watched
 from mmrl.policies.sharding import is_sharded, whole, whole_weights
 from mmrl.policies.weight_average import WeightAverage
@@ -56,7 +56,7 @@ AVERAGE = "average|"
 """Marks the moving average's tensors among those of a checkpoint."""
 
 
-class FlowPolicy(Policy):
+class FlowPolicy(TakesPictures):
     """A flow-matching pipeline of diffusers as a policy.
 
     verdict  what the comparison with the pipeline's own call found, before the first step; None until then

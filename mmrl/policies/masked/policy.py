@@ -208,7 +208,7 @@ class MaskedDiffusionPolicy(Policy):
             block = (place >= start) & (place < start + self.config.block)
             while (hidden & block).any():
                 probabilities = self.inner.logits(prompt, prompt_mask, canvas).softmax(-1)
-                drawn = probabilities.argmax(-1) if uniform is None else _inverse_cdf(probabilities, uniform)
+                drawn = probabilities.argmax(-1) if uniform is None else inverse_cdf(probabilities, uniform)
                 confidence = probabilities.gather(-1, drawn[..., None])[..., 0].masked_fill(~(hidden & block), -1.0)
                 count = min(self.config.tokens_per_step, int((hidden & block).sum(1).max()))
                 fixed = (
@@ -302,7 +302,7 @@ class MaskedDiffusionPolicy(Policy):
         adapters.load_trainable_state(self.inner, state)
 
 
-def _inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """(B, T) the token at which the cumulative probability passes the row's own uniform number."""
     steps = probabilities.double().cumsum(-1)
     drawn = torch.searchsorted(steps, uniform[..., None].to(steps) * steps[..., -1:])[..., 0]

@@ -145,6 +145,10 @@ class Generator:
         config = self.pipeline.vae.config
         return self.decoded(x / config.scaling_factor + (config.get("shift_factor") or 0.0))
 
+    def clean(self, pixels: Tensor) -> Tensor:
+        """(N, ...) states of pictures, (N, 3, H, W) in [-1, 1]: what `pixels` undoes, as far as the VAE lets it."""
+        raise PolicyError(f"{type(self.pipeline).__name__} takes no stored pictures; Stable Diffusion 3 and FLUX.1 do")
+
     # -- shared --------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -336,6 +340,12 @@ class Generator:
         """The VAE's decoder at its own scale."""
         vae = self.pipeline.vae
         return vae.decode(z.to(next(vae.parameters()).dtype), return_dict=False)[0].float()
+
+    def encoded(self, pixels: Tensor) -> Tensor:
+        """The VAE's mean of `pixels`, at the scale of the transformer."""
+        vae = self.pipeline.vae
+        z = vae.encode(pixels.to(next(vae.parameters()).dtype)).latent_dist.mode()
+        return (z - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, x: Tensor, rows: Sequence[Conditions], *, tiles: bool | None = None) -> list[Any]:

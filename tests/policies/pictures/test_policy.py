@@ -1,0 +1,112 @@
+"""Pictures token by token: the model's own `generate` and decoder as the reference, log-probs, and a run."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmrl.errors import ConfigError, PolicyError
+from mmrl.pipelines.config import read_config
+from mmrl.pipelines.run import train
+from mmrl.randomness import Key
+from mmrl.record import Prompt, Request
+from tests.policies.generation.tiny import captions, flow_requests
+from tests.policies.pictures.tiny import picture_policy, saved
+
+KEY = Key(3, 1)
+
+
+def bright(completions):
+    """Share of light: an image reward."""
+    return [float(np.asarray(picture, dtype=float).mean()) / 255 for picture in completions]
+
+
+@pytest.fixture(scope="module", params=[1.0, 3.0], ids=["plain", "guided"])
+def policy(request):
+    return picture_policy(guidance_scale=request.param)
+
+
+class TestActing:
+    def test_greedy_is_what_the_model_itself_generates(self, policy):
+        """Tokens of its own call, with its guidance, and the pixels of its own decoder as its processor shows them."""
+        from transformers import GenerationConfig
+
+        model, rows = policy.inner.core, policy.rollout(flow_requests(1), KEY, greedy=True)
+        for row, prompt in enumerate(captions(2)):
+            ids = policy.encode(prompt)[None]
+            said = GenerationConfig(**{**model.generation_config.to_dict(), "do_sample": False,
+                                       "guidance_scale": policy.config.guidance_scale})  # fmt: skip
+            own = model.generate(
+                ids, attention_mask=torch.ones_like(ids), generation_mode="image", generation_config=said
+            )
+            assert own[0].tolist() == rows.actions[row].tolist() and len(set(own[0].tolist())) > 2
+            with torch.no_grad():
+                pixels = model.decode_image_tokens(own)[0].float().clamp(-1, 1)
+            shown = ((pixels / 2 + 0.5) * 255).numpy()
+            assert np.abs(np.asarray(rows.outputs[row]) - shown).max() <= 0.5 + 1e-3
+
+    def test_draws_belong_to_prompt_and_member(self, policy):
+        together = policy.rollout(flow_requests(2), KEY)
+        alone = policy.rollout([Request(captions(2)[1], 1, group=0, first_member=1)], KEY)
+        assert torch.equal(together.actions[3], alone.actions[0])
+        assert not torch.equal(together.actions[2], together.actions[3])
+
+    def test_what_is_sampled_is_what_is_scored(self, policy):
+        """Prompts of unequal length, with and without the cache; all of the mass on picture tokens."""
+        rows = policy.rollout(flow_requests(2), KEY)
+        torch.testing.assert_close(policy.evaluate(rows).log_probs, rows.old_log_probs, rtol=1e-4, atol=1e-5)
+        prompt, seen = policy._padded([rows.encoded[i] for i in rows.prompt.tolist()])
+        each = [
+            policy.inner(prompt, seen, rows.actions.clone().index_fill(1, torch.tensor([15]), t)) for t in range(24)
+        ]
+        torch.testing.assert_close(torch.stack([e[:, 15] for e in each]).exp().sum(0), torch.ones(4))
+
+    def test_only_what_writes_pictures_trains(self, policy):
+        rows = policy.rollout(flow_requests(2), KEY)
+        policy.evaluate(rows).log_probs.sum().backward()
+        parts = {n.split(".")[2] for n, p in policy.inner.named_parameters() if p.grad is not None}
+        assert parts == {"language_model", "generation_embeddings", "generation_aligner", "generation_head"}
+
+    def test_refusals(self, policy):
+        with pytest.raises(PolicyError, match="shows a picture"):
+            policy.encode(Prompt("p", [{"role": "user", "content": "a"}], images=["a.png"]))
+        with pytest.raises(ConfigError, match="guidance_scale"):
+            read_config(
+                {"policy": {"model": "m", "guidance_scale": 0.5}}, ["policy.class=" + CLASS], "vlm"
+            ).policy_settings()
+
+
+CLASS = "mmrl.policies.pictures.policy:JanusPolicy"
+
+
+def test_the_reference_is_where_training_began():
+    policy = picture_policy(lora={"rank": 2})
+    rows = policy.rollout(flow_requests(1), KEY)
+    with torch.no_grad():
+        for name, weight in policy.inner.named_parameters():
+            if weight.requires_grad:
+                weight += 0.3 * Key(0, purpose=name).normal(*weight.shape)
+    torch.testing.assert_close(policy.evaluate(rows, weights="reference").log_probs, rows.old_log_probs,
+                               rtol=1e-4, atol=1e-5)  # fmt: skip
+    assert not torch.allclose(policy.evaluate(rows).log_probs, rows.old_log_probs, atol=1e-3)
+    with pytest.raises(PolicyError, match=r"set policy\.reference"):
+        picture_policy().evaluate(rows, weights="reference")
+
+
+def test_selftok_trains_it_on_a_reward_of_pictures(tmp_path):
+    """Two steps of the recipe; the first update's check against the sampler is part of the run."""
+    metrics = []
+    world = "world:compositions?split=train&size=8&difficulty=1"
+    config = read_config(
+        {"recipe": "selftok", "policy": {"class": CLASS, "model": saved(tmp_path / "model"), "guidance_scale": 2.0},
+         "data": {"train": world, "workers": 0}, "run_dir": str(tmp_path / "run"),
+         "rewards": [{"name": f"{__file__}:bright", "isolated": False}],
+         "training": {"steps": 2, "prompts_per_step": 2, "group_size": 4, "learning_rate": 1e-2, "save_every": 2}},
+        (), "vlm",
+    )  # fmt: skip
+    train(config, report=lambda step, values: metrics.append(values))
+    assert [m["gradient_norm"] > 0 for m in metrics] == [True, True] and metrics[-1]["update/moved_fraction"] > 0
+    from transformers import JanusForConditionalGeneration
+
+    written = next((tmp_path / "run" / "checkpoints").glob("step-*2/policy"))
+    assert JanusForConditionalGeneration.from_pretrained(written).config.model_type == "janus"
+    assert list((tmp_path / "run" / "rollouts").glob("step-*/output-0000-0.png")), "pictures are kept"
