@@ -108,7 +108,7 @@ def score_rows(rollouts: Rollouts, score: Callable[[list[Any], list[Prompt]], Sc
 
 
 def _with_own(scores: Scores, brought: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> Scores:
-    """Scores in which rows that bring a reward (B,), NaN elsewhere, keep it, and its parts of names that rewards have."""
+    """Scores in which rows that bring a reward (B,), NaN elsewhere, keep it, and its parts by the rewards' names."""
     own = ~brought.isnan()
     components = {n: torch.where(own & (n in parts), parts.get(n, brought).cpu(), v.cpu()) for n, v in
                   scores.components.items()}  # fmt: skip

@@ -58,6 +58,8 @@ class SelfCheck:
 
     def __str__(self) -> str:
         made = f"self-check of step {self.step + 1}" if self.step else "first-update self-check"
+        if not self.actions:
+            return f"{made}: nothing that was sampled is trained, so there is nothing to compare"
         verdict = "equal" if self.passed else "DIFFERENT"
         hinted = f"; {self.excluded} sampled under a hint were not compared" if self.excluded else ""
         return (
@@ -104,6 +106,8 @@ def compare(
 
 def _likely_cause(old: Tensor, new: Tensor, gap: Tensor, mask: Tensor, tolerance: float) -> str:
     """Read the pattern of the gap: which rows, which positions, which direction."""
+    if not mask.any():
+        return ""
     if not torch.isfinite(new[mask]).all():
         return "training log-probs are not finite: a masked token was sampled, or the model overflows in this dtype"
     bad = (gap > tolerance) & mask

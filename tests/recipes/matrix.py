@@ -114,6 +114,10 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     if recipe in toys.ADAPTED:
         values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
         given.append("policy.adapter: of two steps")
+    if (recipe, modality) in toys.PAINTED:
+        values["policy"] = toys.painter(folder + "-painter")
+        values["rewards"] = [{"name": f"{toys.__file__}:light", "isolated": False}]
+        given.append("policy.class: a tiny Janus writes pictures, which a reward of their light judges")
     if recipe in toys.STORED:
         made = toys.pictures(folder + "-pictures", MODELS[modality][0], GROUP, 16)
         values["rollout"] = [{"name": "stored_outputs", "folders": [made]}]
@@ -136,7 +140,7 @@ def run_pair(recipe: str, modality: str) -> dict[str, Any]:
     try:
         if modality not in MODALITIES:
             read_config({"recipe": recipe}, (), modality)
-        prompts = prompts_of(modality)
+        prompts = prompts_of("flow" if (recipe, modality) in toys.PAINTED else modality)
         prompts = [toys.with_boxes(p) for p in prompts] if recipe in toys.BOXED else prompts
         start = time.process_time()
         config, row["toys"] = configured(recipe, modality, folder)
@@ -150,7 +154,7 @@ def run_pair(recipe: str, modality: str) -> dict[str, Any]:
     except Exception as error:
         row["reason"] = f"fault: {type(error).__name__}: {error}".replace("\n", " ")
     finally:
-        for left in (folder, folder + "-adapter", folder + "-pictures"):
+        for left in (folder, folder + "-adapter", folder + "-pictures", folder + "-painter"):
             shutil.rmtree(left, ignore_errors=True)
     row["trains"] = not row["reason"]
     row["seconds"] = round(time.process_time() - start, 2)

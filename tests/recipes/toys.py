@@ -110,6 +110,24 @@ def adapter(modality: str, folder: str) -> str:
     return f"{folder}/checkpoints/step-000002/policy"
 
 
+PAINTED = (("selftok", "vlm"),)
+"""Recipes of policies that write pictures: a tiny Janus, built from its configuration, and a reward of its pictures."""
+
+
+def light(completions: Sequence[Any]) -> list[float]:
+    """Share of light of each picture."""
+    from PIL import ImageStat
+
+    return [sum(ImageStat.Stat(picture).mean) / (3 * 255) for picture in completions]
+
+
+def painter(folder: str) -> dict[str, Any]:
+    """The policy section."""
+    from tests.policies.pictures.tiny import saved
+
+    return {"class": "mmrl.policies.pictures.policy:JanusPolicy", "model": saved(Path(folder)), "guidance_scale": 2.0}
+
+
 STORED = ("gdro_offline",)
 """Recipes that train on pictures made before: as `mmrl sample` leaves them."""
 

@@ -158,7 +158,7 @@ def test_a_run_trains_on_them_and_samples_nothing(policy, tmp_path):
         TrainingConfig(**settings), tmp_path / "run", rollout=[{"name": "stored_outputs", "folders": [str(made)]}],
         report=lambda number, values: metrics.append(values),
     )  # fmt: skip
-    before = policy.trainable_state()
+    before, _ = policy.trainable_state(), policy.counted()
     trainer.train()
     assert [m["calls/sampled"] for m in metrics] == [0, 0] and all(m["calls/trained"] > 0 for m in metrics)
     assert all(m["reward/mean"] > 0 for m in metrics)

@@ -37,8 +37,8 @@ class PicturePolicyConfig(Section):
 
     model            path or name of a Janus checkpoint in the form of transformers
     temperature      of sampling and of scoring
-    guidance_scale   of classifier-free guidance, as the model's own `generate` has it, of logits: uncond + scale (cond -
-                     uncond). What is sampled and scored is the guided distribution, with gradient through both
+    guidance_scale   of classifier-free guidance, as the model's own `generate` has it, of logits: uncond + scale
+                     (cond - uncond). What is sampled and scored is the guided distribution, with gradient through both
                      passes; 1 leaves the second pass out
     decode_batch     pictures decoded at once
     reference        keep a frozen copy of the starting weights for KL terms (adapters need none)

@@ -48,10 +48,10 @@ def tiny_janus() -> tuple[Any, Any]:
         for part in (model.model.generation_head, model.model.generation_embeddings, model.model.vqmodel.quantize):
             for weight in part.parameters():
                 weight.mul_(20)  # so that tokens differ, and pictures with them
-    model.generation_config.update(
-        bos_token_id=size, pad_token_id=tokenizer.pad_token_id, generation_kwargs={"boi_token_id": size + 1},
-        guidance_scale=1.0, cache_implementation="dynamic",
-    )  # fmt: skip
+    said = model.generation_config
+    said._from_model_config = False  # a file of its own, as checkpoints have it
+    said.bos_token_id, said.pad_token_id = size, tokenizer.pad_token_id
+    said.generation_kwargs = {"boi_token_id": size + 1}
     return model, tokenizer
 
 
