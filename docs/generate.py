@@ -1,5 +1,6 @@
-"""Write the generated pages of this folder, methods.md, recipes.md, rewards.md, metrics.md, configuration.md, and the
-counts in README.md. What recipes.md and the counts say of training is what `make recipes` found, in recipes.json.
+"""Write the generated pages of this folder, methods.md, recipes.md, rewards.md, metrics.md, configuration.md, the
+growth table in speed.md, and the counts in README.md. What recipes.md and the counts say of training is what `make
+recipes` found, in recipes.json.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 and name the pages that are not current
@@ -265,6 +266,32 @@ def readme() -> str:
     )
 
 
+def speed() -> str:
+    """speed.md with the growth table that `python -m benchmarks.bench_growth` left."""
+    text = (FOLDER / "speed.md").read_text()
+    found = json.loads((FOLDER.parent / "benchmarks/results/bench_growth.json").read_text())
+    blocks = [_growth(found["growth"])]
+    if laws := found.get("seconds = a size^exponent"):
+        head = ("seconds grow as size^x along", "from, to", "x", "x, last two sizes", "x of the floor", "last two")
+        keys = ("exponent", "exponent, last two", "of the floor", "of the floor, last two")
+        rows = ((r["axis"], f"{r['from']:,} to {r['to']:,}", *(f"{r[k]:.2f}" for k in keys)) for r in laws)
+        blocks.append(table(head, *rows))
+    return re.sub(
+        r"(<!-- growth[^>]*-->\n).*?(<!-- /growth -->)", lambda m: "\n\n".join((m[1], *blocks, m[2])), text, flags=re.S
+    )
+
+
+def _growth(cells: list[dict[str, typing.Any]]) -> str:
+    head = ("cell", "ours, s", "times the floor", "MiB", "planned", "TRL, s", "times faster", "share of TRL's MiB")
+    rows = [head]
+    for cell in cells:
+        ours = cell["cell"], f"{cell['processor seconds']:.3g}", f"{cell['times the floor']:.2g}"
+        ours += f"{cell['MiB']:,}", f"{cell['planned, MiB']:,}"
+        beside = (f"{cell['TRL']:.3g}", f"{cell['times']:.2g}", f"{cell['share']:.2f}") if "TRL" in cell else ("",) * 3
+        rows.append((*ours, *beside))
+    return table(*rows)
+
+
 def _first_names(functions: list[StageFunction], most: int = 8) -> str:
     names = sorted(f.name for f in functions)
     step = max(1, len(names) // most)
@@ -294,6 +321,7 @@ PAGES = {
     "rewards.md": rewards,
     "configuration.md": configuration,
     "../README.md": readme,
+    "speed.md": speed,
 }
 
 

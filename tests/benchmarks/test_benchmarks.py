@@ -9,6 +9,7 @@ import torch
 from benchmarks import flow_families, measuring, models
 from benchmarks.bench_group import line
 from benchmarks.bench_growth import exponent
+from benchmarks.bench_ways import WAYS
 from benchmarks.flops import Sizes, counted, step_floor, vision_forward
 
 
@@ -43,6 +44,11 @@ class TestTheyRun:
         fits = {r["variant"]: r for r in content["seconds = a + b G"]}
         assert fits["no picture"]["b / b without picture"] == 1
         assert fits["shared prompt"]["prompt tokens"] > fits["no picture"]["prompt tokens"]
+
+    def test_ways_score_alike(self, measured):
+        row = measured("bench_ways")["processor seconds"][0]
+        assert row["log-probs differ by"] < 1e-4 and row["gradients by"] < 1e-4
+        assert all(row[f"{way}, s"] > 0 for way in WAYS)
 
     def test_growth_beside_trl(self, measured):
         content = measured("bench_growth")
