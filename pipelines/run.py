@@ -55,6 +55,7 @@ from mmrl.training.resume import (
 )
 from mmrl.training.run_lock import RunLock
 from mmrl.training.storage import write_atomically
+from mmrl.training.threads import monitors_of
 from mmrl.training.trackers import Tracker, open_trackers
 from mmrl.training.tracking import environment
 from mmrl.training.trainer import Kept, Report, Result
@@ -309,7 +310,7 @@ def train(
         )  # fmt: skip
         policy.card = lambda: model_card(config, trainer.before, trainer.after, trainer.step)
         looking_on = monitors or partial(_watching, config, eval_prompts or (), folder)
-        trainer.monitors = list(looking_on(policy, score, stack))
+        trainer.monitors = [*looking_on(policy, score, stack), *monitors_of(config.training.threads)]
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
         trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)
         told_to.tell("begin", config)
