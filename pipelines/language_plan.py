@@ -20,8 +20,9 @@ PROCESS = 500 * 2**20
 GAPS = 1.25
 """What lies between tensors in the heap, and those of a backward pass that nothing keeps; at 1,024 new tokens it was
 more (docs/speed.md). With checkpointing blocks are mapped one by one (`mmrl.training.heap`): no gaps."""
-LONG, OF_LONG = 256, 1.7
-"""New tokens up to which a measured peak was near the counted one, and the peak at 1,024 as a multiple of it."""
+LONG, OF_LONG = 4096, 1.7
+"""Response tokens of a pass up to which a measured peak was near the counted one, and as a multiple of it the peak with
+16,384."""
 LOGITS = 4
 """Copies of a chunk of logits alive at once: raw, float32, and their gradients."""
 TEXT = 30

@@ -181,7 +181,8 @@ def _peak(config: RunConfig, settings: Any, held: int) -> list[str]:
         checkpointing=settings.gradient_checkpointing, train_vision=train_vision, logit_rows=settings.logit_rows,
         pass_tokens=_pass_tokens(config, settings),
     )  # fmt: skip
-    more = sizes.new > counting.LONG and not settings.gradient_checkpointing
+    passing = sizes.within(_pass_tokens(config, settings))
+    more = passing.rows * passing.new > counting.LONG and not settings.gradient_checkpointing
     apart = f"; on a CPU so long answers took {counting.OF_LONG} times it" if more else ""
     told = f"  peak of the process: {_size(peak)}, with nothing in shards{apart}"
     return [f"  sum {_size(held)}", f"  a micro-batch: {said}", told]
