@@ -125,8 +125,8 @@ def measure(options: argparse.Namespace) -> None:
     report, rows, shape = Report("bench_floor", options), [], config()
     file = measuring.RESULTS / "bench_growth.json"
     cells = {c["cell"]: c for c in json.loads(Path(file).read_text())["growth"]} if file.exists() else {}
-    for new in (4,) if options.tiny else LENGTHS:
-        found = parts(shape, new, 0.05 if options.tiny else options.seconds)
+    for new in LENGTHS:
+        found = parts(shape, new, options.seconds)
         total = sum(found.values())
         row = {"new tokens": new, **{name: round(value, 3) for name, value in found.items()}, "floor": round(total, 3)}
         cell = cells.get("base" if new == 64 else f"new tokens {new}", {})
@@ -144,7 +144,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = measuring.parser("bench_floor", __doc__)
     parser.set_defaults(threads=1)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each part that is timed")
-    parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
     measure(parser.parse_args(arguments))
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,12 +21,12 @@ from benchmarks.measuring import Channel, Report, timer, workers
 
 MODULE, PIXELS, MEMBERS = "benchmarks.bench_ways", 28, 8
 SHAPES = [(64, 64), (1024, 64), (256, 256), (64, 1024), (1024, 512)]
-TINY = [(4, 4)]
 """(image tokens, new tokens)"""
 WAYS = ("packed row", "packed row, prompt copied", "two calls", "plain rows")
 
 
-def run(spec: dict[str, Any], channel: Channel) -> None:
+def group(spec: dict[str, Any]) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What a worker answers: `step`, processor seconds of each way; `equal`, how far they are from plain rows."""
     import torch
 
     from benchmarks import models
@@ -70,12 +71,12 @@ def run(spec: dict[str, Any], channel: Channel) -> None:
             "gradients": max(float((grad - wanted_grad).norm() / wanted_grad.norm()) for _, grad in found.values()),
         }
 
-    channel.serve({"step": step, "equal": equal})
+    return {"step": step, "equal": equal}
 
 
 def measure(options: argparse.Namespace) -> None:
     report, rows = Report("bench_ways", options), []
-    shapes = TINY if options.tiny else SHAPES[:2] if options.quick else SHAPES
+    shapes = SHAPES[:2] if options.quick else SHAPES
     with tempfile.TemporaryDirectory() as folder:
         sides = {image: PIXELS * math.isqrt(image) for image, _ in shapes}
         pictures = prepare(Path(folder), sorted(set(sides.values())))
@@ -95,10 +96,9 @@ def measure(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = measuring.parser("bench_ways", __doc__)
     parser.set_defaults(threads=1)
-    parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
     options = parser.parse_args(arguments)
     if options.worker:
-        return run(json.loads(options.worker), Channel())
+        return Channel().serve(group(json.loads(options.worker)))
     return measure(options)
 
 
