@@ -304,9 +304,8 @@ def train(
         trainer = learner(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
             report=each(telling(notes, noting_the_model(report, policy, folder)), told_to.step),
-            accelerator=accelerator,
-            counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,
-            environment=surroundings_of(config, stack), kept=each(kept, told_to.rollouts),
+            accelerator=accelerator, counters=partial(counters, policy, prompts, accelerator), sampler=sampler,
+            rollout=config.rollout, environment=surroundings_of(config, stack), kept=each(kept, told_to.rollouts),
         )  # fmt: skip
         policy.card = lambda: model_card(config, trainer.before, trainer.after, trainer.step)
         looking_on = monitors or partial(_watching, config, eval_prompts or (), folder)
@@ -338,10 +337,11 @@ def _watching(
 
 def held_out_panel(config: RunConfig, watch: WatchConfig, stack: ExitStack) -> RewardPanel | None:
     """The rewards of a watch, until `stack` closes; None where it has none."""
-    if not watch.rewards:
-        return None
-    panel = reward_panel(config, watch.rewards)
-    stack.callback(panel.close)
+    from mmrl.pipelines.watching import placed
+
+    panel = placed("watch.rewards", lambda: reward_panel(config, watch.rewards)) if watch.rewards else None
+    if panel is not None:
+        stack.callback(panel.close)
     return panel
 
 
