@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from mmrl.errors import ConfigError, PolicyError, unknown
@@ -54,7 +55,13 @@ class Size:
 
 def call_defaults(pipeline: Any) -> dict[str, Any]:
     """The arguments of the pipeline's call and their defaults; None where there is none."""
-    parameters = list(inspect.signature(type(pipeline).__call__).parameters.values())[1:]
+    return dict(_call_of(type(pipeline)))
+
+
+@cache
+def _call_of(kind: type) -> dict[str, Any]:
+    """Read once for a class: every output asks for its rate of frames."""
+    parameters = list(inspect.signature(kind.__call__).parameters.values())[1:]
     return {p.name: None if p.default is p.empty else p.default for p in parameters}
 
 
