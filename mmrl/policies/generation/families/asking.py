@@ -15,6 +15,9 @@ from mmrl.record import Prompt
 CONDITION = "condition"
 """The role of an image part that a generator is conditioned on. A part without a role has it too."""
 
+FRAMES = ("num_frames", "frames")
+"""What calls name the number of frames of a clip."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -91,9 +94,11 @@ def chosen_size(pipeline: Any, asked: Asked, *, side: int, stride: int | None, o
             raise ConfigError(f"{name}={value}: expected a multiple of {side}; the nearest is {nearest}")
     if stride is None:
         if asked.frames is not None:
-            raise ConfigError(f"frames={asked.frames}: {type(pipeline).__name__} draws images; leave frames out")
+            raise ConfigError(
+                f"frames={asked.frames}: {type(pipeline).__name__} takes no number of frames; leave frames out"
+            )
         return Size(sides["height"], sides["width"])
-    frames = asked.frames or defaults.get("num_frames")
+    frames = asked.frames or next((defaults[name] for name in FRAMES if defaults.get(name) is not None), None)
     if frames is None:
         raise ConfigError(f"frames: {type(pipeline).__name__} has no default; set policy.frames")
     if (frames - 1) % stride:

@@ -30,7 +30,7 @@ def pipeline_of(name: str) -> Any:
         ("SANA", {"width": 40}, r"width=40: expected a multiple of 32; the nearest is 32"),
         ("CogView4", {"width": 40}, r"width=40: expected a multiple of 16"),
         ("Wan 2.1 text", {"frames": 10}, r"frames=10: expected 1 more than a multiple of 4; the nearest is 9"),
-        ("FLUX.1-dev", {"frames": 9}, r"FluxPipeline draws images; leave frames out"),
+        ("FLUX.1-dev", {"frames": 9}, r"FluxPipeline takes no number of frames; leave frames out"),
         ("FLUX.1-schnell", {"embedded": 3.5}, r"does not take guidance as an input"),
         ("FLUX.2-dev", {"guidance": 2.0}, r"no unconditional pass.*set embedded_guidance"),
         ("FLUX.2-klein distilled", {"guidance": 2.0}, r"is distilled"),
