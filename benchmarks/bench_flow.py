@@ -26,7 +26,7 @@ MODULE = "benchmarks.bench_flow"
 CAPTIONS = ("a red circle", "two blue squares on the left")
 DIFFERENCES = ("log_probs", "gradient", "gradient, both branches")
 SAVED = 1.3
-"""How many times faster a rollout should be whose text is encoded once, where text weighs enough for it."""
+"""How many times faster a rollout should be whose text is encoded once, where by count text weighs enough for it."""
 LEARNING_RATE, LORA = 3e-4, {"rank": 32, "alpha": 64}
 
 
@@ -229,10 +229,8 @@ def measure_families(options: argparse.Namespace, report: Report) -> None:
             "counted at full size": round(shape.bound, 2),
         })  # fmt: skip
         wanted.append(target(f"{name}: family / plain loop", 1.05, cost["median"], at_most=True))
-        about = f"{name}: text captured once, times faster"
-        if shape.bound < SAVED:
-            about += f" ({SAVED} is more than text weighs there: counted {shape.bound:.2f})"
-        wanted.append(target(about, round(min(SAVED, shape.bound), 2), gain["median"]))
+        if shape.bound >= SAVED:
+            wanted.append(target(f"{name}: text captured once, times faster", SAVED, gain["median"]))
         report.table("a rollout through a family", rows)
     report.targets(wanted)
     report.write()

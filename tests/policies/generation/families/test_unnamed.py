@@ -80,8 +80,11 @@ def kandinsky() -> Any:
 
 def sana_sprint() -> Any:
     """Its model is no flow."""
-    parts = {name: part for name, part in recipes.sana().components.items() if name != "scheduler"}
-    return diffusers.SanaSprintPipeline(**parts, scheduler=diffusers.SCMScheduler())
+    parts = recipes.sana().components | {"scheduler": diffusers.SCMScheduler()}
+    parts["transformer"] = diffusers.SanaTransformer2DModel.from_config(
+        parts["transformer"].config, guidance_embeds=True
+    )
+    return seeded(diffusers.SanaSprintPipeline(**parts))
 
 
 def lame() -> Any:
