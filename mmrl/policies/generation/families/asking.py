@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -75,13 +75,13 @@ def guided_as(generator: Any, scale: float | None) -> Iterator[None]:
 
 def call_defaults(pipeline: Any) -> dict[str, Any]:
     """The arguments of the pipeline's call and their defaults; None where there is none."""
-    return dict(_call_of(type(pipeline)))
+    return dict(_defaults_of(type(pipeline).__call__))
 
 
 @cache
-def _call_of(kind: type) -> dict[str, Any]:
+def _defaults_of(call: Callable[..., Any]) -> dict[str, Any]:
     """Read once for a class: every output asks for its rate of frames."""
-    parameters = list(inspect.signature(kind.__call__).parameters.values())[1:]
+    parameters = list(inspect.signature(call).parameters.values())[1:]
     return {p.name: None if p.default is p.empty else p.default for p in parameters}
 
 

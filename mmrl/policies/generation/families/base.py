@@ -170,7 +170,7 @@ class Generator:
             raise ConfigError(
                 f"guidance_scale={asked.guidance:g}: {type(pipeline).__name__} guides above 1 only; 1 switches it off"
             )
-        if asked.guidance_2 is not None and len(self.modules) < 2:
+        if asked.guidance_2 is not None and sum(getattr(pipeline, n, None) is not None for n in self.modules) < 2:
             raise ConfigError(f"guidance_scale_2={asked.guidance_2:g}: {type(pipeline).__name__} has one transformer")
         if asked.embedded is None:
             return

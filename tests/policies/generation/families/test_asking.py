@@ -37,6 +37,7 @@ def pipeline_of(name: str) -> Any:
         ("FLUX.2-klein base", {"negative": "blurry"}, r"reads none"),
         ("SD3", {"guidance": 0.5}, r"guides above 1 only"),
         ("SD3", {"guidance_2": 2.0}, r"has one transformer"),
+        ("Wan 2.1 text", {"guidance_2": 2.0}, r"has one transformer"),
         ("SD3", {"options": {"clip_skp": 1}}, r"did you mean 'clip_skip'"),
         ("SD3", {"options": {"height": 8}}, r"set by the policy's own settings"),
         ("HunyuanVideo-1.5", {"height": None, "width": None}, r"set policy.height and policy.width"),
