@@ -80,7 +80,8 @@ class FrozenParts:
         media = condition_media(prompt)
         generator.check_media(prompt.id, media)
         given = moved(generator.conditions(prompt.text, media), "cpu")
-        guided = generator.asked.guided or self.config.reference_guidance > 1
+        config = self.config
+        guided = generator.asked.guided or max(config.reference_guidance, config.eval_guidance or 1) > 1
         if not guided or generator.guides_itself:
             return PromptConditions(given)
         if media:
