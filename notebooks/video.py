@@ -20,7 +20,6 @@ from mmrl.data.datasets import open_dataset
 from mmrl.pipelines.charts import line_chart
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.looking import clip_frames, credit_html, gallery_html, read_rollouts
-from mmrl.rewards.panel import RewardPanel
 
 demo = read_config("demo", modality="video")  # the shipped configuration: model, frames, data, learning rate
 RUNS = Path(mkdtemp())
@@ -54,7 +53,7 @@ display(HTML(credit_html(rows, groups=2)))
 # %%
 rewards = []
 settings = {**sizes, "steps": 100, "learning_rate": demo.training.learning_rate, "betas": [0.9, 0.99]}
-before = [answers[0] for answers in pipe.generate(list(held_out))]
+before = [answers[0] for answers in pipe.generate(shown)]
 result = pipe.train(
     train_data, ["accuracy"], recipe="tor", eval_dataset=held_out, run_dir=RUNS / "train", training=settings,
     report=lambda step, metrics: rewards.append((step, metrics["reward/mean"])),
@@ -66,14 +65,9 @@ display(HTML(f'<div style="max-width:420px">{line_chart({"reward": rewards})}</d
 
 # %%
 print(f"held-out accuracy {result.before['success']:.2f} -> {result.after['success']:.2f}")
-after = [answers[0] for answers in pipe.generate(list(held_out))]
-with RewardPanel([{"name": "accuracy"}]) as panel:
-    was, now = (panel.score(answers, list(held_out)).success.tolist() for answers in (before, after))
-turned = [i for i in range(len(held_out)) if was[i] != now[i]]
-gained = sum(now[i] == 1 for i in turned)
-print(f"of {len(held_out)}, {gained} became right and {len(turned) - gained} wrong; the first of these:")
-notes = [(held_out[i], f"→ {held_out[i].columns['solution']}\n{before[i]}, then {after[i]}") for i in turned[:4]]
-display(HTML(gallery_html([(clip_frames(p.videos[0]), note) for p, note in notes])))
+after = [answers[0] for answers in pipe.generate(shown)]
+notes = [f"{p.columns['solution']}\nbefore {b}\nafter {a}" for p, b, a in zip(shown, before, after, strict=True)]
+display(HTML(gallery_html([(clip_frames(p.videos[0]), note) for p, note in zip(shown, notes, strict=True)])))
 
 # %% [markdown]
 # ## A real model
