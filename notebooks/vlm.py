@@ -71,10 +71,11 @@ print(f"held-out accuracy {result.before['success']:.2f} -> {result.after['succe
 after = [answers[0] for answers in pipe.generate(list(held_out))]
 with RewardPanel([{"name": "accuracy"}]) as panel:
     was, now = (panel.score(answers, list(held_out)).success.tolist() for answers in (before, after))
-turned = [i for i in range(len(held_out)) if was[i] != now[i]]
-gained = sum(now[i] == 1 for i in turned)
-print(f"of {len(held_out)}, {gained} became right and {len(turned) - gained} wrong; the first of these:")
-notes = [(held_out[i], f"→ {held_out[i].columns['solution']}\n{before[i]}, then {after[i]}") for i in turned[:8]]
+gained, lost = ([i for i in range(len(now)) if now[i] - was[i] == change] for change in (1, -1))
+print(f"of {len(held_out)}, {len(gained)} became right and {len(lost)} wrong; some of these, in this proportion:")
+some = round(8 * len(gained) / max(len(gained) + len(lost), 1))
+turned = [*gained[:some], *lost[: 8 - some]]
+notes = [(held_out[i], f"→ {held_out[i].columns['solution']}\n{before[i]}, then {after[i]}") for i in turned]
 display(HTML(gallery_html([(p.images, note) for p, note in notes])))
 
 # %% [markdown]
