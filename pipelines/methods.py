@@ -153,13 +153,39 @@ def _of_rewards(rewards: list[Reward]) -> dict[str, Any]:
     return {**TRAINS, "makers": {name: ["data"] for name in sorted(columns)}}
 
 
+MAKERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "answer": ("rewards=[{name: answer_number, weight: 0, columns: [answer]}]",
+               {"rewards": [{"name": "answer_number", "weight": 0.0, "columns": ["answer"]}]}),
+    "segment": ("rewards=[{name: sentences, weight: 0, columns: [segment]}]",
+                {"rewards": [{"name": "sentences", "weight": 0.0, "columns": ["segment"]}]}),
+    "action_reward": ("rollout=[turn_rewards]", {"rollout": ["turn_rewards"]}),
+    "sampler_log_probs": ("policy.old_log_probs=trainer", {"policy": {"old_log_probs": "trainer"}}),
+}  # fmt: skip
+"""{column: how a configuration has it made by what ships, and the recipe's sections that say so}."""
+
+
 def _added(functions: list[StageFunction], modalities: list[str]) -> dict[str, Any]:
-    """Whether GRPO with these stage functions trains."""
+    """Whether GRPO with these stage functions, and with makers that ship for what they read, trains."""
     try:
-        found = training_of(_composed(functions, modalities))
+        recipe = _composed(functions, modalities)
+        found = training_of(recipe)
+        wanted = [name for name in MAKERS if found["missing"] and name in found["makers"]]
+        if wanted:
+            found = training_of(_made(recipe, wanted))
+            found["asks"] = [*(MAKERS[name][0] for name in wanted), *found["asks"]]
     except ConfigError as error:
         return _untrained(str(error))
     return {name: found[name] for name in ("trainable", "makers", "missing", "asks")}
+
+
+def _made(recipe: Recipe, columns: list[str]) -> Recipe:
+    """With a maker of each column."""
+    rewards, rollout, policy = list(recipe.rewards), list(recipe.rollout), dict(recipe.policy)
+    for _, sections in (MAKERS[name] for name in columns):
+        rewards += sections.get("rewards", [])
+        rollout += sections.get("rollout", [])
+        policy |= sections.get("policy", {})
+    return recipe.model_copy(update={"rewards": rewards, "rollout": rollout, "policy": policy})
 
 
 def _composed(functions: list[StageFunction], modalities: list[str]) -> Recipe:
