@@ -69,8 +69,10 @@ def push(
     trust: Trust = False,
 ) -> None:
     """Send a checkpoint's weights and a filled model card to the hub, as whom `hf auth login` says."""
+    from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.publishing import push as send
 
+    quiet_libraries()
     say(send(checkpoint, repository, merged=merged, public=public, trust=trust))
 
 
