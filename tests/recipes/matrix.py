@@ -115,6 +115,12 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     if recipe in toys.ADAPTED:
         values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
         given.append("an adapter that was drawn as policy.adapter")
+    if recipe in toys.FUNCTIONAL:
+        texts = toys.FUNCTIONAL[recipe]
+        values["policy"]["model"] = toys.with_tokens(modality, texts, folder + "-adapter")
+        known_credit = known.objective["credit"][0]
+        values["objective"] = {"credit": [{**known_credit, "tokens": texts}]}
+        given.append("a checkpoint whose tokenizer has functional tokens, and their texts as objective.credit.0.tokens")
     if recipe in toys.SERVED:
         values["rollout"] = [{**known.rollout[0], "url": toys.data_server()}]
         given.append("a data server that puts pictures into new surroundings, as rollout.syn_grpo.url")
