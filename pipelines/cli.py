@@ -357,6 +357,7 @@ def check(
 app.command()(run_commands.report)
 app.command()(run_commands.compare)
 app.command()(run_commands.push)
+app.command(context_settings=OVERRIDES)(run_commands.autonpo)
 
 
 app.command("serve-rewards")(serve_commands.serve_rewards)
@@ -388,9 +389,12 @@ def launch(context: typer.Context) -> None:
         from mmrl.pipelines.ray_launch import launch as launch_on_ray
 
         raise typer.Exit(launch_on_ray(context.args[1:]))
+    import torch
     from accelerate.commands.accelerate_cli import main as accelerate
 
-    sys.argv = ["accelerate", "launch", *context.args]
+    from mmrl.pipelines.launching import for_accelerate
+
+    sys.argv = ["accelerate", "launch", *for_accelerate(context.args, torch.accelerator.device_count())]
     accelerate()
 
 

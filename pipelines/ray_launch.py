@@ -119,6 +119,7 @@ class Launch:
         self.namespace = f"mmrl-{uuid.uuid4().hex[:8]}"
         self.actors: list[Any] = []
         self.engines: dict[str, Any] = {}
+        self.asked: int | None = None
         if self.placement.engines and config.modality not in SPEAKING:
             raise ConfigError(f"placement.engines: {config.modality} policies write by themselves; leave it at 0")
         settings = config.policy_settings()
@@ -138,6 +139,8 @@ class Launch:
                 codes = self._attempt(attempt)
                 if all(code == 0 for code in codes):
                     return 0
+                if self.asked:
+                    return max((code for code in codes if code and code > 0), default=128 + self.asked)
                 if not any(_died(code) for code in codes):
                     self._tell_of_engines()
                     return max(code for code in codes if code)
@@ -272,9 +275,9 @@ class Launch:
                 done, waiting = self.ray.wait(waiting, timeout=1.0)
                 while signals:
                     tell("asking the trainers to save and stop")
-                    number = signals.pop(0)
+                    self.asked = signals.pop(0)
                     for trainer in trainers:
-                        trainer.stop.remote(number)
+                        trainer.stop.remote(self.asked)
                     until = time.monotonic() + SAVING_SECONDS
                 if any(self._code(run) != 0 for run in done):
                     until = min(until, time.monotonic() + GRACE_SECONDS)

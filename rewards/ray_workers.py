@@ -11,6 +11,7 @@ from typing import Any
 from mmrl.errors import RewardError
 from mmrl.placed import Placed, placed
 from mmrl.rewards.pool import LOAD_SECONDS, CallFailed, Worker
+from mmrl.shown import tell
 
 WAIT_SECONDS = 60.0
 """Beyond a call's own limit: in which an actor that died is made again."""
@@ -25,8 +26,12 @@ class RewardActor:
     def pid(self) -> int:
         return os.getpid()
 
-    def ask(self, load: Mapping[str, Any] | None, request: Mapping[str, Any], timeout: float) -> tuple[str, Any]:
-        """("done", reply), ("failed", (cause, traceback)) or ("refused", reason)."""
+    def ask(self, load: Mapping[str, Any] | None, request: Mapping[str, Any], timeout: float) -> tuple[str, Any, int]:
+        """("done", reply), ("failed", (cause, traceback)) or ("refused", reason); and which process says so."""
+        state, reply = self._answer(load, request, timeout)
+        return state, reply, os.getpid()
+
+    def _answer(self, load: Mapping[str, Any] | None, request: Mapping[str, Any], timeout: float) -> tuple[str, Any]:
         try:
             if self.worker is None or not self.worker.alive:
                 self.worker = Worker()
@@ -46,8 +51,9 @@ class RayWorker:
     pid = -1
     alive = True
 
-    def __init__(self, actor: Any):
-        self.actor, self.loaded = actor, set[str]()
+    def __init__(self, name: str, actor: Any):
+        self.name, self.actor, self.loaded = name, actor, set[str]()
+        self.process: int | None = None
         self._loads: dict[Any, Mapping[str, Any]] = {}
 
     def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
@@ -60,9 +66,12 @@ class RayWorker:
         load = self._loads.get(key) if request["op"] == "call" else None
         limit = timeout + (LOAD_SECONDS if load else 0) + WAIT_SECONDS
         try:
-            state, reply = ray.get(self.actor.ask.remote(load, request, timeout), timeout=limit)
+            state, reply, process = ray.get(self.actor.ask.remote(load, request, timeout), timeout=limit)
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-            raise CallFailed(f"reward worker of the cluster: {type(error).__name__}") from None
+            raise CallFailed(f"{self.name} of the cluster: {type(error).__name__}") from None
+        if self.process not in (None, process):
+            tell(f"{self.name} (process {self.process}) died and was replaced by process {process}")
+        self.process = process
         if state == "failed":
             raise CallFailed(*reply)
         if state == "refused":
@@ -87,6 +96,7 @@ def starter() -> Callable[[], Any]:
     numbers = count(found.rank)
 
     def next_of(found: Placed = found) -> RayWorker:
-        return RayWorker(found.actor(f"reward-{next(numbers) % found.reward_workers}"))
+        name = f"reward-{next(numbers) % found.reward_workers}"
+        return RayWorker(name, found.actor(name))
 
     return next_of

@@ -68,7 +68,7 @@ class TrainingConfig(Section):
     compile             torch.compile for the feed-forward parts of every block; the first steps take longer, and a C++
                         compiler must be there
     sharding            of a run on several processes: launcher, as the launcher's configuration says; or, for
-                        launchers that say nothing (torchrun, Ray), ddp, or fsdp2 on GPUs
+                        launchers that say nothing (torchrun, Ray), ddp or fsdp2
     rank_timeout        seconds a rank waits for the others before the run ends; null: four times watchdog_seconds
                         and what rewards may take beside it, so that a slow judge on one rank ends nothing. A rank
                         that has died ends the others within a minute whatever it says

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from mmrl.errors import ConfigError, MMRLError
@@ -42,12 +43,18 @@ def make_accelerator(sharding: str = "launcher", patience: float | None = None) 
         )
     gpus = torch.accelerator.is_available()
     waits = [InitProcessGroupKwargs(timeout=timedelta(seconds=patience))] if patience else []
-    plugin = _fsdp2(gpus) if sharding == "fsdp2" and int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
-    if sharding == "ddp" and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    told = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    plugin = _fsdp2() if sharding == "fsdp2" and several else None
+    if sharding == "ddp" and told:
         raise ConfigError(
             "training.sharding=ddp, and the launcher's configuration asks for FSDP; leave one of them out"
         )
-    accelerator = Accelerator(mixed_precision="no", cpu=not gpus, fsdp_plugin=plugin, kwargs_handlers=waits)
+    accelerator = Accelerator(
+        mixed_precision="no", cpu=not gpus, fsdp_plugin=plugin if gpus else None, kwargs_handlers=waits
+    )
+    if several and not gpus and (told or plugin is not None):
+        _shard_on_cpus(accelerator, plugin or FullyShardedDataParallelPlugin())
     if accelerator.distributed_type.value not in PLAIN and not accelerator.is_fsdp2:
         raise ConfigError(
             f"accelerate is set to {accelerator.distributed_type.value}; expected one process, DDP, or FSDP with "
@@ -56,16 +63,22 @@ def make_accelerator(sharding: str = "launcher", patience: float | None = None) 
     return accelerator
 
 
-def _fsdp2(gpus: bool) -> FullyShardedDataParallelPlugin:
+def _fsdp2() -> FullyShardedDataParallelPlugin:
     """What `configs/accelerate/fsdp2.yaml` says."""
-    if not gpus:
-        raise ConfigError(
-            "training.sharding=fsdp2: accelerate shards on GPUs, and there is none here; leave it out, or choose ddp"
-        )
     return FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True,
         state_dict_type="FULL_STATE_DICT", cpu_ram_efficient_loading=False,
     )  # fmt: skip
+
+
+def _shard_on_cpus(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Let ranks without GPUs shard too: accelerate reads its plugin on GPUs alone, and torch shards anywhere.
+
+    What is prepared and how gradients are clipped goes by the accelerator's state; how ranks talk, by that of the
+    process, which stays gloo's.
+    """
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
 
 
 def my_share(items: list, accelerator: Accelerator) -> list:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,9 +28,9 @@ CLOCKS = ("second", "time", "peak", "elapsed")
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
+    """Where the cluster's processes write what they say."""
     quiet = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
-    ray.init(num_cpus=2, namespace="tests", **quiet)
-    yield
+    yield Path(ray.init(num_cpus=2, namespace="tests", **quiet).address_info["session_dir"]) / "logs"
     ray.shutdown()
 
 
@@ -101,6 +102,11 @@ class TestKilled:
 
     def test_the_metrics_are_those_of_the_quiet_run(self, story, alone):
         same(metrics(story[0]), alone)
+
+    def test_the_run_says_who_was_replaced(self, story, cluster):
+        said = "".join(path.read_text() for path in cluster.glob("worker-*.err"))
+        for name in ("engine-0", "reward-0"):
+            assert f"{name} (process {story[2][name]}) died and was replaced by process" in said
 
     def test_no_response_went_unscored(self, story):
         assert all(not line["unscored"] for line in metrics(story[0]).values())

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from mmrl.data.ahead import Ahead
 from mmrl.objective import Objective
 from mmrl.policies.base import Policy
+from mmrl.policies.sharding import is_sharded
 from mmrl.record import Prompt, Scores
 from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import make_accelerator
@@ -43,8 +44,10 @@ OBJECTIVES = {
         "aggregation": "sequence_mean",
         "regularizers": [{"name": "velocity_kl", "to": "reference", "coefficient": 0.5}],
     },
+    "sharded": {"regularizers": [{"name": "kl", "coefficient": 0.1}]},
 }  # fmt: skip
-"""`marble`: a generator whose first optimizer step combines two rewards' gradients, and whose second mixes them."""
+"""`marble`: a generator whose first optimizer step combines two rewards' gradients, and whose second mixes them.
+`sharded`: FSDP2, as accelerate prepares it. The last one: an accelerator shards from then on."""
 
 ROLLOUTS = {
     "refills": ["dynamic_sampling"],
@@ -110,6 +113,8 @@ def prompts_of(name: str, count: int) -> list[Prompt]:
 def policy_of(name: str, out: Path) -> Policy:
     if name == "ahead":
         return make_policy(engine=engine(out))
+    if name == "sharded":
+        return make_policy(gradient_checkpointing=True)
     if name != "marble":
         return make_policy()
     lora = {"rank": 4, "alpha": 8}
@@ -124,7 +129,7 @@ def main(out: Path, name: str) -> None:
         sizes["epsilon"] = 1e-4
     written = {"ahead": 1, "check_every": 0} if name == "ahead" else {}
     config = TrainingConfig(**sizes, learning_rate=1e-3, updates=updates, **written)
-    accelerator = make_accelerator()
+    accelerator = make_accelerator("fsdp2" if name == "sharded" else "launcher")
     out.mkdir(parents=True, exist_ok=True)
     (out / "world.txt").write_text(str(accelerator.num_processes))
     trackers = [JsonLines(out / "metrics.jsonl")] if accelerator.is_main_process else []
@@ -140,10 +145,12 @@ def main(out: Path, name: str) -> None:
         eval_prompts=prompts_of(name, 5), accelerator=accelerator, trackers=trackers,
     )  # fmt: skip
     trainer.train()
+    assert is_sharded(trainer.policy.module) is (name == "sharded" and accelerator.num_processes > 1)
     balanced = trainer.collector.balance
     assert name != "delta" or accelerator.num_processes == 1 or len(balanced.tokens) == 4
+    state = trainer.policy.trainable_state()
     if accelerator.is_main_process:
-        save_file({k: v.contiguous() for k, v in trainer.policy.trainable_state().items()}, out / "weights.safetensors")
+        save_file({k: v.contiguous() for k, v in state.items()}, out / "weights.safetensors")
 
 
 if __name__ == "__main__":
