@@ -5,6 +5,7 @@
 #   make test-engine       the tests of vLLM, in an environment of their own, .venv-engine (3.7 GB)
 #   make families          every tiny vision-language family through every way it has, and the table of docs/families.md
 #   make recipes [ARGS=...] every recipe in every modality on tiny models, and the table of docs/recipes.md
+#   make notebooks         the notebooks in full, in which each model gets better
 #   make matrix            recipes, families and generators, one after the other
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
@@ -34,11 +35,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-engine families recipes lint bench chaos docs site generators matrix gpu
+.PHONY: help demo test test-engine families recipes lint bench chaos docs site generators notebooks matrix gpu
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,17s/^# *//p' Makefile
+	@sed -n '3,18s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -63,6 +64,9 @@ recipes: export TQDM_DISABLE := 1
 recipes: $(READY)
 	@$(BIN)/python -m tests.recipes.matrix $(ARGS)
 	@$(BIN)/python docs/generate.py
+
+notebooks: $(READY)
+	@$(BIN)/python -m pytest -n 2 -m learns tests/pipelines/test_notebooks.py $(ARGS)
 
 matrix: recipes families generators
 

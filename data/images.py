@@ -62,15 +62,15 @@ class MediaAccess:
             full = Path(os.path.realpath(self.root / self.folder / text))
         root = Path(os.path.realpath(self.root))
         if not self.allow_outside and not full.is_relative_to(root):
-            raise DataError(f"{text!r} leads outside the dataset's folder {root}; allow_outside=True permits it")
+            raise DataError(f"{text!r} leads outside the dataset's folder {root}; data.allow_outside=true permits it")
         if not full.is_file():
-            raise DataError(f"{text!r} does not exist (looked for {full})")
+            raise DataError(f"{text!r} does not exist (looked for {full}; data.media_root names another folder)")
         return full
 
     def fetch(self, url: str) -> bytes:
         """The body of an http address, at most 64 MiB."""
         if not self.allow_urls:
-            raise DataError(f"{url[:_SHORT]!r} is an address; download it, or pass allow_urls=True to fetch it")
+            raise DataError(f"{url[:_SHORT]!r} is an address; download it, or fetch it by data.allow_urls=true")
         try:
             with urllib.request.urlopen(url, timeout=URL_SECONDS) as answer:
                 body = answer.read(MAX_URL_BYTES + 1)

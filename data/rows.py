@@ -41,7 +41,7 @@ from mmrl.data.messages import (
 )
 from mmrl.data.options import are_shown, option_lines, read_options
 from mmrl.data.sources import WHOLE_ROW, RowError
-from mmrl.data.unread import unasked, unread
+from mmrl.data.unread import kind_of, unasked, unread
 from mmrl.errors import unknown
 from mmrl.record import Prompt
 
@@ -63,7 +63,7 @@ _NEAR = {
         "conversations",
         "message",
     ),
-    "solution": ("answer", "label", "ground_truth", "gt", "target", "response", "completion"),
+    "solution": ("answer", "label", "ground_truth", "gt", "target", "response", "output", "completion"),
     "task": ("problem_type", "question_type", "task_type", "type"),
 }
 _TRUTHS = ("answer", "ground_truth", "gt_answer", "gt")  # columns beside messages that say what is right
@@ -233,7 +233,7 @@ def missing(column: str, raw: Collection[str], state: str = "missing") -> RowErr
     """What to say of a row without `column`: the setting that points to the column it may stand in."""
     near = [n for n in _NEAR.get(column, ()) if n in raw]
     if column == "prompt":
-        point = f"name yours: data.columns.prompt={near[0]}" if near else ""
+        point = f"name yours: {' '.join(_pointers(near[0], raw))}" if near else ""
         if state == "null":
             return RowError("prompt", "is null", point or "write the question, or leave the row out")
         said = f"missing; the row has {', '.join(raw) or 'no columns'}"
@@ -241,6 +241,16 @@ def missing(column: str, raw: Collection[str], state: str = "missing") -> RowErr
     point = f"data.columns.{column}={near[0] if near else 'YOURS'} names the column that has it"
     fixes = {"solution": "give the right answer", "task": "data.task=choice names one task for all rows"}
     return RowError(column, f"is {state}, and a reward reads it", f"{fixes.get(column, 'fill it in')}, or {point}")
+
+
+def _pointers(prompt: str, raw: Collection[str]) -> Iterator[str]:
+    """The settings that make a row of this one: its question, and what else of it stands under names of its own."""
+    yield f"data.columns.prompt={prompt}"
+    if "solution" not in raw and (near := next((n for n in _NEAR["solution"] if n in raw), None)):
+        yield f"data.columns.solution={near}"
+    if isinstance(raw, Mapping):
+        media = ((kind_of(value), name) for name, value in raw.items())
+        yield from (f"data.columns.{k}={n}" for k, n in media if k in KINDS and n not in (k, f"{k}s"))
 
 
 def _take_prompt(values: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Where rows come from: JSONL, JSON, parquet, text, folders saved by `datasets`, the hub, and rows already in memory.
+"""Where rows come from: JSONL, JSON, CSV, parquet, text, folders, the hub, and rows already in memory.
 
 JSON is read with the standard library, line by line: `datasets` would turn the solution "2024-01-05" into a
 date, 3 into 3.0 where another row has 2.5, and refuse the whole file for one bad line. Everything columnar is
@@ -7,10 +7,11 @@ read with `datasets`, media undecoded.
 
 from __future__ import annotations
 
+import csv
 import json
 import mmap
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -18,14 +19,18 @@ from urllib.parse import parse_qsl
 from mmrl.errors import ConfigError, DataError, unknown
 
 LONGEST_REASON = 200
+LONGEST_CELL = 2**28
+"""Characters of a cell of a table: pictures may stand in one, as text."""
 
 FORMS = (
-    "a .jsonl, .json, .parquet or .txt file, a folder of parquet files or one saved by `datasets`, a hub name such as "
-    "OWNER/NAME?split=train, or world:NAME"
+    "a .jsonl, .json, .csv, .tsv, .parquet or .txt file, a folder that holds one or was saved by `datasets`, a hub "
+    "name such as OWNER/NAME?split=train, or world:NAME"
 )
 TRAIN = ("train",)
 HELD_OUT = ("test", "validation", "val", "eval", "dev")
 _SHARD = re.compile(rf"(\w+?)-\d{{5}}-of-\d{{5}}(?:-\w+)?\.parquet|({'|'.join(TRAIN + HELD_OUT)})\.parquet")
+_NAMED = re.compile(rf"({'|'.join(TRAIN + HELD_OUT)})(?:[_-]\w+)?")
+"""A table or folder of one split: `train.csv`, `test_metadata.jsonl`, `train/`."""
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 WHOLE_ROW = "*"
@@ -135,6 +140,52 @@ class TextLines:
         return f"{self.file}, line {self._lines[index][0]}"
 
 
+class Table:
+    """A .csv or .tsv file: columns named in the first line, then a row a line. Cells are text, an empty one is null."""
+
+    def __init__(self, path: Path):
+        self.file, self.folder = str(path), path.parent
+        lines = list(_cells(path))
+        if not lines:
+            raise DataError(f"{path}: is empty")
+        _, self._names = lines[0]
+        twice = next((n for i, n in enumerate(self._names) if not n.strip() or n in self._names[:i]), None)
+        if twice is not None:
+            raise DataError(f"{path}: the first line names the columns, and {twice!r} is empty or comes twice")
+        self._lines = lines[1:]
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        _, cells = self._lines[index]
+        if len(cells) != len(self._names):
+            raise RowError(WHOLE_ROW, f"holds {len(cells)} cells, and the first line names {len(self._names)} columns")
+        return {name: cell or None for name, cell in zip(self._names, cells, strict=True)}
+
+    def where(self, index: int) -> str:
+        return f"{self.file}, line {self._lines[index][0]}"
+
+
+def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line it begins in, cells) of each row, empty lines left out. A cell in quotes may hold lines."""
+    longest = csv.field_size_limit(LONGEST_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            separator = max(",;\t", key=first.count) if path.suffix == ".csv" else "\t"
+            reader, begins = csv.reader(file, delimiter=separator, strict=True), 1
+            for cells in reader:
+                if cells:
+                    yield begins, cells
+                begins = reader.line_num + 1
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a table in UTF-8 text: {error}") from None
+    finally:
+        csv.field_size_limit(longest)
+
+
 class InMemory:
     """A list of rows: a .json file, or the caller's own."""
 
@@ -204,7 +255,7 @@ def open_rows(source: Any, splits: Sequence[str] = TRAIN) -> Rows:
         if asked is not None:
             raise DataError(f"{path}: is one data set without splits, got split {asked!r}")
         return _open_file(path)
-    if HUB.fullmatch(str(path)) and path.suffix not in (".jsonl", ".json", ".parquet", ".txt"):
+    if HUB.fullmatch(str(path)) and path.suffix not in _OPENERS:
         return _open_hub(str(path), config, asked, splits)
     raise DataError(f"data set {str(source)!r} does not exist; expected {FORMS}")
 
@@ -223,14 +274,10 @@ def _read_spec(source: Any) -> tuple[Path, str | None, str | None]:
 
 
 def _open_file(path: Path) -> Rows:
-    if path.suffix == ".jsonl":
-        return JsonLines(path)
-    if path.suffix == ".json":
-        return InMemory(_read_json(path), str(path), path.parent)
-    if path.suffix == ".parquet":
-        return Columnar(_read_parquet([path]), str(path), path.parent)
-    if path.suffix == ".txt":
-        return TextLines(path)
+    if path.suffix in _OPENERS:
+        return _OPENERS[path.suffix](path)
+    if path.suffix == ".tar":
+        raise DataError(f"{path}: {SHARDS}")
     raise DataError(f"{path}: unknown kind of data set {path.suffix!r}; expected {FORMS}")
 
 
@@ -289,7 +336,9 @@ def _read_json(path: Path) -> list[Any]:
         hint = "; one object a line is JSONL: name it .jsonl" if "Extra data" in str(error) else ""
         raise DataError(f"{path}: not JSON: {error}{hint}") from None
     if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of rows, got {type(rows).__name__}")
+        lists = [name for name, value in rows.items() if isinstance(value, list)] if isinstance(rows, dict) else []
+        fix = f"; write the list under {' or '.join(map(repr, lists[:4]))} into a file of its own" if lists else ""
+        raise DataError(f"{path}: expected a list of rows, got {type(rows).__name__}{fix}")
     return rows
 
 
@@ -303,7 +352,22 @@ def _read_parquet(paths: list[Path]) -> Any:
         raise DataError(f"{', '.join(map(str, paths[:3]))}: cannot be read as parquet: {cause}") from None
 
 
-def _open_folder(folder: Path, asked: str | None, splits: Sequence[str]) -> Columnar:
+_OPENERS: dict[str, Callable[[Path], Rows]] = {
+    ".jsonl": JsonLines,
+    ".json": lambda path: InMemory(_read_json(path), str(path), path.parent),
+    ".csv": Table,
+    ".tsv": Table,
+    ".parquet": lambda path: Columnar(_read_parquet([path]), str(path), path.parent),
+    ".txt": TextLines,
+}
+"""How a file is opened, by its ending."""
+SHARDS = (
+    "shards of webdataset are not read; unpack them (tar -xf), and name each file in a row of a .jsonl: "
+    '{"image": "00000.jpg", "prompt": ..., "solution": ...}'
+)
+
+
+def _open_folder(folder: Path, asked: str | None, splits: Sequence[str]) -> Rows:
     import datasets
 
     if (folder / "dataset_dict.json").exists():
@@ -316,9 +380,12 @@ def _open_folder(folder: Path, asked: str | None, splits: Sequence[str]) -> Colu
     if len(named := _by_split(files)) > 1:
         name = _choose_split(list(named), asked, splits, str(folder))
         return Columnar(_read_parquet(named[name]), f"{folder}?split={name}", folder)
+    saved = (folder / "state.json").exists()
+    if not saved and not files and (tables := _tables(folder)):
+        return _open_tables(folder, tables, asked, splits)
     if asked is not None and asked not in named:
         raise DataError(f"{folder}: is one data set without splits, got split {asked!r}")
-    if (folder / "state.json").exists():
+    if saved:
         _refuse_outside(folder)
         try:
             return Columnar(datasets.load_from_disk(str(folder)), str(folder), folder)
@@ -326,5 +393,40 @@ def _open_folder(folder: Path, asked: str | None, splits: Sequence[str]) -> Colu
             raise DataError(f"{folder}: cannot be read by datasets.load_from_disk: {error}") from None
     if files:
         return Columnar(_read_parquet(files), str(folder), folder)
+    if any(folder.glob("*.tar")):
+        raise DataError(f"{folder}: {SHARDS}")
+    raise DataError(f"{folder}: {_inside(folder)}")
+
+
+def _inside(folder: Path) -> str:
+    """What a folder holds, where it is no data set."""
     inside = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-    raise DataError(f"{folder}: neither parquet files nor a folder saved by `datasets` (it holds: {inside})")
+    return (
+        f"holds no table of rows and was not saved by `datasets` (it holds: {inside}); pictures alone are no data set: "
+        'write a metadata.jsonl beside them, {"image": "1.png", "prompt": ..., "solution": ...}'
+    )
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Tables of a folder, or of its folders that are named like splits; not what `datasets` writes about itself."""
+    about = ("dataset_infos.json", "dataset_info.json")
+
+    def within(place: Path) -> list[Path]:
+        return sorted(p for p in place.iterdir() if p.suffix in _OPENERS and p.is_file() and p.name not in about)
+
+    if found := within(folder):
+        return found
+    parts = sorted(p for p in folder.iterdir() if p.is_dir() and _NAMED.fullmatch(p.name))
+    return [table for part in parts for table in within(part)]
+
+
+def _open_tables(folder: Path, tables: Sequence[Path], asked: str | None, splits: Sequence[str]) -> Rows:
+    """The one table, or the split asked for of tables that are named like splits, by themselves or by their folder."""
+    if len(tables) == 1 and asked is None:
+        return _open_file(tables[0])
+    shown = [_NAMED.fullmatch(p.stem if p.parent == folder else p.parent.name) for p in tables]
+    names = [m[1] for m in shown if m]
+    if len(names) < len(tables) or len(set(names)) < len(names):
+        listed = ", ".join(map(str, tables[:8]))
+        raise DataError(f"{folder}: holds {len(tables)} tables that are not named like splits; name one: {listed}")
+    return _open_file(tables[names.index(_choose_split(names, asked, splits, str(folder)))])

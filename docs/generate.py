@@ -96,11 +96,11 @@ def metrics() -> str:
 def _waiting() -> Iterator[str]:
     """Recipes that a run refuses as they ship, and in what recipes differ from their sources."""
     methods = [m for m in methods_json(shipped()) if m["recipe"]]
-    waits = [(f"`{m['name']}`", "; ".join(m["missing"])) for m in methods if m["missing"]]
+    waits = [(f"`{m['name']}`", "; ".join((*m["asks"], *m["missing"]))) for m in methods if m["missing"] or m["asks"]]
     yield (
         "## Recipes that wait for something\n\nThese are refused when the configuration is read, until it says who "
         "makes a column or gives what only you know. [recipes.md](recipes.md) trains them on declared toy data.\n\n"
-        + table(("recipe", "refused because"), *waits)
+        + table(("recipe", "waits for"), *waits)
     )
     differ = [(f"`{m['name']}`", "; ".join(m["deviates"])) for m in methods if m["deviates"]]
     yield "## Known deviations from the sources\n\n" + table(("recipe", "in what it differs"), *differ)

@@ -17,7 +17,7 @@ SOURCES = ("policy", "demonstration", "replay", "rewritten")
 BEHAVIOURS = ("policy", "given", "one")
 """Whose log-probs a row's ratio divides by: the policy's own, those that came with the row, probability 1."""
 
-KINDS = ("tokens", "transition", "matching", "masked")
+KINDS = ("tokens", "transition", "matching", "masked", "schedule")
 """Of actions: what scores them. The column `kind (B, T)` of rows that hold several kinds is a place in it."""
 
 

@@ -94,6 +94,8 @@ COLUMNS: dict[str, Column] = _table(
     Column("proposal_member", "(B,)", "the member of that group which wrote it", (STRATEGY,), -1),
     Column("augmented", "(B,)", "how much harder than usual its prompt was, which made it change", (STRATEGY,)),
     Column("inverted", "(B,)", "1 on rollouts that were asked for the options that are wrong", (STRATEGY,)),
+    Column("wording", "(B,)", "the number of the wording a rollout saw, -1 for none", (STRATEGY,), -1),
+    Column("edit", "(B,)", "1 on rollouts that edit a draft of their group", (STRATEGY,)),
     Column("hint", "(B,)", "the number of the hint a rollout was sampled under, 0 for none", (STRATEGY,)),
     Column("episode", "(B,)", "the member that began what this rollout goes on with, -1 for itself", (STRATEGY,), -1),
     Column("begins", "(B,)", "the action of its group's text at which a rollout begins", (STRATEGY,)),

@@ -19,13 +19,23 @@ from mmrl.policies.registry import MODALITIES
 from mmrl.stages import CONFIDENCES
 
 _ROOMS = ("mmrl.weights",)
-_MODULES = ("mmrl.training.bridge",)
+_MODULES = (
+    "mmrl.training.bridge",
+    "mmrl.training.near_future",
+    "mmrl.policies.language.fast.shared_prompt",
+    "mmrl.policies.language.fast.cascade",
+    "mmrl.policies.generation.reuse",
+)
 _TOOLS: dict[str, Tool] = {}
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A registered tool and what `mmrl methods` says about it. `command`: how it is used, a line of shell or Python."""
+    """A registered tool and what `mmrl methods` says about it.
+
+    command  how it is used, a line of shell or Python
+    trains   whether that trains a policy: a run, or a way in which runs compute
+    """
 
     name: str
     function: Callable
@@ -34,6 +44,7 @@ class Tool:
     formula: str
     confidence: str
     modalities: tuple[str, ...]
+    trains: bool = False
 
     @property
     def summary(self) -> str:
@@ -41,8 +52,9 @@ class Tool:
 
 
 def tool(
-    name: str, *, command: str, paper: str, formula: str, confidence: str, modalities: tuple[str, ...] = MODALITIES
-) -> Callable[[Callable], Callable]:
+    name: str, *, command: str, paper: str, formula: str, confidence: str, modalities: tuple[str, ...] = MODALITIES,
+    trains: bool = False,
+) -> Callable[[Callable], Callable]:  # fmt: skip
     """Register the function or class that holds a method's formula; `confidence` as of stage functions."""
     if confidence not in CONFIDENCES:
         raise ConfigError(unknown("confidence", confidence, CONFIDENCES))
@@ -50,7 +62,7 @@ def tool(
     def register(function: Callable) -> Callable:
         if name in _TOOLS and _TOOLS[name].function.__qualname__ != function.__qualname__:
             raise ConfigError(f"tool {name!r} is registered twice: by {_TOOLS[name].function} and {function}")
-        _TOOLS[name] = Tool(name, function, command, paper, formula, confidence, modalities)
+        _TOOLS[name] = Tool(name, function, command, paper, formula, confidence, modalities, trains)
         return function
 
     return register

@@ -20,9 +20,11 @@ NAMES = ("vlm", "video", "flow", "yours")
 TIMEOUT = 300  # seconds a cell may take
 
 
-def execute(name: str) -> Any:
-    """The executed notebook of NAME.py, stripped of what differs from run to run."""
+def execute(name: str, most_steps: int | None = None) -> Any:
+    """The executed notebook of NAME.py, stripped of what differs from run to run; most_steps: train no longer."""
     notebook = jupytext.read(FOLDER / f"{name}.py")
+    for cell in notebook.cells if most_steps else ():
+        cell.source = re.sub(r'"steps": (\d+)', lambda found: f'"steps": {min(int(found[1]), most_steps)}', cell.source)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
     NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": FOLDER}}).execute()
     for number, cell in enumerate(notebook.cells):

@@ -29,7 +29,7 @@ Point = tuple[float, float]
 
 def line_chart(series: Mapping[str, Sequence[Point]]) -> str:
     """`{name: [(x, y), ...]}` to an SVG with axes, grid and a legend below it. Points that are not finite are left
-    out; no points at all give an empty string."""
+    out; no points at all give an empty string. A series without points leaves the others their colours."""
     finite = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
     finite = {name: points for name, points in finite.items() if points}
     if not finite:
@@ -45,9 +45,10 @@ def line_chart(series: Mapping[str, Sequence[Point]]) -> str:
         parts.append(f'<path stroke="var(--line, {LINE})" d="M{LEFT} {y_at(y):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text text-anchor="end" x="{LEFT - 6}" y="{y_at(y) + 3.5:.1f}" {LABEL}>{y:.4g}</text>')
     parts += [f'<text text-anchor="middle" x="{x_at(x):.1f}" y="{HEIGHT - 6}" {LABEL}>{x:.4g}</text>' for x in x_ticks]
-    for number, (name, points) in enumerate(finite.items()):
-        parts.append(_series(number, name, points, lambda x, y: (f"{x_at(x):.1f}", f"{y_at(y):.1f}")))
-    return "".join([*parts, "</svg>", legend(list(finite)) if len(finite) > 1 else ""])
+    numbers = {name: number for number, name in enumerate(series) if name in finite}
+    for name, points in finite.items():
+        parts.append(_series(numbers[name], name, points, lambda x, y: (f"{x_at(x):.1f}", f"{y_at(y):.1f}")))
+    return "".join([*parts, "</svg>", legend(numbers) if len(series) > 1 else ""])
 
 
 def _series(number: int, name: str, points: Sequence[Point], at: Callable[[float, float], tuple[str, str]]) -> str:
@@ -91,8 +92,8 @@ def thinned(points: Sequence[Point], most: int) -> Sequence[Point]:
     return [points[round(i * last / (most - 1))] for i in range(most)]
 
 
-def legend(names: Sequence[str]) -> str:
-    keys = (f'<span><i style="background:{ink(n)}"></i>{escape(name)}</span>' for n, name in enumerate(names))
+def legend(numbers: Mapping[str, int]) -> str:
+    keys = (f'<span><i style="background:{ink(n)}"></i>{escape(name)}</span>' for name, n in numbers.items())
     return f'<div class="legend">{"".join(keys)}</div>'
 
 

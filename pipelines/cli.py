@@ -357,6 +357,7 @@ def check(
 app.command()(run_commands.report)
 app.command()(run_commands.compare)
 app.command()(run_commands.push)
+app.command(context_settings=OVERRIDES)(run_commands.autonpo)
 
 
 app.command("serve-rewards")(serve_commands.serve_rewards)

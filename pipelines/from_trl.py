@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from mmrl import foreign
 from mmrl.errors import ConfigError
 from mmrl.foreign import trl
 from mmrl.pipelines.trl_script import read_script
@@ -59,6 +60,9 @@ def convert_file(path: Path, processes: int = 1) -> Converted:
         values = read_yaml_file(path)
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: expected keys and values, as `trl grpo --config` takes them")
+        for name, value in values.items():
+            if isinstance(value, dict) and not trl.TABLE.says(name) and (said := foreign.answer(name, value)):
+                raise ConfigError(f"{path}: not a configuration of TRL's; {said}")
         return convert(values, processes=processes)
     if path.suffix not in (".py", ".ipynb"):
         raise ConfigError(f"{path}: expected a TRL script (.py, .ipynb) or its configuration (.yaml)")

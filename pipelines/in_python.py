@@ -28,11 +28,19 @@ def in_python() -> Iterator[None]:
         raise
 
 
+COLUMNS = "data.columns."
+
+
 def python_of(text: str) -> str | None:
     """How the first `section.key=value` and the first `--resume RUN` of a message are written in Python; None where
     there is neither."""
     said = [f"--resume is train(..., resume={json.dumps(found[1])})" for found in RESUME.finditer(text)][:1]
-    said += [_keyword(found[1], found[2]) for found in KEY.finditer(text) if _is_key(found[1])][:1]
+    keys = dict.fromkeys((found[1], found[2]) for found in KEY.finditer(text) if _is_key(found[1]))
+    columns = [(key.removeprefix(COLUMNS), value) for key, value in keys if key.startswith(COLUMNS) and value]
+    if len(columns) > 1:  # a row's names are given together
+        said += [f"data.columns is train(..., data={json.dumps({'columns': dict(columns)})})"]
+    else:
+        said += [_keyword(key, value) for key, value in keys][:1]
     return f"in Python, {'; '.join(said)}" if said else None
 
 

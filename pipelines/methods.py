@@ -35,6 +35,10 @@ def _needs(function: StageFunction) -> list[str]:
     return [*sorted(function.needs()), *function.columns()]
 
 
+TRAINS: dict[str, Any] = {"trainable": True, "makers": {}, "missing": [], "asks": []}
+A_TEACHER = {"teacher": {"model": "a teacher"}}
+TEACHER = "policy.teacher.model=NAME, or policy.teacher.adapter=FOLDER for the policy's own model with another adapter"
+
 WIDE = 140  # columns of a terminal that holds every field of the table
 
 
@@ -64,7 +68,7 @@ def _of_tool(tool: Tool, recipe: Recipe | None) -> dict[str, Any]:
     return {
         "name": tool.name,
         "formula": tool.formula,
-        "stages": ["learner" if recipe else "tool"],
+        "stages": ["learner" if recipe and recipe.learner != "gradient" else "tool"],
         "needs": [],
         "modalities": list(recipe.modalities if recipe else tool.modalities),
         "paper": tool.paper,
@@ -72,7 +76,13 @@ def _of_tool(tool: Tool, recipe: Recipe | None) -> dict[str, Any]:
         "deviates": recipe.deviates if recipe else [],
         "functions": [f"tool: {tool.command}"],
         "recipe": recipe is not None,
-        **(training_of(recipe) if recipe else _untrained(f"no stage of a step; it is used by {tool.command}")),
+        **(
+            training_of(recipe)
+            if recipe
+            else TRAINS
+            if tool.trains
+            else _untrained(f"no stage of a step; it is used by {tool.command}")
+        ),
         "summary": recipe.summary if recipe else tool.summary,
     }
 
@@ -134,13 +144,13 @@ def _entry(
 
 
 def _untrained(*why: str) -> dict[str, Any]:
-    return {"trainable": False, "makers": {}, "missing": list(why)}
+    return {"trainable": False, "makers": {}, "missing": list(why), "asks": []}
 
 
 def _of_rewards(rewards: list[Reward]) -> dict[str, Any]:
     """A reward trains any recipe, on data that has its columns."""
     columns = {name for r in rewards for name in columns_of(r.function, {}, r.name).required}
-    return {"trainable": True, "makers": {name: ["data"] for name in sorted(columns)}, "missing": []}
+    return {**TRAINS, "makers": {name: ["data"] for name in sorted(columns)}}
 
 
 def _added(functions: list[StageFunction], modalities: list[str]) -> dict[str, Any]:
@@ -149,7 +159,7 @@ def _added(functions: list[StageFunction], modalities: list[str]) -> dict[str, A
         found = training_of(_composed(functions, modalities))
     except ConfigError as error:
         return _untrained(str(error))
-    return {name: found[name] for name in ("trainable", "makers", "missing")}
+    return {name: found[name] for name in ("trainable", "makers", "missing", "asks")}
 
 
 def _composed(functions: list[StageFunction], modalities: list[str]) -> Recipe:
@@ -175,21 +185,27 @@ def _composed(functions: list[StageFunction], modalities: list[str]) -> Recipe:
 def training_of(recipe: Recipe) -> dict[str, Any]:
     """Whether a recipe trains with what is shipped.
 
-    trainable  in every modality it names, nobody having to make a column first
+    trainable  in every modality it names, nobody having to write a maker first
     makers     {column: the kinds of makers that can}, for what is neither a reward nor a pass of the policy
-    missing    why it does not train: a line for each column that nobody makes, for a pass no policy gives, for a
-               hyper-parameter that only the user knows
+    missing    why it does not train: a line for each column that nobody makes, and for a pass no policy gives
+    asks       keys of the configuration that only the user can fill, as `policy.model` is: a teacher, a trained
+               adapter, ids of the model's vocabulary. A run without them is refused when it is read
     """
     objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
-    problems += [line for bound in (*objective.stages, *strategies.bounds) for line in bound.waits]
-    problems += [wants] if (wants := learner_of(recipe.learner).func.wants) else []
+    asks = [line for bound in (*objective.stages, *strategies.bounds) for line in bound.waits]
+    asks += [wants] if (wants := learner_of(recipe.learner).func.wants) else []
     kept = []  # by the policy of each modality, with its rollouts
     for modality in recipe.modalities:
         kind = policy_class(modality)
         try:
             settings = read_section(kind.config_type, {"model": "", **recipe.policy}, "policy")
             kept.append(kind.columns_of(settings))
-            plan_passes(objective, kind, strategies, settings)
+            try:
+                plan_passes(objective, kind, strategies, settings)
+            except ConfigError:
+                taught = read_section(kind.config_type, {"model": "", **recipe.policy, **A_TEACHER}, "policy")
+                plan_passes(objective, kind, strategies, taught)
+                asks.append(TEACHER)
         except ConfigError as error:
             problems.append(f"{modality}: {error}")
     kept = kept or [{}]
@@ -203,6 +219,7 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
         "trainable": not problems,
         "makers": makers,
         "missing": problems,
+        "asks": list(dict.fromkeys(asks)),
         "updates": {"count": recipe.updates.count, "epochs": recipe.updates.epochs, "source": recipe.updates.source},
     }
 
@@ -266,7 +283,9 @@ def describe(name: str) -> str:
         chosen = {"prompts": recipe.prompts, **recipe.objective}
         lines += [f"  {stage}: {choice}" for stage, choice in chosen.items() if choice != "shuffled"]
         lines.append(f"  updates: {recipe.updates}")
-        lines += [f"  cannot train yet: {line}" for line in training_of(recipe)["missing"]]
+        trains = training_of(recipe)
+        lines += [f"  cannot train yet: {line}" for line in trains["missing"]]
+        lines += [f"  asks you for {line}" for line in trains["asks"]]
         lines.append("formulas of its stages:")
         for bound in Objective.of(recipe.objective).stages:
             lines.append(f"  {bound.spec.stage} {bound.name}: {bound.spec.formula} (source: {bound.spec.paper})")

@@ -35,6 +35,11 @@ def plan_run(config: RunConfig, card: float | None = None) -> str:
     lines += ["", "acting", *_acting(strategies, objective), "", *_rows(strategies, config), "", "passes of a step"]
     lines += [f"  {line}" for line in plan.describe()]
     lines += ["", *_columns(config, objective)]
+    if config.modality == "flow":
+        from mmrl.pipelines.generator_calls import calls_lines
+
+        counted = calls_lines(config, objective)
+        lines += ["", *counted] if counted else []
     reference = any(p.weights == "reference" for p in plan.prepare)
     lines += ["", "memory"]
     if config.modality == "flow" and config.policy.get("model"):

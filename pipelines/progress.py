@@ -23,8 +23,8 @@ from mmrl.training.trackers import Completion, kind_of, read_completions
 SHOWN_CAUSES = 5
 SECONDS_BETWEEN_LINES = 10.0
 """Of a run whose output is a file."""
-REPEATED = 10
-"""Steps between two lines on something that stays wrong."""
+REPEATED, OVER = 10, 5
+"""Steps between two lines on something that stays wrong, and without it until it is over."""
 PACE = 15
 """Steps whose middle is the speed that is told."""
 LONGEST_SAMPLE = 300
@@ -75,7 +75,8 @@ class Live:
     def __init__(self, steps: int, console: Console, moved: Callable[[int, str], None] = lambda step, note: None):
         self.steps, self.console, self.moved, self.told = steps, console, moved, -SECONDS_BETWEEN_LINES
         self.slower: set[str] = set()
-        self.ill: dict[str, int] = {}
+        self.ill: dict[str, tuple[int, int, int]] = {}  # name: the steps since which, when last seen, when last told
+        self.causes, self.causes_told = set[str](), 0
         self.pace: deque[float] = deque(maxlen=PACE)
         self.no_bar = console.is_jupyter or not console.is_terminal
 
@@ -96,11 +97,7 @@ class Live:
             self._say(f"step {step}: {fell_back[reason]} rows took a slower way: {reason}")
         for reason in metrics.get("skipped", ()):
             self._say(f"left out, as training.skip_nonfinite says: {reason}")
-        if metrics["unscored"]:
-            causes = sorted(metrics["unscored"].items(), key=lambda item: -item[1])
-            shown = ", ".join(f"{cause} ({n})" for cause, n in causes[:SHOWN_CAUSES])
-            more = f", and {len(causes) - SHOWN_CAUSES} more causes" if len(causes) > SHOWN_CAUSES else ""
-            self._say(f"step {step}: unscored rollouts: {shown}{more}")
+        self._unscored(step, metrics["unscored"])
 
     def began(self, config: RunConfig) -> None:
         """The steps are those of the data, where `training.data_epochs` says so."""
@@ -111,15 +108,30 @@ class Live:
         if kind_of(folder) == "rollouts":
             self._say(sample_line(step, read_completions(folder), folder))
 
+    def _unscored(self, step: int, causes: dict[str, int]) -> None:
+        """Every cause when it is met first, and all of them again every `REPEATED` steps that bring some."""
+        if not causes or (causes.keys() <= self.causes and step < self.causes_told + REPEATED):
+            return
+        self.causes |= causes.keys()
+        self.causes_told = step
+        most = sorted(causes.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{cause} ({n})" for cause, n in most[:SHOWN_CAUSES])
+        more = f", and {len(most) - SHOWN_CAUSES} more causes" if len(most) > SHOWN_CAUSES else ""
+        self._say(f"step {step}: unscored rollouts: {shown}{more}")
+
     def _diagnosis(self, step: int, found: dict[str, str]) -> None:
-        """A finding is said when it begins and every `REPEATED` steps that it lasts; and when it is over."""
-        for name in [n for n in self.ill if n not in found]:
-            self._say(f"step {step}: no longer so: {name}, after {step - self.ill.pop(name)} steps")
+        """A finding is said when it begins and every `REPEATED` steps that it lasts; and when it is over, which one
+        that comes and goes is not."""
         for name, said in found.items():
-            since = self.ill.setdefault(name, step)
-            if (step - since) % REPEATED == 0:
-                lasts = "" if step == since else f" (since step {since})"
-                self._say(f"step {step}: {said}{lasts}")
+            since, _, told = self.ill.get(name, (step, step, step - REPEATED))
+            if step >= told + REPEATED:
+                self._say(f"step {step}: {said}{'' if step == since else f' (since step {since})'}")
+                told = step
+            self.ill[name] = since, step, told
+        for name, (_, seen, _) in list(self.ill.items()):
+            if step >= seen + OVER:
+                del self.ill[name]
+                self._say(f"step {step}: no longer so since step {seen + 1}: {name}")
 
     def _say(self, line: str) -> None:
         self.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)

@@ -140,13 +140,34 @@ def _is_number(value: Any) -> bool:
 
 
 def findings(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was wrong, and from which step to which; what still is, first."""
+    """What is wrong, and since when; and what was: a rule's spells together, the most frequent first.
+
+    span  `step 3 to 9`, or of several spells `24 of 198 steps, 23 to 184`
+    """
     last = metrics[-1]["step"]
-    found = [
-        {"name": n, "first": a, "last": b, "said": s, "open": b == last, "share": (b - a + 1) / last if last else 1.0}
-        for n, a, b, s in spells(metrics)
+    lasting, over = [], dict[str, list[tuple[int, int, str]]]()
+    for name, first, final, said in spells(metrics):
+        if final == last:
+            lasting.append({"span": _span(first, final), "said": said, "open": True})
+        else:
+            over.setdefault(name, []).append((first, final, said))
+    steps = {name: sum(b - a + 1 for a, b, _ in spans) for name, spans in over.items()}
+    gone = [
+        {
+            "span": _span(spans[0][0], spans[-1][1], steps[name] if len(spans) > 1 else 0, last),
+            "said": spans[-1][2],
+            "open": False,
+        }
+        for name, spans in over.items()
     ]
-    return sorted(found, key=lambda f: (not f["open"], f["first"]))
+    return [*lasting, *(each for _, each in sorted(zip(steps.values(), gone, strict=True), key=lambda e: -e[0]))]
+
+
+def _span(first: int, final: int, steps: int = 0, of: int = 0) -> str:
+    """steps  in which it was so, where that is not all from the first to the final one"""
+    if steps:
+        return f"{steps} of {of} steps, {first} to {final}"
+    return f"step {first}" if first == final else f"step {first} to {final}"
 
 
 def _method(config: dict[str, Any]) -> str:

@@ -337,10 +337,11 @@ def _watching(
 
 def held_out_panel(config: RunConfig, watch: WatchConfig, stack: ExitStack) -> RewardPanel | None:
     """The rewards of a watch, until `stack` closes; None where it has none."""
-    if not watch.rewards:
-        return None
-    panel = reward_panel(config, watch.rewards)
-    stack.callback(panel.close)
+    from mmrl.pipelines.watching import placed
+
+    panel = placed("watch.rewards", lambda: reward_panel(config, watch.rewards)) if watch.rewards else None
+    if panel is not None:
+        stack.callback(panel.close)
     return panel
 
 

@@ -69,6 +69,41 @@ def push(
     trust: Trust = False,
 ) -> None:
     """Send a checkpoint's weights and a filled model card to the hub, as whom `hf auth login` says."""
+    from mmrl.pipelines.progress import quiet_libraries
     from mmrl.pipelines.publishing import push as send
 
+    quiet_libraries()
     say(send(checkpoint, repository, merged=merged, public=public, trust=trust))
+
+
+def autonpo(
+    context: typer.Context,
+    modality: Modality,
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one.")],
+    window: Annotated[int, typer.Option(help="Steps over which the slope of the reward is taken.")] = 20,
+    slope: Annotated[float, typer.Option(help="Intervene where it is below this.")] = 0.0,
+    entropy: Annotated[float, typer.Option(help="Or where the entropy falls below this; 0: never.")] = 0.0,
+    ahead: Annotated[int, typer.Option(help="Steps to run ahead, for checkpoints to choose a guide from.")] = 20,
+    mixed: Annotated[int, typer.Option(help="Steps in which the guide's answers join, after the roll-back.")] = 20,
+    below: Annotated[float, typer.Option(help="Groups of a lower mean take one.")] = 0.25,
+    prompts: Annotated[int, typer.Option(help="Prompts of the data set that a guide is tried on.")] = 256,
+    samples: Annotated[int, typer.Option(help="Answers to each of them.")] = 4,
+    times: Annotated[int, typer.Option(help="Interventions, at most.")] = 3,
+) -> None:
+    """Train, and where the run stops getting better, learn from where it would be later (AutoNPO).
+
+    It runs ahead, lets the checkpoints it met answer what fails now, rolls back, and mixes the best one's right answers
+    in. Further arguments override the configuration; the same command goes on with a run that was interrupted.
+    """
+    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.near_future import NearFuture, run_with_guides
+    from mmrl.pipelines.overriding import overrides_of
+    from mmrl.pipelines.progress import quiet_libraries
+    from mmrl.settings import read_section
+
+    given = {"window": window, "slope": slope, "entropy": entropy, "ahead": ahead, "mixed": mixed, "below": below,
+             "prompts": prompts, "samples": samples, "times": times}  # fmt: skip
+    asked = read_section(NearFuture, given, "autonpo")
+    settings = read_config(config, overrides_of(context.args), modality)
+    quiet_libraries()
+    say(run_with_guides(settings, asked))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mmrl import plugins
+from mmrl.errors import ConfigError, MMRLError
 from mmrl.policies.base import Policy
 from mmrl.record import Prompt
 from mmrl.rollout.actor import Actor
@@ -18,9 +19,19 @@ from mmrl.training.watch import HELD_OUT, TRAINED, Watch, WatchConfig
 if TYPE_CHECKING:
     from mmrl.rewards.panel import RewardPanel
 
+T = TypeVar("T")
+
 PROBES = "probes.safetensors"
 PROBED = 8
 """Prompts on which drift is measured."""
+
+
+def placed(key: str, make: Callable[[], T]) -> T:
+    """What `make` makes of a key of the configuration, which its errors then name."""
+    try:
+        return make()
+    except MMRLError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def watch_of(

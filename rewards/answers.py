@@ -14,7 +14,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from mmrl.errors import RewardError
 MOST_STATEMENTS = 100  # of "the answer is": the last ones
 MOST_STARTS = 1000  # brackets tried as the start of JSON: degenerate outputs are all brackets
 _BLANKS = re.compile(r"(?<![ \t])[ \t]+(?=[<>/])|(?<=[<>/])[ \t]+")
+_LISTED = re.compile(r"[\s,;]*(?:(?:\d{1,3}[.)]|[-*\u2022])\s*)?")  # between JSON values that are one list
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _BOX_START = re.compile(r"\\f?boxed\s*\{")
 
@@ -224,19 +225,35 @@ _QUOTES = str.maketrans({"\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{LEFT SINGLE
 
 # --------------------------------------------------------------------------------------------------------- JSON
 def json_value(text: str) -> Any:
-    """The JSON in a text: all of it, the last fenced block, or the last {...} or [...] that parses."""
+    """The JSON in a text: all of it, the last fenced block, or the last {...} or [...] that parses.
+
+    Values of one kind one after another, on lines or in a numbered list, are a list of them.
+    """
     for candidate in (text, *reversed(re.findall(r"```(?:json)?(.*?)```", text, re.DOTALL))):
         value = _parse(candidate)
         if isinstance(value, dict | list):
             return value
-    last, end = None, 0
+    run: list[Any] = []
+    end = 0
     for start in [match.start() for match in re.finditer(r"[{\[]", text)][:MOST_STARTS]:
         if start >= end:  # not inside the value found before
             try:
-                last, end = json.JSONDecoder().raw_decode(text, start)
+                value, after = json.JSONDecoder().raw_decode(text, start)
             except (ValueError, RecursionError):
                 continue
-    return last
+            goes_on = run and type(value) is type(run[-1]) and _LISTED.fullmatch(text, end, start)
+            run, end = [*run, value] if goes_on else [value], after
+    return run if len(run) > 1 else run[0] if run else None
+
+
+def records(value: Any, names: Collection[str] = ()) -> list[Any]:
+    """The records of a parsed value: those of a list, one by itself, under one of `names`, or each under a name."""
+    if isinstance(value, Mapping):
+        under = next((value[name] for name in names if isinstance(value.get(name), Mapping | list)), None)
+        if under is not None:
+            return records(under, names)
+        return list(value.values()) if value and all(isinstance(v, Mapping) for v in value.values()) else [value]
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _parse(text: str) -> Any:

@@ -89,7 +89,7 @@ def boxes(text: str) -> list[Box]:
         return found
     text = _PIXELS.sub("", dressing.narrow(text[:LONGEST]).translate(_PLAIN))
     text = _QUOTED_NUMBER.sub(r"\2", _SPECIAL.sub(" ", text))
-    value = _values(text)
+    value = answers.json_value(text)
     flat = isinstance(value, list) and all(_is_number(each) for each in value)
     if value is not None and not flat:
         return from_value(value)
@@ -103,15 +103,6 @@ def boxes(text: str) -> list[Box]:
             return [_box([each.replace(" ", "") for each in match.groups()]) for match in said]
     whole = _BARE.fullmatch(text)
     return [_box([each.replace(" ", "") for each in whole.groups() if each])] if whole else []
-
-
-def _values(text: str) -> Any:
-    """The JSON of a text; mappings on lines of their own as a list."""
-    lines = [line.strip().rstrip(",") for line in text.splitlines() if line.strip()]
-    if len(lines) > 1 and all(line.startswith("{") and line.endswith("}") for line in lines):
-        many = [answers.json_value(line) for line in lines]
-        return many if all(isinstance(each, dict) for each in many) else None
-    return answers.json_value(text)
 
 
 def says_none(text: str) -> bool:
@@ -157,8 +148,10 @@ def _from_mapping(value: dict[str, Any]) -> list[Box]:
         return [_box([first[i] for i in (1, 0, 3, 2)])]
     if named := [key for key in KEYS if key in value]:
         return from_value(value[named[0]])
-    flat = bool(value) and all(_is_flat(each) for each in value.values())
-    return [_box(each) for each in value.values()] if flat else []  # by the names of what they hold
+    named_ones = [each if isinstance(each, list) and each and all(map(_is_flat, each)) else [each]
+                  for each in value.values()]  # fmt: skip
+    flat = bool(value) and all(_is_flat(box) for each in named_ones for box in each)
+    return [_box(box) for each in named_ones for box in each] if flat else []  # by the names of what they hold
 
 
 def _is_flat(value: Any) -> bool:

@@ -21,6 +21,7 @@ LONGEST = 8000  # the last characters are read: a final answer stands at the end
 SHORT = 200  # characters of a text in which one mention without a statement is an answer
 MOST_MENTIONS = 200
 LABELS = ("brackets", "square", "closed", "after", "small", "opening", "bare")
+_NAMED_SO = ("answer", "answers", "final_answer", "choice", "choices", "options", "selected")
 _WIDE = {0x2212: "-", 0x3001: ",", 0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08: "(", 0xFF09: ")"} | {
     0xFF21 + i: 0x41 + i for i in range(26)
 }
@@ -149,6 +150,8 @@ def listed_options(text: str, options: Options) -> frozenset[str] | None:
     if len(text) > 10 * SHORT:
         return None
     value = answers.json_value(text)
+    if isinstance(value, dict) and len(found := [v for k, v in value.items() if str(k).lower() in _NAMED_SO]) == 1:
+        return listed_options(", ".join(map(str, found[0])) if isinstance(found[0], list) else str(found[0]), options)
     if isinstance(value, list) and text.startswith("[") and text.endswith("]"):
         items = [str(each) for each in value]
     else:
@@ -163,6 +166,8 @@ def listed_options(text: str, options: Options) -> frozenset[str] | None:
     found = [_one(item, options) for item in items]
     if found and all(found):
         return frozenset(each for each in found if each)
+    if options.known and len(items) > 1 and all(re.fullmatch(r"\(?[A-Z]\)?\.?", item) for item in items):
+        return frozenset()  # one of these letters is no option
     if items == [] and isinstance(value, list):
         return frozenset()
     rest = mark(text, options) if options.known else text

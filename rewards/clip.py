@@ -10,7 +10,9 @@ the cosine itself is returned, since a factor changes nothing in a group and a f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -75,14 +77,30 @@ def load_scorer(model: str = TINY, pretrained: str | None = None, device: str | 
     if ":" not in name:
         _check_weights(open_clip, name, pretrained)
     try:
-        loaded, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
-        tokenizer = open_clip.get_tokenizer(name)
+        with _said_once():
+            loaded, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
+            tokenizer = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError) as error:
         raise RewardError(
             f"CLIP model {model!r}, pretrained {pretrained!r}: {error}; without a network write the path of a weights "
             f"file as `pretrained`, or `model: {TINY}` for the CLIP that ships"
         ) from error
     return Scorer(loaded.eval().requires_grad_(False), transform, tokenizer, device)
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """open_clip logs to the root logger what it then raises; the error that is raised says it."""
+
+    def no_error(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR
+
+    root = logging.getLogger()
+    root.addFilter(no_error)
+    try:
+        yield
+    finally:
+        root.removeFilter(no_error)
 
 
 def _check_weights(open_clip: Any, name: str, pretrained: str | None) -> None:

@@ -15,7 +15,12 @@ _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
 }
 _FENCE = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)
 _MATHS = re.compile(r"^\s*\\[(\[](.*?)\\[)\]]\.?\s*$", re.DOTALL)
-_LABEL = re.compile(r"\s*(?:the )?(?:final |correct )?answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
+_LABEL = re.compile(
+    r"\s*(?:(?:the )?(?:final |correct )?answer\s*(?:is|:|=)\s*:?|(?:正确)?答案\s*(?:是|为|:)\s*:?"
+    r"|(?:答え|回答|정답|ответ|r[ée]ponse|respuesta|risposta|resposta|antwort)\s*:)\s*",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\w)")
 
 
 def narrow(text: str) -> str:
@@ -45,6 +50,11 @@ def alone(found: Mapping[str, Any]) -> Any:
     """The value under the one name of a mapping that says "answer"; None where it has none, or several."""
     named = [value for key, value in found.items() if str(key).strip().lower().replace(" ", "_") in ANSWER_KEYS]
     return named[0] if len(named) == 1 and isinstance(named[0], str | int | float) else None
+
+
+def same(said: str, right: str) -> bool:
+    """Whether two texts are the same name, with or without an article: `The United States`."""
+    return _ARTICLE.sub("", answers.plain(said)) == _ARTICLE.sub("", answers.plain(right))
 
 
 def says(text: str, right: str) -> bool:

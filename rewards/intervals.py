@@ -133,6 +133,7 @@ _WORDED = (  # what is said of times in other words, and what dresses them
     (re.compile(r">\s*<"), ">, <"),
     (re.compile(r"(?<=\d)(?:st|nd|rd|th) seconds?\b", re.I), "s"),
     (re.compile(r"\bthe (?=\d)", re.I), ""),
+    (re.compile(r"\b(?:about|approximately|roughly|around|approx\.?) (?=\d)", re.I), ""),
     (re.compile(r"(?<!\d)(\d+)\s?['\u2032]\s?(\d{1,2}(?:\.\d+)?)\s?(?:[\"\u2033]|'')"), r"\1m\2s"),
     (re.compile(r"\bhalf an? (?=hour|minute|second)", re.I), "0.5 "),
     (re.compile(r"\b(?:one|an?) (?=hour|minute|second)", re.I), "1 "),

@@ -66,10 +66,13 @@ _VERB = re.compile(
 _ARITHMETIC = re.compile(r"(?<![-+*/^().\d\s√π%])[-+*/^().\d\s√πx%]*\d[-+*/^().\d\s√πx%]*$")
 _TOTAL = re.compile(
     r"(?:\bthere (?:is|are)|\bmaking|\bwe have|\bit is|=) (\d[\d.,]*)(?: [a-z]+){0,3} (?:in total|altogether|in all)\b"
-    r"|\b(?:a total of|(?:so )?the total(?: number(?: of [a-z ]{1,30})?)? is) (\d[\d.,]*)(?![\d/:-])",
+    r"|\b(?:a total of|(?:so )?the total(?: number(?: of [a-z ]{1,30})?)? is) (\d[\d.,]*)(?![\d/:-])"
+    r"|\btotal\s*[:=]\s*(\d[\d.,]*)(?![\d/:-]| (?:of|out)\b)",
     re.IGNORECASE,
 )
 """`3 on the left and 4 on the right, so there are 7 in total`."""
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_THEREFORE = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
 _UNKNOWNS = frozenset("xyzXYZ")
 
 
@@ -89,9 +92,15 @@ def number(text: str, *, share: bool = False) -> float | None:
     if value is None and (said := answers.statements(answers.bare(text))):
         read = [(place, each) for place, rest in said if (each := _single(rest, share)) is not None]
         value = answers.settled(read, answers.bare(text)) if len(read) == len(said) else None
-    if value is None and (total := _TOTAL.search(text[-LONGEST:])) and not _TOTAL.search(text[-LONGEST:], total.end()):
-        value = _single(total[1] or total[2], share)
-    return value
+    return _concluded(answers.bare(text[-LONGEST:]), share) if value is None else value
+
+
+def _concluded(text: str, share: bool) -> float | None:
+    """The one total of a text, or the number of its last sentence where that concludes: "Therefore it is 7."."""
+    if (total := _TOTAL.search(text)) and not _TOTAL.search(text, total.end()):
+        return _single(next(group for group in total.groups() if group), share)
+    sentences = [each for each in _SENTENCE.split(text.strip()) if each.strip()]
+    return _single(sentences[-1], share) if len(sentences) > 1 and _THEREFORE.search(sentences[-1]) else None
 
 
 def is_percent(text: str) -> bool:

@@ -31,6 +31,8 @@ _BARE = re.compile(
     rf"({_N})\s*[,;\s]\s*({_N})\s*[.;]?\s*",
     re.IGNORECASE,
 )
+_ROW = re.compile(rf"\s*{_N}\s*[,\s]\s*{_N}(?:\s*[;\n]\s*{_N}\s*[,\s]\s*{_N})+\s*[;.]?\s*")
+"""`10, 20; 30, 40`, or a pair on each line."""
 _TAGGED = re.compile(
     rf"<\|?points?(?:_start)?\|?>\s*({_N})\s*[,;\s]\s*({_N})\s*<\|?(?:/points?|point_end)\|?>", re.IGNORECASE
 )
@@ -54,6 +56,9 @@ def points(text: str, *, centres: bool = False) -> list[Point]:
     found = [m for m in _PAIR.finditer(text) if not _NEGATED.search(text[max(m.start() - 60, 0) : m.start()])]
     if found:
         return [_point(m[1], m[2]) for m in found]
+    if _ROW.fullmatch(text):
+        numbers = re.findall(_N, text)
+        return [_point(x, y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
     whole = _BARE.fullmatch(text)
     return [_point(whole[1], whole[2])] if whole else []
 
@@ -64,8 +69,9 @@ def points_in(value: Any, *, centres: bool = False) -> list[Point]:
         return points(value, centres=centres)
     if isinstance(value, dict):
         named = {str(key).lower(): each for key, each in value.items()}
-        if _is_number(named.get("x")) and _is_number(named.get("y")):
-            return [(float(named["x"]), float(named["y"]))]
+        x, y = (_numeral(named.get(name)) for name in "xy")
+        if x is not None and y is not None:
+            return [(x, y)]
         for key in KEYS:
             if key in named:
                 return points_in(named[key], centres=centres)
@@ -119,6 +125,13 @@ def _point(x: str, y: str) -> Point:
 
 def _centre(box: tuple[float, float, float, float]) -> Point:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _numeral(value: Any) -> float | None:
+    """Of 5 and of `"5"`; None for what is no number."""
+    if isinstance(value, str) and re.fullmatch(rf"\s*{_N}\s*", value):
+        return float(value.strip().rstrip("%"))
+    return float(value) if _is_number(value) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -13,14 +13,19 @@ LONGEST = 2000
 _ARROW = re.compile(r"\\(?:to|rightarrow|Rightarrow|longrightarrow|succ|prec|gt|lt)(?![a-zA-Z])")
 MOST = 100
 _BETWEEN = re.compile(
-    r"\s*(?:,|;|\||->|=>|\u2192|>|<|\bthen\b|\bfollowed by\b"
+    r"\s*(?:,|;|\||[-=]{1,3}>|[\u2192\u21d2\u27a1\u27f6\u2794\u279c\u227a\u227b]|>|<|\bthen\b|\bfollowed by\b"
     r"|(?:\bwhich\s+)?(?:\b(?:comes|happens|occurs|is)\s+)?\bbefore\b|(?:\bwhich\s+)?\bprecedes\b"
     r"|\band (?:then|finally)\b|\band\b|\n|\s-\s)+\s*",
     re.I,
 )
 _SHORT = re.compile(r"[(\[]?\w{1,2}[)\]]?(?:\s*-\s*[(\[]?\w{1,2}[)\]]?|\s*[(\[]\w{1,2}[)\]])+")
 """`1-2-3`, `(b)-(a)-(c)`, `(C) (A) (B)`."""
-_LEAD = re.compile(r"^(?:(?:the )?(?:[a-z]+ )?(?:order|sequence)(?: is| =|:)?\s*:?)\s*", re.IGNORECASE)
+_ORDER = r"(?:order|sequence|arrangement|permutation)"
+_LEAD = re.compile(
+    rf"^(?:[^,;:\n]{{0,60}}\b{_ORDER}\s*(?:is\s*:?|=|:)|(?:the )?(?:(?:correct|right|final|chronological|temporal"
+    rf"|proper|true|original|following|event) )?{_ORDER}\b)\s*",
+    re.IGNORECASE,
+)
 _LIST = re.compile(r"^\s*(?:step\s*)?\d+\s*[.):]\s+", re.IGNORECASE)
 _TURN = re.compile(
     r"^(?:(?:and|first(?:ly)?|second(?:ly)?|third(?:ly)?|fourth|fifth|sixth|seventh|eighth"
@@ -30,6 +35,18 @@ _TURN = re.compile(
 _DRESS = re.compile(
     r"^(?:(?:event|step|clip|segment|frame|image|picture|option|scene)\s+)?[(\[]?\s*(.+?)\s*[)\]]?[.:]?$", re.I
 )
+
+
+_PLACES = {
+    name: i for i, names in enumerate(("first", "second", "third", "fourth", "fifth", "sixth")) for name in (names,)
+}
+_PLACED = re.compile(
+    rf"(.+?)\s+(?:(?:comes|happens|occurs|is|goes|takes place)\s+)?({'|'.join(_PLACES)}|last|next)\.?", re.IGNORECASE
+)
+"""`C comes first`."""
+_NUMBERED = re.compile(r"(?:^|[\s,;])(\d{1,2})[.)]\s*")
+_LABELLED = re.compile(r"(?:^|(?<=[\s,;:]))[(\[]([A-Za-z]|\d{1,2})[)\]]\s+(?=[^\W\d_]{2})")
+_LETTERED = re.compile(r"\s*(?:\d+[.)]\s*)?[(\[]?([A-Z])[.):\]]\s+\w{2}.*")
 
 
 def order(text: str) -> list[str]:
@@ -45,6 +62,8 @@ def order(text: str) -> list[str]:
     text = _LEAD.sub("", text.strip()).strip()
     if _SHORT.fullmatch(text):
         return [folded(each) for each in re.findall(r"\w{1,2}", text)]
+    if labels := _labels(text):
+        return labels
     text = text.strip("[](){}").rstrip(".")
     if re.fullmatch(r"\d{3,}|[A-Z]{2,}", text):
         return list(text.casefold())
@@ -52,7 +71,33 @@ def order(text: str) -> list[str]:
     parts = lines if len(lines) > 1 else _BETWEEN.split(text)
     if len(parts) == 1 and len(text.split()) > 1 and all(len(each) <= 2 for each in text.split()):
         parts = text.split()
-    return [folded(part) for part in parts if part.strip()][: MOST + 1]
+    return [folded(part) for part in _placed([part for part in parts if part.strip()])][: MOST + 1]
+
+
+def _labels(text: str) -> list[str]:
+    """The items of `1) A 2) B`, and the labels of `(C) a man enters, (A) he sits` or of lines `C. a man enters`."""
+    numbers = [int(each) for each in _NUMBERED.findall(text)]
+    if "\n" not in text and len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1)) and text[:1] == "1":
+        return [folded(each.strip(" ,;")) for each in _NUMBERED.split(text)[2::2]]
+    labels = _LABELLED.findall(text)
+    if len(labels) > 1 and _LABELLED.match(text):
+        return [each.casefold() for each in labels]
+    lines = [_LETTERED.fullmatch(line) for line in text.splitlines() if line.strip()]
+    return [each[1].casefold() for each in lines if each] if len(lines) > 1 and all(lines) else []
+
+
+def _placed(parts: list[str]) -> list[str]:
+    """The parts by the places they name, `C first, A second`; none where such a place is another than their own."""
+    told = [_PLACED.fullmatch(part.strip()) for part in parts]
+    places = [_place(match[2].lower(), i, len(parts)) if match else i for i, match in enumerate(told)]
+    if not any(told) or (sorted(places) != list(range(len(parts))) if all(told) else places != list(range(len(parts)))):
+        return parts if not any(told) else []
+    at = sorted(zip(places, parts, told, strict=True), key=lambda each: each[0])
+    return [match[1] if match else part for _, part, match in at]
+
+
+def _place(word: str, here: int, count: int) -> int:
+    return count - 1 if word == "last" else here if word == "next" else _PLACES[word]
 
 
 def order_in(value: Any) -> list[str]:

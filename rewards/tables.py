@@ -111,7 +111,8 @@ def _undivided(lines: list[str]) -> Node | None:
 
 
 def _row(cells: list[str]) -> Node:
-    return Node("tr", children=[Node("td", (1, 1), cell.replace("\\|", "|")) for cell in cells])
+    plain = (re.sub(r"\*\*|__|(?<!\w)`|`(?!\w)", "", cell.replace("\\|", "|")) for cell in cells)
+    return Node("tr", children=[Node("td", (1, 1), cell) for cell in plain])
 
 
 def _from_latex(name: str, body: str) -> Node:

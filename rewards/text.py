@@ -18,6 +18,7 @@ def exact(completion: str, solution: Any) -> float:
     """1 if the answer is the truth, or one of its alternatives, whatever its case, spacing and final punctuation."""
     said = answers.extract(completion)
     right = true_texts(solution)
+    said = dressing.narrow(said)
     return float(any(answers.plain(dressing.narrow(each)) in right for each in (said, dressing.undressed(said))))
 
 

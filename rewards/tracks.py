@@ -7,32 +7,60 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrl.rewards import answers
-from mmrl.rewards.boxes import Box, from_value
-from mmrl.rewards.intervals import Interval
+from mmrl.rewards.boxes import Box, boxes, from_value
+from mmrl.rewards.intervals import Interval, interval
 from mmrl.rewards.intervals import from_value as interval_from
+from mmrl.rewards.spelled import DASHES
 
 WHERE = ("boxes", "tracks", "track", "trajectory", "bboxes", "frames", "tube", "tracking", "spatial",
          "bbox", "box")  # fmt: skip
 WHEN = ("time", "temporal", "interval", "span", "segment")
 STAMPS = ("frame", "frame_id", "frame_index", "time", "timestamp", "t", "second", "index")
 MOST = 5000
+_AROUND = " \n|:;,.>"
 _KEY = re.compile(r"(?:frame|time|second|sec|t|f)?[\s_#:]*(\d+(?:\.\d+)?)\s*s?", re.IGNORECASE)
 
 _LINE = re.compile(
-    r"(?:frame|time|second|t|f)?[\s_#:]*(\d+(?:\.\d+)?)\s*s?\s*[:=]\s*[\[(]\s*(-?[\d.]+(?:\s*,\s*-?[\d.]+){3})\s*[\])]",
+    r"(?:frame|time|second|t|f)?[\s_#:]*(\d+(?:\.\d+)?)\s*s?\s*[:=]\s*[\[(]\s*(-?[\d.]+(?:\s*,\s*-?[\d.]+){3})\s*[\])](?!\s*(?:or|,)?\s*[\[(])",
     re.I,
 )
+
+_AT = re.compile(
+    r"(?:\b(?:frame|time|second|timestamp|t|f)[\s_#:=]*|^[\s|*-]*)(\d+(?:\.\d+)?)\s*s?(?:\s+-(?=\s))?"
+    r"(?=\s*(?:[:=|>,]|\b(?:the|it|is|at)\b|[\[(])|\s+-?\d)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Where a frame is named: `Frame 3 -`, `| 3 |`, `at frame 3 the box is`."""
 
 Track = dict[float, Box]
 
 
 def read(text: str) -> Any:
-    """The JSON of an answer, or its lines `Frame 3: [x1, y1, x2, y2]` as a mapping."""
+    """The JSON of an answer, or its lines `Frame 3: [x1, y1, x2, y2]` as a mapping, in any notation of boxes."""
     value = answers.json_value(text)
     if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(each, Mapping) for each in value)):
         return value
     found = [(stamp, [float(each) for each in box.split(",")]) for stamp, box in _LINE.findall(text) if _numbers(box)]
+    if not found:
+        text = answers.bare(text).translate(DASHES)
+        named = list(_AT.finditer(text))
+        ends = [each.start() for each in named[1:]] + [len(text)] * bool(named)
+        held = [(m[1], boxes(text[m.end() : end].strip(_AROUND))) for m, end in zip(named, ends, strict=True)]
+        found = [(stamp, list(each[0])) for stamp, each in held if len(each) == 1]
     return dict(found) if found and len({stamp for stamp, _ in found}) == len(found) else value
+
+
+def tube(text: str) -> tuple[Interval | None, Track]:
+    """(when, where) of an answer: of its JSON, or of its lines and the words beside them."""
+    when, found = tube_in(read(text))
+    if when is None and found:
+        when = interval("\n".join(line for line in text.splitlines() if "{" not in line and not boxes(_beside(line))))
+    return when, found
+
+
+def _beside(line: str) -> str:
+    match = _AT.match(line)
+    return line[match.end() :].strip(_AROUND) if match else line
 
 
 def _numbers(box: str) -> bool:

@@ -50,7 +50,7 @@ def units(text: str, variables: bool = False) -> set[str]:
 
     variables  a letter beside a number is a variable, as in "2m + 1", unless it stands apart at the end, as in "2 m"
     """
-    text = re.sub(r"\\[,;:! ]|~|[{}]", " ", answers.bare(_DEGREES.sub("°", text))).replace("\\$", "$")
+    text = re.sub(r"\\[,;:! ]|~|[{}]", " ", answers.bare(_DEGREES.sub("°", _spelled(text)))).replace("\\$", "$")
     if len(text) > LONGEST:
         return set()
     found: set[str] = set()
@@ -74,9 +74,31 @@ def differ(first: str, second: str, variables: bool = False) -> bool:
 def factors(said: str, wanted: str) -> list[float]:
     """What the number of one quantity is to be multiplied by to be in the unit of another; none for another dimension.
 
-    More than one where a spelling has several meanings; none for powers and rates, which scale otherwise.
+    More than one where a spelling has several meanings; rates (`m/s`, `km/h`) scale by both; none for powers.
     """
-    if _POWERED.search(said) or _POWERED.search(wanted):
-        return []
+    if _POWERED.search(_spelled(said)) or _POWERED.search(_spelled(wanted)):
+        rates = [_rate(each) for each in (said, wanted)]
+        return [] if None in rates else _of_rates(*rates)
     one, other = units(said), units(wanted)
     return [sizes[a] / sizes[b] for sizes in _SIZES.values() for a in one & sizes.keys() for b in other & sizes.keys()]
+
+
+_RATE = re.compile(r"(?<=[\d\s])([a-z]+)\s*(?:/|\bper\b)\s*([a-z]+)\s*\.?\s*$", re.IGNORECASE)
+
+
+def _spelled(text: str) -> str:
+    return re.sub(r"(?<=[\d\s])mph\b", "mi/h", re.sub(r"(?<=[\d\s])(?:kph|kmh)\b", "km/h", text))
+
+
+def _rate(text: str) -> tuple[set[str], set[str]] | None:
+    """What is counted, and per what: of `7 m/s` and of `12 miles per hour`; None for what is no rate."""
+    match = _RATE.search(answers.bare(re.sub(r"\\[,;:! ]|~|[{}]", " ", _spelled(text))))
+    return (_MEANINGS.get(match[1].lower(), set()), _MEANINGS.get(match[2].lower(), set())) if match else None
+
+
+def _of_rates(one: tuple[set[str], set[str]], other: tuple[set[str], set[str]]) -> list[float]:
+    above, below = (
+        {sizes[a] / sizes[b] for sizes in _SIZES.values() for a in x & sizes.keys() for b in y & sizes.keys()}
+        for x, y in zip(one, other, strict=True)
+    )
+    return [a / b for a in above for b in below]

@@ -22,6 +22,7 @@ from mmrl.data.formats import (
     mmk12,
     openai,
     plain,
+    preference,
     sharegpt,
     swift,
     tinyllava_video,
@@ -38,7 +39,7 @@ from mmrl.errors import ConfigError, unknown
 AUTO = "auto"
 MODULES: tuple[ModuleType, ...] = (
     unirl, verl_omni, verl, mm_eureka, video_r1, easyvideor1, tinyllava_video, llava, swift, openai, sharegpt, virl39k,
-    mmk12, easyr1, flow_edit, geneval, flow_factory, trl, plain,
+    mmk12, easyr1, flow_edit, geneval, flow_factory, preference, trl, plain,
 )  # fmt: skip
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in MODULES} | {"prompts": plain.PROMPTS}
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 LONG_ENOUGH = 7
 """Letters of the last part of a dotted name: `n`, `name`, `enable` would answer for everybody's."""
+CLEAR = frozenset({"lr", "lam", "gamma", "logger", "nnodes"})
+"""Shorter ones that mean one thing wherever they stand."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Table:
         return why or next((said for start, said in above if f"{name}.".startswith(f"{start}.")), "")
 
     def _full(self, name: str, names: tuple[str, ...]) -> str:
-        if name in names or len(name) < LONG_ENOUGH:
+        if name in names or (len(name) < LONG_ENOUGH and name not in CLEAR):
             return name
         ends = [n for n in names if n.rpartition(".")[2] == name]
         return ends[0] if len(ends) == 1 else name

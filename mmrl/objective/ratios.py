@@ -266,8 +266,9 @@ def soft_token(evaluation: Evaluation, batch: Batch) -> Tensor:
 
     Reads `soft (B, T)`, 1 on soft tokens; `gumbels (B, T, k)`, the perturbed log-probs g of the kept ids at sampling;
     and of the evaluation `kept_log_probs (B, T, k)`, the current log-probs of these ids, with gradient.
-    `old_log_probs` on soft tokens is `soft_tokens.soft_token_log_prob` at sampling. Policies of this library
-    sample discrete tokens, so a configuration that asks for it is refused; in your own loop, `compute` takes it.
+    `old_log_probs` on soft tokens is `soft_tokens.soft_token_log_prob` at sampling. For your own
+    loop, through `compute`: in a run `policy.likelihood: soft_tokens` gives the density as the log-prob, and `token` is
+    this ratio.
     Source: zz1358m/SofT-GRPO-master, torch_functional.py.
     """
     density = soft_token_log_prob(at_least_float32(evaluation["kept_log_probs"]), at_least_float32(batch["gumbels"]))

@@ -14,14 +14,21 @@ POLICIES = {
     "masked": "mmrl.policies.masked.policy:MaskedDiffusionPolicy",
 }
 MODALITIES = tuple(POLICIES)
+SCHEDULED = "mmrl.policies.masked.scheduled:ScheduledMaskedPolicy"
+"""The masked policy whose schedule acts too (`policy.schedule`)."""
+
+
+def named(place: str) -> Any:
+    """What `module:name` is."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def policy_class(modality: str) -> Any:
     """The `mmrl.policies.base.Policy` subclass of a modality; no model library is loaded."""
     if modality not in POLICIES:
         raise ConfigError(unknown("modality", modality, POLICIES))
-    module, _, name = POLICIES[modality].partition(":")
-    return getattr(importlib.import_module(module), name)
+    return named(POLICIES[modality])
 
 
 def policy_classes() -> dict[str, Any]:

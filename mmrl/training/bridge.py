@@ -21,6 +21,7 @@ LABELLED = ("teacher", "student")
     "falling; GRPO of the small model",
     confidence="reconstructed",
     modalities=("vlm", "video"),
+    trains=True,
 )
 class NoLongerFalling:
     """A strong model spends the labels, a small one learns from it densely, and then from labels itself.

@@ -26,11 +26,15 @@ LOW_SIGNAL = 0.25
 NEVER = 0.02
 """Mean of a component that nobody meets."""
 UNSCORED = 0.05
-CLIPPED = 0.3
-KL, KL_GROWTH = 0.5, 2.0
+CLIPPED = 0.2
+"""Of the actions of optimizer steps past the first, whose ratios are 1. What goes with its advantage is clipped, about
+half: where every ratio is outside of the range, it is a quarter to a half."""
+KL, KL_GROWTH, KL_FAR = 0.5, 2.0, 1.0
+"""Nats an action: run off where it grows past the first, and wherever it stays past the last. A generator's steps are
+densities, whose level says nothing."""
 POLICY_KL = 0.2
 ENTROPY, ENTROPY_LEFT = 0.02, 0.1
-TINY_GRADIENT, MOVED = 1e-7, 1e-3
+TINY_GRADIENT, MOVED = 1e-7, 1e-2
 PERFECT = 0.999
 
 
@@ -105,8 +109,11 @@ def _dead(rows: Window) -> str:
 
 
 def _saturated(rows: Window) -> str:
-    shares = recent(rows, "ratio/clip_fraction", 3)
-    return f"{_mean(shares):.0%} of the actions are clipped" if shares and min(shares) >= CLIPPED else ""
+    shares, updates = recent(rows, "ratio/clip_fraction", SOME), recent(rows, "updates/of_step", SOME)
+    if not shares or not updates or min(updates) < 2:
+        return ""
+    past_the_first = _mean(shares) * _mean(updates) / (_mean(updates) - 1)
+    return f"{past_the_first:.0%} of the actions are clipped once the policy moved" if past_the_first > CLIPPED else ""
 
 
 def _never_acts(rows: Window) -> str:
@@ -117,7 +124,7 @@ def _never_acts(rows: Window) -> str:
 
 
 def _kl(rows: Window) -> str:
-    moved = recent(rows, "ratio/approx_kl", 3)
+    moved = recent(rows, "ratio/approx_kl", 2)
     if moved and min(moved) >= POLICY_KL:
         return f"one step takes the policy a KL of {moved[-1]:.2f} an action away from the one that sampled"
     for name in (k for k in rows[-1] if k.startswith("regularizer/") and "kl" in k):
@@ -125,6 +132,8 @@ def _kl(rows: Window) -> str:
         first = _mean(all_of_it[:3]) if len(all_of_it) >= 6 else None
         if now and first is not None and min(now) >= KL and _mean(now) >= KL_GROWTH * first:
             return f"KL to the reference runs off: {name} went from {first:.2f} to {_mean(now):.2f}"
+        if now and min(now) >= KL_FAR and "gaussian" not in name:
+            return f"the policy is far from the reference: {name} is {_mean(now):.2f} nats an action"
     return ""
 
 
@@ -176,17 +185,19 @@ RULES = (
     Rule(
         "constant", _constant,
         "look at the answers in `mmrl report`; choose other prompts (data.train), or another reward (rewards)",
-        explains=("equal", "dead", "tiny"),
+        explains=("equal", "dead", "tiny", "clip_idle"),
     ),
     Rule(
         "equal", _equal,
         "choose prompts that it solves sometimes (data.train), raise training.group_size, or ask again with rollout: "
         "dynamic_sampling",
+        explains=("tiny", "clip_idle"),
     ),
     Rule("dead", _dead, "take it out of `rewards`, or look at what it reads in `mmrl report`"),
     Rule(
         "clip_saturated", _saturated,
-        "lower training.learning_rate or training.updates.count, or widen objective.trust_region.high",
+        "lower training.learning_rate or training.updates.count, or widen objective.trust_region.high; where the "
+        "reward rises, leave it",
     ),
     Rule(
         "clip_idle", _never_acts,

@@ -169,8 +169,8 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         ),
         Entry(
             "ratio/clip_fraction",
-            "actions whose ratio left the trust region",
-            ".01 to .2; at 0 it never acts, above .3 steps are too large",
+            "actions that the trust region keeps from learning",
+            ".01 to .15; at 0 it never acts, above .2 past a batch's first optimizer step these are too large",
             "training.learning_rate, training.updates, objective.trust_region",
         ),
         Entry(

@@ -20,6 +20,7 @@ from mmrl.training.config import TrainingConfig
 from mmrl.training.distributed import even_micro_batches, gather_objects
 from mmrl.training.finite import loss_problem
 from mmrl.training.pieces import coefficients_of, narrowed, pieces
+from mmrl.training.pruned import prunes, without_idle
 from mmrl.training.updates import assign_updates
 
 Sums = dict[str, tuple[float, float]]
@@ -134,6 +135,8 @@ class Gradients:
         self, rollouts: Rollouts, batch: Batch, weights: Tensor, coefficients: Tensor | None, alive: bool, added: Added
     ) -> None:
         """One micro-batch; not `alive`: a repeated row that keeps ranks in step and weighs nothing."""
+        if alive and prunes(self.policy, self.objective):
+            rollouts, batch = without_idle(rollouts, batch, weights)
         evaluation = self.policy.evaluate(rollouts, self.reads)
         share = self.objective.loss(evaluation, batch, weights, coefficients)
         if alive:

@@ -21,17 +21,21 @@ Embed = Callable[[list[Any]], Any]
 """Outputs to (N, D): CLIP, DINO or what you trust. Rows are scaled to length 1."""
 
 
-def diversity(groups: Sequence[Sequence[Any]], embed: Embed | None = None) -> dict[str, float]:
+def diversity(
+    groups: Sequence[Sequence[Any]], embed: Embed | None = None, *, called: str = "the embedding"
+) -> dict[str, float]:
     """{"pixels": ..., "embedding": ...} of outputs by prompt; prompts with one output say nothing.
 
     pixels     root mean square difference, in units of the range: 0 to 1
-    embedding  1 - cosine, of `embed` or of `descriptor`
+    embedding  1 - cosine, of `embed` or of `descriptor`; errors name it as `called`
     """
     outputs = [output for group in groups for output in group]
     pixels = np.stack([values(output) for output in outputs])
     found = np.asarray(embed(outputs), dtype=np.float64) if embed else np.stack([descriptor(o) for o in outputs])
     if found.ndim != 2 or len(found) != len(outputs):
-        raise ConfigError(f"the embedding of {len(outputs)} outputs has shape {found.shape}; expected (N, D)")
+        raise ConfigError(f"{called} of {len(outputs)} outputs has shape {found.shape}; expected ({len(outputs)}, D)")
+    if not np.isfinite(found).all():
+        raise ConfigError(f"{called} of output {int((~np.isfinite(found)).any(1).argmax())} is not finite")
     found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
     places = np.cumsum([0, *map(len, groups)])
     pairs = [list(combinations(range(a, b), 2)) for a, b in pairwise(places) if b - a > 1]

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.randomness import Key
@@ -40,7 +41,8 @@ class WatchConfig(Section):
 
     every       steps between two measurements; 0: none
     prompts     held-out prompts acted on, the first ones; members: outputs of each, at least 2
-    rewards     that do not train, as under `rewards`: another verifier, another model. None: held_out is not measured
+    rewards     that do not train, as under `rewards`: another verifier, another model; of several each is watched by
+                itself too. None: held_out is not measured
     embedding   file.py:function, outputs to (N, D), in place of colours and edges in cells
     fall        of the held-out reward below its best so far, in standard deviations of its scores before training
     diversity   least share of the diversity before training, of pixels and of embeddings
@@ -84,6 +86,7 @@ class Watch:
         self.drift, self.embed, self.speaks = drift, embed, speaks
         self.rows: list[dict[str, float]] = []
         self.spread, self.ended, self.said = 0.0, "", ""
+        self.spreads: dict[str, float] = {}
 
     def begin(self, step: int) -> None:
         kept = self._kept()
@@ -93,8 +96,11 @@ class Watch:
             return
         if step and self.speaks:
             tell(f"watch: nothing was measured before step {step}; limits and drift compare with it, not the start")
+        asked = self.config.prompts
+        if len(self.prompts) < asked and "prompts" in self.config.model_fields_set and self.speaks:
+            tell(f"watch: {len(self.prompts)} held-out prompts, all there are, where watch.prompts={asked}")
         first = self.measure() | {"step": float(step)}
-        self.rows = [first | {"spread": self.spread}]
+        self.rows = [first | {"spread": self.spread} | self.spreads]
         self._keep()
 
     def watch(self, step: int, metrics: dict[str, Any]) -> dict[str, float]:
@@ -118,37 +124,56 @@ class Watch:
         prompts = [rows.prompts[i] for i in rows.prompt.tolist()]
         found: dict[str, float] = {}
         for name, score in self.scores.items():
-            reward = score(rows.outputs, prompts).reward.double()
+            scored = score(rows.outputs, prompts)
+            reward = scored.reward.double()
             if bool(reward.isnan().all()):
                 raise ConfigError(f"watch: no output could be scored by the {name} rewards")
             found[name] = float(reward.nanmean())
             if name == HELD_OUT and not self.rows:
                 self.spread = float(reward[~reward.isnan()].std(correction=0))
+            if name == HELD_OUT:
+                found |= self._judges({n: part for n, part in scored.components.items() if "/" not in n})
         size = self.config.members
         groups = [rows.outputs[i : i + size] for i in range(0, len(rows.outputs), size)]
-        found |= diversity(groups, self.embed)
+        found |= diversity(groups, self.embed, called=f"watch.embedding={self.config.embedding}")
         return found | ({"drift": self.drift()} if self.drift else {})
+
+    def _judges(self, components: Mapping[str, Tensor]) -> dict[str, float]:
+        """{"held_out/NAME"} of each of several held-out rewards: one that falls must not hide behind one that rises."""
+        several = components if len(components) > 1 else {}
+        known = {f"{HELD_OUT}/{name}": part[~part.isnan()].double() for name, part in several.items()}
+        known = {name: part for name, part in known.items() if len(part)}
+        if not self.rows:
+            self.spreads = {f"spread/{name}": float(part.std(correction=0)) for name, part in known.items()}
+        return {name: float(part.mean()) for name, part in known.items()}
 
     def moved(self) -> str:
         """What moved past its limit in each of the last `patience` measurements; "" if nothing did."""
         recent = self.rows[1:][-self.config.patience :]
         if len(recent) < self.config.patience:
             return ""
-        rules = (self._fell, self._alike("pixels"), self._alike("embedding"), self._drifted)
+        judges = [name for name in self.rows[0] if name.startswith(f"{HELD_OUT}/")]
+        fell = [self._fell(name) for name in (HELD_OUT, *judges)]
+        rules = (*fell, self._alike("pixels"), self._alike("embedding"), self._drifted)
         said = [rule(recent) for rule in rules]
         if not any(said):
             return ""
         rose = f"while the reward went from {self.rows[0][TRAINED]:.3f} to {recent[-1][TRAINED]:.3f}"
         return f"{'; '.join(filter(None, said))}, {rose} (step {recent[-1]['step']:.0f})"
 
-    def _fell(self, recent: list[dict[str, float]]) -> str:
-        if HELD_OUT not in self.rows[0]:
-            return ""
-        best = max(row[HELD_OUT] for row in self.rows)
-        limit = best - self.config.fall * self.spread
-        if not all(row[HELD_OUT] < limit for row in recent):
-            return ""
-        return f"the held-out reward fell to {recent[-1][HELD_OUT]:.3f} from {best:.3f}"
+    def _fell(self, name: str) -> Callable[[list[dict[str, float]]], str]:
+        def rule(recent: list[dict[str, float]]) -> str:
+            values = [row[name] for row in self.rows if name in row]
+            if not values or not all(name in row for row in recent):
+                return ""
+            spread = self.spread if name == HELD_OUT else self.rows[0][f"spread/{name}"]
+            best = max(values)
+            if not all(row[name] < best - self.config.fall * spread for row in recent):
+                return ""
+            which = f" {name.partition('/')[2]!r}" if "/" in name else ""
+            return f"the held-out reward{which} fell to {recent[-1][name]:.3f} from {best:.3f}"
+
+        return rule
 
     def _alike(self, name: str) -> Callable[[list[dict[str, float]]], str]:
         def rule(recent: list[dict[str, float]]) -> str:

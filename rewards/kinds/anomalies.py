@@ -23,15 +23,20 @@ _NORMAL = re.compile(
 _SAID_NORMAL = re.compile(
     r"(?:no,? )?(?:(?:the |this )?(?:video|clip|scene|footage)|everything|all)? ?(?:is |looks |seems |appears )?"
     r"(?:completely |entirely |perfectly )?normal[^.,;\d]{0,30}|"
-    r"(?:no,? )?(?:there (?:is|are) )?no (?:anomal(?:y|ies)|abnormal events?)[^.,;]{0,40}|"
+    r"(?:no,? )?(?:there (?:is|are) |(?:the |this )?(?:video|clip|scene|footage) (?:shows|contains|has) )?"
+    r"no (?:anomal(?:y|ies)|abnormal events?)(?:(?!\b(?:but|except)\b)[^.,;]){0,40}|"
     r"(?:no,? )?(?:there is )?nothing (?:unusual|abnormal|anomalous|out of the ordinary)[^.,;\d]{0,40}", re.I
 )  # fmt: skip
 _NAME = r"[a-z][a-z _-]{1,40}"
 _TOLD = re.compile(
     rf"\b(?:anomaly(?: type)?|abnormal|anomalous|type|category|label|event)\s*[:=]\s*({_NAME})(?=[.,;\n]|$)"
+    r"|\b(?:anomaly(?: type| kind| category)?|(?:abnormal|anomalous) (?:event|activity|behaviou?r))"
+    r"(?: (?:is|was)|\s*\()\s*(?:an? |the )?"
+    rf"(?!(?:visible|seen|shown|located|present|detected|found|that|not|at|from|between|in)\b)({_NAME}?)"
+    r"(?=[.,;)\n]|$| (?:and|from|between|at|which|that|during|lasting|occurr?ing)\b)"
 )
 _NAMED = re.compile(
-    rf"(?:there is |an? |the )*({_NAME}?)"
+    rf"(?:there is |(?:the |this )?(?:video|clip|scene|footage) (?:shows|contains|depicts|has) |an? |the )*({_NAME}?)"
     r"(?: (?:takes? place|occurs?|happens?|breaks? out|starts?|is (?:seen|shown|visible)))?"
     r"\s*(?:,|:|\(|\[|\bfrom\b|\bbetween\b|\bat\b|\bduring\b|(?=\d))"
 )
@@ -63,7 +68,7 @@ def finding(value: Any) -> Finding | None:
     if _NORMAL.fullmatch(text) or _SAID_NORMAL.fullmatch(text):
         return Finding("", None)
     if told := _TOLD.search(text):
-        return Finding(_label(told[1]), interval(text[told.end() :]))
+        return Finding(_label(told[1] or told[2]), interval(text[told.end() :]))
     if re.fullmatch(_NAME, text):
         return Finding(text.replace("_", " "), None)
     kind = _NAMED.match(text)

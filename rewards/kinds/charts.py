@@ -18,6 +18,8 @@ from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 500
 DEEPEST = 6
+WRAPPED = ("data", "values", "table", "chart", "chart_data", "records", "rows", "answer")
+LABELS = ("year", "date", "month", "quarter", "label", "name", "category", "x")  # what names a record of numbers
 _YEAR = re.compile(r"\s*(?:19|20)\d\d\s*")
 _IN_YEAR = re.compile(r",?\s*\b(?:in|for|during|by|since|of|at)(?: the)?(?: year)? (?:19|20)\d\d\b,?", re.IGNORECASE)
 _ITEM = re.compile(r"\W*([^:=|]{1,80}?)\s*[:=]\s*([^:=|]{1,80}?)\W*")
@@ -40,7 +42,7 @@ def near(said: Value, right: Value, tolerance: float) -> bool:
         if isinstance(right, Year):
             return said == right
         return abs(said - right) <= tolerance * abs(right) + 1e-12
-    return isinstance(said, str) and isinstance(right, str) and answers.plain(said) == answers.plain(right)
+    return isinstance(said, str) and isinstance(right, str) and dressing.same(said, right)
 
 
 def value(given: Any) -> Value | None:
@@ -55,10 +57,19 @@ def value(given: Any) -> Value | None:
     return Percent(read) if is_percent(str(given)) else Year(read) if _YEAR.fullmatch(str(given)) else read
 
 
+def _inner(found: Any) -> Any:
+    """The table of `{"title": ..., "data": {...}}`; what is no such mapping by itself."""
+    named = {str(k).lower(): v for k, v in found.items()} if isinstance(found, Mapping) else {}
+    inner = [named[name] for name in WRAPPED if isinstance(named.get(name), Mapping | list)]
+    other = [v for k, v in named.items() if k not in WRAPPED]
+    return inner[0] if len(inner) == 1 and not any(isinstance(v, Mapping | list) for v in other) else found
+
+
 def pairs(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Value]]:
     """(path, value) of every leaf; the place in a list counts only where a record has no name of its own."""
     if len(path) > DEEPEST:
         return
+    found = found if path else _inner(found)
     if isinstance(found, Mapping):
         for key, each in found.items():
             yield from pairs(each, (*path, answers.plain(str(key))))
@@ -72,10 +83,11 @@ def pairs(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 def _entry(place: int, each: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Value]]:
     if isinstance(each, Mapping) and len(each) > 1:
         label = next(((k, v) for k, v in each.items() if isinstance(v, str) and number(v) is None), None)
-        if label:
+        label = label or next(((k, v) for k, v in each.items() if str(k).lower() in LABELS), None)
+        if label and not isinstance(label[1], Mapping | list):
             rest = {k: v for k, v in each.items() if k != label[0]}
             named = next(iter(rest.values())) if len(rest) == 1 else rest
-            yield from pairs(named, (*path, answers.plain(label[1])))
+            yield from pairs(named, (*path, answers.plain(str(label[1]))))
             return
     if isinstance(each, list | tuple) and len(each) == 2 and isinstance(each[0], str):
         yield from pairs(each[1], (*path, answers.plain(each[0])))
@@ -109,7 +121,7 @@ def relaxed(answer: str, right: Value, tolerance: float, percent: bool) -> bool 
     if isinstance(right, str):
         said = answers.statements(answers.bare(answer))
         text = said[-1][1] if said else answers.bare(answer)
-        return answers.plain(text) == right or dressing.says(text, right) if words(text) else None
+        return dressing.same(text, right) or dressing.says(text, right) if words(text) else None
     share = not percent and abs(right) <= 1
     read = number(answer, share=share)
     if read is None and (dated := _IN_YEAR.sub("", answer)) != answer:

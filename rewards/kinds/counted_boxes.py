@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,15 @@ from mmrl.rewards.boxes import Box, boxes, says_none, true_boxes
 from mmrl.rewards.grounding import matched_iou
 from mmrl.rewards.matching import is_wall
 from mmrl.rewards.numbers import number
+from mmrl.rewards.spelled import tidy
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 COUNTS = ("count", "number", "total")
+_STATED = re.compile(
+    r"\b(?:count|total|number)(?: count| of [a-z ]{1,30})?\s*(?:is|[:=])\s*(\d{1,6})\b"
+    r"|\b(?:there (?:is|are)|i (?:see|counted|count)|found|detected)\s+(\d{1,6})(?= [a-z])", re.IGNORECASE
+)  # fmt: skip
+"""`Total: 3`, `There are 3 apples: ...`"""
 
 
 def true_count(solution: Any) -> tuple[int, list[Box] | None]:
@@ -38,7 +45,11 @@ def said_count(answer: str, found: list[Box]) -> int | None:
     """The count that an answer states, else that of its boxes."""
     value = answers.json_value(answer)
     if isinstance(value, Mapping) and (stated := next((value[k] for k in COUNTS if k in value), None)) is not None:
-        return stated if isinstance(stated, int) and not isinstance(stated, bool) else None
+        read = None if isinstance(stated, bool) else number(str(stated))
+        return int(read) if read is not None and read == int(read) else None
+    told = {int(m[1] or m[2]) for m in _STATED.finditer(tidy(answers.bare(answer)))} if found else set()
+    if told:
+        return told.pop() if len(told) == 1 else None
     if not found:
         read = 0.0 if says_none(answer) else number(answer)
         return int(read) if read is not None and read == int(read) else None

@@ -10,13 +10,16 @@ from mmrl.rewards.spelled import tidy
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 20
-_LISTED = re.compile(r"\s*[\[(]?\s*\d{1,6}(?:(?:\s*[,;/-]\s*|\s+)\d{1,6})*\s*[\])]?\s*\.?\s*")
-_ITEM = r"[^\W\d][^\W\d ]*(?: [^\W\d]+){0,3}\s*[:=]\s*\d{1,6}"
+_LISTED = re.compile(r"\s*[\[(]?\s*\d{1,6}(?:(?:\s*[,;/-]\s*|,?\s+and\s+|\s+)\d{1,6})*\s*[\])]?\s*\.?\s*")
+_ITEM = r"[^\W\d][^\W\d ]*(?: [^\W\d]+){0,3}(?:\s*[:=]\s*|\s+-?\s*)\d{1,6}"
 _NAMED = re.compile(rf"{_ITEM}(?:\s*(?:[,;]|,?\s+and)?\s+{_ITEM}|\s*[,;]\s*{_ITEM})*\.?")
 _THING = r"(?:there (?:are|is) |i (?:see|count) )?\d{1,6} [a-z]+(?: [a-z]+)?"
 _TOLD = re.compile(
     rf"{_THING}(?:(?:,| and|, and) {_THING})*(?: in (?:the|this) (?:image|picture|video|clip|scene))?\.?", re.IGNORECASE
 )
+_NO = re.compile(r"\b(?:no|zero) (?=[a-z])", re.IGNORECASE)
+_CELLS = re.compile(r"^\s*\|\s*([^|\d]+?)\s*\|\s*(\d{1,6})\s*\|\s*$", re.MULTILINE)
+_RULE = re.compile(r"^\s*\|[^|\n]*\|[^|\n]*\|\s*\n\s*\|[\s:|-]+\|\s*\n")
 _BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+(?=[^\W\d])", re.MULTILINE)
 
 
@@ -31,7 +34,8 @@ def counts(text: str) -> list[int] | None:
             value if value and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value) else None
         )
     said = answers.statements(text)
-    text = tidy(_BULLET.sub("", said[-1][1] if said else text))
+    text = _CELLS.sub(r"\1: \2;", _RULE.sub("", said[-1][1] if said else text)).strip("; ")
+    text = _NO.sub("0 ", tidy(_BULLET.sub("", text)))
     if not any(each.fullmatch(text.strip()) for each in (_LISTED, _NAMED, _TOLD)):
         return None
     return [int(each) for each in re.findall(r"\d+", text)][: MOST + 1]
@@ -50,7 +54,8 @@ def true_counts(solution: Any) -> list[int]:
     "counts",
     read=true_counts,
     valid=lambda text: counts(text) is not None,
-    answer="as many counts as asked, in order: `1,2,1`, `[1, 2, 1]`, `circle: 1, square: 2, triangle: 1`",
+    answer="as many counts as asked, in order: `1,2,1`, `[1, 2, 1]`, `circle: 1, square: 2, triangle: 1`, "
+    "`one circle, two squares and no triangle`",
     truth="the same",
     aliases=("multi_count", "video_counting", "shape_counting"),
 )

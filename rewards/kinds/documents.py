@@ -23,7 +23,7 @@ MOST_NODES = 400  # of both tables together times two: beyond, comparing takes s
 CELL_CHARACTERS = 200
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[0-9]+(?:\.[0-9]+)?|\S")
 _SPACING = re.compile(
-    r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|nolimits|quad|qquad|[,;:! ])(?![a-zA-Z])"
+    r"\\(?:(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|nolimits|quad|qquad)(?![a-zA-Z])|[,;:! ])"
 )
 _SCRIPT = r"(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)"
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}(?![a-zA-Z}])")
@@ -97,6 +97,7 @@ def tokens(formula: str) -> list[str]:
     text = _SPACING.sub(" ", answers.undollar(re.sub(r"^\s*```(?:latex|tex)?|```\s*$|\\[\[\]()]", " ", text)))
     text = re.sub(r"\\(?:tag\*?|label)\s*\{[^{}]*\}|\\(?:nonumber|notag)\b", " ", text)
     text = re.sub(r"\\([dt]?frac)(?:\s*(\d)\s*(\d)|\s+([a-zA-Z])\s*(\w))", r"\\\1{\2\4}{\3\5}", text)
+    text = re.sub(r"\\sqrt\s*(?:(\d)|\s([a-zA-Z]))", r"\\sqrt{\1\2}", text)
     text = re.sub(r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|(\\prime\b))", lambda m: "'" * m[0].count("prime"), text)
     text = re.sub(rf"(\^\s*{_SCRIPT})\s*(_\s*{_SCRIPT})", r"\2\1", text)  # x^2_i is x_i^2
     text = re.sub(r"([_^])\s*\{\s*(\\[a-zA-Z]+|\w)\s*\}", r"\1\2", text)

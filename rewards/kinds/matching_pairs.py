@@ -11,18 +11,17 @@ from mmrl.rewards.sequences import folded
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 100
+_THING = r"(?:image|picture|photo|figure|item|frame|region|view|point|option|caption|description|text|letter)"
 _PAIR = re.compile(
-    r"(?:image|picture|item|frame|region|view|point)?\s*[(\[\"']?([\w.]{1,20})[)\]\"']?\s*"
+    rf"{_THING}?\s*[(\[\"']?([\w.]{{1,20}})[)\]\"']?\s*"
     r"(?:-+>?|=>?|\u2192|\u2014|\u2013|:|\bmatches(?: with)?\b|\b(?:corresponds|belongs) to\b|\bgoes with\b|"
     r"\bto\b|\bwith\b|\bis\b)\s*"
-    r"(?:image|picture|item|frame|region|view|point|option)?\s*[(\[\"']?([\w.]{1,20})[)\]\"']?\s*"
+    rf"{_THING}?\s*[(\[\"']?([\w.]{{1,20}})[)\]\"']?\s*"
     r"(?=$|[,;.\n)]|\band\b)", re.I
 )  # fmt: skip
-_TUPLES = re.compile(
-    r"[\[(]?\s*[(\[]\s*[\w.]{1,20}\s*,\s*[\w.]{1,20}\s*[)\]]"
-    r"(?:\s*[,;]?\s*[(\[][\w.]{1,20}\s*,\s*[\w.]{1,20}[)\]])*\s*[\])]?\.?"
-)
-_TUPLE = re.compile(r"[(\[]\s*([\w.]{1,20})\s*,\s*([\w.]{1,20})\s*[)\]]")
+_SIDE = r"[\"']?([\w.]{1,20})[\"']?"
+_TUPLE = re.compile(rf"[(\[]\s*{_SIDE}\s*,\s*{_SIDE}\s*[)\]]")
+_TUPLES = re.compile(rf"[\[(]?\s*{_TUPLE.pattern}(?:\s*[,;]?\s*{_TUPLE.pattern})*\s*[\])]?\.?")
 _JOINED = re.compile(r"(\d{1,2})([A-Za-z])|([A-Za-z])(\d{1,2})")
 _NUMBERED = re.compile(r"\s*(\d{1,2})\s*[.)]\s*([A-Za-z0-9]{1,20})\s*\.?")
 _ROWS = re.compile(r"^\s*\|\s*([\w.]{1,20})\s*\|\s*([\w.]{1,20})\s*\|\s*$", re.MULTILINE)
@@ -62,7 +61,9 @@ def _written(text: str) -> list[tuple[str, str]]:
     lines = [_NUMBERED.fullmatch(each) for each in re.split(r"[,;\n]", text) if each.strip()]
     if len(lines) > 1 and all(lines):
         return [(each[1], each[2]) for each in lines if each]
-    return _ROWS.findall(text) or _PAIR.findall(text.replace("(", " ").replace("<", " "))
+    rows = _ROWS.findall(text)
+    headed = re.match(r"\s*\|[^\n]*\|\s*\n\s*\|[\s:|-]+\|\s*\n", text)
+    return rows[1:] if rows and headed else rows or _PAIR.findall(re.sub(r"[({<]", " ", text).replace("}", " "))
 
 
 def true_pairs(solution: Any) -> dict[str, str]:

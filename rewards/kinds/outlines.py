@@ -16,16 +16,19 @@ NAMES = ("polygon", "outline", "segmentation", "mask", "polygons", "corners", "v
 _N = r"-?\d+(?:\.\d+)?"
 _ATTRIBUTE = re.compile(r"\bpoints\s*=\s*[\"']([^\"']*)[\"']", re.IGNORECASE)
 _PATH = re.compile(rf"\s*M(?:\s*[ML]?\s*{_N}[\s,]+{_N})+\s*Z?\s*", re.IGNORECASE)
-_PAIRS = re.compile(rf"\s*{_N}\s*,\s*{_N}(?:\s+{_N}\s*,\s*{_N}){{2,}}\s*")
+_ROW = re.compile(rf"\s*{_N}(?:[\s,;]+{_N}){{5,}}[\s.;]*")
+_WKT = re.compile(r"\s*POLYGON\s*\(\(([^()]*)\)\)\s*", re.IGNORECASE)
 _NUMBER = re.compile(_N)
 
 
 def outline(text: str) -> list[Point]:
-    """The corners of a text: as `points`, in a row `[x1, y1, x2, y2, ...]` as COCO has them, or as SVG."""
+    """The corners of a text: as `points`, in a row `[x1, y1, x2, y2, ...]` as COCO has them, as SVG or WKT."""
     text = re.sub(r"</?[a-z]+>", " ", dressing.narrow(answers.bare(text)), flags=re.IGNORECASE).strip()
     if attribute := _ATTRIBUTE.search(text):
         text = attribute[1]
-    if _PAIRS.fullmatch(text) or _PATH.fullmatch(text):
+    if written := _WKT.fullmatch(text):
+        text = written[1]
+    if _ROW.fullmatch(text) or _PATH.fullmatch(text):
         return _paired([float(each) for each in _NUMBER.findall(text)])
     value = answers.json_value(text)
     return points(text) if value is None else outline_in(value)
@@ -42,12 +45,15 @@ def outline_in(value: Any) -> list[Point]:
             return outline_in(value[0])
         if len(value) >= 6 and all(isinstance(each, int | float) for each in value):
             return _paired(value)
-    found = points_in(value)
-    return found[:-1] if len(found) > 3 and found[0] == found[-1] else found
+    return _opened(points_in(value))
 
 
 def _paired(numbers: Any) -> list[Point]:
-    return list(zip(numbers[::2], numbers[1::2], strict=True)) if len(numbers) % 2 == 0 else []
+    return _opened(list(zip(numbers[::2], numbers[1::2], strict=True))) if len(numbers) % 2 == 0 else []
+
+
+def _opened(found: list[Point]) -> list[Point]:
+    return found[:-1] if len(found) > 3 and found[0] == found[-1] else found
 
 
 def true_outline(solution: Any) -> list[Point]:
@@ -91,7 +97,7 @@ def outline_iou(first: list[Point], second: list[Point]) -> float:
     read=true_outline,
     valid=lambda text: len(outline(text)) >= 3,
     answer="the corners in order, as for `points`: `[[x, y], [x, y], [x, y], ...]`; also `[x1, y1, x2, y2, ...]`, "
-    '`{"polygon": [...]}`, and SVG',
+    '`{"polygon": [...]}`, SVG, and WKT',
     truth="the same; three corners or more",
     aliases=("outline", "mask_polygon", "segmentation_polygon"),
 )

@@ -21,6 +21,11 @@ from mmrl.rewards.tasks import UNREAD, Verdict, kind
 Place = Point | Box | list[Point]
 OUTLINES = ("polygon", "outline", "mask", "segmentation")
 _TAGGED = re.compile(r"<box>(.*?)</box>\s*[,;]?\s*<point>(.*?)</point>", re.DOTALL | re.IGNORECASE)
+_TOLD = re.compile(
+    r"\bb?box\w*\s*[:=]?\s*([\[(][^\])]*[\])])[\s,;]*(?:and )?\bpoint\w*\s*[:=]?\s*([\[(][^\])]*[\])])", re.IGNORECASE
+)
+"""`Box: [0, 0, 9, 9], point: [5, 5]`"""
+OBJECTS = ("objects", "predictions", "detections", "results", "answer", "instances", "segmentation")
 NEAR, NEAR_EDGE, NEAR_POINT = 0.5, 10.0, 30.0
 """VisionReasoner (arXiv 2505.12081): IoU above .5, edges within 10 and points within 30 pixels of the resized image."""
 
@@ -100,9 +105,8 @@ def all_points(answer: str, right: list[Place], *, within: float = NEAR_POINT) -
 
 def true_objects(solution: Any) -> list[dict[str, Any]]:
     """`[{"bbox_2d": [...], "point_2d": [x, y]}, ...]`; RewardError for anything else."""
-    value = answers.json_value(solution) if isinstance(solution, str) else solution
-    listed = [value] if isinstance(value, Mapping) else value
-    if not isinstance(listed, list | tuple) or not listed or not all(isinstance(each, Mapping) for each in listed):
+    listed = answers.records(answers.json_value(solution) if isinstance(solution, str) else solution, OBJECTS)
+    if not listed or not all(isinstance(each, Mapping) for each in listed):
         answers.refuse(solution, "is no list of objects", '[{"bbox_2d": [x1, y1, x2, y2], "point_2d": [x, y]}]')
     found = [prompt_of(each) for each in listed]
     for each in found:
@@ -128,10 +132,13 @@ def prompts_in(answer: str) -> list[dict[str, Any]]:
     if tagged := _TAGGED.findall(answer):
         return [made for b, p in tagged if (made := {"box": _only(boxes(b)), "point": _only(points(f"({p})"))})["box"]]
     value = answers.json_value(answer)
-    listed = [value] if isinstance(value, Mapping) else value
-    if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
+    if value is None or not answers.records(value):
         return []
-    return [made for each in listed if (made := prompt_of(each))["box"] is not None]
+    listed = answers.records(value, OBJECTS)
+    if all(isinstance(each, Mapping) for each in listed):
+        return [made for each in listed if (made := prompt_of(each))["box"] is not None]
+    told = [(_only(boxes(m[1])), _only(points(m[2]))) for m in _TOLD.finditer(answer)]
+    return [{"box": box, "point": spot} for box, spot in told if box is not None]
 
 
 @kind(

@@ -58,12 +58,23 @@ TIES = ("0", "tie", "equal", "same", "both", "neither", "equally good", "c", "dr
 _THING = r"(?:images?|videos?|responses?|answers?|options?|pictures?|clips?|captions?|assistant|model|candidate)"
 TIE = 3
 _SIDES = {name: side for side, names in enumerate((FIRST, SECOND, TIES), 1) for name in names}
+_ONE = (
+    r"(?:(?:image|video|response|answer|option|picture|clip|caption|assistant|model|candidate)\s*\(?(?:1|2|a|b)\)?"
+    r"|(?:the )?(?:first|second|left|right)(?: (?:image|video|response|answer|one|picture|clip|caption))?"
+    r"|(?-i:\b[AB](?=\s+(?:is|was|looks|seems|wins|has)\b)))"
+)
 _BETTER = re.compile(
-    r"\b((?:image|video|response|answer|option|picture|clip|caption)\s*(?:1|2|a|b)|(?:the )?(?:first|second)"
-    r"(?: (?:image|video|response|answer|one|picture|clip|caption))?)\s+(?:is|looks|was)\s+"
-    r"(?:(?:clearly|much|slightly|overall|the) )*(?:better|best|preferred|preferable|superior|more \w+|winner)\b",
+    rf"(?<!\bthan )\b({_ONE})"
+    rf"(?:\bthan {_ONE}|(?!{_ONE}|\bnot\b|n't\b|\bless\b|\bwhile\b|\bbut\b)[^.;\n]){{0,60}}?"
+    r"\s+(?:(?:is|looks|was|seems|appears)\s+"
+    r"(?:(?:clearly|much|slightly|overall|the) )*"
+    r"(?:better|best|preferred|preferable|superior|more \w+|winner|of (?:higher|better) quality)\b"
+    r"|wins\b|has (?:the )?(?:higher|better) (?:overall |visual |image |video )?quality\b)",
     re.IGNORECASE,
 )
+"""`Image B looks sharper and is better overall`."""
+_DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bcannot|\bhardly)\b[^.,;\n]{0,30}$", re.IGNORECASE)
+_BRACKETED = re.compile(r"\[\[\s*([^\[\]\n]{1,30}?)\s*\]\]")
 RATED = (("score_1", "score_2"), ("score_a", "score_b"), ("1", "2"), ("A", "B"))
 _PREFERRED = re.compile(
     r"\b(?:prefer|choose|pick|select|favou?r)\s+((?:the )?(?:first|second)|"
@@ -81,7 +92,8 @@ _SCORED = re.compile(
 )  # fmt: skip
 _HEADED = re.compile(
     r"^\s*(?:the |my |final )*"
-    r"(?:winner|verdict|better|preferred|preference|choice|judge?ment|decision)\s*(?:is|[:=])\s*",
+    r"(?:winner|verdict|better|preferred|preference|choice|judge?ment|decision)"
+    rf"(?: (?:{_THING}|one|choice|option))?\s*(?:is|[:=])\s*:?\s*",
     re.I,
 )
 CHOSEN = ("preference", "better", "winner", "choice", "chosen", "answer")
@@ -98,11 +110,17 @@ def side(text: str) -> int | None:
         named = next((value[k] for k in CHOSEN if value.get(k) is not None), None)
         return side(str(named)) if named is not None else None
     text = answers.bare(answers.without_questions(dressing.narrow(text)))
+    verdicts = {_whole(each) or _compared(each) for each in _BRACKETED.findall(text)}
+    if verdicts:
+        return verdicts.pop() if len(verdicts) == 1 else None
+    lines = text.strip().splitlines()
+    text = lines[-1] if len(lines) > 1 and _HEADED.match(lines[-1]) else text
     text = _HEADED.sub("", text)
     whole = _whole(text) or _compared(text.strip(" []().\n"))
     if whole:
         return whole
-    named = [m[1].lower() for each in (_BETTER, _PREFERRED) for m in each.finditer(text)]
+    stated = [m for each in (_BETTER, _PREFERRED) for m in each.finditer(text)]
+    named = [m[1].lower() for m in stated if not _DENIED.search(text, max(0, m.start() - 40), m.start())]
     found = {_whole(re.sub(r"\b(?:picture|clip|caption|one)\b", "image", name)) for name in named}
     found |= {TIE} if _EQUAL.search(text) else set()
     said = {s for _, rest in answers.statements(text) if (s := _whole(rest))}

@@ -10,7 +10,7 @@ from mmrl.rewards.grounding import iou
 from mmrl.rewards.intervals import Interval
 from mmrl.rewards.tasks import UNREAD, Verdict, kind, one_of
 from mmrl.rewards.temporal import overlap
-from mmrl.rewards.tracks import Track, read, track_in, true_track, true_tube, tube_in
+from mmrl.rewards.tracks import Track, read, track_in, true_track, true_tube, tube
 
 OVER = ("truth", "shared")
 
@@ -45,14 +45,15 @@ def tracking(answer: str, right: Track, *, over: str = "truth") -> Verdict:
 @kind(
     "spatial_temporal",
     read=true_tube,
-    valid=lambda text: all(tube_in(read(text))),
-    answer='JSON `{"time": [start, end], "boxes": {"3": [x1, y1, x2, y2], ...}}`',
+    valid=lambda text: all(tube(text)),
+    answer='JSON `{"time": [start, end], "boxes": {"3": [x1, y1, x2, y2], ...}}`, or `2 to 4 s` and lines as for '
+    "`tracking`",
     truth="the same",
     aliases=("spatial_temporal_grounding", "spatio_temporal_grounding", "stvg", "temporal_spatial_grounding"),
 )
 def spatial_temporal(answer: str, right: tuple[Interval, Track], *, over: str = "truth") -> Verdict:
     """Half the overlap in time, half the mean IoU of the boxes (EasyVideoR1)."""
-    when, found = tube_in(read(answer))
+    when, found = tube(answer)
     if when is None and not found:
         return UNREAD
     parts = {"time": overlap(when, right[0]) if when else 0.0, "boxes": mean_iou(found, right[1], over)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 from mmrl.rewards.distances import LONGEST, edits, similarity, tidied
 from mmrl.rewards.tasks import UNREAD, Verdict, kind, one_of
 
@@ -33,10 +33,15 @@ _COLON = re.compile(
 """`The text in the image is: STOP`"""
 
 
+_LABELLED = re.compile(r"(?:text|transcription|transcript|reading)\s*:\s*[\"\u201c]([^\"\u201d]+)[\"\u201d]\.?", re.I)
+"""`Text: "STOP"`; without the quotes the label may stand in the picture."""
+
+
 def unfenced(text: str) -> str:
     """A code fence, quotes that hold the whole text, and marks of emphasis taken off."""
-    text = answers.bare(text.strip().removeprefix("```text").removeprefix("```").removesuffix("```")).strip()
-    if told := _TOLD.fullmatch(text) or _COLON.fullmatch(text):
+    text = text.strip().removeprefix("```text").removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    text = answers.bare(dressing.undressed(text) if text.startswith("{") else text).strip()
+    if told := _TOLD.fullmatch(text) or _COLON.fullmatch(text) or _LABELLED.fullmatch(text):
         text = told[1].strip()
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 

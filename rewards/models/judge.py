@@ -20,6 +20,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -50,42 +51,61 @@ TEMPLATES = {
         "to 5 on a last line, as `Final Score: x`."
     ),
 }
+_RATED = r"(-?\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*(\d+(?:\.\d+)?)|\s*(%))?"
 _FINAL = re.compile(
-    r"(?:final |overall )?(?:score|rating|judge?ment)\W{0,12}(-?\d+(?:\.\d+)?)(?:\s*/\s*\d+)?", re.IGNORECASE
+    rf"(?:final |overall )?(?:score|rating|judge?ment)(?:\W{{0,12}}| (?:is|of) \W{{0,4}}){_RATED}", re.IGNORECASE
 )
+_NUMBER = re.compile(rf"\W*?{_RATED}\W*", re.IGNORECASE)
 _YES = re.compile(r"\W*(yes|no|correct|incorrect|true|false|right|wrong)\b", re.IGNORECASE)
 KEYS = ("score", "rating", "overall", "final_score", "judgement", "judgment")
 MOST_REMEMBERED = 20_000
 
 
-def by_json(text: str) -> float | None:
-    """`{"score": .7}`, also in a code fence or after a thought."""
+@dataclass(frozen=True)
+class Share:
+    """A score on a scale of its own: `8/10`, `80%`."""
+
+    value: float
+
+
+Said = float | Share
+
+
+def _said(number: str, most: str, percent: str) -> Said | None:
+    over = 100.0 if percent else float(most) if most else None
+    if over is None:
+        return float(number)
+    return Share(float(number) / over) if over > 0 else None
+
+
+def by_json(text: str) -> Said | None:
+    """`{"score": .7}` or `{"score": "7/10"}`, also in a code fence or after a thought."""
     value = answers.json_value(answers.outside_thought(text))
     named = next((value[k] for k in KEYS if k in value), None) if isinstance(value, dict) else None
     if isinstance(named, str):
-        named = float(named) if re.fullmatch(r"-?\d+(?:\.\d+)?", named.strip()) else None
+        return by_number(named)
     return float(named) if isinstance(named, int | float) else None
 
 
-def by_score(text: str) -> float | None:
-    """The last `Final Score: 4`, or `Score: 4/5`, or `Rating: [[4]]`."""
+def by_score(text: str) -> Said | None:
+    """The last `Final Score: 4`, or `Score: 4/5`, `a score of 4`, or `Rating: [[4]]`."""
     found = _FINAL.findall(answers.outside_thought(text))
-    return float(found[-1]) if found else None
+    return _said(*found[-1]) if found else None
 
 
-def by_number(text: str) -> float | None:
-    """A reply that is one number and nothing more."""
-    match = re.fullmatch(r"\W*?(-?\d+(?:\.\d+)?)\W*", answers.outside_thought(text).strip())
-    return float(match[1]) if match else None
+def by_number(text: str) -> Said | None:
+    """A reply that is one number and nothing more: `4`, `8/10`, `80%`."""
+    match = _NUMBER.fullmatch(answers.outside_thought(text).strip())
+    return _said(match[1], match[2] or "", match[3] or "") if match else None
 
 
-def by_yes(text: str) -> float | None:
+def by_yes(text: str) -> Said | None:
     """A reply that begins with yes or no."""
     match = _YES.match(answers.outside_thought(text).strip())
     return float(match[1].lower() in ("yes", "correct", "true", "right")) if match else None
 
 
-PARSERS: dict[str, Callable[[str], float | None]] = {
+PARSERS: dict[str, Callable[[str], Said | None]] = {
     "json": by_json,
     "score": by_score,
     "number": by_number,
@@ -94,9 +114,11 @@ PARSERS: dict[str, Callable[[str], float | None]] = {
 
 
 def read_score(text: str, parse: str, low: float, high: float) -> float:
-    """The score of a reply on [0, 1]. ValueError for none, or one off the scale."""
+    """The score of a reply on [0, 1]. ValueError for none, or one off the scale; `8/10` names a scale of its own."""
     tried = list(PARSERS.values()) if parse == "auto" else [PARSERS[parse]]
     found = next((value for each in tried if (value := each(text)) is not None), None)
+    if isinstance(found, Share):
+        found = high * found.value
     if found is None or not math.isfinite(found):
         raise ValueError("the judge's reply holds no score")
     if not low <= found <= high:
@@ -168,11 +190,13 @@ class Chat:
         try:
             answer = self.server.ask(body)
             text = answer["choices"][0]["message"]["content"]
+            if isinstance(text, list):  # some servers answer in parts
+                text = "".join(part["text"] for part in text if part.get("type") == "text")
             if not isinstance(text, str):
                 raise ServerError("the judge replied without text")
         except ServerError as error:
             return error
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, AttributeError):
             return ServerError("the judge's answer is no chat completion")
         self.memory.put(key, text)
         return text

@@ -61,7 +61,7 @@ PROBLEMS = [
     ({**GOOD, "prompt": "How many \ud83d?"}, "prompt", r"half a character (a lone surrogate): 'How many \ud83d?'"),
     ({**GOOD, "note": ["fine", {"deep": "\udc00"}]}, "note", "half a character"),
     ({**GOOD, "image": "../red.png"}, "image", "leads outside"),
-    ({**GOOD, "image": "https://example.com/a.png"}, "image", "allow_urls=True"),
+    ({**GOOD, "image": "https://example.com/a.png"}, "image", "data.allow_urls=true"),
     ({**GOOD, "video": "cut.mp4"}, "video", "cut.mp4: cannot be "),
     ({**GOOD, "video": {"path": "a.mp4", "start": 5}}, "video", "start=5 s is outside the video"),
     ({**GOOD, "image": 3}, "image", "expected a path, bytes, a data: address or an image, got int 3"),

@@ -363,6 +363,10 @@ def test_equal_rows_are_numbered_in_order(opened):
         ({"prompt": 5}, "expected a string or chat messages, got int 5"),
         ({"prompt": []}, "expected a string or chat messages"),
         ({"question": "q"}, r"missing; the row has question; name yours: data\.columns\.prompt=question"),
+        (
+            {"file_name": "red.png", "question": "q", "answer": "a"},
+            r"data\.columns\.prompt=question data\.columns\.solution=answer data\.columns\.image=file_name",
+        ),
         ({"prompt": [{"says": "human", "value": "x"}]}, r"expected a message \{'role', 'content'\}"),
         ({"prompt": [{"role": "usr", "content": "x"}]}, "unknown role 'usr'; did you mean 'user'"),
         ({"prompt": [{"role": "user", "content": [{"type": "audio"}]}]}, "type text, image or video"),
@@ -417,24 +421,78 @@ def test_places_that_hold_no_data_set_say_what_they_hold(folder):
     (folder / "e.jsonl").touch()
     (folder / "lines.json").write_text('{"prompt": "a"}\n{"prompt": "b"}')
     (folder / "one.json").write_text('{"prompt": "a"}')
+    (folder / "under.json").write_text('{"version": 1, "data": [{"prompt": "a"}]}')
     (folder / "bad.parquet").write_bytes(b"PAR1 no")
     for spec, message in [
         ("none.jsonl", "does not exist"),
         ("many", r"holds several splits; name one of them: .*many\?split=easy, .*many\?split=hard"),
         ("e.jsonl", "is empty"),
         ("lines.json", r"one object a line is JSONL: name it \.jsonl"),
-        ("one.json", "expected a list of rows, got dict"),
+        ("one.json", "expected a list of rows, got dict$"),
+        ("under.json", "got dict; write the list under 'data' into a file of its own"),
         ("bad.parquet", "cannot be read as parquet"),
         ("many?split=eas", r"unknown split 'eas'; did you mean 'easy'"),
         ("many?spilt=easy", "unknown option 'spilt'; did you mean 'split'"),
         ("one.json?split=train", "is one data set without splits"),
         ("a.mp4", r"unknown kind of data set '\.mp4'"),
-        (".", "neither parquet files"),
+        (".", r"holds \d+ tables that are not named like splits; name one"),
     ]:
         if spec == ".":
             (folder / "bad.parquet").unlink()
         with pytest.raises((DataError, ConfigError), match=message):
             open_dataset(str(folder / spec))
+
+
+def test_a_table_is_rows_of_text(folder):
+    """Cells in quotes hold separators and lines; an empty cell is null; the separator is the one of the first line."""
+    (folder / "a.csv").write_text('image,prompt,solution,hint\nred.png,"Which, of\nall?",3,\n\nblue.png,What?,02,x\n')
+    data = open_dataset(str(folder / "a.csv"))
+    assert [p.columns["solution"] for p in data] == ["3", "02"], "text, as it stands"
+    assert data[0].marked == "<image>Which, of\nall?" and data[0].columns["hint"] is None
+    assert data.where(0).endswith("a.csv, line 2") and data.where(1).endswith("a.csv, line 5")
+    (folder / "b.csv").write_text("prompt;solution\na, b;1\n")
+    (folder / "b.tsv").write_text("prompt\tsolution\na, b\t1\n")
+    for name in ("b.csv", "b.tsv"):
+        (prompt,) = open_dataset(str(folder / name))
+        assert prompt.messages == user("a, b") and prompt.columns["solution"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prompt,solution\na,1\nb\n", "x.csv, line 3: holds 1 cells, and the first line names 2 columns"),
+        ("prompt,prompt\na,b\n", "'prompt' is empty or comes twice"),
+        ("", "is empty"),
+        ("prompt,solution\n", "holds no rows"),
+        ('prompt,solution\n"a,1\n', "not a table in UTF-8 text"),
+    ],
+)
+def test_a_table_that_cannot_be_read(folder, text, message):
+    (folder / "x.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_dataset(str(folder / "x.csv"))
+
+
+def test_a_folder_of_pictures_with_its_table(folder):
+    pictures = folder / "pictures"
+    for split in ("train", "test"):
+        (pictures / split).mkdir(parents=True)
+        RED.save(pictures / split / "1.png")
+    (pictures / "train" / "metadata.csv").write_text("file_name,question,answer\n1.png,Which?,red\n")
+    columns = {"image": "file_name", "prompt": "question", "solution": "answer"}
+    assert colours(open_dataset(str(pictures), columns=columns)[0]) == [(255, 0, 0)], "the only table"
+    (pictures / "test" / "metadata.jsonl").write_text('{"file_name": "1.png", "question": "Or?", "answer": "red"}\n')
+    assert open_dataset(str(pictures), columns=columns)[0].marked == "<image>Which?"
+    assert open_dataset(f"{pictures}?split=test", columns=columns)[0].marked == "<image>Or?"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("1.png", "pictures alone are no data set"), ("00000.tar", "shards of webdataset")]
+)
+def test_a_folder_that_is_no_data_set_says_what_to_write(tmp_path, name, message):
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=message):
+        open_dataset(str(tmp_path))
 
 
 # ---- worlds ------------------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrl.errors import PolicyError
+from mmrl.errors import ConfigError, PolicyError
 from mmrl.objective import Objective
 from mmrl.objective.advantages.denoising import densegrpo, tempflow_grpo, vgpo
 from mmrl.objective.credit.denoising import inverse_step_size, noise_level_weights, sage_equalizer
 from mmrl.objective.credit.rollouts import clip_advantage
 from mmrl.objective.ratios import grpo_guard
-from mmrl.objective.regularizers.kl import gaussian_kl, old_policy_kl
+from mmrl.objective.regularizers.kl import gaussian_kl, grown, old_policy_kl
 from mmrl.objective.trust_regions.gates import flow_dppo
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.policy import FlowPolicy
@@ -185,6 +185,15 @@ class TestRegularizers:
         penalty = old_policy_kl(Evaluation(log_probs), batch([[1, 1]]))
         near(penalty.detach(), [[0, 0]])
         near(torch.autograd.grad(penalty.sum(), log_probs)[0], [[-1, -1]])
+
+    def test_sage_s_coefficients_grow_to_their_cap(self):
+        """From a hundredth by one factor a step: a tenth half way, all of it at the end and behind it."""
+        at = [grown(batch([[1]], step=step), 0.01, 100) for step in (0, 50, 100, 300)]
+        near(torch.tensor(at), [0.01, 0.1, 1.0, 1.0])
+        kl = Evaluation(torch.zeros(1, 2), {"reference_kl": torch.tensor([[0.3, 7.0]])})
+        near(gaussian_kl(kl, batch([[1, 0]], step=50), to="anchor", start=0.01), [[0.03, 0]])
+        with pytest.raises(ConfigError, match="start=0"):
+            grown(batch([[1]]), 0.0, 100)
 
 
 class TestRecipes:

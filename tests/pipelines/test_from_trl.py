@@ -297,3 +297,9 @@ class TestForeignSections:
         )
         with pytest.raises(ConfigError, match=r"EasyR1 calls algorithm.online_filtering is rollout=dynamic_sampling"):
             read_config(str(path), [], "vlm")
+
+
+def test_a_configuration_of_another_project_is_answered_rather_than_converted(tmp_path):
+    (tmp_path / "verl.yaml").write_text("actor_rollout_ref: {rollout: {n: 8}}\ndata: {train_batch_size: 8}\n")
+    with pytest.raises(ConfigError, match=r"not a configuration of TRL's; what verl calls .*rollout.n is training"):
+        convert_file(tmp_path / "verl.yaml")

@@ -78,6 +78,10 @@ class TestPythonSpeaksPython:
                 "name yours: data.columns.prompt=question",
                 "data.columns.prompt is train(..., data={'columns': {'prompt': 'question'}})",
             ),
+            (
+                "name yours: data.columns.prompt=q data.columns.solution=a (`mmrl check` ...)",
+                "data.columns is train(..., data={'columns': {'prompt': 'q', 'solution': 'a'}})",
+            ),
             ("raise policy.max_new_tokens", "policy.max_new_tokens is from_pretrained(..., max_new_tokens=...)"),
             ("choose training.steps=200", "training.steps is train(..., training={'steps': 200})"),
             ("continue with --resume runs/a", 'resume is train(..., resume="runs/a")'),

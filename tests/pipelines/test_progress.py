@@ -36,11 +36,30 @@ def test_what_is_wrong_is_said_again_while_it_lasts_and_when_it_is_over(live):
     view, lines = live
     for step in range(1, 13):
         view(step, STEP | {"diagnosis": {"kl": "KL runs off"}})
-    view(13, STEP)
+    for step in range(13, 19):
+        view(step, STEP)
     assert [line for line in lines() if "kl" in line.lower()] == [
         "step 1: KL runs off",
         "step 11: KL runs off (since step 1)",
-        "step 13: no longer so: kl, after 12 steps",
+        "step 17: no longer so since step 13: kl",
+    ]
+
+
+def test_what_comes_and_goes_is_one_finding(live):
+    view, lines = live
+    for step in range(1, 16):
+        view(step, STEP | ({"diagnosis": {"kl": f"KL at {step}"}} if step % 3 == 1 else {}))
+    assert [line for line in lines() if "KL" in line] == ["step 1: KL at 1", "step 13: KL at 13 (since step 1)"]
+    assert not any("no longer" in line for line in lines())
+
+
+def test_causes_of_unscored_rollouts_are_not_said_every_step(live):
+    view, lines = live
+    for step in range(1, 13):
+        view(step, STEP | {"unscored": {"timeout": 2} | ({"nan": 1} if step == 4 else {})})
+    assert [line.partition(": ")[2] for line in lines() if "unscored" in line] == [
+        "unscored rollouts: timeout (2)",
+        "unscored rollouts: timeout (2), nan (1)",
     ]
 
 

@@ -167,6 +167,15 @@ def test_what_was_wrong_stands_at_the_top_what_still_is_first(tmp_path):
     assert text.index("step 4, lasts</b>all is cut") < text.index("step 1 to 2, over</b>KL &lt;runs&gt;")
 
 
+def test_a_finding_that_comes_and_goes_is_one_line():
+    told = {s: {"equal": f"at {s}"} for s in (2, 3, 5, 7)} | {6: {"kl": "far"}}
+    rows = [{"step": s} | ({"diagnosis": told[s]} if s in told else {}) for s in range(1, 9)]
+    assert [(f["span"], f["said"]) for f in report.findings(rows)] == [
+        ("4 of 8 steps, 2 to 7", "at 7"),
+        ("step 6", "far"),
+    ]
+
+
 def test_a_constant_is_drawn_too_and_kl_has_its_own_axis(tmp_path):
     names = {
         "length/truncated_fraction": 1.0,
@@ -312,6 +321,7 @@ class TestCharts:
         svg = line_chart({"a": [(1, 0.5), (2, float("nan")), (3, 0.7)]})
         assert svg.count("<circle") == 2
         assert "nan" not in svg
+        assert 'stroke="var(--series-1' in line_chart({"a": [], "b": [(1, 2)]}), "a run keeps its colour in every chart"
         assert line_chart({"a": [(1, float("nan"))]}) == ""
 
     def test_names_are_escaped_and_listed(self):

@@ -108,18 +108,16 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
         "run_dir": folder, "recipe": recipe, "data": {"workers": 0},
     }  # fmt: skip
     values = merge(merge(sizes, values), SMALLER.get(recipe, {}))
-    if recipe in (*toys.TAUGHT, *toys.IMITATES):
-        values["policy"]["teacher"] = {"model": f"asset:tiny_{modality}"}
-        given += [f"objective.credit.{recipe}.reward"] if recipe in toys.TAUGHT else []
-        given.append("the model itself as policy.teacher")
+    if recipe in toys.TAUGHT:
+        values["policy"]["teacher"] = {"adapter": toys.adapter(modality, folder + "-adapter")}
+        given.append("policy.teacher: the model two steps further")
     if recipe in toys.ADAPTED:
         values["policy"]["adapter"] = toys.adapter(modality, folder + "-adapter")
-        given.append("an adapter that was drawn as policy.adapter")
+        given.append("policy.adapter: of two steps")
     if recipe in toys.SERVED:
         values["rollout"] = [{**known.rollout[0], "url": toys.data_server()}]
-        given.append("a data server that puts pictures into new surroundings, as rollout.syn_grpo.url")
+        given.append("rollout.syn_grpo.url: a data server that puts pictures into new surroundings")
     changes = [f"{key}={json.dumps(value)}" for key, value in {**toys.SET, **toys.PUSHED}.get(recipe, {}).items()]
-    changes += [f"objective.credit.{recipe}.reward=1.0"] if recipe in toys.TAUGHT else []
     return read_config(values, changes, modality), given
 
 

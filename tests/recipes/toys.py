@@ -83,30 +83,30 @@ PARTS = {
 }
 """Reward components that recipes read by name."""
 
-TAUGHT = ("opd", "vopd")
-"""Recipes that read a teacher. The one model that ships teaches itself, which says nothing: rewards are read too."""
-
-IMITATES = ("teacher_answers",)
-"""Recipes that learn what a teacher writes."""
+TAUGHT = ("opd", "vopd", "teacher_answers")
+"""Recipes that read a teacher: the model that ships, two steps further."""
 
 ADAPTED = ("essa",)
-"""Recipes that start from a trained adapter."""
+"""Recipes that start from a trained adapter: of two steps."""
 
 
 def adapter(modality: str, folder: str) -> str:
-    """An adapter on the model that ships, whose factors are not zero: drawn, in place of trained."""
-    import torch
-
+    """An adapter on the model that ships which two steps of GRPO have trained, as such a run leaves it in `folder`."""
     from mmrl.pipelines.config import read_config
-    from mmrl.pipelines.run import build_policy
+    from mmrl.pipelines.run import train
 
-    section = {"policy": {"model": f"asset:tiny_{modality}", "lora": {"rank": 2}}}
-    policy = build_policy(read_config(section, (), modality))
-    for name, parameter in policy.module.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(0))
-    policy.save_pretrained(folder)
-    return folder
+    world, sampling = {
+        "vlm": ("world:stills?split=train&size=8&difficulty=1", {}),
+        "video": ("world:motion?split=train&size=8", {"sampling": {"fps": 4, "max_frames": 4}}),
+    }[modality]
+    section = {
+        "recipe": "grpo", "run_dir": folder, "rewards": [{"name": f"{__file__}:right", "isolated": False}],
+        "data": {"train": world, "workers": 0},
+        "policy": {"model": f"asset:tiny_{modality}", "lora": {"rank": 2}, "max_new_tokens": 6, **sampling},
+        "training": {"steps": 2, "prompts_per_step": 2, "group_size": 4, "learning_rate": 3e-3, "save_every": 2},
+    }  # fmt: skip
+    train(read_config(section, (), modality))
+    return f"{folder}/checkpoints/step-000002/policy"
 
 
 SERVED = ("syn_grpo",)

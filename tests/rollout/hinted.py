@@ -23,12 +23,12 @@ def score_right(outputs, prompts) -> Scores:
     return Scores({"accuracy": reward}, reward, reward.clone())
 
 
-def taught_policy(told: str = f"Hint: {HINT}", *, steps: int = 16, share: float = 0.03, count: int = 2):
+def taught_policy(told: str = f"Hint: {HINT}", *, steps: int = 16, share: float = 0.03, count: int = 2, **changes):
     """Writes `RIGHT` where `told` stands behind the prompt, and with probability of about `share` where it does not.
 
     steps  supervised steps at a rate far above any that training has
     """
-    policy, prompts = make_policy(), hinted_prompts(count)
+    policy, prompts = make_policy(**changes), hinted_prompts(count)
     both = [*prompts, *prompts, *(with_text(p, told, "hint") for p in prompts)]
     rows = policy.written(both, [WRONG] * count + [RIGHT] * 2 * count)
     weight = torch.tensor([1 - share] * count + [share] * count + [1.0] * count)

@@ -190,8 +190,14 @@ def test_methods_say_of_each_recipe_whether_it_trains_and_what_is_missing():
     assert recipes["vppo"]["trainable"] and recipes["vppo"]["missing"] == []
     assert not recipes["perceval"]["trainable"]
     assert recipes["perceval"]["makers"] == {"flagged_tokens": ["reward"]}
-    for name in ("soft_grpo", "opd"):
-        assert recipes[name]["missing"], name
+    assert recipes["soft_grpo"]["trainable"] and not recipes["soft_grpo"]["asks"]
+    asked_for = {
+        "opd": "policy.teacher.model=NAME",
+        "essa": "policy.adapter=FOLDER",
+        "teacher_answers": "policy.teacher",
+    }
+    for name, asked in asked_for.items():
+        assert recipes[name]["trainable"] and asked in " ".join(recipes[name]["asks"]), name
     assert recipes["rlvmr"]["trainable"] and set(recipes["rlvmr"]["makers"]) >= {"segment", "tag", "action_reward"}
     for name in ("hill", "tgrl", "grao", "dypo", "expo", "otr", "guide", "calibrl"):
         assert recipes[name]["trainable"], name

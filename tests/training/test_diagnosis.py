@@ -21,7 +21,7 @@ FAULTS = {
     "constant": ({"reward/std": 0.0, "reward/mean": 0.0, "signal/active_fraction": 0.0}, "same reward, 0.000"),
     "equal": ({"signal/active_fraction": 0.1, "success": 0.9}, "only 10%.*most are right.*training.group_size"),
     "dead": ({"reward/accuracy/mean": 0.3, "reward/accuracy/std": 0.0}, "'accuracy' has been 0.300"),
-    "clip_saturated": ({"ratio/clip_fraction": 0.42}, "42% .*training.learning_rate"),
+    "clip_saturated": ({"ratio/clip_fraction": 0.3}, "40% .*training.learning_rate"),  # 4 updates: .3 x 4/3
     "clip_idle": ({"trust_region/acted": 0.0}, "10 steps of 4 optimizer steps.*objective.trust_region.low"),
     "tiny": ({"gradient_norm": 1e-9}, "1.0e-09.*training.learning_rate"),
 }
@@ -63,7 +63,21 @@ def test_kl_that_runs_off_is_seen_where_it_grew():
     growing = [HEALTHY | {"regularizer/kl": value} for value in (0.1, 0.1, 0.1, 0.3, 0.6, 0.9, 1.2)]
     assert diagnose(steady, "vlm") == {}
     assert "from 0.10 to 0.90" in diagnose(growing, "vlm")["kl"]
-    assert "KL of 0.30 an action" in diagnose([HEALTHY | {"ratio/approx_kl": 0.3}] * 3, "flow")["kl"]
+    far = diagnose([HEALTHY | {"regularizer/kl": 1.6}] * 10, "vlm")["kl"]
+    assert "regularizer/kl is 1.60 nats" in far, "long after it grew"
+    assert diagnose([HEALTHY | {"regularizer/gaussian_kl": 1.6}] * 10, "flow") == {}, "a density has no level"
+    assert "KL of 0.30 an action" in diagnose([HEALTHY | {"ratio/approx_kl": 0.3}] * 2, "flow")["kl"]
+    assert diagnose([HEALTHY] * 3 + [HEALTHY | {"ratio/approx_kl": 0.3}], "flow") == {}, "one poor step is no finding"
+
+
+def test_a_clip_is_saturated_by_the_steps_that_can_be_clipped():
+    """With two optimizer steps half of the actions have ratio 1; with one there is nothing to clip."""
+    assert (
+        "24% of"
+        in diagnose([HEALTHY | {"ratio/clip_fraction": 0.12, "updates/of_step": 2}] * 5, "vlm")["clip_saturated"]
+    )
+    assert diagnose([HEALTHY | {"ratio/clip_fraction": 0.12}] * 5, "vlm") == {}
+    assert diagnose([HEALTHY | {"ratio/clip_fraction": 0.5, "updates/of_step": 1}] * 5, "vlm") == {}
 
 
 def test_entropy_is_gone_where_a_tenth_is_left_and_only_of_tokens():
@@ -78,6 +92,8 @@ def test_what_follows_from_a_fault_is_not_told_beside_it():
     cut = HEALTHY | mute | {"length/truncated_fraction": 1.0, "reward/format/mean": 0.0}
     assert list(diagnose([cut] * 10, "vlm")) == ["truncated"]
     assert list(diagnose([cut] * 10, "flow")) == ["constant"]
+    flat = HEALTHY | {"signal/active_fraction": 0.0, "gradient_norm": 0.0, "trust_region/acted": 0.0}
+    assert list(diagnose([flat] * 10, "vlm")) == ["equal"], "no rate makes a gradient of nothing larger"
 
 
 def test_solved_data_is_not_called_a_broken_reward():

@@ -51,6 +51,8 @@ class TestDiversity:
         assert apart["embedding"] == 1
         with pytest.raises(ConfigError, match=r"shape \(2,\)"):
             diversity([[plain(1, 1, 1)] * 2], lambda outputs: np.ones(len(outputs)))
+        with pytest.raises(ConfigError, match=r"my\.py:f of output 1 is not finite"):
+            diversity([[plain(1, 1, 1)] * 2], lambda outputs: np.array([[1.0], [np.nan]]), called="my.py:f")
         with pytest.raises(ConfigError, match="two outputs"):
             diversity([[plain(1, 1, 1)]])
 
@@ -82,6 +84,18 @@ class TestMoved:
         assert not watched(rows[:3]), "once is not yet"
         assert not watched([row(0, 0.3), row(10, 0.5, 0.6), row(20, 0.6, 0.52), row(30, 0.7, 0.51)])
 
+    def test_of_several_held_out_rewards_the_one_that_fell_is_named(self):
+        """Their sum stays: one rises by what the other loses."""
+
+        def judged(step, reward, ocr):
+            return row(step, reward, 0.5) | {"held_out/ocr": ocr, "held_out/clip": 1 - ocr}
+
+        spreads = {"spread/held_out/ocr": 0.2, "spread/held_out/clip": 0.2}
+        rows = [judged(0, 0.3, 0.6) | spreads, judged(10, 0.5, 0.45), judged(20, 0.6, 0.4)]
+        said = watched(rows)
+        assert "the held-out reward 'ocr' fell to 0.400 from 0.600" in said and "clip" not in said
+        assert not watched(rows, fall=1.5)
+
     def test_diversity_and_drift_are_named(self):
         alike = [row(0, 0.3), row(10, 0.4, pixels=0.09), row(20, 0.5, pixels=0.08)]
         assert "diversity (pixels) fell to 0.080 from 0.200" in watched(alike)
@@ -91,6 +105,14 @@ class TestMoved:
 
     def test_nothing_moved(self):
         assert not watched([row(0, 0.3)]) and not watched([row(s, 0.3 + s / 100) for s in (0, 10, 20, 30)], drift=1)
+
+
+def test_a_held_out_reward_that_nobody_has_is_named_with_its_key():
+    from mmrl.pipelines.watching import placed
+    from mmrl.rewards.panel import RewardPanel
+
+    with pytest.raises(ConfigError, match=r"^watch\.rewards: unknown reward 'compositionel'; did you mean"):
+        placed("watch.rewards", lambda: RewardPanel(["compositionel"]))
 
 
 def test_drift_is_zero_at_the_start_kept_with_the_run_and_grows(tmp_path):

@@ -102,14 +102,18 @@ def _step_kl(*, to: str = "reference", **_: object) -> dict[str, Need]:
     needs=_step_kl,
     modalities=FLOW,
 )
-def gaussian_kl(evaluation: Evaluation, batch: Batch, *, to: str = "reference") -> Tensor:
+def gaussian_kl(
+    evaluation: Evaluation, batch: Batch, *, to: str = "reference", start: float = 1.0, over: int = 100
+) -> Tensor:
     """Exact KL of each step to another model's step. Returns (B, T), aggregated like the objective.
 
-    to  reference, the model before training, or anchor, the copy that `policy.anchor` keeps (SAGE-GRPO)
+    to     reference, the model before training, or anchor, the copy that `policy.anchor` keeps (SAGE-GRPO)
+    start  share of the coefficient that holds at first; it grows to all of it, by one factor a training step
+    over   training steps until it is all
 
     `policy.kl` chooses the scale: with "legacy_no_dt" a published coefficient keeps its meaning (times h).
     """
-    return torch.where(batch.mask, evaluation["reference_kl"], 0.0)
+    return grown(batch, start, over) * torch.where(batch.mask, evaluation["reference_kl"], 0.0)
 
 
 @stage(
@@ -119,9 +123,21 @@ def gaussian_kl(evaluation: Evaluation, batch: Batch, *, to: str = "reference") 
     formula="lp_old - lp_new",
     confidence="verified",
 )
-def old_policy_kl(evaluation: Evaluation, batch: Batch) -> Tensor:
+def old_policy_kl(evaluation: Evaluation, batch: Batch, *, start: float = 1.0, over: int = 100) -> Tensor:
     """Sampled KL of the rollout policy to the new one. Returns (B, T).
+
+    start, over  as in `gaussian_kl`
 
     Zero in value on-policy, but with a gradient for each sample (zero in expectation): do not leave it out there.
     """
-    return -log_ratio_to(evaluation, batch)
+    return -grown(batch, start, over) * log_ratio_to(evaluation, batch)
+
+
+def grown(batch: Batch, start: float, over: int) -> float:
+    """The share of its coefficient that a penalty has at the batch's training step: start^(1 - step / over), at most 1.
+
+    SAGE-GRPO's grows from 1e-7 to a cap of 1e-5; by what rule was not read, and this one is ours.
+    """
+    if not 0 < start <= 1 or over < 1:
+        raise ConfigError(f"start={start:g}, over={over}: expected a share above 0 and up to 1, and at least 1 step")
+    return start ** max(0.0, 1 - batch.step / over)

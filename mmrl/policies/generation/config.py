@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from mmrl.errors import ConfigError
 from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.anchor import AnchorConfig
+from mmrl.policies.generation.distilled import DistilledConfig
 from mmrl.policies.generation.families.asking import Asked
 from mmrl.policies.generation.likelihoods import likelihood_class
 from mmrl.policies.generation.likelihoods.draws import Draws
@@ -42,11 +43,16 @@ class Sampler(Section):
     kind   "flow_sde" (Flow-GRPO), "dance_sde" (constant noise), "cps" (clean-looking, less diverse), "sage_sde"
     level  more explores more and looks noisier; null takes the published value of the kind
     levels  one for each of `policy.steps`, in place of `level`: psi(t) of DenseGRPO, which `mmrl calibrate` finds
+    siblings  s: a row that begins in another draws noise there that is alike the other's by 1 / (1 + s^2), the law of
+            BranchGRPO's mixture (xi + s eta) / sqrt(1 + s^2). Every row's noise stays a unit normal. 4 is published, 1
+            and 2 explore too little and 8 is unstable; null: independently. More than two rows of one split are alike
+            each other by the square of that
     """
 
     kind: SamplerKind = "flow_sde"
     level: float | None = Field(None, ge=0)
     levels: tuple[Level, ...] | None = None
+    siblings: float | None = Field(None, gt=0)
 
     @property
     def noise_level(self) -> float:
@@ -81,7 +87,8 @@ class FlowPolicyConfig(Section):
     gradient_checkpointing  less memory, about a third more time
     offload                 text encoders and VAE wait on the CPU between uses
     height, width, frames   of the outputs; null is the pipeline's own. Frames are for video only
-    max_sequence_length     text tokens, where the pipeline takes a limit; null is the pipeline's own
+    max_sequence_length     text tokens, where the pipeline takes a limit; null is the pipeline's own, or that of
+                            its tokenizers where it is shorter
     pipeline_options        further arguments of the pipeline's call, by its own names
     steps, eval_steps       of rollouts, and of the ODE sampler that evaluation uses. 10 and 40 are published
     schedule                "pipeline": the times that the pipeline itself would use. "linear": s u / (1 + (s - 1) u)
@@ -98,6 +105,8 @@ class FlowPolicyConfig(Section):
     reuse                   of rollouts: steps without noise that run the first block of the transformer alone and take
                             the rest from the step before (HGC, first-block cache); a step that is trained only where
                             `reuse.drawn` says so, and never evaluation
+    distilled               of rollouts: an adapter beside the trained one, with which a few `steps` are enough; the
+                            base trains, by a likelihood without log-probs, and is evaluated without it
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
     guidance                what is trained under guidance_scale above 1. "detached": the guided velocity, without
@@ -110,6 +119,8 @@ class FlowPolicyConfig(Section):
     guidance_scale_2        that of the second expert of Wan 2.2; null: the same
     reference_guidance      guidance of the reference that `velocity_kl` measures to; above 1 the policy, which trains
                             without guidance, learns it from there
+    eval_guidance           of evaluation, and of what is watched; null is guidance_scale. For a policy that trains
+                            without guidance and is used with it
     embedded_guidance       guidance that the model takes as an input (FLUX.1-dev, FLUX.2-dev, HunyuanVideo); null is
                             the pipeline's default
     negative_prompt         text of the unconditional pass
@@ -156,12 +167,14 @@ class FlowPolicyConfig(Section):
     tail: float | None = Field(None, gt=0, le=1)
     push: PushConfig | None = None
     reuse: ReuseConfig | None = None
+    distilled: DistilledConfig | None = None
     share_prefix: bool = True
     same_initial_noise: bool = False
     guidance: Literal["none", "detached", "through"] = "detached"
     guidance_scale: float = Field(1.0, ge=0)
     guidance_scale_2: float | None = Field(None, ge=0)
     reference_guidance: float = Field(1.0, ge=1)
+    eval_guidance: float | None = Field(None, ge=1)
     embedded_guidance: float | None = Field(None, ge=0)
     negative_prompt: str = ""
     reduction: Reduction = "mean"
@@ -198,6 +211,17 @@ class FlowPolicyConfig(Section):
     def _push_moves_transitions(self) -> FlowPolicyConfig:
         if self.push is not None and self.likelihood != "transition":
             raise ConfigError("push moves the means of stochastic steps: it needs likelihood=transition")
+        return self
+
+    @model_validator(mode="after")
+    def _distilled_is_beside_what_trains(self) -> FlowPolicyConfig:
+        if self.distilled is not None and likelihood_class(self.likelihood).trains == "ratio":
+            raise ConfigError(
+                "distilled: rollouts would be another policy's than the one that is trained, and their ratio compares "
+                "the two; set policy.likelihood=matching, as recipes awm, diffusion_nft and crd have it"
+            )
+        if self.distilled is not None and self.lora is None and self.adapter is None:
+            raise ConfigError("distilled: an adapter lies beside another; train one too (policy.lora={rank: 32})")
         return self
 
     @model_validator(mode="after")

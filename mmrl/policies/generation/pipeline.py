@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,10 @@ from mmrl.policies.quantized import pack
 from mmrl.policies.sharding import whole
 from mmrl.precision import DTYPES
 from mmrl.record import Prompt
+from mmrl.shown import tell
 
 GIB = 2**30
+VERY_LONG = 10**9
 
 
 class FrozenParts:
@@ -77,7 +80,8 @@ class FrozenParts:
         media = condition_media(prompt)
         generator.check_media(prompt.id, media)
         given = moved(generator.conditions(prompt.text, media), "cpu")
-        guided = generator.asked.guided or self.config.reference_guidance > 1
+        config = self.config
+        guided = generator.asked.guided or max(config.reference_guidance, config.eval_guidance or 1) > 1
         if not guided or generator.guides_itself:
             return PromptConditions(given)
         if media:
@@ -103,6 +107,12 @@ class FrozenParts:
         return outputs
 
 
+def load(config: FlowPolicyConfig) -> tuple[Any, FlowPolicyConfig]:
+    """The pipeline that `config.model` names, and the configuration with what it says of text."""
+    pipeline = load_pipeline(config)
+    return pipeline, _within_its_tokenizers(pipeline, config)
+
+
 def load_pipeline(config: FlowPolicyConfig) -> Any:
     """The pipeline that `config.model` names, with the transformers of `config.transformer` where they are given."""
     import diffusers
@@ -122,6 +132,24 @@ def load_pipeline(config: FlowPolicyConfig) -> Any:
         hint = "; is it a transformer alone? Name it in policy.transformer, and the pipeline in policy.model"
         problem = str(error).splitlines()[0] + (hint if alone else "")
         raise ConfigError(f"model: cannot load {config.model!r}: {problem}") from None
+
+
+def _within_its_tokenizers(pipeline: Any, config: FlowPolicyConfig) -> FlowPolicyConfig:
+    """The configuration, its text no longer than the longest that a tokenizer of the pipeline takes: padding past that
+    costs a step several times its time and says nothing. Lengths that were asked for stay."""
+    own = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    tokenizers = [part for name, part in pipeline.components.items() if "tokenizer" in name]
+    asked = config.max_sequence_length is not None or "max_sequence_length" in config.pipeline_options
+    if asked or own is None or not tokenizers or None in tokenizers:  # an absent one's text is nothing but padding
+        return config
+    most = max(getattr(each, "model_max_length", VERY_LONG) for each in tokenizers)
+    if most >= (own.default or 0):
+        return config
+    tell(
+        f"texts are padded to {most} tokens, all that the model's tokenizers take, in place of its pipeline's "
+        f"{own.default} (policy.max_sequence_length)"
+    )
+    return config.model_copy(update={"max_sequence_length": most})
 
 
 def load_transformers(config: FlowPolicyConfig) -> dict[str, Any]:

@@ -28,14 +28,16 @@ from mmrl.policies.generation.calls import Calls, uncounted
 from mmrl.policies.generation.checking import check_objective, check_probe
 from mmrl.policies.generation.conditions import Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
+from mmrl.policies.generation.distilled import attach, beside
 from mmrl.policies.generation.families import generator_of
-from mmrl.policies.generation.families.asking import condition_media
+from mmrl.policies.generation.families.asking import condition_media, guided_as
 from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.families.check import Verdict
 from mmrl.policies.generation.families.kept import verdict_of
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
 from mmrl.policies.generation.likelihoods.base import Drawn, Kept, Likelihood, settings_of, unplanned
-from mmrl.policies.generation.pipeline import FrozenParts, load_pipeline, load_transformers, trained_modules
+from mmrl.policies.generation.packing import packed_whole
+from mmrl.policies.generation.pipeline import FrozenParts, load, load_transformers, trained_modules
 from mmrl.policies.generation.pushing import aids
 from mmrl.policies.generation.sampling import PROJECTIONS, STORED, Group, sample, stored
 from mmrl.policies.generation.saving import MAIN, save_pipeline, save_transformers
@@ -90,7 +92,7 @@ class FlowPolicy(Policy):
     @classmethod
     def from_config(cls, config: FlowPolicyConfig, *, seed: int = 0, read_clip: ReadClip | None = None) -> FlowPolicy:
         """Load the pipeline that `config.model` names."""
-        policy = cls(load_pipeline(config), config, seed=seed)
+        policy = cls(*load(config), seed=seed)
         policy._source = config.model
         return policy
 
@@ -151,7 +153,10 @@ class FlowPolicy(Policy):
         start = config.adapter
         if start is not None and name != MAIN:
             start = str(Path(start) / name)
-        return adapters.attach_lora(transformer, lora, seed=self.seed, start=start)
+        module = adapters.attach_lora(transformer, lora, seed=self.seed, start=start)
+        if config.distilled is not None:
+            attach(self.pipeline, name, module, config.distilled)
+        return module
 
     def _compared(self, prompt: Prompt) -> None:
         """Before anything is drawn or scored: is the generator its pipeline? Once, on the first prompt."""
@@ -220,7 +225,7 @@ class FlowPolicy(Policy):
             weights = "ema" if greedy and weights == "current" else weights
         helped = aids(self.config, requests, greedy, self.frozen.decode, key)
         group, dtype = Group(ids, members, conditioned, plan, starts, *helped), DTYPES[self.config.latent_dtype]
-        with torch.no_grad(), self._weights(weights) as module:
+        with torch.no_grad(), self._weights(weights) as module, self._sampling(greedy):
             sampled = sample(
                 group, module.velocity, times.to(self.device), self.config.scoring(), key, self.shape, dtype,
                 share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
@@ -328,7 +333,7 @@ class FlowPolicy(Policy):
         if states is None:
             return self.watched.nothing(rollouts)
         conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[at[0]])
-        with self._weights(self.watched.weights) as module:
+        with self._weights(self.watched.weights) as module, self._sampling():
             gap = module(states, conditioned, self.watched.score)["log_probs"]
         return self.watched.compared(rollouts, at, gap)
 
@@ -376,6 +381,12 @@ class FlowPolicy(Policy):
             else:
                 with self.inner.other_weights(weights):
                     yield self.inner
+
+    def _sampling(self, greedy: bool = False) -> AbstractContextManager[None]:
+        """What rollouts are sampled with on top of their weights, and evaluation guided by."""
+        if greedy:
+            return guided_as(self.generator, self.config.eval_guidance)
+        return beside(self.inner.trained, self.config.distilled is not None)
 
     def _copies(self, weights: str) -> Copies:
         """Modules with other weights; None where adapters are switched."""
@@ -487,14 +498,3 @@ class FlowPolicy(Policy):
     def check_objective(cls, objective: Any, settings: Any = None) -> None:
         if settings is not None:
             check_objective(objective, settings)
-
-
-def packed_whole(trees: Sequence[Tensor], size: int) -> list[Tensor]:
-    """Rows of whole trees put together up to `size` rows; a larger tree is by itself."""
-    parts: list[list[Tensor]] = []
-    for tree in trees:
-        if parts and sum(map(len, parts[-1])) + len(tree) <= size:
-            parts[-1].append(tree)
-        else:
-            parts.append([tree])
-    return [torch.cat(part) for part in parts]

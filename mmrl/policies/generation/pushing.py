@@ -164,9 +164,11 @@ class Push:
 
 def aids(
     config: Any, requests: Sequence[Request], greedy: bool, decode: Decode, key: Key
-) -> tuple[float | None, Push | None, ReuseConfig | None]:
-    """What helps rollouts and not evaluation: the tail behind the last noise, the push, and blocks that are reused."""
+) -> tuple[float | None, Push | None, ReuseConfig | None, float | None]:
+    """What is of rollouts and not of evaluation: the tail behind the last noise, the push, blocks that are reused, and
+    how far siblings draw apart."""
     if greedy:
-        return None, None, None
+        return None, None, None, None
     texts = {request.prompt.id: request.prompt.text for request in requests}
-    return config.tail, config.push and Push(config.push, texts, decode, key), config.reuse
+    push = config.push and Push(config.push, texts, decode, key)
+    return config.tail, push, config.reuse, config.sampler.siblings

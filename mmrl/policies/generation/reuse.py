@@ -11,8 +11,8 @@ of the row's last whole step (`threshold`, the first-block cache):
     change = mean |d - d_whole| / mean |d_whole|,   d = b(x) - x
 
 Published caches take that mean over the batch. Here every row has its own, so that a rollout is the same whoever
-shares its batch. Evaluation reuses nothing. After HGC's abstract (arXiv 2511.11031): of its two grains the blocks', not
-that of cross-attention maps; the steps and the share at the ends are ours. The change is that of diffusers,
+shares its batch. Evaluation reuses nothing. After HGC's abstract (arXiv 2511.11031): this is the coarse one of its two
+grains, the fine one is `prompt_cache`; the steps and the share at the ends are ours. The change is that of diffusers,
 hooks/first_block_cache.py (read), which keeps the later blocks' residual too.
 """
 
@@ -24,12 +24,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mmrl.errors import ConfigError
 from mmrl.policies.generation.calls import Calls
 from mmrl.settings import Section
+from mmrl.tools import tool
 
 Call = tuple[str, int]
 """A transformer by name, and which of its calls in a step."""
@@ -39,10 +40,21 @@ LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks", "layers", 
 """What diffusers calls the lists of a transformer's blocks."""
 
 
+@tool(
+    "hgc",
+    command="mmrl train flow CONFIG policy.reuse.every=2",
+    paper="HGC, arXiv 2511.11031",
+    formula="reused step: y = b(x) + r, r = tail(b(x)) - b(x) of the last whole step",
+    confidence="reconstructed",
+    modalities=("flow",),
+    trains=True,
+)
 class ReuseConfig(Section):
     """Which steps of a rollout reuse blocks.
 
-    every      of so many neighbouring steps one is whole
+    every      of so many neighbouring steps one is whole; null: all are, and `text` alone is reused
+    text       of so many neighbouring steps one asks the text, and the others take from it what that one took, where
+               the transformer attends to text apart (HGC's maps of cross-attention; `prompt_cache`); null: all ask
     ends       share of the steps at either end that are always whole: there velocities change most
     threshold  a row reuses where its first block's change is at most this, and is asked anew, as a whole call more,
                where it is not; with a large `every` it decides alone. diffusers' default is .05, and .1 to .2 are fast.
@@ -51,15 +63,34 @@ class ReuseConfig(Section):
                first update says whether they are near enough (`training.self_check`; `training.check_every` repeats it)
     """
 
-    every: int = Field(2, ge=2)
+    every: int | None = Field(2, ge=2)
+    text: int | None = Field(None, ge=2)
     ends: float = Field(0.15, ge=0, lt=0.5)
     threshold: float | None = Field(None, gt=0)
     drawn: bool = False
 
+    @model_validator(mode="after")
+    def _rows_decide_of_blocks(self) -> ReuseConfig:
+        if self.every is None and self.text is None:
+            raise ConfigError("reuse: every=null and text=null reuse nothing; set policy.reuse=null")
+        if self.threshold is not None and (self.text is not None or self.every is None):
+            raise ConfigError(
+                "reuse.threshold: rows that decide for themselves are asked anew, blocks and text alike; it goes with "
+                "`every`, and with text=null"
+            )
+        return self
+
     def reused(self, step: int, steps: int) -> bool:
         """Whether step `step` of `steps` may reuse those before it. The one before a run of reused steps is whole."""
+        return self._within(step, steps, self.every)
+
+    def text_reused(self, step: int, steps: int) -> bool:
+        """Whether that step may take what an earlier one took from the text."""
+        return self._within(step, steps, self.text)
+
+    def _within(self, step: int, steps: int, every: int | None) -> bool:
         low = max(1, round(self.ends * steps))
-        return low <= step < steps - low and (step - low) % self.every < self.every - 1
+        return every is not None and low <= step < steps - low and (step - low) % every < every - 1
 
 
 class Blocks:
@@ -133,12 +164,12 @@ class Blocks:
         with ExitStack() as stack:
             for name, blocks in self.lists.items():
                 first: list[Any] = [None]
-                stack.enter_context(_in_place(blocks[0], self._head(name, blocks[0], first, again)))
+                stack.enter_context(in_place(blocks[0], self._head(name, blocks[0], first, again)))
                 for block in blocks[1:-1]:
                     if again:
-                        stack.enter_context(_in_place(block, _passing(block)))
+                        stack.enter_context(in_place(block, _passing(block)))
                 tail = self._reused(name, blocks[-1]) if again else self._noted(name, blocks[-1], first)
-                stack.enter_context(_in_place(blocks[-1], tail))
+                stack.enter_context(in_place(blocks[-1], tail))
             yield
 
     def _head(self, name: str, block: nn.Module, first: list[Any], again: bool) -> Callable[..., Any]:
@@ -253,7 +284,7 @@ def _passing(block: nn.Module) -> Callable[..., Any]:
 
 
 @contextmanager
-def _in_place(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def in_place(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """`block` with another forward."""
     before = block.__dict__.get("forward")
     block.forward = forward  # type: ignore[method-assign]

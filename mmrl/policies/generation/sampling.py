@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +74,7 @@ class Group:
     tail    share of the steps behind the last noise that are taken, by a better solver (`tail`); None: all of them
     push    what moves the means that noise is drawn around, and not those it is scored by (`pushing`)
     reuse   which steps that train nothing reuse blocks of the step before (`reuse`); None: none
+    siblings  how far rows that leave a state draw apart (`Sampler.siblings`); None: independently
     """
 
     prompts: list[str]
@@ -83,14 +85,32 @@ class Group:
     tail: float | None = None
     push: Push | None = None
     reuse: ReuseConfig | None = None
+    siblings: float | None = None
+
+    def noise(self, row: int, step: int, key: Key, shape: Sequence[int]) -> Tensor:
+        """What a row draws at a step: unit noise, alike that of the row it leaves there by 1 / (1 + siblings^2)."""
+        prompt, start = self.prompts[row], self.starts.get(row)
+        own = step_noise(key, prompt, int(self.members[row]), step, shape)
+        if self.siblings is None or start is None or start.action != step or start.row.owner is None:
+            return own
+        drawer = int(start.row.owner[0, step])
+        if drawer < 0:  # the other draws none here
+            return own
+        alike = 1 / (1 + self.siblings**2)
+        return alike * step_noise(key, prompt, drawer, step, shape) + math.sqrt(1 - alike**2) * own
 
     def again(self, step: int, who: Tensor, before: Tensor | None) -> dict[str, Any]:
         """How `velocity` is asked for the rows `who` of a step, where blocks are reused at all."""
         if self.reuse is None:
             return {}
-        allowed = self.reuse.drawn or not bool(self.plan.stochastic[:, step].any())
-        again = allowed and moves_together(who, before) and self.reuse.reused(step, self.plan.stochastic.shape[1])
-        return {"again": again, "threshold": self.reuse.threshold}
+        reuse, steps = self.reuse, self.plan.stochastic.shape[1]
+        allowed = reuse.drawn or not bool(self.plan.stochastic[:, step].any())
+        allowed = allowed and moves_together(who, before)
+        return {
+            "again": None if reuse.every is None else allowed and reuse.reused(step, steps),
+            "text": None if reuse.text is None else allowed and reuse.text_reused(step, steps),
+            "threshold": reuse.threshold,
+        }
 
 
 def state_at(start: Start, prompt: str) -> Tensor:
@@ -148,7 +168,7 @@ def sample(
         who = torch.cat([rows, owners[moving]])
         again = group.again(i, who, before)
         v, before = velocity(states, times[i].expand(len(states)), group.conditioned.rows(who), **again), who
-        if watch is not None and not again.get("again"):
+        if watch is not None and not (again.get("again") or again.get("text")):
             watch(i, who, states, v)
         ode = _stored(sde_step("ode", v, states, times[i], times[i + 1], 0.0, times[1]).mean, storage)
         trunk[moving.to(device)] = ode[len(rows) :]
@@ -158,7 +178,7 @@ def sample(
             at = drawn.to(device)
             mean, std = sde_step(scoring.kind, v[at], states[at], times[i], times[i + 1], scoring.at(i), times[1])
             drawers = rows[drawn].tolist()
-            draws = [step_noise(key, group.prompts[b], int(group.members[b]), i, shape) for b in drawers]
+            draws = [group.noise(b, i, key, shape) for b in drawers]
             around = mean
             if group.push is not None:
                 ids, h = [group.prompts[b] for b in drawers], times[i] - times[i + 1]

@@ -19,6 +19,7 @@ from mmrl.policies.generation.calls import Calls
 from mmrl.policies.generation.conditions import Conditioned
 from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.likelihoods.base import Predictions, States
+from mmrl.policies.generation.prompt_cache import PromptCache
 from mmrl.policies.generation.reuse import Blocks
 from mmrl.policies.sharding import is_sharded
 from mmrl.stages import Need
@@ -54,6 +55,7 @@ class Denoiser(nn.Module):
         self.chunk = chunk
         self.autocast = autocast
         self.blocks: Blocks | None = None
+        self.prompts: PromptCache | None = None
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -93,14 +95,19 @@ class Denoiser(nn.Module):
 
     def velocity(
         self, x: Tensor, t: Tensor, conditioned: Conditioned, *, again: bool | None = None,
-        threshold: float | None = None,
+        threshold: float | None = None, text: bool | None = None,
     ) -> Tensor:  # fmt: skip
         """(N, ...) float32 velocity at `x (N, ...)`, times `t (N,)`, with guidance; for sampling.
 
         again      True: with what the later blocks found for these rows in the step before; False: keep what they
                    find; None: neither
         threshold  of the rows that are asked again: see `ReuseConfig`
+        text       the same as `again`, of what the blocks take from the text
         """
+        if text is not None:
+            self.prompts = self.prompts or PromptCache(self.trained)
+            with self.prompts.step(text):
+                return self.velocity(x, t, conditioned, again=again, threshold=threshold)
         chunks = self._chunks(t, conditioned)
 
         def run(rows: Tensor) -> Tensor:

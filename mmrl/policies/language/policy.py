@@ -378,7 +378,7 @@ class LanguagePolicy(ActsThroughEngine):
             rows: Rows = whole_rows(written_rows(rollouts, shown, changed), sizes, device, self.family, alone)
         else:
             rows = lay_out(way, shown, rollouts, device, self.family, prefills)
-        numbers = module(rows, work, mask, asked)
+        numbers = module(self.likelihood.laid(rows, rollouts), work, mask, asked)
         return {name: values.to(home) for name, values in numbers.items()}
 
     def _way(self) -> Way:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,19 +27,25 @@ from mmrl.record import pad_columns
 
 @dataclass
 class Decoded:
-    """tokens (B, N) and log_probs (B, N), 0 past `length (B,)`; `stopped (B,)` False where cut at the limit."""
+    """tokens (B, N) and log_probs (B, N), 0 past `length (B,)`; `stopped (B,)` False where cut at the limit.
+
+    kept  {name: (B, N, ...)} what else the tokens were drawn with, for a likelihood that reads it of the replay
+    """
 
     tokens: Tensor
     log_probs: Tensor
     length: Tensor
     stopped: Tensor
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def join(cls, parts: Sequence[Decoded]) -> Decoded:
         """Rows of all parts, N padded to the widest."""
         tokens = torch.cat(pad_columns([p.tokens for p in parts]))
         log_probs = torch.cat(pad_columns([p.log_probs for p in parts]))
-        return cls(tokens, log_probs, torch.cat([p.length for p in parts]), torch.cat([p.stopped for p in parts]))
+        kept = {name: torch.cat(pad_columns([p.kept[name] for p in parts])) for name in parts[0].kept}
+        length, stopped = torch.cat([p.length for p in parts]), torch.cat([p.stopped for p in parts])
+        return cls(tokens, log_probs, length, stopped, kept)
 
 
 def choose(logits: Tensor, uniform: Tensor | None) -> Tensor:

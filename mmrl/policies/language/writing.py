@@ -126,8 +126,16 @@ class WritingPlan:
             extent=extent,
             finish=[FINISHED if stopped else TRUNCATED for stopped in written.stopped.tolist()],
             owner=owned(owner, mask),
-            replay={"shown": torch.tensor([r.shown is not None for r in asked], device=device)},
+            replay={"shown": torch.tensor([r.shown is not None for r in asked], device=device)}
+            | {name: _placed(values, fresh, mask) for name, values in written.kept.items()},
         )
+
+
+def _placed(values: Tensor, fresh: Tensor, mask: Tensor) -> Tensor:
+    """(B, T, ...) the `values (B, N, ...)` of what was written, `fresh (B, N)`, where a row has it: `mask (B, T)`."""
+    placed = values.new_zeros(*mask.shape, *values.shape[2:])
+    placed[mask] = values[fresh]
+    return placed
 
 
 def _prefix(request: Request) -> Tensor:

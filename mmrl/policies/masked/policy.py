@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mmrl.errors import ConfigError, PolicyError
-from mmrl.policies import adapters
+from mmrl.policies import adapters, registry
 from mmrl.policies.base import Policy
 from mmrl.policies.masked.likelihoods import Hidden, Masked, likelihood_class
+from mmrl.policies.masked.schedule import ScheduleConfig
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, TRUNCATED, Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section
@@ -46,6 +47,8 @@ class MaskedDiffusionConfig(Section):
     samples          Monte-Carlo draws
     reference        keep a frozen copy of the starting weights for KL terms (adapters need none)
     lora             low-rank adapters instead of full fine-tuning
+    schedule         a second policy, trained too, that chooses tokens and temperature of each step in place of
+                     `tokens_per_step` (Co-GRPO; `mmrl.policies.masked.scheduled`); null: none
     """
 
     model: str = ""
@@ -59,6 +62,7 @@ class MaskedDiffusionConfig(Section):
     samples: int = Field(16, ge=1)
     reference: bool = False
     lora: adapters.LoraConfig | None = None
+    schedule: ScheduleConfig | None = None
 
 
 class ScoredMaskedModel(nn.Module):
@@ -123,11 +127,17 @@ class MaskedDiffusionPolicy(Policy):
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: Any = None) -> MaskedDiffusionPolicy:
         from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+        acts = cls if config.schedule is None else registry.named(registry.SCHEDULED)
         try:
             model = AutoModelForMaskedLM.from_pretrained(config.model, dtype=torch.float32)
-            return cls(model, AutoTokenizer.from_pretrained(config.model), config, seed=seed)
+            return acts(model, AutoTokenizer.from_pretrained(config.model), config, seed=seed)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model: cannot load {config.model!r}: {str(error).splitlines()[0]}") from None
+
+    @classmethod
+    def columns_of(cls, config: Any) -> dict[str, str]:
+        kind = {} if config.schedule is None else {"kind": f"the {cls.modality} policy, whose schedule acts too"}
+        return super().columns_of(config) | kind
 
     # ---- prompts
 

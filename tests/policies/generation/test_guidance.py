@@ -73,3 +73,24 @@ def test_every_flow_recipe_names_its_own():
             guided = policy["guidance_scale"] > 1
             assert named[name] == ("detached" if guided else "none"), name
     assert named["flow_grpo"] == "detached" and named["diffusion_nft"] == "none" and len(named) >= 18
+
+
+def test_evaluation_has_a_guidance_of_its_own():
+    """Rollouts and training stay without; evaluation is that of a policy that is guided throughout, and the reverse."""
+    unguided = {"lora": {"rank": 4, "alpha": 8}, "guidance_scale": 1.0}
+    trained, plain, guided = (
+        flow_policy(**unguided | o) for o in ({"eval_guidance": 3.0}, {}, {"guidance_scale": 3.0})
+    )
+    for policy in (trained, plain, guided):
+        nudge(policy, 0.05)
+
+    def drawn(policy):
+        return policy.rollout(flow_requests(2, 1), KEY, greedy=True).outputs[0].tobytes()
+
+    rows = trained.rollout(flow_requests(2, 1), KEY)
+    assert torch.equal(rows.old_log_probs, plain.rollout(flow_requests(2, 1), KEY).old_log_probs)
+    assert drawn(trained) == drawn(guided) != drawn(plain)
+    assert (trained.evaluate(rows).log_probs - rows.old_log_probs).abs().max() < 1e-5, "and back to none afterwards"
+    back = flow_policy(**unguided | {"guidance_scale": 3.0, "eval_guidance": 1.0})
+    nudge(back, 0.05)
+    assert drawn(back) == drawn(plain)

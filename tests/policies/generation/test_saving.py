@@ -142,6 +142,13 @@ class TestStartingAgain:
         for name, parameter in resumed._frozen_reference["transformer"].named_parameters():
             assert torch.equal(parameter, start[name]) and not parameter.requires_grad
 
+    def test_text_is_no_longer_than_its_tokenizers_take(self, base, capsys):
+        """They take 16, their pipeline's call 256: most of a step would be padding."""
+        assert FlowPolicy.from_config(FlowPolicyConfig(model=base, steps=4)).config.max_sequence_length == 16
+        assert "texts are padded to 16 tokens" in capsys.readouterr().err
+        asked = FlowPolicy.from_config(FlowPolicyConfig(model=base, steps=4, max_sequence_length=20))
+        assert asked.config.max_sequence_length == 20 and not capsys.readouterr().err
+
     def test_what_is_not_there_is_named(self, base, tmp_path):
         with pytest.raises(ConfigError, match="model: cannot load"):
             FlowPolicy.from_config(self.config(str(tmp_path / "nowhere")))

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mmrl.errors import PolicyError
+from mmrl.policies.generation.sampling import Group
+from mmrl.policies.generation.steps import ode_plan
 from mmrl.randomness import Key
 from mmrl.record import Request, Rollouts, Start
 from tests.policies.generation.test_policy import flow_policy, flow_requests, nudge
@@ -102,3 +104,24 @@ def test_starts_without_a_stored_state_or_noise_to_draw_are_refused(policy):
         windowed.rollout([replace(request, first_member=1, start=Start(row, 5))], KEY)
     with pytest.raises(PolicyError, match="kept its states before steps 2 to 4; choose one of 3 to 4"):
         windowed.rollout([replace(request, first_member=1, start=Start(row, 1))], KEY)
+
+
+@pytest.mark.parametrize(("apart", "alike"), [(None, 0.0), (4.0, 1 / 17), (1.0, 0.5)])
+def test_siblings_draw_alike_as_the_mixture_has_it_and_each_as_ever(policy, grown, apart, alike):
+    """Where a row parts from another their noises have the correlation 1 / (1 + s^2) of BranchGRPO's
+    (xi + s eta) / sqrt(1 + s^2), and each is a unit normal; behind that they are independent."""
+    conditioned, nobody = policy._conditioned(grown.encoded, torch.zeros(2, dtype=torch.long)), torch.tensor([0, 1])
+    group = Group(["p", "p"], nobody, conditioned, ode_plan(2, 6, nobody), {1: Start(grown.index([0]), 2)})
+    group.siblings = apart
+    parted, later = (torch.stack([group.noise(r, i, KEY, (400, 200)) for r in (0, 1)]).flatten(1) for i in (2, 3))
+    assert float(torch.corrcoef(parted)[0, 1]) == pytest.approx(alike, abs=0.015)
+    assert abs(float(torch.corrcoef(later)[0, 1])) < 0.015
+    assert parted.std(1).tolist() == pytest.approx([1, 1], abs=0.01)
+
+
+def test_siblings_that_draw_alike_replay_to_the_same_log_probs():
+    made = flow_policy(sampler={"siblings": 1.0})
+    rows, apart = tree(made), tree(flow_policy())
+    assert (made.evaluate(rows).log_probs - rows.old_log_probs).abs().max() < 1e-5
+    assert torch.equal(rows.replay["latents"][0], apart.replay["latents"][0]), "a root is as ever"
+    assert not torch.equal(rows.replay["latents"][1], apart.replay["latents"][1])

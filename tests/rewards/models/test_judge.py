@@ -147,10 +147,16 @@ class TestJudge:
     @pytest.mark.parametrize(
         ("reply", "score"),
         [('{"score": 0.2}', 0.2), ("Score: 0.4", 0.4), ("Rating: [[0.6]]", 0.6), ("0.8", 0.8), ("Yes, it does.", 1),
-         ("No.", 0), ("<think>Score: 0.1</think>Final score: 0.9", 0.9)],
+         ("No.", 0), ("8/10", 0.8), ("**Score:** 8 / 10", 0.8), ('{"score": "8/10"}', 0.8), ("80%", 0.8),
+         ("I give it a score of 0.7.", 0.7), ("<think>Score: 0.1</think>Final score: 0.9", 0.9)],
     )  # fmt: skip
     def test_replies(self, reply, score):
         assert judges.read_score(reply, "auto", 0, 1) == score
+
+    def test_a_score_with_a_scale_of_its_own_is_brought_to_ours(self):
+        assert judges.read_score("Score: 4/5", "auto", 1, 5) == judges.read_score("Score: 8/10", "auto", 1, 5) == 0.75
+        with pytest.raises(ValueError, match="off the scale"):
+            judges.read_score("12/10", "auto", 0, 1)
 
     @pytest.mark.parametrize(
         "options", [{"parse": "regex"}, {"template": "grad"}, {"template": "{quest}"}, {"template": "{"}]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmrl.errors import ConfigError, PolicyError, unknown
@@ -50,6 +51,22 @@ class Size:
     height: int
     width: int
     frames: int = 1
+
+
+@contextmanager
+def guided_as(generator: Any, scale: float | None) -> Iterator[None]:
+    """A generator that is asked under another guidance; None: under its own."""
+    own = generator.asked
+    if scale is not None and scale != own.guidance and generator.guides_itself:
+        raise PolicyError(
+            f"{type(generator.pipeline).__name__} is replayed as a whole, guidance included, so it has no other; set "
+            "policy.eval_guidance=null"
+        )
+    generator.asked = own if scale is None else replace(own, guidance=scale, guidance_2=None)
+    try:
+        yield
+    finally:
+        generator.asked = own
 
 
 def call_defaults(pipeline: Any) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class Bridge:
         found = self.act(None if draws is None else key, prompts, model, partial(written, contexts, budgets, draws))
         done, version = found
         device = next(model.parameters()).device
-        made = Decoded(*(part.to(device) for part in (done.tokens, done.log_probs, done.length, done.stopped)))
+        parts = (part.to(device) for part in (done.tokens, done.log_probs, done.length, done.stopped))
+        made = Decoded(*parts, {name: values.to(device) for name, values in done.kept.items()})
         return made, version
 
     def act(self, key: Key | None, prompts: Sequence[str], model: Any, work: Callable[[Write], T]) -> T:

@@ -14,6 +14,7 @@ from mmrl.settings import Section, read_section
 HOME = "mmrl.policies.language.engines"
 SHIPPED = {
     LOCAL: {"": f"{HOME}.local:Local"},
+    "soft": {"": f"{HOME}.soft:Soft"},
     "vllm": {"colocate": f"{HOME}.vllm:Colocated", "server": f"{HOME}.vllm_server:Server"},
 }
 """{name: {mode: class}}; the first mode is the one where none is named."""

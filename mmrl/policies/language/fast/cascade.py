@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrl.tools import tool
+
 DEVICES = frozenset({"cpu"})
 
 
@@ -25,11 +27,22 @@ def offered(*tensors: Tensor) -> bool:
     return tensors[0].device.type in DEVICES and len({t.dtype for t in tensors}) == 1
 
 
+@tool(
+    "dualkv",
+    command="mmrl train vlm CONFIG policy.shared_prompt=on",
+    paper="DualKV, arXiv 2605.15422",
+    formula="o = w o_prompt + (1 - w) o_own, w = sigmoid(lse_prompt - lse_own): one copy of the prompt's keys for the "
+    "group; the backward call of each part gets the joined o and lse",
+    confidence="partly",
+    modalities=("vlm", "video"),
+    trains=True,
+)
 def attention(
     q: Tensor, k: Tensor, v: Tensor, k_prompt: Tensor, v_prompt: Tensor, index: Tensor, real: Tensor, scaling: float
 ) -> Tensor:
-    """q (H, S, d); k, v (H_kv, S, d): the S tokens of a group's responses; k_prompt, v_prompt (1, H_kv, P, d).
+    """A group's responses attend to one copy of their prompt's keys and values, and each to itself.
 
+    q (H, S, d); k, v (H_kv, S, d): the S tokens of a group's responses; k_prompt, v_prompt (1, H_kv, P, d).
     index, real  (G, R) place of each response token among the S, and which places hold one
     Returns (H, S, d).
     """

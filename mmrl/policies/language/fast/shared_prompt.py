@@ -31,6 +31,7 @@ from mmrl.policies.language.families.default import Family
 from mmrl.policies.language.fast import cascade, shared_decode
 from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.fast.shared_decode import SharedPrefix
+from mmrl.tools import tool
 
 ATTENTION = "mmrl_shared_prompt"
 EXACT_LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -157,6 +158,16 @@ def install(core: Any, family: Family) -> None:
         last.__class__ = type(f"Last{type(last).__name__}", (LastLayer, type(last)), {})
 
 
+@tool(
+    "prefix_grouper",
+    command="mmrl train vlm CONFIG policy.shared_prompt=on",
+    paper="Prefix Grouper, arXiv 2506.05433",
+    formula="[prompt | response 1 | ... | response G] in one row; prompts attend to themselves, each response to its "
+    "prompt and itself: P + sum R_i tokens in place of G (P + R), the same log-probs and gradients",
+    confidence="verified",
+    modalities=("vlm", "video"),
+    trains=True,
+)
 def pack(
     entries: Sequence[Encoded],
     prompt: Tensor,
@@ -166,7 +177,7 @@ def pack(
     family: Family,
     prefills: Sequence[Prefill | None] | None = None,
 ) -> Packed:
-    """Lay rows out by prompt.
+    """One packed row that holds every prompt once, with all of its responses behind it.
 
     entries   P prompts; only those that rows use are packed
     prompt    (B,) which of them a row answers

@@ -1,6 +1,7 @@
 """What a language policy's `evaluate` scores of a response: one object a run, by name or from a file.
 
-tokens  the log-prob of each token that was written, and what its distribution says besides; T is the axis of tokens
+tokens       the log-prob of each token that was written, and what its distribution says besides; T is their axis
+soft_tokens  the density of mixtures of tokens, as engine `soft` writes them
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 from mmrl.policies import likelihood
 from mmrl.policies.language.likelihoods.tokens import Tokens
 
-LIKELIHOODS = {"tokens": "mmrl.policies.language.likelihoods.tokens:Tokens"}
+LIKELIHOODS = {
+    "tokens": "mmrl.policies.language.likelihoods.tokens:Tokens",
+    "soft_tokens": "mmrl.policies.language.likelihoods.soft_tokens:SoftTokens",
+}
 
 
 def likelihood_class(name: str) -> type[Tokens]:

@@ -13,7 +13,7 @@ A likelihood of your own is a subclass in a file of yours, `policy.likelihood: m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -42,6 +42,10 @@ class Tokens(Likelihood):
     def work(self, rollouts: Rollouts) -> Tensor:
         """(B, T, ...) what is scored at each place of the mask; `score` is given it row by row, some at a time."""
         return rollouts.actions
+
+    def laid(self, rows: Any, rollouts: Rollouts) -> Any:
+        """`rows` of `rollouts` as they are laid out for the pass, with what else the model must be shown of them."""
+        return rows
 
     def score(self, work: Tensor, predict: Chunk, asked: Sequence[Need]) -> dict[str, Tensor]:
         """`{"log_probs": (rows,), need.key: (rows,)}` of some rows of logits, inside the forward pass."""

@@ -80,8 +80,8 @@ def policy_of(case: Case, **options: Any) -> FlowPolicy:
     config = FlowPolicyConfig(
         model="tiny", height=asked.height, width=asked.width, frames=asked.frames, guidance_scale=asked.guidance,
         guidance_scale_2=asked.guidance_2, embedded_guidance=asked.embedded, negative_prompt=asked.negative,
-        pipeline_options=dict(asked.options), steps=case.steps, eval_steps=case.steps,
-        **({"lora": {"rank": 4, "alpha": 8}} | options),
+        pipeline_options=dict(asked.options),
+        **({"lora": {"rank": 4, "alpha": 8}, "steps": case.steps, "eval_steps": case.steps} | options),
     )  # fmt: skip
     return FlowPolicy(case.pipeline(), config)
 
