@@ -103,5 +103,5 @@ def test_former_names_work_and_say_so():
 
 
 def test_deviations_are_shown():
-    assert "deviates from its source: the coefficient of that KL is the published cap" in describe("sage_grpo")
+    assert "deviates from its source: both KL coefficients grow from a hundredth" in describe("sage_grpo")
     assert method_json("sage_grpo")["deviates"] == load_recipe("sage_grpo").deviates
