@@ -61,10 +61,10 @@ def _made(given: list[str]) -> list[str]:
     return [toy for toy in given if not toy.startswith(("reward ", *KEYS))]
 
 
-KEYS = ("policy.", "objective.", "rollout.")
+KEYS = ("policy.", "objective.", "rollout.", "rewards.")
 
 
-@pytest.mark.parametrize("recipe", toys.SET)
+@pytest.mark.parametrize("recipe", [*toys.SET, *toys.FUNCTIONAL])
 def test_what_only_the_user_knows_is_asked_for_when_the_configuration_is_read(recipe):
     run = read_config({"recipe": recipe, "policy": {"model": "asset:tiny_vlm"}}, [], "vlm")
     with pytest.raises(ConfigError, match=f"recipe '{recipe}' leaves something to you: .* waits for its"):
@@ -103,5 +103,5 @@ def test_former_names_work_and_say_so():
 
 
 def test_deviations_are_shown():
-    assert "deviates from its source: the coefficient of that KL is the published cap" in describe("sage_grpo")
+    assert "deviates from its source: both KL coefficients grow from a hundredth" in describe("sage_grpo")
     assert method_json("sage_grpo")["deviates"] == load_recipe("sage_grpo").deviates

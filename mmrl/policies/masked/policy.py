@@ -47,8 +47,8 @@ class MaskedDiffusionConfig(Section):
     samples          Monte-Carlo draws
     reference        keep a frozen copy of the starting weights for KL terms (adapters need none)
     lora             low-rank adapters instead of full fine-tuning
-    schedule         a second policy, trained too, that chooses tokens and temperature of each step in place of
-                     `tokens_per_step` (Co-GRPO; `mmrl.policies.masked.scheduled`); null: none
+    schedule         a second policy, trained too, that chooses tokens and temperature of each step (Co-GRPO;
+                     `mmrl.policies.masked.scheduled`); `tokens_per_step` and `surrogate` are not read then. null: none
     """
 
     model: str = ""
@@ -138,6 +138,14 @@ class MaskedDiffusionPolicy(Policy):
     def columns_of(cls, config: Any) -> dict[str, str]:
         kind = {} if config.schedule is None else {"kind": f"the {cls.modality} policy, whose schedule acts too"}
         return super().columns_of(config) | kind
+
+    @classmethod
+    def check_objective(cls, objective: Any, settings: Any = None) -> None:
+        if settings is not None and settings.schedule is not None and not objective.kinds:
+            raise ConfigError(
+                "policy.schedule: rows have choices of the schedule and tokens, and one mean over both weighs neither "
+                "as it should; give each its own, objective.kinds={schedule: {}, masked: {}}, as recipe co_grpo does"
+            )
 
     # ---- prompts
 

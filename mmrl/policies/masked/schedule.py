@@ -29,14 +29,15 @@ class ScheduleConfig(Section):
 
     tokens        how many a step may fix, or all that its block has left
     temperatures  they may be drawn at, times `policy.temperature`
-    rate          learning rate of the schedule in units of the model's
+    rate          learning rate of the schedule in units of the model's: under Adam a logit moves about so many times
+                  the learning rate in a step, and a table wants .01 to .1. With 10 it hardly moves
     alternate     rollout batches that train the model before as many train the schedule; 0 trains both at once, which
                   the authors found unstable
     """
 
     tokens: tuple[int, ...] = (1, 2, 4)
     temperatures: tuple[float, ...] = (0.7, 1.0)
-    rate: float = Field(10.0, gt=0)
+    rate: float = Field(300.0, gt=0)
     alternate: int = Field(1, ge=0)
 
     def steps(self, length: int, block: int) -> int:

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import read_config
@@ -76,15 +77,13 @@ def test_what_is_saved_is_what_was_trained(adapter, tmp_path):
     assert torch.allclose(clean(again), clean(flow_policy(**FEW)), atol=1e-6)
 
 
-def test_the_shipped_configuration_trains_the_base_on_rollouts_of_few_steps(adapter, tmp_path):
+def test_the_shipped_configuration_trains_the_base_on_rollouts_of_few_steps(tmp_path):
     small = ["training.steps=2", "training.prompts_per_step=4", "training.group_size=2", "training.save_every=0",
              "data.workers=0", "data.eval=null", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
-    beside = "policy.distilled.adapter"
-    with pytest.raises(ConfigError, match=rf"{beside}: .* does not fit transformer"):
-        train(read_config("few_steps", [*small, f"{beside}={adapter}"], "flow"))  # made for the tests' own transformer
     told = []
     fits = drawn_adapter("flow", str(tmp_path / "fits"))
-    train(read_config("few_steps", [*small, f"{beside}={fits}"], "flow"), report=lambda step, m: told.append(m))
+    small.append(f"policy.distilled.adapter={fits}")
+    train(read_config("few_steps", small, "flow"), report=lambda step, m: told.append(m))
     assert [m["calls/sampled"] for m in told] == [8 * 4, 8 * 4] and all(m["gradient_norm"] > 0 for m in told)
 
 
@@ -100,8 +99,12 @@ def test_where_it_cannot_be_is_refused(options, says):
         FlowPolicyConfig(model="tiny", **FEW | {"distilled": {"adapter": "fast"}} | options)
 
 
-def test_an_adapter_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"policy\.distilled\.adapter: .*there is nothing"):
-        flow_policy(distilled={"adapter": str(tmp_path / "nowhere")}, **FEW)
-    with pytest.raises(ConfigError, match=r"policy\.distilled\.adapter: "):
+def test_an_adapter_that_cannot_be_read_or_does_not_fit_is_named(adapter, tmp_path):
+    for place, says in ((tmp_path / "nowhere", "there is nothing"), (tmp_path, "")):
+        with pytest.raises(ConfigError, match=rf"policy\.distilled\.adapter: .*{says}"):
+            flow_policy(distilled={"adapter": str(place)}, **FEW)
+    state = load_file(adapter / "pytorch_lora_weights.safetensors")
+    wider = {name: torch.cat([value, value], dim=int("lora_A" in name)) for name, value in state.items()}
+    save_file(wider, tmp_path / "pytorch_lora_weights.safetensors")
+    with pytest.raises(ConfigError, match=r"policy\.distilled\.adapter: .* does not fit transformer: .*size mismatch"):
         flow_policy(distilled={"adapter": str(tmp_path)}, **FEW)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmrl.batch import KINDS
-from mmrl.errors import PolicyError
+from mmrl.errors import ConfigError, PolicyError
 from mmrl.objective import Objective
 from mmrl.policies.masked.policy import MaskedDiffusionConfig
 from mmrl.policies.masked.schedule import ScheduleConfig, bin_log_probs, fill
@@ -96,7 +96,7 @@ def test_in_turns_one_learns_and_the_other_stays_bit_for_bit(tmp_path):
         seen.append({n: v.clone() for n, v in actor.trainable_state().items()})
 
     seen.append({n: v.clone() for n, v in actor.trainable_state().items()})
-    config = TrainingConfig(steps=4, prompts_per_step=2, group_size=8, learning_rate=1e-2, save_every=2)
+    config = TrainingConfig(steps=4, prompts_per_step=2, group_size=4, learning_rate=1e-2, save_every=2)
     objective = Objective.of(load_recipe("co_grpo").objective)
     prompts = [request.prompt for request in requests("abc", "def", "ghi", "jab")]
     Trainer(actor, objective, prompts, vowels, config, tmp_path, report=note).train()
@@ -108,6 +108,13 @@ def test_in_turns_one_learns_and_the_other_stays_bit_for_bit(tmp_path):
         tmp_path / "checkpoints" / "step-000002"
     )
     assert all(torch.equal(value, again.trainable_state()[name]) for name, value in seen[-1].items())
+
+
+def test_one_mean_over_both_kinds_is_refused():
+    settings = MaskedDiffusionConfig(schedule=ScheduleConfig())
+    with pytest.raises(ConfigError, match=r"objective\.kinds"):
+        ScheduledMaskedPolicy.check_objective(Objective.of({}), settings)
+    ScheduledMaskedPolicy.check_objective(Objective.of(load_recipe("co_grpo").objective), settings)
 
 
 def test_there_is_no_reference_of_a_schedule():
