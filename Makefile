@@ -9,6 +9,7 @@
 #   make matrix            recipes, families and generators, one after the other
 #   make lint              ruff, the type checker, and whether the generated pages are current
 #   make bench [ARGS=...]  the benchmarks, one after another; ARGS=--quick for a fast look
+#   make growth [ARGS=...] the growth table of docs/speed.md: the cells that are missing; ARGS="--minutes 5" for a part
 #   make gpu [DEVICE=cpu SIZE=tiny]  everything that needs a GPU, without a network; tables in benchmarks/results/gpu
 #   make chaos [ARGS=...]  kills, full disks, damage, failing ranks, odd input; ARGS="--quick" for a few of each
 #   make docs              write the generated pages of docs/ again
@@ -35,11 +36,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-engine families recipes lint bench chaos docs site generators notebooks matrix gpu
+.PHONY: help demo test test-engine families recipes lint bench growth chaos docs site generators notebooks matrix gpu
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,18s/^# *//p' Makefile
+	@sed -n '3,19s/^# *//p' Makefile
 
 demo: $(READY)
 	@$(BIN)/mmrl demo --seed $(SEED)
@@ -78,6 +79,9 @@ lint: $(READY)
 
 bench: $(READY)
 	@set -e; for name in growth vlm group video flow; do echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name $(ARGS); done
+
+growth: $(READY)
+	@$(BIN)/python -m benchmarks.bench_growth --missing $(ARGS)
 
 # PYTHON_GPU: an environment with a CUDA build of torch, where .venv has another
 gpu: $(if $(PYTHON_GPU),,$(READY))

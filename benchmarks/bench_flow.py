@@ -25,6 +25,8 @@ from benchmarks.measuring import Channel, Report, alternate, ratio, summary, tar
 MODULE = "benchmarks.bench_flow"
 CAPTIONS = ("a red circle", "two blue squares on the left")
 DIFFERENCES = ("log_probs", "gradient", "gradient, both branches")
+SAVED = 1.3
+"""How many times faster a rollout should be whose text is encoded once, where by count text weighs enough for it."""
 LEARNING_RATE, LORA = 3e-4, {"rank": 32, "alpha": 64}
 
 
@@ -224,9 +226,11 @@ def measure_families(options: argparse.Namespace, report: Report) -> None:
             "plain, seconds": round(median(r["cpu_seconds"] for r in loop["plain"]), 3),
             "family / plain": cost["median"], "its range": cost["range"],
             "text once, times faster": gain["median"], "range": gain["range"],
+            "counted at full size": round(shape.bound, 2),
         })  # fmt: skip
         wanted.append(target(f"{name}: family / plain loop", 1.05, cost["median"], at_most=True))
-        wanted.append(target(f"{name}: text captured once, times faster", 1.3, gain["median"]))
+        if shape.bound >= SAVED:
+            wanted.append(target(f"{name}: text captured once, times faster", SAVED, gain["median"]))
         report.table("a rollout through a family", rows)
     report.targets(wanted)
     report.write()

@@ -6,9 +6,11 @@ size^exponent, by least squares of logarithms over the axis, and between its las
 that must be done once (`flops.step_floor`), which no program can grow slower than. Two corners are measured with
 gradient checkpointing on both sides as well, for their peak memory.
 
-`--cells "base" "new tokens 256"` measures these alone and keeps what the result file has of the others, so that the
-table can be made in parts. `--at-once` lets both sides step at the same time and takes TRL's first step for it: shorter
-on a busy machine, whose processor seconds are what is compared.
+The table can be made in parts: the result file is written after every cell, `--cells "base" "new tokens 256"` measures
+these alone and keeps what the file has of the others, `--missing` measures those it has not, `--minutes 5` begins none
+later than that. Two threads want a file of their own: `--threads 2 --out benchmarks/results/two_threads`. Exponents are
+fitted where an axis is whole. docs/speed.md shows the table (`make docs`). `--at-once` lets both sides step at the same
+time and takes TRL's first step for it: shorter on a busy machine, whose processor seconds are what is compared.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import importlib.util
 import json
 import math
 import tempfile
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +40,9 @@ AXES: dict[str, list[int]] = {
 BASE = {"image tokens": 256, "new tokens": NEW, "G": MEMBERS}
 WANTED = {"new tokens 256": 4.0, "new tokens 1024": 3.0, "image tokens 1024": 12.0}
 """How many times faster than TRL, of processor time: the corners TRL is asked for."""
+CORNERS = ("base", *WANTED, "image tokens 64", "G 4", "G 32")
+"""Where TRL is measured as well: the ends of each axis, but for 4,096 image tokens, where it encodes 16 pictures of
+16,384 patches forward and backward."""
 SHARE, OF_SHARE = 0.5, "new tokens 1024"
 """Of TRL's peak: the whole process's, libraries included."""
 CHECKPOINTED = {"image tokens 1024": 0.3, "new tokens 1024": 0.5}
@@ -70,36 +77,59 @@ def measure(options: argparse.Namespace) -> None:
     axes, base = (TINY, TINY_BASE) if options.tiny else (AXES, BASE)
     if options.quick:
         axes = {axis: sizes[:2] for axis, sizes in axes.items()}
-    report = Report("bench_growth", options)
     asked = cells(axes, base)
     if unknown := [name for name in options.cells or [] if name not in asked]:
         raise SystemExit(f"--cells: no {', '.join(unknown)}; there are {', '.join(asked)}")
-    rows = {row["cell"]: row for row in kept(options)}
+    found = kept(options)
+    now = [n for n in options.cells or asked if not (options.missing and n in found)]
+    report, began = Report("bench_growth", options), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        pictures = prepare(Path(folder), sorted({side(cell) for cell in asked.values()}))
+        pictures = prepare(Path(folder), sorted({side(asked[name]) for name in now})) if now else {}
         given = {"folder": folder, "model": f"{folder}/model", "train_vision": True}
-        for name in options.cells or asked:
+        for name in now:
+            if options.minutes is not None and time.monotonic() - began > 60 * options.minutes:
+                break
             cell, again = asked[name], name.endswith(CHECKPOINTING)
-            corner = (name in WANTED or name == "base" or again or options.tiny) and not options.ours
+            corner = (name in CORNERS or again or options.tiny) and not options.ours
             spec = given | {"members": cell["G"], "new": cell["new tokens"], "pictures": pictures[side(cell)]}
-            rows[name] = of_cell(name, cell, spec | {"checkpointing": again}, options, beside=corner)
-            print(f"{name}: {rows[name]['processor seconds']:.4g} s of processor time", flush=True)
-    rows = {name: rows[name] for name in asked if name in rows}
-    rate = max(row["GFLOP/s"] for row in rows.values())  # one for all cells: a busy machine only lowers it
+            found[name] = of_cell(name, cell, spec | {"checkpointing": again}, options, beside=corner)
+            report.keep("growth", beside_the_floor({n: found[n] for n in asked if n in found}))
+            print(f"{name}: {found[name]['processor seconds']:.4g} s of processor time", flush=True)
+    show(report, {n: found[n] for n in asked if n in found}, asked, axes, base)
+
+
+def show(
+    report: Report, rows: dict[str, dict[str, Any]], asked: dict[str, Cell], axes: dict[str, list[int]], base: Cell
+) -> None:
+    """Print and write what there is; name the cells that are missing."""
+    report.table("growth", beside_the_floor(rows))
+    report.table(
+        "seconds = a size^exponent", [law(a, s, base, rows) for a, s in axes.items() if whole(a, s, base, rows)]
+    )
+    report.targets(targets(rows))
+    report.write()
+    if missing := [name for name in asked if name not in rows]:
+        print(f"\nnot measured yet: {', '.join(missing)}; --missing measures them")
+
+
+def beside_the_floor(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """With the distance from the floor, at one rate for all cells: a busy machine only lowers it."""
+    rate = max((row["GFLOP/s"] for row in rows.values()), default=0.0)
     for row in rows.values():
         row |= {"floor, s": round(row["floor, GFLOP"] / rate, 4)}
         row |= {"times the floor": round(row["processor seconds"] * rate / row["floor, GFLOP"], 2)}
-    report.table("growth", list(rows.values()))
-    if len(rows) == len(asked):
-        report.table("seconds = a size^exponent", [law(axis, axes[axis], base, rows) for axis in axes])
-    report.targets(targets(rows))
-    report.write()
+    return list(rows.values())
 
 
-def kept(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the result file, where only some cells are measured."""
+def kept(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """{cell: row} of the result file, where only some cells are measured."""
     file = options.out / "bench_growth.json"
-    return json.loads(file.read_text())["growth"] if options.cells and file.exists() else []
+    if not (options.cells or options.missing) or not file.exists():
+        return {}
+    content = json.loads(file.read_text())
+    if (threads := content["machine"]["threads"]) != options.threads:
+        raise SystemExit(f"{file} was measured with {threads} threads; --threads {options.threads} wants another --out")
+    return {row["cell"]: row for row in content["growth"]}
 
 
 def side(cell: Cell) -> int:
@@ -119,7 +149,8 @@ def of_cell(
     taken = {one: {key: median(r[key] for r in replies[one]) for key in ("seconds", "cpu_seconds")} for one in who}
     peak = {one: max(r["peak_mib"] for r in replies[one]) for one in who}
     ours = taken["ours"]["cpu_seconds"]
-    row: dict[str, Any] = {"cell": name, **cell, "seconds": round(taken["ours"]["seconds"], 3)}
+    row: dict[str, Any] = {"cell": name, "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), **cell}
+    row |= {"load": measuring.load()[:1], "seconds": round(taken["ours"]["seconds"], 3)}
     row |= {
         "processor seconds": round(ours, 3),
         "rollout of the clock": round(replies["ours"][-1]["seconds/rollout"], 3),
@@ -141,6 +172,10 @@ def at_once(running: dict[str, Worker]) -> dict[str, list[dict[str, Any]]]:
         worker.send("step")
     first = {one: [worker.reply()] for one, worker in running.items()}
     return first | {"ours": [running["ours"].ask("step")]}
+
+
+def whole(axis: str, sizes: list[int], base: Cell, rows: dict[str, dict[str, Any]]) -> bool:
+    return {"base" if size == base[axis] else f"{axis} {size}" for size in sizes} <= rows.keys()
 
 
 def law(axis: str, sizes: list[int], base: Cell, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -177,6 +212,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.set_defaults(threads=1)
     parser.add_argument("--ours", action="store_true", help="without TRL")
     parser.add_argument("--cells", nargs="+", help="these alone; the result file's others stay")
+    parser.add_argument("--missing", action="store_true", help="only cells that the result file has not; others stay")
+    parser.add_argument("--minutes", type=float, help="begin no cell later than this")
     parser.add_argument("--at-once", action="store_true", help="both sides at the same time, TRL's first step counts")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
     measure(parser.parse_args(arguments))

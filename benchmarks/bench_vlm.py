@@ -119,13 +119,15 @@ def run_ours(spec: dict[str, Any], channel: Channel) -> None:
 def planned(policy: Any, sizes: Any) -> int:
     """The process's peak in bytes, as `mmrl plan` counts it for a step of these sizes in one micro-batch."""
     from mmrl.pipelines import language_plan
+    from mmrl.policies.language.batching import most_tokens
 
+    limit = most_tokens(policy.config.pass_tokens, policy.device)
     settings, weights = policy.config, sum(p.numel() for p in policy.module.parameters())
     trained = sum(p.numel() for p in policy.module.parameters() if p.requires_grad)
     batch = language_plan.Sizes(sizes.groups, sizes.prompt, sizes.patches, sizes.groups * sizes.members, sizes.new)
     return language_plan.peak(
         4 * weights + 12 * trained, policy.inner.core.config, batch, checkpointing=settings.gradient_checkpointing,
-        train_vision=settings.train_vision, logit_rows=settings.logit_rows,
+        train_vision=settings.train_vision, logit_rows=settings.logit_rows, pass_tokens=limit,
     )  # fmt: skip
 
 

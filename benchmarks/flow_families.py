@@ -23,6 +23,7 @@ class Shape:
 
     about                  the size that is stood for: as many tokens
     height, width, frames  for the tiny autoencoder, which halves each
+    text, call             TFLOP of the published model at that size: one text encoded, one call of the transformer
     """
 
     family: str
@@ -32,16 +33,27 @@ class Shape:
     frames: int | None
     steps: int
     members: int
+    text: float
+    call: float
+
+    @property
+    def bound(self) -> float:
+        """How many times faster a rollout of the published model is, counted, where its prompt's text is encoded once
+        instead of for every output; Python and decoding take nothing."""
+        loop = self.members * self.steps * self.call
+        return (self.members * self.text + loop) / (self.text + loop)
 
 
-SHAPES = {
-    "Wan 2.1, picture": Shape("wan", "1 frame of 256 x 256", 64, 64, 1, 4, 8),
-    "Wan 2.1, clip": Shape("wan", "5 frames of 256 x 384", 64, 96, 3, 4, 8),
-    "FLUX.1": Shape("flux", "256 x 256", 64, 64, None, 4, 4),
+UMT5, T5 = 4.7, 4.8
+"""TFLOP of 512 tokens: 4.6 and 4.7 B weights beside the tables, two operations each."""
+SHAPES = {  # Wan 1.3B: 1.25 B weights a token of the state, .14 B a token of text; FLUX.1: 6.45 B a token of either
+    "Wan 2.1, picture": Shape("wan", "1 frame of 256 x 256", 64, 64, 1, 4, 8, text=UMT5, call=0.8),
+    "Wan 2.1, clip": Shape("wan", "5 frames of 256 x 384", 64, 96, 3, 4, 8, text=UMT5, call=2.2),
+    "FLUX.1": Shape("flux", "256 x 256", 64, 64, None, 4, 4, text=T5, call=10.3),
 }
 TINY = {
-    "FLUX.1, tiny": Shape("flux", "32 x 32", 16, 16, None, 3, 2),
-    "Wan 2.1, tiny": Shape("wan", "5 frames of 64 x 64", 16, 16, 5, 3, 2),
+    "FLUX.1, tiny": Shape("flux", "32 x 32", 16, 16, None, 3, 2, text=T5, call=6.7),
+    "Wan 2.1, tiny": Shape("wan", "5 frames of 64 x 64", 16, 16, 5, 3, 2, text=UMT5, call=0.2),
 }
 ALL = SHAPES | TINY
 

@@ -192,7 +192,6 @@ class Report:
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Print rows as a table and keep them under the title."""
-        self.content[title] = list(rows)
         shown = [{k: _text(v) for k, v in row.items() if not isinstance(v, list | dict)} for row in rows]
         names = list(dict.fromkeys(name for row in shown for name in row))
         widths = {n: max(len(n), *(len(row.get(n, "")) for row in shown)) for n in names}
@@ -201,6 +200,11 @@ class Report:
         for row in shown:
             print("  ".join(row.get(n, "").ljust(widths[n]) for n in names))
         sys.stdout.flush()
+        self.keep(title, rows)
+
+    def keep(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows to the file, unprinted."""
+        self.content[title] = list(rows)
         self._save()
 
     def targets(self, rows: Sequence[Mapping[str, Any]]) -> None:

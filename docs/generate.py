@@ -1,5 +1,6 @@
-"""Write the generated pages of this folder, methods.md, recipes.md, rewards.md, metrics.md, configuration.md, and the
-counts in README.md. What recipes.md and the counts say of training is what `make recipes` found, in recipes.json.
+"""Write the generated pages of this folder, methods.md, recipes.md, rewards.md, metrics.md, configuration.md, the
+growth table in speed.md, and the counts in README.md. What recipes.md and the counts say of training is what `make
+recipes` found, in recipes.json.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 and name the pages that are not current
@@ -265,6 +266,49 @@ def readme() -> str:
     )
 
 
+def speed() -> str:
+    """speed.md with the tables that `benchmarks.bench_growth`, `bench_floor` and `bench_ways` left."""
+    growth = _measured("growth")
+    blocks = {"growth": [_growth(growth["growth"])]}
+    if laws := growth.get("seconds = a size^exponent"):
+        head = ("seconds grow as size^x along", "from, to", "x", "x, last two sizes", "x of the floor", "last two")
+        keys = ("exponent", "exponent, last two", "of the floor", "of the floor, last two")
+        rows = ((r["axis"], f"{r['from']:,} to {r['to']:,}", *(f"{r[k]:.2f}" for k in keys)) for r in laws)
+        blocks["growth"].append(table(head, *rows))
+    blocks["floor"] = [_as_it_is(_measured("floor")["seconds"])]
+    blocks["ways"] = [_as_it_is(_measured("ways")["processor seconds"])]
+    text = (FOLDER / "speed.md").read_text()
+    for name, tables in blocks.items():
+        between = rf"(<!-- {name}[^>]*-->\n).*?(<!-- /{name} -->)"
+        filled = "\n\n".join(tables)
+        text = re.sub(between, lambda m, filled=filled: f"{m[1]}\n{filled}\n\n{m[2]}", text, flags=re.S)
+    return text
+
+
+def _measured(name: str) -> dict[str, typing.Any]:
+    return json.loads((FOLDER.parent / f"benchmarks/results/bench_{name}.json").read_text())
+
+
+def _as_it_is(rows: list[dict[str, typing.Any]]) -> str:
+    return table(tuple(rows[0]), *(tuple(_short(row.get(name, "")) for name in rows[0]) for row in rows))
+
+
+def _short(value: typing.Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _growth(cells: list[dict[str, typing.Any]]) -> str:
+    head = ("cell", "ours, s", "times the floor", "MiB", "planned", "TRL, s", "times faster", "share of TRL's MiB")
+    head = (*head, "after loading")
+    beside = {"TRL": "{:.3g}", "times": "{:.3g}", "share": "{:.2f}", "share after loading": "{:.2f}"}
+    rows = [head]
+    for cell in cells:
+        ours = cell["cell"], f"{cell['processor seconds']:.3g}", f"{cell['times the floor']:.2g}"
+        ours += f"{cell['MiB']:,}", f"{cell['planned, MiB']:,}"
+        rows.append((*ours, *(form.format(cell[key]) if key in cell else "" for key, form in beside.items())))
+    return table(*rows)
+
+
 def _first_names(functions: list[StageFunction], most: int = 8) -> str:
     names = sorted(f.name for f in functions)
     step = max(1, len(names) // most)
@@ -294,6 +338,7 @@ PAGES = {
     "rewards.md": rewards,
     "configuration.md": configuration,
     "../README.md": readme,
+    "speed.md": speed,
 }
 
 

@@ -130,7 +130,7 @@ def read_section(kind: type[Section], values: Any, where: str = "", beside: Besi
         others = [home for path, section in sections for home in _homes(section, key, path)]
         said = f"unknown key {key!r} here; write {' or '.join(others)}" if others else said
         if not others and place and not foreign.answer(key, value):  # theirs under a section of the same name
-            named = foreign.answer(f"{place.rpartition('.')[2]}.{key}", value)
+            named = foreign.answer(f"{place.rpartition('.')[2]}.{key}", value, below=False)
             said = f"unknown key {key!r}; {named}" if named and key not in MOVED else said
         raise ConfigError(f"{place}: {said}" if place else str(error)) from None
     except ValidationError as error:

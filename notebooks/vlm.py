@@ -19,6 +19,7 @@ from mmrl import VLMPipeline
 from mmrl.data.datasets import open_dataset
 from mmrl.pipelines.charts import line_chart
 from mmrl.pipelines.looking import credit_html, gallery_html, read_rollouts
+from mmrl.rewards.panel import RewardPanel
 
 BASE = "asset:tiny_vlm"  # a real one: "Qwen/Qwen2.5-VL-3B-Instruct", with dtype="bfloat16"
 RUNS = Path(mkdtemp())
@@ -53,7 +54,7 @@ display(HTML(credit_html(rows, groups=2)))
 # ## Train
 
 # %%
-before = [answers[0] for answers in pipe.generate(shown)]
+before = [answers[0] for answers in pipe.generate(list(held_out))]
 rewards = []
 settings = {**sizes, "steps": 60, "learning_rate": 3e-4, "warmup_steps": 3, "schedule": "linear"}
 result = pipe.train(
@@ -67,9 +68,15 @@ display(HTML(f'<div style="max-width:420px">{line_chart({"reward": rewards})}</d
 
 # %%
 print(f"held-out accuracy {result.before['success']:.2f} -> {result.after['success']:.2f}")
-after = [answers[0] for answers in pipe.generate(shown)]
-notes = [f"{p.columns['solution']}\nbefore {b}\nafter {a}" for p, b, a in zip(shown, before, after, strict=True)]
-display(HTML(gallery_html([(p.images, note) for p, note in zip(shown, notes, strict=True)])))
+after = [answers[0] for answers in pipe.generate(list(held_out))]
+with RewardPanel([{"name": "accuracy"}]) as panel:
+    was, now = (panel.score(answers, list(held_out)).success.tolist() for answers in (before, after))
+gained, lost = ([i for i in range(len(now)) if now[i] - was[i] == change] for change in (1, -1))
+print(f"of {len(held_out)}, {len(gained)} became right and {len(lost)} wrong; some of these, in this proportion:")
+some = round(8 * len(gained) / max(len(gained) + len(lost), 1))
+turned = [*gained[:some], *lost[: 8 - some]]
+notes = [(held_out[i], f"→ {held_out[i].columns['solution']}\n{before[i]}, then {after[i]}") for i in turned]
+display(HTML(gallery_html([(p.images, note) for p, note in notes])))
 
 # %% [markdown]
 # ## A real model

@@ -89,8 +89,8 @@ print(f"held-out accuracy {result.before['success']:.2f} -> {result.after['succe
 # %% [markdown]
 # ## What happened
 # `write_report` (`mmrl report RUN`) makes the page with every curve, every saved step and group; here are two numbers
-# of it, and two groups with their credit. What is wrong with a run, it says itself, under `diagnosis`: here that our
-# reward is met by every answer already, and teaches nothing.
+# of it, and two groups with their credit. What is wrong with a run, it says itself, under `diagnosis`: here nothing.
+# That every answer meets our reward from the first step on is no fault, and the curve shows it.
 
 # %%
 rows = read_metrics(HERE / "run" / "metrics.jsonl")

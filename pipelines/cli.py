@@ -406,6 +406,7 @@ def doctor(
 ) -> None:
     """What this machine has, what is missing, and how to mend it; or how a MODEL would be trained."""
     from mmrl import _torchvision
+    from mmrl.pipelines.config import where_it_is
     from mmrl.pipelines.doctor import doctor as diagnose
     from mmrl.pipelines.doctor import examined, render
     from mmrl.pipelines.masked_report import is_masked_model, masked_report
@@ -413,6 +414,7 @@ def doctor(
     from mmrl.policies.generation.families.doctor import is_pipeline
 
     quiet_libraries()
+    model = model and where_it_is(model)
     if repair:
         written = _torchvision.repair_environment()
         say(f"written: {written}" if written else "torchvision needs no repair")

@@ -266,10 +266,15 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def where_it_is(model: str) -> str:
+    """A path or hub name as it stands; of `asset:NAME` the folder of the checkpoint that ships as NAME."""
+    return str(shipped_asset(model.removeprefix(ASSET))) if model.startswith(ASSET) else model
+
+
 def _with_assets(values: dict[str, Any]) -> dict[str, Any]:
     """A section whose `model` is a path where it named a checkpoint that ships."""
     name = str(values.get("model", ""))
-    return values | {"model": str(shipped_asset(name.removeprefix(ASSET)))} if name.startswith(ASSET) else values
+    return values | {"model": where_it_is(name)} if name.startswith(ASSET) else values
 
 
 def read_config(

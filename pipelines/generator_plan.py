@@ -170,10 +170,19 @@ def peaks(found: Measures, config: RunConfig, reference: bool) -> Peaks:
 
 def pairs_of(config: RunConfig) -> int:
     """(row, step) pairs whose graphs are held at once."""
-    training, settings = config.training, config.policy_settings()
-    steps = settings.train_steps.size if settings.train_steps.select == "window" else settings.steps - 1
+    training = config.training
     rows = min(training.micro_batch_size, training.prompts_per_step * training.group_size)
-    return int(training.micro_batch_actions or rows * steps)
+    return int(training.micro_batch_actions or rows * scored_steps(config.policy_settings()))
+
+
+def scored_steps(settings: FlowPolicyConfig) -> int:
+    """How many states of an output are trained: draws of its matching loss, or stochastic steps."""
+    chosen, possible = settings.train_steps, settings.steps - 1
+    if settings.likelihood == "matching":
+        return settings.draws.count
+    if chosen.select == "window":
+        return min(possible, chosen.size + len(chosen.also))
+    return {"all": possible, "one": 1, "fraction": max(1, int(chosen.fraction * possible))}[chosen.select]
 
 
 # ---- what is said

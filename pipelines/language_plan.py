@@ -12,7 +12,7 @@ which is what `Live` counts of a Qwen2.5-VL to 1 %. Other blocks are taken for s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 PROCESS = 500 * 2**20
@@ -20,8 +20,9 @@ PROCESS = 500 * 2**20
 GAPS = 1.25
 """What lies between tensors in the heap, and those of a backward pass that nothing keeps; at 1,024 new tokens it was
 more (docs/speed.md). With checkpointing blocks are mapped one by one (`mmrl.training.heap`): no gaps."""
-LONG, OF_LONG = 256, 1.7
-"""New tokens up to which a measured peak was near the counted one, and the peak at 1,024 as a multiple of it."""
+LONG, OF_LONG = 4096, 1.7
+"""Response tokens of a pass up to which a measured peak was near the counted one, and as a multiple of it the peak with
+16,384."""
 LOGITS = 4
 """Copies of a chunk of logits alive at once: raw, float32, and their gradients."""
 TEXT = 30
@@ -37,6 +38,10 @@ class Sizes:
     patches: int
     rows: int
     new: int
+
+    def within(self, limit: int | None) -> Sizes:
+        """What goes through one pass of an update, where at most `limit` response tokens do."""
+        return self if limit is None else replace(self, rows=min(self.rows, max(limit // self.new, 1)))
 
     @property
     def tokens(self) -> int:
@@ -78,9 +83,13 @@ def written(config: Any, sizes: Sizes) -> int:
     return 2 * sum(keys) * (sizes.prompts * sizes.prompt + own + own // 4) + 2 * max(keys) * own
 
 
-def peak(held: int, config: Any, sizes: Sizes, *, bytes_each: int = 4, **how: Any) -> int:
-    """Bytes of the process. held: weights, gradients and moments; how: as `activations` takes it"""
-    most = max(activations(config, sizes, **how), written(config, sizes))
+def peak(
+    held: int, config: Any, sizes: Sizes, *, bytes_each: int = 4, pass_tokens: int | None = None, **how: Any
+) -> int:
+    """Bytes of the process. held: weights, gradients and moments; pass_tokens: response tokens of one pass at the most
+    (with checkpointing all pass at once); how: as `activations` takes it"""
+    passing = sizes if how["checkpointing"] else sizes.within(pass_tokens)
+    most = max(activations(config, passing, **how), written(config, sizes))
     return int(PROCESS + held + (1 if how["checkpointing"] else GAPS) * bytes_each * most)
 
 

@@ -20,7 +20,7 @@ from mmrl.rollout.environments.base import made_by
 from mmrl.rollout.environments.opening import environment_of
 from mmrl.rollout.nesting import Nested, on_offer
 from mmrl.settings import read_section
-from mmrl.stages import RENAMED, STAGES, StageFunction, registered
+from mmrl.stages import LANGUAGE, RENAMED, STAGES, StageFunction, registered
 from mmrl.tools import Tool, tools
 from mmrl.training.learners import learner_of
 from mmrl.training.passes import plan_passes
@@ -153,13 +153,43 @@ def _of_rewards(rewards: list[Reward]) -> dict[str, Any]:
     return {**TRAINS, "makers": {name: ["data"] for name in sorted(columns)}}
 
 
+MAKERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "answer": ("rewards=[{name: answer_number, weight: 0, columns: [answer]}]",
+               {"rewards": [{"name": "answer_number", "weight": 0.0, "columns": ["answer"]}]}),
+    "segment": ("rewards=[{name: sentences, weight: 0, columns: [segment]}]",
+                {"rewards": [{"name": "sentences", "weight": 0.0, "columns": ["segment"]}]}),
+    "action_reward": ("rollout=[turn_rewards]", {"rollout": ["turn_rewards"]}),
+    "sampler_log_probs": ("policy.old_log_probs=trainer",
+                          {"policy": {"old_log_probs": "trainer"}, "modalities": list(LANGUAGE)}),
+}  # fmt: skip
+"""{column: how a configuration has it made by what ships, and the recipe's sections that say so}."""
+
+
 def _added(functions: list[StageFunction], modalities: list[str]) -> dict[str, Any]:
-    """Whether GRPO with these stage functions trains."""
+    """Whether GRPO with these stage functions, and with makers that ship for what they read, trains."""
     try:
-        found = training_of(_composed(functions, modalities))
+        recipe = _composed(functions, modalities)
+        found = training_of(recipe)
+        wanted = [name for name in MAKERS if found["missing"] and name in found["makers"]]
+        if wanted:
+            found = training_of(_made(recipe, wanted))
+            found["asks"] = [*(MAKERS[name][0] for name in wanted), *found["asks"]]
     except ConfigError as error:
         return _untrained(str(error))
     return {name: found[name] for name in ("trainable", "makers", "missing", "asks")}
+
+
+def _made(recipe: Recipe, columns: list[str]) -> Recipe:
+    """With a maker of each column."""
+    rewards, rollout, policy = list(recipe.rewards), list(recipe.rollout), dict(recipe.policy)
+    modalities = recipe.modalities
+    for _, sections in (MAKERS[name] for name in columns):
+        rewards += sections.get("rewards", [])
+        rollout += sections.get("rollout", [])
+        policy |= sections.get("policy", {})
+        modalities = [m for m in modalities if m in sections.get("modalities", modalities)]
+    changes = {"rewards": rewards, "rollout": rollout, "policy": policy, "modalities": modalities}
+    return recipe.model_copy(update=changes)
 
 
 def _composed(functions: list[StageFunction], modalities: list[str]) -> Recipe:

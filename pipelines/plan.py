@@ -184,11 +184,26 @@ def _peak(config: RunConfig, settings: Any, held: int) -> list[str]:
     peak = counting.peak(
         held, shape, sizes, bytes_each=4 if (settings.autocast or settings.dtype) == "float32" else 2,
         checkpointing=settings.gradient_checkpointing, train_vision=train_vision, logit_rows=settings.logit_rows,
+        pass_tokens=_pass_tokens(config, settings),
     )  # fmt: skip
-    more = sizes.new > counting.LONG and not settings.gradient_checkpointing
+    passing = sizes.within(_pass_tokens(config, settings))
+    more = passing.rows * passing.new > counting.LONG and not settings.gradient_checkpointing
     apart = f"; on a CPU so long answers took {counting.OF_LONG} times it" if more else ""
     told = f"  peak of the process: {_size(peak)}, with nothing in shards{apart}"
     return [f"  sum {_size(held)}", f"  a micro-batch: {said}", told]
+
+
+def _pass_tokens(config: RunConfig, settings: Any) -> int | None:
+    """Response tokens of one pass of an update here; None where a micro-batch goes through as it is."""
+    import torch
+
+    from mmrl.policies.language.batching import most_tokens
+
+    training = config.training
+    several = training.prompts_per_step * training.group_size > training.micro_batch_size * training.updates_per_epoch
+    if several or settings.reuse_prefill == "off":
+        return None
+    return most_tokens(settings.pass_tokens, torch.device("cuda" if torch.accelerator.is_available() else "cpu"))
 
 
 def _size(count: float) -> str:

@@ -25,13 +25,14 @@ def export(checkpoint: Path, folder: Path, *, adapter: bool, trust: bool = False
 def push(checkpoint: Path, repository: str, *, merged: bool, public: bool, trust: bool = False, api: Any = None) -> str:
     """Export and upload; returns a line that says where. api: a `huggingface_hub.HfApi`.
 
-    Raises ConfigError with the hub's reason where it refuses.
+    Raises ConfigError with the hub's reason where it refuses, and before anything is written where there is no token.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub import HfApi, get_token
 
     if repository.count("/") != 1:
         raise ConfigError(f"push: {repository!r} names no repository; expected OWNER/NAME")
+    if api is None and get_token() is None:
+        raise ConfigError("push: no token for the hub: `hf auth login` keeps one, or HF_TOKEN names it")
     api = HfApi() if api is None else api
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "weights"
@@ -39,6 +40,6 @@ def push(checkpoint: Path, repository: str, *, merged: bool, public: bool, trust
         try:
             api.create_repo(repository, private=not public, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Trained with mmrl")
-        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
-            raise ConfigError(f"push: the hub refused {repository}: {' '.join(str(error).split())[:300]}") from error
+        except Exception as error:  # a wrong name, no right to write, no network: the hub and its client have many
+            raise ConfigError(f"push: {repository} was not sent: {' '.join(str(error).split())[:300]}") from error
     return f"weights and card in {repository}, {'public' if public else 'private'}"

@@ -28,7 +28,7 @@ from mmrl.pipelines.folders import next_free
 from mmrl.pipelines.overriding import config_and_overrides
 from mmrl.placed import Placed
 from mmrl.policies.registry import MODALITIES
-from mmrl.shown import tell
+from mmrl.shown import one_line, tell
 from mmrl.training.resume import run_folder
 from mmrl.training.stopping import ASKING, LAUNCHED
 
@@ -37,7 +37,7 @@ REFUSED = 2
 RESUME, TRUST = "--resume", "--trust"
 SMALLEST_SHARE = 1e-4
 """Ray's own precision of a part of a CPU."""
-GRACE_SECONDS, SAVING_SECONDS = 60.0, 300.0
+GRACE_SECONDS, SAVING_SECONDS, ANSWERS_SECONDS = 60.0, 300.0, 10.0
 AGAIN: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
 """Of engines and reward workers: made again when they die, and asked again what they had been asked."""
 
@@ -131,7 +131,11 @@ class Launch:
         ray, own = self.ray, not self.ray.is_initialized()
         if own:
             new = {} if self.placement.address else {"include_dashboard": False}
-            ray.init(address=self.placement.address, namespace=self.namespace, configure_logging=False, **new)
+            try_address(self.placement.address)
+            try:
+                ray.init(address=self.placement.address, namespace=self.namespace, configure_logging=False, **new)
+            except (ConnectionError, ValueError) as error:
+                raise ConfigError(f"placement.address={self.placement.address}: {one_line(str(error))}") from None
         self._refuse_too_much()
         try:
             self._place()
@@ -288,6 +292,17 @@ class Launch:
             return self.ray.get(run)
         except self.ray.exceptions.RayActorError:
             return None
+
+
+def try_address(address: str | None) -> None:
+    """ConfigError where no cluster listens at host:port: Ray would ask for minutes, and say much."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWERS_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"placement.address={address}: no Ray cluster answers there: {error}") from None
 
 
 @contextmanager

@@ -55,6 +55,7 @@ from mmrl.training.resume import (
 )
 from mmrl.training.run_lock import RunLock
 from mmrl.training.storage import write_atomically
+from mmrl.training.threads import monitors_of
 from mmrl.training.trackers import Tracker, open_trackers
 from mmrl.training.tracking import environment
 from mmrl.training.trainer import Kept, Report, Result
@@ -303,13 +304,12 @@ def train(
         trainer = learner(
             policy, objective, prompts, score, config.training, folder, eval_prompts=eval_prompts,
             report=each(telling(notes, noting_the_model(report, policy, folder)), told_to.step),
-            accelerator=accelerator,
-            counters=partial(counters, policy, prompts, accelerator), sampler=sampler, rollout=config.rollout,
-            environment=surroundings_of(config, stack), kept=each(kept, told_to.rollouts),
+            accelerator=accelerator, counters=partial(counters, policy, prompts, accelerator), sampler=sampler,
+            rollout=config.rollout, environment=surroundings_of(config, stack), kept=each(kept, told_to.rollouts),
         )  # fmt: skip
         policy.card = lambda: model_card(config, trainer.before, trainer.after, trainer.step)
         looking_on = monitors or partial(_watching, config, eval_prompts or (), folder)
-        trainer.monitors = list(looking_on(policy, score, stack))
+        trainer.monitors = [*looking_on(policy, score, stack), *monitors_of(config.training.threads)]
         told = {"train": described(given[0])} | ({"eval": described(given[1])} if given[1] else {})
         trainer.trackers = together(lambda: _open_folder(config, start, told, accelerator, stack), accelerator)
         told_to.tell("begin", config)

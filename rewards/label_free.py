@@ -11,9 +11,12 @@ from mmrl.rewards.registry import reward
 NUMBERS = 2**24 - 1  # whole numbers that float32 holds exactly, 0 aside
 
 
-def answer_number(text: str) -> int:
-    """1 to `NUMBERS`, equal for answers that read alike; 0 for none. Case and spaces do not tell answers apart."""
-    answer = " ".join(extract(text, whole=False).lower().split()).rstrip(".")
+def answer_number(text: str, *, whole: bool = False) -> int:
+    """1 to `NUMBERS`, equal for answers that read alike; 0 for none. Case and spaces do not tell answers apart.
+
+    whole  a text without tag or box is an answer
+    """
+    answer = " ".join(extract(text, whole=whole).lower().split()).rstrip(".")
     if not answer:
         return 0
     return 1 + int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=8).digest(), "big") % NUMBERS
@@ -33,7 +36,10 @@ def unlabelled(completions: Sequence[str]) -> list[float]:
     formula="[an answer can be read]; column answer: its number",
     confidence="partly",
 )
-def answered(completions: Sequence[str]) -> list[dict[str, float]]:
-    """1 if a tag or box holds an answer; with `columns: [answer]`, its number for shaping `ttrv`. Needs no truth."""
-    numbers = [answer_number(text) for text in completions]
+def answered(completions: Sequence[str], *, whole: bool = False) -> list[dict[str, float]]:
+    """1 if a tag or box holds an answer; with `columns: [answer]`, its number for shaping `ttrv`. Needs no truth.
+
+    whole  a text without tag or box is an answer, of models that answer without
+    """
+    numbers = [answer_number(text, whole=whole) for text in completions]
     return [{"score": float(number > 0), "answer": float(number)} for number in numbers]

@@ -89,9 +89,12 @@ def _labels(text: str) -> list[str]:
 def _placed(parts: list[str]) -> list[str]:
     """The parts by the places they name, `C first, A second`; none where such a place is another than their own."""
     told = [_PLACED.fullmatch(part.strip()) for part in parts]
+    if not any(told):
+        return parts
+    here = list(range(len(parts)))
     places = [_place(match[2].lower(), i, len(parts)) if match else i for i, match in enumerate(told)]
-    if not any(told) or (sorted(places) != list(range(len(parts))) if all(told) else places != list(range(len(parts)))):
-        return parts if not any(told) else []
+    if sorted(places) != here or (not all(told) and places != here):
+        return []
     at = sorted(zip(places, parts, told, strict=True), key=lambda each: each[0])
     return [match[1] if match else part for _, part, match in at]
 

@@ -18,15 +18,18 @@ SHOWN = 4
 """Names of a foreign section that an error answers; docs/coming_from.md has the others."""
 
 
-def answer(key: str, value: Any = None) -> str:
+def answer(key: str, value: Any = None, below: bool = True) -> str:
     """What a name of another project is here, for an error message; "" where no project has it.
 
-    value  what stands behind it in the configuration: where it is a section of theirs, its names are answered
+    value  what stands behind it in the configuration: where it is a section of theirs, its names are answered; a
+           section's own name with anything else behind it is not theirs
+    below  a section of theirs answers for every name below it; else their own names alone are answered
     """
     if isinstance(value, Mapping) and value:
         return _of_section(list(_names(key, value)))
+    below = below and "." in key
     return next((_said(t, key) for t in TABLES if t.says(key)), "") or next(
-        (_said(t, key) for t in TABLES if t.lacks(key)), ""
+        (_said(t, key) for t in TABLES if t.lacks(key, below)), ""
     )
 
 

@@ -41,10 +41,11 @@ class Table:
         above = name.rpartition(".")[0]  # of a pair such as `data.custom_cls.path` and `.name`
         return self.keys.get(full) or self.ways.get(full) or ("." in above and self.ways.get(above)) or ""
 
-    def lacks(self, name: str) -> str:
+    def lacks(self, name: str, sections: bool = True) -> str:
         """Why there is no such thing here; "" where that is not said. A section answers for the names below it."""
         why = self.absent.get(self._full(name, tuple(self.absent)))
-        return why or next((said for start, said in self.sections.items() if f"{name}.".startswith(f"{start}.")), "")
+        above = self.sections.items() if sections else ()
+        return why or next((said for start, said in above if f"{name}.".startswith(f"{start}.")), "")
 
     def _full(self, name: str, names: tuple[str, ...]) -> str:
         if name in names or (len(name) < LONG_ENOUGH and name not in CLEAR):

@@ -155,7 +155,7 @@ def adapter_pairs(model: nn.Module, name: str) -> dict[str, tuple[nn.Parameter, 
 
 def frozen_copy(model: nn.Module, device: str | torch.device | None = None) -> Any:
     """A copy that never trains: the reference of full fine-tuning."""
-    if is_sharded(model):
+    if is_sharded(model) or any(hasattr(part, "unshard") for part in model.modules()):  # gathered just now, or not
         raise PolicyError("sharded weights cannot be copied; build the policy with from_config, or use LoRA")
     copied = copy.deepcopy(model).requires_grad_(False).eval()
     return copied if device is None else copied.to(device)

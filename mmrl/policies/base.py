@@ -188,6 +188,11 @@ class Policy(ABC):
     def micro_batches(self, rollouts: Rollouts, rows: torch.Tensor, size: int) -> list[torch.Tensor]:
         """Split `rows` into micro-batches of at most `size` rows that are cheap to score together."""
 
+    def update_passes(self, rollouts: Rollouts, rows: torch.Tensor, size: int) -> list[torch.Tensor]:
+        """The passes with gradient of an optimizer step: its micro-batches, or smaller where that costs nothing. All
+        of them follow, in this order, each with its backward pass."""
+        return self.micro_batches(rollouts, rows, size)
+
     @abstractmethod
     def save_pretrained(self, directory: str | Path, *, merged: bool = False) -> None:
         """The Hugging Face layout: a PEFT adapter, or full weights (`merged` folds an adapter in)."""

@@ -11,6 +11,7 @@ from mmrl.errors import ConfigError, MMRLError
 from mmrl.objective.shaping.label_free import answer_shares
 from mmrl.record import Batch
 from mmrl.rollout.plan import Step, Strategy
+from mmrl.shown import tell
 from mmrl.stages import LANGUAGE, stage
 
 
@@ -59,11 +60,15 @@ class CollapseStop(Strategy):
         self.window, self.least, self.entropy, self.shorter, self.labels = window, least, entropy, shorter, labels
         self.first: list[float] = []
         self.latest: list[tuple[float, float, int, int]] = []
+        self.blind = False
 
     def observe(self, batch: Batch, step: Step) -> None:
         """Remember this step, and raise Collapsed where the latest ones say so."""
         where = batch.counted & (batch["answer"] != 0)
         if not where.any():
+            if not self.blind:
+                tell(f"step {step.number + 1}: collapse_stop reads no answer of this step, and so watches nothing")
+            self.blind = True
             return
         share, entropy, _ = answer_shares(batch["answer"], batch.group, where)
         length = batch.length[where].double().mean().item()

@@ -130,7 +130,7 @@ class Props(Strategy):
                 taken[int(torch.multinomial(weights, 1, generator=generator))] += 1
         return [now - then for now, then in zip(taken, before, strict=True)]
 
-    def _ask(self, count: int, k: int, **where: int) -> Ask:
+    def _ask(self, count: int, k: int, **where: Any) -> Ask:
         shown: dict[str, Any] = {"note": k, "trains": "shown"} if self.wordings[self.names[k]] else {}
         return Ask(count, columns={"wording": float(k)}, **shown, **where)
 

@@ -14,7 +14,7 @@ from mmrl.stages import LANGUAGE, stage
 @stage(
     "rollout",
     "teacher_answers",
-    paper="Sparse-to-dense bridge, 2026: the forward-KL warm-up on teacher rollouts",
+    paper="Sparse-to-dense reward, arXiv 2605.12483: the forward-KL warm-up on teacher rollouts",
     formula="y ~ pi_T(. | q); the loss is -lp(y | q), the single-sample form of KL(pi_T || pi)",
     confidence="reconstructed",
     modalities=LANGUAGE,

@@ -16,10 +16,10 @@ LABELLED = ("teacher", "student")
 @tool(
     "sparse_to_dense_bridge",
     command="mmrl bridge PLAN",
-    paper="Sparse-to-dense bridge, 2026",
+    paper="Beyond GRPO and On-Policy Distillation: Sparse-to-Dense Reward, arXiv 2605.12483",
     formula="GRPO of the strong model; -lp(y), y ~ pi_T; k_t = lp_T - lp on own samples until KL(pi || pi_T) stops "
     "falling; GRPO of the small model",
-    confidence="reconstructed",
+    confidence="partly",
     modalities=("vlm", "video"),
     trains=True,
 )
@@ -29,7 +29,8 @@ class NoLongerFalling:
     window  steps whose mean `teacher/kl` is compared with that of as many before them
     least   share by which it has to be smaller, for the run to go on
 
-    The monitor that ends the third stage: it counts on `teacher/kl` in the metrics of every step.
+    The monitor that ends the third stage: it counts on `teacher/kl` in the metrics of every step. Source: the abstract,
+    which has the four stages and what leaving one out costs; when the third is done is ours.
     """
 
     def __init__(self, window: int = 20, least: float = 0.02):

@@ -74,6 +74,8 @@ class TrainingConfig(Section):
                         that has died ends the others within a minute whatever it says
     balance             give each rank groups of about as many tokens, from what their prompts came to when they were
                         asked last; false: in turn. Numbers stay, to rounding
+    threads             of a step on the CPU: set, as OMP_NUM_THREADS says; by_load, at most so many, and only as many
+                        as other processes left whole cores in the step before. Not repeated bit for bit then
     """
 
     steps: int = Field(100, ge=1)
@@ -112,6 +114,7 @@ class TrainingConfig(Section):
     sharding: Literal["launcher", "ddp", "fsdp2"] = "launcher"
     rank_timeout: float | None = Field(None, gt=0, le=LONGEST_WATCH)
     balance: bool = True
+    threads: Literal["set", "by_load"] = "set"
 
     @model_validator(mode="before")
     @classmethod

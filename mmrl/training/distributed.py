@@ -231,12 +231,16 @@ def counted_by_all(counts: dict[str, Any], accelerator: Accelerator) -> dict[str
 def even_micro_batches(
     policy: Policy, rollouts: Rollouts, size: int, accelerator: Accelerator, rows: Tensor | None = None
 ) -> list[Tensor]:
-    """Micro-batches of `rows` (default: all), equally many on every rank: short ranks repeat a row.
+    """Micro-batches of `rows` (default: all), equally many on every rank."""
+    rows = torch.arange(len(rollouts)) if rows is None else rows
+    return evened(policy.micro_batches(rollouts, rows, size) if len(rows) else [], accelerator)
+
+
+def evened(parts: list[Tensor], accelerator: Accelerator) -> list[Tensor]:
+    """Equally many parts of rows on every rank: short ranks repeat a row.
 
     A repeated row must carry zero weight in a loss; writing its columns again changes nothing.
     """
-    rows = torch.arange(len(rollouts)) if rows is None else rows
-    parts = policy.micro_batches(rollouts, rows, size) if len(rows) else []
     most = max(gather_objects(len(parts), accelerator))
     return parts + [torch.zeros(1, dtype=torch.long)] * (most - len(parts))
 

@@ -264,6 +264,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry(
             "rows/scored", "rows by the way they were scored; a rank without work repeats one", "the fastest exact way"
         ),
+        Entry("threads", "of the step on the CPU, with training.threads=by_load", "what OMP_NUM_THREADS says"),
         Entry("rows/written", "rows by the way they were written", "the fastest exact way"),
         Entry("rows/fell_back", "rows that took a slower way, by reason", "empty", "`mmrl doctor MODEL`"),
         Entry(

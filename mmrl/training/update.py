@@ -17,7 +17,7 @@ from mmrl.policies.base import Policy
 from mmrl.record import Batch, Evaluation, Rollouts
 from mmrl.stages import Need
 from mmrl.training.config import TrainingConfig
-from mmrl.training.distributed import even_micro_batches, gather_objects
+from mmrl.training.distributed import even_micro_batches, evened, gather_objects
 from mmrl.training.finite import loss_problem
 from mmrl.training.pieces import coefficients_of, narrowed, pieces
 from mmrl.training.pruned import prunes, without_idle
@@ -68,12 +68,13 @@ class Gradients:
         """The rows of optimizer step `update`, in micro-batches, all ranks together."""
         local, local_weights = local_rows(batch, weights, mine, rollouts.mask.shape[1])
         rows = (self.objective.has_signal(local) & (local.update == update)).cpu().nonzero().squeeze(1)
-        size = self.config.micro_batch_size
-        parts = even_micro_batches(self.policy, rollouts, size, self.accelerator, rows)
-        own = len(self.policy.micro_batches(rollouts, rows, size)) if len(rows) else 0
+        in_pieces = self.config.micro_batch_actions is not None
+        split = self.policy.micro_batches if in_pieces else self.policy.update_passes
+        mine_in_parts = split(rollouts, rows, self.config.micro_batch_size) if len(rows) else []
+        parts, own = evened(mine_in_parts, self.accelerator), len(mine_in_parts)
         coefficients = self._score_coefficients(rollouts, batch, local, mine, update)
         added = Added(len(parts))
-        if self.config.micro_batch_actions is not None:
+        if in_pieces:
             return self._in_pieces(rollouts, local, local_weights, coefficients, parts, own, added)
         for i, part in enumerate(parts):
             at = part.to(local_weights.device)

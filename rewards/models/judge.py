@@ -203,7 +203,9 @@ class Chat:
 
 
 def chat_url(url: str) -> str:
-    """`http://host/v1` with the path of chat completions behind it."""
+    """`http://host/v1` with the path of chat completions behind it; RewardError for none."""
+    if not url:
+        raise RewardError("options url and model are missing: an OpenAI-compatible server, and its model's name")
     return url if url.rstrip("/").endswith("/chat/completions") else url.rstrip("/") + "/chat/completions"
 
 

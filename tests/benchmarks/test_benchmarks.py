@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
-from benchmarks import flow_families, measuring, models
+from benchmarks import bench_floor, flow_families, measuring, models
 from benchmarks.bench_group import line
 from benchmarks.bench_growth import exponent
+from benchmarks.bench_ways import WAYS, group
 from benchmarks.flops import Sizes, counted, step_floor, vision_forward
 
 
@@ -43,6 +44,14 @@ class TestTheyRun:
         fits = {r["variant"]: r for r in content["seconds = a + b G"]}
         assert fits["no picture"]["b / b without picture"] == 1
         assert fits["shared prompt"]["prompt tokens"] > fits["no picture"]["prompt tokens"]
+
+    def test_ways_score_alike(self, tmp_path):
+        models.build_vlm(tmp_path / "model")
+        pictures = models.write_pictures(tmp_path, 56, 1)
+        answers = group({"model": tmp_path / "model", "pictures": pictures, "new": 4})
+        far = answers["equal"]()
+        assert far["log_probs"] < 1e-4 and far["gradients"] < 1e-4
+        assert list(answers["step"]()["taken"]) == list(WAYS)
 
     def test_growth_beside_trl(self, measured):
         content = measured("bench_growth")
@@ -113,6 +122,14 @@ class TestArithmetic:
             seen = counted(lambda: model.model.language_model(torch.ones(1, length, dtype=torch.long), use_cache=False))
         masked = 4.0 * length * (length / 2) * text.hidden_size * text.num_hidden_layers
         assert seen == pytest.approx(prompt_forward(text, length) + masked, rel=1e-3)
+
+    def test_the_floor_by_parts_multiplies_with_every_weight(self):
+        from benchmarks.flops import _dense
+
+        text = bench_floor.config().get_text_config()
+        seen = sum(2 * n * inner * outer for n, inner, outer in bench_floor.weights(text))
+        assert seen == _dense(text, 1) + 2 * text.hidden_size * text.vocab_size
+        assert all(seconds > 0 for seconds in bench_floor.parts(bench_floor.config(), 4, 0.01).values())
 
     def test_the_floor_grows_with_the_group_by_responses_alone(self, model):
         sizes = [Sizes(2, members, 1050, 64, 4096) for members in (4, 8)]

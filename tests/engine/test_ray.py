@@ -13,7 +13,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed: nothing was place
 
 from mmrl.errors import ConfigError  # noqa: E402
 from mmrl.pipelines.config import read_config  # noqa: E402
-from mmrl.pipelines.ray_launch import Launch, asked, launch  # noqa: E402
+from mmrl.pipelines.ray_launch import Launch, asked, launch, try_address  # noqa: E402
 from mmrl.pipelines.run import train  # noqa: E402
 
 STEPS = 8
@@ -155,6 +155,10 @@ class TestRefusals:
         given = arguments(tmp_path / "run", "placement.trainers=9", "placement.engines=1")
         with pytest.raises(ConfigError, match=r"asks for 4 CPUs \(trainers 3.6, engines 0.4\), and the cluster has 2"):
             launch(given)
+
+    def test_a_cluster_that_is_not_there(self):
+        with pytest.raises(ConfigError, match=r"placement.address=127.0.0.1:1: no Ray cluster answers there"):
+            try_address("127.0.0.1:1")
 
     def test_a_generator_has_no_engine(self):
         with pytest.raises(ConfigError, match="flow policies write by themselves"):

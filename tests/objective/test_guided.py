@@ -136,6 +136,7 @@ class TestLabelFree:
     def test_answers_are_numbered_as_they_read(self):
         say = "<answer>{}</answer>".format
         numbers = [answer_number(text) for text in (say("Red"), say(" red. "), say("blue"), "red", r"so \boxed{red}")]
+        assert answer_number("Red", whole=True) == answer_number(say("red")) and not answer_number("Red")
         assert numbers[0] == numbers[1] == numbers[4] != numbers[2] and numbers[3] == 0
         assert float(torch.tensor(float(numbers[0]), dtype=torch.float32)) == numbers[0]
 

@@ -23,9 +23,6 @@ RECIPES = (
 UNFINISHED = {
     "atlas_la_grpo": {"credit": [{"name": "atlas_la_grpo", "tokens": [3]}]},
     "dynframe_sd_grpo": {"credit": [{"name": "dynframe_sd_grpo", "marker": [1]}]},
-    "searchllm": {"shaping": [{"name": "searchllm", "gates": {"format": 0.5}, "objectives": {"accuracy": 1.0}}]},
-    "rubric_anchors": {"shaping": [{"name": "rubric_anchors", "weights": {"accuracy": 1.0}}]},
-    "prs_vspo": {"shaping": [{"name": "progressive_stages", "stages": [{"component": "accuracy"}]}]},
 }
 """Recipes that leave to the user what only the user knows."""
 

@@ -37,6 +37,20 @@ def test_peaks_by_hand(demo):
     assert peaks(found, config, reference=True).training == expected + found.transformer
 
 
+@pytest.mark.parametrize(
+    ("changed", "trained"),
+    [
+        (["policy.train_steps={select: all}"], 9),
+        (["policy.train_steps={select: fraction, fraction: 0.5}"], 4),
+        (["policy.train_steps={select: one}"], 1),
+        (["policy.train_steps.also=[7]"], 4),
+        (["recipe=awm", "policy.draws.count=2"], 2),
+    ],
+)
+def test_pairs_are_the_states_of_an_output_that_are_trained(changed, trained):
+    assert pairs_of(read_config("demo", changed, "flow")) == 96 * trained
+
+
 def test_fewer_pairs_less_memory_and_nothing_for_latents_on_the_cpu(demo):
     config, found = demo
     base = peaks(found, config, reference=False)

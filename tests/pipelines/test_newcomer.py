@@ -129,3 +129,8 @@ def test_a_column_that_a_reward_misses_comes_with_its_remedy(tmp_path, mmrl, bas
     )
     assert done.code == 2
     assert "data.columns.task=YOURS names one, data.task=choice one task for all rows" in done.err
+
+
+def test_a_checkpoint_that_ships_has_its_name_in_every_command(mmrl):
+    done = mmrl("doctor", "asset:tiny_vml")
+    assert done.code == 2 and "tiny_vlm" in done.err and "hub" not in done.err

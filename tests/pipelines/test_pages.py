@@ -1,6 +1,7 @@
 """What the pages of docs/ show, beside those with tests of their own: Python runs, YAML is a configuration, commands
 exist. A page is added here by being written."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -23,6 +24,8 @@ BASE = {"vlm": {"policy": {"model": "asset:tiny_vlm"}, "data": {"train": "x"}, "
 BASE["flow"] = {"policy": {"model": "asset:tiny_flow"}, "data": {"train": "x"}, "rewards": ["accuracy"]}
 NOT_OF_A_RUN = {"stages": "a bridge: test_bridge.py", "updates": "of a recipe", "host": "of a server: test_wire.py"}
 """A key by which a YAML block that is no configuration of a run is known."""
+RUN_ELSEWHERE = {("methods-flow.md", 0): "tests/policies/joint/test_joint.py"}
+"""Python blocks on objects of the reader's own, and the tests that make such: here what they import is there."""
 
 
 def blocks(language: str) -> list[tuple[str, int, str]]:
@@ -39,8 +42,9 @@ PYTHON = [block for block in blocks("python") if block[0] not in ELSEWHERE]
 
 @pytest.fixture
 def own_registries(monkeypatch):
-    """What a page registers is gone after the test."""
+    """What a page registers is gone after the test; what ships is there before it."""
     stages.registered()
+    registry.registered()
     monkeypatch.setattr(stages, "_REGISTRY", dict(stages._REGISTRY))
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
@@ -82,6 +86,9 @@ def test_python_runs(tmp_path, monkeypatch, own_registries, bases, page, number,
     monkeypatch.chdir(tmp_path)
     Path("train.jsonl").write_text(write_data(tmp_path, "vlm").read_text())
     names = given(page, number)
+    if (page, number) in RUN_ELSEWHERE:
+        assert (DOCS.parent / RUN_ELSEWHERE[page, number]).is_file()
+        text = "\n".join(ast.unparse(n) for n in ast.parse(text).body if isinstance(n, ast.Import | ast.ImportFrom))
     text = re.sub(rf'"{REAL_MODEL}"', lambda _: repr(str(bases.of("vlm"))), text).replace('"bfloat16"', '"float32"')
     exec(compile(text.replace("max_new_tokens=128", "max_new_tokens=4"), page, "exec"), names)
     if page == "environments.md":

@@ -83,12 +83,14 @@ class TestActivations:
         assert sizes_of(settings, TrainingConfig(), shape)[0].patches == 6
 
     def test_what_the_number_leaves_out_is_said(self, bases):
-        def told(**policy):
+        def told(more=None, **policy):
             given = {"model": str(bases.of("vlm")), "max_prompt_tokens": 64, **policy}
-            return plan_run(read_config({"modality": "vlm", "policy": given}))
+            return plan_run(read_config({"modality": "vlm", "policy": given, **(more or {})}))
 
         assert told(max_new_tokens=256).endswith("GiB, with nothing in shards")
         assert told(max_new_tokens=1024).endswith("with nothing in shards; on a CPU so long answers took 1.7 times it")
+        one_pass = {"training": {"prompts_per_step": 2, "group_size": 8}}  # a step of one micro-batch goes in parts
+        assert told(one_pass, max_new_tokens=1024).endswith("GiB, with nothing in shards")
         assert told(max_new_tokens=1024, gradient_checkpointing=True).endswith("GiB, with nothing in shards")
 
     @pytest.mark.parametrize("name", ["gemma3n", "gemma4_unified", "internvl"])

@@ -41,7 +41,7 @@ def test_they_run_as_printed(tmp_path, monkeypatch, bases, mmrl, modality):
     names = {"vlm": ("train.jsonl", "test.jsonl"), "video": ("clips.jsonl",), "flow": ("prompts.jsonl",)}
     for name in names[modality]:
         Path(name).write_text(rows)
-    meant = [words for words in commands() if words[0] != "sweep"]  # an hour: tests/pipelines/test_sweep.py
+    meant = [words for words in commands() if words[0] != "sweep"]  # an hour; small in test_sweep.py
     mine = [words for words in meant if modality in words or (modality == "vlm" and "runs/vlm" in " ".join(words))]
     assert len(mine) == {"vlm": 6, "video": 1, "flow": 1}[modality], mine
     for words in mine:

@@ -8,6 +8,7 @@ import pytest
 from mmrl.errors import ConfigError
 from mmrl.pipelines.sweep import compare, read_comparison
 from mmrl.pipelines.sweep_report import reached, sooner, table
+from tests.pipelines.test_readme_commands import commands
 
 SMALL = [
     "seeds=[0]", "budget.calls=400", "measurements=2", "watch.prompts=2", "common.training.prompts_per_step=2",
@@ -92,6 +93,13 @@ def test_table_and_plot_are_written(curves, folder):
 
     Tree.fromstring(drawn)
     assert json.loads((folder / "comparison.json").read_text()).keys() == curves.keys()
+
+
+def test_the_command_of_the_readme_prints_the_table(curves, folder, mmrl):
+    (line,) = [words for words in commands() if words[0] == "sweep"]
+    done = mmrl(*line, "recipes=[flow_grpo_fast, diffusion_nft]", *SMALL, f"out={folder}")
+    assert done.code == 0, done.err
+    assert (folder / "comparison.md").read_text().splitlines()[0] in done.out
 
 
 def test_the_table_orders_by_reward_and_gives_the_range_of_seeds():

@@ -122,6 +122,12 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
         made = toys.pictures(folder + "-pictures", MODELS[modality][0], GROUP, 16)
         values["rollout"] = [{"name": "stored_outputs", "folders": [made]}]
         given.append(f"rollout.stored_outputs.folders: {GROUP} pictures of each prompt, by the model before training")
+    if recipe in toys.FUNCTIONAL:
+        texts = toys.FUNCTIONAL[recipe]
+        values["policy"]["model"] = toys.with_tokens(modality, texts, folder + "-adapter")
+        known_credit = known.objective["credit"][0]
+        values["objective"] = {"credit": [{**known_credit, "tokens": texts}]}
+        given.append("objective.credit.0.tokens: texts of tokens that the checkpoint in policy.model has")
     if recipe in toys.SERVED:
         values["rollout"] = [{**known.rollout[0], "url": toys.data_server()}]
         given.append("rollout.syn_grpo.url: a data server that puts pictures into new surroundings")

@@ -61,10 +61,10 @@ def _made(given: list[str]) -> list[str]:
     return [toy for toy in given if not toy.startswith(("reward ", *KEYS))]
 
 
-KEYS = ("policy.", "objective.", "rollout.")
+KEYS = ("policy.", "objective.", "rollout.", "rewards.")
 
 
-@pytest.mark.parametrize("recipe", toys.SET)
+@pytest.mark.parametrize("recipe", [*toys.SET, *toys.FUNCTIONAL])
 def test_what_only_the_user_knows_is_asked_for_when_the_configuration_is_read(recipe):
     run = read_config({"recipe": recipe, "policy": {"model": "asset:tiny_vlm"}}, [], "vlm")
     with pytest.raises(ConfigError, match=f"recipe '{recipe}' leaves something to you: .* waits for its"):

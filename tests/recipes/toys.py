@@ -80,7 +80,10 @@ PARTS = {
     "gdpo_decoupled": ["format"],
     "lightningrl": ["tokens_per_forward"],
     "marble": ["format"],
+    "prs_vspo": ["format"],
     "q_hawkeye": ["predicted_score"],
+    "rubric_anchors": ["format"],
+    "searchllm": ["format"],
 }
 """Reward components that recipes read by name."""
 
@@ -164,17 +167,50 @@ def data_server() -> str:
     return server.url
 
 
+FUNCTIONAL = {"atlas_la_grpo": ["<|Line|>", "<|Region|>"]}
+"""Recipes that name tokens which a checkpoint's tokenizer brings, by their texts."""
+
+
+def with_tokens(modality: str, texts: list[str], folder: str) -> str:
+    """The model that ships, with these texts as tokens of their own: a checkpoint as such a run starts from."""
+    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.run import build_policy
+
+    policy = build_policy(read_config({"policy": {"model": f"asset:tiny_{modality}"}}, (), modality))
+    policy.processor.tokenizer.add_tokens(texts, special_tokens=True)
+    policy.inner.model.resize_token_embeddings(len(policy.processor.tokenizer), mean_resizing=False)
+    policy.save_pretrained(folder)
+    return folder
+
+
+JUDGED = ("perceval",)
+"""Recipes whose reward asks a process reward model."""
+
+
+@cache
+def process_judge() -> str:
+    """The address of one that speaks the chat protocol and finds fault with the first words of every other answer."""
+    import json
+    import re
+    from threading import Thread
+
+    from mmrl.over_http import JsonServer
+
+    def reply(body: Mapping[str, Any]) -> dict[str, Any]:
+        asked = body["messages"][-1]["content"][-1]["text"]
+        said = re.search(r"Response:\n(.*?)\n\nCompare", asked, re.DOTALL)
+        named = [said[1][: len(said[1]) // 2]] if said and len(said[1]) % 2 else []
+        return {"choices": [{"message": {"role": "assistant", "content": f"<answer>{json.dumps(named)}</answer>"}}]}
+
+    server = JsonServer({"/v1/chat/completions": reply}, lambda: {}, host="127.0.0.1", port=0, key_env=None)
+    Thread(target=server.serve_forever, daemon=True).start()
+    return f"{server.url}/v1"
+
+
 SET = {
-    "atlas_la_grpo": {"objective.credit.0.tokens": [3, 5, 7, 11]},
     "dynframe_sd_grpo": {"objective.credit.dynframe_sd_grpo.marker": [5]},
-    "prs_vspo": {"objective.shaping.progressive_stages.stages": [{"component": "accuracy"}]},
-    "rubric_anchors": {"objective.shaping.rubric_anchors.weights": {"accuracy": 1.0}},
-    "searchllm": {
-        "objective.shaping.searchllm.gates": {"accuracy": 0.5},
-        "objective.shaping.searchllm.objectives": {"accuracy": 1.0},
-    },
 }
-"""What a recipe leaves to the user because only the user knows it."""
+"""What a recipe leaves to the user because only the user knows it; tokens and addresses are named above."""
 
 PUSHED = {"euphonium": {"policy.push.reward": f"{__file__}:bright"}}
 """Rewards of latent states, which such a run brings as every run brings rewards."""
@@ -203,6 +239,10 @@ def toys(recipe: str, waited_for: Sequence[str]) -> tuple[dict[str, Any], list[s
     values: dict[str, Any] = {"rewards": rewards}
     given = [f"reward {label}" for label in PARTS.get(recipe, [])] + [key for key in SET.get(recipe, {})]
     given += ["reward of latents" for _ in PUSHED.get(recipe, {})]
+    if recipe in JUDGED:
+        asked = {"url": process_judge(), "model": "local"}
+        rewards.append({"name": recipe, "weight": 0, "columns": ["flagged_tokens"], "options": asked})
+        given.append(f"rewards.{recipe}.options.url: a process reward model at an address of this machine")
     returned = {}
     for name in waited_for:
         makers = COLUMNS[name].makers

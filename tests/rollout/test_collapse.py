@@ -55,6 +55,11 @@ def test_the_most_frequent_answer_is_what_counts():
     assert agreed(batch, torch.tensor([0.5, 0.5, 0.25, 0]), batch["answer"] != 0) == (1, 1)
 
 
+def test_a_step_without_a_readable_answer_is_said_once(capsys):
+    follow(CollapseStop(window=2), *[seen([0] * 4, 40, [1.0] * 4)] * 2)
+    assert capsys.readouterr().err.count("reads no answer of this step") == 1
+
+
 def test_it_goes_on_after_a_save():
     strategy, again = CollapseStop(window=2), CollapseStop(window=2)
     follow(strategy, *[seen(LIVELY, 40, [NONE] * 4)] * 2, seen(SAME, 10, [NONE] * 4))

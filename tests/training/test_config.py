@@ -54,6 +54,7 @@ def test_lists_are_addressed_by_index_or_name():
     ("overrides", "message"),
     [
         (["training.stepps=3"], "did you mean 'steps'"),
+        (["placement.trainer=2"], "did you mean 'trainers'"),  # not verl's section of that name
         (["training.steps=many"], "training.steps"),
         (["training.steps=0"], "greater than or equal to 1"),
         (["recipe=grppo"], "did you mean 'grpo'"),

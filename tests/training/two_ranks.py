@@ -44,7 +44,7 @@ OBJECTIVES = {
         "aggregation": "sequence_mean",
         "regularizers": [{"name": "velocity_kl", "to": "reference", "coefficient": 0.5}],
     },
-    "sharded": {"regularizers": [{"name": "kl", "coefficient": 0.1}]},
+    "sharded": {"regularizers": [{"name": "entropy_bonus", "coefficient": 0.01}]},
 }  # fmt: skip
 """`marble`: a generator whose first optimizer step combines two rewards' gradients, and whose second mixes them.
 `sharded`: FSDP2, as accelerate prepares it. The last one: an accelerator shards from then on."""

@@ -252,7 +252,7 @@ def dynframe_sd_grpo(
 
 @stage(
     "credit",
-    method="dynframe_sd_grpo",
+    method="dynframe_turns",
     paper="DynFrame (SD-GRPO), 2026",
     formula="A_retrieval in the turns before the last, A_answer in the last, each the group z-score of its own reward",
     confidence="partly",

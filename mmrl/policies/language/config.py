@@ -53,6 +53,9 @@ class LanguagePolicyConfig(Section):
                             prompts as that update has; on whatever memory it takes; off runs prompts again, which is
                             the same. Not with gradient checkpointing, sharded weights, LoRA dropout or sliding windows:
                             auto is off then, on an error
+    pass_tokens             response tokens whose activations an update holds at once, where its rows would go through
+                            in one pass: more go in several, which share the kept pass over their prompts. auto: 4096
+                            on a CPU, all of them elsewhere; null: all of them. A longer row goes alone
     reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
                             (tokens x hidden size per prompt) and runs the tower in every pass
     decode_rows             responses written at once; lower it if the rollout runs out of memory
@@ -94,6 +97,7 @@ class LanguagePolicyConfig(Section):
     trust_remote_code: bool = False
     shared_prompt: Literal["auto", "on", "off", "packed", "two_calls"] = "auto"
     reuse_prefill: Literal["auto", "on", "off"] = "auto"
+    pass_tokens: int | Literal["auto"] | None = "auto"
     reuse_vision: bool = True
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)

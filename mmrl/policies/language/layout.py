@@ -21,6 +21,9 @@ from mmrl.record import Rollouts
 SHARED_COST = 1.25
 """What a token of a packed row or of two calls costs, in tokens of plain rows. Measured with prompts of 60 to 420,
 answers of 32, forward and backward: 1.03 to 1.5 where no row shares its prompt."""
+LONG = 512
+"""Tokens of an answer from which a packed one costs what a plain one does: .98 at 1,024, of two calls 1.19
+(`benchmarks/bench_ways.py`)."""
 
 
 class Way(Enum):
@@ -58,7 +61,8 @@ def cheaper(way: Way, entries: Sequence[Encoded], rollouts: Rollouts) -> Way:
     longest, steps = int(sizes.max()), int(extent.max())
     packed, called = int(sizes.sum() + extent.sum()), len(sizes) * longest + len(prompt) * steps
     plain = len(prompt) * (longest + steps)
-    return Way.PLAIN if plain <= SHARED_COST * (packed if way is Way.PACKED else called) else way
+    cost = 1.0 if way is Way.PACKED and steps >= LONG else SHARED_COST
+    return Way.PLAIN if plain <= cost * (packed if way is Way.PACKED else called) else way
 
 
 def _not_packed(config: Any, family: Family, core: Any) -> str | None:

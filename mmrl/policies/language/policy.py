@@ -21,7 +21,7 @@ from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Frames, ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.language import teacher
-from mmrl.policies.language.batching import micro_batches
+from mmrl.policies.language.batching import micro_batches, most_tokens, within
 from mmrl.policies.language.config import LanguagePolicyConfig, load_model, load_processor, without_noise
 from mmrl.policies.language.conversing import converse
 from mmrl.policies.language.encoded import Encoded, to_device, with_features
@@ -158,8 +158,6 @@ class LanguagePolicy(ActsThroughEngine):
     def inner(self) -> ScoredLanguageModel:
         return cast(ScoredLanguageModel, super().inner)
 
-    # -- what the model is ---------------------------------------------------------------------------------------
-
     # -- prompts -------------------------------------------------------------------------------------------------
 
     def _frames(self, prompt: Prompt) -> list[Frames]:
@@ -218,10 +216,8 @@ class LanguagePolicy(ActsThroughEngine):
         entries = zip(rollouts.prompts, rollouts.encoded, draws_of(view, rollouts, self.seed), strict=True)
         if isinstance(self.family, Qwen):
             return [corrupted(entry, view, draw, self.family, self.pixel_scales) for _, entry, draw in entries]
-        return [
-            shown_otherwise(prompt, entry, view, draw, self._frames(prompt), self._encode)
-            for prompt, entry, draw in entries
-        ]
+        frames, encode = self._frames, self._encode
+        return [shown_otherwise(prompt, e, view, draw, frames(prompt), encode) for prompt, e, draw in entries]
 
     # -- acting --------------------------------------------------------------------------------------------------
 
@@ -340,7 +336,8 @@ class LanguagePolicy(ActsThroughEngine):
         by_token = [need for need in needs if need.probe in self.likelihood.probes | PROBES.keys()]
         with self._weights(weights) as module:
             unwrapped = self.inner if module is self.module else module
-            columns = {n.key: self._of_prompts(unwrapped, shown)[rollouts.prompt] for n in by_prompt}
+            entropies = [visual_entropy(unwrapped, entry) for entry in shown] if by_prompt else []
+            columns = {n.key: torch.tensor(entropies, device=self.device)[rollouts.prompt] for n in by_prompt}
             columns |= {n.key: self._of_rows(unwrapped, rollouts, shown, n.probe) for n in by_row}
             if needs and len(by_prompt) + len(by_row) == len(needs) and weights == "old" and under is None:
                 return Evaluation(rollouts.old_log_probs, columns)
@@ -405,10 +402,6 @@ class LanguagePolicy(ActsThroughEngine):
         found = made(partial(logits, "old"), partial(logits, other), int(mask.sum()))
         return torch.zeros_like(rollouts.old_log_probs).masked_scatter(mask, found)
 
-    def _of_prompts(self, module: Any, shown: list[Encoded]) -> Tensor:
-        """(P,) visual entropy of each prompt's media."""
-        return torch.tensor([visual_entropy(module, entry) for entry in shown], device=self.device)
-
     def _of_rows(self, module: Any, rollouts: Rollouts, shown: list[Encoded], probe: str) -> Tensor:
         """(B,) of a probe that needs the gradient of each row by itself."""
         if is_sharded(module):
@@ -458,6 +451,13 @@ class LanguagePolicy(ActsThroughEngine):
 
     def micro_batches(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
         return micro_batches(rollouts, rows, size)
+
+    def update_passes(self, rollouts: Rollouts, rows: Tensor, size: int) -> list[Tensor]:
+        parts = self.micro_batches(rollouts, rows, size)
+        if len(parts) == 1 and self.config.reuse_prefill != "off" and not self._prefill_refusal():
+            parts = within(rollouts, parts[0], most_tokens(self.config.pass_tokens, self.device))
+            self._kept.expect([rollouts.index(part).encoded for part in parts])
+        return parts
 
     @classmethod
     def check_need(cls, need: Need, asked_by: str, settings: Any = None) -> None:

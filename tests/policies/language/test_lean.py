@@ -1,5 +1,7 @@
 """Steps of decoding written out: the model's own tokens and log-probs, and what it is not known how to write out."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from mmrl.policies.adapters import LoraConfig
 from mmrl.policies.language.fast import lean
 from mmrl.policies.language.fast.shared_decode import PRODUCTS, _on_own
 from mmrl.policies.language.fast.written import BLOCK, Growing
+from mmrl.policies.language.layout import Way, lay_out
 from mmrl.randomness import Key
 from tests.policies.language.scenes import mixed_prompts, requests
 
@@ -26,7 +29,31 @@ def through_modules(policy, key=KEY):
         policy.inner.leans = found
 
 
+def in_float64(policy, rollouts):
+    """(B, T) log-probs of plain rows through the modules, all but angles and pictures in float64."""
+    exact = copy.deepcopy(policy.inner).double().eval()
+    for module in exact.modules():
+        if hasattr(module, "variance_epsilon"):  # transformers takes norms in float32
+            module.forward = lean._norm_of(module)
+    rows = lay_out(Way.PLAIN, rollouts.encoded, rollouts, policy.device, policy.family)
+    with torch.no_grad():
+        logits = exact.head(rows.states(exact, rollouts.mask))
+    assert logits.dtype == torch.float64
+    logits[:, list(policy.inner.distribution.suppressed)] = -torch.inf
+    found = torch.log_softmax(logits, -1).gather(-1, rollouts.actions[rollouts.mask][:, None])
+    return torch.zeros(rollouts.mask.shape, dtype=torch.float64).masked_scatter(rollouts.mask, found)
+
+
 class TestLean:
+    def test_is_as_near_to_the_truth_as_the_modules(self, policies, rolled, family):
+        """What the two are apart is rounding of both: neither is nearer to float64 than the other by half."""
+        one, other = rolled[family], through_modules(policies[family])
+        truth = in_float64(policies[family], one)
+        off = [(r.old_log_probs.double() - truth)[one.mask] for r in (one, other)]
+        lean_off, modules_off = (float(each.square().mean().sqrt()) for each in off)
+        assert 0 < lean_off < 1.5 * modules_off and modules_off < 2e-6
+        assert off[0].abs().max() < 2.5 * off[1].abs().max()
+
     def test_writes_the_tokens_and_log_probs_of_the_modules(self, policies, rolled, family):
         """Prompts of unlike lengths, with pictures and without."""
         assert policies[family].inner.leans and policies[family].inner.decodes_by == "lean"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies.language.fast import prefill
 from mmrl.policies.language.policy import LanguagePolicy
 from mmrl.randomness import Key
@@ -91,6 +91,41 @@ def test_groups_without_signal_leave_the_update(make_policy, family, monkeypatch
     assert len(policy._kept) == len(rollouts.encoded) - 2
     wanted, wanted_grad = updated(policy, rollouts, slice(2, 7))
     assert (got - wanted).abs().max() < 1e-5 and relative_error(grad, wanted_grad) < 1e-5
+
+
+@pytest.mark.parametrize("pack", [1, 10**6], ids=["a row for each prompt", "one row"])
+def test_an_update_in_several_passes_runs_prompts_once(make_policy, family, monkeypatch, pack):
+    """Passes of few tokens: log-probs and gradients of one pass, and each prompt runs once, in the rollout."""
+    monkeypatch.setattr(prefill, "PACK", pack)
+    wanted = both(make_policy, family, mixed_prompts(), pass_tokens=None)[1]
+    policy = one_pass_before(make_policy(family, pass_tokens=12))
+    rollouts = policy.rollout(requests(mixed_prompts(), 3), Key(0))
+    parts = policy.update_passes(rollouts, torch.arange(len(rollouts)), len(rollouts))
+    seen = tokens_run(policy)
+    policy.module.zero_grad()
+    log_probs = torch.zeros_like(rollouts.old_log_probs)
+    weights = torch.linspace(-1, 1, log_probs.numel()).view_as(log_probs)
+    for part in parts:
+        scored = policy.evaluate(rollouts.index(part), [Need("entropy", weights="current")])
+        entropy = next(iter(scored.columns.values()))
+        (weights[part] * scored.log_probs + 0.1 * weights[part] * entropy).sum().backward()
+        log_probs[part] = scored.log_probs.detach()
+    assert len(parts) > 3 and sum(seen) == int(rollouts.length.sum()) and not len(policy._kept)
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(rollouts)))
+    assert (log_probs - wanted[1]).abs().max() < 1e-5 and relative_error(gradients(policy), wanted[2]) < 1e-5
+    assert policy._kept.updates == 1, "they count as one pass, so that the next rollout keeps its prompts as well"
+
+
+def test_an_update_that_ends_early_is_an_error(make_policy):
+    """Gradients that wait for a last pass are not lost in silence."""
+    policy = one_pass_before(make_policy(pass_tokens=12))
+    rollouts = policy.rollout(requests(mixed_prompts()), Key(0))
+    part = policy.update_passes(rollouts, torch.arange(len(rollouts)), len(rollouts))[0]
+    policy.evaluate(rollouts.index(part)).log_probs.sum().backward()
+    with torch.no_grad():
+        next(policy.module.parameters()).add_(0.1)
+    with pytest.raises(PolicyError, match="before its last pass"):
+        policy.rollout(requests(mixed_prompts()), Key(1))
 
 
 def test_short_prompts_share_a_row(make_policy, family):

@@ -165,6 +165,10 @@ class TestJudge:
         with pytest.raises(RewardError, match="judge: "):
             ask("http://127.0.0.1:9", ["<answer>navy</answer>"], **options)
 
+    def test_a_server_that_is_not_named_is_asked_for(self):
+        with pytest.raises(RewardError, match="options url and model are missing"):
+            ask("", ["<answer>navy</answer>"])
+
 
 class TestListener:
     def considered(self, **shares):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from mmrl.errors import ConfigError, PolicyError, unknown
@@ -14,6 +15,9 @@ from mmrl.record import Prompt
 
 CONDITION = "condition"
 """The role of an image part that a generator is conditioned on. A part without a role has it too."""
+
+FRAMES = ("num_frames", "frames")
+"""What calls name the number of frames of a clip."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,13 @@ def guided_as(generator: Any, scale: float | None) -> Iterator[None]:
 
 def call_defaults(pipeline: Any) -> dict[str, Any]:
     """The arguments of the pipeline's call and their defaults; None where there is none."""
-    parameters = list(inspect.signature(type(pipeline).__call__).parameters.values())[1:]
+    return dict(_defaults_of(type(pipeline).__call__))
+
+
+@cache
+def _defaults_of(call: Callable[..., Any]) -> dict[str, Any]:
+    """Read once for a class: every output asks for its rate of frames."""
+    parameters = list(inspect.signature(call).parameters.values())[1:]
     return {p.name: None if p.default is p.empty else p.default for p in parameters}
 
 
@@ -101,9 +111,11 @@ def chosen_size(pipeline: Any, asked: Asked, *, side: int, stride: int | None, o
             raise ConfigError(f"{name}={value}: expected a multiple of {side}; the nearest is {nearest}")
     if stride is None:
         if asked.frames is not None:
-            raise ConfigError(f"frames={asked.frames}: {type(pipeline).__name__} draws images; leave frames out")
+            raise ConfigError(
+                f"frames={asked.frames}: {type(pipeline).__name__} takes no number of frames; leave frames out"
+            )
         return Size(sides["height"], sides["width"])
-    frames = asked.frames or defaults.get("num_frames")
+    frames = asked.frames or next((defaults[name] for name in FRAMES if defaults.get(name) is not None), None)
     if frames is None:
         raise ConfigError(f"frames: {type(pipeline).__name__} has no default; set policy.frames")
     if (frames - 1) % stride:

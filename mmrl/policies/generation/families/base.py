@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Film, Sound
-from mmrl.policies.generation.families.asking import Asked, Size, call_defaults, check_options, chosen_size
+from mmrl.policies.generation.families.asking import (
+    FRAMES,
+    Asked,
+    Size,
+    call_defaults,
+    check_options,
+    chosen_size,
+)
 from mmrl.policies.generation.families.capture import first_call
 from mmrl.policies.generation.families.outputs import as_images, as_videos
 
@@ -154,7 +161,7 @@ class Generator:
     @classmethod
     def reserved(cls) -> tuple[str, ...]:
         """Arguments that settings give, or that the policy needs for itself."""
-        sizes, guidance = ("height", "width", "num_frames"), ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
+        sizes, guidance = ("height", "width", *FRAMES), ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
         prompt = ("prompt", "negative_prompt", "image")
         run = ("num_inference_steps", "generator", "latents", "output_type", "return_dict", "sigmas", "timesteps")
         return (*prompt, *sizes, *guidance, *run)
@@ -167,7 +174,7 @@ class Generator:
             raise ConfigError(
                 f"guidance_scale={asked.guidance:g}: {type(pipeline).__name__} guides above 1 only; 1 switches it off"
             )
-        if asked.guidance_2 is not None and len(self.modules) < 2:
+        if asked.guidance_2 is not None and sum(getattr(pipeline, n, None) is not None for n in self.modules) < 2:
             raise ConfigError(f"guidance_scale_2={asked.guidance_2:g}: {type(pipeline).__name__} has one transformer")
         if asked.embedded is None:
             return

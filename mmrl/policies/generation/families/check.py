@@ -86,6 +86,8 @@ def watch(
     ) -> Any:
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
 
+        if getattr(scheduler, "sigmas", None) is None:
+            raise PolicyError(f"{type(scheduler).__name__} has no sigmas: it is no flow-matching scheduler")
         at, seen.times = len(seen.states), scheduler.sigmas.float().cpu().clone()
         seen.states.append(sample.float().clone())
         seen.velocities.append(model_output.float().clone())
@@ -119,6 +121,8 @@ def velocity_gap(
         x, expected = generator.moving(state), generator.moving(answer)
         if tuple(x.shape[1:]) != generator.state_shape():
             raise PolicyError(f"its state is {generator.state_shape()}, that of the call {tuple(x.shape[1:])}")
+        if not bool(expected.isfinite().all()):
+            raise PolicyError("the pipeline's own velocity has values that are nan or infinite: are its weights whole?")
         found = generator.velocity(modules, x, t[None].to(device), [given], negatives)
         gaps.append(((found - expected).norm() / expected.norm()).item())
     return max(gaps)
@@ -149,9 +153,11 @@ def checked(
             note = "; ".join(filter(None, (*tried, made.sampler_note())))
             return made, Verdict(type(pipeline).__name__, type(made).__name__, path, gap, tolerance, times, note)
         tried.append(f"{_name(candidate)} is {gap:.1e} off the pipeline's velocity")
+    ran = any("off the pipeline's velocity" in each for each in tried)
+    hint = f"; the tolerance is {tolerance:g}. Options that depend on the number of the step cannot be replayed"
     raise PolicyError(
-        f"{type(pipeline).__name__} cannot be trained: {'; '.join(tried)}; the tolerance is {tolerance:g}. "
-        f"Options that depend on the number of the step cannot be replayed{_not_given(generator, prompt, media)}"
+        f"{type(pipeline).__name__} cannot be trained: {'; '.join(tried)}{hint if ran else ''}"
+        f"{_not_given(generator, prompt, media)}"
     )
 
 

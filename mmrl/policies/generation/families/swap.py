@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.media import Film, Sound
-from mmrl.policies.generation.families.asking import Asked, Size, call_defaults, chosen_size
+from mmrl.policies.generation.families.asking import FRAMES, Asked, Size, call_defaults, chosen_size
 from mmrl.policies.generation.families.base import PLAIN_PROMPT, SEED, Conditions, Generator, moved
 from mmrl.policies.generation.families.capture import CapturedError, StandIn, twin_of
 
@@ -47,7 +47,7 @@ class Swapped(Generator):
         names = ("true_cfg_scale",) if embeds else ("true_cfg_scale", "guidance_scale")
         facts = {
             "modules": tuple(n for n in ("transformer", "transformer_2") if getattr(pipeline, n, None) is not None),
-            "video": "num_frames" in call,
+            "video": any(name in call for name in FRAMES),
             "embeds_guidance": embeds,
             "scale": next((name for name in names if name in call), ""),
             "reads_negative": "negative_prompt" in call,
@@ -69,6 +69,8 @@ class Swapped(Generator):
         if "image" in given:
             pictures = given.pop("image")
             given[next((n for n in PICTURES if n in self.call), "image")] = media[0] if len(media) == 1 else pictures
+        if self.video:
+            given["frames"] = self.size.frames
         return {name: value for name, value in given.items() if name in self.call}
 
     def request(self, prompt: str, media: Sequence[Any] = ()) -> dict[str, Any]:
@@ -219,8 +221,9 @@ class Swapped(Generator):
         return outputs
 
     def _output(self, answer: Any) -> Any:
-        if (found := getattr(answer, "images", None)) is not None:
-            return found[0]
+        for name in ("images", "image"):
+            if (found := getattr(answer, name, None)) is not None:
+                return found[0]
         if (found := getattr(answer, "frames", None)) is not None:
             return Film(found[0], self.rate())
         if (found := getattr(answer, "audios", None)) is not None:

@@ -59,8 +59,10 @@ class Bridge:
         found = self.act(None if draws is None else key, prompts, model, partial(written, contexts, budgets, draws))
         done, version = found
         device = next(model.parameters()).device
-        parts = (part.to(device) for part in (done.tokens, done.log_probs, done.length, done.stopped))
-        made = Decoded(*parts, {name: values.to(device) for name, values in done.kept.items()})
+        made = Decoded(
+            done.tokens.to(device), done.log_probs.to(device), done.length.to(device), done.stopped.to(device),
+            {name: values.to(device) for name, values in done.kept.items()},
+        )  # fmt: skip
         return made, version
 
     def act(self, key: Key | None, prompts: Sequence[str], model: Any, work: Callable[[Write], T]) -> T:

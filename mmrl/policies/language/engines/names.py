@@ -58,12 +58,23 @@ def engine_options(config: LanguagePolicyConfig, kind: type[Engine]) -> Any:
         given.pop("mode", None)
     options: type[Section] | None = getattr(kind, "Options", None)
     if options is not None:
+        _refuse_strange_keys(config, options, given)
         return read_section(options, given, PLACE)
     if given:
         raise ConfigError(
             f"{PLACE}={config.engine_name!r} has no settings of its own, got {', '.join(map(str, given))}"
         )
     return None
+
+
+def _refuse_strange_keys(config: LanguagePolicyConfig, options: type[Section], given: dict) -> None:
+    """ConfigError for a key that a shipped engine does not know in this mode; one of another mode names the mode."""
+    modes = SHIPPED.get(config.engine_name, {})
+    for key in (key for key in given if modes and key not in options.model_fields):
+        for mode, reference in modes.items():
+            if key in getattr(plugins.load(reference, PLACE), "Options", options).model_fields:
+                raise ConfigError(f"{PLACE}.{key} is a setting of mode {mode}; write {PLACE}.mode={mode} beside it")
+        raise ConfigError(f"{PLACE}: {unknown('key', key, ['name', 'mode', *options.model_fields])}")
 
 
 def _reference(config: LanguagePolicyConfig) -> str:

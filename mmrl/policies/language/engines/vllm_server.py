@@ -18,9 +18,10 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from mmrl.errors import ConfigError, PolicyError
@@ -60,6 +61,15 @@ from mmrl.policies.language.sampling import Decoded
 from mmrl.shown import tell
 
 
+def _an_address(url: str | None) -> str | None:
+    """ConfigError for what no request could be sent to: asked for hours, it would never answer."""
+    if url is not None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ConfigError(f"policy.engine.url={url}: expected an address such as http://127.0.0.1:8000")
+    return url
+
+
 class ServerOptions(VLLMOptions):
     """Besides what both modes know.
 
@@ -75,7 +85,7 @@ class ServerOptions(VLLMOptions):
     restarts    of a server that died, in a run; at `url`: how often it may stop answering
     """
 
-    url: str | None = None
+    url: Annotated[str | None, AfterValidator(_an_address)] = None
     transfer: Literal["files", "ipc", "nccl"] = "files"
     folder: str | None = None
     gpus: list[int] | None = None
@@ -250,6 +260,10 @@ def _refuse_sharing(options: ServerOptions) -> None:
         raise ConfigError(
             f"policy.engine.url={options.url}: {ranks()} processes train, and each would give this server weights "
             "while it writes for the others; leave url out, for a server to each, or place engines: mmrl launch --ray"
+        )
+    if options.url is not None and options.gpus is not None:
+        raise ConfigError(
+            f"policy.engine.gpus={options.gpus}: the server at policy.engine.url has its own; leave it out"
         )
     if options.gpus is not None and len(options.gpus) != (needed := ranks() * options.tensor_parallel):
         raise ConfigError(

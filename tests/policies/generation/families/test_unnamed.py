@@ -17,7 +17,7 @@ from mmrl.randomness import Key
 from mmrl.record import Prompt, Request
 from tests.policies.generation.families import recipes
 from tests.policies.generation.families.cases import SHORT, picture
-from tests.policies.generation.families.parts import euler, image_vae, seeded, t5
+from tests.policies.generation.families.parts import clip, euler, image_vae, qwen_processor, qwen_vl, seeded, t5
 
 
 def aura_flow() -> Any:
@@ -50,6 +50,50 @@ def mochi(invert: bool = False) -> Any:
     ))  # fmt: skip
 
 
+def sana_video() -> Any:
+    """Its call names the number of frames otherwise."""
+    texts, clips = recipes.sana(), recipes.wan()
+    transformer = diffusers.SanaVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=1,
+        num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=32,
+        sample_size=8, patch_size=(1, 2, 2),
+    )  # fmt: skip
+    return seeded(diffusers.SanaVideoPipeline(
+        tokenizer=texts.tokenizer, text_encoder=texts.text_encoder, vae=clips.vae, transformer=transformer,
+        scheduler=euler(shift=8.0),
+    ))  # fmt: skip
+
+
+def kandinsky() -> Any:
+    """What it returns has an `image`, where others have `images`."""
+    tokenizer, encoder = qwen_vl()
+    tokenizer_2, encoder_2 = clip(77)
+    transformer = diffusers.Kandinsky5Transformer3DModel(
+        in_visual_dim=4, in_text_dim=32, in_text_dim2=32, time_dim=16, out_visual_dim=4, patch_size=(1, 2, 2),
+        model_dim=32, ff_dim=32, num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 4, 8),
+    )  # fmt: skip
+    return seeded(diffusers.Kandinsky5T2IPipeline(
+        transformer=transformer, vae=image_vae(), text_encoder=encoder, tokenizer=qwen_processor(tokenizer),
+        text_encoder_2=encoder_2, tokenizer_2=tokenizer_2, scheduler=euler(shift=3.0),
+    ))  # fmt: skip
+
+
+def sana_sprint() -> Any:
+    """Its model is no flow."""
+    parts = recipes.sana().components | {"scheduler": diffusers.SCMScheduler()}
+    parts["transformer"] = diffusers.SanaTransformer2DModel.from_config(
+        parts["transformer"].config, guidance_embeds=True
+    )
+    return seeded(diffusers.SanaSprintPipeline(**parts))
+
+
+def lame() -> Any:
+    pipeline = aura_flow()
+    with torch.no_grad():
+        next(pipeline.transformer.parameters()).fill_(float("nan"))
+    return pipeline
+
+
 def flux_like(name: str, channels: int) -> Any:
     """FLUX.1 whose transformer reads further channels beside the state's."""
     parts = {n: part for n, part in recipes.flux().components.items() if part is not None}
@@ -73,6 +117,11 @@ def asked(pipeline: Any, image: Any = None, **settings: Any) -> tuple[FlowPolicy
 TRAINED = {
     "AuraFlow": (aura_flow, None, {"guidance_scale": 3.5, "pipeline_options": {}}),
     "Mochi": (mochi, None, {"guidance_scale": 2.0, "frames": 7, "height": 16, "width": 16}),
+    "SANA-Video": (sana_video, None, {
+        "guidance_scale": 3.0, "frames": 5,
+        "pipeline_options": {**SHORT, "use_resolution_binning": False, "complex_human_instruction": None},
+    }),
+    "Kandinsky 5": (kandinsky, None, {"guidance_scale": 3.0}),
     "FLUX.1 with a control image, whose latents are drawn": (
         partial(flux_like, "FluxControlPipeline", 32), picture(), {}
     ),
@@ -80,6 +129,20 @@ TRAINED = {
 REFUSED = {
     "Mochi as published": (partial(mochi, True), None, {"frames": 7, "height": 16, "width": 16}, "falling from 1"),
     "FLUX.1 Fill": (partial(flux_like, "FluxFillPipeline", 48), picture(), {}, "takes mask_image, which it was not"),
+    "SANA-Sprint": (
+        sana_sprint,
+        None,
+        {
+            "pipeline_options": {
+                **SHORT,
+                "use_resolution_binning": False,
+                "complex_human_instruction": None,
+                "intermediate_timesteps": None,
+            }
+        },
+        "SCMScheduler has no sigmas: it is no flow-matching scheduler",
+    ),
+    "weights that are not numbers": (lame, None, {"pipeline_options": {}}, "own velocity has values that are nan"),
     "image to image": (partial(flux_like, "FluxImg2ImgPipeline", 16), picture(), {}, r"its times are .* of the call"),
 }
 

@@ -72,7 +72,9 @@ class TestNames:
         ({"name": "local", "mode": "server"}, {}, "local has no modes"),
         ({"name": "local", "sleep": True}, {}, "'local' has no settings of its own, got sleep"),
         ({"mode": "server"}, {}, "expected a name in it"),
-        ({"name": "vllm", "restarts": 1}, {}, r"policy\.engine: unknown key 'restarts'"),
+        ({"name": "vllm", "restarts": 1}, {}, r"policy\.engine\.restarts is a setting of mode server; write policy"),
+        ({"name": "vllm", "mod": "server"}, {}, r"policy\.engine: unknown key 'mod'; did you mean 'mode'\?"),
+        ({"name": "vllm", "mode": "server", "url": "127.0.0.1:9"}, {}, r"engine\.url=127.0.0.1:9: expected an address"),
         (
             {"name": "vllm", "arguments": {"logprobs_mode": "raw_logprobs"}},
             {},
