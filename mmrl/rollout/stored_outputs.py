@@ -55,7 +55,7 @@ class StoredOutputs(Strategy):
 
     origins = (brought("replay"),)
 
-    def __init__(self, *, folders: Sequence[str] = ()) -> None:
+    def __init__(self, *, folders: str | Sequence[str] = ()) -> None:
         self.folders = (folders,) if isinstance(folders, str) else tuple(folders)
         self.kept = stored_in([Path(folder) for folder in self.folders])
         self._ids: list[str] = []

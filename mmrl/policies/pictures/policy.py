@@ -54,9 +54,15 @@ class PicturePolicyConfig(Section):
 
 
 class PictureTokens(likelihood.Likelihood):
-    """The log-prob of each picture token; `actions` of them make a picture."""
+    """The log-prob of each picture token; `tokens` of them make a picture."""
 
-    actions = 0
+    def __init__(self, config: PicturePolicyConfig, tokens: int):
+        super().__init__(config)
+        self.tokens = tokens
+
+    @property
+    def actions(self) -> int:
+        return self.tokens
 
 
 class PictureWriter(nn.Module):
@@ -127,12 +133,11 @@ class JanusPolicy(Policy):
         side = model.config.vq_config.num_patches
         if self.tokens != side**2:
             raise PolicyError(f"the model writes {self.tokens} picture tokens, and its decoder reads {side} x {side}")
-        self.likelihood = PictureTokens(config)
-        self.likelihood.actions = self.tokens  # type: ignore[misc]
+        self.likelihood = PictureTokens(config, self.tokens)
         self._reference = adapters.frozen_copy(model) if config.reference and config.lora is None else None
+        model.lm_head.requires_grad_(False)  # first: its weight may be that of the text's embeddings
         for name, part in model.model.named_children():
             part.requires_grad_(name in TRAINED)
-        model.lm_head.requires_grad_(False)
         if config.lora is not None:
             model = adapters.attach_lora(
                 model, config.lora, seed=seed, exclude=r".*(vision_model|vqmodel|aligner|lm_head).*"
