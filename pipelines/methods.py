@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from inspect import signature
 from typing import Any
 
 from rich.table import Column, Table
@@ -153,6 +154,15 @@ def _of_rewards(rewards: list[Reward]) -> dict[str, Any]:
     return {**TRAINS, "makers": {name: ["data"] for name in sorted(columns)}}
 
 
+def _servers(recipe: Recipe) -> list[str]:
+    """Where the servers are that the recipe's own rewards ask."""
+    known = {r.name: signature(r.function).parameters for r in published()}
+    asking = [
+        r["name"] for r in recipe.rewards if "url" in known.get(r["name"], ()) and "url" not in r.get("options", {})
+    ]
+    return [f"url and model in the options of reward {name!r}: an OpenAI-compatible server" for name in asking]
+
+
 MAKERS: dict[str, tuple[str, dict[str, Any]]] = {
     "answer": ("rewards=[{name: answer_number, weight: 0, columns: [answer]}]",
                {"rewards": [{"name": "answer_number", "weight": 0.0, "columns": ["answer"]}]}),
@@ -224,6 +234,7 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
     objective, strategies, problems = Objective.of(recipe.objective), Nested.of(recipe.rollout), []
     asks = [line for bound in (*objective.stages, *strategies.bounds) for line in bound.waits]
     asks += [wants] if (wants := learner_of(recipe.learner).func.wants) else []
+    asks += _servers(recipe)
     kept = []  # by the policy of each modality, with its rollouts
     for modality in recipe.modalities:
         kind = policy_class(modality)

@@ -294,6 +294,14 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         ),
         Entry("kinds/*", "share of a kind of actions in rows that hold several", "steady"),
     ),
+    "Near-future guides": (
+        Entry(
+            "autonpo/reward_slope",
+            "how much the reward rises a step, by a line through the last `window` of them",
+            "above 0; below `mmrl autonpo`'s threshold the run looks for a guide",
+            "`mmrl autonpo` in docs/strategies.md",
+        ),
+    ),
     "Learners without a gradient": (
         Entry(
             "essa/sigma", "how far candidates are drawn from the mean of the search", "falls slowly", "learner.sigma"

@@ -170,7 +170,13 @@ CASES: dict[str, tuple] = {
     ),
     "rank_grpo": ("rank_grpo", parts, r.rank_grpo),
     "f_grpo": ("f_grpo", lambda w: {"segment": segments(w, 1), **components(w)}, r.f_grpo),
-    "soft_grpo": ("soft_grpo", soft_tokens, r.soft_grpo),
+    "soft_token": (
+        {
+            "ratio": "soft_token", "trust_region": {"name": "clip", "low": 0.2, "high": 0.2},
+            "aggregation": "sequence_mean",
+        },
+        soft_tokens, r.soft_grpo,
+    ),
     "sapo": ("sapo", nothing, r.sapo),
     "dcpo_clipping": ("dcpo_clipping", nothing, r.dcpo),
     "klear_gppo": ("klear_gppo", nothing, r.gppo, 0.8),
@@ -287,7 +293,7 @@ def both(name: str, world: World) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, 
     results = []
     for ours in (True, False):
         new = (world.old + step).detach().requires_grad_()
-        evaluation = {"log_probs": new, "kept_log_probs": kept_ids(new)} if recipe == "soft_grpo" else new
+        evaluation = {"log_probs": new, "kept_log_probs": kept_ids(new)} if name == "soft_token" else new
         loss = compute(recipe, {**fields_of(world), **extra(world)}, evaluation) if ours else reference(world, new)
         results.append((loss.detach(), torch.autograd.grad(loss, new)[0]))
     return results[0], results[1]

@@ -1,4 +1,4 @@
-"""Soft tokens: worked numbers of their density and mix, and that no policy samples them."""
+"""Soft tokens: worked numbers of their density and mix, and which policy a ratio of theirs asks for."""
 
 from __future__ import annotations
 
@@ -34,11 +34,10 @@ def test_soft_token_mixes_are_gumbel_softmax():
     assert close(gumbels, log_probs) and close(mix, [0.7, 0.3])
 
 
-def test_training_with_soft_tokens_is_refused_because_no_policy_samples_them():
+def test_the_ratio_is_refused_where_the_likelihood_keeps_no_ids_of_a_mixture():
     from mmrl.policies.registry import policy_class
-    from mmrl.recipes import load_recipe
     from mmrl.training.passes import plan_passes
 
-    objective = Objective.of(load_recipe("soft_grpo").objective)
+    objective = Objective.of({"ratio": "soft_token"})
     with pytest.raises(ConfigError, match="'soft_token' needs 'kept_log_probs', which the vlm policy does not offer"):
         plan_passes(objective, policy_class("vlm"))

@@ -31,7 +31,6 @@ def config(recipe: str, *changes: str, rewards=(ACCURACY,), **sections):
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("perceval", r"flagged_tokens \(B, T\), which credit 'perceval' reads; it takes a reward .*columns: \[flagged"),
         ("dypo", r"expert \(B,\), which group 'dypo_routing' and .* read; it takes rollout=.*demonstrations"),
         (
             "a_lol",
@@ -39,11 +38,13 @@ def config(recipe: str, *changes: str, rewards=(ACCURACY,), **sections):
         ),
         ("gigpo", r"segment \(B, T\).*; nobody makes the column state"),
         ("vcpo", r"sampler_log_probs \(B, T\).* it takes policy\.old_log_probs=trainer"),
+        ("grpo", r"flagged_tokens \(B, T\), which credit 'perceval' reads; it takes a reward .*columns: \[flagged"),
     ],
 )
 def test_a_recipe_whose_columns_nobody_makes_is_refused_at_configuration(recipe, message):
     with pytest.raises(ConfigError, match=message):
-        check_config(config(recipe, "rollout=[]", "policy.old_log_probs=sampler", "environment=null"), {})
+        bare = ("rollout=[]", "policy.old_log_probs=sampler", "environment=null")
+        check_config(config(recipe, *bare, *(["objective.credit=perceval"] if recipe == "grpo" else [])), {})
 
 
 def test_a_declared_maker_is_enough():
@@ -188,13 +189,13 @@ def test_plan_lists_each_column_with_its_maker():
 def test_methods_say_of_each_recipe_whether_it_trains_and_what_is_missing():
     recipes = {m["name"]: m for m in methods_json() if m["recipe"]}
     assert recipes["vppo"]["trainable"] and recipes["vppo"]["missing"] == []
-    assert not recipes["perceval"]["trainable"]
     assert recipes["perceval"]["makers"] == {"flagged_tokens": ["reward"]}
     assert recipes["soft_grpo"]["trainable"] and not recipes["soft_grpo"]["asks"]
     asked_for = {
         "opd": "policy.teacher.model=NAME",
         "essa": "policy.adapter=FOLDER",
         "teacher_answers": "policy.teacher",
+        "perceval": "url and model in the options of reward 'perceval'",
     }
     for name, asked in asked_for.items():
         assert recipes[name]["trainable"] and asked in " ".join(recipes[name]["asks"]), name

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmrl.errors import ConfigError
-from mmrl.pipelines.config import read_config
+from mmrl.pipelines.config import read_config, shipped_asset
 from mmrl.pipelines.run import train
 from mmrl.policies.generation.config import FlowPolicyConfig
+from mmrl.policies.generation.policy import FlowPolicy
 from mmrl.randomness import Key
 from tests.policies.generation.tiny import flow_policy, flow_requests, nudge
-from tests.recipes.toys import adapter as drawn_adapter
 
 KEY = Key(5)
 FEW = {"likelihood": "matching", "draws": {"count": 2}, "steps": 3, "lora": {"rank": 4, "alpha": 8}}
@@ -81,8 +81,10 @@ def test_the_shipped_configuration_trains_the_base_on_rollouts_of_few_steps(tmp_
     small = ["training.steps=2", "training.prompts_per_step=4", "training.group_size=2", "training.save_every=0",
              "data.workers=0", "data.eval=null", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     told = []
-    fits = drawn_adapter("flow", str(tmp_path / "fits"))
-    small.append(f"policy.distilled.adapter={fits}")
+    base = FlowPolicy.from_config(FlowPolicyConfig(model=str(shipped_asset("tiny_flow")), lora={"rank": 2, "alpha": 6}))
+    nudge(base, 0.3)
+    base.save_pretrained(tmp_path / "fits")
+    small.append(f"policy.distilled.adapter={tmp_path / 'fits'}")
     train(read_config("few_steps", small, "flow"), report=lambda step, m: told.append(m))
     assert [m["calls/sampled"] for m in told] == [8 * 4, 8 * 4] and all(m["gradient_norm"] > 0 for m in told)
 
