@@ -82,7 +82,7 @@ def test_the_shipped_configuration_trains_the_base_on_rollouts_of_few_steps(tmp_
              "data.workers=0", "data.eval=null", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     told = []
     base = FlowPolicy.from_config(FlowPolicyConfig(model=str(shipped_asset("tiny_flow")), lora={"rank": 2, "alpha": 6}))
-    nudge(base, 0.3)
+    nudge(base, 0.02)
     base.save_pretrained(tmp_path / "fits")
     small.append(f"policy.distilled.adapter={tmp_path / 'fits'}")
     train(read_config("few_steps", small, "flow"), report=lambda step, m: told.append(m))
