@@ -60,6 +60,9 @@ from mmrl.policies.language.engines.vllm_transfer import Transfer, transfer_of
 from mmrl.policies.language.sampling import Decoded
 from mmrl.shown import tell
 
+FIRST = 20.0
+"""Seconds in which a server at `url` must say what it is: a machine that is not there never refuses."""
+
 
 def _an_address(url: str | None) -> str | None:
     """ConfigError for what no request could be sent to: asked for hours, it would never answer."""
@@ -81,7 +84,8 @@ class ServerOptions(VLLMOptions):
     gpus        numbers of GPUs of this machine for a server that is started: `tensor_parallel` for each process that
                 trains; null: those the trainer sees, and the two then share their memory
     concurrency  rows asked for at once
-    patience    seconds until a server that was started must answer, or one at `url` that stopped answering must again
+    patience    seconds until a server that was started must answer, or one at `url` that stopped answering must again;
+                one at `url` that never answered ends the run at once
     restarts    of a server that died, in a run; at `url`: how often it may stop answering
     """
 
@@ -110,6 +114,7 @@ class Server:
         self._process: ServerProcess | None = None
         self._transfer: Transfer = transfer_of(setting)
         self._known: dict[str, Any] = {}
+        self._met = False  # whether the server at `url` has ever answered
 
     @property
     def url(self) -> str:
@@ -142,7 +147,13 @@ class Server:
         """`url`, once it has said that its log-probs are those that rows are trained on."""
         if url not in self._known:
             try:
-                told = get(f"{url}/server_info?config_format=json")
+                told = get(f"{url}/server_info?config_format=json", timeout=FIRST)
+            except Unreachable as error:
+                if self._met:
+                    raise
+                raise PolicyError(
+                    f"policy.engine.url={url}: {error}; start it first (mmrl serve-engine), or leave url out"
+                ) from None
             except PolicyError as error:
                 raise PolicyError(f"{error}; start it with VLLM_SERVER_DEV_MODE=1 and --enable-scale-out") from None
             model = told["vllm_config"]["model_config"]
@@ -152,7 +163,7 @@ class Server:
                     f"policy.engine.url={url}: runs with --logprobs-mode {mode}, which are not the log-probs of what "
                     f"was sampled; start it with --logprobs-mode {LOGPROBS_MODE}"
                 )
-            self._known[url] = model
+            self._known[url], self._met = model, True
         return url
 
     def _refuse_clips(self, context: Context) -> None:

@@ -16,7 +16,7 @@ from mmrl.pipelines.config import read_config
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.engines import vllm_server
 from mmrl.policies.language.engines.names import engine_class, engine_options
-from mmrl.policies.language.engines.vllm_process import _options
+from mmrl.policies.language.engines.vllm_process import _options, free_port
 from mmrl.policies.language.engines.vllm_requests import Written, decoded
 from mmrl.policies.language.stopping import Stopping
 
@@ -138,6 +138,21 @@ class TestServersOfSeveralProcesses:
     def test_what_there_is_too_little_of(self, monkeypatch, options, says):
         with pytest.raises(ConfigError, match=says):
             self.made(monkeypatch, 2, 0, **options)
+
+    def test_nobody_at_the_url_ends_the_run_at_once(self, monkeypatch):
+        """A wrong port is not waited for with the patience that a server which died has."""
+        url = f"http://127.0.0.1:{free_port()}"
+        engine = self.made(monkeypatch, 1, 0, url=url)
+        with pytest.raises(PolicyError, match=rf"url={url}: .*does not answer: .*refused.*start it first") as raised:
+            engine.sync(iter(()))
+        assert "\n" not in str(raised.value) and engine.restarted == 0
+
+    def test_who_answered_once_is_waited_for(self, monkeypatch, capsys):
+        engine = self.made(monkeypatch, 1, 0, url=f"http://127.0.0.1:{free_port()}", patience=0.01, restarts=1)
+        engine._met = True
+        with pytest.raises(PolicyError, match="it was waited for 1 times already"):
+            engine.sync(iter(()))
+        assert "waited for (1 of 1)" in capsys.readouterr().err
 
     def test_clips_are_refused_by_prompt_where_a_server_cannot_read_them(self, monkeypatch):
         """A `vllm serve` that somebody started without the reader."""
