@@ -15,12 +15,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
@@ -109,6 +111,7 @@ class Server:
     def __init__(self, setting: Setting):
         self.setting, self.options, self.restarted = setting, setting.options, 0
         _refuse_sharing(self.options)
+        _refuse_devices(self.options)
         self.adapter = AdapterFolder(setting) if swaps_adapters(setting) else None
         self.capabilities = capabilities_for(setting, type(self).capabilities.media)
         self._process: ServerProcess | None = None
@@ -281,6 +284,21 @@ def _refuse_sharing(options: ServerOptions) -> None:
             f"policy.engine.gpus={options.gpus}: expected {needed}, tensor_parallel={options.tensor_parallel} for each "
             f"of {ranks()} processes"
         )
+
+
+def _refuse_devices(options: ServerOptions) -> None:
+    """Raise ConfigError for GPUs that are not here; a server of this policy would say so minutes later, if at all."""
+    if options.transfer != "files" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"policy.engine.transfer={options.transfer}: goes from GPU to GPU, and torch sees none here; take "
+            "policy.engine.transfer=files"
+        )
+    named, hidden = options.gpus or [], "CUDA_VISIBLE_DEVICES" in os.environ
+    if len({*named}) < len(named) or any(gpu < 0 for gpu in named):
+        raise ConfigError(f"policy.engine.gpus={named}: expected numbers from 0 on, each once")
+    if named and not hidden and max(named) >= (count := torch.cuda.device_count()):
+        have = f"has {count}, numbered from 0" if count else "has none; leave it out for a server on the CPU"
+        raise ConfigError(f"policy.engine.gpus={named}: this machine {have}")
 
 
 def _data_url(image: Any) -> str:

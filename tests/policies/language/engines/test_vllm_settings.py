@@ -139,6 +139,28 @@ class TestServersOfSeveralProcesses:
         with pytest.raises(ConfigError, match=says):
             self.made(monkeypatch, 2, 0, **options)
 
+    @pytest.mark.parametrize(
+        ("count", "options", "says"),
+        [
+            (0, {"transfer": "nccl"}, r"transfer=nccl: goes from GPU to GPU, and torch sees none.*transfer=files"),
+            (0, {"transfer": "ipc"}, r"transfer=ipc: goes from GPU to GPU"),
+            (0, {"gpus": [0]}, r"gpus=\[0\]: this machine has none; leave it out"),
+            (2, {"gpus": [2]}, r"gpus=\[2\]: this machine has 2, numbered from 0"),
+            (2, {"gpus": [-1]}, r"gpus=\[-1\]: expected numbers from 0 on"),
+            (2, {"gpus": [1, 1], "tensor_parallel": 2}, r"gpus=\[1, 1\]: expected numbers from 0 on, each once"),
+            (2, {"gpus": [1]}, None),
+        ],
+    )
+    def test_gpus_that_are_not_there(self, monkeypatch, count, options, says):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        if says is None:
+            assert self.made(monkeypatch, 1, 0, **options).wanted()[1]["CUDA_VISIBLE_DEVICES"] == "1"
+            return
+        with pytest.raises(ConfigError, match=says):
+            self.made(monkeypatch, 1, 0, **options)
+
     def test_nobody_at_the_url_ends_the_run_at_once(self, monkeypatch):
         """A wrong port is not waited for with the patience that a server which died has."""
         url = f"http://127.0.0.1:{free_port()}"
