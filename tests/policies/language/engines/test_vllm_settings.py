@@ -85,6 +85,16 @@ class TestNames:
         ({"name": "vllm", "lora": "adapter"}, {}, r"lora=adapter: there is no policy\.lora"),
         ({"name": "vllm", "lora": "adapter"}, {"lora": {**LORA, "dora": True}}, "no DoRA"),
         ({"name": "vllm", "lora": "adapter"}, {"lora": LORA, "train_vision": True}, "train_vision adapts the tower"),
+        (
+            {"name": "vllm", "lora": "adapter"},
+            {"lora": {**LORA, "targets": ["q_proj", "lm_head"]}},
+            "targets has lm_head",
+        ),
+        (
+            {"name": "vllm", "lora": "adapter"},
+            {"lora": {**LORA, "targets": ".*(embed_tokens|q_proj)"}},
+            "has embed_tok",
+        ),
     ],
 )
 def test_what_would_not_train_is_one_line(engine, options, says):
