@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import socket
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,6 +18,7 @@ MOST_PIXELS = 50_000_000
 MOST_BASE64 = 48 * 2**20
 MOST_BYTES = 256 * 2**20
 """Of a body of JSON."""
+MOST_PORT = 65535
 
 
 def to_base64(image: Any, kind: str = "PNG") -> str:
@@ -60,8 +62,8 @@ class JsonServer:
         self.posts, self.health, self.key = posts, health, os.environ[key_env] if key_env else None
         try:
             self.http = ThreadingHTTPServer((host, port), _handler(self))
-        except OSError as error:
-            raise ConfigError(f"host {host}, port {port}: {error.strerror or error}") from None
+        except (OSError, OverflowError) as error:
+            raise not_listening(host, port, error) from None
         self.http.daemon_threads = True
 
     @property
@@ -76,6 +78,22 @@ class JsonServer:
         """From another thread than the one that serves."""
         self.http.shutdown()
         self.http.server_close()
+
+
+def not_listening(host: str, port: int, error: OSError | OverflowError) -> ConfigError:
+    """For an address that is taken or not this machine's, and for what is no port."""
+    if not 0 <= port <= MOST_PORT:
+        return ConfigError(f"port {port}: expected one from 0, any free one, to {MOST_PORT}")
+    return ConfigError(f"host {host}, port {port}: {getattr(error, 'strerror', None) or error}")
+
+
+def free_address(host: str, port: int) -> int:
+    """The port to listen on: `port`, or a free one for 0. ConfigError where nobody could listen."""
+    try:
+        with socket.create_server((host, port)) as found:
+            return int(found.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        raise not_listening(host, port, error) from None
 
 
 def _handler(server: JsonServer) -> type[BaseHTTPRequestHandler]:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from mmrl.errors import ConfigError
+from mmrl.over_http import free_address
 from mmrl.pipelines.config import SPEAKING, RunConfig
 from mmrl.pipelines.run import build_policy
 from mmrl.pipelines.run_commands import say
@@ -20,6 +21,7 @@ def serve_engine(config: RunConfig, host: str, port: int) -> None:
     """Become that server. What it is started with follows from the policy, which is loaded for it and then gone."""
     if config.modality not in SPEAKING:
         raise ConfigError(f"{config.modality} policies write by themselves: no engine serves them")
+    port = free_address(host, port)
     given = config.policy.get("engine", "local")
     named = {"name": "vllm", **given} if isinstance(given, dict) else {"name": given}
     if named["name"] not in ("local", "vllm"):

@@ -52,7 +52,7 @@ def serve_engine(
     modality: Modality,
     config: Annotated[str | None, typer.Argument(help="The configuration of the run that it writes for.")] = None,
     host: Annotated[str, typer.Option(help="It can load files: open it to nobody who may not.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option()] = 8000,
+    port: Annotated[int, typer.Option(help="0: any free one, which is printed.")] = 8000,
 ) -> None:
     """A vLLM server with all that a configuration's policy needs, for runs with `engine.url`: docs/engines.md."""
     from mmrl.pipelines.config import read_config, which_configuration

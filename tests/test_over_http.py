@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mmrl.errors import ConfigError, DataError
-from mmrl.over_http import JsonServer, from_base64, to_base64
+from mmrl.over_http import JsonServer, free_address, from_base64, to_base64
 
 JSON = {"Content-Type": "application/json"}
 
@@ -70,3 +70,18 @@ def test_pictures_travel_whole_and_others_are_named():
     for broken in (None, 7, "no base64", "eA==", to_base64(picture)[:40]):
         with pytest.raises(ValueError, match="condition"):
             from_base64(broken, "condition")
+
+
+@pytest.mark.parametrize("listen", [lambda host, port: JsonServer({}, dict, host=host, port=port), free_address])
+def test_where_nobody_can_listen_is_one_line(server, listen):
+    """What is no port, one that is taken, a host that is another machine's."""
+    taken = server.http.server_address[1]
+    for host, port, says in (
+        ("127.0.0.1", 99999, "port 99999: expected one from 0, any free one, to 65535"),
+        ("127.0.0.1", taken, f"host 127.0.0.1, port {taken}: Address already in use"),
+        ("192.0.2.1", 0, "host 192.0.2.1, port 0: Cannot assign requested address"),
+    ):
+        with pytest.raises(ConfigError, match=says) as raised:
+            listen(host, port)
+        assert "\n" not in str(raised.value)
+    assert 0 < free_address("127.0.0.1", 0) < 65536

@@ -209,7 +209,9 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("updates/of_step", "optimizer steps of this rollout batch", "what training.updates says"),
         Entry("updates/skipped", "left out because something was not finite", "0"),
         Entry("skipped", "why, where training.skip_nonfinite lets them be left out", "absent"),
-        Entry("learning_rate", "of the last optimizer step", "as the schedule says"),
+        Entry(
+            "learning_rate", "of the last optimizer step", "as the schedule says, or less, as vcpo's control makes it"
+        ),
         Entry(
             "self_check/worst_gap",
             "largest gap between rollout and training log-probs, before the first update",

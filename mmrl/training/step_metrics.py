@@ -31,12 +31,18 @@ class UpdateLog:
     norms    of each: the gradient's, before clipping
     moved    of each: how many of this rank's trained weights changed, and how many there are
     skipped  why optimizer steps were left out
+    shared   what the last one had of the scheduled learning rate, where the objective makes steps smaller
     """
 
     sums: list[Sums] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     moved: list[tuple[float, float]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    shared: float = 1.0
+
+    def share(self, share: float) -> float:
+        self.shared = share
+        return share
 
 
 def update_metrics(every_rank: list[UpdateLog], precision: torch.dtype) -> dict[str, Any]:

@@ -295,7 +295,7 @@ class Trainer:
             try:
                 if added.problem:
                     raise NonFiniteError(f"the loss is not finite: {added.problem}")
-                log.norms.append(self._optimizer_step(self.objective.learning_rate_factor(batch, update)))
+                log.norms.append(self._optimizer_step(log.share(self.objective.learning_rate_factor(batch, update))))
             except NonFiniteError as error:
                 where = f"step {self.step + 1}, optimizer step {update + 1}: {error}"
                 if not self.config.skip_nonfinite:
@@ -448,7 +448,7 @@ class Trainer:
             **self.actor.metrics(batch),
             **self.objective.diagnostics,
             **update_metrics(gather_objects(log, self.accelerator), self.policy.precision),
-            "learning_rate": self.config.learning_rate_at(max(self.updates - 1, 0)),
+            "learning_rate": log.shared * self.config.learning_rate_at(max(self.updates - 1, 0)),
             "updates": self.updates,
             "rollouts": len(batch),
             "unscored": dict(collected.causes),

@@ -8,6 +8,7 @@ penalty or default of a checkpoint's generation configuration, all of which are 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,6 +111,9 @@ def refuse(config: LanguagePolicyConfig, options: VLLMOptions) -> None:
         raise ConfigError(f"policy.engine.lora=adapter: {reason}; take policy.engine.lora=merged")
 
 
+NOT_SWAPPED = ("lm_head", "embed_tokens")
+
+
 def _not_swapped(config: LanguagePolicyConfig) -> str:
     """Why vLLM could not take the adapter as one; "" where it can."""
     if config.lora is None:
@@ -118,7 +122,19 @@ def _not_swapped(config: LanguagePolicyConfig) -> str:
         return "vLLM takes no DoRA"
     if config.train_vision:
         return "vLLM adapts the language model alone, and policy.train_vision adapts the tower too"
+    if named := [layer for layer in NOT_SWAPPED if _targets(config.lora.targets, layer)]:
+        return f"policy.lora.targets has {named[0]}, and vLLM swaps adapters of the layers between embeddings and head"
     return ""
+
+
+def _targets(targets: str | list[str], layer: str) -> bool:
+    """Whether PEFT would adapt `layer`: a list ends module names, a text other than all-linear is a pattern."""
+    if isinstance(targets, list):
+        return any(name.rpartition(".")[2] == layer for name in targets)
+    try:
+        return any(re.fullmatch(targets, name) for name in (layer, f"model.language_model.{layer}"))
+    except re.error:  # said where the adapter is made
+        return False
 
 
 def swaps_adapters(setting: Setting) -> bool:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
@@ -60,6 +62,9 @@ from mmrl.policies.language.engines.vllm_transfer import Transfer, transfer_of
 from mmrl.policies.language.sampling import Decoded
 from mmrl.shown import tell
 
+FIRST = 20.0
+"""Seconds in which a server at `url` must say what it is: a machine that is not there never refuses."""
+
 
 def _an_address(url: str | None) -> str | None:
     """ConfigError for what no request could be sent to: asked for hours, it would never answer."""
@@ -81,7 +86,8 @@ class ServerOptions(VLLMOptions):
     gpus        numbers of GPUs of this machine for a server that is started: `tensor_parallel` for each process that
                 trains; null: those the trainer sees, and the two then share their memory
     concurrency  rows asked for at once
-    patience    seconds until a server that was started must answer, or one at `url` that stopped answering must again
+    patience    seconds until a server that was started must answer, or one at `url` that stopped answering must again;
+                one at `url` that never answered ends the run at once
     restarts    of a server that died, in a run; at `url`: how often it may stop answering
     """
 
@@ -105,11 +111,13 @@ class Server:
     def __init__(self, setting: Setting):
         self.setting, self.options, self.restarted = setting, setting.options, 0
         _refuse_sharing(self.options)
+        _refuse_devices(self.options)
         self.adapter = AdapterFolder(setting) if swaps_adapters(setting) else None
         self.capabilities = capabilities_for(setting, type(self).capabilities.media)
         self._process: ServerProcess | None = None
         self._transfer: Transfer = transfer_of(setting)
         self._known: dict[str, Any] = {}
+        self._met = False  # whether the server at `url` has ever answered
 
     @property
     def url(self) -> str:
@@ -142,7 +150,13 @@ class Server:
         """`url`, once it has said that its log-probs are those that rows are trained on."""
         if url not in self._known:
             try:
-                told = get(f"{url}/server_info?config_format=json")
+                told = get(f"{url}/server_info?config_format=json", timeout=FIRST)
+            except Unreachable as error:
+                if self._met:
+                    raise
+                raise PolicyError(
+                    f"policy.engine.url={url}: {error}; start it first (mmrl serve-engine), or leave url out"
+                ) from None
             except PolicyError as error:
                 raise PolicyError(f"{error}; start it with VLLM_SERVER_DEV_MODE=1 and --enable-scale-out") from None
             model = told["vllm_config"]["model_config"]
@@ -152,7 +166,7 @@ class Server:
                     f"policy.engine.url={url}: runs with --logprobs-mode {mode}, which are not the log-probs of what "
                     f"was sampled; start it with --logprobs-mode {LOGPROBS_MODE}"
                 )
-            self._known[url] = model
+            self._known[url], self._met = model, True
         return url
 
     def _refuse_clips(self, context: Context) -> None:
@@ -270,6 +284,21 @@ def _refuse_sharing(options: ServerOptions) -> None:
             f"policy.engine.gpus={options.gpus}: expected {needed}, tensor_parallel={options.tensor_parallel} for each "
             f"of {ranks()} processes"
         )
+
+
+def _refuse_devices(options: ServerOptions) -> None:
+    """Raise ConfigError for GPUs that are not here; a server of this policy would say so minutes later, if at all."""
+    if options.transfer != "files" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"policy.engine.transfer={options.transfer}: goes from GPU to GPU, and torch sees none here; take "
+            "policy.engine.transfer=files"
+        )
+    named, hidden = options.gpus or [], "CUDA_VISIBLE_DEVICES" in os.environ
+    if len({*named}) < len(named) or any(gpu < 0 for gpu in named):
+        raise ConfigError(f"policy.engine.gpus={named}: expected numbers from 0 on, each once")
+    if named and not hidden and max(named) >= (count := torch.cuda.device_count()):
+        have = f"has {count}, numbered from 0" if count else "has none; leave it out for a server on the CPU"
+        raise ConfigError(f"policy.engine.gpus={named}: this machine {have}")
 
 
 def _data_url(image: Any) -> str:

@@ -16,7 +16,7 @@ from mmrl.pipelines.config import read_config
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.engines import vllm_server
 from mmrl.policies.language.engines.names import engine_class, engine_options
-from mmrl.policies.language.engines.vllm_process import _options
+from mmrl.policies.language.engines.vllm_process import _options, free_port
 from mmrl.policies.language.engines.vllm_requests import Written, decoded
 from mmrl.policies.language.stopping import Stopping
 
@@ -85,6 +85,16 @@ class TestNames:
         ({"name": "vllm", "lora": "adapter"}, {}, r"lora=adapter: there is no policy\.lora"),
         ({"name": "vllm", "lora": "adapter"}, {"lora": {**LORA, "dora": True}}, "no DoRA"),
         ({"name": "vllm", "lora": "adapter"}, {"lora": LORA, "train_vision": True}, "train_vision adapts the tower"),
+        (
+            {"name": "vllm", "lora": "adapter"},
+            {"lora": {**LORA, "targets": ["q_proj", "lm_head"]}},
+            "targets has lm_head",
+        ),
+        (
+            {"name": "vllm", "lora": "adapter"},
+            {"lora": {**LORA, "targets": ".*(embed_tokens|q_proj)"}},
+            "has embed_tok",
+        ),
     ],
 )
 def test_what_would_not_train_is_one_line(engine, options, says):
@@ -138,6 +148,43 @@ class TestServersOfSeveralProcesses:
     def test_what_there_is_too_little_of(self, monkeypatch, options, says):
         with pytest.raises(ConfigError, match=says):
             self.made(monkeypatch, 2, 0, **options)
+
+    @pytest.mark.parametrize(
+        ("count", "options", "says"),
+        [
+            (0, {"transfer": "nccl"}, r"transfer=nccl: goes from GPU to GPU, and torch sees none.*transfer=files"),
+            (0, {"transfer": "ipc"}, r"transfer=ipc: goes from GPU to GPU"),
+            (0, {"gpus": [0]}, r"gpus=\[0\]: this machine has none; leave it out"),
+            (2, {"gpus": [2]}, r"gpus=\[2\]: this machine has 2, numbered from 0"),
+            (2, {"gpus": [-1]}, r"gpus=\[-1\]: expected numbers from 0 on"),
+            (2, {"gpus": [1, 1], "tensor_parallel": 2}, r"gpus=\[1, 1\]: expected numbers from 0 on, each once"),
+            (2, {"gpus": [1]}, None),
+        ],
+    )
+    def test_gpus_that_are_not_there(self, monkeypatch, count, options, says):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        if says is None:
+            assert self.made(monkeypatch, 1, 0, **options).wanted()[1]["CUDA_VISIBLE_DEVICES"] == "1"
+            return
+        with pytest.raises(ConfigError, match=says):
+            self.made(monkeypatch, 1, 0, **options)
+
+    def test_nobody_at_the_url_ends_the_run_at_once(self, monkeypatch):
+        """A wrong port is not waited for with the patience that a server which died has."""
+        url = f"http://127.0.0.1:{free_port()}"
+        engine = self.made(monkeypatch, 1, 0, url=url)
+        with pytest.raises(PolicyError, match=rf"url={url}: .*does not answer: .*refused.*start it first") as raised:
+            engine.sync(iter(()))
+        assert "\n" not in str(raised.value) and engine.restarted == 0
+
+    def test_who_answered_once_is_waited_for(self, monkeypatch, capsys):
+        engine = self.made(monkeypatch, 1, 0, url=f"http://127.0.0.1:{free_port()}", patience=0.01, restarts=1)
+        engine._met = True
+        with pytest.raises(PolicyError, match="it was waited for 1 times already"):
+            engine.sync(iter(()))
+        assert "waited for (1 of 1)" in capsys.readouterr().err
 
     def test_clips_are_refused_by_prompt_where_a_server_cannot_read_them(self, monkeypatch):
         """A `vllm serve` that somebody started without the reader."""
