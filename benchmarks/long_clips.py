@@ -39,7 +39,7 @@ def answers(spec: dict[str, Any]) -> dict[str, Any]:
     cache = VideoCache(f"{spec['folder']}/cache")
     trainer = bench_video.make_trainer(spec | {"reading": "cache"}, cache)
     policy = trainer.policy
-    cache.build(spec["clips"], policy.sampling, workers=1)
+    cache.build(spec["clips"], policy.sampling, workers=1, isolate=False)
     clock = {"decoding": 0.0}
 
     def decoded(clip: Any, sampling: Any) -> Any:
