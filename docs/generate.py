@@ -280,7 +280,7 @@ def speed() -> str:
     blocks["counts"] = [_as_it_is(_measured("flow_counts")["times faster than a plain loop, counted"])]
     flow = _measured("flow")
     loops = ("loop", "cpu_seconds", "of processor time", "fewer operations", "peak_mib")
-    blocks["iteration"] = [_as_it_is([{key: row[key] for key in loops} for row in flow["an iteration"]])]
+    blocks["iteration"] = [_as_it_is([{key: row[key] for key in loops if key in row} for row in flow["an iteration"]])]
     blocks["iteration"].append(_as_it_is(flow["reward after seconds of processor time"]))
     blocks["clips"] = [_as_it_is(_measured("long_clips")["a step of long clips"])]
     text = (FOLDER / "speed.md").read_text()
