@@ -72,7 +72,7 @@ class TestTheyRun:
         clips = [str(tmp_path / f"{n}.mp4") for n in range(2)]
         for clip in clips:
             bench_video.write_clip(clip, 1.0)
-        spec = {"folder": str(tmp_path), "model": tmp_path / "model", "pixels": 56 * 56, "frames": 4, "new": 4}
+        spec = {"folder": str(tmp_path), "model": f"{tmp_path}/model", "pixels": 56 * 56, "frames": 4, "new": 4}
         answers = long_clips.answers(spec | {"members": 4, "clips": clips})
         held = answers["record"]()
         assert held["all"] == held["one"] > 4 * 3 * 28 * 28
