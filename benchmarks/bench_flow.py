@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import flow_families, measuring
+from benchmarks.flops import counted
 from benchmarks.measuring import Channel, Report, alternate, ratio, summary, target, workers
 
 MODULE = "benchmarks.bench_flow"
@@ -125,7 +126,7 @@ def run(spec: dict[str, Any], channel: Channel) -> None:
             trainer.step += 1
             return {"reward": metrics["reward/mean"], **{k: v for k, v in metrics.items() if k.startswith("seconds/")}}
 
-    channel.serve({"step": step, "equal": lambda: equality(spec)})
+    channel.serve({"step": step, "counted": lambda: {"flop": counted(step)}, "equal": lambda: equality(spec)})
 
 
 def equality(spec: dict[str, Any]) -> dict[str, Any]:
@@ -197,12 +198,14 @@ def measure_iteration(options: argparse.Namespace, report: Report) -> None:
             rewards = curves(running, budget)  # first: all three still have the weights they began with
             replies = alternate(running, steps)
             ready = {kind: worker.ready for kind, worker in running.items()}
+            operations = {kind: worker.ask("counted")["flop"] for kind, worker in running.items()}
             equal = running["exact"].ask("equal")
     rows = [{"loop": kind, **summary(taken, ready[kind])} for kind, taken in replies.items()]
     for row in rows:
         row["faster than plain"] = ratio(replies["plain"], replies[row["loop"]])["median"]
         row["of processor time"] = ratio(replies["plain"], replies[row["loop"]], "cpu_seconds")["median"]
         row["range"] = ratio(replies["plain"], replies[row["loop"]])["range"]
+        row["fewer operations"] = round(operations["plain"] / operations[row["loop"]], 3)
     report.table("an iteration", rows)
     report.table("exact beside plain: differences", [{k: equal[k] for k in DIFFERENCES}])
     report.table("reward after seconds of processor time", rewards)

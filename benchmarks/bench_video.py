@@ -64,7 +64,8 @@ def make_trainer(spec: dict[str, Any], cache: Any) -> Any:
     from mmrl.training.config import TrainingConfig
     from mmrl.training.trainer import Trainer
 
-    sampling = VideoSampling(fps=None, max_frames=FRAMES, max_pixels=spec["pixels"], min_pixels=28 * 28)
+    frames = spec.get("frames", FRAMES)
+    sampling = VideoSampling(fps=None, max_frames=frames, max_pixels=spec["pixels"], min_pixels=28 * 28)
     config = VideoPolicyConfig(model=spec["model"], max_new_tokens=spec["new"], sampling=sampling)
     policy = VideoPolicy.from_config(config, read_clip=read_clip if cache is None else partial(read_clip, cache=cache))
     rows = PROMPTS * spec["members"]

@@ -267,7 +267,7 @@ def readme() -> str:
 
 
 def speed() -> str:
-    """speed.md with the tables that `benchmarks.bench_growth`, `bench_floor` and `bench_ways` left."""
+    """speed.md with the tables that benchmarks left: growth, floor, ways, generators and long clips."""
     growth = _measured("growth")
     blocks = {"growth": [_growth(growth["growth"])]}
     if laws := growth.get("seconds = a size^exponent"):
@@ -277,6 +277,12 @@ def speed() -> str:
         blocks["growth"].append(table(head, *rows))
     blocks["floor"] = [_as_it_is(_measured("floor")["seconds"])]
     blocks["ways"] = [_as_it_is(_measured("ways")["processor seconds"])]
+    blocks["counts"] = [_as_it_is(_measured("flow_counts")["times faster than a plain loop, counted"])]
+    flow = _measured("flow")
+    loops = ("loop", "cpu_seconds", "of processor time", "fewer operations", "peak_mib")
+    blocks["iteration"] = [_as_it_is([{key: row[key] for key in loops if key in row} for row in flow["an iteration"]])]
+    blocks["iteration"].append(_as_it_is(flow["reward after seconds of processor time"]))
+    blocks["clips"] = [_as_it_is(_measured("long_clips")["a step of long clips"])]
     text = (FOLDER / "speed.md").read_text()
     for name, tables in blocks.items():
         between = rf"(<!-- {name}[^>]*-->\n).*?(<!-- /{name} -->)"

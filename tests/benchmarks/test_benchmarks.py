@@ -6,11 +6,12 @@ import json
 import pytest
 import torch
 
-from benchmarks import bench_floor, flow_families, measuring, models
+from benchmarks import bench_floor, bench_video, flow_families, long_clips, measuring, models
 from benchmarks.bench_group import line
 from benchmarks.bench_growth import exponent
 from benchmarks.bench_ways import WAYS, group
 from benchmarks.flops import Sizes, counted, step_floor, vision_forward
+from benchmarks.flow_counts import Costs, Training
 
 
 @pytest.fixture
@@ -66,6 +67,18 @@ class TestTheyRun:
         assert content["setting"][0]["cached frames equal"] is True
         assert {r["reading"] for r in content["a step"]} == {"cache", "decode", "ahead"}
 
+    def test_a_group_holds_the_frames_of_its_clip_once(self, tmp_path):
+        models.build_vlm(tmp_path / "model")
+        clips = [str(tmp_path / f"{n}.mp4") for n in range(2)]
+        for clip in clips:
+            bench_video.write_clip(clip, 1.0)
+        spec = {"folder": str(tmp_path), "model": f"{tmp_path}/model", "pixels": 56 * 56, "frames": 4, "new": 4}
+        answers = long_clips.answers(spec | {"members": 4, "clips": clips})
+        held = answers["record"]()
+        assert held["all"] == held["one"] > 4 * 3 * 28 * 28
+        taken = answers["step"]()
+        assert 0 < taken["reading"] < taken["decoding"]
+
     def test_flow_scores_as_the_plain_loop(self, measured):
         content = measured("bench_flow", "--only", "iteration", "--seconds", "0.1")
         differences = content["exact beside plain: differences"][0]
@@ -87,6 +100,17 @@ class TestArithmetic:
 
     def test_the_exponent_of_points_on_a_power(self):
         assert exponent([2, 4, 16], [3 * 2**1.5, 3 * 4**1.5, 3 * 16**1.5]) == pytest.approx(1.5)
+
+    def test_an_iteration_of_a_generator_counted_by_hand(self):
+        """A call 1, with gradient 2, text 3, decoding 4, eight outputs in ten steps."""
+        costs = Costs(text=3.0, call=1.0, trained=2.0, decode=4.0, activations=0.0)
+        guided = Training("", "", 10, True, 8, lambda: costs)
+        assert guided.plain(costs) == 2 * 3 + 20 + 9 * 2 * (2 + 1) + 4
+        assert guided.exact(costs) == 3 / 8 + 20 + 9 * (2 + 1 + 2) + 4
+        assert guided.exact(costs, kept=True, graph=True) == 3 / 8 + 20 + 9 * (1 + 2) + 4
+        assert guided.fast(costs) == 3 / 8 + (10 - 7 / 8) + 3 * 2 + 4
+        alone = Training("", "", 10, False, 8, lambda: costs)
+        assert alone.exact(costs) == alone.exact(costs, kept=True) == 3 / 8 + 10 + 9 * (2 + 1) + 4
 
     def test_ratios_are_of_neighbouring_steps(self):
         slow, fast = [{"seconds": s} for s in (2.0, 8.0, 6.0)], [{"seconds": s} for s in (1.0, 2.0, 2.0)]
