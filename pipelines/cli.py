@@ -192,7 +192,8 @@ def evaluate(
     quiet_libraries()
     changes = _with_a_name(target, context.args)
     base = (samples or 1) > 1 if base is None else base
-    print(json.dumps(evaluate_run(target, changes, trust=trust, samples=samples, base=base), indent=1))
+    scores = evaluate_run(target, changes, trust=trust, samples=samples, base=base)
+    print(json.dumps(rounded(scores), indent=1))
 
 
 @app.command(context_settings=OVERRIDES)
