@@ -18,7 +18,7 @@ from mmrl.pipelines import cache_commands, run_commands, serve_commands, traject
 from mmrl.pipelines.overriding import OVERRIDES, config_and_overrides, names_a_configuration, overrides_of
 from mmrl.pipelines.run_commands import Modality, Trust, console, known_modality, say
 from mmrl.policies.registry import MODALITIES
-from mmrl.shown import shown
+from mmrl.shown import rounded, shown
 
 if TYPE_CHECKING:
     from mmrl.pipelines.config import RunConfig

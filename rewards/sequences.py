@@ -40,7 +40,9 @@ _DRESS = re.compile(
 _PLACES = {
     name: i for i, names in enumerate(("first", "second", "third", "fourth", "fifth", "sixth")) for name in (names,)
 }
-_ROW = re.compile(r"\s*(?:row\s*\d+\s*[:.)-]\s*)?[\[(|]?\s*(\d+(?:\s*[,|]\s*|\s+)\d+(?:(?:\s*[,|]\s*|\s+)\d+)*)\s*[\])|]?[,;]?", re.I)
+_ROW = re.compile(
+    r"\s*(?:row\s*\d+\s*[:.)-]\s*)?[\[(|]?\s*(\d+(?:\s*[,|]\s*|\s+)\d+(?:(?:\s*[,|]\s*|\s+)\d+)*)\s*[\])|]?[,;]?", re.I
+)
 """`Row 1: 2 1`, a row of a grid of pieces."""
 _PLACED = re.compile(
     rf"(.+?)\s+(?:(?:comes|happens|occurs|is|goes|takes place)\s+)?({'|'.join(_PLACES)}|last|next)\.?", re.IGNORECASE

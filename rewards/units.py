@@ -1,8 +1,8 @@
 """Units of quantities: whether two texts name different ones, as "5 m" and "5 cm" do, and what one is in the other.
 
 A quantity without a unit agrees with any; so does a word that is no unit known here ("5 apples"), and powers do not
-count where the unit is the same: "5 cm" agrees with "5 cm^2". Rates agree with rates. A spelling that has several meanings ("m": metres,
-minutes) agrees with each.
+count where the unit is the same: "5 cm" agrees with "5 cm^2". Rates agree with rates: "90 km" is no "90 km/h". A
+spelling that has several meanings ("m": metres, minutes) agrees with each.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ class _Rate:
 _SHORT_RATES = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "fps": "frames/s", "rpm": "turns/min"}
 _SHORT_RATE = re.compile(rf"(?<=[\d\s])({'|'.join(_SHORT_RATES)})\b", re.IGNORECASE)
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([a-z]+)\s*\}\s*\{\s*([a-z]+)(\^?\d?)\s*\}", re.IGNORECASE)
-_INVERSE = re.compile(r"(?<=[a-z\d])\s*(?:\\cdot|[\u00b7*])?\s+([a-z]+)\s*\^?\s*[{(]?\s*-([123])\s*[)}]?", re.IGNORECASE)
+_INVERSE = re.compile(
+    r"(?<=[a-z\d])\s*(?:\\cdot|[\u00b7*])?\s+([a-z]+)\s*\^?\s*[{(]?\s*-([123])\s*[)}]?", re.IGNORECASE
+)
 _RATE = re.compile(
     r"(?:(?P<money>[\u20ac\u00a3\u00a5\u20b9$])\s*[\d.,]+|(?<=[\d\s])(?P<above>[a-z]+)\s*\^?(?P<up>[23])?)"
     r"\s*(?:/|\b(?:per|an?|each|every)\b)\s*(?P<word>square|cubic)?\s*(?P<below>[a-z]+)\s*\^?(?P<down>[123])?\s*\.?\s*$",

@@ -51,7 +51,9 @@ class Table:
         if name in names or (len(name) < LONG_ENOUGH and name not in CLEAR):
             return name
         ends = sorted((n for n in names if n.rpartition(".")[2] == name), key=_depth)
-        alone = ends and (len(ends) == 1 or _depth(ends[0]) < _depth(ends[1]))  # `rollout.n`, not `rollout.val_kwargs.n`
+        alone = ends and (
+            len(ends) == 1 or _depth(ends[0]) < _depth(ends[1])
+        )  # `rollout.n`, not `rollout.val_kwargs.n`
         return ends[0] if alone else name
 
     def rows(self) -> Iterator[tuple[str, str]]:

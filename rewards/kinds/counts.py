@@ -26,9 +26,7 @@ _BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+(?=[^\W\d])", re.MULTILINE)
 def counts(text: str) -> list[int] | None:
     """`1, 2, 1`, `[1, 2, 1]` or `circle: 1, square: 2`; None for anything else."""
     text = answers.bare(answers.without_questions(dressing.narrow(text))).strip()
-    value = answers.json_value(text)
-    if isinstance(value, list) and value and all(isinstance(each, dict) and len(each) == 1 for each in value):
-        value = {key: each for record in value for key, each in record.items()}  # {"cats": 3} {"dogs": 0}
+    value = answers.merged(answers.json_value(text))
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):

@@ -80,7 +80,8 @@ _WORSE = re.compile(
 )
 """`Image 2 is worse than image 1`, `Image 2 is not as good`: the other one is better."""
 _BEATS = re.compile(
-    rf"\b({_ONE})\s+(?:(?:clearly|slightly|easily) )?(?:beats|outperforms|surpasses|outclasses|exceeds)\s+{_ONE}", re.IGNORECASE
+    rf"\b({_ONE})\s+(?:(?:clearly|slightly|easily) )?(?:beats|outperforms|surpasses|outclasses|exceeds)\s+{_ONE}",
+    re.IGNORECASE,
 )
 _HEDGED = re.compile(
     r"\b(?:perhaps|maybe|unclear|unsure|not sure|whether|some (?:would|might|may)|one could|hard to (?:say|tell)"
@@ -97,7 +98,8 @@ _PREFERRED = re.compile(
     re.IGNORECASE,
 )
 _EQUAL = re.compile(
-    rf"\b(?:both|they|the two|{_ONE} and {_ONE})\b[^.]{{0,40}}?(?<!\bnot )\b(?:equal(?:ly)?|the same|identical|similar|tied)\b"
+    rf"\b(?:both|they|the two|{_ONE} and {_ONE})\b[^.]{{0,40}}?(?<!\bnot )"
+    r"\b(?:equal(?:ly)?|the same|identical|similar|tied)\b"
     r"|\b(?:it's|it is|this is|they) (?:a )?(?:tied?|draw)\b|\bneither\b[^.;,]{0,30}\b(?:better|preferred|superior)\b",
     re.IGNORECASE,
 )
