@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
+DIGITS = 6
+"""Of numbers for people: float32 has no more."""
 _KEPT = "\n\t"
 _CODES = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, marks that turn the direction of writing, and halves of characters, which cannot be written."""
@@ -19,6 +23,15 @@ def shown(text: str) -> str:
 def one_line(text: str) -> str:
     """The same on one line."""
     return shown(" ".join(text.split()))
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with its numbers as people read them: 0.45, not the 0.44999998807907104 that float32 makes of it."""
+    if isinstance(value, Mapping):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(each) for each in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def tell(text: str) -> None:

@@ -18,7 +18,7 @@ from mmrl.pipelines import cache_commands, run_commands, serve_commands, traject
 from mmrl.pipelines.overriding import OVERRIDES, config_and_overrides, names_a_configuration, overrides_of
 from mmrl.pipelines.run_commands import Modality, Trust, console, known_modality, say
 from mmrl.policies.registry import MODALITIES
-from mmrl.shown import shown
+from mmrl.shown import rounded, shown
 
 if TYPE_CHECKING:
     from mmrl.pipelines.config import RunConfig
@@ -192,7 +192,8 @@ def evaluate(
     quiet_libraries()
     changes = _with_a_name(target, context.args)
     base = (samples or 1) > 1 if base is None else base
-    print(json.dumps(evaluate_run(target, changes, trust=trust, samples=samples, base=base), indent=1))
+    scores = evaluate_run(target, changes, trust=trust, samples=samples, base=base)
+    print(json.dumps(rounded(scores), indent=1))
 
 
 @app.command(context_settings=OVERRIDES)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator
 
-from mmrl import plugins
+from mmrl import foreign, plugins
 from mmrl.errors import ConfigError, got, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
@@ -491,6 +491,7 @@ def _position(items: list[Any], part: str, path: str) -> int:
     if part.isdigit() and int(part) < len(items):
         return int(part)
     if not part.isdigit():
-        example = f"add one with {path.removesuffix(f'.{part}')}=[{{name: {part}, ...}}]"
+        theirs = foreign.answer(part)  # `rollout.n`, where `rollout` is a list of strategies here
+        example = theirs or f"add one with {path.removesuffix(f'.{part}')}=[{{name: {part}, ...}}]"
         raise ConfigError(f"override {path}: {unknown('entry', part, [str(n) for n in names])}; {example}")
     raise ConfigError(f"override {path}: {unknown('entry', part, [str(n) for n in names])}")

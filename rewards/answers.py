@@ -246,6 +246,14 @@ def json_value(text: str) -> Any:
     return run if len(run) > 1 else run[0] if run else None
 
 
+def merged(value: Any) -> Any:
+    """`{"a": 1}` and `{"b": 2}` one after another, each with a name of its own, as one mapping; else the value."""
+    if not isinstance(value, list) or not value or not all(isinstance(each, dict) and len(each) == 1 for each in value):
+        return value
+    whole = {key: each for record in value for key, each in record.items()}
+    return whole if len(whole) == len(value) else value
+
+
 def records(value: Any, names: Collection[str] = ()) -> list[Any]:
     """The records of a parsed value: those of a list, one by itself, under one of `names`, or each under a name."""
     if isinstance(value, Mapping):

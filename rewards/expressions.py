@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mmrl.rewards import answers, dressing, units
+from mmrl.rewards import answers, dressing, real_sets, units
 from mmrl.rewards.numbers import number
 from mmrl.rewards.options import Options, label_in
 from mmrl.rewards.registry import checks, reward
@@ -60,8 +60,21 @@ def true_expression(solution: Any) -> str:
 def mathematics(completion: str, solution: Any) -> float:
     """1 if answer and truth are the same expression, else 0. TimeoutError when that takes too long to find out."""
     right = true_expression(solution)
-    answer = dressing.narrow(answers.extract(completion, whole=False))
-    return float(bool(answer) and same_expression(_clean(answers.corrected(answer)), _clean(right)))
+    answer = answers.corrected(dressing.narrow(answers.extract(completion, whole=False)))
+    if not answer:
+        return 0.0
+    same = _same_set(answer, right)
+    return float(same_expression(_clean(answer), _clean(right)) if same is None else same)
+
+
+def _same_set(answer: str, right: str) -> bool | None:
+    """Of two sets of reals, one of them at least in relations or pieces; None for anything else."""
+    said, wanted = ((None if len(text) > LONGEST else real_sets.read(text)) for text in (answer, right))
+    if said is None or wanted is None or not (said.told or wanted.told):
+        return None
+    if said.variable and wanted.variable and said.variable != wanted.variable:
+        return None
+    return real_sets.same(said, wanted, same_expression)
 
 
 def _clean(text: str) -> str:

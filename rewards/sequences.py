@@ -40,6 +40,10 @@ _DRESS = re.compile(
 _PLACES = {
     name: i for i, names in enumerate(("first", "second", "third", "fourth", "fifth", "sixth")) for name in (names,)
 }
+_ROW = re.compile(
+    r"\s*(?:row\s*\d+\s*[:.)-]\s*)?[\[(|]?\s*(\d+(?:\s*[,|]\s*|\s+)\d+(?:(?:\s*[,|]\s*|\s+)\d+)*)\s*[\])|]?[,;]?", re.I
+)
+"""`Row 1: 2 1`, a row of a grid of pieces."""
 _PLACED = re.compile(
     rf"(.+?)\s+(?:(?:comes|happens|occurs|is|goes|takes place)\s+)?({'|'.join(_PLACES)}|last|next)\.?", re.IGNORECASE
 )
@@ -68,6 +72,8 @@ def order(text: str) -> list[str]:
     if re.fullmatch(r"\d{3,}|[A-Z]{2,}", text):
         return list(text.casefold())
     lines = [_LIST.sub("", line) for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and all(_ROW.fullmatch(line) for line in lines):
+        return [item for line in lines for item in re.findall(r"\d+", _ROW.fullmatch(line)[1])]  # type: ignore[index]
     parts = lines if len(lines) > 1 else _BETWEEN.split(text)
     if len(parts) == 1 and len(text.split()) > 1 and all(len(each) <= 2 for each in text.split()):
         parts = text.split()
@@ -108,6 +114,8 @@ def order_in(value: Any) -> list[str]:
     if isinstance(value, dict):
         lists = [each for each in value.values() if isinstance(each, list | str)]
         return (order(lists[0]) if isinstance(lists[0], str) else order_in(lists[0])) if len(lists) == 1 else []
+    if isinstance(value, list | tuple) and value and all(isinstance(each, list | tuple) for each in value):
+        value = [item for row in value for item in row]  # the rows of a grid
     if not isinstance(value, list | tuple) or any(isinstance(each, dict | list) or each is None for each in value):
         return []
     return [folded(str(each)) for each in value][: MOST + 1]

@@ -37,7 +37,7 @@ Track = dict[float, Box]
 
 def read(text: str) -> Any:
     """The JSON of an answer, or its lines `Frame 3: [x1, y1, x2, y2]` as a mapping, in any notation of boxes."""
-    value = answers.json_value(text)
+    value = answers.merged(answers.json_value(text))
     if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(each, Mapping) for each in value)):
         return value
     found = [(stamp, [float(each) for each in box.split(",")]) for stamp, box in _LINE.findall(text) if _numbers(box)]

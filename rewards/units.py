@@ -1,13 +1,14 @@
 """Units of quantities: whether two texts name different ones, as "5 m" and "5 cm" do, and what one is in the other.
 
 A quantity without a unit agrees with any; so does a word that is no unit known here ("5 apples"), and powers do not
-count where the unit is the same: "5 cm" agrees with "5 cm^2". A spelling that has several meanings ("m": metres,
-minutes) agrees with each.
+count where the unit is the same: "5 cm" agrees with "5 cm^2". Rates agree with rates: "90 km" is no "90 km/h". A
+spelling that has several meanings ("m": metres, minutes) agrees with each.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from mmrl.rewards import answers
 
@@ -66,39 +67,84 @@ def units(text: str, variables: bool = False) -> set[str]:
 
 
 def differ(first: str, second: str, variables: bool = False) -> bool:
-    """Whether two quantities have units, and no unit in common."""
+    """Whether two quantities have units, and no unit in common. A rate has no unit in common with what it counts, as
+    `90 km` for `90 km/h`, but that money is often told without its time."""
+    rates = [_rate(first), _rate(second)]
+    if rates[0] and rates[1]:
+        return not rates[0].agrees(rates[1])
     one, other = units(first, variables), units(second, variables)
+    if rates[0] or rates[1]:
+        return bool(one if rates[1] else other) and not (one | other) & {"dollar", "euro", "sterling", "yen", "rupee"}
     return bool(one and other and not one & other)
 
 
 def factors(said: str, wanted: str) -> list[float]:
     """What the number of one quantity is to be multiplied by to be in the unit of another; none for another dimension.
 
-    More than one where a spelling has several meanings; rates (`m/s`, `km/h`) scale by both; none for powers.
+    More than one where a spelling has several meanings; rates (`m/s`, `g/cm^3`) scale by both; none for other powers.
     """
-    if _POWERED.search(_spelled(said)) or _POWERED.search(_spelled(wanted)):
-        rates = [_rate(each) for each in (said, wanted)]
-        return [] if None in rates else _of_rates(*rates)
-    one, other = units(said), units(wanted)
-    return [sizes[a] / sizes[b] for sizes in _SIZES.values() for a in one & sizes.keys() for b in other & sizes.keys()]
+    rates = [_rate(said), _rate(wanted)]
+    if rates[0] and rates[1]:
+        return rates[0].factors(rates[1])
+    if rates[0] or rates[1] or _POWERED.search(said) or _POWERED.search(wanted):
+        return []
+    return sorted(_sizes(units(said), units(wanted)))
 
 
-_RATE = re.compile(r"(?<=[\d\s])([a-z]+)\s*(?:/|\bper\b)\s*([a-z]+)\s*\.?\s*$", re.IGNORECASE)
+def _sizes(one: set[str], other: set[str]) -> set[float]:
+    same = {1.0} if one & other else set()
+    return same | {s[a] / s[b] for s in _SIZES.values() for a in one & s.keys() for b in other & s.keys()}
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """`7 m/s`: what is counted, per what, and the powers of both; a thing that is no unit counts as its own."""
+
+    above: set[str]
+    below: set[str]
+    powers: tuple[int, int]
+
+    def agrees(self, other: _Rate) -> bool:
+        return self.powers == other.powers and bool(self.above & other.above and self.below & other.below)
+
+    def factors(self, other: _Rate) -> list[float]:
+        if self.powers != other.powers:
+            return []
+        up, down = self.powers
+        above, below = _sizes(self.above, other.above), _sizes(self.below, other.below)
+        return sorted({a**up / b**down for a in above for b in below})
+
+
+_SHORT_RATES = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "fps": "frames/s", "rpm": "turns/min"}
+_SHORT_RATE = re.compile(rf"(?<=[\d\s])({'|'.join(_SHORT_RATES)})\b", re.IGNORECASE)
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([a-z]+)\s*\}\s*\{\s*([a-z]+)(\^?\d?)\s*\}", re.IGNORECASE)
+_INVERSE = re.compile(
+    r"(?<=[a-z\d])\s*(?:\\cdot|[\u00b7*])?\s+([a-z]+)\s*\^?\s*[{(]?\s*-([123])\s*[)}]?", re.IGNORECASE
+)
+_RATE = re.compile(
+    r"(?:(?P<money>[\u20ac\u00a3\u00a5\u20b9$])\s*[\d.,]+|(?<=[\d\s])(?P<above>[a-z]+)\s*\^?(?P<up>[23])?)"
+    r"\s*(?:/|\b(?:per|an?|each|every)\b)\s*(?P<word>square|cubic)?\s*(?P<below>[a-z]+)\s*\^?(?P<down>[123])?\s*\.?\s*$",
+    re.IGNORECASE,
+)
+_RAISED = str.maketrans({"\u00b2": "2", "\u00b3": "3", "\u207b": "-", "\u00b9": "1"})
+_LONGEST_LETTER = 2  # of a name that may be a variable
+
+
+def _rate(text: str) -> _Rate | None:
+    """Of `7 m/s`, `7 m s^-1`, `12 miles per hour`, `2 g/cm^3`, `$5 an hour`; None for what is no rate."""
+    if len(text) > LONGEST:
+        return None
+    text = _FRACTION.sub(r" \1/\2\3", answers.bare(_spelled(text.translate(_RAISED))))
+    text = re.sub(r"\\[,;:! ]|~", " ", _INVERSE.sub(r"/\1^\2", text))
+    match = _RATE.search(re.sub(r"[{}]", "", text).replace("\\$", "$"))
+    below = _MEANINGS.get(match["below"].lower()) if match else None
+    if not match or not below:
+        return None
+    name = (match["money"] or match["above"]).lower()
+    above = _MEANINGS.get(name) or ({name.rstrip("s")} if len(name) > _LONGEST_LETTER else set())
+    power = {"square": 2, "cubic": 3}.get((match["word"] or "").lower()) or int(match["down"] or 1)
+    return _Rate(above, below, (int(match["up"] or 1), power)) if above else None
 
 
 def _spelled(text: str) -> str:
-    return re.sub(r"(?<=[\d\s])mph\b", "mi/h", re.sub(r"(?<=[\d\s])(?:kph|kmh)\b", "km/h", text))
-
-
-def _rate(text: str) -> tuple[set[str], set[str]] | None:
-    """What is counted, and per what: of `7 m/s` and of `12 miles per hour`; None for what is no rate."""
-    match = _RATE.search(answers.bare(re.sub(r"\\[,;:! ]|~|[{}]", " ", _spelled(text))))
-    return (_MEANINGS.get(match[1].lower(), set()), _MEANINGS.get(match[2].lower(), set())) if match else None
-
-
-def _of_rates(one: tuple[set[str], set[str]], other: tuple[set[str], set[str]]) -> list[float]:
-    above, below = (
-        {sizes[a] / sizes[b] for sizes in _SIZES.values() for a in x & sizes.keys() for b in y & sizes.keys()}
-        for x, y in zip(one, other, strict=True)
-    )
-    return [a / b for a in above for b in below]
+    return _SHORT_RATE.sub(lambda short: f" {_SHORT_RATES[short[1].lower()]}", text)

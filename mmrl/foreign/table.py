@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 LONG_ENOUGH = 7
 """Letters of the last part of a dotted name: `n`, `name`, `enable` would answer for everybody's."""
-CLEAR = frozenset({"lr", "lam", "gamma", "logger", "nnodes"})
+CLEAR = frozenset({"n", "lr", "lam", "cfg", "betas", "gamma", "top_k", "top_p", "logger", "nnodes"})
 """Shorter ones that mean one thing wherever they stand."""
 
 
@@ -50,8 +50,11 @@ class Table:
     def _full(self, name: str, names: tuple[str, ...]) -> str:
         if name in names or (len(name) < LONG_ENOUGH and name not in CLEAR):
             return name
-        ends = [n for n in names if n.rpartition(".")[2] == name]
-        return ends[0] if len(ends) == 1 else name
+        ends = sorted((n for n in names if n.rpartition(".")[2] == name), key=_depth)
+        alone = ends and (
+            len(ends) == 1 or _depth(ends[0]) < _depth(ends[1])
+        )  # `rollout.n`, not `rollout.val_kwargs.n`
+        return ends[0] if alone else name
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """(name, what it is here), by name."""
@@ -59,3 +62,7 @@ class Table:
         told |= {n: f"not here: {why}" for n, why in self.absent.items()}
         told |= {f"{n}.*": f"not here: {why}" for n, why in self.sections.items()}
         yield from sorted(told.items())
+
+
+def _depth(name: str) -> int:
+    return name.count(".")

@@ -135,7 +135,7 @@ def relaxed(answer: str, right: Value, tolerance: float, percent: bool) -> bool 
 
 def listed(answer: str) -> Any:
     """The names and values of an answer: its JSON, its table, or lines such as `2019: 10`; None for none."""
-    parsed = answers.json_value(answer)
+    parsed = answers.merged(answers.json_value(answer))
     if parsed is not None:
         return parsed
     if found := table(answer):

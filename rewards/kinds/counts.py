@@ -26,7 +26,7 @@ _BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+(?=[^\W\d])", re.MULTILINE)
 def counts(text: str) -> list[int] | None:
     """`1, 2, 1`, `[1, 2, 1]` or `circle: 1, square: 2`; None for anything else."""
     text = answers.bare(answers.without_questions(dressing.narrow(text))).strip()
-    value = answers.json_value(text)
+    value = answers.merged(answers.json_value(text))
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):

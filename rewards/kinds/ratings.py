@@ -73,6 +73,22 @@ _BETTER = re.compile(
     re.IGNORECASE,
 )
 """`Image B looks sharper and is better overall`."""
+_WORSE = re.compile(
+    rf"\b({_ONE})\s+(?:(?:is|looks|was|seems)\s+(?:(?:clearly|much|slightly|overall) )*"
+    r"(?:worse|inferior|less \w+|not as \w+)\b|loses\b|falls short\b)",
+    re.IGNORECASE,
+)
+"""`Image 2 is worse than image 1`, `Image 2 is not as good`: the other one is better."""
+_BEATS = re.compile(
+    rf"\b({_ONE})\s+(?:(?:clearly|slightly|easily) )?(?:beats|outperforms|surpasses|outclasses|exceeds)\s+{_ONE}",
+    re.IGNORECASE,
+)
+_HEDGED = re.compile(
+    r"\b(?:perhaps|maybe|unclear|unsure|not sure|whether|some (?:would|might|may)|one could|hard to (?:say|tell)"
+    r"|(?:cannot|can't|can not|could not|couldn't) (?:say|tell|decide|judge|determine)|depends|if|unless|otherwise)\b",
+    re.IGNORECASE,
+)
+"""A verdict that is not given."""
 _DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bcannot|\bhardly)\b[^.,;\n]{0,30}$", re.IGNORECASE)
 _BRACKETED = re.compile(r"\[\[\s*([^\[\]\n]{1,30}?)\s*\]\]")
 RATED = (("score_1", "score_2"), ("score_a", "score_b"), ("1", "2"), ("A", "B"))
@@ -82,7 +98,10 @@ _PREFERRED = re.compile(
     re.IGNORECASE,
 )
 _EQUAL = re.compile(
-    r"\b(?:both|they|the two)\b[^.]{0,40}\b(?:equal(?:ly)?|the same|identical|similar)\b", re.IGNORECASE
+    rf"\b(?:both|they|the two|{_ONE} and {_ONE})\b[^.]{{0,40}}?(?<!\bnot )"
+    r"\b(?:equal(?:ly)?|the same|identical|similar|tied)\b"
+    r"|\b(?:it's|it is|this is|they) (?:a )?(?:tied?|draw)\b|\bneither\b[^.;,]{0,30}\b(?:better|preferred|superior)\b",
+    re.IGNORECASE,
 )
 _SIDE = rf"(?:{_THING}\s*)?[(\[]?(1|2|a|b)[)\]]?"
 _COMPARED = re.compile(rf"{_SIDE}\s*(>{{1,3}}|<{{1,3}}|=|\u2248|\u227b|\u227a)\s*{_SIDE}", re.IGNORECASE)
@@ -119,13 +138,27 @@ def side(text: str) -> int | None:
     whole = _whole(text) or _compared(text.strip(" []().\n"))
     if whole:
         return whole
-    stated = [m for each in (_BETTER, _PREFERRED) for m in each.finditer(text)]
-    named = [m[1].lower() for m in stated if not _DENIED.search(text, max(0, m.start() - 40), m.start())]
-    found = {_whole(re.sub(r"\b(?:picture|clip|caption|one)\b", "image", name)) for name in named}
+    found = _sides(text, _BETTER, _PREFERRED, _BEATS) | {3 - each for each in _sides(text, _WORSE)}
+    if found and any(_HEDGED.search(each) for each in _verdicts(text)):
+        return None
     found |= {TIE} if _EQUAL.search(text) else set()
     said = {s for _, rest in answers.statements(text) if (s := _whole(rest))}
     found |= said
     return found.pop() if len(found) == 1 else None
+
+
+def _sides(text: str, *patterns: re.Pattern[str]) -> set[int]:
+    """The sides that sentences of these forms name, but where they are denied."""
+    stated = [m for each in patterns for m in each.finditer(text)]
+    named = [m[1].lower() for m in stated if not _DENIED.search(text, max(0, m.start() - 40), m.start())]
+    sides = {_whole(re.sub(r"\b(?:picture|clip|caption|one)\b", "image", name)) for name in named}
+    return {each for each in sides if each}
+
+
+def _verdicts(text: str) -> list[str]:
+    """The sentences that say which is better."""
+    forms = (_BETTER, _PREFERRED, _BEATS, _WORSE)
+    return [each for each in re.split(r"(?<=[.!;\n])\s+", text) if any(form.search(each) for form in forms)]
 
 
 def _whole(text: str) -> int | None:
