@@ -41,7 +41,8 @@ _BOUND = re.compile(
     re.IGNORECASE,
 )
 _NEGATED = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot|without|except)|n't"
+    r"\b(?:there (?:is|are|was|were)|see|count|find|has|have) no\s+$"
+    r"|(?:\b(?:not|never|neither|nor|cannot|without|except)|n't"
     r"|\b(?:instead of|rather than)(?![^,;:.!?]*\bthere (?:is|are|was|were)\b))\b"
     r"(?:(?!\bbut\b|\bit is\b|\bit's\b)[^,;:.!?]){0,40}$",
     re.IGNORECASE,
@@ -64,14 +65,26 @@ _VERB = re.compile(
     re.I,
 )
 _ARITHMETIC = re.compile(r"(?<![-+*/^().\d\s√π%])[-+*/^().\d\s√πx%]*\d[-+*/^().\d\s√πx%]*$")
+_SUM = re.compile(r"\s*\d[\d.\s]*(?:[-+*]\s*\d[\d.\s]*)+")
 _TOTAL = re.compile(
     r"(?:\bthere (?:is|are)|\bmaking|\bwe have|\bit is|=) (\d[\d.,]*)(?: [a-z]+){0,3} (?:in total|altogether|in all)\b"
     r"|\b(?:a total of|(?:so )?the total(?: number(?: of [a-z ]{1,30})?)? is) (\d[\d.,]*)(?![\d/:-])"
-    r"|\btotal\s*[:=]\s*(\d[\d.,]*)(?![\d/:-]| (?:of|out)\b)",
+    r"|\btotal\s*[:=]\s*(\d[\d.,]*)(?![\d/:-]| (?:of|out)\b)"
+    r"|[,;] (?:so |or )?(\d[\d.,]*)(?: [a-z]+){0,2} (?:in total|altogether|in all)\b"
+    r"|\b\d+(?: [a-z]+){0,2} (?:and|plus) \d+(?: [a-z]+){0,2},? (?:makes?|gives?|equals?|totals?) "
+    r"(\d[\d.,]*)(?![\d/:-])",
     re.IGNORECASE,
 )
 """`3 on the left and 4 on the right, so there are 7 in total`."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_SO = re.compile(r"[,;]\s*so,?\s+([^.;,\n]{1,60}?)\.?\s*$", re.IGNORECASE)
+"""`1, 2, 3, so 3`"""
+_FIRST_THOUGHT = re.compile(
+    r"\b(?:(?:(?:at )?first|initially|originally),?\s+(?:i\s+|we\s+)?"
+    r"(?:thought|believed|counted|saw|guessed|assumed|had)"
+    r"|(?:i|we) (?:thought|believed|guessed|assumed))\b[^.;\n]{1,60}?\bbut\b",
+    re.IGNORECASE,
+)
 _THEREFORE = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
 _UNKNOWNS = frozenset("xyzXYZ")
 
@@ -88,6 +101,8 @@ def number(text: str, *, share: bool = False) -> float | None:
     text = answers.without_questions(text)[-MOST_READ:]
     if (rest := answers.corrected(text)) != text and (value := _single(rest, share)) is not None:
         return value
+    if (thought := _FIRST_THOUGHT.search(text)) and (value := _single(text[thought.end() :], share)) is not None:
+        return value
     value = _single(text, share) if len(text) <= LONGEST else None
     if value is None and (said := answers.statements(answers.bare(text))):
         read = [(place, each) for place, rest in said if (each := _single(rest, share)) is not None]
@@ -96,9 +111,12 @@ def number(text: str, *, share: bool = False) -> float | None:
 
 
 def _concluded(text: str, share: bool) -> float | None:
-    """The one total of a text, or the number of its last sentence where that concludes: "Therefore it is 7."."""
-    if (total := _TOTAL.search(text)) and not _TOTAL.search(text, total.end()):
-        return _single(next(group for group in total.groups() if group), share)
+    """The one total of a text, or the number of its last words where they conclude: "Therefore it is 7.", ", so 7"."""
+    totals = list(_TOTAL.finditer(tidy(text)))[:2]
+    if len(totals) == 1:
+        return _single(next(group for group in totals[0].groups() if group), share)
+    if so := _SO.search(text):
+        return _single(so[1], share)
     sentences = [each for each in _SENTENCE.split(text.strip()) if each.strip()]
     return _single(sentences[-1], share) if len(sentences) > 1 and _THEREFORE.search(sentences[-1]) else None
 
@@ -113,7 +131,11 @@ def _single(text: str, share: bool) -> float | None:
         text = text.replace("e", "\N{SCRIPT SMALL E}")
     left, equals, right = text.partition("=")
     sum_ = _ARITHMETIC.search(left) if equals and "=" not in right else None
-    if sum_ and not re.search(r"\d", left[: sum_.start()]) and not re.search(r"[^\W\d_]\($", left[: sum_.start() + 1]):
+    if equals and _SUM.fullmatch(right) and _single(left, share) is not None:
+        text = left  # "5 = 2 + 3"
+    elif (
+        sum_ and not re.search(r"\d", left[: sum_.start()]) and not re.search(r"[^\W\d_]\($", left[: sum_.start() + 1])
+    ):
         text = left[: sum_.start()] + right  # "2 + 3 = 5"
     try:
         values = {value for group in _groups(text) if (value := _value(group, text, share)) is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from html.parser import HTMLParser
 
@@ -18,6 +19,7 @@ _RULES = re.compile(
 _SPAN = re.compile(r"\\(multicolumn|multirow)\s*\{\s*(\d+|\*)\s*\}\s*(?:\{[^{}]*\}|\*)\s*")
 _COMMENT = re.compile(r"(?<!\\)%[^\n]*")
 _DRESSING = re.compile(r"\\(?:textbf|textit|texttt|underline|emph|mathbf|mathrm|text|textsc|bf|it|em)\b\s*")
+_FENCED = re.compile(r"```\w*\n(.*?)\n?\s*```", re.DOTALL)
 _DIVIDER = re.compile(r"\|?\s*:?-{1,}:?\s*(?:\|\s*:?-{1,}:?\s*)*\|?")
 
 
@@ -108,6 +110,22 @@ def _undivided(lines: list[str]) -> Node | None:
     rows = [line.strip("|").split("|") for line in lines if len(line) > 2 and line[0] == line[-1] == "|"]
     even = len(rows) > 1 and len({len(row) for row in rows}) == 1 and len(rows[0]) > 1
     return _cleaned(Node("table", children=[_row(row) for row in rows])) if even else None
+
+
+def grid(text: str) -> list[list[str]]:
+    """The cells of a text that is a table and no more: in Markdown, or lines parted by tabs or commas; [] for none."""
+    text = text[:LONGEST].strip()
+    fenced = _FENCED.fullmatch(text)
+    lines = [line.strip() for line in (fenced[1] if fenced else text).splitlines() if line.strip()]
+    if len(lines) < 2 or len(lines) > MOST_CELLS:
+        return []
+    if all("|" in line for line in lines):
+        found = _from_markdown("\n".join(lines))
+        rows = [[cell.text for cell in row.children] for row in found.children] if found else []
+    else:
+        comma = "\t" if all("\t" in line for line in lines) else ","
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=comma, skipinitialspace=True)]
+    return rows if len({len(row) for row in rows}) == 1 and len(rows[0]) > 1 else []
 
 
 def _row(cells: list[str]) -> Node:

@@ -12,8 +12,8 @@ from typing import Any
 
 from mmrl.rewards import answers, dressing
 from mmrl.rewards.distances import f1, words
+from mmrl.rewards.named_values import named
 from mmrl.rewards.numbers import is_percent, number
-from mmrl.rewards.tables import table
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 500
@@ -22,7 +22,6 @@ WRAPPED = ("data", "values", "table", "chart", "chart_data", "records", "rows", 
 LABELS = ("year", "date", "month", "quarter", "label", "name", "category", "x")  # what names a record of numbers
 _YEAR = re.compile(r"\s*(?:19|20)\d\d\s*")
 _IN_YEAR = re.compile(r",?\s*\b(?:in|for|during|by|since|of|at)(?: the)?(?: year)? (?:19|20)\d\d\b,?", re.IGNORECASE)
-_ITEM = re.compile(r"\W*([^:=|]{1,80}?)\s*[:=]\s*([^:=|]{1,80}?)\W*")
 
 
 class Percent(float):
@@ -134,17 +133,9 @@ def relaxed(answer: str, right: Value, tolerance: float, percent: bool) -> bool 
 
 
 def listed(answer: str) -> Any:
-    """The names and values of an answer: its JSON, its table, or lines such as `2019: 10`; None for none."""
+    """The names and values of an answer: its JSON, its table, or as they are listed; None for none."""
     parsed = answers.merged(answers.json_value(answer))
-    if parsed is not None:
-        return parsed
-    if found := table(answer):
-        rows = [[cell.text for cell in row.children] for row in found.children]
-        head, body = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
-        return {row[0]: row[1] if len(head) == 2 else dict(zip(head[1:], row[1:], strict=True)) for row in body}
-    lines = [each for each in re.split(r"[\n;]|,(?=[^,:=]*[:=])", answer) if each.strip()]
-    items = [(match[1], match[2]) for each in lines if (match := _ITEM.fullmatch(each))]
-    return dict(items) if items and len(items) == len(lines) else None
+    return named(dressing.narrow(answer)) if parsed is None else parsed
 
 
 def _parts(answer: str) -> list[str]:
@@ -156,7 +147,7 @@ def _parts(answer: str) -> list[str]:
     read=true_chart,
     valid=lambda text: number(text) is not None or bool(words(text)),
     answer="a number or text; for a table JSON of names to values, of names to such mappings, or a list of records, "
-    "the table itself, or lines `2019: 10`",
+    "the table itself, CSV, lines `2019: 10`, or `A is 1 and B is 2`",
     truth="the same; a list of values is answered by a list in its order; a year such as 2020 has no tolerance",
     aliases=("chart_qa", "chartqa", "plot_qa", "chart_to_table", "figure_qa", "relaxed_accuracy"),
 )

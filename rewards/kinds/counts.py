@@ -7,6 +7,7 @@ from typing import Any
 
 from mmrl.rewards import answers, dressing
 from mmrl.rewards.spelled import tidy
+from mmrl.rewards.tables import grid
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 20
@@ -20,7 +21,11 @@ _TOLD = re.compile(
 _NO = re.compile(r"\b(?:no|zero) (?=[a-z])", re.IGNORECASE)
 _CELLS = re.compile(r"^\s*\|\s*([^|\d]+?)\s*\|\s*(\d{1,6})\s*\|\s*$", re.MULTILINE)
 _RULE = re.compile(r"^\s*\|[^|\n]*\|[^|\n]*\|\s*\n\s*\|[\s:|-]+\|\s*\n")
-_BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+(?=[^\W\d])", re.MULTILINE)
+_BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+(?=[^\W\d]|\d{1,6}\s+[^\W\d])", re.MULTILINE)
+_NONE = re.compile(r"(?<=[:=])\s*(?:none|no|nil)\b", re.IGNORECASE)
+_BRACKETED = re.compile(r"(?<=[^\W\d])\s*\(\s*(\d{1,6}|none|zero)\s*\)", re.IGNORECASE)
+_LEAD = re.compile(r"\A[^\d\n]{1,100}:[ \t]*\n+")
+"""`Here are the counts:`, on a line of its own."""
 
 
 def counts(text: str) -> list[int] | None:
@@ -33,12 +38,27 @@ def counts(text: str) -> list[int] | None:
         return (
             value if value and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value) else None
         )
+    if (headed := _headed(text)) is not None:
+        return headed
     said = answers.statements(text)
     text = _CELLS.sub(r"\1: \2;", _RULE.sub("", said[-1][1] if said else text)).strip("; ")
-    text = _NO.sub("0 ", tidy(_BULLET.sub("", text)))
+    text = _NONE.sub(" 0", _BRACKETED.sub(r": \1", _LEAD.sub("", text)))
+    listed = _BULLET.sub("", text)
+    if listed != text:
+        listed = ", ".join(line.strip().rstrip(",;.") for line in listed.splitlines() if line.strip())
+    text = _NO.sub("0 ", tidy(listed))
     if not any(each.fullmatch(text.strip()) for each in (_LISTED, _NAMED, _TOLD)):
         return None
     return [int(each) for each in re.findall(r"\d+", text)][: MOST + 1]
+
+
+def _headed(text: str) -> list[int] | None:
+    """The counts of a table with one row below the names: `| cats | dogs |` and `| 3 | 0 |`; None for another."""
+    rows = grid(text)
+    if len(rows) != 2 or len(rows[0]) != len(rows[1]) or any(re.search(r"\d", cell) for cell in rows[0]):
+        return None
+    cells = rows[1] if re.search(r"\d", rows[1][0]) else rows[1][1:]  # a row may have a name
+    return [int(cell) for cell in cells] if cells and all(re.fullmatch(r"\d{1,6}", each) for each in cells) else None
 
 
 def true_counts(solution: Any) -> list[int]:
