@@ -23,7 +23,8 @@ from mmrl.errors import RewardError
 MOST_STATEMENTS = 100  # of "the answer is": the last ones
 MOST_STARTS = 1000  # brackets tried as the start of JSON: degenerate outputs are all brackets
 _BLANKS = re.compile(r"(?<![ \t])[ \t]+(?=[<>/])|(?<=[<>/])[ \t]+")
-_LISTED = re.compile(r"[\s,;]*(?:(?:\d{1,3}[.)]|[-*\u2022])\s*)?")  # between JSON values that are one list
+_FENCED = re.compile(r"```(?:json)?(.*?)```", re.DOTALL)
+_LISTED = re.compile(r"[\s,;]*(?:and\b\s*)?(?:(?:\d{1,3}[.)]|[-*\u2022])\s*)?")  # between JSON values that are one list
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _BOX_START = re.compile(r"\\f?boxed\s*\{")
 
@@ -229,7 +230,9 @@ def json_value(text: str) -> Any:
 
     Values of one kind one after another, on lines or in a numbered list, are a list of them.
     """
-    for candidate in (text, *reversed(re.findall(r"```(?:json)?(.*?)```", text, re.DOTALL))):
+    if (fenced := _fences(text)) is not None:
+        return fenced
+    for candidate in (text, *reversed(_FENCED.findall(text))):
         value = _parse(candidate)
         if isinstance(value, dict | list):
             return value
@@ -244,6 +247,15 @@ def json_value(text: str) -> Any:
             goes_on = run and type(value) is type(run[-1]) and _LISTED.fullmatch(text, end, start)
             run, end = [*run, value] if goes_on else [value], after
     return run if len(run) > 1 else run[0] if run else None
+
+
+def _fences(text: str) -> list[Any] | None:
+    """The values of fences one after another, of one kind and with nothing to say between them."""
+    pieces = _FENCED.split(text) if text.count("```") > 3 else []  # what is outside, inside, outside, ...
+    values = [_parse(each) for each in pieces[1::2]]
+    alike = len(values) > 1 and isinstance(values[0], dict | list) and len({type(each) for each in values}) == 1
+    listed = alike and all(_LISTED.fullmatch(each) for each in pieces[2:-1:2])
+    return values if listed and any(each != values[0] for each in values) else None
 
 
 def merged(value: Any) -> Any:

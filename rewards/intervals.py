@@ -72,7 +72,7 @@ _NO_TIME = re.compile(r"\bframes?\b|\bnot\b|n't\b|%", re.IGNORECASE)
 def interval(text: str) -> Interval | None:
     """The one interval of a text; None if there is none, or several that differ."""
     text = answers.without_questions(text)[-MOST_READ:]
-    value = answers.json_value(text)
+    value = answers.merged(answers.json_value(text))
     if value is not None and (found := from_value(value)):
         unit = _UNIT_AFTER.search(text)
         scale = _UNIT_SECONDS[unit[1][0].lower()] if unit and _is_bare_pair(value) else 1.0

@@ -37,7 +37,7 @@ _SHOWS = re.compile(
     r"|according to the (?:chart|graph|figure|plot|table|data),?)\s+",
     re.IGNORECASE,
 )
-_LEAD = re.compile(r"\A\s*[^:\n|]{1,100}:[ \t]*(?:\n+|(?=[^\n]*[^\W\d][^\n]*\d))")
+_LEAD = re.compile(r"\A\s*[^:\n|]{1,100}:[ \t]*(?:\n+|(?=[^\n]{0,80}?[^\W\d][^\n]{0,80}?\d))")
 """What is said before the values: `Here are the values:`."""
 _YEAR = re.compile(r"\s*(?:19|20)\d\d\s*")
 

@@ -65,7 +65,7 @@ _VERB = re.compile(
     re.I,
 )
 _ARITHMETIC = re.compile(r"(?<![-+*/^().\d\s√π%])[-+*/^().\d\s√πx%]*\d[-+*/^().\d\s√πx%]*$")
-_SUM = re.compile(r"\s*\d[\d.\s]*(?:[-+*]\s*\d[\d.\s]*)+")
+_SUM = re.compile(r"\s*\d[\d.\s]*(?:[-+]\s*\d[\d.\s]*)+")
 _TOTAL = re.compile(
     r"(?:\bthere (?:is|are)|\bmaking|\bwe have|\bit is|=) (\d[\d.,]*)(?: [a-z]+){0,3} (?:in total|altogether|in all)\b"
     r"|\b(?:a total of|(?:so )?the total(?: number(?: of [a-z ]{1,30})?)? is) (\d[\d.,]*)(?![\d/:-])"

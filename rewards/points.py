@@ -33,6 +33,7 @@ _BARE = re.compile(
 )
 _ROW = re.compile(rf"\s*{_N}\s*[,\s]\s*{_N}(?:\s*[;\n]\s*{_N}\s*[,\s]\s*{_N})+\s*[;.]?\s*")
 """`10, 20; 30, 40`, or a pair on each line."""
+_MULTIPOINT = re.compile(r"\s*MULTIPOINT\s*\(([^()]*)\)\s*", re.IGNORECASE)
 _TAGGED = re.compile(
     rf"<\|?points?(?:_start)?\|?>\s*({_N})\s*[,;\s]\s*({_N})\s*<\|?(?:/points?|point_end)\|?>", re.IGNORECASE
 )
@@ -46,6 +47,8 @@ def points(text: str, *, centres: bool = False) -> list[Point]:
     """All points of a text, in order: those of its JSON, or of the first notation above that finds some."""
     text = _TAGGED.sub(r"(\1, \2) ", answers.bare(dressing.narrow(text[:LONGEST])).translate(_DASHES))
     text = _TAG.sub(" ", text)
+    if written := _MULTIPOINT.fullmatch(text):
+        text = written[1].replace(",", ";")
     value = answers.json_value(text)
     if value is not None and not (isinstance(value, list) and all(_is_number(each) for each in value)):
         return points_in(value, centres=centres)

@@ -29,7 +29,8 @@ _LEAD = re.compile(
 _LIST = re.compile(r"^\s*(?:step\s*)?\d+\s*[.):]\s+", re.IGNORECASE)
 _TURN = re.compile(
     r"^(?:(?:and|first(?:ly)?|second(?:ly)?|third(?:ly)?|fourth|fifth|sixth|seventh|eighth"
-    r"|\d+(?:st|nd|rd|th)|then|next|after that|finally|last(?:ly)?)\b\s*[,:]?\s*)+",
+    r"|\d+(?:st|nd|rd|th)|then|next|after that|finally|last(?:ly)?|comes)\b\s*[,:]?\s*"
+    r"(?:(?:comes?|happens|occurs|is|we see|we have)\s+(?=\S))?)+",
     re.IGNORECASE,
 )
 _DRESS = re.compile(
@@ -48,6 +49,20 @@ _PLACED = re.compile(
     rf"(.+?)\s+(?:(?:comes|happens|occurs|is|goes|takes place)\s+)?({'|'.join(_PLACES)}|last|next)\.?", re.IGNORECASE
 )
 """`C comes first`."""
+_LED = [
+    (re.compile(
+        r"(?:(?:then|and)\s+)?(?:(?:it|the (?:video|clip|sequence|scene|order))\s+)?"
+        rf"(?:{verbs})\s+with\s+(.+)", re.IGNORECASE), rf"\1 {place}")
+    for verbs, place in (("starts|begins|opens", "first"), ("continues|proceeds|goes on", "next"),
+                         ("ends|finishes|concludes|closes", "last"))
+]  # fmt: skip
+"""`starts with C` as `C first`."""
+_CLAUSE = re.compile(r"[.;\n]\s*(?=\S)|,?\s+(?:and|while)(?:\s+then)?\s+|,\s*(?:then\s+)?")
+_SIDED = re.compile(
+    r"\s*(.{1,80}?)\s+(?:(?:comes|happens|occurs|is|goes|takes place)\s+)?"
+    r"(?:(?:right|immediately|directly|just)\s+)?(before|after|precedes|follows)\s+(.{1,80}?)\s*\.?\s*", re.IGNORECASE
+)  # fmt: skip
+"""`C happens before A`, `A comes after C`."""
 _NUMBERED = re.compile(r"(?:^|[\s,;])(\d{1,2})[.)]\s*")
 _LABELLED = re.compile(r"(?:^|(?<=[\s,;:]))[(\[]([A-Za-z]|\d{1,2})[)\]]\s+(?=[^\W\d_]{2})")
 _LETTERED = re.compile(r"\s*(?:\d+[.)]\s*)?[(\[]?([A-Z])[.):\]]\s+\w{2}.*")
@@ -68,6 +83,8 @@ def order(text: str) -> list[str]:
         return [folded(each) for each in re.findall(r"\w{1,2}", text)]
     if labels := _labels(text):
         return labels
+    if chained := _chained(text):
+        return chained
     text = text.strip("[](){}").rstrip(".")
     if re.fullmatch(r"\d{3,}|[A-Z]{2,}", text):
         return list(text.casefold())
@@ -77,7 +94,7 @@ def order(text: str) -> list[str]:
     parts = lines if len(lines) > 1 else _BETWEEN.split(text)
     if len(parts) == 1 and len(text.split()) > 1 and all(len(each) <= 2 for each in text.split()):
         parts = text.split()
-    return [folded(part) for part in _placed([part for part in parts if part.strip()])][: MOST + 1]
+    return [folded(part) for part in _placed([_led(part) for part in parts if part.strip()])][: MOST + 1]
 
 
 def _labels(text: str) -> list[str]:
@@ -90,6 +107,33 @@ def _labels(text: str) -> list[str]:
         return [each.casefold() for each in labels]
     lines = [_LETTERED.fullmatch(line) for line in text.splitlines() if line.strip()]
     return [each[1].casefold() for each in lines if each] if len(lines) > 1 and all(lines) else []
+
+
+def _chained(text: str) -> list[str]:
+    """The items of `C happens before A, and B comes after A` where they leave one order; else []."""
+    sides = [_SIDED.fullmatch(each) for each in _CLAUSE.split(text) if each.strip()][: MOST + 1]
+    if not all(sides) or (len(sides) == 1 and sides[0] and sides[0][2].lower() not in ("after", "follows")):
+        return []
+    before: set[tuple[str, str]] = set()
+    for side in sides:
+        if side is None or re.search(r"\b(?:before|after|precedes|follows|not)\b", side[1] + " | " + side[3], re.I):
+            return []
+        one, other = folded(side[1]), folded(side[3])
+        before.add((one, other) if side[2].lower() in ("before", "precedes") else (other, one))
+    left, found = {item for pair in before for item in pair}, []
+    while left:
+        first = [item for item in left if not any(b == item and a in left for a, b in before)]
+        if len(first) != 1:
+            return []  # two may come first, or each has one before it
+        found += first
+        left -= {first[0]}
+    return found
+
+
+def _led(part: str) -> str:
+    for pattern, placed in _LED:
+        part = pattern.sub(placed, part.strip()) if pattern.fullmatch(part.strip()) else part
+    return part
 
 
 def _placed(parts: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from mmrl.rewards.boxes import Box, boxes, from_value
 from mmrl.rewards.intervals import Interval, interval
 from mmrl.rewards.intervals import from_value as interval_from
 from mmrl.rewards.spelled import DASHES
+from mmrl.rewards.tables import grid
 
 WHERE = ("boxes", "tracks", "track", "trajectory", "bboxes", "frames", "tube", "tracking", "spatial",
          "bbox", "box")  # fmt: skip
@@ -26,17 +28,25 @@ _LINE = re.compile(
 )
 
 _AT = re.compile(
-    r"(?:\b(?:frame|time|second|timestamp|t|f)[\s_#:=]*|^[\s|*-]*)(\d+(?:\.\d+)?)\s*s?(?:\s+-(?=\s))?"
+    r"(?:\b(?:frame|time|second|timestamp|t|f)[\s_#:=]*|(?<!\w)#|^[\s|*-]*)(\d+(?:\.\d+)?)\s*s?(?:\s+-(?=\s))?"
     r"(?=\s*(?:[:=|>,]|\b(?:the|it|is|at)\b|[\[(])|\s+-?\d)",
     re.IGNORECASE | re.MULTILINE,
 )
 """Where a frame is named: `Frame 3 -`, `| 3 |`, `at frame 3 the box is`."""
+
+_BEFORE = re.compile(
+    r"(?<![\w\"'.])(?:frame|time|second|t|f)?[\s_#:]*(\d+(?:\.\d+)?)\s*s?\s*[:=]\s*(?=\{)", re.IGNORECASE
+)
+"""`frame_3: ` before a JSON object."""
+_CORNERS = ("x1", "y1", "x2", "y2")
 
 Track = dict[float, Box]
 
 
 def read(text: str) -> Any:
     """The JSON of an answer, or its lines `Frame 3: [x1, y1, x2, y2]` as a mapping, in any notation of boxes."""
+    if (found := _objects(text) or _rows(text)) is not None:
+        return found
     value = answers.merged(answers.json_value(text))
     if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(each, Mapping) for each in value)):
         return value
@@ -48,6 +58,32 @@ def read(text: str) -> Any:
         held = [(m[1], boxes(text[m.end() : end].strip(_AROUND))) for m, end in zip(named, ends, strict=True)]
         found = [(stamp, list(each[0])) for stamp, each in held if len(each) == 1]
     return dict(found) if found and len({stamp for stamp, _ in found}) == len(found) else value
+
+
+def _objects(text: str) -> dict[str, Any] | None:
+    """The JSON objects that stand each behind its frame; None where there is none, or a frame comes twice."""
+    found: dict[str, Any] = {}
+    for named in list(_BEFORE.finditer(text))[:MOST]:
+        try:
+            box, _ = json.JSONDecoder().raw_decode(text, named.end())
+        except (ValueError, RecursionError):
+            return None
+        if named[1] in found:
+            return {}
+        found[named[1]] = box
+    return found or None
+
+
+def _rows(text: str) -> dict[str, Any] | None:
+    """The rows of a table of five columns: the frame, and the box by the names in the head, corners without one."""
+    rows = [row for row in grid(text) if len(row) == 5]
+    numeric = [all(re.fullmatch(r"-?\d+(?:\.\d*)?", cell) for cell in row[1:]) for row in rows]
+    headed = bool(rows) and not numeric[0]
+    body = rows[1:] if headed else rows
+    if not body or not all(numeric[headed:]) or len({row[0] for row in body}) < len(body):
+        return None
+    names = [cell.lower() for cell in rows[0][1:]] if headed else _CORNERS
+    return {row[0]: dict(zip(names, row[1:], strict=True)) for row in body}
 
 
 def tube(text: str) -> tuple[Interval | None, Track]:

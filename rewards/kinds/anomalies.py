@@ -36,11 +36,26 @@ _TOLD = re.compile(
     r"(?=[.,;)\n]|$| (?:and|from|between|at|which|that|during|lasting|occurr?ing)\b)"
 )
 _NAMED = re.compile(
-    rf"(?:there is |(?:the |this )?(?:video|clip|scene|footage) (?:shows|contains|depicts|has) |an? |the )*({_NAME}?)"
+    rf"(?:there is |(?:the |this )?(?:video|clip|scene|footage) (?:shows|contains|depicts|has) |an? |the )*"
+    rf"((?!(?:from|between|at|in|during)\b){_NAME}?)"
     r"(?: (?:takes? place|occurs?|happens?|breaks? out|starts?|is (?:seen|shown|visible)))?"
-    r"\s*(?:,|:|\(|\[|\bfrom\b|\bbetween\b|\bat\b|\bduring\b|(?=\d))"
+    r"\s*(?:[,;:(\[]|\bfrom\b|\bbetween\b|\bat\b|\bduring\b|(?=\d))"
 )
 """`fighting, 2 to 8 s`, `a fight takes place between 2 and 8 s`, `fighting [2, 8]`."""
+
+_BESIDE = re.compile(
+    r"(?:from|between|at|in|on|near|by|with|during|lasting|starting|starts?|begin\w*|ends?|ending"
+    r"|occurr?\w*|about|approximately|around|roughly|which|that|time\w*|interval|span|segment|duration|seconds?|frames?|when"
+    r"|confidence|severity|score|seen|visible|happen\w*|taking place|takes place)\b"
+)
+_AFTER_TIME = re.compile(
+    r"[^\d]{0,40}\d[\d.,:\s\[\]()-]*"
+    r"(?:(?:to|and|until|till|through|s|secs?|seconds?|m|mins?|minutes?)\b[\d.,:\s\[\]()-]*){0,8}"
+    rf"(?:(?:there is|we see|i see) )?(?:an? |the )?((?!(?:there|it|this|no|not)\b){_NAME}?)"
+    r"(?: (?:is )?(?:taking place|takes? place|occurr?(?:s|ed|ing)?|happen(?:s|ed|ing)?|breaks? out|can be seen"
+    r"|is (?:seen|shown|visible)))?"
+)
+"""`between 00:04 and 00:10 a robbery occurs`, `4-10 s: robbery`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,18 @@ def finding(value: Any) -> Finding | None:
         return Finding(text.replace("_", " "), None)
     kind = _NAMED.match(text)
     when = interval(text[kind.end(1) :] if kind else text)
-    return Finding(kind[1].replace("_", " ") if kind else None, when) if when else None
+    if kind and _others(text[kind.end(1) :]):
+        return Finding(None, when) if when else None
+    kind = kind or _AFTER_TIME.fullmatch(text)
+    return Finding(kind[1].strip().replace("_", " ") if kind else None, when) if when else None
+
+
+def _others(rest: str) -> bool:
+    """Whether other names follow a name before the time is told: a list of kinds names none."""
+    listed = re.split(r"[,;/]", re.split(r"\d", rest, maxsplit=1)[0])[1:]
+    said = [re.sub(r"^(?:and |or )?(?:an? |the )?", "", each.strip()) for each in listed]
+    return any(re.fullmatch(r"[a-z_-]+(?: (?!from\b|at\b|between\b)[a-z_-]+)?(?: (?:from|at|between))?", each)
+               and not _BESIDE.match(each) for each in said)  # fmt: skip
 
 
 def alike(first: str | None, second: str | None) -> bool:
@@ -111,7 +137,7 @@ def true_finding(solution: Any) -> Finding:
 
 
 def read(answer: str) -> Finding | None:
-    value = answers.json_value(answer)
+    value = answers.merged(answers.json_value(answer))
     beside = isinstance(value, list) and re.search(r"[a-z]{3}", answer, re.IGNORECASE)
     said = finding(answer) if beside and "{" not in answer else None
     return said or finding(answer if value is None else value)

@@ -11,9 +11,10 @@ from mmrl.rewards.tables import grid
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 20
+LONGEST = 2000
 _LISTED = re.compile(r"\s*[\[(]?\s*\d{1,6}(?:(?:\s*[,;/-]\s*|,?\s+and\s+|\s+)\d{1,6})*\s*[\])]?\s*\.?\s*")
 _ITEM = r"[^\W\d][^\W\d ]*(?: [^\W\d]+){0,3}(?:\s*[:=]\s*|\s+-?\s*)\d{1,6}"
-_NAMED = re.compile(rf"{_ITEM}(?:\s*(?:[,;]|,?\s+and)?\s+{_ITEM}|\s*[,;]\s*{_ITEM})*\.?")
+_NAMED = re.compile(rf"{_ITEM}(?:(?:\s*[,;]\s*(?:and\s+)?|\s+(?:and\s+)?){_ITEM})*\.?")
 _THING = r"(?:there (?:are|is) |i (?:see|count) )?\d{1,6} [a-z]+(?: [a-z]+)?"
 _TOLD = re.compile(
     rf"{_THING}(?:(?:,| and|, and) {_THING})*(?: in (?:the|this) (?:image|picture|video|clip|scene))?\.?", re.IGNORECASE
@@ -30,7 +31,7 @@ _LEAD = re.compile(r"\A[^\d\n]{1,100}:[ \t]*\n+")
 
 def counts(text: str) -> list[int] | None:
     """`1, 2, 1`, `[1, 2, 1]` or `circle: 1, square: 2`; None for anything else."""
-    text = answers.bare(answers.without_questions(dressing.narrow(text))).strip()
+    text = answers.bare(answers.without_questions(dressing.narrow(text[:LONGEST]))).strip()
     value = answers.merged(answers.json_value(text))
     if isinstance(value, dict):
         value = list(value.values())

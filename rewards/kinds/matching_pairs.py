@@ -29,6 +29,7 @@ _ROWS = re.compile(r"^\s*\|\s*([\w.]{1,20})\s*\|\s*([\w.]{1,20})\s*\|\s*$", re.M
 
 def pairs(value: Any) -> dict[str, str] | None:
     """{left: right} of an answer or truth; None for none, and where one side comes twice."""
+    value = answers.merged(value)
     if isinstance(value, Mapping):
         inner = next((v for v in value.values() if isinstance(v, Mapping | list)), None)
         if inner is not None:

@@ -17,13 +17,13 @@ _N = r"-?\d+(?:\.\d+)?"
 _ATTRIBUTE = re.compile(r"\bpoints\s*=\s*[\"']([^\"']*)[\"']", re.IGNORECASE)
 _PATH = re.compile(rf"\s*M(?:\s*[ML]?\s*{_N}[\s,]+{_N})+\s*Z?\s*", re.IGNORECASE)
 _ROW = re.compile(rf"\s*{_N}(?:[\s,;]+{_N}){{5,}}[\s.;]*")
-_WKT = re.compile(r"\s*POLYGON\s*\(\(([^()]*)\)\)\s*", re.IGNORECASE)
+_WKT = re.compile(r"\s*(?:(?:MULTI)?POLYGON|LINEARRING|LINESTRING)\s*\({1,3}([^()]*)\){1,3}\s*", re.IGNORECASE)
 _NUMBER = re.compile(_N)
 
 
 def outline(text: str) -> list[Point]:
     """The corners of a text: as `points`, in a row `[x1, y1, x2, y2, ...]` as COCO has them, as SVG or WKT."""
-    text = re.sub(r"</?[a-z]+>", " ", dressing.narrow(answers.bare(text)), flags=re.IGNORECASE).strip()
+    text = re.sub(r"</?[a-z]+>", " ", dressing.narrow(answers.bare(text)), flags=re.IGNORECASE).strip().strip("\"'")
     if attribute := _ATTRIBUTE.search(text):
         text = attribute[1]
     if written := _WKT.fullmatch(text):
