@@ -14,6 +14,7 @@ from mmrl.rewards import answers
 from mmrl.rewards.numbers import number
 
 FAR = "\\infty"
+MOST = 50  # parts of a union
 _PLAINER = (
     (re.compile(r"\\left|\\right|\\[bB]igg?[lr]?(?![a-z])|\\[,;:! ]|~|\$"), " "),
     (re.compile(r"\\leq?(?:slant|q)?(?![a-z])|\u2264|<="), "\u2264"),
@@ -31,7 +32,7 @@ _PLAINER = (
 _BUILT = re.compile(r"\\?\{\s*(\w)(?:\s*\u2208\s*\u211d)?\s*(?:\\mid|\||:)\s*(.*?)\\?\}\s*")
 _MEMBER = re.compile(r"\s*\w\s*\u2208\s*(.*)")
 _SPAN = re.compile(r"\s*([\[(\]])(.*)([\])\[])\s*")
-_WITHOUT = re.compile(r"\s*\u211d\s*\\(?:setminus|backslash)\s*\\?\{([^{},]+)\\?\}\s*")
+_WITHOUT = re.compile(r"\s*\u211d\s*\\(?:setminus|backslash)\s*\\?\{([^{},]+?)\s*\\?\}\s*")
 _SIGN = re.compile("([<>\u2264\u2265\u2260])")
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?:theta|alpha|beta|lambda|phi)")
 _SIZE = re.compile(r"\|\s*([A-Za-z])\s*\|")
@@ -66,6 +67,8 @@ def read(text: str) -> Written | None:
         variable, text = built[1], built[2]
     elif member := _MEMBER.fullmatch(text):
         text = member[1]
+    if text.count("\u222a") >= MOST:
+        return None
     parts = [_both(part) if "\u2227" in part else _one(part) for part in text.split("\u222a")]
     if not parts or any(part is None for part in parts):
         return None

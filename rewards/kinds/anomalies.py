@@ -52,7 +52,7 @@ _AFTER_TIME = re.compile(
     r"[^\d]{0,40}\d[\d.,:\s\[\]()-]*"
     r"(?:(?:to|and|until|till|through|s|secs?|seconds?|m|mins?|minutes?)\b[\d.,:\s\[\]()-]*){0,8}"
     rf"(?:(?:there is|we see|i see) )?(?:an? |the )?((?!(?:there|it|this|no|not)\b){_NAME}?)"
-    r"(?: (?:is )?(?:taking place|takes? place|occurr?(?:s|ed|ing)?|happen(?:s|ed|ing)?|breaks? out|can be seen"
+    r"(?: (?:is )?(?:taking place|takes? place|occurr?(?:s|ed|ing)?|happen(?:s|ed|ing)?|can be seen"
     r"|is (?:seen|shown|visible)))?"
 )
 """`between 00:04 and 00:10 a robbery occurs`, `4-10 s: robbery`."""

@@ -41,8 +41,9 @@ def test_what_is_written(text, pieces, variable):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "x", "3", "||x|>1|", "||x||<1", "|x|>|y|", "|x| > -1", "x<3 or y>5", "x<y<z<w", "x<", "<", "(", "(1,2,3)", "()",
-     "[1,]", r"\{\}", r"\{x \mid\}", r"x \in", r"\cup", "2<x>1", "x < x + 1", "x<1 and y<2", "x<1 and x<2 and x<3"],
+    ["", " ", "x", "3", "||x|>1|", "||x||<1", "|x|>|y|", "|x| > -1", "x<3 or y>5", "x<y<z<w", "x<", "<", "(", "(1,2,3)",
+     "()", "[1,]", r"\{\}", r"\{x \mid\}", r"x \in", r"\cup", "2<x>1", "x < x + 1",
+     "x<1 and y<2", "x<1 and x<2 and x<3"],
 )  # fmt: skip
 def test_what_is_no_set(text):
     assert read(text) is None
