@@ -49,9 +49,9 @@ def named(text: str) -> dict[str, Any] | None:
         return _tabled([[cell.text for cell in row.children] for row in found.children])
     text = answers.bare(re.sub(r"\A\s*```\w*\n(.*?)```\s*\Z", r"\1", text, flags=re.DOTALL)).strip()
     text = _SHOWS.sub("", text)
-    found = [read(each) for each in (text, _LEAD.sub("", text, count=1)) for read in (_items, _told)]
-    if any(found):
-        return max((each for each in found if each), key=len)
+    readings = [read(each) for each in (text, _LEAD.sub("", text, count=1)) for read in (_items, _told)]
+    if any(readings):
+        return max((each for each in readings if each), key=len)
     rows = grid(text)
     return _tabled(rows) if rows else None
 

@@ -45,8 +45,8 @@ Track = dict[float, Box]
 
 def read(text: str) -> Any:
     """The JSON of an answer, or its lines `Frame 3: [x1, y1, x2, y2]` as a mapping, in any notation of boxes."""
-    if (found := _objects(text) or _rows(text)) is not None:
-        return found
+    if (framed := _objects(text) or _rows(text)) is not None:
+        return framed
     value = answers.merged(answers.json_value(text))
     if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(each, Mapping) for each in value)):
         return value
