@@ -1,6 +1,7 @@
 """Code of the user's own that a run tells what it does: `callbacks: [my_callbacks.py:Stopper]`.
 
-An object, made without arguments or with those of {name: ..., parameter: ...}, with any of
+An object, made without arguments or with those of {name: ..., parameter: ...}, or in Python the object itself, with
+any of
 
     begin(config)              the resolved configuration, before the first step
     step(step, metrics)        after each step
@@ -25,7 +26,7 @@ EVENTS = ("begin", "step", "rollouts", "end")
 class Callbacks:
     """Several, in their order."""
 
-    def __init__(self, specs: Iterable[str | Mapping[str, Any]]):
+    def __init__(self, specs: Iterable[Any]):
         self.listeners = [_made(spec) for spec in specs]
 
     def tell(self, event: str, *what: Any) -> None:
@@ -40,7 +41,11 @@ class Callbacks:
         self.tell("rollouts", step, folder)
 
 
-def _made(spec: str | Mapping[str, Any]) -> Any:
+def _made(spec: Any) -> Any:
+    """The listener of a configuration's entry; an object of the user's own is one already."""
+    if not isinstance(spec, (str, Mapping)):
+        made = spec() if isinstance(spec, type) else spec
+        return _listening(made, type(made).__name__)
     name, options = (spec, {}) if isinstance(spec, str) else (str(spec.get("name", "")), dict(spec))
     options.pop("name", None)
     if not plugins.is_reference(name):
@@ -50,6 +55,11 @@ def _made(spec: str | Mapping[str, Any]) -> Any:
         made = kind(**options)
     except TypeError as error:
         raise ConfigError(f"callbacks: {name}: {error}") from None
+    return _listening(made, name)
+
+
+def _listening(made: Any, name: str) -> Any:
+    """ConfigError for an object that would never be called."""
     if not any(callable(getattr(made, event, None)) for event in EVENTS):
         raise ConfigError(f"callbacks: {name} has none of {', '.join(EVENTS)}: it would never be called")
     return made

@@ -18,14 +18,19 @@ def for_accelerate(arguments: Sequence[str], gpus: int) -> list[str]:
     accelerate takes that launcher, which it calls multi_gpu, by itself only where it sees several GPUs. With fewer,
     `--num_processes 2` starts one process and says nothing. Without a GPU, ranks talk through gloo.
 
-    Raises ConfigError for CPUs on a machine that has GPUs, which ranks would take, and for too few GPUs.
+    Raises ConfigError for a script that is not there, for CPUs on a machine that has GPUs, which ranks would take, and
+    for too few GPUs.
     """
     from accelerate.commands.launch import launch_command_parser
 
     given = list(arguments)
+    said = launch_command_parser().parse_args(given)
+    script = said.training_script
+    if not (said.module or said.no_python or Path(script).is_file()):
+        rest = " ".join([script, *said.training_script_args])
+        raise ConfigError(f"mmrl launch: no script {script!r} here; a module goes behind -m: -m mmrl {rest}")
     if not any(word.replace("-", "_").startswith(("__num_processes", "__config_file")) for word in given):
         return given
-    said = launch_command_parser().parse_args(given)
     told = _file(said.config_file)
     count = said.num_processes or told.get("num_processes") or 1
     kind = told.get("distributed_type") or "NO"
@@ -39,9 +44,9 @@ def for_accelerate(arguments: Sequence[str], gpus: int) -> list[str]:
     machines = said.num_machines or told.get("num_machines") or 1
     if 0 < gpus * machines < count:
         raise ConfigError(f"mmrl launch: {count} processes for {gpus * machines} GPUs; each takes a GPU of its own")
-    script = len(given) - len(said.training_script_args) - 1
-    own = [word for word in given[:script] if word != "--cpu"]
-    return ["--multi_gpu", *own, *given[script:]]
+    place = len(given) - len(said.training_script_args) - 1
+    own = [word for word in given[:place] if word != "--cpu"]
+    return ["--multi_gpu", *own, *given[place:]]
 
 
 def _file(path: str | None) -> dict:

@@ -87,7 +87,7 @@ class Pipeline:
     def train(
         self, dataset: Dataset, rewards: Rewards = (), *, recipe: str | None = None,
         eval_dataset: Dataset | None = None, run_dir: str | Path | None = None, resume: str | Path | None = None,
-        report: Report | None = None, **sections: Any,
+        report: Report | None = None, callbacks: Sequence[Any] = (), **sections: Any,
     ) -> Result:  # fmt: skip
         """Fine-tune in place. What the recipe says of the policy (sampler, guidance, adapters) holds where
         `from_pretrained` was not told otherwise; the model is loaded again for it, if need be.
@@ -96,9 +96,12 @@ class Pipeline:
         rewards   names, {name, weight, options}, or functions with TRL's signature; none: those of `config`
         recipe    none: that of `config`, else grpo
         report    called with (step, metrics) after every step; default: a progress bar
+        callbacks  objects of yours with `begin`, `step`, `rollouts` or `end`, or what the configuration names them by
         sections  further parts of the configuration: `training={"steps": 200}`, `objective={...}`, `data={...}`
         """
-        config = self._config(recipe, run_dir, sections)
+        named = [c for c in callbacks if isinstance(c, (str, Mapping))]
+        listeners = [c for c in callbacks if not isinstance(c, (str, Mapping))]
+        config = self._config(recipe, run_dir, {**sections, "callbacks": named} if named else sections)
         rewards = _each(rewards)
         rewards = [*rewards, *load_recipe(config.recipe).beside(rewards)] if rewards else _specs(config)
         self.environment = config.environment
@@ -118,7 +121,7 @@ class Pipeline:
                 return train_run(
                     config, resume=resume, policy=self.policy, prompts=prompts, eval_prompts=held_out,
                     score=panel.score, made=panel.makes, report=shown,
-                    kept=live.kept, began=live.began,
+                    kept=live.kept, began=live.began, callbacks=listeners,
                 )  # fmt: skip
         finally:
             panel.close()

@@ -259,24 +259,18 @@ def told_where(*prompts: Sequence[Prompt]) -> Iterator[None]:
 
 
 def train(
-    config: RunConfig,
-    *,
-    resume: str | Path | None = None,
-    policy: Policy | None = None,
-    prompts: Sequence[Prompt] | None = None,
-    eval_prompts: Sequence[Prompt] | None = None,
-    score: Callable | None = None,
-    made: Mapping[str, str] | None = None,
-    report: Report = lambda step, metrics: None,
-    kept: Kept = lambda step, folder: None,
-    began: Callable[[RunConfig], None] = lambda config: None,
-    monitors: Monitors | None = None,
-) -> Result:
+    config: RunConfig, *, resume: str | Path | None = None, policy: Policy | None = None,
+    prompts: Sequence[Prompt] | None = None, eval_prompts: Sequence[Prompt] | None = None,
+    score: Callable | None = None, made: Mapping[str, str] | None = None, callbacks: Sequence[Any] = (),
+    report: Report = lambda step, metrics: None, kept: Kept = lambda step, folder: None,
+    began: Callable[[RunConfig], None] = lambda config: None, monitors: Monitors | None = None,
+) -> Result:  # fmt: skip
     """Train as configured. What is passed in (a policy, prompts, a score function) is used instead of built.
 
     resume  a run directory or a checkpoint; what the run did after it is set aside
     began   called with the configuration once the data is open, and `training.data_epochs` is so many steps
     made    {column that stage functions read: who makes it} of a `score` that is passed in
+    callbacks  objects that hear of the run after those of the configuration
     monitors  who looks on, in place of the watch that the configuration asks for
     """
     made = {} if score is None and made is None else made
@@ -294,7 +288,7 @@ def train(
         prompts, eval_prompts, score = together(ready, accelerator)
         config = config.model_copy(update={"training": config.training.for_rows(len(prompts))})
         began(config)
-        listeners = config.callbacks if accelerator.is_main_process else ()
+        listeners = [*config.callbacks, *callbacks] if accelerator.is_main_process else ()
         told_to = together(lambda: Callbacks(listeners), accelerator)
         score = with_numbers(score, config.data.numbers)
         policy = policy or together(lambda: build_policy(config), accelerator)

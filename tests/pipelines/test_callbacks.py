@@ -48,6 +48,19 @@ def test_a_run_of_one_epoch_tells_a_listener_everything(tmp_path, bases, mmrl):
     assert "More Information Needed" not in card and "3 of 3" in card and "no held-out prompts" in card
 
 
+def test_in_python_an_object_is_a_listener_already():
+    heard = []
+
+    class Own:
+        def step(self, step, metrics):
+            heard.append((step, metrics))
+
+    Callbacks([Own(), Own]).step(3, {"loss": 1.0})
+    assert heard == [(3, {"loss": 1.0})] * 2
+    with pytest.raises(ConfigError, match="object has none of begin, step, rollouts, end"):
+        Callbacks([object()])
+
+
 def test_what_would_never_be_called_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text(LISTENER)
     for name, why in (("Deaf", "never be called"), ("Listener", "missing 1 required"), ("Nobody", "Nobody")):

@@ -22,6 +22,11 @@ def test_what_accelerate_does_right_is_left_to_it(given, gpus):
     assert for_accelerate([*given, *TRAIN], gpus) == [*given, *TRAIN]
 
 
+def test_a_command_of_ours_is_a_module():
+    with pytest.raises(ConfigError, match=r"no script 'train' here; a module goes behind -m: -m mmrl train vlm demo"):
+        for_accelerate(["--num_processes", "2", "train", "vlm", "demo"], gpus=0)
+
+
 @pytest.mark.parametrize("kind", ["MULTI_CPU", "NO", "FSDP"])
 def test_a_file_of_several_processes(tmp_path, kind):
     (tmp_path / "two.yaml").write_text(f"distributed_type: {kind}\nnum_processes: 2\nuse_cpu: true\n")
