@@ -14,10 +14,12 @@ MOST = 20
 LONGEST = 2000
 _LISTED = re.compile(r"\s*[\[(]?\s*\d{1,6}(?:(?:\s*[,;/-]\s*|,?\s+and\s+|\s+)\d{1,6})*\s*[\])]?\s*\.?\s*")
 _ITEM = r"[^\W\d][^\W\d ]*(?: [^\W\d]+){0,3}(?:\s*[:=]\s*|\s+-?\s*)\d{1,6}"
-_NAMED = re.compile(rf"{_ITEM}(?:(?:\s*[,;]\s*(?:and\s+)?|\s+(?:and\s+)?){_ITEM})*\.?")
-_THING = r"(?:there (?:are|is) |i (?:see|count) )?\d{1,6} [a-z]+(?: [a-z]+)?"
+# an item that was read stays read, (?>...): "and" is a word as well as what joins, and n of them have 2^n readings
+_NAMED = re.compile(rf"{_ITEM}(?>(?:\s*[,;]\s*(?:and\s+)?|\s+(?:and\s+)?){_ITEM})*+\.?")
+_THING = r"(?:there (?:are|is) |i (?:see|count) )?\d{1,6} (?!and\b|in\b)[a-z]+(?: (?!and\b|in\b)[a-z]+)?"
 _TOLD = re.compile(
-    rf"{_THING}(?:(?:,| and|, and) {_THING})*(?: in (?:the|this) (?:image|picture|video|clip|scene))?\.?", re.IGNORECASE
+    rf"{_THING}(?>(?:,| and|, and) {_THING})*+(?: in (?:the|this) (?:image|picture|video|clip|scene))?\.?",
+    re.IGNORECASE,
 )
 _NO = re.compile(r"\b(?:no|zero) (?=[a-z])", re.IGNORECASE)
 _CELLS = re.compile(r"^\s*\|\s*([^|\d]+?)\s*\|\s*(\d{1,6})\s*\|\s*$", re.MULTILINE)

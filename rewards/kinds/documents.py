@@ -113,10 +113,15 @@ def formula_in(answer: str) -> str:
     return next(group for group in found[-1] if group) if found else ""
 
 
+def says(found: list[str]) -> bool:
+    """Whether there is a letter or a digit: braces and signs alone are no formula."""
+    return any(c.isalnum() for token in found for c in token)
+
+
 def true_formula(solution: Any) -> list[str]:
     """RewardError for a truth without anything to write."""
     found = tokens(answers.truth(solution) if not isinstance(solution, str) else solution)
-    if not found or not any(c.isalnum() for token in found for c in token):
+    if not says(found):
         answers.refuse(solution, "is no formula", "LaTeX")
     return found
 
@@ -129,7 +134,7 @@ def renderer_of(name: str) -> Any:
 @kind(
     "latex",
     read=true_formula,
-    valid=lambda text: bool(tokens(text)),
+    valid=lambda text: says(tokens(text)),
     answer="LaTeX, with or without dollar signs or a code fence; spacing, `\\left` and `\\dfrac` do not matter",
     truth="LaTeX",
     aliases=("formula", "latex_ocr", "formula_recognition", "image_to_latex"),
@@ -140,7 +145,7 @@ def latex(answer: str, right: list[str], *, renderer: str | None = None) -> Verd
     renderer  your function from a list of LaTeX texts to PIL images, None for what does not compile
     """
     found = tokens(formula_in(answer))[:LONGEST]
-    if not found:
+    if not says(found):
         return UNREAD
     written = 1 - edits(found, right[:LONGEST]) / max(len(found), len(right))
     parts = {"tokens": written if written >= LEAST_ALIKE else 0.0, "exact": float(found == right)}

@@ -249,6 +249,11 @@ class TestEveryScorer:
                 continue  # an object without fields parses, which is worth its share
             assert score(name, completion, sample, extra) <= 0, completion
 
+    @pytest.mark.timeout(60)
+    @pytest.mark.parametrize("piece", ["A is 1 and ", "1 and 2 a and ", "no ", "(1, ", "\n- "])
+    def test_what_repeats_itself_is_read_in_time(self, name, sample, extra, piece):
+        assert math.isfinite(score(name, f"<answer>{piece * 1500}</answer>", sample, extra))
+
     @settings(max_examples=40, deadline=None)
     @given(text=st.text(alphabet="qzj <>/{}[]()\\.,:-'\"\n", max_size=80), tagged=st.booleans())
     def test_noise_is_worth_nothing(self, name, sample, extra, text, tagged):
