@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies import adapters, registry
 from mmrl.policies.base import Policy
+from mmrl.policies.fixed_length import asked, inverse_cdf, left_padded
 from mmrl.policies.masked.likelihoods import Hidden, Masked, likelihood_class
 from mmrl.policies.masked.schedule import ScheduleConfig
 from mmrl.randomness import Key
@@ -158,13 +159,7 @@ class MaskedDiffusionPolicy(Policy):
 
     def _padded(self, encoded: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(B, P) left-padded ids and mask."""
-        width = max(len(ids) for ids in encoded)
-        ids = torch.full((len(encoded), width), self.end)
-        mask = torch.zeros(len(encoded), width, dtype=torch.long)
-        for row, values in enumerate(encoded):
-            ids[row, width - len(values) :] = values
-            mask[row, width - len(values) :] = 1
-        return ids.to(self.device), mask.to(self.device)
+        return left_padded(encoded, self.end, self.device)
 
     # ---- acting
 
@@ -173,11 +168,7 @@ class MaskedDiffusionPolicy(Policy):
     ) -> Rollouts:
         """Fill `count` canvases per request; every draw is keyed by prompt id and member."""
         self._only_current(weights)
-        if any(r.prefix is not None or r.start is not None for r in requests):
-            raise PolicyError("masked diffusion policies fill a whole canvas and take no prefix and no start")
-        prompts = list({r.prompt.id: r.prompt for r in requests}.values())
-        index = {prompt.id: i for i, prompt in enumerate(prompts)}
-        members = [(r, r.first_member + i) for r in requests for i in range(r.count)]
+        prompts, index, members = asked(requests, "masked diffusion policies fill a whole canvas")
         keys = [key.at(prompt=r.prompt.id, member=m) for r, m in members]
         with self.acting():
             shown, shown_mask = self._padded([self.encode(r.shown or r.prompt) for r, _ in members])
@@ -300,10 +291,3 @@ class MaskedDiffusionPolicy(Policy):
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         adapters.load_trainable_state(self.inner, state)
-
-
-def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """(B, T) the token at which the cumulative probability passes the row's own uniform number."""
-    steps = probabilities.double().cumsum(-1)
-    drawn = torch.searchsorted(steps, uniform[..., None].to(steps) * steps[..., -1:])[..., 0]
-    return drawn.clamp(max=probabilities.shape[-1] - 1)

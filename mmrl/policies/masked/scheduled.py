@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmrl.batch import KINDS
 from mmrl.errors import PolicyError
 from mmrl.policies import adapters
+from mmrl.policies.fixed_length import asked
 from mmrl.policies.masked.policy import MaskedDiffusionPolicy, ScoredMaskedModel
 from mmrl.policies.masked.schedule import bin_log_probs, fill, token_log_probs
 from mmrl.randomness import Key
@@ -89,11 +90,7 @@ class ScheduledMaskedPolicy(MaskedDiffusionPolicy):
     ) -> Rollouts:
         """Fill `count` canvases per request; every draw of token and schedule is keyed by prompt id and member."""
         self._only_current(weights)
-        if any(r.prefix is not None or r.start is not None for r in requests):
-            raise PolicyError("masked diffusion policies fill a whole canvas and take no prefix and no start")
-        prompts = list({r.prompt.id: r.prompt for r in requests}.values())
-        index = {prompt.id: i for i, prompt in enumerate(prompts)}
-        members = [(r, r.first_member + i) for r in requests for i in range(r.count)]
+        prompts, index, members = asked(requests, "masked diffusion policies fill a whole canvas")
         keys = [key.at(prompt=r.prompt.id, member=m) for r, m in members]
         steps, length = len(self.inner.schedule), self.config.max_new_tokens
         with self.acting():

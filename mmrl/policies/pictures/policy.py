@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies import adapters, likelihood
 from mmrl.policies.base import Policy
+from mmrl.policies.fixed_length import asked, inverse_cdf, left_padded
 from mmrl.policies.generation.families.outputs import as_images
-from mmrl.policies.masked.policy import inverse_cdf
 from mmrl.randomness import Key
 from mmrl.record import FINISHED, Evaluation, Prompt, Request, Rollouts
 from mmrl.settings import Section
@@ -178,13 +178,7 @@ class JanusPolicy(Policy):
 
     def _padded(self, encoded: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(B, P) left-padded ids and mask."""
-        width = max(len(ids) for ids in encoded)
-        ids = torch.full((len(encoded), width), self._special[1])
-        seen = torch.zeros(len(encoded), width, dtype=torch.long)
-        for row, values in enumerate(encoded):
-            ids[row, width - len(values) :] = values
-            seen[row, width - len(values) :] = 1
-        return ids.to(self.device), seen.to(self.device)
+        return left_padded(encoded, self._special[1], self.device)
 
     # ---- acting
 
@@ -193,11 +187,7 @@ class JanusPolicy(Policy):
     ) -> Rollouts:
         """Write `count` pictures per request; every draw is keyed by prompt id and member."""
         self._only_current(weights)
-        if any(r.prefix is not None or r.start is not None for r in requests):
-            raise PolicyError("a policy that writes pictures takes no prefix and no start")
-        prompts = list({r.prompt.id: r.prompt for r in requests}.values())
-        index = {prompt.id: i for i, prompt in enumerate(prompts)}
-        members = [(r, r.first_member + i) for r in requests for i in range(r.count)]
+        prompts, index, members = asked(requests, "policies that write pictures write whole ones")
         uniform = torch.stack(
             [key.at(prompt=r.prompt.id, member=m, purpose="picture token").uniform(self.tokens) for r, m in members]
         )
