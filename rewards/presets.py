@@ -27,6 +27,7 @@ PRESETS: dict[str, list[dict[str, Any]]] = {
     "unifiedreward_think": [_spec("preference", 1.0), _spec("format", 1.0)],
     "videossr": [_spec("accuracy", 1.0)],
     "gui_libra": [_spec("gui", 0.9), _spec("format", 0.1)],
+    "gazal_r1": [_spec("accuracy", 1.0), _spec("format", 0.2), _spec("ngram_repetition", 1.0)],
 }
 
 
@@ -63,6 +64,10 @@ PUBLISHED: dict[str, Published] = {
     "easyvideor1": Published(
         "Eleven kinds of question by `problem_type`, .9 of the sum, and a graded format.",
         "EasyVideoR1, 2026", "partly", ("vlm", "video"),
+    ),
+    "gazal_r1": Published(
+        "Accuracy, format and a price for repetition; recipe `gazal_r1` adds length on a cosine and its adapter.",
+        "Gazal-R1, arXiv 2506.21594", "reconstructed", ("vlm", "video"),
     ),
     "video_r1": Published(
         "Accuracy and format; recipe `video_r1` adds T-GRPO, a second group on shuffled frames.",

@@ -30,8 +30,9 @@ class Demonstrations(Strategy):
     count      at most so many of them, from the front
     behaviour  the ratio's denominator on these rows: "policy" is their own probability at collection, so that the
                ratio starts at 1; "one" takes the demonstrator for certain, as LUFFY does
-    joins      "group": they are members like the others; "beside": they neither count nor train, and are there for
-               what reads the columns
+    joins      "group": they are members like the others; "loss": they train and do not count, so that no advantage is
+               theirs and a regularizer such as `nll` with `rows: expert` may be; "beside": they do neither, and are
+               there for what reads the columns
 
     Column `expert (B,)` is 1 on them, and `expert_log_probs (B, T)` has on every row of a group the log-probs of its
     first one, token by token, 0 behind its end and where there is none. The policy gives their old log-probs in a
@@ -48,13 +49,13 @@ class Demonstrations(Strategy):
         column: str = "demonstrations",
         count: int = 1,
         behaviour: str = "policy",
-        joins: Literal["group", "beside"] = "group",
+        joins: Literal["group", "loss", "beside"] = "group",
     ) -> None:
         if behaviour not in BEHAVIOURS or behaviour == "given":
             raise ConfigError(f"rollout 'demonstrations': behaviour is policy or one, got {behaviour!r}: texts bring "
                               "no log-probs along")  # fmt: skip
-        if joins not in ("group", "beside"):
-            raise ConfigError(f"rollout 'demonstrations': joins={joins!r}; expected 'group' or 'beside'")
+        if joins not in ("group", "loss", "beside"):
+            raise ConfigError(f"rollout 'demonstrations': joins={joins!r}; expected 'group', 'loss' or 'beside'")
         self.column, self.count, self.behaviour, self.joins = column, count, behaviour, joins
         self.data_columns = (column,)
         self.origins = (brought("demonstration", behaviour),)
@@ -71,7 +72,7 @@ class Demonstrations(Strategy):
         if self.joins == "group":
             return Plan(given=given) if given else None
         own = batch["expert"] == 0
-        return Plan(given=given, counted=own, trained=own)
+        return Plan(given=given, counted=own, trained=torch.ones_like(own) if self.joins == "loss" else own)
 
     def make(self, batch: Batch) -> Mapping[str, Tensor]:
         return {"expert_log_probs": of_the_first(batch.old_log_probs * batch.mask, batch["expert"] > 0, batch)}

@@ -70,6 +70,28 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
             "falls slowly",
         ),
         Entry("answer/majority", "share of a group that gives its most frequent answer", "rises slowly"),
+        Entry(
+            "preference/strength",
+            "of stored pairs: mean over deviation of the margins by which an ensemble of rewards prefers the chosen "
+            "answer, the median over pairs",
+            "above 1",
+            "around 0 the ensemble does not see what people chose by",
+        ),
+        Entry(
+            "preference/wrong_fraction",
+            "pairs of which the ensemble would have chosen the other answer, with a strength of -1 or less",
+            "below .25",
+            "read some of them; objective.score_objective.secrets_of_rlhf_ii.wrong says what becomes of them",
+        ),
+        Entry(
+            "preference/unsure_fraction", "pairs on which its members disagree, a strength between -1 and 1", "below .4"
+        ),
+        Entry(
+            "preference/unknown_fraction",
+            "pairs without a strength, since a reward was missing; they do not train",
+            "0",
+            "`unscored` has the causes",
+        ),
     ),
     "Signal": (
         Entry(

@@ -123,6 +123,7 @@ def batch_metrics(batch: Batch, weights: Tensor) -> dict[str, Any]:
         **signal(batch),
         **_answer_metrics(batch),
         **_teacher_metrics(batch),
+        **_preference_metrics(batch),
         **{f"rollouts/{name}": n for i, name in enumerate(SOURCES) if i and (n := int((batch.source == i).sum()))},
         "advantage/mean": advantage.mean().item(),
         "advantage/abs_mean": advantage.abs().mean().item(),
@@ -151,6 +152,22 @@ def _teacher_metrics(batch: Batch) -> dict[str, float]:
         return {}
     gap = batch.old_log_probs - batch.columns[TAUGHT]
     return {"teacher/kl": gap[own].double().mean().item()}
+
+
+def _preference_metrics(batch: Batch) -> dict[str, float]:
+    """How far an ensemble of rewards trusts the labels of stored pairs, one number a pair."""
+    if "preference_strength" not in batch:
+        return {}
+    strength = batch["preference_strength"][batch["preferred"] > 0].double()
+    known = strength[~strength.isnan()]
+    if not len(known):
+        return {"preference/unknown_fraction": 1.0}
+    return {
+        "preference/strength": known.median().item(),
+        "preference/wrong_fraction": (known <= -1).double().mean().item(),
+        "preference/unsure_fraction": (known.abs() < 1).double().mean().item(),
+        "preference/unknown_fraction": 1 - len(known) / len(strength),
+    }
 
 
 def speed_metrics(batch: Batch, seconds: dict[str, float]) -> dict[str, float]:

@@ -76,14 +76,17 @@ PARTS = {
     "carr_c_grpo": ["rubric"],
     "dr_irl_grpo_s": ["hardness", "gap"],
     "dynframe_sd_grpo": ["retrieval", "answer"],
+    "datarus_r1": ["format"],
     "flowse_grpo": ["format"],
     "gdpo_decoupled": ["format"],
+    "genrec_grpo_sr": ["relevance"],
     "lightningrl": ["tokens_per_forward"],
     "marble": ["format"],
     "prs_vspo": ["format"],
     "q_hawkeye": ["predicted_score"],
     "rubric_anchors": ["format"],
     "searchllm": ["format"],
+    "secrets_of_rlhf_ii": ["second"],
 }
 """Reward components that recipes read by name."""
 
@@ -225,6 +228,8 @@ def with_columns(prompt: Prompt, number: int) -> Prompt:
         "hint": "look again",
         "reference_value": 0.25 + 0.5 * (number % 2),
         "source": "ab"[number % 2],
+        "rejected": ANSWERS[(number + 1) % 2],
+        "labelled": bool(number % 2),
     }
     return replace(prompt, columns={**prompt.columns, **added})
 

@@ -176,6 +176,11 @@ ELSEWHERE = {
     "ranked_items": "papers/test_ranking",
     "set_then_rank": "papers/test_ranking",
     "equations": "says which sums of an answer are right: papers/test_segments",
+    "ngram_repetition": "judges how often a text repeats itself, whatever it says: papers/test_gazal",
+    "submodular_rl": "compares outputs with each other: papers/test_submodular",
+    "cardrewriter": "judges what a query finds: papers/test_rewriting",
+    "medssr": "`accuracy`, or a vote of the group: papers/test_medssr",
+    "step_progress": "says how far beginnings of an answer are, by another reward: papers/test_progress",
     "answer_number": "says which answers are the same, not what they are worth",
 }
 

@@ -15,7 +15,7 @@ from tests.rollout.hinted import hinted_prompts, score_right, taught_policy
 SIGNAL = ["guide", "visurf", "easyvideor1", "npo", "ampo", "tgrl", "dypo", "grao", "otr", "expo"]
 """Of these, right rows come from elsewhere, so that the step has something to learn."""
 OTHERS = [
-    *("ghpo", "sage", "hill", "igrpo", "fission_grpo", "dars", "cure", "treepo"),
+    *("ghpo", "sage", "hill", "igrpo", "fission_grpo", "dars", "cure", "treepo", "reflectdrive_2"),
     *("replay", "remix_off_policy", "srpo", "sdpo", "calibrl", "brorl"),
 ]
 

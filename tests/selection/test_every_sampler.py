@@ -10,12 +10,13 @@ from mmrl.stages import Bound, registered
 from tests.selection.helpers import groups, solved
 
 SIZE, COUNT = 12, 4
-PROMPTS = [Prompt(f"p{i}", [], columns={"source": "ab"[i % 2]}) for i in range(SIZE)]
+PROMPTS = [Prompt(f"p{i}", [], columns={"source": "ab"[i % 2], "labelled": i % 3 > 0}) for i in range(SIZE)]
 SETTINGS = {
     "1_shot_rlvr": {"pilot": 8, "keep": 2},
     "medvlthinker": {"low": 2, "high": 14},
     "drive": {"hard_from": 6},
     "sws": {"pilot": 8},
+    "medssr": {"steps": 5},
 }
 NAMES = [spec.name for spec in registered("prompts")]
 
