@@ -78,5 +78,5 @@ def medssr(
             voted = majority([numbers[row] for row in rows])
             for row in rows:
                 agrees = float(voted > 0 and numbers[row] == voted)
-                scores[row] = {"score": agrees, "agreement": agrees}
+                scores[row] = {"score": agrees, "agreement": agrees, "success": None}
     return scores

@@ -103,10 +103,10 @@ def cardrewriter(
     near = _relevance(relevance, rewrites, given)
     if search:
         places = _called(plugins.load(search, "cardrewriter's search"), (rewrites,), given)
-    elif documents is None:
+    elif documents is None and completions:
         raise RewardError("cardrewriter reads the column documents, or takes options: {search: file.py:function}")
     else:
-        places = [found(text, texts) for text, texts in zip(rewrites, documents, strict=True)]
+        places = [found(text, texts) for text, texts in zip(rewrites, documents or (), strict=True)]
     scores = []
     for like, at, right in zip(near, places, relevant, strict=True):
         finds = effectiveness(at, right, top)

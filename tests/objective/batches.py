@@ -81,6 +81,10 @@ def column(name: str, batch: Batch, seed: int) -> Tensor:
         return torch.where(batch.member % 2 == 1, batch.member - 1, -1).to(dtype)
     if name == "sub":
         return (batch.member % 2).to(dtype)
+    if name == "preferred":
+        return (batch.member % 2 == 0).to(dtype)
+    if name.startswith("preference_"):
+        return 4 * noise[:, 0] - 2
     if name == "begins":
         return torch.arange(rows) % 3
     if name == "answer":

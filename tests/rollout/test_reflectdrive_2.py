@@ -34,4 +34,3 @@ def test_a_group_that_leaves_nothing_to_compare_is_refused():
         ReflectDrive2().ask(step(size=3))
     with pytest.raises(ConfigError, match=r"lacks \{draft\}"):
         ReflectDrive2(template="Edit it.")
-

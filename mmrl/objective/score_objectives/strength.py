@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mmrl.errors import ConfigError
+from mmrl.objective.numerics import outcome
 from mmrl.objective.score_objectives.pairs import mean_over_prompts
 from mmrl.record import Batch
 from mmrl.stages import stage
@@ -62,6 +63,8 @@ def secrets_of_rlhf_ii(
     chosen = batch["preferred"] > 0
     together = batch.group[:, None] == batch.group[None, :]
     first, second = (together & chosen[:, None] & ~chosen[None, :]).nonzero(as_tuple=True)
+    known = ~(outcome(batch)[first].isnan() | outcome(batch)[second].isnan())
+    first, second = first[known], second[known]
     strength, mean = batch["preference_strength"][first].to(scores), batch["preference_margin"][first].to(scores)
     bad, vague = doubted(strength, bound)
     treated = {"flip": torch.zeros_like(bad), "soften": torch.zeros_like(bad), "drop": strength.isnan(),

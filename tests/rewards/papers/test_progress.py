@@ -22,9 +22,8 @@ def scorer(tmp_path):
 
 
 def test_each_sentence_has_the_score_of_all_up_to_its_end(scorer):
-    got = step_progress(
-        ["It is red. It is round.", "So what?", ""], scorer=scorer("share"), goal=[["red", "round"]] * 3
-    )
+    texts = ["It is red. It is round.", "So what?", ""]
+    got = step_progress(texts, scorer=scorer("share"), goal=[["red", "round"]] * 3)
     assert got[0]["progress"] == [[0, 11, 0.5], [11, 23, 1.0]] and got[0]["score"] == 1
     assert got[0]["segment"] == [[0, 11, 0], [11, 23, 1]]
     assert got[1]["progress"] == [[0, 8, 0.0]] and got[2] == {"score": 0.0, "segment": [], "progress": []}

@@ -18,9 +18,8 @@ def score(text, **options):
 def test_bm25_by_hand():
     """One of two documents holds the word once, both of two words: idf log 2, and a tf part of 1."""
     assert bm25("cat", ["cat a", "dog b"]) == [pytest.approx(math.log(1 + 1.5 / 1.5)), 0]
-    assert (
-        found("cat", DOCUMENTS) == [2, 0] and found("piano cat", DOCUMENTS)[0] == 0 and found("fish", DOCUMENTS) == []
-    )
+    assert found("cat", DOCUMENTS) == [2, 0] and found("piano cat", DOCUMENTS)[0] == 0
+    assert found("fish", DOCUMENTS) == []
 
 
 def test_places_are_discounted():
@@ -36,6 +35,12 @@ def test_a_rewrite_is_worth_both_or_nothing():
     assert score("cta piano")["relevance"] == pytest.approx(1)
     assert score("")["score"] == 0
     assert score("cat", mix="sum", share=0.25)["score"] == pytest.approx(0.75 / math.log2(3))
+
+
+def test_without_documents_it_says_what_it_wants_and_is_made_ready_all_the_same():
+    assert cardrewriter([], [], []) == []
+    with pytest.raises(RewardError, match="reads the column documents"):
+        cardrewriter(["cat"], ["cta"], [[0]])
 
 
 def test_your_judge_and_your_search(tmp_path):
