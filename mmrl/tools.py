@@ -25,6 +25,7 @@ _MODULES = (
     "mmrl.policies.language.fast.shared_prompt",
     "mmrl.policies.language.fast.cascade",
     "mmrl.policies.generation.reuse",
+    "mmrl.rollout.preference_pairs",
 )
 _TOOLS: dict[str, Tool] = {}
 

@@ -107,3 +107,36 @@ def autonpo(
     settings = read_config(config, overrides_of(context.args), modality)
     quiet_libraries()
     say(run_with_guides(settings, asked))
+
+
+def preferences(
+    context: typer.Context,
+    data: Annotated[str, typer.Argument(help="Pairs: `prompt`, `chosen`, `rejected`, as TRL has them.")],
+    out: Annotated[Path, typer.Argument(help="Where the mended rows go, a JSONL file.")],
+    bound: Annotated[float, typer.Option(help="Strength |mean| / std from which the ensemble is sure.")] = 1.0,
+    wrong: Annotated[str, typer.Option(help="Of labels it is sure are wrong: flip, soften, drop, keep.")] = "flip",
+    unsure: Annotated[str, typer.Option(help="Of labels its members disagree on: the same.")] = "soften",
+    smoothing: Annotated[float, typer.Option(help="How likely a softened label is wrong, below .5.")] = 0.2,
+    chosen: Annotated[str, typer.Option(help="The column of the chosen answer, as rows are read.")] = "solution",
+    rejected: Annotated[str, typer.Option(help="That of the rejected one.")] = "rejected",
+) -> None:
+    """Say how far two or more rewards agree with the labels of stored pairs, and write the pairs mended.
+
+    Rewards are named by overrides: 'rewards=[{name: my.py:first}, {name: my.py:second}]'. To train on the pairs as they
+    are, see recipe secrets_of_rlhf_ii.
+    """
+    from mmrl.pipelines.config import read_config
+    from mmrl.pipelines.overriding import overrides_of
+    from mmrl.pipelines.preferences import judged_pairs, write_mended
+
+    treatments = ("flip", "soften", "drop", "keep")
+    for name, given in (("--wrong", wrong), ("--unsure", unsure)):
+        if given not in treatments:
+            raise ConfigError(f"mmrl preferences: {name}: {unknown('treatment', given, treatments)}")
+    if not 0 <= smoothing < 0.5 or bound < 0:
+        raise ConfigError(
+            f"mmrl preferences: --smoothing {smoothing}, --bound {bound}; expected below .5, and 0 or more"
+        )
+    settings = read_config({"modality": "vlm", "data": {"train": data}}, overrides_of(context.args))
+    pairs = judged_pairs(settings, bound=bound, chosen=chosen, rejected=rejected)
+    say(write_mended(pairs, out, wrong=wrong, unsure=unsure, smoothing=smoothing))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +14,20 @@ from mmrl.rollout.demonstrations import texts_of
 from mmrl.rollout.origins import brought
 from mmrl.rollout.plan import Given, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
+from mmrl.tools import tool
 
 LEAST_SPREAD = 1e-6
 
 
+@tool(
+    "secrets_of_rlhf_ii",
+    command="mmrl preferences pairs.jsonl mended.jsonl 'rewards=[{name: A}, {name: B}]'",
+    paper="Secrets of RLHF in Large Language Models Part II: Reward Modeling, arXiv 2401.06080",
+    formula="strength = mean_m d_m / std_m, d_m = r_m(chosen) - r_m(rejected)",
+    confidence="reconstructed",
+    modalities=LANGUAGE,
+    trains=True,
+)
 def preference_strength(margins: Tensor) -> tuple[Tensor, Tensor]:
     """(n,) mean u of `margins (M, n)` over M reward models, and (n,) strength u / (std + 1e-6), std over M of M.
 
@@ -26,6 +36,30 @@ def preference_strength(margins: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean = margins.mean(0)
     return mean, mean / (margins.std(0, correction=0) + LEAST_SPREAD)
+
+
+def ensemble(components: Iterable[str], judges: Sequence[str] | None, asked_by: str) -> list[str]:
+    """The components that judge: those named, or every reward's own and none of its parts. Two at least."""
+    names = list(judges or (name for name in components if "/" not in name))
+    if len(names) < 2:
+        raise ConfigError(
+            f"{asked_by}: an ensemble is 2 or more reward models, and here are {names}; name another under `rewards`"
+        )
+    return names
+
+
+def pair_of(prompt: Prompt, chosen: str, rejected: str) -> tuple[str, str]:
+    """The two texts of a row's columns; DataError where one of them is none, or several."""
+    pair = []
+    for name in (chosen, rejected):
+        texts = texts_of(prompt.columns.get(name), f"prompt {prompt.id!r}: column {name!r}")
+        if len(texts) != 1:
+            raise DataError(
+                f"prompt {prompt.id!r}: column {name!r} holds {len(texts)} texts; a pair is one chosen and one rejected "
+                "answer"
+            )
+        pair += texts
+    return pair[0], pair[1]
 
 
 @stage(
@@ -42,12 +76,13 @@ class PreferencePairs(Strategy):
     """Nothing is sampled: a group is the chosen and the rejected answer of a row of preference data.
 
     chosen, rejected  columns of the data set. TRL's pairs are read as they are: their `chosen` becomes `solution`
-    judges            reward components that are the ensemble, two or more; none: all of the run's rewards
+    judges            reward components that are the ensemble, two or more; none: all of the run's rewards, their parts aside
 
     Columns: `preferred (B,)` is 1 on the chosen answer; `preference_margin` and `preference_strength (B,)` are the
     ensemble's mean margin and its strength, with the other sign on the rejected one. `preference/...` in the metrics
-    say how many labels the ensemble doubts; score objective `secrets_of_rlhf_ii` acts on it. `training.group_size` is 2
-    whatever it says. Source: a public note with the paper's equations (newfacade/notes-on-llm, preference/secret-rm).
+    say how many labels the ensemble doubts, `mmrl preferences` the same without training; score objective
+    `secrets_of_rlhf_ii` acts on it. A group is 2, whatever `training.group_size` says. Source: a public note with the
+    paper's equations (newfacade/notes-on-llm, preference/secret-rm).
     """
 
     origins = (brought("demonstration"),)
@@ -66,24 +101,10 @@ class PreferencePairs(Strategy):
 
     def given(self, given: Given, prompt: Prompt, rows: Rollouts | None) -> list[str | Answer]:
         """The chosen text, then the rejected one."""
-        pair: list[str | Answer] = []
-        for name in (self.chosen, self.rejected):
-            texts = texts_of(prompt.columns.get(name), f"prompt {prompt.id!r}: column {name!r}")
-            if len(texts) != 1:
-                raise DataError(
-                    f"prompt {prompt.id!r}: column {name!r} holds {len(texts)} texts; a pair is one chosen and one "
-                    "rejected answer"
-                )
-            pair += texts
-        return pair
+        return list(pair_of(prompt, self.chosen, self.rejected))
 
     def make(self, batch: Batch) -> Mapping[str, Tensor]:
-        names = self.judges or list(batch.components)
-        if len(names) < 2:
-            raise ConfigError(
-                f"rollout 'preference_pairs': an ensemble is 2 or more reward models, and this run has {names}; name "
-                "another under `rewards`"
-            )
+        names = ensemble(batch.components, self.judges, "rollout 'preference_pairs'")
         scores = torch.stack([component(batch, name, "preference_pairs").to(batch.reward) for name in names])
         chosen = batch.member == 0
         other = _partner(batch)

@@ -134,6 +134,13 @@ class TestGivenRows:
             )
             assert torch.equal(batch["expert_log_probs"][at], told)
 
+    def test_a_demonstration_in_the_loss_alone_trains_and_moves_no_baseline(self, tmp_path):
+        strategy = Bound.of("rollout", {"name": "demonstrations", "joins": "loss"})
+        batch = trainer_of(tmp_path, strategy, prompts=self.prompts()).collector.collect(0).batch
+        expert = batch["expert"] > 0
+        assert expert.any() and batch.trained[expert].all() and not batch.counted[expert].any()
+        assert batch.counted[~expert].all()
+
     def test_answers_token_by_token_bring_their_own_log_probs(self, tmp_path):
         class Replay(Strategy):
             def join(self, batch, step):

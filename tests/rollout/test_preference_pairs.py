@@ -49,8 +49,8 @@ def test_a_judge_that_failed_leaves_its_pair_unknown_and_metrics_say_so():
 
 
 def test_one_model_is_no_ensemble():
-    with pytest.raises(ConfigError, match=r"this run has \['a'\]; name another"):
-        PreferencePairs().make(batch(a=[0.0] * 5))
+    with pytest.raises(ConfigError, match=r"and here are \['a'\]; name another"):
+        PreferencePairs().make(batch(a=[0.0] * 5, **{"a/parsed": [1.0] * 5}))
     with pytest.raises(ConfigError, match="2 or more rewards"):
         PreferencePairs(judges=["a"])
     with pytest.raises(ConfigError, match="unknown reward component 'c'"):
