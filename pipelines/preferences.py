@@ -33,6 +33,7 @@ class Judged:
 
     row: int
     id: str
+    prompt: str
     chosen: str
     rejected: str
     margins: dict[str, float]
@@ -66,7 +67,7 @@ def _judged(
     verdicts = ["unknown" if s.isnan() else "wrong" if w else "unsure" if u else "sure"
                 for s, w, u in zip(strength, wrong, unsure, strict=True)]  # fmt: skip
     return [
-        Judged(row, prompt.id, *pair, {name: float(v[i]) for name, v in each.items()}, float(mean[i]),
+        Judged(row, prompt.id, prompt.marked, *pair, {name: float(v[i]) for name, v in each.items()}, float(mean[i]),
                float(strength[i]), verdicts[i])
         for i, (row, prompt, pair) in enumerate(zip(rows, prompts, pairs, strict=True))
     ]  # fmt: skip
@@ -80,7 +81,7 @@ def mended(pair: Judged, wrong: str, unsure: str, smoothing: float) -> dict[str,
     texts = (pair.rejected, pair.chosen) if treatment == "flip" else (pair.chosen, pair.rejected)
     known = {"margins": pair.margins, "margin": pair.mean, "strength": pair.strength}
     return {
-        "row": pair.row, "id": pair.id, "chosen": texts[0], "rejected": texts[1],
+        "row": pair.row, "id": pair.id, "prompt": pair.prompt, "chosen": texts[0], "rejected": texts[1],
         "label": 1 - smoothing if treatment == "soften" else 1.0, "verdict": pair.verdict, "treatment": treatment,
         **{name: _plain(value) for name, value in known.items()},
     }  # fmt: skip

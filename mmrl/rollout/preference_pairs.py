@@ -24,7 +24,7 @@ LEAST_SPREAD = 1e-6
     command="mmrl preferences pairs.jsonl mended.jsonl 'rewards=[{name: A}, {name: B}]'",
     paper="Secrets of RLHF in Large Language Models Part II: Reward Modeling, arXiv 2401.06080",
     formula="strength = mean_m d_m / std_m, d_m = r_m(chosen) - r_m(rejected)",
-    confidence="reconstructed",
+    confidence="partly",
     modalities=LANGUAGE,
     trains=True,
 )
@@ -55,8 +55,8 @@ def pair_of(prompt: Prompt, chosen: str, rejected: str) -> tuple[str, str]:
         texts = texts_of(prompt.columns.get(name), f"prompt {prompt.id!r}: column {name!r}")
         if len(texts) != 1:
             raise DataError(
-                f"prompt {prompt.id!r}: column {name!r} holds {len(texts)} texts; a pair is one chosen and one rejected "
-                "answer"
+                f"prompt {prompt.id!r}: column {name!r} holds {len(texts)} texts; a pair is one chosen and one "
+                "rejected answer"
             )
         pair += texts
     return pair[0], pair[1]
@@ -68,7 +68,7 @@ def pair_of(prompt: Prompt, chosen: str, rejected: str) -> tuple[str, str]:
     method="secrets_of_rlhf_ii",
     paper="Secrets of RLHF in Large Language Models Part II: Reward Modeling, arXiv 2401.06080",
     formula="u = mean_m (r_m(chosen) - r_m(rejected)), strength = u / std_m",
-    confidence="reconstructed",
+    confidence="partly",
     needs=("components",),
     modalities=LANGUAGE,
 )
@@ -76,7 +76,7 @@ class PreferencePairs(Strategy):
     """Nothing is sampled: a group is the chosen and the rejected answer of a row of preference data.
 
     chosen, rejected  columns of the data set. TRL's pairs are read as they are: their `chosen` becomes `solution`
-    judges            reward components that are the ensemble, two or more; none: all of the run's rewards, their parts aside
+    judges            reward components that are the ensemble, two or more; none: all of the run's, parts aside
 
     Columns: `preferred (B,)` is 1 on the chosen answer; `preference_margin` and `preference_strength (B,)` are the
     ensemble's mean margin and its strength, with the other sign on the rejected one. `preference/...` in the metrics

@@ -47,6 +47,7 @@ def test_labels_are_turned_around_softened_and_trusted(asked):
     assert [row["label"] for row in rows] == [1, 1, 0.8, 0.8]
     assert (rows[1]["chosen"], rows[1]["rejected"]) == PAIRS[0] and rows[1]["treatment"] == "flip"
     assert rows[2]["margins"] == {"length": -3, "words": 1} and rows[2]["row"] == 2
+    assert rows[3]["prompt"] == "Question 3?"
 
 
 def test_what_is_dropped_is_not_written(asked):
@@ -64,6 +65,6 @@ def test_one_reward_is_no_ensemble_and_a_treatment_has_a_name(asked):
 
 
 def test_a_pair_nobody_could_judge_is_kept_and_says_so():
-    pair = Judged(0, "p", "a", "b", {"x": float("nan"), "y": 1.0}, float("nan"), float("nan"), "unknown")
+    pair = Judged(0, "p", "Which?", "a", "b", {"x": float("nan"), "y": 1.0}, float("nan"), float("nan"), "unknown")
     row = mended(pair, "flip", "soften", 0.2)
     assert row["strength"] is None and row["margins"] == {"x": None, "y": 1.0} and row["label"] == 1

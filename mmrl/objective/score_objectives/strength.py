@@ -28,7 +28,7 @@ def doubted(strength: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     paper="Secrets of RLHF in Large Language Models Part II: Reward Modeling, arXiv 2401.06080",
     formula="(1 - a) log sigmoid(z) + a log sigmoid(-z), z = +-beta (d_c - d_r) - m |u|; the sign turns where the "
     "strength u / std is -bound or less, a > 0 where it lies within the bound",
-    confidence="reconstructed",
+    confidence="partly",
     needs=("preferred", "preference_margin", "preference_strength"),
 )
 def secrets_of_rlhf_ii(
