@@ -1,5 +1,7 @@
 """VADE: worked numbers of the belief, and a draw that finds the prompts in between."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,24 @@ def test_a_prompt_rests_while_there_are_others(draw):
         sampler.observe(rows, groups(*[solved(4)] * 2, step=step))
         last |= dict.fromkeys(rows, step)
     assert sorted(sampler.select(7, 7, Key(0, 12))) == list(range(7)), "all are asked where there are no others"
+
+
+def test_kinds_and_rests_go_on_as_if_never_stopped():
+    def steps(sampler, first, last):
+        asked = []
+        for step in range(first, last):
+            rows = sampler.select(2, 4, Key(0, step))
+            sampler.observe(rows, groups(*[solved(2 * row) for row in rows], step=step))
+            asked.append(rows)
+        return asked
+
+    def opened():
+        sampler = Vade(kinds=["level"], draw="share", rest=1)
+        sampler.meet(PROMPTS)
+        return sampler
+
+    whole, again = opened(), opened()
+    steps(whole, 0, 5)
+    again.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    assert again.kinds.met.keys() == {"fair", "hard"}
+    assert steps(again, 5, 15) == steps(whole, 5, 15)
