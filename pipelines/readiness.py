@@ -94,9 +94,10 @@ def few_rows(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
     asked = config.training.prompts_per_step
     if not 0 < len(prompts) < asked:
         return []
+    rows = "1 row" if len(prompts) == 1 else f"{len(prompts)} rows"
     return [
-        f"the data set has {len(prompts)} rows, and a step takes {asked} prompts (training.prompts_per_step): rows "
-        f"come up to {-(-asked // len(prompts))} times in a step, each time as a group of its own"
+        f"the data set has {rows}, and a step takes {asked} prompts (training.prompts_per_step): a row comes up to "
+        f"{-(-asked // len(prompts))} times in a step, each time as a group of its own"
     ]
 
 

@@ -84,9 +84,9 @@ class PassCounts:
         return indices
 
     def coming(self, count: int, size: int, key: Key) -> list[int]:
-        if self._counting(size):
+        pool = self.pool or ([] if self._counting(size) else self._inside())
+        if not pool:  # outcomes of this step, not told yet, may still bring one
             return self.shuffled.coming(count, size, key)
-        pool = self.pool or self._kept()
         return [pool[(self.taken + place) % len(pool)] for place in range(count)]
 
     def _counting(self, size: int) -> bool:
@@ -94,10 +94,14 @@ class PassCounts:
         through one more pass."""
         if self.column is not None or self.pool is not None:
             return False
-        return self.shuffled.taken < size or (bool(self.waiting) and self.shuffled.taken < 2 * size)
+        waits = bool(self.waiting) and (not self.counts or self.shuffled.taken < 2 * size)
+        return waits or self.shuffled.taken < size
+
+    def _inside(self) -> list[int]:
+        return kept(self.counts, self.low, self.high, self.seed)
 
     def _kept(self) -> list[int]:
-        pool = kept(self.counts, self.low, self.high, self.seed)
+        pool = self._inside()
         if not pool:
             raise ConfigError(
                 f"prompts 'medvlthinker': none of {len(self.counts)} prompts has {self.low} to {self.high} right of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ import torch
 from mmrl.errors import DataError, unknown
 from mmrl.randomness import Key
 from mmrl.record import Batch, Prompt
+from mmrl.shown import tell
 from mmrl.stages import stage
 
 
@@ -105,3 +106,21 @@ class Shuffled:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.taken = state["taken"]
+
+
+def take_up(sampler: Sampler, state: Mapping[str, Any], rows: int) -> None:
+    """Let a sampler know what it knew when `state` was saved, in a run on a data set of `rows` rows.
+
+    It knows prompts by their place. With more rows than then it goes on, and says so; with fewer, DataError, unless it
+    only shuffles: it might ask for one that is gone.
+    """
+    then = state.get("rows", rows)
+    if rows != then:
+        change = f"the data set had {then} rows when this run was saved, and has {rows} now"
+        if rows < then and not isinstance(sampler, Shuffled):
+            raise DataError(
+                f"{change}: a sampler that remembers prompts knows them by their place. Go on with the data of that "
+                "time (data.train, data.limit), or start a new run from the weights (mmrl export)"
+            )
+        tell(f"{change}: prompts are known by their place, so the first {min(then, rows)} should be the same as then")
+    sampler.load_state_dict(state["sampler"])

@@ -29,7 +29,7 @@ from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.actor import Actor
 from mmrl.rollout.environments.base import Surroundings
 from mmrl.rollout.nesting import Nested
-from mmrl.selection.prompts import Sampler, Shuffled, introduce, unhelped
+from mmrl.selection.prompts import Sampler, Shuffled, introduce, take_up, unhelped
 from mmrl.training import checkpoint, engine_check, run_log
 from mmrl.training.ahead import Ahead
 from mmrl.training.collect import Collected, Collector
@@ -399,6 +399,7 @@ class Trainer:
             "before": self.before,
             "after": self.after,
             "sampler": self.sampler.state_dict(),
+            "rows": len(self.collector.prompts),
             "objective": self.objective.state_dict(),
             **self.saving.state_dict(),
             "strategies": self.strategies.state_dict(),
@@ -416,7 +417,7 @@ class Trainer:
             self.step, self.updates, self.saved = state["step"], int(state["updates"]), state["step"]
             self.before, self.after = dict(state["before"]), dict(state.get("after", {}))
             self.acted = dict(state.get("acted", {}))
-            self.sampler.load_state_dict(state["sampler"])
+            take_up(self.sampler, state, len(self.collector.prompts))
             self.objective.load_state_dict(state["objective"])
             self.strategies.load_state_dict(state.get("strategies", {}))
             self.saving.load_state_dict(state)

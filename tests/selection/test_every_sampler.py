@@ -2,10 +2,10 @@
 
 import pytest
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, DataError
 from mmrl.randomness import Key
 from mmrl.record import Prompt
-from mmrl.selection.prompts import introduce
+from mmrl.selection.prompts import introduce, take_up
 from mmrl.stages import Bound, registered
 from tests.selection.helpers import groups, solved
 
@@ -65,6 +65,23 @@ def test_a_run_that_goes_on_is_one_that_never_stopped(name, steps):
     trained(whole, range(steps))
     again.load_state_dict(json.loads(json.dumps(whole.state_dict())))
     assert trained(again, range(steps, 20)) == trained(whole, range(steps, 20))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_data_set_that_shrank_is_refused_where_prompts_are_remembered(name, capsys):
+    """Drive, MedVLThinker and SwS would ask for a row that is gone."""
+    whole = opened(name)
+    trained(whole, range(13))
+    state = {"sampler": whole.state_dict(), "rows": SIZE}
+    if name == "shuffled":
+        take_up(opened(name), state, 3)
+    else:
+        with pytest.raises(DataError, match=f"had {SIZE} rows when this run was saved, and has 3 now"):
+            take_up(opened(name), state, 3)
+    take_up(opened(name), state, SIZE + 1)
+    assert f"has {SIZE + 1} now: prompts are known by their place" in capsys.readouterr().err
+    take_up(opened(name), state, SIZE)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)

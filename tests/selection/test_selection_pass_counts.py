@@ -52,3 +52,12 @@ def test_nothing_left_is_an_error():
     sampler.observe([0, 1], groups(solved(0), solved(8)))
     with pytest.raises(ConfigError, match="none of 2 prompts has 1 to 15 right of 16"):
         sampler.select(2, 2, Key(0, 1))
+
+
+def test_a_step_that_asks_a_row_twice_and_more_waits_for_what_comes_of_it():
+    sampler = PassCounts(out_of=8, high=7)
+    assert sampler.select(4, 1, Key(0)) == [0] * 4
+    assert sampler.coming(4, 1, Key(0, 1)) == [0] * 4
+    assert sampler.select(1, 1, Key(0)) == [0], "a strategy asks for more within the step"
+    sampler.observe([0] * 5, groups(*[solved(3)] * 5))
+    assert sampler.select(2, 1, Key(0, 1)) == [0, 0]
