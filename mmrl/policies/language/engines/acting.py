@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmrl.policies.base import Policy
 from mmrl.policies.language import teacher
@@ -48,7 +49,7 @@ class ActsThroughEngine(Policy):
         return Bridge(
             Setting(
                 self.config, self.processor, self.family, self.stopping, lambda: self.inner, self._template,
-                self._frames,
+                self._frames, weights=self._weights,
             )
         )  # fmt: skip
 
@@ -115,6 +116,12 @@ class ActsThroughEngine(Policy):
 
     def after_update(self) -> None:
         self.bridge.version += 1
+
+    def after_batch(self) -> None:
+        self.bridge.remembered("after_batch", None)
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        return super().trained_tensors() | self.bridge.tensors()
 
     @classmethod
     def no_turns(cls, config: LanguagePolicyConfig) -> str | None:
