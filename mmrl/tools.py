@@ -24,6 +24,7 @@ _MODULES = (
     "mmrl.training.near_future",
     "mmrl.policies.language.fast.shared_prompt",
     "mmrl.policies.language.fast.cascade",
+    "mmrl.policies.generation.residual",
     "mmrl.policies.generation.reuse",
 )
 _TOOLS: dict[str, Tool] = {}
