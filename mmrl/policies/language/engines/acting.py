@@ -114,6 +114,14 @@ class ActsThroughEngine(Policy):
     def leave_ahead(self) -> None:
         self.bridge.ahead.close()
 
+    def turn_texts(self: Any, rollouts: Rollouts) -> list[list[str]]:
+        turn = rollouts.columns.get("turn", torch.zeros_like(rollouts.actions))
+        said = []
+        for ids, acted, runs in zip(rollouts.actions, rollouts.mask, turn, strict=True):
+            parts = [ids[acted & (runs == run)].tolist() for run in range(int(runs.max()) + 1)]
+            said.append(self.processor.tokenizer.batch_decode(parts, skip_special_tokens=True))
+        return said
+
     def after_update(self) -> None:
         self.bridge.version += 1
 
