@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-
 from mmrl.columns import columns
 from mmrl.errors import ConfigError
 from mmrl.objective.groups import group_mean
@@ -33,8 +32,8 @@ class Experience:
     "rollout",
     "slea_rl",
     paper="SLEA-RL: step-level experience augmented RL, arXiv 2603.18079",
-    formula="library[c] <- the turns in cluster c with |r - mean_g| > least, `rate` a step; turns in c see its best and "
-    "worst",
+    formula="library[c] <- the turns in cluster c with |r - mean_g| > least, `rate` a step; turns in c see its best "
+    "and worst",
     confidence="reconstructed",
     needs=lambda **_: columns("cluster"),
     modalities=LANGUAGE,

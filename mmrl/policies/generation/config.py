@@ -39,7 +39,9 @@ class FlowLoraConfig(LoraConfig):
     @model_validator(mode="after")
     def _residual_is_no_lora(self) -> FlowLoraConfig:
         if self.residual and (self.dora or self.dropout):
-            raise ConfigError("lora: dora and dropout are of a change of weights, and residual makes none; leave it out")
+            raise ConfigError(
+                "lora: dora and dropout are of a change of weights, and residual makes none; leave it out"
+            )
         return self
 
     def aimed(self, own: str | list[str]) -> str | list[str]:

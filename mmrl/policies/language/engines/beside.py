@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mmrl.policies.language.sampling import Recomputed, RepeatedCache, _Rows, begun
@@ -60,4 +59,3 @@ class Beside:
             for step, (rows, values) in enumerate(self.told):
                 found[name][rows, step] = values[name]
         return found
-

@@ -39,7 +39,7 @@ def moved(policy):
 
 
 def test_worked_numbers_of_the_nucleus():
-    """(.5, .3, .15, .05): .5 stays below .7 and the second crosses it; at .5 it only reaches it, and one more may go."""
+    """(.5, .3, .15, .05): .5 stays below .7, and the second crosses it."""
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
     ids, cut = nucleus(logits, 0.7, 4, NONE)
     assert ids.tolist() == [[2, 4, 0, 0]] and not cut.any()
@@ -57,7 +57,9 @@ def test_probabilities_are_those_among_the_allowed():
     assert torch.equal(limited(logits, torch.zeros(1, 3, dtype=torch.int32)), logits), "none at all is no limit"
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 2}}, {"shared_prompt": "off"}], ids=["full", "lora", "plain"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"lora": {"rank": 2}}, {"shared_prompt": "off"}], ids=["full", "lora", "plain"]
+)
 def test_scored_again_a_row_is_worth_what_it_was_drawn_with(changes):
     policy = moved(nlpo_policy(**changes))
     rows = rows_of(policy)
