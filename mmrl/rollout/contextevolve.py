@@ -64,7 +64,7 @@ class ContextEvolve(Strategy):
 
     count     examples of a prompt
     size      answers that are remembered of a prompt, the best
-    memory    prompts that are remembered, the latest
+    memory    rows of the data set that are remembered, the latest
     power     how much more the largest gains are drawn: 0 draws all alike
     across    for a prompt without answers of its own, prompts whose words are most alike lend theirs; 0: none do
     template  what is put behind the user's words, {examples} in it
@@ -91,29 +91,32 @@ class ContextEvolve(Strategy):
         filled(template, "rollout 'contextevolve'", examples="")
         self.count, self.size, self.memory, self.power, self.across = count, size, memory, power, across
         self.template = template
-        self.known: dict[str, list[Exemplar]] = {}
+        self.known: dict[int, list[Exemplar]] = {}
+        self.questions: dict[int, str] = {}
         self._prompts: Sequence[Prompt] = ()
-        self._seen: dict[str, float] = {}
+        self._seen: dict[tuple[int, int], float] = {}
 
     def meet(self, prompts: Sequence[Prompt]) -> None:
         self._prompts = prompts
 
-    def examples(self, question: str, key: Key) -> list[Exemplar]:
-        """What a prompt is shown, the best last; none where nothing is known."""
-        others = [] if question in self.known or not self.across else list(self.known)
-        asked = [question] if question in self.known else [others[i] for i in nearest(question, others, self.across)]
+    def examples(self, row: int, key: Key) -> list[Exemplar]:
+        """What a row of the data set is shown, the best last; none where nothing is known."""
+        asked = [row] if row in self.known else self._alike(row) if self.across else []
         found = [exemplar for each in asked for exemplar in self.known[each]]
         return sorted((found[i] for i in prioritised(found, self.count, self.power, key)), key=lambda e: e.reward)
 
+    def _alike(self, row: int) -> list[int]:
+        known = list(self.known)
+        return [known[i] for i in nearest(self._prompts[row].text, (self.questions[k] for k in known), self.across)]
+
     def ask(self, step: Step) -> Plan | None:
-        asks, self._seen = [], {}
+        asks = []
         for index in step.draw(step.prompts_per_step):
-            question = self._prompts[index].text
-            shown = self.examples(question, step.key.at(prompt=question, purpose="contextevolve"))
+            shown = self.examples(index, step.key.at(member=index, purpose="contextevolve"))
             if not shown:
                 asks.append(Ask(step.group_size, index=index))
                 continue
-            self._seen[question] = sum(e.reward for e in shown) / len(shown)
+            self._seen[step.number, index] = sum(e.reward for e in shown) / len(shown)
             note, columns = tuple(astuple(e) for e in shown), {"examples": float(len(shown))}
             asks.append(Ask(step.group_size, index=index, note=note, trains="shown", columns=columns))
         return Plan(asks)
@@ -126,27 +129,33 @@ class ContextEvolve(Strategy):
         scored = batch.counted & ~batch.reward.isnan()
         for row in representatives(batch.group).tolist():
             group = int(batch.group[row])
-            at = ((batch.group == group) & scored).nonzero().squeeze(1)
-            if not len(at) or group not in step.asked:
+            at, index = ((batch.group == group) & scored).nonzero().squeeze(1), step.groups[group]
+            if not len(at) or index is None:
                 continue
-            question, rewards = step.asked[group], batch.reward[at].double()
+            rewards = batch.reward[at].double()
             best = int(torch.argmax(rewards))
             text = step.texts.get((group, int(batch.member[at[best]])))
             if text is None or not text.strip():
                 continue
             top = float(rewards[best])
-            self._remember(question, Exemplar(text, top, top - self._seen.get(question, float(rewards.mean()))))
+            before = self._seen.get((step.number, index), float(rewards.mean()))
+            self._remember(index, Exemplar(text, top, top - before))
+            self.questions[index] = step.asked[group]
+        self._seen = {at: mean for at, mean in self._seen.items() if at[0] > step.number}  # of steps begun ahead
 
-    def _remember(self, question: str, exemplar: Exemplar) -> None:
-        answers = self.known.pop(question, [])
+    def _remember(self, row: int, exemplar: Exemplar) -> None:
+        answers = self.known.pop(row, [])
         if all(exemplar.text != known.text for known in answers):
             answers = sorted([*answers, exemplar], key=lambda e: -e.reward)[: self.size]
-        self.known[question] = answers
+        self.known[row] = answers
         while len(self.known) > self.memory:
-            del self.known[next(iter(self.known))]
+            oldest = next(iter(self.known))
+            del self.known[oldest], self.questions[oldest]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"known": [[question, [list(astuple(e)) for e in answers]] for question, answers in self.known.items()]}
+        known = [[row, self.questions[row], [list(astuple(e)) for e in each]] for row, each in self.known.items()]
+        return {"known": known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.known = {question: [Exemplar(*e) for e in answers] for question, answers in state.get("known", [])}
+        self.known = {row: [Exemplar(*e) for e in each] for row, _, each in state["known"]}
+        self.questions = {row: question for row, question, _ in state["known"]}

@@ -26,7 +26,7 @@ def answered(strategy, rewards, number=0):
     now = replace(step(), number=number, key=Key(0, number))
     plan = strategy.ask(now)
     now.texts = {(g, m): f"answer {number}{g}{m}" for g in (0, 1) for m in (0, 1)}
-    now.asked = {0: "question 0", 1: "question 1"}
+    now.asked, now.groups = {0: "question 0", 1: "question 1"}, [0, 1]
     batch = rows(rewards, [0, 0, 1, 1])
     batch.member = batch.group.new_tensor([0, 1, 0, 1])
     strategy.observe(batch, now)
@@ -47,13 +47,13 @@ def test_a_first_visit_is_plain_and_a_second_shows_what_was_best():
     strategy = made(count=2)
     first = answered(strategy, [0.25, 0.75, 1.0, 0.0])
     assert all(ask.note is None for ask in first.ask)
-    assert strategy.known["question 0"] == [Exemplar("answer 001", 0.75, 0.25)], "above the group's mean, .5"
+    assert strategy.known[0] == [Exemplar("answer 001", 0.75, 0.25)], "above the group's mean, .5"
     second = answered(strategy, [0.9, 0.1, 0.0, 0.0], number=1)
     ask = second.ask[0]
     assert ask.trains == "shown" and ask.columns == {"examples": 1.0}
     shown = strategy.shown(ask, PROMPTS[0], None)
     assert "[0.75]\nanswer 001" in shown.messages[0]["content"] and shown.beside["bare"] is PROMPTS[0]
-    assert strategy.known["question 0"][0] == Exemplar("answer 100", 0.9, pytest.approx(0.15)), "above what it saw"
+    assert strategy.known[0][0] == Exemplar("answer 100", 0.9, pytest.approx(0.15)), "above what it saw"
     assert len(answered(strategy, [0.0] * 4, number=2).ask[0].note) == 2
 
 
@@ -61,7 +61,7 @@ def test_other_prompts_lend_theirs_only_where_asked_to():
     for across, found in ((0, 0), (1, 1)):
         strategy = made(across=across)
         answered(strategy, [1.0, 0.0, 0.5, 0.0])
-        assert len(strategy.examples("question 0 again", Key(0))) == found
+        assert len(strategy.examples(2, Key(0))) == found
 
 
 def test_a_resumed_memory_is_the_same():
