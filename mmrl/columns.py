@@ -75,6 +75,8 @@ COLUMNS: dict[str, Column] = _table(
     Column("observed", "(B,)", "columns that it filled", (ENVIRONMENT,)),
     Column("state", "(B, T)", "a number of the state a segment acts in, equal where it is the same",
            (ENVIRONMENT, REWARD), -1),
+    Column("cluster", "(B, T)", "a number of the kind of observation a segment acts in, alike but for its numbers",
+           (ENVIRONMENT,), -1),
     Column("tag", "(B, T)", "a number of the kind of thinking a segment is tagged with", (ENVIRONMENT, REWARD), -1),
     Column("choice", "(B, T)", "which of the offered next nodes a segment chose", (ENVIRONMENT, REWARD), -1),
     Column("action_reward", "(B, T)", "what the segment of an action is worth, on its last action",

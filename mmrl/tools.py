@@ -22,8 +22,10 @@ _ROOMS = ("mmrl.weights",)
 _MODULES = (
     "mmrl.training.bridge",
     "mmrl.training.near_future",
+    "mmrl.training.sequence_parallel",
     "mmrl.policies.language.fast.shared_prompt",
     "mmrl.policies.language.fast.cascade",
+    "mmrl.policies.generation.residual",
     "mmrl.policies.generation.reuse",
     "mmrl.rollout.preference_pairs",
 )

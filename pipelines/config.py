@@ -176,8 +176,9 @@ class RunConfig(Section):
     callbacks  classes of your own that hear of steps and rollouts, as file.py:Class (pipelines/callbacks.py)
     environment  who answers between the turns of a response, by name, as file.py:Class, or as {name: ..., parameter:
                  ...}; null: a response is one run
-    learner  what learns from rollouts: "gradient" of the objective, "essa" (adapters, forward passes alone) or
-             "training_free" (lessons in words), by name or as {name: ..., option: ...}
+    learner  what learns from rollouts: "gradient" of the objective, "essa" (adapters, forward passes alone),
+             "training_free" (lessons in words) or "frozen" (no weight; what rollout strategies remember), by name or as
+             {name: ..., option: ...}
     watch    of a generator with held-out prompts: what moves beside the reward
     """
 

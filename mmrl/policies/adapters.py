@@ -51,6 +51,10 @@ class LoraConfig(Section):
     dora: bool = False
     rslora: bool = False
 
+    def layers(self) -> dict[type[nn.Module], type[nn.Module]]:
+        """What stands in place of PEFT's own layers, by the type of the layer that is adapted."""
+        return {}
+
 
 def attach_lora(
     model: nn.Module,
@@ -73,14 +77,15 @@ def attach_lora(
         if start is not None:
             if not (Path(start) / "adapter_config.json").is_file():
                 raise ConfigError(f"adapter: no adapter_config.json in {start}; expected a PEFT adapter directory")
+            kept = _with_layers(peft.PeftConfig.from_pretrained(str(start)), config)
             try:
-                wrapped = peft.PeftModel.from_pretrained(model, str(start), is_trainable=True)
+                wrapped = peft.PeftModel.from_pretrained(model, str(start), is_trainable=True, config=kept)
             except (ValueError, RuntimeError) as error:  # other modules, or modules of another size
                 reason = " ".join(str(error).split())[:200]
                 raise ConfigError(f"adapter: {start} does not fit this model: {reason}") from None
             wrapped.load_adapter(str(start), adapter_name=START, is_trainable=False)
             wrapped.set_adapter("default")
-            return wrapped
+            return _checked(wrapped, config)
         if config is None:
             raise ConfigError("lora: expected rank, alpha and targets, got null")
         settings = peft.LoraConfig(
@@ -93,12 +98,31 @@ def attach_lora(
             use_rslora=config.rslora,
         )
         try:
-            return peft.get_peft_model(model, settings)
+            return _checked(peft.get_peft_model(model, _with_layers(settings, config)), config)
         except (ValueError, TypeError, re.error) as error:  # no layer of that name, or no pattern at all
             layers = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
             targets = config.targets if isinstance(config.targets, str) else ", ".join(config.targets)
             reason = f"({' '.join(str(error).split())[:100]})"
             raise ConfigError(f"lora: targets: {unknown('layer', targets, layers)} {reason}") from None
+
+
+def _with_layers(settings: Any, config: LoraConfig | None) -> Any:
+    """The settings of an adapter, which then makes the layers of `config`."""
+    if config is not None and (layers := config.layers()):
+        settings._register_custom_module(layers)
+    return settings
+
+
+def _checked(model: Any, config: LoraConfig | None) -> Any:
+    """`model`, every adapter of which is a layer that `config` wants; PEFT adapts others in its own way."""
+    from peft.tuners.lora import LoraLayer
+
+    wanted = tuple((config.layers() if config is not None else {}).values())
+    for name, layer in model.named_modules() if wanted else ():
+        if isinstance(layer, LoraLayer) and not isinstance(layer, wanted):
+            kind = type(layer.get_base_layer()).__name__
+            raise ConfigError(f"lora: {name} is a {kind}, and {wanted[0].__name__} stands beside a linear layer alone")
+    return model
 
 
 def is_adapted(model: nn.Module) -> bool:

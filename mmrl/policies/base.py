@@ -263,6 +263,10 @@ class Policy(ABC):
         """B lists of T short texts for people: the token, or the denoising step."""
         return [[str(t) for t in range(rollouts.mask.shape[1])] for _ in range(len(rollouts))]
 
+    def turn_texts(self, rollouts: Rollouts) -> list[list[str]]:
+        """B: the text of each run of acting of a row; of policies that write text."""
+        raise PolicyError("texts of turns need a policy that writes text")
+
     def step_outputs(self, rollouts: Rollouts, projection: str = "ode") -> tuple[list[Any], torch.Tensor]:
         """Outputs with an address (row, step): what each state before an action would lead to.
 

@@ -89,7 +89,10 @@ class Nested:
     def entangled(self) -> list[str]:
         """Those that plan a first round of their own and go on from it: two steps of them cannot be under way at
         once."""
-        return [b.name for b in self.bounds if _plans_first(b) and type(b.state).join is not Strategy.join]
+        return [
+            b.name for b in self.bounds
+            if _plans_first(b) and type(b.state).join is not Strategy.join and not cast(Strategy, b.state).apart
+        ]  # fmt: skip
 
     def ask(self, step: Step) -> Plan:
         """The first requests: of the outermost that has any."""
@@ -137,7 +140,12 @@ class Nested:
     @property
     def reads_texts(self) -> bool:
         """Whether any of them wants to know what was asked and answered, in words."""
-        return any(s.reads_texts for s in self.strategies)
+        return any(s.reads_texts or s.reads_turns for s in self.strategies)
+
+    @property
+    def reads_turns(self) -> bool:
+        """Whether any wants to know what each run of a row says."""
+        return any(s.reads_turns for s in self.strategies)
 
     @property
     def besides(self) -> bool:

@@ -157,6 +157,7 @@ class Step:
     groups            dataset row of each group of this step, None where a strategy made the prompt
     texts, asked      {(group, member): output} and {group: words of its prompt} so far, of all ranks, where a strategy
                       has `reads_texts`; else empty
+    turns             {(group, member): the text of each run of acting} where one has `reads_turns`
     """
 
     number: int
@@ -170,6 +171,7 @@ class Step:
     groups: list[int | None] = field(default_factory=list)
     texts: dict[tuple[int, int], str] = field(default_factory=dict)
     asked: dict[int, str] = field(default_factory=dict)
+    turns: dict[tuple[int, int], list[str]] = field(default_factory=dict)
 
     def first(self) -> Plan:
         """Independent draws: `group_size` members of each of `prompts_per_step` prompts."""
@@ -186,6 +188,8 @@ class Strategy:
                  `mmrl plan` says that; what is planned and not declared is refused
     writer       of what it asks for aside, "policy" or "teacher"; the second wants a run with `policy.teacher`
     reads_texts  whether `step.texts` and `step.asked` are wanted, which ranks then exchange
+    reads_turns  whether `step.turns` is wanted too
+    apart        of one that plans a first round and goes on from it: a step may be begun before the one before it ends
     """
 
     columns: ClassVar[Mapping[str, float]] = {}
@@ -193,6 +197,8 @@ class Strategy:
     origins: tuple[Origin, ...] | None = None
     writer: Writer = "policy"
     reads_texts: bool = False
+    reads_turns: bool = False
+    apart: ClassVar[bool] = False
 
     def meet(self, prompts: Sequence[Prompt]) -> None:
         """The data set, once, before the first step and before a state is loaded."""

@@ -175,9 +175,12 @@ class Collector:
         texts = {(g, m): out for (g, m, _), out in zip(where, rows.outputs, strict=True) if isinstance(out, str)}
         bare = [prompt.beside.get("bare", prompt) for prompt in rows.prompts]
         asked = {group: bare[place].text for group, _, place in reversed(where)}
-        for more_texts, more_asked in gather_objects((texts, asked), self.accelerator):
+        runs = self.actor.policy.turn_texts(rows) if self.strategies.reads_turns else []
+        turns = {(g, m): said for (g, m, _), said in zip(where, runs, strict=False)}
+        for more_texts, more_asked, more_turns in gather_objects((texts, asked, turns), self.accelerator):
             step.texts.update(more_texts)
             step.asked.update(more_asked)
+            step.turns.update(more_turns)
 
     def _put_beside(self, rows: Rollouts) -> None:
         """The prompts of strategies beside those of the rows, before passes show them."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, MMRLError
 from mmrl.policies.base import Policy
 from mmrl.record import Batch, Rollouts
+from mmrl.training.sequence_parallel import refuse_split_sequences
 
 T = TypeVar("T")
 PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU")  # one process, or DDP
@@ -27,8 +28,8 @@ def make_accelerator(sharding: str = "launcher", patience: float | None = None) 
     sharding  "launcher": as the launcher's configuration says; "ddp" and "fsdp2" whatever it says
     patience  seconds ranks wait for each other; None: torch's default, ten minutes on GPUs and half an hour else
 
-    Raises ConfigError for accelerate's mixed precision, which would round training and not the rollout, and for
-    engines that do more in their backward pass than add gradients.
+    Raises ConfigError for accelerate's mixed precision, which would round training and not the rollout, for engines
+    that do more in their backward pass than add gradients, and for ranks that share a sequence.
     """
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no":
@@ -41,6 +42,7 @@ def make_accelerator(sharding: str = "launcher", patience: float | None = None) 
             "DeepSpeed takes an optimizer step of its own in each backward pass, so a step of several micro-batches "
             "would come out wrong; shard with FSDP2 instead (configs/accelerate/fsdp2.yaml)"
         )
+    refuse_split_sequences(os.environ)
     gpus = torch.accelerator.is_available()
     waits = [InitProcessGroupKwargs(timeout=timedelta(seconds=patience))] if patience else []
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1

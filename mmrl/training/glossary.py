@@ -253,6 +253,18 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
             "policy.old_log_probs: trainer",
         ),
         Entry(
+            "nlpo/allowed",
+            "tokens that engine nlpo could draw, mean over its steps",
+            "far below the vocabulary; it falls as the lagged policy grows surer",
+            "engine.top_p, engine.least",
+        ),
+        Entry(
+            "nlpo/cut_fraction",
+            "steps at which `engine.most` was smaller than the lagged policy's nucleus",
+            "near 0",
+            "a larger engine.most",
+        ),
+        Entry(
             "ahead/staleness_mean",
             "optimizer steps between the weights that wrote the rows and those trained",
             "training.ahead times updates, at most",

@@ -16,12 +16,14 @@ from pydantic import TypeAdapter, ValidationError
 from mmrl.errors import ConfigError, got, unknown
 from mmrl.training.context import ContextTrainer
 from mmrl.training.evolution import EvolutionTrainer
+from mmrl.training.frozen import FrozenTrainer
 from mmrl.training.trainer import Trainer
 
 GRADIENT = "gradient"
 LEARNERS: dict[str, type[Trainer]] = {
     GRADIENT: Trainer,
     "essa": EvolutionTrainer,
+    "frozen": FrozenTrainer,
     "training_free": ContextTrainer,
 }
 

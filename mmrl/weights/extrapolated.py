@@ -33,7 +33,8 @@ def extrapolated(trained: Tensor, base: Tensor, gain: float, top_p: float = 1.0)
 
 @tool(
     "delta_log_p_decoding",
-    command="model.generate(**inputs, logits_processor=[Extrapolation(model, inputs)]), of mmrl.weights.extrapolated",
+    command="mmrl evaluate RUN engine=extrapolated engine.gain=0.3 policy.old_log_probs=trainer; outside of mmrl "
+    "model.generate(**inputs, logits_processor=[Extrapolation(model, inputs)]), of mmrl.weights.extrapolated",
     paper="Delta-log-p extrapolation, 2026",
     formula="softmax of lp + gain (lp - lp_base), on the trained policy's top-p tokens",
     confidence="reconstructed",

@@ -160,6 +160,7 @@ ELSEWHERE = {
     "rlir": "reads videos: papers/test_inverse",
     "react": "reads videos: papers/test_distortion",
     "react_pairs": "compares judgements of two videos",
+    "speech": "hears sounds: papers/test_speech",
     "pickscore": "judges pictures: models/test_wrapped",
     "aesthetic": "judges pictures",
     "hpsv2": "judges pictures",

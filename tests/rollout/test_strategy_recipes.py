@@ -26,7 +26,7 @@ def taught():
     return policy, {k: v.clone() for k, v in policy.trainable_state().items()}
 
 
-NEW = ["props", "expo_expressive", "agent_rlvr", "svs", "hnpg"]
+NEW = ["props", "expo_expressive", "agent_rlvr", "svs", "hnpg", "metaclaw"]
 
 
 def trained(name, taught, folder, steps=1, resume=None, **changes):

@@ -27,11 +27,33 @@ class FlowLoraConfig(LoraConfig):
     """Adapters with the rank and alpha of Flow-GRPO.
 
     targets  null takes the family's own: the attention projections, by the names its transformer gives them
+    residual  a network `rank` wide beside the last layer (`targets`, null: proj_out), which adds to the frozen
+             generator's velocity, in place of LoRA (ResiP). No merged export
     """
 
     rank: int = Field(32, ge=1)
     alpha: int = Field(64, ge=1)
     targets: str | list[str] | None = None  # type: ignore[assignment]
+    residual: bool = False
+
+    @model_validator(mode="after")
+    def _residual_is_no_lora(self) -> FlowLoraConfig:
+        if self.residual and (self.dora or self.dropout):
+            raise ConfigError(
+                "lora: dora and dropout are of a change of weights, and residual makes none; leave it out"
+            )
+        return self
+
+    def aimed(self, own: str | list[str]) -> str | list[str]:
+        """What is adapted: `own` of the family, or the last layer. As one text PEFT takes it as a whole name."""
+        return "proj_out" if self.residual else own
+
+    def layers(self) -> dict[Any, Any]:
+        from torch import nn
+
+        from mmrl.policies.generation.residual import head_class
+
+        return {nn.Linear: head_class()} if self.residual else {}
 
 
 Level = Annotated[float, Field(ge=0)]

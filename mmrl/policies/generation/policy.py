@@ -149,7 +149,7 @@ class FlowPolicy(TakesPictures):
             return transformer.requires_grad_(True)
         lora = config.lora
         if lora is not None and lora.targets is None:
-            lora = lora.model_copy(update={"targets": self.generator.targets(transformer)})
+            lora = lora.model_copy(update={"targets": lora.aimed(self.generator.targets(transformer))})
         start = config.adapter
         if start is not None and name != MAIN:
             start = str(Path(start) / name)

@@ -42,11 +42,14 @@ def save_pipeline(pipeline: Any, modules: Mapping[str, Any], directory: str | Pa
 
 
 def diffusers_lora(pipeline: Any, module: Any) -> list[Callable[[Path], Any]]:
-    """What writes the adapter for `pipeline.load_lora_weights`; nothing where the pipeline has no such method."""
+    """What writes the adapter for `pipeline.load_lora_weights`; nothing where the pipeline has no such method, or the
+    adapter is no LoRA."""
     import peft
 
+    from mmrl.policies.generation.residual import has_head
+
     write = getattr(type(pipeline), "save_lora_weights", None)
-    if write is None:
+    if write is None or has_head(module):
         return []
     weights = peft.get_peft_model_state_dict(module, adapter_name="default")
     settings = module.peft_config["default"].to_dict()

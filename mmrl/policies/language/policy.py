@@ -50,7 +50,7 @@ from mmrl.policies.language.stopping import Stopping
 from mmrl.policies.language.taken import Taken
 from mmrl.policies.language.turns import Changed, Turns, whole_rows, written_rows
 from mmrl.policies.language.writing import WritingPlan, given_rows, tokens_of
-from mmrl.policies.sharding import is_sharded
+from mmrl.policies.sharding import is_sharded, whole
 from mmrl.policies.views import BESIDE, REMOVE_MEDIA, PixelScale, check_view, draws_of, is_fresh, without_media
 from mmrl.precision import DTYPES
 from mmrl.randomness import Key
@@ -152,7 +152,7 @@ class LanguagePolicy(ActsThroughEngine):
         return told | self.capabilities.as_dict()
 
     def counted(self) -> dict[str, Any]:
-        return self.taken.told()
+        return self.taken.told() | self.bridge.remembered("counted", {})
 
     @property
     def inner(self) -> ScoredLanguageModel:
@@ -473,11 +473,11 @@ class LanguagePolicy(ActsThroughEngine):
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates_in_one_pass": self._kept.updates, "version": self.bridge.version}
+        return {"updates_in_one_pass": self._kept.updates} | self.bridge.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._kept.updates = int(state.get("updates_in_one_pass", state.get("update_in_one_pass", 0)))
-        self.bridge.version, self.bridge.held = state.get("version", 0), None
+        self.bridge.load_state_dict(state)
 
     # -- weights -------------------------------------------------------------------------------------------------
 
@@ -490,10 +490,10 @@ class LanguagePolicy(ActsThroughEngine):
         )
 
     def trainable_state(self) -> dict[str, Tensor]:
-        return adapters.trainable_state(self.inner)
+        return adapters.trainable_state(self.inner) | {n: whole(t).clone() for n, t in self.bridge.tensors().items()}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         if self._source is None and not adapters.is_adapted(self.inner.model) and not is_sharded(self.inner):
             _ = self._frozen_reference  # the weights about to be replaced are the reference
-        adapters.load_trainable_state(self.inner, state)
+        adapters.load_trainable_state(self.inner, self.bridge.loaded(state))
         self.bridge.held = None

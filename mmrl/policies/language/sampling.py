@@ -71,6 +71,8 @@ def decode(
     budget: Tensor,
     is_stop: Callable[[Tensor, Tensor], Tensor],
     prefills: Sequence[Prefill | None] | None = None,
+    *,
+    begin: Callable[..., Any] | None = None,
 ) -> Decoded:
     """Write one continuation per row.
 
@@ -80,6 +82,7 @@ def decode(
     budget    (B,) tokens a row may write, at most N
     is_stop   (tokens written so far (b, n), newest included; rows (b,)) -> (b,) bool
     prefills  of those prompts that have been prefilled already
+    begin     as `begun`, for rows that are drawn from something else than the model's own distribution
 
     Finished rows leave as soon as they have been carried through as many steps of a row as there are rows left: to
     choose those copies their caches, about what a step of them reads. So both cost at most twice the better of them.
@@ -91,11 +94,7 @@ def decode(
     length = torch.zeros(count, dtype=torch.long, device=device)
     stopped = torch.zeros(count, dtype=torch.bool, device=device)
     budget = budget.to(device)
-    state: _Rows
-    if model.shares_prefixes:
-        state = SharedCache(model, contexts, context.to(device), prefills, steps)
-    else:
-        state = (RepeatedCache if model.repeats_prefixes else Recomputed)(model, contexts, context.to(device))
+    state = (begin or begun)(model, contexts, context.to(device), prefills, steps)
     uniforms = None if uniforms is None else uniforms.to(device)
     carried = 0
     for step in range(steps):
@@ -117,6 +116,19 @@ def decode(
             newest, carried = newest[alive], 0
         state.advance(newest)
     return Decoded(tokens, log_probs, length, stopped)
+
+
+def begun(
+    model: ScoredLanguageModel,
+    contexts: Sequence[Encoded],
+    context: Tensor,
+    prefills: Sequence[Prefill | None] | None = None,
+    steps: int = 0,
+) -> _Rows:
+    """Rows of which nothing is written yet, in the fastest way in which the model decodes."""
+    if model.shares_prefixes:
+        return SharedCache(model, contexts, context, prefills, steps)
+    return (RepeatedCache if model.repeats_prefixes else Recomputed)(model, contexts, context)
 
 
 class _Rows(ABC):

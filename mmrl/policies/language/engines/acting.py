@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmrl.policies.base import Policy
 from mmrl.policies.language import teacher
@@ -48,7 +49,7 @@ class ActsThroughEngine(Policy):
         return Bridge(
             Setting(
                 self.config, self.processor, self.family, self.stopping, lambda: self.inner, self._template,
-                self._frames,
+                self._frames, weights=self._weights,
             )
         )  # fmt: skip
 
@@ -113,8 +114,22 @@ class ActsThroughEngine(Policy):
     def leave_ahead(self) -> None:
         self.bridge.ahead.close()
 
+    def turn_texts(self: Any, rollouts: Rollouts) -> list[list[str]]:
+        turn = rollouts.columns.get("turn", torch.zeros_like(rollouts.actions))
+        said = []
+        for ids, acted, runs in zip(rollouts.actions, rollouts.mask, turn, strict=True):
+            parts = [ids[acted & (runs == run)].tolist() for run in range(int(runs.max()) + 1)]
+            said.append(self.processor.tokenizer.batch_decode(parts, skip_special_tokens=True))
+        return said
+
     def after_update(self) -> None:
         self.bridge.version += 1
+
+    def after_batch(self) -> None:
+        self.bridge.remembered("after_batch", None)
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        return super().trained_tensors() | self.bridge.tensors()
 
     @classmethod
     def no_turns(cls, config: LanguagePolicyConfig) -> str | None:

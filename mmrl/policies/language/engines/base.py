@@ -10,11 +10,16 @@ another, and is told of the trainer's before it acts. It is a class, named in `p
         def __init__(self, setting: Setting): ...
         def write(self, contexts, budgets, draws) -> Decoded: ...
         def sync(self, weights) -> None: ...
+
+One that remembers across steps may have `after_batch()`, called behind the last optimizer step of a rollout batch;
+`tensors()` and `load(tensors)`, what a checkpoint keeps for it; `state_dict()` and `load_state_dict(state)`; and
+`counted()`, further numbers for the metrics of a step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -125,6 +130,7 @@ class Setting:
     frames     `frames(prompt)`: its clips, read as the trainer reads them
     options    the engine's own settings, as its class `Options` reads them
     model      `model()` is the module that trains, for engines in its process
+    weights    `with weights(name) as module`: the module with other weights, such as "reference", for those too
     """
 
     config: LanguagePolicyConfig
@@ -135,6 +141,7 @@ class Setting:
     template: dict[str, Any] = field(default_factory=dict)
     frames: Callable[[Prompt], list[Frames]] = lambda prompt: []
     options: Any = None
+    weights: Callable[[str], AbstractContextManager[Any]] | None = None
 
     def unexpanded(self, context: Context) -> list[int]:
         """Ids with one placeholder for each medium, those of the prefix included: what engines take that expand them

@@ -20,6 +20,8 @@ from mmrl.policies.language.sampling import Decoded
 from mmrl.randomness import Key
 
 T = TypeVar("T")
+OWN = "engine|"
+"""Begins the name of a checkpoint's tensor that belongs to the engine."""
 Write = Callable[[Sequence[Context], Tensor, Sequence[Draw] | None], tuple[Decoded, int]]
 """(contexts, budgets, draws) -> rows, and the version of the weights that wrote them; see `Engine.write`."""
 
@@ -99,6 +101,34 @@ class Bridge:
             return replace(done, log_probs=done.log_probs.float()), version
 
         return write
+
+    # -- what an engine remembers -----------------------------------------------------------------------------------
+
+    def remembered(self, method: str, otherwise: Any) -> Any:
+        """What an engine that has this method says; `otherwise` of one that does not remember."""
+        asked = getattr(self.engine, method, None)
+        return otherwise if asked is None else asked()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """{`engine|name`: live tensor}, for a checkpoint."""
+        return {OWN + name: value for name, value in self.remembered("tensors", {}).items()}
+
+    def loaded(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Give the engine its own of a checkpoint's tensors, and return the others. An engine that keeps none leaves
+        what another kept: the run was asked to act without it."""
+        own = {name.removeprefix(OWN): value for name, value in state.items() if name.startswith(OWN)}
+        if hasattr(self.engine, "load"):
+            self.engine.load(own)
+        return {name: value for name, value in state.items() if not name.startswith(OWN)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.version, self.held = state.get("version", 0), None
+        if hasattr(self.engine, "load_state_dict") and "engine" in state:
+            self.engine.load_state_dict(state["engine"])
+
+    def state_dict(self) -> dict[str, Any]:
+        own = self.remembered("state_dict", {})
+        return {"version": self.version} | ({"engine": own} if own else {})
 
     def refuse_media(self, contexts: Sequence[Context]) -> None:
         """Raise PolicyError for media that the engine does not take."""

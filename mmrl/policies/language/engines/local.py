@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, Setting
 from mmrl.policies.language.sampling import Decoded, decode
+from mmrl.policies.language.scoring import ScoredLanguageModel
 
 
 class Local:
@@ -33,8 +34,13 @@ class Local:
             chosen = [distinct[i] for i in asked.tolist()]
             encoded, prefills = [c.encoded for c in chosen], [c.prefill for c in chosen]
             uniforms = None if draws is None else torch.stack([draws[row].uniforms() for row in rows.tolist()])
-            parts.append(decode(model, encoded, context, uniforms, budgets[rows], self.setting.stopping, prefills))
+            asking = (encoded, context, uniforms, budgets[rows], self.setting.stopping, prefills)
+            parts.append(self._decoded(model, *asking))
         return Decoded.join(parts)
+
+    def _decoded(self, model: ScoredLanguageModel, *asking: Any) -> Decoded:
+        """Rows that are written at once; `asking` as of `sampling.decode`."""
+        return decode(model, *asking)
 
     def sync(self, weights: Iterator[tuple[str, Tensor]]) -> None:
         """Nothing to take: they are the same."""

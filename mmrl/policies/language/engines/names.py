@@ -14,6 +14,8 @@ from mmrl.settings import Section, read_section
 HOME = "mmrl.policies.language.engines"
 SHIPPED = {
     LOCAL: {"": f"{HOME}.local:Local"},
+    "extrapolated": {"": f"{HOME}.extrapolated:Extrapolated"},
+    "nlpo": {"": f"{HOME}.nlpo:Nlpo"},
     "soft": {"": f"{HOME}.soft:Soft"},
     "vllm": {"colocate": f"{HOME}.vllm:Colocated", "server": f"{HOME}.vllm_server:Server"},
 }
