@@ -9,10 +9,12 @@ gradient checkpointing on both sides as well, for their peak memory.
 The table can be made in parts: the result file is written after every cell, `--cells "base" "new tokens 256"` measures
 these alone and keeps what the file has of the others, `--missing` measures those it has not, `--minutes 5` begins none
 later than that. Two threads want a file of their own: `--threads 2 --out benchmarks/results/two_threads`. Exponents are
-fitted where an axis is whole. docs/speed.md shows the table (`make docs`). With one thread processor seconds are compared, which other processes
-change least; with more it is seconds of the clock, on both sides and with the floor, since threads that wait for one
-another spin: such a table wants a quiet machine. `--at-once` lets both sides step at the same
-time and takes TRL's first step for it: shorter on a busy machine, whose processor seconds are what is compared.
+fitted where an axis is whole. docs/speed.md shows both tables (`make docs`).
+
+With one thread processor seconds are compared, which other processes change least; with more it is seconds of the
+clock, on both sides and with the floor, since threads that wait for one another spin: such a table wants a quiet
+machine. `--at-once` lets both sides step at the same time and takes TRL's first step for it: shorter on a busy machine,
+and for one thread only.
 """
 
 from __future__ import annotations
@@ -82,6 +84,8 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 
 
 def measure(options: argparse.Namespace) -> None:
+    if options.at_once and options.threads > 1:
+        raise SystemExit("--at-once: seconds of the clock of two that step at the same time say nothing; --threads 1")
     axes, base = (TINY, TINY_BASE) if options.tiny else (AXES, BASE)
     if options.quick:
         axes = {axis: sizes[:2] for axis, sizes in axes.items()}
