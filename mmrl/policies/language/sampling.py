@@ -55,7 +55,7 @@ def choose(logits: Tensor, uniform: Tensor | None) -> Tensor:
     """
     if uniform is None:
         return logits.argmax(-1)
-    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    cumulative = torch.softmax(logits, dim=-1, dtype=torch.float64).cumsum(-1)
     total = cumulative[:, -1:]
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     place = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
@@ -100,12 +100,13 @@ def decode(
     carried, writing = 0, budget > 0
     left = int(writing.sum())
     for step in range(steps):
-        rows, all_there = state.rows, len(state.rows) == count
-        newest = choose(state.logits, None if uniforms is None else uniforms[rows, step])
+        rows = state.rows
+        at = rows if len(rows) < count else slice(None)  # a slice is no copy
+        newest = choose(state.logits, None if uniforms is None else uniforms[at, step])
         chosen = torch.log_softmax(state.logits, -1).gather(-1, newest[:, None]).squeeze(-1)
-        tokens[rows, step], log_probs[rows, step] = newest * writing, chosen * writing
-        ended = is_stop(tokens[:, : step + 1] if all_there else tokens[rows, : step + 1], rows)
-        alive = writing & ~ended & (budget[rows] > step + 1)
+        tokens[at, step], log_probs[at, step] = newest * writing, chosen * writing
+        ended = is_stop(tokens[at, : step + 1], rows)
+        alive = writing & ~ended & (budget[at] > step + 1)
         before, left = left, int(alive.sum())
         if left < before:
             last = writing & ~alive

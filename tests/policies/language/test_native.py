@@ -161,7 +161,11 @@ class TestRefusals:
         [
             (lambda layer: setattr(layer.mlp, "act_fn", torch.nn.GELU()), "the activation is not SiLU"),
             (lambda layer: setattr(layer.mlp, "up_proj", torch.nn.Linear(84, 41)), "layers are of several sizes"),
-            (lambda layer: layer.self_attn.o_proj.double(), "projections are no plain linear layers"),
+            (lambda layer: layer.self_attn.o_proj.double(), "weights are not all float32 and in one piece"),
+            (
+                lambda layer: setattr(layer.mlp, "down_proj", torch.nn.Identity()),
+                "projections are no plain linear layers",
+            ),
         ],
     )
     def test_other_layers_are_named(self, change, reason):

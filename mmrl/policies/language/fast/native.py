@@ -51,8 +51,11 @@ def refusal(model: Any) -> str | None:
     if next(model.parameters()).device.type != "cpu":
         return ELSEWHERE
     decoder = model.family.decoder(model.core)
-    if not all(map(_plain, _maps(model, decoder))):
+    if any(type(module) is not nn.Linear for module in _maps(model, decoder)):
         return "projections are no plain linear layers"
+    read = [*decoder.parameters(), *model.head.parameters(), model.core.get_input_embeddings().weight]
+    if any(weight.dtype != torch.float32 or not weight.is_contiguous() for weight in read):
+        return "weights are not all float32 and in one piece"
     if not all(isinstance(layer.mlp.act_fn, nn.SiLU) or _is_silu(layer.mlp.act_fn) for layer in decoder.layers):
         return "the activation is not SiLU"
     if len({_shapes(layer) for layer in decoder.layers}) > 1:
@@ -73,11 +76,6 @@ def _maps(model: Any, decoder: Any) -> list[Any]:
 
 def _shapes(layer: Any) -> tuple[Any, ...]:
     return (layer.self_attn.head_dim, *(tuple(weight.shape) for _, weight in sorted(layer.named_parameters())))
-
-
-def _plain(module: Any) -> bool:
-    tensors = list(module.parameters())
-    return type(module) is nn.Linear and all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
 
 
 def _is_silu(act: Any) -> bool:
