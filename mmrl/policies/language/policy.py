@@ -132,7 +132,7 @@ class LanguagePolicy(ActsThroughEngine):
         config, found = self.config, self.capabilities
         distribution = Distribution(config.temperature, self.family.suppressed, self.family.soft_cap, found.scale)
         packed = Way.PACKED in ways(config, self.family, adapters.unwrapped(model))[0]
-        given = {"rows": config.logit_rows, "shared": packed, "score": self.likelihood.score}
+        given: dict[str, Any] = {"rows": config.logit_rows, "shared": packed, "score": self.likelihood.score}
         given |= {"autocast": DTYPES.get(config.autocast), "native_steps": config.native_steps}
         return ScoredLanguageModel(model, self.family, distribution, **given)
 

@@ -230,7 +230,7 @@ class Native:
     def _run(self, asked: _Step, rows: int) -> None:
         threads = torch.get_num_threads()
         lanes = NARROW if rows <= NARROW * threads else WIDE
-        made = library(lanes)
+        made: Any = library(lanes)
 
         def part(first: int) -> int:
             given = (ctypes.c_int64(first), ctypes.c_int64(min(lanes, rows - first)))
