@@ -77,6 +77,14 @@ class TestSteps:
         finally:
             torch.set_num_threads(1)
 
+    def test_no_more_tokens_than_there_is_room_for(self):
+        model, first = toy(), torch.full((2,), 9)
+        writer, prefix = native.Native(model, first, 16, 1), prompts(model, [9], [0, 0])
+        for step in range(16):
+            writer.logits(torch.tensor([1, 2]), first + step, prefix)
+        with pytest.raises(IndexError, match="append 16 tokens"):
+            writer.logits(torch.tensor([1, 2]), first, prefix)
+
     def test_what_is_no_number_stays_none(self):
         model = toy()
         prefix = prompts(model, [9], [0, 0])

@@ -58,6 +58,8 @@ def refusal(model: Any) -> str | None:
         return "weights are not all float32 and in one piece"
     if not all(isinstance(layer.mlp.act_fn, nn.SiLU) or _is_silu(layer.mlp.act_fn) for layer in decoder.layers):
         return "the activation is not SiLU"
+    if model.head.out_features > len(model.core.get_input_embeddings().weight):
+        return "the head has more words than the table of embeddings"
     if len({_shapes(layer) for layer in decoder.layers}) > 1:
         return "layers are of several sizes"
     if decoder.layers[0].self_attn.head_dim % 8:
@@ -215,6 +217,8 @@ class Native:
 
     def logits(self, tokens: Tensor, position: Tensor, prefix: SharedPrefix) -> Tensor:
         """Append tokens (B,) at positions (B,) -> (B, V) of the output head."""
+        if self.written == self.limit:
+            raise IndexError(f"rows that were to append {self.limit} tokens append one more")
         if self.written == self.room:
             self._widen()
         if prefix is not self.prefix:
