@@ -71,7 +71,7 @@ def refusal(model: Any) -> str | None:
 
 
 def _maps(model: Any, decoder: Any) -> list[Any]:
-    parts = [(layer.self_attn, PROJECTIONS) for layer in decoder.layers]
+    parts: list[tuple[Any, tuple[str, ...]]] = [(layer.self_attn, PROJECTIONS) for layer in decoder.layers]
     parts += [(layer.mlp, GATED) for layer in decoder.layers]
     return [model.head, *(getattr(part, name) for part, names in parts for name in names)]
 
