@@ -270,6 +270,10 @@ def speed() -> str:
     """speed.md with the tables that benchmarks left: growth, floor, ways, generators and long clips."""
     growth = _measured("growth")
     blocks = {"growth": [_growth(growth["growth"])]}
+    by_two = FOLDER.parent / "benchmarks/results/two_threads/bench_growth.json"
+    if by_two.exists():
+        blocks["two threads"] = [_growth(json.loads(by_two.read_text())["growth"])]
+    blocks["writing"] = [_as_it_is(_measured("writing")["a step"])]
     if laws := growth.get("seconds = a size^exponent"):
         head = ("seconds grow as size^x along", "from, to", "x", "x, last two sizes", "x of the floor", "last two")
         keys = ("exponent", "exponent, last two", "of the floor", "of the floor, last two")
@@ -304,12 +308,14 @@ def _short(value: typing.Any) -> str:
 
 
 def _growth(cells: list[dict[str, typing.Any]]) -> str:
-    head = ("cell", "ours, s", "times the floor", "MiB", "planned", "TRL, s", "times faster", "share of TRL's MiB")
+    of = "ours, s of the clock" if cells[0].get("seconds of") == "clock" else "ours, s"
+    head = ("cell", of, "times the floor", "MiB", "planned", "TRL, s", "times faster", "share of TRL's MiB")
     head = (*head, "after loading")
     beside = {"TRL": "{:.3g}", "times": "{:.3g}", "share": "{:.2f}", "share after loading": "{:.2f}"}
     rows = [head]
     for cell in cells:
-        ours = cell["cell"], f"{cell['processor seconds']:.3g}", f"{cell['times the floor']:.2g}"
+        seconds = cell.get("ours", cell["processor seconds"])
+        ours = cell["cell"], f"{seconds:.3g}", f"{cell['times the floor']:.2g}"
         ours += f"{cell['MiB']:,}", f"{cell['planned, MiB']:,}"
         rows.append((*ours, *(form.format(cell[key]) if key in cell else "" for key, form in beside.items())))
     return table(*rows)

@@ -58,6 +58,8 @@ class LanguagePolicyConfig(Section):
                             on a CPU, all of them elsewhere; null: all of them. A longer row goes alone
     reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
                             (tokens x hidden size per prompt) and runs the tower in every pass
+    native_steps            write float32 responses on a CPU by a step in C, compiled once by the machine's compiler;
+                            false, or where that cannot be (`rows/fell_back` says why): by PyTorch's kernels
     decode_rows             responses written at once; lower it if the rollout runs out of memory
     logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
     likelihood              what is scored of a response: "tokens", or one of your own, `my.py:Mine`
@@ -99,6 +101,7 @@ class LanguagePolicyConfig(Section):
     reuse_prefill: Literal["auto", "on", "off"] = "auto"
     pass_tokens: int | Literal["auto"] | None = "auto"
     reuse_vision: bool = True
+    native_steps: bool = True
     decode_rows: int = Field(64, ge=1)
     logit_rows: int = Field(1024, ge=1)
     likelihood: str = "tokens"

@@ -130,15 +130,11 @@ class LanguagePolicy(ActsThroughEngine):
 
     def _scored(self, model: Any) -> ScoredLanguageModel:
         config, found = self.config, self.capabilities
-        return ScoredLanguageModel(
-            model,
-            self.family,
-            Distribution(config.temperature, self.family.suppressed, self.family.soft_cap, found.scale),
-            rows=config.logit_rows,
-            autocast=None if config.autocast is None else DTYPES[config.autocast],
-            shared=Way.PACKED in ways(config, self.family, adapters.unwrapped(model))[0],
-            score=self.likelihood.score,
-        )
+        distribution = Distribution(config.temperature, self.family.suppressed, self.family.soft_cap, found.scale)
+        packed = Way.PACKED in ways(config, self.family, adapters.unwrapped(model))[0]
+        given: dict[str, Any] = {"rows": config.logit_rows, "shared": packed, "score": self.likelihood.score}
+        given |= {"autocast": DTYPES.get(config.autocast), "native_steps": config.native_steps}
+        return ScoredLanguageModel(model, self.family, distribution, **given)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmrl.policies.language.encoded import Encoded, model_positions
 from mmrl.policies.language.encoding import collate, extended
-from mmrl.policies.language.fast import lean
+from mmrl.policies.language.fast import lean, native
 from mmrl.policies.language.fast.prefill import Prefill, stacked
 from mmrl.policies.language.fast.shared_decode import SharedPrefix
 from mmrl.policies.language.fast.written import in_place
@@ -55,7 +55,7 @@ def choose(logits: Tensor, uniform: Tensor | None) -> Tensor:
     """
     if uniform is None:
         return logits.argmax(-1)
-    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    cumulative = torch.softmax(logits, dim=-1, dtype=torch.float64).cumsum(-1)
     total = cumulative[:, -1:]
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     place = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
@@ -96,24 +96,26 @@ def decode(
     budget = budget.to(device)
     state = (begin or begun)(model, contexts, context.to(device), prefills, steps)
     uniforms = None if uniforms is None else uniforms.to(device)
-    carried = 0
+    carried, writing = 0, budget > 0
+    left = int(writing.sum())
     for step in range(steps):
         rows = state.rows
-        newest = choose(state.logits, None if uniforms is None else uniforms[rows, step])
-        writing = ~stopped[rows] & (length[rows] < budget[rows])
-        tokens[rows, step] = newest * writing
+        at = rows if len(rows) < count else slice(None)  # a slice is no copy
+        newest = choose(state.logits, None if uniforms is None else uniforms[at, step])
         chosen = torch.log_softmax(state.logits, -1).gather(-1, newest[:, None]).squeeze(-1)
-        log_probs[rows, step] = chosen * writing
-        length[rows] += writing.long()
-        stopped[rows] |= writing & is_stop(tokens[rows, : step + 1], rows)
-        alive = ~stopped[rows] & (length[rows] < budget[rows])
-        left = int(alive.sum())
+        tokens[at, step], log_probs[at, step] = newest * writing, chosen * writing
+        ended = is_stop(tokens[at, : step + 1], rows)
+        alive = writing & ~ended & (budget[at] > step + 1)
+        before, left = left, int(alive.sum())
+        if left < before:
+            last = writing & ~alive
+            length[rows[last]], stopped[rows[last]] = step + 1, ended[last]
         if not left:
             break
-        carried += len(rows) - left
+        writing, carried = alive, carried + len(rows) - left
         if carried >= left:
             state.keep(alive.nonzero().squeeze(-1))
-            newest, carried = newest[alive], 0
+            newest, writing, carried = newest[alive], alive[alive], 0
         state.advance(newest)
     return Decoded(tokens, log_probs, length, stopped)
 
@@ -238,18 +240,21 @@ class SharedCache(_Rows):
         self.cache = in_place(model.family.cache())
         # The attention needs no mask; one of four dimensions tells transformers not to make one.
         self.no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
-        self.lean: lean.Lean | None = None
-        if steps and model.leans is None and not model.not_lean:
-            model.leans = self._leans()
-        if steps and not model.not_lean:
-            self.lean = self._lean(steps)
+        self.lean: lean.Lean | native.Native | None = None
+        if steps:
+            if model.leans is None and not model.not_lean:
+                model.leans = self._gives(lean.Lean)
+            if model.natives is None and not model.not_native:
+                model.natives = self._gives(native.Native)
+            if not model.not_lean:
+                self.lean = self._written(lean.Lean if model.not_native else native.Native, steps)
 
-    def _lean(self, steps: int) -> lean.Lean:
-        return lean.Lean(self.model, self.position, steps, len(self.contexts[0].positions))
+    def _written(self, kind: type[lean.Lean | native.Native], steps: int) -> lean.Lean | native.Native:
+        return kind(self.model, self.position, steps, len(self.contexts[0].positions))
 
-    def _leans(self) -> bool:
-        """Whether two steps that are written out give the logits of the model's; nothing of them stays."""
-        cache, position, logits, written = self.cache, self.position, self.logits, self._lean(2)
+    def _gives(self, kind: type[lean.Lean | native.Native]) -> bool:
+        """Whether two steps that are written out so give the logits of the model's; nothing of them stays."""
+        cache, position, logits, written = self.cache, self.position, self.logits, self._written(kind, 2)
         same = True
         self.cache = in_place(self.model.family.cache())
         for _ in range(2):

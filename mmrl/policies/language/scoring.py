@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrl.policies.language.encoded import Encoded
 from mmrl.policies.language.encoding import collate
 from mmrl.policies.language.families.default import Family
-from mmrl.policies.language.fast import lean, prefill, shared_prompt, vision_attention
+from mmrl.policies.language.fast import lean, native, prefill, shared_prompt, vision_attention
 from mmrl.policies.language.fast.patch_projection import project_patches
 from mmrl.policies.language.fast.prefill import Prefill
 from mmrl.policies.language.log_probs import Distribution, Score, probed, score_rows
@@ -98,6 +98,7 @@ class ScoredLanguageModel(nn.Module):
     shared        understand packed rows (`mmrl.policies.language.fast.shared_prompt`)
     score         what is made of logits: the likelihood's
     leans         whether steps written out (`fast.lean`) were found to give the model's logits; None until tried
+    natives       the same of steps in C (`fast.native`), which are tried where `native_steps`
     """
 
     model: Any
@@ -113,6 +114,7 @@ class ScoredLanguageModel(nn.Module):
         autocast: torch.dtype | None = None,
         shared: bool = False,
         score: Score = probed,
+        native_steps: bool = True,
     ):
         super().__init__()
         self.model = model
@@ -123,6 +125,8 @@ class ScoredLanguageModel(nn.Module):
         self.shared = shared
         self.score = score
         self.leans: bool | None = None
+        self.natives: bool | None = None
+        self.native_steps = native_steps
         readers = family.readers(self.core).values()
         found = family.capabilities
         self.vision_trains = found.learns and any(p.requires_grad for reader in readers for p in reader.parameters())
@@ -208,13 +212,22 @@ class ScoredLanguageModel(nn.Module):
     def decodes_by(self) -> str:
         """How the rows of a group go on from their prompt."""
         if self.shares_prefixes:
-            return "shared cache" if self.not_lean else "lean"
+            return "shared cache" if self.not_lean else "lean" if self.not_native else "native"
         return "repeated cache" if self.repeats_prefixes else "no cache"
 
     @property
     def not_lean(self) -> str | None:
         """Why rows with a shared cache are written through the model's modules, or None where steps are written out."""
         return "steps written out do not give the model's logits" if self.leans is False else lean.refusal(self)
+
+    @property
+    def not_native(self) -> str | None:
+        """Why rows that are written out do not go by steps in C, or None where they do."""
+        if self.not_lean:
+            return native.ELSEWHERE
+        if not self.native_steps:
+            return native.UNASKED
+        return "steps in C do not give the model's logits" if self.natives is False else native.refusal(self)
 
     def prefill(self, prompts: Sequence[Encoded]) -> list[Prefill]:
         """Run prompts through the decoder in one packed row, with gradient where the caller wants one. For models

@@ -19,6 +19,9 @@ class Stopping:
     strings: tuple[str, ...]
     tokenizer: Any
 
+    def __post_init__(self) -> None:
+        self._ids = torch.tensor(self.ids)
+
     @classmethod
     def of(cls, model: Any, tokenizer: Any, strings: list[str], extra: list[int]) -> Stopping:
         configured = getattr(model.generation_config, "eos_token_id", None)
@@ -29,7 +32,7 @@ class Stopping:
         return cls(tuple(sorted(ids)), tuple(strings), tokenizer)
 
     def __call__(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        ended = torch.isin(tokens[:, -1], torch.tensor(self.ids, device=tokens.device))
+        ended = (tokens[:, -1:] == self._ids.to(tokens.device)).any(-1)
         for string in self.strings:
             # Every token adds at least one byte, so a string just completed lies in this many last tokens.
             tail = tokens[:, -len(string.encode()) :].tolist()

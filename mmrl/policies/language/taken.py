@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from mmrl.policies.language.fast import lean
+from mmrl.policies.language.fast import lean, native
 from mmrl.policies.language.layout import Way
 from mmrl.record import Request
 
 WRITTEN_OUT = "media within the response: rows are written out"
 DROPPED = "two_calls: gradient checkpointing drops the cache that the second call goes on from"
+NO_FALL = (None, lean.BELOW, native.ELSEWHERE, native.UNASKED)
+"""Reasons for which there is no faster way to fall from, or nobody asked for it."""
 ALONE = "one prompt at a time: the model takes no padded batches of unlike ones"
 
 
@@ -54,9 +56,11 @@ class Taken:
             return
         rows = sum(request.count for request in requests)
         self.written["engine" if module is None else module.decodes_by] += rows
-        reason = module.not_lean if module is not None and module.shares_prefixes else None
-        if reason not in (None, lean.BELOW):  # of lower precision there is no faster way to fall from
-            self.fell_back[f"lean: {reason}"] += rows
+        if module is None or not module.shares_prefixes:
+            return
+        for way, reason in (("lean", module.not_lean), ("native", module.not_native)):
+            if reason not in NO_FALL:
+                self.fell_back[f"{way}: {reason}"] += rows
 
     def told(self) -> dict[str, Any]:
         """For a step's metrics; counting begins anew."""

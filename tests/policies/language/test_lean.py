@@ -1,6 +1,7 @@
 """Steps of decoding written out: the model's own tokens and log-probs, and what it is not known how to write out."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -18,6 +19,26 @@ CLOSE = 1e-5
 
 
 KEY = Key(3)
+
+
+@contextmanager
+def without_c(policy):
+    """Steps written out go by PyTorch's kernels."""
+    policy.inner.native_steps = False
+    try:
+        yield policy
+    finally:
+        policy.inner.native_steps = True
+
+
+@pytest.fixture(scope="module")
+def by_kernels(policies):
+    """As `rolled`."""
+    rolled = {}
+    for family, policy in policies.items():
+        with without_c(policy):
+            rolled[family] = policy.rollout(requests(mixed_prompts()), KEY)
+    return rolled
 
 
 def through_modules(policy, key=KEY):
@@ -45,24 +66,24 @@ def in_float64(policy, rollouts):
 
 
 class TestLean:
-    def test_is_as_near_to_the_truth_as_the_modules(self, policies, rolled, family):
+    def test_is_as_near_to_the_truth_as_the_modules(self, policies, by_kernels, family):
         """What the two are apart is rounding of both: neither is nearer to float64 than the other by half."""
-        one, other = rolled[family], through_modules(policies[family])
+        one, other = by_kernels[family], through_modules(policies[family])
         truth = in_float64(policies[family], one)
         off = [(r.old_log_probs.double() - truth)[one.mask] for r in (one, other)]
         lean_off, modules_off = (float(each.square().mean().sqrt()) for each in off)
         assert 0 < lean_off < 1.5 * modules_off and modules_off < 2e-6
         assert off[0].abs().max() < 2.5 * off[1].abs().max()
 
-    def test_writes_the_tokens_and_log_probs_of_the_modules(self, policies, rolled, family):
+    def test_writes_the_tokens_and_log_probs_of_the_modules(self, policies, by_kernels, family):
         """Prompts of unlike lengths, with pictures and without."""
-        assert policies[family].inner.leans and policies[family].inner.decodes_by == "lean"
-        one, other = rolled[family], through_modules(policies[family])
+        assert policies[family].inner.leans
+        one, other = by_kernels[family], through_modules(policies[family])
         assert torch.equal(one.actions, other.actions)
         assert (one.old_log_probs - other.old_log_probs).abs().max() < CLOSE
 
     def test_rows_leave_when_they_have_finished(self, make_policy):
-        policy = make_policy("qwen2_5_vl", stop_tokens=list(range(100, 400)))
+        policy = make_policy("qwen2_5_vl", stop_tokens=list(range(100, 400)), native_steps=False)
         one, other = policy.rollout(requests(mixed_prompts()), Key(7)), through_modules(policy, Key(7))
         assert policy.inner.decodes_by == "lean" and len(set(one.length.tolist())) > 3
         assert torch.equal(one.actions, other.actions) and torch.equal(one.length, other.length)
@@ -82,7 +103,7 @@ class TestLean:
 
     def test_weights_are_the_models_own(self, make_policy):
         """After an update the next rollout is written with the new ones."""
-        policy = make_policy("qwen3_vl")
+        policy = make_policy("qwen3_vl", native_steps=False)
         policy.rollout(requests(mixed_prompts()), Key(3))
         with torch.no_grad():
             for weight in policy.inner.family.decoder(policy.inner.core).parameters():

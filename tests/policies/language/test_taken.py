@@ -15,7 +15,7 @@ def rollouts_of(policy, count=3):
 
 
 def test_the_rows_of_an_update_and_of_its_rollouts_are_counted_once(make_policy):
-    policy = make_policy("qwen3_vl")
+    policy = make_policy("qwen3_vl", native_steps=False)
     rollouts = rollouts_of(policy)
     policy.evaluate(rollouts)
     with torch.no_grad():  # a reference, a self-check, an evaluation

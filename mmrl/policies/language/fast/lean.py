@@ -143,11 +143,32 @@ def turned(heads: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addcmul(heads * cosines, heads.roll(heads.shape[-1] // 2, -1), sines)
 
 
-class Lean:
-    """The decoder of a model while rows are written, from empty caches of their own tokens.
+class Turns:
+    """Cosines and sines of all positions that rows will write, `turned`'s sign in the sines.
 
     first  (B,) position of the first token each row appends; steps: how many there may be
     axes   of positions
+    """
+
+    def __init__(self, decoder: Any, embeddings: Tensor, first: Tensor, steps: int, axes: int):
+        self.begin = int(first.min())
+        positions = torch.arange(self.begin, int(first.max()) + steps, device=first.device).expand(axes, 1, -1)
+        cosines, sines = decoder.rotary_emb(embeddings.detach()[:1, None], model_positions(positions))
+        self.cosines = cosines.reshape(-1, *cosines.shape[-2:])[0]  # of one axis: behind a prompt all are the same
+        sines = sines.reshape(-1, *sines.shape[-2:])[0]
+        half = sines.shape[-1] // 2
+        self.sines = torch.cat((-sines[:, :half], sines[:, half:]), dim=-1)
+
+    def at(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, d) each, of positions (B,)."""
+        at = position - self.begin
+        return self.cosines[at], self.sines[at]
+
+
+class Lean:
+    """The decoder of a model while rows are written, from empty caches of their own tokens.
+
+    first, steps, axes  as `Turns` has them
     """
 
     def __init__(self, model: Any, first: Tensor, steps: int, axes: int):
@@ -155,18 +176,12 @@ class Lean:
         self.embeddings, self.head = model.core.get_input_embeddings().weight, _map_of(model.head)
         self.layers = [_Layer.of(layer) for layer in decoder.layers]
         self.norm = _norm_of(decoder.norm)
-        self.begin = int(first.min())
-        positions = torch.arange(self.begin, int(first.max()) + steps, device=first.device).expand(axes, 1, -1)
-        cosines, sines = decoder.rotary_emb(self.embeddings.detach()[:1, None], model_positions(positions))
-        self.cosines = cosines.reshape(-1, *cosines.shape[-2:])[0]  # of one axis: behind a prompt all are the same
-        sines = sines.reshape(-1, *sines.shape[-2:])[0]
-        half = sines.shape[-1] // 2
-        self.sines = torch.cat((-sines[:, :half], sines[:, half:]), dim=-1)
+        self.turns = Turns(decoder, self.embeddings, first, steps, axes)
 
     def logits(self, tokens: Tensor, position: Tensor, prefix: SharedPrefix) -> Tensor:
         """Append tokens (B,) at positions (B,) -> (B, V) of the output head."""
-        x, at = F.embedding(tokens, self.embeddings), position - self.begin
-        turn = self.cosines[at][:, None], self.sines[at][:, None]
+        x, (cosines, sines) = F.embedding(tokens, self.embeddings), self.turns.at(position)
+        turn = cosines[:, None], sines[:, None]
         for layer, prompts in zip(self.layers, prefix.cache.layers, strict=True):
             x = layer(x, turn, prompts, prefix)
         return self.head(self.norm(x))
