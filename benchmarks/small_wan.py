@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.plain_flow import PlainLoop
 
-STEPS, FRAMES, HEIGHT, WIDTH = 20, 5, 32, 48
+FRAMES, HEIGHT, WIDTH = 5, 32, 48
 TEXT = 64
 """Tokens of text; those of the state are 3 x 8 x 12."""
 

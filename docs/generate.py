@@ -278,11 +278,13 @@ def speed() -> str:
     blocks["floor"] = [_as_it_is(_measured("floor")["seconds"])]
     blocks["ways"] = [_as_it_is(_measured("ways")["processor seconds"])]
     blocks["counts"] = [_as_it_is(_measured("flow_counts")["times faster than a plain loop, counted"])]
-    flow = _measured("flow")
     loops = ("loop", "cpu_seconds", "of processor time", "fewer operations", "peak_mib")
-    blocks["iteration"] = [_as_it_is([{key: row[key] for key in loops if key in row} for row in flow["an iteration"]])]
-    blocks["iteration"].append(_as_it_is(flow["reward after seconds of processor time"]))
-    blocks["clips"] = [_as_it_is(_measured("long_clips")["a step of long clips"])]
+    for name, file in (("iteration", "flow"), ("iteration_wan", "flow_wan")):
+        flow = _measured(file)
+        blocks[name] = [_as_it_is([{key: row[key] for key in loops if key in row} for row in flow["an iteration"]])]
+        blocks[name].append(_as_it_is(flow["reward after seconds of processor time"]))
+    for name, file in (("clips", "long_clips"), ("full_clips", "full_clips")):
+        blocks[name] = [_as_it_is(_measured(file)["a step of long clips"])]
     text = (FOLDER / "speed.md").read_text()
     for name, tables in blocks.items():
         between = rf"(<!-- {name}[^>]*-->\n).*?(<!-- /{name} -->)"

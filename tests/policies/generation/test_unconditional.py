@@ -162,8 +162,8 @@ def score(outputs, prompts) -> Scores:
 def trainer(folder, **options) -> Trainer:
     """2 optimizer steps a batch, of a group each, in micro-batches of 2 rows."""
     clip = {"name": "clip", "low": 1e-3, "high": 1e-3}
-    objective = Objective.of({"advantage": "grpo", "ratio": "token", "trust_region": clip,
-                              "aggregation": "sequence_mean", "regularizers": [{"name": "gaussian_kl", "coefficient": 0.04}]})  # fmt: skip
+    parts = {"advantage": "grpo", "ratio": "token", "trust_region": clip, "aggregation": "sequence_mean"}
+    objective = Objective.of(parts | {"regularizers": [{"name": "gaussian_kl", "coefficient": 0.04}]})
     config = TrainingConfig(
         steps=2, prompts_per_step=2, group_size=4, micro_batch_size=2, learning_rate=1e-3, updates={"count": 2},
         save_rollouts=0, save_every=1,

@@ -100,8 +100,8 @@ class Predictions(Protocol):
 class Likelihood(likelihood.Likelihood):
     """What a generator's likelihood says besides: where noise is drawn, what is kept, which states are scored.
 
-    `kept` are columns that `record` fills; `reads_unconditional`: its states may bring `without`, what the unconditional
-    pass found at them (`unconditional`).
+    `kept` are columns that `record` fills; `reads_unconditional`: its states may bring `without`, what the
+    unconditional pass found at them (`unconditional`).
     """
 
     reads_unconditional: ClassVar[bool] = False
