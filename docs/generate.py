@@ -283,8 +283,7 @@ def speed() -> str:
         flow = _measured(file)
         blocks[name] = [_as_it_is([{key: row[key] for key in loops if key in row} for row in flow["an iteration"]])]
         blocks[name].append(_as_it_is(flow["reward after seconds of processor time"]))
-    for name, file in (("clips", "long_clips"), ("full_clips", "full_clips")):
-        blocks[name] = [_as_it_is(_measured(file)["a step of long clips"])]
+    blocks["clips"] = [_as_it_is(_measured("long_clips")["a step of long clips"])]
     text = (FOLDER / "speed.md").read_text()
     for name, tables in blocks.items():
         between = rf"(<!-- {name}[^>]*-->\n).*?(<!-- /{name} -->)"

@@ -18,7 +18,7 @@ import torch
 KINDS = ("sampled", "scored", "trained")
 """Of rollouts; of passes without gradient; of passes with gradient."""
 WATCHED = "watched"
-UNCONDITIONAL, REUSED = "guidance/unconditional", "guidance/reused"
+UNCONDITIONAL, REUSED = "unconditional", "guidance/reused"
 """Unconditional velocities that updates read, and those of them that their rollouts had found."""
 
 
