@@ -297,7 +297,8 @@ def _measured(name: str) -> dict[str, typing.Any]:
 
 
 def _as_it_is(rows: list[dict[str, typing.Any]]) -> str:
-    return table(tuple(rows[0]), *(tuple(_short(row.get(name, "")) for name in rows[0]) for row in rows))
+    cells = ([row.get(name) for name in rows[0]] for row in rows)
+    return table(tuple(rows[0]), *(tuple("" if cell is None else _short(cell) for cell in row) for row in cells))
 
 
 def _short(value: typing.Any) -> str:
