@@ -1,14 +1,17 @@
 """An iteration of a flow-matching generator: rollout and update, beside a plain loop (`benchmarks.plain_flow`).
 
     exact   the same method, recipe flow_grpo, through our policy and trainer: texts encoded once, the reference is
-            the adapters switched off, the unconditional branch without gradient
+            the adapters switched off, the unconditional branch without gradient, and in the update what the rollout
+            found there
+    asked   as exact, but that the update asks for the unconditional branch again (policy.reuse_unconditional=false)
     fast    recipe flow_grpo_fast: 3 of 10 steps trained, no guidance, no KL, the ODE prefix shared by a group
 
 Tiny Stable Diffusion 3 pipeline, 2 prompts x 8 images, one optimizer step an iteration. The reward is how much redder
-than blue the picture is. Reward is then given against seconds, for all three from the same weights.
+than blue the picture is. Reward is then given against seconds, for all of them from the same weights. The same of
+clips, by Wan 2.1 in small (`benchmarks.small_wan`): 2 prompts x 2 clips in 20 steps.
 
 Then rollouts in the shapes of FLUX.1 and Wan 2.1, through their families and by a plain loop over the transformer
-(`benchmarks.flow_families`), with the conditions given and with prompts that are new. `--only` one of the two parts.
+(`benchmarks.flow_families`), with the conditions given and with prompts that are new. `--only` one of the parts.
 """
 
 from __future__ import annotations
@@ -26,16 +29,21 @@ from benchmarks.measuring import Channel, Report, alternate, ratio, summary, tar
 MODULE = "benchmarks.bench_flow"
 CAPTIONS = ("a red circle", "two blue squares on the left")
 DIFFERENCES = ("log_probs", "gradient", "gradient, both branches")
+PUBLISHED = {"text": 4.84 / 11.5, "decode": 28.1 / 11.5}
+"""Of Wan 2.1 (1.3B) at 33 frames of 416 x 240, in calls of the transformer (`benchmarks.flow_counts`)."""
+WAN_STEPS = 20
 SAVED = 1.3
 """How many times faster a rollout should be whose text is encoded once, where by count text weighs enough for it."""
 LEARNING_RATE, LORA = 3e-4, {"rank": 32, "alpha": 64}
+LOOPS = ("plain", "exact", "asked", "fast")
 
 
 def redness(images: list[Any]) -> list[float]:
-    """Mean of red minus mean of blue, from -1 to 1."""
+    """Mean of red minus mean of blue, from -1 to 1, of pictures or of clips, which are lists of them."""
     import numpy as np
 
-    pixels = [np.asarray(image, dtype=np.float32) / 255 for image in images]
+    clips = [image if isinstance(image, list) else [image] for image in images]
+    pixels = [np.stack([np.asarray(frame, dtype=np.float32) for frame in clip]) / 255 for clip in clips]
     return [float(p[..., 0].mean() - p[..., 2].mean()) for p in pixels]
 
 
@@ -49,6 +57,10 @@ def pipeline(spec: dict[str, Any]) -> Any:
     import mmrl  # noqa: F401  (before diffusers)
 
     torch.manual_seed(0)
+    if spec["wan"]:
+        from benchmarks import small_wan
+
+        return small_wan.pipeline()
     if spec["model"] is None:
         from mmrl.pipelines.bases.models import tiny_flow
 
@@ -59,6 +71,7 @@ def pipeline(spec: dict[str, Any]) -> Any:
 
 
 def make_plain(spec: dict[str, Any]) -> Any:
+    from benchmarks import small_wan
     from benchmarks.plain_flow import PlainLoop
     from mmrl.pipelines.bases.models import CAPTION_LENGTH
     from mmrl.policies.adapters import attach_lora
@@ -68,12 +81,15 @@ def make_plain(spec: dict[str, Any]) -> Any:
     parts = pipeline(spec)
     lora = FlowLoraConfig(**LORA, targets=ATTENTION_LAYERS)
     parts.transformer = attach_lora(parts.transformer, lora, seed=0)
+    if spec["wan"]:
+        return small_wan.PlainWan(parts, LEARNING_RATE, small_wan.TEXT, spec["steps"])
     return PlainLoop(parts, LEARNING_RATE, CAPTION_LENGTH)
 
 
 def make_trainer(spec: dict[str, Any]) -> Any:
     import torch
 
+    from benchmarks import small_wan
     from mmrl.objective import Objective
     from mmrl.pipelines.bases.models import CAPTION_LENGTH
     from mmrl.policies.generation.config import FlowPolicyConfig
@@ -83,14 +99,18 @@ def make_trainer(spec: dict[str, Any]) -> Any:
     from mmrl.training.config import TrainingConfig
     from mmrl.training.trainer import Trainer
 
-    recipe = load_recipe({"exact": "flow_grpo", "fast": "flow_grpo_fast"}[spec["kind"]])
+    recipe = load_recipe("flow_grpo_fast" if spec["kind"] == "fast" else "flow_grpo")
     settings = recipe.policy | {
         "model": "tiny",
         "max_sequence_length": CAPTION_LENGTH,
         "ema": None,
         "lora": LORA,
         "schedule": "linear",
+        "reuse_unconditional": spec["kind"] != "asked",
     }
+    if spec["wan"]:
+        size = {"height": small_wan.HEIGHT, "width": small_wan.WIDTH, "frames": small_wan.FRAMES}
+        settings |= {**size, "steps": spec["steps"], "max_sequence_length": small_wan.TEXT, "decode_tiles": False}
     rows = len(CAPTIONS) * spec["members"]
     policy = FlowPolicy(pipeline(spec), FlowPolicyConfig(**settings, transformer_batch=rows))
     sizes = {"steps": 100_000, "prompts_per_step": len(CAPTIONS), "group_size": spec["members"]}
@@ -110,10 +130,15 @@ def run(spec: dict[str, Any], channel: Channel) -> None:
     if "shape" in spec:
         channel.serve(flow_families.answers(spec))
         return
+    shares: dict[str, Any] = {}
     if spec["kind"] == "plain":
         import torch
 
         loop = make_plain(spec)
+        if spec["wan"]:
+            from benchmarks import small_wan
+
+            shares = small_wan.proportions(loop)
 
         def step() -> dict[str, Any]:
             return {"reward": loop.iterate(CAPTIONS, spec["members"], lambda images: torch.tensor(redness(images)))}
@@ -126,7 +151,8 @@ def run(spec: dict[str, Any], channel: Channel) -> None:
             trainer.step += 1
             return {"reward": metrics["reward/mean"], **{k: v for k, v in metrics.items() if k.startswith("seconds/")}}
 
-    channel.serve({"step": step, "counted": lambda: {"flop": counted(step)}, "equal": lambda: equality(spec)})
+    answers = {"step": step, "counted": lambda: {"flop": counted(step)}, "equal": lambda: equality(spec)}
+    channel.serve(answers | {"shares": lambda: shares})
 
 
 def equality(spec: dict[str, Any]) -> dict[str, Any]:
@@ -165,11 +191,10 @@ def _plain_log_probs(loop: Any, rollouts: Any, conditions: Any, stopped: bool = 
     for i in rollouts.mask[0].nonzero().squeeze(1).tolist():
         x = latents[:, i]
         if stopped:
-            embeds, pooled = (c.chunk(2) for c in conditions)
-            time = (1000 * loop.times[i]).expand(len(x))
+            negative, given = zip(*(c.chunk(2) for c in conditions), strict=True)
             with torch.no_grad():
-                without = loop.model(x, embeds[0], pooled[0], time, return_dict=False)[0]
-            v = without + GUIDANCE * (loop.model(x, embeds[1], pooled[1], time, return_dict=False)[0] - without)
+                without = loop.call(loop.model, x, loop.times[i], negative)
+            v = without + GUIDANCE * (loop.call(loop.model, x, loop.times[i], given) - without)
         else:
             v = loop.velocity(loop.model, x, loop.times[i], conditions)
         mean, std = loop.transition(i, x, v)
@@ -183,23 +208,27 @@ def _plain_log_probs(loop: Any, rollouts: Any, conditions: Any, stopped: bool = 
 def measure(options: argparse.Namespace) -> None:
     if options.only in (None, "iteration"):
         measure_iteration(options, Report("bench_flow", options))
+    if options.only in (None, "iteration_wan"):
+        measure_iteration(options, Report("bench_flow", options, "bench_flow_wan"), wan=True)
     if options.only in (None, "families"):
         measure_families(options, Report("bench_flow", options, "bench_flow_families"))
 
 
-def measure_iteration(options: argparse.Namespace, report: Report) -> None:
+def measure_iteration(options: argparse.Namespace, report: Report, *, wan: bool = False) -> None:
     small = options.quick or options.tiny
-    steps = options.steps or (2 if small else 7)
+    steps = options.steps or (2 if small else 3 if wan else 7)
     budget = options.seconds if options.seconds is not None else (1.0 if options.tiny else 5.0 if small else 40.0)
     with tempfile.TemporaryDirectory() as folder:
-        base = {"folder": folder, "model": options.model, "members": 2 if options.tiny else 8}
-        specs = {kind: base | {"kind": kind} for kind in ("plain", "exact", "fast")}
+        members = 2 if options.tiny or wan else 8
+        base = {"folder": folder, "model": options.model, "members": members, "wan": wan}
+        base |= {"steps": 4 if options.tiny else WAN_STEPS}
+        specs = {kind: base | {"kind": kind} for kind in LOOPS if kind != "asked" or not options.tiny}
         with workers(MODULE, specs, options.threads) as running:
             rewards = curves(running, budget)  # first: all three still have the weights they began with
             replies = alternate(running, steps)
             ready = {kind: worker.ready for kind, worker in running.items()}
             operations = {kind: worker.ask("counted")["flop"] for kind, worker in running.items()}
-            equal = running["exact"].ask("equal")
+            equal, shares = running["exact"].ask("equal"), running["plain"].ask("shares")
     rows = [{"loop": kind, **summary(taken, ready[kind])} for kind, taken in replies.items()]
     for row in rows:
         row["faster than plain"] = ratio(replies["plain"], replies[row["loop"]])["median"]
@@ -207,6 +236,10 @@ def measure_iteration(options: argparse.Namespace, report: Report) -> None:
         row["range"] = ratio(replies["plain"], replies[row["loop"]])["range"]
         row["fewer operations"] = round(operations["plain"] / operations[row["loop"]], 3)
     report.table("an iteration", rows)
+    if wan:
+        parts = {"here": shares, "Wan 2.1, 1.3B": PUBLISHED}
+        rows_of = [{"of": who, **{n: round(each[n], 3) for n in PUBLISHED}} for who, each in parts.items()]
+        report.table("operations of an output, in calls of the transformer", rows_of)
     report.table("exact beside plain: differences", [{k: equal[k] for k in DIFFERENCES}])
     report.table("reward after seconds of processor time", rewards)
     report.write()
@@ -260,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = measuring.parser("bench_flow", __doc__)
     parser.add_argument("--model", help="folder of a StableDiffusion3Pipeline; default: a tiny one, made here")
     parser.add_argument("--seconds", type=float, help="processor seconds of each reward curve; default 40")
-    parser.add_argument("--only", choices=("iteration", "families"), help="one of the two parts")
+    parser.add_argument("--only", choices=("iteration", "iteration_wan", "families"), help="one of the parts")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
     options = parser.parse_args(arguments)
     if options.worker:

@@ -68,9 +68,10 @@ def make_trainer(spec: dict[str, Any], cache: Any) -> Any:
     sampling = VideoSampling(fps=None, max_frames=frames, max_pixels=spec["pixels"], min_pixels=28 * 28)
     config = VideoPolicyConfig(model=spec["model"], max_new_tokens=spec["new"], sampling=sampling)
     policy = VideoPolicy.from_config(config, read_clip=read_clip if cache is None else partial(read_clip, cache=cache))
-    rows = PROMPTS * spec["members"]
+    count = spec.get("prompts", PROMPTS)
+    rows = count * spec["members"]
     training = TrainingConfig(
-        steps=1000, prompts_per_step=PROMPTS, group_size=spec["members"], micro_batch_size=rows, save_rollouts=0
+        steps=1000, prompts_per_step=count, group_size=spec["members"], micro_batch_size=rows, save_rollouts=0
     )
     objective = Objective.of(load_recipe("trl").objective)
     prompts: Any = _prompts(spec["clips"])

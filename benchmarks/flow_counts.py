@@ -9,7 +9,8 @@ outputs to a prompt then follows
     plain      text and the unconditional text encoded for every output; all steps but the last trained, both branches
                with gradient; a reference pass of each; every output decoded
     exact      the same method as the recipe `flow_grpo` has it: text once, no gradient through the unconditional branch
-    kept       as exact, if the update took the unconditional velocities of the rollout: one optimizer step a batch
+    kept       as exact, and the update takes the unconditional velocities of the rollout (`policy.
+               reuse_unconditional`), where a batch has one optimizer step; with the recipe's two, half of them
     graph      as kept, if the trained steps' passes of the rollout were kept with their graphs until rewards are there
     fast       the recipe `flow_grpo_fast`: a window of 3 of the first 5 steps trained, no guidance, no reference, the
                steps before the window walked once for a group

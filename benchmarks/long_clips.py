@@ -1,10 +1,12 @@
 """A step on long clips, 64 frames of 640 x 360: cached, and decoded in the step; and what the record holds of them.
 
     python -m benchmarks.long_clips --threads 1
+    python -m benchmarks.long_clips --threads 1 --full     # frames as large as they are, a prompt and 2 responses
 
 Both kinds of step take turns in one process with one model, and clips are decoded in that process, so that the
 processor seconds are all there are. A step cannot gain more from the cache than what decoding takes beside the model:
-`most` is 1 + decoding / cached step. `--tokens` are those of a pair of frames after the reader has resized them.
+`most` is 1 + decoding / cached step. `--tokens` are those of a pair of frames after the reader has resized them; with
+`--full` none are resized (to whole tokens alone), which makes some 9,600 tokens of a clip.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from benchmarks.measuring import Channel, Report, alternate, workers
 
 MODULE = "benchmarks.long_clips"
 FRAMES, SECONDS, TOKENS = 64, 12.0, 32
+FULL = 23 * 13
+"""Tokens of a pair of frames of 640 x 360."""
 SIDE = 28
 """Pixels of a token: patches of 14, two by two."""
 
@@ -80,14 +84,16 @@ def recorded(trainer: Any, members: int) -> dict[str, Any]:
 
 def measure(options: Any) -> None:
     small, steps = options.tiny or options.quick, options.steps or 3
-    frames, seconds, members = (4, 1.0, 2) if options.tiny else (FRAMES, SECONDS, 8)
-    report = Report("bench_long_clips", options)
+    frames, seconds, members = (4, 1.0, 2) if options.tiny else (FRAMES, SECONDS, 2 if options.full else 8)
+    report = Report("long_clips", options, "bench_full_clips" if options.full else "bench_long_clips")
+    prompts, tokens = (1, FULL) if options.full else (bench_video.PROMPTS, options.tokens)
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), [])
-        pixels = (4 if options.tiny else options.tokens) * SIDE * SIDE
+        pixels = (4 if options.tiny else tokens) * SIDE * SIDE
         spec = {
             "folder": folder, "model": f"{folder}/model", "pixels": pixels, "frames": frames, "members": members,
-            "new": 4 if small else 64, "clips": bench_video._clips(folder, seconds, bench_video.PROMPTS * (steps + 2)),
+            "new": 4 if small else 64, "prompts": prompts,
+            "clips": bench_video._clips(folder, seconds, prompts * (steps + 2)),
         }  # fmt: skip
         with workers(MODULE, {"steps": spec}, options.threads) as running:
             replies = alternate(running, steps)["steps"]
@@ -110,6 +116,7 @@ def measure(options: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = measuring.parser("long_clips", __doc__)
     parser.add_argument("--tokens", type=int, default=TOKENS, help=f"tokens of a pair of frames; default {TOKENS}")
+    parser.add_argument("--full", action="store_true", help="frames of full size, one prompt, 2 responses")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes that run at all: for the tests")
     options = parser.parse_args(arguments)
     if options.worker:

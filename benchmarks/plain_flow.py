@@ -22,12 +22,13 @@ STEPS, LEVEL, GUIDANCE, CLIP, KL = 10, 0.7, 4.5, 1e-4, 0.04
 class PlainLoop:
     """pipeline: a `StableDiffusion3Pipeline` whose transformer has adapters already."""
 
-    def __init__(self, pipeline: Any, learning_rate: float, text_tokens: int):
+    def __init__(self, pipeline: Any, learning_rate: float, text_tokens: int, steps: int = STEPS):
         self.pipeline, self.model, self.text_tokens = pipeline, pipeline.transformer, text_tokens
+        self.steps = steps
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=learning_rate, weight_decay=1e-4)
-        self.times = torch.linspace(1, 0, STEPS + 1)
+        self.times = torch.linspace(1, 0, steps + 1)
 
     def iterate(self, captions: Sequence[str], members: int, score: Callable[[list[Any]], Tensor]) -> float:
         """One rollout batch and one optimizer step; the mean reward."""
@@ -38,7 +39,7 @@ class PlainLoop:
         grouped = reward.view(len(captions), members)
         advantage = (grouped - grouped.mean(1, keepdim=True)) / (reward.std(correction=0) + 1e-4)
         advantage = advantage.flatten().clamp(-5, 5)
-        for i in range(STEPS - 1):
+        for i in range(self.steps - 1):
             self.loss(i, latents, conditions, old[i], advantage).backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
@@ -46,29 +47,32 @@ class PlainLoop:
         return float(reward.mean())
 
     @torch.no_grad()
-    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+    def encode(self, texts: list[str]) -> tuple[Tensor, ...]:
         """Unconditional embeddings, then those of the texts, stacked for one call of the transformer."""
         embeds, negative, pooled, negative_pooled = self.pipeline.encode_prompt(
             texts, None, None, negative_prompt=[""] * len(texts), max_sequence_length=self.text_tokens
         )
         return torch.cat([negative, embeds]), torch.cat([negative_pooled, pooled])
 
-    def velocity(self, model: Any, x: Tensor, t: Tensor, conditions: tuple[Tensor, Tensor]) -> Tensor:
-        embeds, pooled = conditions
-        time = (1000 * t).expand(2 * len(x))
-        both = model(torch.cat([x, x]), embeds, pooled, time, return_dict=False)[0]
-        without, with_text = both.chunk(2)
+    def call(self, model: Any, x: Tensor, t: Tensor, conditions: tuple[Tensor, ...]) -> Tensor:
+        return model(x, *conditions, (1000 * t).expand(len(x)), return_dict=False)[0]
+
+    def velocity(self, model: Any, x: Tensor, t: Tensor, conditions: tuple[Tensor, ...]) -> Tensor:
+        without, with_text = self.call(model, torch.cat([x, x]), t, conditions).chunk(2)
         return without + GUIDANCE * (with_text - without)
+
+    def state_shape(self) -> tuple[int, ...]:
+        config = self.model.config
+        return config.in_channels, config.sample_size, config.sample_size
 
     def transition(self, i: int, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return transition(self.times, i, x, v)
 
     @torch.no_grad()
-    def roll_out(self, conditions: tuple[Tensor, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        config = self.model.config
-        x = torch.randn(len(conditions[0]) // 2, config.in_channels, config.sample_size, config.sample_size)
+    def roll_out(self, conditions: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        x = torch.randn(len(conditions[0]) // 2, *self.state_shape())
         latents, log_probs = [x], []
-        for i in range(STEPS - 1):
+        for i in range(self.steps - 1):
             mean, std = self.transition(i, x, self.velocity(self.model, x, self.times[i], conditions))
             x = mean + std * torch.randn_like(x)
             latents.append(x)
@@ -77,7 +81,7 @@ class PlainLoop:
         return [*latents, x - self.times[-2] * v], log_probs
 
     def loss(
-        self, i: int, latents: list[Tensor], conditions: tuple[Tensor, Tensor], old: Tensor, advantage: Tensor
+        self, i: int, latents: list[Tensor], conditions: tuple[Tensor, ...], old: Tensor, advantage: Tensor
     ) -> Tensor:
         x, following = latents[i], latents[i + 1]
         mean, std = self.transition(i, x, self.velocity(self.model, x, self.times[i], conditions))
@@ -87,7 +91,7 @@ class PlainLoop:
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
         h = self.times[i] - self.times[i + 1]
         divergence = ((mean - base) ** 2).flatten(1).mean(1) / (2 * std**2) * h  # the published code's, without 1/h
-        return (KL * divergence - gain).mean() / (STEPS - 1)
+        return (KL * divergence - gain).mean() / (self.steps - 1)
 
     @torch.no_grad()
     def images(self, latents: Tensor) -> list[Any]:

@@ -282,10 +282,11 @@ def speed() -> str:
     blocks["floor"] = [_as_it_is(_measured("floor")["seconds"])]
     blocks["ways"] = [_as_it_is(_measured("ways")["processor seconds"])]
     blocks["counts"] = [_as_it_is(_measured("flow_counts")["times faster than a plain loop, counted"])]
-    flow = _measured("flow")
     loops = ("loop", "cpu_seconds", "of processor time", "fewer operations", "peak_mib")
-    blocks["iteration"] = [_as_it_is([{key: row[key] for key in loops if key in row} for row in flow["an iteration"]])]
-    blocks["iteration"].append(_as_it_is(flow["reward after seconds of processor time"]))
+    for name, file in (("iteration", "flow"), ("iteration_wan", "flow_wan")):
+        flow = _measured(file)
+        blocks[name] = [_as_it_is([{key: row[key] for key in loops if key in row} for row in flow["an iteration"]])]
+        blocks[name].append(_as_it_is(flow["reward after seconds of processor time"]))
     blocks["clips"] = [_as_it_is(_measured("long_clips")["a step of long clips"])]
     text = (FOLDER / "speed.md").read_text()
     for name, tables in blocks.items():
@@ -300,7 +301,8 @@ def _measured(name: str) -> dict[str, typing.Any]:
 
 
 def _as_it_is(rows: list[dict[str, typing.Any]]) -> str:
-    return table(tuple(rows[0]), *(tuple(_short(row.get(name, "")) for name in rows[0]) for row in rows))
+    cells = ([row.get(name) for name in rows[0]] for row in rows)
+    return table(tuple(rows[0]), *(tuple("" if cell is None else _short(cell) for cell in row) for row in cells))
 
 
 def _short(value: typing.Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmrl.objective import Objective
 from mmrl.pipelines.config import RunConfig
+from mmrl.policies.generation import unconditional
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.steps import TrainSteps
 from mmrl.rollout.nesting import Nested
@@ -107,6 +108,10 @@ def calls_lines(config: RunConfig, objective: Objective) -> list[str]:
         if pruning:
             left = [int(share * trained(tree, steps, pruning)) * guided for steps in places]
             lines[-1] += f", pruned to {_span(left)} by {' and '.join(name for name, _ in pruning)}"
+        if unconditional.asked(settings):
+            count = config.training.updates_per_epoch * config.training.epochs
+            of = "" if count == 1 else f", in the first of {count} optimizer steps"
+            lines[-1] += f"; half of them are known of the rollouts{of} (policy.reuse_unconditional)"
     reused = "; steps that reuse blocks count as the share they run" if settings.reuse is not None else ""
     return [*lines, f"  {prompts} prompts a step{reused}"]
 

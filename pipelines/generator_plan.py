@@ -18,6 +18,7 @@ from mmrl.errors import ConfigError, MMRLError
 from mmrl.pipelines.config import RunConfig, read_config
 from mmrl.pipelines.progress import quiet_libraries
 from mmrl.policies import adapters
+from mmrl.policies.generation import unconditional
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.counting import Counted, Live, bytes_of, count_passes
 from mmrl.policies.generation.families import generator_of
@@ -155,9 +156,7 @@ def peaks(found: Measures, config: RunConfig, reference: bool) -> Peaks:
     held = found.transformer + found.adapters + optimizer + copy + (0 if settings.offload else found.frozen)
     encoders = found.frozen if settings.offload else 0
     rows = training.prompts_per_step * training.group_size
-    width = settings.train_steps.size + 1 if settings.train_steps.select == "window" else settings.steps + 1
-    size = found.state * (2 if settings.latent_dtype != "float32" else 4) // 4
-    stored = 0 if settings.latents_on == "cpu" else rows * width * size
+    stored = 0 if settings.latents_on == "cpu" else sum(kept_of_rollouts(settings, rows, found.state))
     trained, sampled = found.passes(pairs_of(config), settings.transformer_batch)
     gradients = found.trained * (2 if settings.lora is None and settings.dtype != "float32" else 4)
     return Peaks(
@@ -166,6 +165,18 @@ def peaks(found: Measures, config: RunConfig, reference: bool) -> Peaks:
         encoding=held + stored + encoders,
         decoding=held + stored + encoders + rows * found.state + (found.decoding or 0),
     )
+
+
+def kept_of_rollouts(settings: FlowPolicyConfig, rows: int, state: int) -> tuple[int, int]:
+    """Bytes of the states around trained steps, and of what is kept beside them in float32: means, and what the
+    unconditional pass found.
+
+    state  of one, in float32
+    """
+    width = settings.train_steps.size + 1 if settings.train_steps.select == "window" else settings.steps + 1
+    pushed = settings.push is not None and settings.push.keep
+    beside = settings.keep_means + pushed + unconditional.asked(settings)
+    return rows * width * state * (2 if settings.latent_dtype != "float32" else 4) // 4, beside * rows * width * state
 
 
 def pairs_of(config: RunConfig) -> int:
@@ -204,6 +215,7 @@ def memory_lines(config: RunConfig, reference: bool, card: float | None = None) 
         + (" (on the CPU between uses)" if settings.offload else ""),
         f"  a (row, step) pair keeps {size(found.two.saved - found.one.saved)} until its backward; "
         f"{pairs_of(config)} at once",
+        *_kept_lines(config, found.state),
         *(f"  {name}: {size(getattr(at, name))}" for name in ("training", "sampling", "encoding", "decoding")),
         *(
             ["  decoding itself is not in it: this decoder runs with its weights alone"]
@@ -213,6 +225,20 @@ def memory_lines(config: RunConfig, reference: bool, card: float | None = None) 
         f"  peak {size(at.most)} on each process that holds the model whole; allocator and kernels come on top",
     ]
     return lines if card is None else [*lines, "", *_proposal(config, reference, card)]
+
+
+def _kept_lines(config: RunConfig, state: int) -> list[str]:
+    settings = config.policy_settings()
+    assert isinstance(settings, FlowPolicyConfig)
+    if not unconditional.asked(settings):
+        return []
+    rows = config.training.prompts_per_step * config.training.group_size
+    states, beside = kept_of_rollouts(settings, rows, state)
+    where = "the CPU" if settings.latents_on == "cpu" else "the device"
+    return [
+        f"  rollouts keep {size(states)} of states on {where}, and {size(beside)} beside them, for unconditional "
+        "velocities that the first optimizer step asks no more (policy.reuse_unconditional)"
+    ]
 
 
 def _proposal(config: RunConfig, reference: bool, card: float) -> list[str]:

@@ -78,6 +78,10 @@ class Policy(ABC):
         """Further numbers for the metrics of a step, counted since they were asked for last."""
         return {}
 
+    def told(self, counts: dict[str, Any]) -> dict[str, Any]:
+        """The metrics that the counts of all ranks come to."""
+        return counts
+
     @classmethod
     @abstractmethod
     def from_config(cls, config: Any, *, seed: int = 0, read_clip: ReadClip | None = None) -> Policy:

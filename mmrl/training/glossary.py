@@ -316,6 +316,12 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("calls/scored", "in passes without gradient", "0, unless a recipe reads them"),
         Entry("calls/trained", "in updates", "steady"),
         Entry(
+            "guidance/reused",
+            "share of the unconditional velocities that updates read and their rollouts had found already",
+            "1 with one optimizer step a rollout batch, 1/n with n",
+            "0 where policy.reuse_unconditional=false, or something moves the weights between rollout and update",
+        ),
+        Entry(
             "watch/*",
             "what is measured beside the reward of a generator's run, every watch.every steps",
             "follows the reward, or stays",

@@ -457,7 +457,7 @@ class Trainer:
             "rows_by_source": self.collector.rows_by_source(collected, batch),
             **speed_metrics(batch, self.clock.take()),
             **self.counters(),
-            **counted_by_all(self.policy.counted(), self.accelerator),
+            **self.policy.told(counted_by_all(self.policy.counted(), self.accelerator)),
         }
         for name in (n for n in ("ratio/acted", "trust_region/acted", "updates/of_step") if n in metrics):
             self.acted[name] = max(metrics[name], self.acted.get(name, 0))

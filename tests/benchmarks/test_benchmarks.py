@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import bench_floor, bench_video, flow_families, long_clips, measuring, models
+from benchmarks import bench_floor, bench_flow, bench_video, flow_families, long_clips, measuring, models, small_wan
 from benchmarks.bench_group import line
 from benchmarks.bench_growth import exponent
 from benchmarks.bench_ways import WAYS, group
@@ -84,6 +84,13 @@ class TestTheyRun:
         differences = content["exact beside plain: differences"][0]
         assert differences["log_probs"] < 1e-5 and differences["gradient"] < 1e-4
         assert {r["loop"] for r in content["an iteration"]} == {"plain", "exact", "fast"}
+
+    def test_small_wan_costs_part_by_part_what_the_published_model_does(self):
+        pipeline = small_wan.pipeline()
+        pipeline.transformer.requires_grad_(True)
+        found = small_wan.proportions(small_wan.PlainWan(pipeline, 1e-4, small_wan.TEXT, 4))
+        for part, published in bench_flow.PUBLISHED.items():
+            assert found[part] == pytest.approx(published, rel=0.1), part
 
     @pytest.mark.parametrize("name", flow_families.TINY)
     def test_a_family_rolls_out_as_the_plain_loop_over_its_transformer(self, name):

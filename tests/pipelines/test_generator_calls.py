@@ -36,6 +36,8 @@ def test_recipes():
     assert "rollouts: 480 |" in lines("flow_grpo") and "update: 432 forward" in lines("flow_grpo"), (
         "24 x 10 x 2, 24 x 9 x 2"
     )
+    assert "half of them are known of the rollouts, in the first of 2 optimizer steps" in lines("flow_grpo")
+    assert "known" not in lines("flow_grpo", "policy.reuse_unconditional=false") + lines("mix_grpo")
     assert "rollouts: 80 to 300 |" in lines("mix_grpo"), "20 + 5 x 12 where the window is last, shared before it"
     assert "rollouts: 77 to 145; 12 rows apart 300" in lines("mix_grpo_flash"), "17 + 5 x 12, and 1 + (4 + 8) x 12"
     assert "update: 144 forward and backward, one for each draw" in lines("awm")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mmrl.pipelines.config import read_config
-from mmrl.pipelines.generator_plan import fit, measures, memory_lines, pairs_of, peaks
+from mmrl.pipelines.generator_plan import fit, kept_of_rollouts, measures, memory_lines, pairs_of, peaks
 from mmrl.pipelines.plan import plan_run
 
 MIB = 2**20
@@ -62,6 +62,18 @@ def test_fewer_pairs_less_memory_and_nothing_for_latents_on_the_cpu(demo):
     assert fewer.training < base.training / 5 and fewer.sampling == base.sampling
     assert changed("policy.latents_on=cpu").training == base.training - 96 * 4 * found.state
     assert changed("policy.offload=false").training == base.training + found.frozen
+
+
+def test_unconditional_velocities_take_as_much_as_the_states(demo):
+    """96 rows, a window of 3 steps and so 4 states each; on the CPU they take none of the device."""
+    config, found = demo
+    guided = ["policy.guidance_scale=3", "policy.guidance=detached"]
+    kept, asked, away = (
+        peaks(found, read_config("demo", [*guided, more], "flow"), reference=False).training
+        for more in ("training.seed=0", "policy.reuse_unconditional=false", "policy.latents_on=cpu")
+    )
+    assert kept - asked == 96 * 4 * found.state == (kept - away) / 2
+    assert kept_of_rollouts(config.policy_settings(), 96, found.state) == (96 * 4 * found.state, 0)
 
 
 def test_a_card_gets_settings_that_fit_it(demo):

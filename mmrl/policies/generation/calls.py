@@ -18,6 +18,8 @@ import torch
 KINDS = ("sampled", "scored", "trained")
 """Of rollouts; of passes without gradient; of passes with gradient."""
 WATCHED = "watched"
+UNCONDITIONAL, REUSED = "unconditional", "guidance/reused"
+"""Unconditional velocities that updates read, and those of them that their rollouts had found."""
 
 
 class Calls:
@@ -29,8 +31,13 @@ class Calls:
         self.counts: defaultdict[str, float] = defaultdict(float)
         self.share = 1.0
 
-    def add(self, rows: int, passes: int = 1) -> None:
-        self.counts["trained" if torch.is_grad_enabled() else self.purpose] += rows * passes * self.share
+    def add(self, rows: int, passes: int = 1, *, reused: bool = False) -> None:
+        """reused: the last of the passes is not made, since what it finds is known (`unconditional`)"""
+        kind = "trained" if torch.is_grad_enabled() else self.purpose
+        self.counts[kind] += rows * (passes - reused) * self.share
+        if kind == "trained" and passes > 1:
+            self.counts[UNCONDITIONAL] += rows
+            self.counts[REUSED] += rows * reused
 
     @contextmanager
     def shared(self, share: float) -> Iterator[None]:
@@ -44,7 +51,8 @@ class Calls:
     def told(self) -> dict[str, float]:
         """{"calls/sampled": ...} since it was asked for last."""
         counts, self.counts = self.counts, defaultdict(float)
-        return {f"calls/{kind}": float(counts[kind]) for kind in KINDS}
+        told = {f"calls/{kind}": float(counts[kind]) for kind in KINDS}
+        return told | {kind: float(counts[kind]) for kind in (UNCONDITIONAL, REUSED) if counts[UNCONDITIONAL]}
 
 
 def uncounted(method: Callable) -> Callable:
@@ -59,6 +67,14 @@ def uncounted(method: Callable) -> Callable:
             policy.calls.counts = counts
 
     return called
+
+
+def shares(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts of all ranks as metrics: what was reused as a share."""
+    metrics = dict(counts)
+    if (asked := metrics.pop(UNCONDITIONAL, 0.0)) and REUSED in metrics:
+        metrics[REUSED] /= asked
+    return metrics
 
 
 def spent(metrics: Mapping[str, Any]) -> float:

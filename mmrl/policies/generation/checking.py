@@ -1,11 +1,13 @@
-"""What a configuration may ask of a generator's likelihood: refused before anything is loaded."""
+"""What may be asked of a generator's likelihood: by a configuration, before anything is loaded, and by rollouts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies.generation.likelihoods import LIKELIHOODS, likelihood_class
+from mmrl.record import Rollouts
 from mmrl.stages import Need
 
 
@@ -30,6 +32,19 @@ def check_probe(need: Need, asked_by: str, settings: Any) -> bool:
                 "decay, as recipe diffusion_nft does"
             )
     return True
+
+
+def check_settings(settings: Mapping[str, float], rollouts: Rollouts) -> None:
+    """PolicyError where rollouts were drawn otherwise than this policy scores."""
+    for name, value in settings.items():
+        if name not in rollouts.replay:
+            raise PolicyError("these rollouts hold no denoising states: they were drawn by the ODE sampler (greedy)")
+        drawn = rollouts.replay[name]
+        if bool((drawn - value).abs().max() > 1e-6):
+            raise PolicyError(
+                f"rollouts were drawn with {name}={drawn[(drawn - value).abs().argmax()].item():g}, this policy "
+                f"scores with {value:g}: the ratio would compare two different policies"
+            )
 
 
 def check_objective(objective: Any, settings: Any) -> None:

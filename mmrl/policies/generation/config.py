@@ -129,6 +129,9 @@ class FlowPolicyConfig(Section):
                             `reuse.drawn` says so, and never evaluation
     distilled               of rollouts: an adapter beside the trained one, with which a few `steps` are enough; the
                             base trains, by a likelihood without log-probs, and is evaluated without it
+    reuse_unconditional     keep what the unconditional pass of a rollout found at its trained steps, for the first
+                            optimizer step on it, which then asks for the conditional one alone (guidance=detached):
+                            exact, and as much memory again as the states take; false saves that
     share_prefix            compute the ODE steps before the first noise once for rollouts of one start noise: exact
     same_initial_noise      all rollouts of a prompt start from one noise
     guidance                what is trained under guidance_scale above 1. "detached": the guided velocity, without
@@ -190,6 +193,7 @@ class FlowPolicyConfig(Section):
     push: PushConfig | None = None
     reuse: ReuseConfig | None = None
     distilled: DistilledConfig | None = None
+    reuse_unconditional: bool = True
     share_prefix: bool = True
     same_initial_noise: bool = False
     guidance: Literal["none", "detached", "through"] = "detached"

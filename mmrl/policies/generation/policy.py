@@ -23,8 +23,8 @@ from mmrl.errors import ConfigError, PolicyError, unknown
 from mmrl.media import ReadClip
 from mmrl.policies import adapters
 from mmrl.policies.anchor import Anchor
-from mmrl.policies.generation.calls import Calls, uncounted
-from mmrl.policies.generation.checking import check_objective, check_probe
+from mmrl.policies.generation.calls import Calls, shares, uncounted
+from mmrl.policies.generation.checking import check_objective, check_probe, check_settings
 from mmrl.policies.generation.conditions import Conditioned, PromptConditions
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.generation.distilled import attach, beside
@@ -44,6 +44,7 @@ from mmrl.policies.generation.scoring import Copies, Denoiser
 from mmrl.policies.generation.sde import schedule
 from mmrl.policies.generation.steps import continued, ode_plan
 from mmrl.policies.generation.stored import TakesPictures
+from mmrl.policies.generation.unconditional import COLUMN, Unconditional
 from mmrl.policies.generation.watching import Watched
 from mmrl.policies.sharding import is_sharded, whole, whole_weights
 from mmrl.policies.weight_average import WeightAverage
@@ -86,6 +87,7 @@ class FlowPolicy(TakesPictures):
         self.frozen = FrozenParts(self.generator, config)
         modules = {name: self._prepared(name, part) for name, part in trained_modules(self.generator).items()}
         self.module = self._denoiser(modules)
+        self.unconditional = Unconditional(config, self.module)
         asked = {"anchor": config.anchor, "behaviour": config.behaviour}
         self.anchors = {n: Anchor(n, each, modules) for n, each in asked.items() if each is not None}
 
@@ -117,6 +119,9 @@ class FlowPolicy(TakesPictures):
 
     def counted(self) -> dict[str, Any]:
         return self.calls.told()
+
+    def told(self, counts: dict[str, Any]) -> dict[str, Any]:
+        return shares(counts)
 
     def _denoiser(self, modules: Any) -> Denoiser:
         cast, chunk = self.config.autocast, self.config.transformer_batch
@@ -225,10 +230,12 @@ class FlowPolicy(TakesPictures):
             weights = "ema" if greedy and weights == "current" else weights
         helped = aids(self.config, requests, greedy, self.frozen.decode, key)
         group, dtype = Group(ids, members, conditioned, plan, starts, *helped), DTYPES[self.config.latent_dtype]
+        own = not greedy and weights == "current" and self.unconditional.kept_of(self.generator)
+        keep = [n for n, wanted in (("means", self.config.keep_means and not greedy), (COLUMN, own)) if wanted]
         with torch.no_grad(), self._weights(weights) as module, self._sampling(greedy):
             sampled = sample(
                 group, module.velocity, times.to(self.device), self.config.scoring(), key, self.shape, dtype,
-                share_prefix=self.config.share_prefix, keep_means=self.config.keep_means and not greedy,
+                share_prefix=self.config.share_prefix, keep=keep,
                 watch=None if greedy else self.watched.of(ids, members, times, weights),
                 home=torch.device("cpu") if self.config.latents_on == "cpu" else None,
             )  # fmt: skip
@@ -242,6 +249,7 @@ class FlowPolicy(TakesPictures):
         for row, start in starts.items():
             assert rollouts.owner is not None and start.row.owner is not None
             rollouts.owner[row, : start.action] = start.row.owner[0, : start.action]
+        self.unconditional.drawn(rollouts, begun=[start.row for start in starts.values()])
         return rollouts
 
     def _record(
@@ -274,7 +282,7 @@ class FlowPolicy(TakesPictures):
         projection  ode: all remaining steps of the rollout's own schedule (DenseGRPO); one_step: the clean latent that
                     the velocity points to, one transformer call a state and blurred early (VGPO)
         """
-        self._check_settings(rollouts)
+        check_settings(self._settings(), rollouts)
         rows, steps = rollouts.mask.nonzero(as_tuple=True)
         states = stored(rollouts.replay["latents"], rows, steps - rollouts.replay["first"][rows])
         conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[rows])
@@ -308,13 +316,13 @@ class FlowPolicy(TakesPictures):
         for need in needs:
             if need.probe not in offered:
                 raise PolicyError(unknown(f"probe of likelihood {self.config.likelihood!r}", need.probe, offered))
-        self._check_settings(rollouts)
+        check_settings(self._settings(), rollouts)
         columns = {n.key: rollouts.columns[Need(n.probe).key] for n in needs if n.probe in likelihood.kept}
         if columns and len(columns) == len(needs) and weights == "old":
             return Evaluation(rollouts.old_log_probs, columns)
         self.calls.purpose = "scored"
         asked = [n for n in needs if n.probe in likelihood.probes]
-        work = likelihood.work(rollouts, asked)
+        work = likelihood.work(self.unconditional.usable(rollouts, weights), asked)
         self._compared(rollouts.prompts[0])
         conditioned = self._conditioned(self._encoded(rollouts), rollouts.prompt[work.row])
         others = {name: self._copies(name) for name in likelihood.compares(asked)}
@@ -328,7 +336,7 @@ class FlowPolicy(TakesPictures):
     @uncounted
     def replayed(self, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
         if self.likelihood.trains == "ratio":
-            return super().replayed(rollouts)
+            return super().replayed(self.unconditional.left_out(rollouts))
         states, at = self.watched.states(rollouts)
         if states is None:
             return self.watched.nothing(rollouts)
@@ -345,19 +353,6 @@ class FlowPolicy(TakesPictures):
             "guidance_2": asked.guidance if asked.guidance_2 is None else asked.guidance_2,
             "embedded": -1.0 if asked.embedded is None else asked.embedded,
         }
-
-    def _check_settings(self, rollouts: Rollouts) -> None:
-        for name, value in self._settings().items():
-            if name not in rollouts.replay:
-                raise PolicyError(
-                    "these rollouts hold no denoising states: they were drawn by the ODE sampler (greedy)"
-                )
-            drawn = rollouts.replay[name]
-            if bool((drawn - value).abs().max() > 1e-6):
-                raise PolicyError(
-                    f"rollouts were drawn with {name}={drawn[(drawn - value).abs().argmax()].item():g}, this policy "
-                    f"scores with {value:g}: the ratio would compare two different policies"
-                )
 
     @property
     def _adapted(self) -> bool:
@@ -421,6 +416,7 @@ class FlowPolicy(TakesPictures):
 
     def after_update(self) -> None:
         self.updates += 1
+        self.unconditional.forget()
         if self.average is not None:
             self.average.update(self.inner)
         self._move("update")

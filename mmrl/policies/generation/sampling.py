@@ -21,7 +21,7 @@ from mmrl.randomness import Key
 from mmrl.record import Start
 from mmrl.stages import Need
 
-STORED = ("latents", "means", "pushed")
+STORED = ("latents", "means", "pushed", "without")
 """What a rollout keeps of its states, where the policy wants them kept (`policy.latents_on`)."""
 WORTH = Need("process_reward").key
 """The column that keeps what the push's reward says of a step."""
@@ -43,7 +43,8 @@ class Sampled:
     final      (B, ...) the clean latents
     first      (B,) the first trained step; S where there is none
     latents    (B, L, ...) in storage dtype: column j holds the state before step `first + j`
-    means      (B, L, ...) float32 means of the trained steps, where kept; pushed: those that noise was drawn around
+    means      (B, L, ...) float32 means of the trained steps, where kept; pushed: those that noise was drawn around;
+               without: what the unconditional pass found there
     log_probs  (B, S) of the trained steps, 0 elsewhere
     worth      (B, S) what the push's reward says of the state behind each stochastic step, 0 elsewhere
     """
@@ -55,6 +56,7 @@ class Sampled:
     log_probs: Tensor
     worth: Tensor
     pushed: Tensor | None = None
+    without: Tensor | None = None
 
 
 def initial_noise(key: Key, prompt: str, seed: int, shape: Sequence[int]) -> Tensor:
@@ -129,7 +131,7 @@ def state_at(start: Start, prompt: str) -> Tensor:
 @torch.no_grad()
 def sample(
     group: Group, velocity: Velocity, times: Tensor, scoring: Scoring, key: Key, shape: Sequence[int],
-    storage: torch.dtype, *, share_prefix: bool = True, keep_means: bool = False, watch: Watch | None = None,
+    storage: torch.dtype, *, share_prefix: bool = True, keep: Sequence[str] = (), watch: Watch | None = None,
     home: torch.device | None = None,
 ) -> Sampled:  # fmt: skip
     """Denoise a group along `times (S + 1,)`.
@@ -138,7 +140,8 @@ def sample(
     and its rows leave it at their first stochastic step, each with its own noise. Every state is rounded to
     `storage` before it is scored, so that training reads the very numbers the log-prob was taken at.
 
-    home  where stored states and means are kept; None: where they are computed
+    keep  "means" and "without" of trained steps, see `Sampled`
+    home  where stored states and what is kept beside them lie; None: where they are computed
     """
     device, plan = times.device, group.plan
     steps = len(times) - 1
@@ -150,8 +153,8 @@ def sample(
     start[begun] = 0  # they need no trunk
     stop = torch.zeros(len(owners), dtype=torch.long).scatter_reduce_(0, trunk_of, start, "amax")
     x = trunk[trunk_of.to(device)]
-    kept = {"means": keep_means, "pushed": group.push is not None and group.push.config.keep}
-    record = _Record(plan, shape, storage, [name for name, wanted in kept.items() if wanted], device, home or device)
+    kept = [*keep, *(["pushed"] if group.push is not None and group.push.config.keep else [])]
+    record = _Record(plan, shape, storage, kept, device, home or device)
     for row, begin in group.starts.items():
         start[row], x[row] = begin.action, _stored(state_at(begin, group.prompts[row]).to(device), storage)
         record.taken_over(row, begin)
@@ -167,6 +170,8 @@ def sample(
         states = torch.cat([x[rows.to(device)], trunk[moving.to(device)]])
         who = torch.cat([rows, owners[moving]])
         again = group.again(i, who, before)
+        without = torch.empty_like(states) if "without" in kept and bool(plan.trained[rows, i].any()) else None
+        again |= {} if without is None else {"without": without}
         v, before = velocity(states, times[i].expand(len(states)), group.conditioned.rows(who), **again), who
         if watch is not None and not (again.get("again") or again.get("text")):
             watch(i, who, states, v)
@@ -189,7 +194,8 @@ def sample(
                 record.worth[rows[drawn], i] = group.push.worth(following[at], times[i + 1], ids, seen).cpu()
             log_probs = transition_log_prob(following[at], mean, std, scoring.reduction, scoring.normalised)
             assert log_probs is not None
-            record.transitions(i, rows[drawn], mean, around, log_probs)
+            found = {"means": mean, "pushed": around} | ({} if without is None else {"without": without[at]})
+            record.transitions(i, rows[drawn], log_probs, found)
         record.states(i, rows, states[: len(rows)], following)
         x[rows.to(device)] = following
     if body < steps:
@@ -248,10 +254,10 @@ class _Record:
     """Collects the states around trained steps."""
 
     def __init__(
-        self, plan: StepPlan, shape: Sequence[int], storage: torch.dtype, means: Sequence[str], device: torch.device,
+        self, plan: StepPlan, shape: Sequence[int], storage: torch.dtype, kept: Sequence[str], device: torch.device,
         home: torch.device,
     ):  # fmt: skip
-        """means  which are kept: "means" that steps are scored by, "pushed" ones that noise was drawn around"""
+        """kept  "means" that steps are scored by, "pushed" ones that noise was drawn around, "without" guidance"""
         rows, steps = plan.trained.shape
         column = torch.arange(steps)
         trained = plan.trained.any(1)
@@ -260,13 +266,13 @@ class _Record:
         last = torch.where(trained, (plan.trained * column).amax(1), steps - 1)
         self.width = int((last - self.first).max()) + 2
         self.latents = torch.zeros(rows, self.width, *shape, dtype=storage, device=home)
-        self.means = {name: torch.zeros(rows, self.width, *shape, device=home) for name in means}
+        self.kept = {name: torch.zeros(rows, self.width, *shape, device=home) for name in kept}
         self.log_probs = torch.zeros(rows, steps, device=device)
         self.worth = torch.zeros(rows, steps)
 
     def sampled(self, final: Tensor) -> Sampled:
-        means, pushed = (self.means.get(name) for name in ("means", "pushed"))
-        return Sampled(final, self.first, self.latents, means, self.log_probs, self.worth, pushed)
+        means, pushed, without = (self.kept.get(name) for name in ("means", "pushed", "without"))
+        return Sampled(final, self.first, self.latents, means, self.log_probs, self.worth, pushed, without)
 
     def states(self, step: int, rows: Tensor, before: Tensor, after: Tensor) -> None:
         """The states `before` and `after` a step; a row keeps the columns that its trained steps touch."""
@@ -281,17 +287,18 @@ class _Record:
         first, theirs = int(self.first[row]), int(begin.row.replay["first"][0])
         for step in range(first, begin.action):
             self.latents[row, step - first] = begin.row.replay["latents"][0, step - theirs].to(self.latents)
-            for name, means in self.means.items():
-                means[row, step - first] = begin.row.replay[name][0, step - theirs].to(means)
+            for name, kept in self.kept.items():
+                kept[row, step - first] = begin.row.replay[name][0, step - theirs].to(kept)
         self.log_probs[row, : begin.action] = begin.row.old_log_probs[0, : begin.action].to(self.log_probs)
         if (column := begin.row.columns.get(WORTH)) is not None:
             self.worth[row, : begin.action] = column[0, : begin.action].to(self.worth)
 
-    def transitions(self, step: int, rows: Tensor, means: Tensor, pushed: Tensor, log_probs: Tensor) -> None:
+    def transitions(self, step: int, rows: Tensor, log_probs: Tensor, found: Mapping[str, Tensor]) -> None:
+        """What a step drew of `rows`, and what was found there of all that is kept."""
         trained = self.plan.trained[rows, step].nonzero().squeeze(1)
-        at = trained.to(means.device)
-        where = rows[trained].to(means.device)
+        at = trained.to(log_probs.device)
+        where = rows[trained].to(log_probs.device)
         self.log_probs[where, step] = log_probs[at]
-        for name, kept in self.means.items():
+        for name, kept in self.kept.items() if len(trained) else ():
             home, column = kept.device, step - self.first[rows[trained]]
-            kept[where.to(home), column.to(home)] = (pushed if name == "pushed" else means)[at].to(home)
+            kept[where.to(home), column.to(home)] = found[name][at].to(home)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class Denoiser(nn.Module):
 
     def velocity(
         self, x: Tensor, t: Tensor, conditioned: Conditioned, *, again: bool | None = None,
-        threshold: float | None = None, text: bool | None = None,
+        threshold: float | None = None, text: bool | None = None, without: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """(N, ...) float32 velocity at `x (N, ...)`, times `t (N,)`, with guidance; for sampling.
 
@@ -103,15 +104,17 @@ class Denoiser(nn.Module):
                    find; None: neither
         threshold  of the rows that are asked again: see `ReuseConfig`
         text       the same as `again`, of what the blocks take from the text
+        without    (N, ...) to be filled with what the unconditional pass finds
         """
         if text is not None:
             self.prompts = self.prompts or PromptCache(self.trained)
             with self.prompts.step(text):
-                return self.velocity(x, t, conditioned, again=again, threshold=threshold)
+                return self.velocity(x, t, conditioned, again=again, threshold=threshold, without=without)
         chunks = self._chunks(t, conditioned)
 
         def run(rows: Tensor) -> Tensor:
-            return self._guided(self.trained, x[rows], t[rows], conditioned.rows(rows))
+            noted = None if without is None else partial(without.__setitem__, rows)
+            return self._guided(self.trained, x[rows], t[rows], conditioned.rows(rows), noted=noted)
 
         if again is None:
             return _restored([run(rows) for rows in chunks], chunks)
@@ -137,13 +140,25 @@ class Denoiser(nn.Module):
                 stack.enter_context(adapters.other_adapter(module, name))
             yield self.trained
 
-    def _guided(self, modules: Mapping[str, Any], x: Tensor, t: Tensor, conditioned: Conditioned) -> Tensor:
+    def _guided(
+        self, modules: Mapping[str, Any], x: Tensor, t: Tensor, conditioned: Conditioned, *,
+        known: Tensor | None = None, noted: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """known: what the unconditional pass finds here, where somebody knows it; noted: told of it, where wanted"""
+        generator = self.generator
         given, negative = conditioned.listed()
-        if not self.generator.asked.guided:  # negatives may be there for a reference that is guided
+        if not generator.asked.guided:  # negatives may be there for a reference that is guided
             negative = None
-        self.calls.add(len(x), 2 if self.generator.asked.guided else 1)
+        self.calls.add(len(x), 2 if generator.asked.guided else 1, reused=known is not None)
         with self._precision():
-            return self.generator.velocity(modules, x, t, given, negative)
+            if known is None and noted is None:
+                return generator.velocity(modules, x, t, given, negative)
+            velocity, without = generator.branches(modules, x, t, given, None if known is not None else negative)
+            without = known if without is None else without
+            assert without is not None
+            if noted is not None:
+                noted(without)
+            return generator.guided(velocity, without, t)
 
     def guided_by(
         self, modules: Mapping[str, Any], x: Tensor, t: Tensor, conditioned: Conditioned, scale: float
@@ -201,10 +216,11 @@ class Predicting:
     def __init__(self, denoiser: Denoiser, states: States, conditioned: Conditioned, others: Mapping[str, Copies]):
         self.denoiser, self.others = denoiser, others
         self._at = states.x, states.t, conditioned
+        self._without: Tensor | None = getattr(states, "without", None)
 
     def current(self, *, guided: bool) -> Tensor:
         if guided:
-            return self.denoiser._guided(self.denoiser.trained, *self._at)
+            return self.denoiser._guided(self.denoiser.trained, *self._at, known=self._without)
         return self.denoiser.guided_by(self.denoiser.trained, *self._at, 1.0)
 
     @torch.no_grad()

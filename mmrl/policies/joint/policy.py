@@ -17,7 +17,7 @@ steps, one advantage for both; its velocity penalty is regularizer `gaussian_kl`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from mmrl.batch import KINDS
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies import likelihood
 from mmrl.policies.base import Policy
+from mmrl.policies.generation.unconditional import COLUMN
 from mmrl.randomness import Key
 from mmrl.record import Evaluation, Prompt, Request, Rollouts, pad_columns
 from mmrl.settings import Section
@@ -132,6 +133,10 @@ class JointPolicy(Policy):
                  for policy, part in ((self.painter, steps), (self.writer, words))]  # fmt: skip
         return Evaluation(torch.where(rollouts.mask, torch.cat(found, 1), 0.0))
 
+    def replayed(self, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
+        left = {name: value for name, value in rollouts.replay.items() if name != STEPS + COLUMN}
+        return super().replayed(replace(rollouts, replay=left))
+
     def _parts(self, rollouts: Rollouts) -> tuple[Rollouts, Rollouts]:
         """The rows as the painter knows them, and as the writer does."""
         split = rollouts.mask.shape[1] - self._words(rollouts)
@@ -173,6 +178,9 @@ class JointPolicy(Policy):
 
     def counted(self) -> dict[str, Any]:
         return self.writer.counted() | self.painter.counted()
+
+    def told(self, counts: dict[str, Any]) -> dict[str, Any]:
+        return self.painter.told(self.writer.told(counts))
 
     def after_update(self) -> None:
         self.writer.after_update()

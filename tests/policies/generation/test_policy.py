@@ -216,7 +216,7 @@ class TestSampling:
     def test_guidance_one_skips_the_unconditional_pass(self):
         rows = {}
         for scale in (1.0, 2.0):
-            policy, calls = flow_policy(guidance_scale=scale), []
+            policy, calls = flow_policy(guidance_scale=scale, reuse_unconditional=False), []
             call = policy.inner.transformer.forward
             policy.inner.transformer.forward = lambda call=call, calls=calls, **x: calls.append(1) or call(**x)
             rollouts = policy.rollout(flow_requests(), KEY)

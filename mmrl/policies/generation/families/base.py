@@ -311,20 +311,30 @@ class Generator:
         self, modules: Mapping[str, Any], x: Tensor, t: Tensor, rows: Sequence[Conditions],
         negatives: Sequence[Conditions] | None = None,
     ) -> Tensor:  # fmt: skip
-        """(N, ...) float32 velocity of N rows of one form and one expert; the unconditional pass has no gradient unless
-        `asked.through`.
+        """(N, ...) float32 velocity of N rows of one form and one expert.
 
         modules    the trained components by name, adapted or not
         negatives  N conditions of the unconditional pass; None without guidance
         """
-        clock = float(self.clock(t[:1]))
-        module = modules[self.expert(clock)]
+        given, without = self.branches(modules, x, t, rows, negatives)
+        return given if without is None else self.guided(given, without, t)
+
+    def branches(
+        self, modules: Mapping[str, Any], x: Tensor, t: Tensor, rows: Sequence[Conditions],
+        negatives: Sequence[Conditions] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """What `velocity` is made of: that under the conditions, and that of the unconditional pass, which has no
+        gradient unless `asked.through`; None without `negatives`."""
+        module = modules[self.expert(float(self.clock(t[:1])))]
         given = self._once(module, x, t, rows)
         if negatives is None:
-            return given
+            return given, None
         with nullcontext() if self.asked.through else torch.no_grad():
-            without = self._once(module, x, t, negatives)
-        return self.guide(given, without, self.scale_at(clock))
+            return given, self._once(module, x, t, negatives)
+
+    def guided(self, given: Tensor, without: Tensor, t: Tensor) -> Tensor:
+        """`velocity` of its two parts."""
+        return self.guide(given, without, self.scale_at(float(self.clock(t[:1]))))
 
     def _once(self, module: Any, x: Tensor, t: Tensor, rows: Sequence[Conditions]) -> Tensor:
         conditions = self.collate(rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -100,8 +100,11 @@ class Predictions(Protocol):
 class Likelihood(likelihood.Likelihood):
     """What a generator's likelihood says besides: where noise is drawn, what is kept, which states are scored.
 
-    `kept` are columns that `record` fills.
+    `kept` are columns that `record` fills; `reads_unconditional`: its states may bring `without`, what the
+    unconditional pass found at them (`unconditional`).
     """
+
+    reads_unconditional: ClassVar[bool] = False
 
     @classmethod
     def offers(cls) -> frozenset[str]:

@@ -42,7 +42,7 @@ class Transitions(States):
     """N denoising steps to score.
 
     x, x_next  (N, ...) the state before and after; means: those the rollout's step is scored by, and pushed: those it
-               was drawn around, where kept and asked for
+               was drawn around, where kept and asked for; without: what its unconditional pass found, where kept
     t, t_next, t_first  (N,) times of the step, and the second time of its schedule
     level  (N,) of the step's noise, where steps differ
     """
@@ -52,6 +52,7 @@ class Transitions(States):
     t_first: Tensor
     means: Tensor | None = None
     pushed: Tensor | None = None
+    without: Tensor | None = None
     level: Tensor | None = None
 
 
@@ -59,6 +60,7 @@ class Transition(Likelihood):
     """`policy.sampler` says how a step is drawn and scored, `policy.train_steps` which steps are actions."""
 
     probes = frozenset({"reference_kl", "mean_shift"})
+    reads_unconditional = True
     kept = frozenset({"step_std", "step_sizes", "step_equalizer", "branch", "process_reward"})
 
     @property
@@ -114,7 +116,7 @@ class Transition(Likelihood):
             "times": drawn.times.expand(len(plan.trained), -1),
         }
         kept.replay |= {
-            name: means for name, means in (("means", sampled.means), ("pushed", sampled.pushed)) if means is not None
+            name: found for name in ("means", "pushed", "without") if (found := getattr(sampled, name)) is not None
         }
         return kept
 
@@ -147,6 +149,7 @@ class Transition(Likelihood):
         for name in means - replay.keys():
             setting = "policy.push.keep" if name == "pushed" else "policy.keep_means"
             raise PolicyError(f"'mean_shift' compares with the {name} of the rollout: set {setting}=true")
+        read = means | ({"without"} & replay.keys())
         return Transitions(
             x=stored(replay["latents"], rows, column).float(),
             t=replay["times"][rows, steps],
@@ -154,7 +157,7 @@ class Transition(Likelihood):
             t_next=replay["times"][rows, steps + 1],
             t_first=replay["times"][rows, 1],
             level=self._levels(steps),
-            **{name: stored(replay[name], rows, column) for name in means},
+            **{name: stored(replay[name], rows, column) for name in read},
         )
 
     def _levels(self, steps: Tensor) -> Tensor | None:
