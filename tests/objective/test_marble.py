@@ -106,6 +106,15 @@ def batch(**components):
     )  # fmt: skip
 
 
+def test_rewards_are_balanced_and_not_the_parts_that_they_tell():
+    two = batch(**{"a/x": [0.0, 1.0], "a/y": [1.0, 0.0], "a": [0.0, 1.0], "b": [1.0, 0.0]})
+    assert list(marble().split(two)) == ["a", "b"]
+    assert list(marble(rewards=["a/x", "b"]).split(two)) == ["a/x", "b"]
+    assert list(marble().split(batch(**{"a/x": [0.0, 1.0], "a/y": [1.0, 0.0]}))) == ["a/x", "a/y"], (
+        "one reward: its parts"
+    )
+
+
 def test_advantages_are_normalised_apart_and_mixed():
     mixture = marble(eps=0.0)
     rows = batch(a=[0.0, 1.0, 0.0, 1.0], b=[5.0, 5.0, 5.0, 5.0], c=[10.0, 0.0, 0.0, 10.0])

@@ -28,6 +28,12 @@ NOTHING = 1e-12
 ROUNDING = 1e-9
 
 
+def _told_apart(components: list[str]) -> list[str]:
+    """The rewards among components, whose parts are called REWARD/PART; all of them where there is one reward."""
+    whole = [name for name in components if "/" not in name]
+    return whole if len(whole) > 1 else components
+
+
 def least_norm(gram: Tensor) -> Tensor:
     """(K,) float64 on the simplex: argmin of a^T G a, for `gram (K, K)` of dot products.
 
@@ -69,7 +75,8 @@ def least_norm(gram: Tensor) -> Tensor:
 class marble:
     """Each reward normalised in its group and weighed by how its gradient meets the others'. Returns (B,).
 
-    rewards  components that take part; null: all of the first batch
+    rewards  components that take part; null: the run's rewards, each once however many parts it tells, or where there
+             is one, all that it tells
     every    optimizer steps between two solves: N; the authors find solving every step worse than 10
     memory   rho, of the moving average of the weights
     eps, ddof  of the normalisation in the group
@@ -100,13 +107,13 @@ class marble:
 
     def split(self, batch: Batch) -> dict[str, Tensor]:
         """{reward: its advantages (B,)}; 0 where a group has no signal or the reward is NaN."""
-        names = list(self.weights) or self.rewards or list(batch.components)
+        names = list(self.weights) or self.rewards or _told_apart(list(batch.components))
         for name in names:
             if name not in batch.components:
                 raise ConfigError(f"marble: {unknown('reward component', name, batch.components)}")
         if not 2 <= len(names) <= MOST_REWARDS:
             raise ConfigError(
-                f"marble balances 2 to {MOST_REWARDS} rewards, got {len(names)}; name them with "
+                f"marble balances 2 to {MOST_REWARDS} rewards, got {len(names)} ({', '.join(names)}); name them with "
                 "objective.advantage.rewards=[...]"
             )
         return {name: self._normalised(batch.components[name], batch) for name in names}
