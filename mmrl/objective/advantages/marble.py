@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.groups import degenerate, group_normalized
+from mmrl.objective.numerics import whole_rewards
 from mmrl.record import Batch
 from mmrl.stages import FLOW, stage
 
@@ -26,12 +27,6 @@ MOST_REWARDS = 10
 """All 2^K - 1 sets of rewards are tried, which is exact and, for so few, at once."""
 NOTHING = 1e-12
 ROUNDING = 1e-9
-
-
-def _told_apart(components: list[str]) -> list[str]:
-    """The rewards among components, whose parts are called REWARD/PART; all of them where there is one reward."""
-    whole = [name for name in components if "/" not in name]
-    return whole if len(whole) > 1 else components
 
 
 def least_norm(gram: Tensor) -> Tensor:
@@ -75,8 +70,7 @@ def least_norm(gram: Tensor) -> Tensor:
 class marble:
     """Each reward normalised in its group and weighed by how its gradient meets the others'. Returns (B,).
 
-    rewards  components that take part; null: the run's rewards, each once however many parts it tells, or where there
-             is one, all that it tells
+    rewards  components that take part; null: the run's rewards, or where there is one, all that it tells
     every    optimizer steps between two solves: N; the authors find solving every step worse than 10
     memory   rho, of the moving average of the weights
     eps, ddof  of the normalisation in the group
@@ -107,7 +101,7 @@ class marble:
 
     def split(self, batch: Batch) -> dict[str, Tensor]:
         """{reward: its advantages (B,)}; 0 where a group has no signal or the reward is NaN."""
-        names = list(self.weights) or self.rewards or _told_apart(list(batch.components))
+        names = list(self.weights) or self.rewards or whole_rewards(batch.components)
         for name in names:
             if name not in batch.components:
                 raise ConfigError(f"marble: {unknown('reward component', name, batch.components)}")

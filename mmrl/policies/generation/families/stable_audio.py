@@ -65,8 +65,8 @@ class StableAudio3(Generator):
         wanted = int(self._option("duration") * rate)
         if (output.rate, samples.shape[-1]) != (rate, wanted):
             raise DataError(
-                f"{whose} has {samples.shape[-1]} samples, {output.rate} a second, and the policy draws {wanted}, {rate} "
-                "a second; set policy.pipeline_options.duration"
+                f"{whose} has {samples.shape[-1]} samples, {output.rate} a second, and the policy draws {wanted}, "
+                f"{rate} a second; set policy.pipeline_options.duration"
             )
         return nn.functional.pad(samples, (0, self.state_shape()[1] * vae.downsampling_ratio - wanted))
 
