@@ -30,7 +30,8 @@ def test_the_held_out_score_rises_from_stored_outputs_alone(tmp_path):
     sample_run("flow", tmp_path / "made", 256, 12, ["demo", "recipe=gdro", "data.eval=null"])
     changes = [
         "recipe=gdro_offline", f"run_dir={tmp_path / 'run'}", f'rollout.stored_outputs.folders=["{tmp_path / "made"}"]',
-        "training.group_size=6", "training.prompts_per_step=16", "training.steps=20", "training.seed=0", "watch.every=0",
+        "training.group_size=6", "training.prompts_per_step=16", "training.steps=20", "training.seed=0",
+        "watch.every=0",
     ]  # fmt: skip
     result = train(read_config("demo", changes, "flow"))
     print(result.before, result.after)
