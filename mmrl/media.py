@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import wave
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, DataError
 from mmrl.settings import Section, read_section
 
 if TYPE_CHECKING:  # rewards of sounds and films run where torch is not loaded
@@ -223,3 +224,32 @@ def write_video(path: Path, frames: list[Any], fps: float) -> None:
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def read_film(path: Path) -> Film:
+    """All frames of a video file, as `write_video` left it: RGB, the loss of the codec included.
+
+    Raises DataError where it cannot be read.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            return Film((frame.to_image() for frame in container.decode(stream)), float(stream.average_rate or 16))
+    except (OSError, IndexError, ValueError, av.FFmpegError) as error:
+        raise DataError(f"cannot read video {path}: {error}") from None
+
+
+def read_sound(path: Path) -> Sound:
+    """A WAV file of 16 bits a sample. Raises DataError where it is none."""
+    import numpy as np
+
+    try:
+        with wave.open(str(path), "rb") as file:
+            if (width := file.getsampwidth()) != 2:
+                raise DataError(f"cannot read sound {path}: expected 16 bits a sample, got {8 * width}")
+            samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").reshape(-1, file.getnchannels())
+            return Sound((samples.T / 32767).astype(np.float32), file.getframerate())
+    except (OSError, EOFError, wave.Error) as error:
+        raise DataError(f"cannot read sound {path}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -146,3 +147,11 @@ def row_uniform(batch: Batch, purpose: str) -> Tensor:
     rows = zip(batch.group.tolist(), batch.member.tolist(), strict=True)
     draws = [key.at(prompt=str(group), member=member).uniform(width) for group, member in rows]
     return torch.stack(draws).to(batch.old_log_probs.device) if draws else batch.old_log_probs
+
+
+def whole_rewards(components: Iterable[str]) -> list[str]:
+    """The rewards among components, whose parts are called REWARD/PART: what methods of several rewards take where no
+    names are given. All components where fewer than two rewards are there: one reward's parts, then."""
+    names = list(components)
+    whole = [name for name in names if "/" not in name]
+    return whole if len(whole) > 1 else names

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmrl.errors import ConfigError, DataError, got
+from mmrl.media import read_film, read_sound
 from mmrl.policies.images import open_image
 from mmrl.record import Answer, Prompt, Rollouts, Stored
 from mmrl.rollout.origins import brought
@@ -19,13 +20,15 @@ from mmrl.rollout.plan import Given, Plan, Step, Strategy
 from mmrl.shown import tell
 from mmrl.stages import FLOW, stage
 
+OUTPUTS = {"films": "video", "sounds": "sound", "images": "picture"}
+"""Columns with the file of an output. A video's row has pictures of its frames too, so that column is the last."""
 PASSES = 50
 """Times that as many rows as the data set has may be drawn for one step before a prompt with outputs must turn up."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """path  of the picture; reward, components: as they were stored"""
+    """path  of the output: a video ends .mp4, a sound .wav; reward, components: as they were stored"""
 
     path: Path
     reward: float
@@ -43,12 +46,13 @@ class Kept:
     waits=("folders",),
 )
 class StoredOutputs(Strategy):
-    """Nothing is sampled and nothing is scored: groups are drawn from pictures that were made and scored before.
+    """Nothing is sampled and nothing is scored: groups are drawn from outputs that were made and scored before.
 
     folders  with a `rows.jsonl` of {prompt_id, images: [file], reward}, as `mmrl sample ... --count 16` writes it, or
-             of runs, whose saved rollouts are taken; `components` of a row are its rewards by name
+             of runs, whose saved rollouts are taken; `films: [file]` is a video, `sounds: [file]` a sound, and
+             `components` of a row are its rewards by name
 
-    Prompts of the data set with fewer than `training.group_size` such pictures are passed over, and a line says how
+    Prompts of the data set with fewer than `training.group_size` such outputs are passed over, and a line says how
     many; k of them are drawn anew each time a prompt comes up (the paper: k of 16). Needs `policy.likelihood=matching`,
     whose losses ask for no log-prob of whoever sampled. Source: as of score objective `gdro`.
     """
@@ -103,7 +107,9 @@ class StoredOutputs(Strategy):
 
 
 def _opened(kept: Kept, prompt: Prompt) -> Stored:
-    return Stored(open_image(kept.path, prompt), kept.reward, kept.components)
+    read = {".mp4": read_film, ".wav": read_sound}.get(kept.path.suffix)
+    output = open_image(kept.path, prompt) if read is None else read(kept.path)
+    return Stored(output, kept.reward, kept.components)
 
 
 def stored_in(folders: Sequence[Path]) -> dict[str, list[Kept]]:
@@ -139,23 +145,26 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             row = json.loads(line)
         except ValueError:
             raise DataError(f"{path}, line {number}: expected a JSON object, got {line:.80!r}") from None
-        missing = [n for n in ("prompt_id", "images", "reward") if not isinstance(row, dict) or n not in row]
+        missing = [n for n in ("prompt_id", "reward") if not isinstance(row, dict) or n not in row]
+        if not missing and not any(n in row for n in OUTPUTS):
+            missing = ["images"]
         if missing:
             raise DataError(f"{path}, line {number}: no {missing[0]!r}; expected {{prompt_id, images: [file], reward}}")
         yield number, row
 
 
 def _read(path: Path, number: int, row: Mapping[str, Any]) -> Kept:
-    where, images, reward = f"{path}, line {number}", row["images"], row["reward"]
-    if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], str) or row.get("films"):
-        raise DataError(f"{where}: images: expected the file of one picture, got {got(images)}")
+    name = next(n for n in OUTPUTS if n in row)
+    where, files, reward = f"{path}, line {number}", row[name], row["reward"]
+    if not isinstance(files, list) or len(files) != 1 or not isinstance(files[0], str):
+        raise DataError(f"{where}: {name}: expected the file of one {OUTPUTS[name]}, got {got(files)}")
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
         raise DataError(f"{where}: reward: expected a finite number or null, got {got(reward)}")
-    picture = path.parent / images[0]
-    if not picture.is_file():
-        raise DataError(f"{where}: images: no file {picture}")
+    output = path.parent / files[0]
+    if not output.is_file():
+        raise DataError(f"{where}: {name}: no file {output}")
     parts = {str(n): float(v) for n, v in (row.get("components") or {}).items() if isinstance(v, int | float)}
-    return Kept(picture, float(reward), parts)
+    return Kept(output, float(reward), parts)
 
 
 __all__ = ["Kept", "StoredOutputs", "stored_in"]

@@ -16,6 +16,7 @@ from mmrl.objective.advantages.group import (
     reinforce_plus_plus_baseline,
     rloo,
 )
+from mmrl.objective.groups import group_std
 from mmrl.record import Batch
 
 NAN = float("nan")
@@ -39,6 +40,18 @@ def test_grpo():
     assert close(grpo(of([1, 0, 0, 1])), [0.866024, -0.866024, -0.866024, 0.866024])
     assert close(grpo(of([1, 0, 0, 0])), [1.499997, -0.499999, -0.499999, -0.499999])
     assert close(grpo(of([1, 1, 1])), [0, 0, 0])
+
+
+@pytest.mark.parametrize("size", [3, 7, 8, 24])
+@pytest.mark.parametrize("reward", [0.1, 0.35, 0.7, 0.9])
+def test_equal_rewards_are_worth_nothing_whatever_their_mean_is_rounded_to(reward, size):
+    """Summed in float32 most of these miss their mean by as much as their deviation: with an eps of 1e-8, .7 or so."""
+    batch = of([reward] * size + [0.0, 1.0], [0] * size + [1, 1])
+    batch.reward = batch.reward.float()
+    found = grpo(batch, eps=1e-8)
+    assert found[:size].eq(0).all() and found[-1] > 0
+    assert dr_grpo(batch)[:size].eq(0).all()
+    assert group_std(batch.reward, batch.group)[:size].eq(0).all()
 
 
 def test_grpo_by_population_batch_or_no_deviation():

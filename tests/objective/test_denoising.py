@@ -92,6 +92,19 @@ class TestTempFlow:
         near(made[:4], [1, -1, -1, 1])
         near(tempflow_grpo(batch(torch.ones(2, 1), reward=torch.ones(2), columns={"branch": torch.zeros(2)})), [0, 0])
 
+    def test_or_with_those_of_the_prompts_other_seeds_at_that_step(self):
+        """Two seeds, two steps, two branches each: the second seed is luckier, which `seed` does not see."""
+        rewards = torch.tensor([1.0, 0.0, 4.0, 2.0, 11.0, 10.0, 14.0, 12.0])
+        step = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])
+        columns = {"branch": torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])}
+        rows = batch(torch.nn.functional.one_hot(step, 2).float(), reward=rewards, columns=columns)
+        near(tempflow_grpo(rows, eps=0.0), [1, -1] * 4)
+        made = tempflow_grpo(rows, within="prompt", eps=0.0)
+        for at in (0, 1):
+            ours = rewards[step == at]
+            near(made[step == at], (ours - ours.mean()) / ours.std(correction=0))
+        assert (made[:4] < 0).all() and (made[4:] > 0).all()
+
     def test_noise_level_weights_by_hand(self):
         times = schedule(10, 3)
         std = noise("flow_sde", times[:-1], times[1:], 0.7, times[1]).std[:9]

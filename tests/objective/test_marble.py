@@ -5,7 +5,10 @@ import torch
 
 from mmrl.errors import ConfigError
 from mmrl.objective.advantages.marble import least_norm, marble
+from mmrl.objective.advantages.multi_reward import gdpo_decoupled
 from mmrl.objective.matching_objectives.forward_process import clipped_share
+from mmrl.objective.shaping.metrics import flowse_grpo
+from mmrl.objective.shaping.recap import recap
 from mmrl.record import Batch
 
 G1, G2 = torch.tensor([3.0, 0]), torch.tensor([-0.5, 1.0])
@@ -104,6 +107,17 @@ def batch(**components):
         group=torch.zeros(rows, dtype=torch.long), mask=mask, old_log_probs=torch.zeros(rows, 2),
         reward=sum(values.values()), components=values,
     )  # fmt: skip
+
+
+def test_rewards_are_taken_and_not_the_parts_that_they_tell():
+    """By everything that combines the run's rewards without being given their names."""
+    two = batch(**{"a/x": [0.0, 1.0], "a/y": [1.0, 0.0], "a": [0.0, 1.0], "b": [1.0, 0.0]})
+    apart = batch(a=[0.0, 1.0], b=[1.0, 0.0])
+    assert list(marble().split(two)) == ["a", "b"]
+    assert list(marble(rewards=["a/x", "b"]).split(two)) == ["a/x", "b"]
+    assert list(marble().split(batch(**{"a/x": [0.0, 1.0], "a/y": [1.0, 0.0]}))) == ["a/x", "a/y"], "one has its parts"
+    for combine in (flowse_grpo, gdpo_decoupled, recap()):
+        assert torch.equal(combine(two), combine(apart))
 
 
 def test_advantages_are_normalised_apart_and_mixed():

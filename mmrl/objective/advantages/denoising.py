@@ -3,10 +3,12 @@ step (TempFlow-GRPO)."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from mmrl.errors import PolicyError
+from mmrl.errors import ConfigError, PolicyError
 from mmrl.objective.groups import group_normalized
 from mmrl.record import Batch
 from mmrl.stages import FLOW, Need, stage
@@ -105,17 +107,25 @@ def vgpo(
 @stage(
     "advantage",
     paper="TempFlow-GRPO: when timing matters, arXiv 2508.04324",
-    formula="A_i = (R_i - mean) / (std + eps) over the branches of one prompt, seed and step",
+    formula="A_i = (R_i - mean) / (std + eps) over the branches of one prompt, seed and step, or prompt and step",
     confidence="verified",
     needs=("branch", "reward"),
     modalities=FLOW,
 )
-def tempflow_grpo(batch: Batch, *, eps: float = 1e-4, ddof: int = 0) -> Tensor:
+def tempflow_grpo(
+    batch: Batch, *, within: Literal["seed", "prompt"] = "seed", eps: float = 1e-4, ddof: int = 0
+) -> Tensor:
     """Branches that leave one ODE trajectory at one step are compared with each other only. (B,)
 
-    They differ in that step's noise alone, so their reward differences are its credit. Wants
-    `policy.train_steps: {select: one}`. A step with a single scored branch gets 0.
+    within  "seed": they differ in that step's noise alone, so their reward differences are its credit; the authors'
+            choice, worth 2 points in their ablation. "prompt": those that leave any of its trajectories at that step,
+            more to compare with, and the luck of a seed is credited to its branches
+
+    Wants `policy.train_steps: {select: one}`. A step with a single scored branch gets 0.
     """
-    pairs = torch.stack([batch.group, batch["branch"].to(batch.group)], 1)
+    if within not in ("seed", "prompt"):
+        raise ConfigError(f"advantage tempflow_grpo: within is {within!r}; expected 'seed' or 'prompt'")
+    left = batch["branch"] if within == "seed" else batch.mask.int().argmax(1)
+    pairs = torch.stack([batch.group, left.to(batch.group)], 1)
     _, siblings = torch.unique(pairs, dim=0, return_inverse=True)
     return group_normalized(batch.reward, siblings, batch.counted, eps, ddof)

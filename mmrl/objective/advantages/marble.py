@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.groups import degenerate, group_normalized
+from mmrl.objective.numerics import whole_rewards
 from mmrl.record import Batch
 from mmrl.stages import FLOW, stage
 
@@ -69,7 +70,7 @@ def least_norm(gram: Tensor) -> Tensor:
 class marble:
     """Each reward normalised in its group and weighed by how its gradient meets the others'. Returns (B,).
 
-    rewards  components that take part; null: all of the first batch
+    rewards  components that take part; null: the run's rewards, or where there is one, all that it tells
     every    optimizer steps between two solves: N; the authors find solving every step worse than 10
     memory   rho, of the moving average of the weights
     eps, ddof  of the normalisation in the group
@@ -100,13 +101,13 @@ class marble:
 
     def split(self, batch: Batch) -> dict[str, Tensor]:
         """{reward: its advantages (B,)}; 0 where a group has no signal or the reward is NaN."""
-        names = list(self.weights) or self.rewards or list(batch.components)
+        names = list(self.weights) or self.rewards or whole_rewards(batch.components)
         for name in names:
             if name not in batch.components:
                 raise ConfigError(f"marble: {unknown('reward component', name, batch.components)}")
         if not 2 <= len(names) <= MOST_REWARDS:
             raise ConfigError(
-                f"marble balances 2 to {MOST_REWARDS} rewards, got {len(names)}; name them with "
+                f"marble balances 2 to {MOST_REWARDS} rewards, got {len(names)} ({', '.join(names)}); name them with "
                 "objective.advantage.rewards=[...]"
             )
         return {name: self._normalised(batch.components[name], batch) for name in names}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective.groups import degenerate, group_normalized
+from mmrl.objective.numerics import whole_rewards
 from mmrl.record import Batch
 from mmrl.stages import stage
 
@@ -32,7 +33,8 @@ def gdpo_decoupled(
 ) -> Tensor:
     """Each reward component normalised in its group, then summed, then standardised over the batch. Returns (B,).
 
-    weights      {component: weight}; components left out weigh nothing. None: all components, each 1
+    weights      {component: weight}; components left out weigh nothing. None: the run's rewards, or where
+                 there is one, all that it tells, each 1
     given        {easy: hard}: the easy component counts only where the hard one reaches `threshold`
     ddof         1 unbiased; 0 with LightningRL
     skip_single  with one component skip the batch standardisation: plain GRPO, as the authors' fork
@@ -41,7 +43,7 @@ def gdpo_decoupled(
     Source: NVlabs/GDPO, TRL's multi-objective aggregation. verl whitens over tokens instead, so that long
     answers weigh more.
     """
-    weights = weights or dict.fromkeys(batch.components, 1.0)
+    weights = weights or dict.fromkeys(whole_rewards(batch.components), 1.0)
     for name in weights:
         if name not in batch.components:
             raise ConfigError(f"gdpo_decoupled: {unknown('reward component', name, batch.components)}")

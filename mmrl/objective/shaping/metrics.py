@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
+from mmrl.objective.numerics import whole_rewards
 from mmrl.record import Batch
 from mmrl.stages import stage
 
@@ -24,13 +25,13 @@ LEAST_SPREAD = 1e-6
 def flowse_grpo(batch: Batch, *, weights: dict[str, float] | None = None) -> Tensor:
     """Reward components divided by their spread over the batch, not centred, and added: none drowns another. (B,)
 
-    weights  {component: weight}; null: all components, 1 each. The paper's are equal; for a gain over the noisy input
-             let the reward be quality minus that of the input
+    weights  {component: weight}; null: the run's rewards, or where there is one, all that it tells, 1 each. The
+             paper's are equal; for a gain over the noisy input let the reward be quality minus that of the input
 
     One metric alone is hacked fast (DNSMOS, speaker similarity and SpeechBERTScore are the paper's three). Rows that
     were not scored stay so. Source: two public re-implementations that cite equations 6 and 8.
     """
-    chosen = weights or dict.fromkeys(batch.components, 1.0)
+    chosen = weights or dict.fromkeys(whole_rewards(batch.components), 1.0)
     total = torch.zeros_like(batch.reward)
     for name, weight in chosen.items():
         if name not in batch.components:

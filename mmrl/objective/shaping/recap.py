@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError
 from mmrl.objective.credit.rollouts import component
+from mmrl.objective.numerics import whole_rewards
 from mmrl.record import Batch
 from mmrl.stages import stage
 
@@ -49,7 +50,8 @@ def objective_weights(losses: Mapping[str, Sequence[float]], window: int, temper
 class recap:
     """Reward components that stall or jump weigh more than those that are on their way. Replaces the reward. (B,)
 
-    objectives   the components that are weighed; None: all. Each must lie in [0, 1]; its loss is 1 - its mean
+    objectives   the components that are weighed; None: the run's rewards, or where there is one, all that it
+                 tells. Each must lie in [0, 1]; its loss is 1 - its mean
     window       W: steps of a window, of which the last two are read
     temperature  T of the softmax over objectives
 
@@ -65,7 +67,7 @@ class recap:
         self.losses: dict[str, list[tuple[int, float]]] = {}
 
     def __call__(self, batch: Batch) -> Tensor:
-        names = self.objectives or list(batch.components)
+        names = self.objectives or whole_rewards(batch.components)
         values = {name: component(batch, name, "recap") for name in names}
         past = {name: [loss for step, loss in self.losses.get(name, []) if step < batch.step] for name in names}
         weights = objective_weights(past, self.window, self.temperature)

@@ -123,7 +123,8 @@ def state_at(start: Start, prompt: str) -> Tensor:
         first = int(row.replay["first"][0])
         raise PolicyError(
             f"prompt {prompt!r}: a row cannot begin before step {start.action} of another, which kept its states "
-            f"before steps {first} to {first + kept - 1}; choose one of {first + 1} to {first + kept - 1}"
+            f"before steps {first} to {first + kept - 1}, those that policy.train_steps trains; choose one of "
+            f"{first + 1} to {first + kept - 1}, or policy.train_steps.select=all"
         )
     return row.replay["latents"][0, column]
 

@@ -1,4 +1,4 @@
-"""Rows of pictures that were made before: what an update without log-probs needs of them is their clean state."""
+"""Rows of outputs that were made before: what an update without log-probs needs of them is their clean state."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmrl.errors import DataError, PolicyError
+from mmrl.errors import PolicyError
 from mmrl.policies.base import Policy
-from mmrl.policies.generation.families.asking import condition_media
 from mmrl.policies.generation.families.base import Generator
 from mmrl.policies.generation.likelihoods.base import Drawn, settings_of
 from mmrl.policies.generation.sampling import Sampled
@@ -25,9 +23,10 @@ class TakesPictures(Policy):
     """The part of a flow policy that takes outputs which nobody sampled for this step."""
 
     def stored(self, prompts: Sequence[Prompt], outputs: Sequence[Stored], key: Key) -> Rollouts:
-        """`outputs[i]` as an output of `prompts[i]`: the VAE's mean of the picture is its clean state, and draws of
+        """`outputs[i]` as an output of `prompts[i]`: the VAE's mean of it is its clean state, and draws of
         time and noise are keyed as those of sampled rows are. The transformer does not run."""
         policy: Any = self
+        policy._compared(prompts[0])
         if policy.likelihood.trains != "matching":
             raise PolicyError(
                 f"stored outputs have no denoising states, which policy.likelihood={policy.config.likelihood} scores; "
@@ -38,11 +37,11 @@ class TakesPictures(Policy):
         for row, prompt in enumerate(prompts):
             members[row], seen[prompt.id] = seen[prompt.id], seen[prompt.id] + 1
         with policy.frozen.on(policy.device):
-            pictures = [pixels_of(o.output, p, policy.generator) for o, p in zip(outputs, prompts, strict=True)]
+            pictures = [policy.generator.seen(o.output, p.id) for o, p in zip(outputs, prompts, strict=True)]
             size = policy.config.decode_batch
             clean = [states_of(policy.generator, torch.stack(pictures[i : i + size]).to(policy.device))
                      for i in range(0, len(pictures), size)]  # fmt: skip
-        times = policy.times(policy.config.steps, condition_media(prompts[0]))
+        times = policy.times(policy.config.steps)
         ids, rows = [prompt.id for prompt in prompts], len(prompts)
         plan, sampled = ode_plan(rows, policy.config.steps, members), _as_sampled(torch.cat(clean), policy.config.steps)
         kept = policy.likelihood.record(Drawn(ids, members, plan, times, sampled, key))
@@ -62,19 +61,13 @@ def _as_sampled(final: Tensor, steps: int) -> Sampled:
 
 @torch.no_grad()
 def states_of(generator: Generator, pixels: Tensor) -> Tensor:
-    """Clean states (N, ...) float32 of `pixels (N, 3, H, W)`."""
-    return generator.clean(pixels).float()
-
-
-def pixels_of(picture: Any, prompt: Prompt, generator: Generator) -> Tensor:
-    """(3, H, W) in [-1, 1] of a PIL picture of the generator's own size."""
-    size = (generator.size.width, generator.size.height)
-    if picture.size != size:
-        raise DataError(
-            f"prompt {prompt.id!r}: a stored picture is {picture.size[0]} x {picture.size[1]}, and the policy draws "
-            f"{size[0]} x {size[1]}; set policy.width and policy.height"
+    """Clean states (N, ...) float32 of outputs as `Generator.seen` gives them, stacked."""
+    states, wanted = generator.clean(pixels).float(), generator.state_shape()
+    if states.shape[1:] != wanted:
+        raise PolicyError(
+            f"the VAE makes a state {tuple(states.shape[1:])} of a stored output, and the policy's is {tuple(wanted)}"
         )
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
+    return states
 
 
 def with_rewards(rollouts: Rollouts, outputs: Sequence[Stored]) -> Rollouts:

@@ -84,6 +84,8 @@ class TestDraws:
     def test_ranges_that_do_not_fit(self):
         with pytest.raises(ConfigError, match=r"4 times from steps \[8, 10\)"):
             self.draw(count=4, first=8)
+        with pytest.raises(ConfigError, match=r"set policy\.draws\.last=10, or policy\.steps=12"):
+            self.draw(count=4, last=12)
         with pytest.raises(ConfigError, match="is not below"):
             Draws(low=0.5, high=0.5)
 

@@ -4,6 +4,7 @@ import pytest
 
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.run import train
+from mmrl.pipelines.sample import sample_run
 
 pytestmark = [pytest.mark.learns, pytest.mark.timeout(3600)]
 
@@ -22,3 +23,16 @@ def test_the_held_out_score_rises(recipe, tmp_path):
     result = train(read_config("demo", changes, "flow"))
     print(recipe, result.before, result.after)
     assert result.after["reward"] > result.before["reward"] + 0.05
+
+
+def test_the_held_out_score_rises_from_stored_outputs_alone(tmp_path):
+    """256 prompts with 12 pictures each of the untrained model and their rewards: nothing is sampled in training."""
+    sample_run("flow", tmp_path / "made", 256, 12, ["demo", "recipe=gdro", "data.eval=null"])
+    changes = [
+        "recipe=gdro_offline", f"run_dir={tmp_path / 'run'}", f'rollout.stored_outputs.folders=["{tmp_path / "made"}"]',
+        "training.group_size=6", "training.prompts_per_step=16", "training.steps=20", "training.seed=0",
+        "watch.every=0",
+    ]  # fmt: skip
+    result = train(read_config("demo", changes, "flow"))
+    print(result.before, result.after)
+    assert result.after["reward"] > result.before["reward"] + 0.1

@@ -28,7 +28,7 @@ from mmrl.policies.generation.families.asking import (
     chosen_size,
 )
 from mmrl.policies.generation.families.capture import first_call
-from mmrl.policies.generation.families.outputs import as_images, as_videos
+from mmrl.policies.generation.families.outputs import as_images, as_videos, film_pixels, picture_pixels
 
 SEED = 0
 """Of what a pipeline draws while it prepares (LTX-Video samples the latents of its first frame)."""
@@ -153,8 +153,9 @@ class Generator:
         return self.decoded(x / config.scaling_factor + (config.get("shift_factor") or 0.0))
 
     def clean(self, pixels: Tensor) -> Tensor:
-        """(N, ...) states of pictures, (N, 3, H, W) in [-1, 1]: what `pixels` undoes, as far as the VAE lets it."""
-        raise PolicyError(f"{type(self.pipeline).__name__} takes no stored pictures; Stable Diffusion 3 and FLUX.1 do")
+        """(N, ...) states of outputs, shaped as `pixels` gives them: what it undoes, as far as the VAE lets it."""
+        config = self.pipeline.vae.config
+        return (self.encoded(pixels) - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
     # -- shared --------------------------------------------------------------------------------------------------
 
@@ -358,11 +359,16 @@ class Generator:
         vae = self.pipeline.vae
         return vae.decode(z.to(next(vae.parameters()).dtype), return_dict=False)[0].float()
 
+    def seen(self, output: Any, name: str) -> Tensor:
+        """An output of prompt `name` that was made before, as one row of what `clean` takes."""
+        whose = f"prompt {name!r}: a stored {'video' if self.video else 'picture'}"
+        return (film_pixels if self.video else picture_pixels)(output, self.size, whose)
+
     def encoded(self, pixels: Tensor) -> Tensor:
-        """The VAE's mean of `pixels`, at the scale of the transformer."""
+        """The mean of the VAE's encoder at its own scale, which `decoded` undoes."""
         vae = self.pipeline.vae
-        z = vae.encode(pixels.to(next(vae.parameters()).dtype)).latent_dist.mode()
-        return (z - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+        found = vae.encode(pixels.to(next(vae.parameters()).dtype), return_dict=False)[0]
+        return (found if isinstance(found, Tensor) else found.mode()).float()
 
     @torch.no_grad()
     def decode(self, x: Tensor, rows: Sequence[Conditions], *, tiles: bool | None = None) -> list[Any]:

@@ -16,3 +16,6 @@ class CogView4(Generator):
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
         return self.decoded(x / self.pipeline.vae.config.scaling_factor)  # the pipeline ignores a shift
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        return self.encoded(pixels) * self.pipeline.vae.config.scaling_factor

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from mmrl.policies.generation.families.tokens import Tokens
 
 
 class Flux(Tokens):
     scale, embeds_guidance = "true_cfg_scale", True
     shared = frozenset({"txt_ids", "img_ids"})
-
-    def clean(self, pixels: Tensor) -> Tensor:
-        z = self.encoded(pixels)
-        return self.pipeline._pack_latents(z, *z.shape)

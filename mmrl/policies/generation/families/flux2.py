@@ -32,11 +32,20 @@ class Flux2(Tokens):
         return rf".*\.({double}|to_qkv_mlp_proj)|.*single_transformer_blocks\.\d+\.attn\.to_out"
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
-        pipe, rows = self.pipeline, self.size.height // self.side()
-        grid, norm = x.transpose(1, 2).unflatten(2, (rows, -1)), pipe.vae.bn
-        spread = torch.sqrt(norm.running_var.view(1, -1, 1, 1) + pipe.vae.config.batch_norm_eps)
-        grid = grid * spread.to(grid) + norm.running_mean.view(1, -1, 1, 1).to(grid)
-        return self.decoded(pipe._unpatchify_latents(grid))
+        grid = x.transpose(1, 2).unflatten(2, (self.size.height // self.side(), -1))
+        mean, spread = self._statistics(grid)
+        return self.decoded(self.pipeline._unpatchify_latents(grid * spread + mean))
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        grid = self.pipeline._patchify_latents(self.encoded(pixels))
+        mean, spread = self._statistics(grid)
+        return self.pipeline._pack_latents((grid - mean) / spread)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, C, 1, 1) mean and standard deviation of patches of latents, which its VAE keeps as a batch norm."""
+        vae = self.pipeline.vae
+        mean, variance = (v.view(1, -1, 1, 1) for v in (vae.bn.running_mean, vae.bn.running_var))
+        return mean.to(like), torch.sqrt(variance + vae.config.batch_norm_eps).to(like)
 
 
 class Flux2Klein(Flux2):

@@ -19,6 +19,9 @@ class HunyuanVideo(Video):
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
         return self.decoded(x / self.pipeline.vae.config.scaling_factor)
 
+    def clean(self, pixels: Tensor) -> Tensor:
+        return self.encoded(pixels) * self.pipeline.vae.config.scaling_factor
+
 
 class HunyuanVideo15(Video):
     """Two text streams, empty image tokens, condition channels after the state."""
@@ -47,3 +50,7 @@ class HunyuanVideo15(Video):
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
         scale = self.pipeline.vae.config.scaling_factor
         return torch.cat([self.decoded(row[None] / scale) for row in x])  # its attention mask fits one row
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        scale = self.pipeline.vae.config.scaling_factor
+        return torch.cat([self.encoded(row[None]) * scale for row in pixels])

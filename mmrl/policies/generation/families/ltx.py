@@ -32,10 +32,19 @@ class LTX(Generator):
         pipe, vae = self.pipeline, self.pipeline.vae
         if vae.config.timestep_conditioning:
             raise PolicyError("this LTX-Video decodes with noise and a time of its own, which mmrl does not do yet")
-        patches = pipe.transformer_spatial_patch_size, pipe.transformer_temporal_patch_size
-        z = pipe._unpack_latents(x, *self.grid(), *patches)
+        z = pipe._unpack_latents(x, *self.grid(), *self.patches())
         z = pipe._denormalize_latents(z, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
         return vae.decode(z.to(next(vae.parameters()).dtype), None, return_dict=False)[0].float()
+
+    def patches(self) -> tuple[int, int]:
+        """Sides and frames of a patch."""
+        return self.pipeline.transformer_spatial_patch_size, self.pipeline.transformer_temporal_patch_size
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        pipe, vae = self.pipeline, self.pipeline.vae
+        z = self.encoded(pixels)
+        z = pipe._normalize_latents(z, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+        return pipe._pack_latents(z, *self.patches())
 
 
 class LTXImage(LTX):
@@ -67,10 +76,12 @@ class LTXImage(LTX):
 
     def moving(self, latents: Tensor) -> Tensor:
         """The pipeline steps the frames after the first, unpacked."""
-        pipe = self.pipeline
         if latents.dim() == 3:
             return latents[:, self.given() :]
-        return pipe._pack_latents(latents, pipe.transformer_spatial_patch_size, pipe.transformer_temporal_patch_size)
+        return self.pipeline._pack_latents(latents, *self.patches())
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
         return super().pixels(self.enter(x, {"_first": own["_first"].to(x)}), own)
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        return self.moving(super().clean(pixels))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmrl.policies.generation.families.base import Conditions
 from mmrl.policies.generation.families.tokens import Tokens
+from mmrl.policies.generation.families.wan import video_statistics
 
 
 class QwenImage(Tokens):
@@ -31,9 +32,12 @@ class QwenImage(Tokens):
         return together
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
-        config, z = self.pipeline.vae.config, self.unpacked(x)
-        mean, std = (z.new_tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
-        return self.decoded(z * std + mean)[:, :, 0]
+        mean, std = video_statistics(self.pipeline.vae, x)
+        return self.decoded(self.unpacked(x) * std + mean)[:, :, 0]
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        mean, std = video_statistics(self.pipeline.vae, pixels)
+        return self.packed(((self.encoded(pixels[:, :, None]) - mean) / std)[:, :, 0])
 
 
 class QwenImageEdit(QwenImage):

@@ -28,3 +28,6 @@ class Sana(Generator):
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
         return self.decoded(x / self.pipeline.vae.config.scaling_factor)
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        return self.encoded(pixels) * self.pipeline.vae.config.scaling_factor

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from mmrl.policies.generation.families.base import Generator
 
 
 class StableDiffusion3(Generator):
     """Two CLIPs and a T5, fixed lengths, guidance in one batch of the pipeline."""
-
-    def clean(self, pixels: Tensor) -> Tensor:
-        return self.encoded(pixels)

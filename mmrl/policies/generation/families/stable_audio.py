@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrl.errors import ConfigError
+from mmrl.errors import ConfigError, DataError, got
 from mmrl.media import Sound
 from mmrl.policies.generation.families.asking import Size, call_defaults
 from mmrl.policies.generation.families.base import Conditions, Generator
@@ -55,3 +55,20 @@ class StableAudio3(Generator):
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
         raise NotImplementedError("sound has no pixels")
+
+    def seen(self, output: Any, name: str) -> Tensor:
+        """(channels, n) samples, and silence after them as long as the state is."""
+        vae, whose = self.pipeline.vae, f"prompt {name!r}: a stored sound"
+        if not isinstance(output, Sound):
+            raise DataError(f"{whose}: expected a waveform, got {got(output)}")
+        rate, samples = int(vae.config.sampling_rate), torch.from_numpy(output.samples)
+        wanted = int(self._option("duration") * rate)
+        if (output.rate, samples.shape[-1]) != (rate, wanted):
+            raise DataError(
+                f"{whose} has {samples.shape[-1]} samples, {output.rate} a second, and the policy draws {wanted}, "
+                f"{rate} a second; set policy.pipeline_options.duration"
+            )
+        return nn.functional.pad(samples, (0, self.state_shape()[1] * vae.downsampling_ratio - wanted))
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        return self.encoded(pixels)

@@ -90,6 +90,12 @@ class Swapped(Generator):
         linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
         return [name for name in linear if ATTENTION.search(name)] or linear
 
+    def clean(self, pixels: Tensor) -> Tensor:
+        raise PolicyError(
+            f"{type(self.pipeline).__name__} takes no stored outputs: its call is replayed unread, so how its VAE's "
+            "latents become its state is not known; the pipelines that mmrl knows by name take them"
+        )
+
     # -- what a call prepares ------------------------------------------------------------------------------------
 
     def conditions(

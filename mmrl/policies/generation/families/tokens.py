@@ -35,5 +35,12 @@ class Tokens(Generator):
         pipe, size = self.pipeline, self.size
         return pipe._unpack_latents(x, size.height, size.width, pipe.vae_scale_factor)
 
+    def packed(self, z: Tensor) -> Tensor:
+        """A state of latents (N, C, H, W)."""
+        return self.pipeline._pack_latents(z, *z.shape)
+
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
         return super().pixels(self.unpacked(x), own)
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        return self.packed(super().clean(pixels))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -57,9 +59,12 @@ class Wan(Video):
         return x.new_ones(x.shape[2])
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
-        config = self.pipeline.vae.config
-        mean, std = (x.new_tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
+        mean, std = video_statistics(self.pipeline.vae, x)
         return self.decoded(x * std + mean)
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        mean, std = video_statistics(self.pipeline.vae, pixels)
+        return (self.encoded(pixels) - mean) / std
 
 
 class WanImage(Wan):
@@ -92,6 +97,15 @@ class WanFirstFrame(WanImage):
 
     def pixels(self, x: Tensor, own: Conditions) -> Tensor:
         return super().pixels(self.enter(x, {"_first": own["_first"].to(x)}), own)
+
+    def clean(self, pixels: Tensor) -> Tensor:
+        return self.moving(super().clean(pixels))
+
+
+def video_statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(1, C, 1, 1, 1) mean and standard deviation of the latents of such a VAE."""
+    mean, std = (like.new_tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    return mean, std
 
 
 def wan_image(pipeline: object) -> type[WanImage]:

@@ -51,11 +51,11 @@ class Draws(Section):
     def steps(self, available: int) -> tuple[int, int]:
         """The range [first, last) of a schedule of `available` steps; ConfigError where it has no J of them."""
         last = available if self.last is None else self.last
-        if last > available or last - self.first < self.count:
-            raise ConfigError(
-                f"draws: {self.count} times from steps [{self.first}, {last}) of a schedule of {available}; lower "
-                "draws.count or draws.first, or raise policy.steps"
-            )
+        said = f"draws: {self.count} times from steps [{self.first}, {last}) of a schedule of {available}"
+        if last > available:
+            raise ConfigError(f"{said}; set policy.draws.last={available}, or policy.steps={last}")
+        if last - self.first < self.count:
+            raise ConfigError(f"{said}; lower draws.count or draws.first, or raise policy.steps")
         return self.first, last
 
 
