@@ -96,15 +96,16 @@ def metrics() -> str:
 
 def _waiting() -> Iterator[str]:
     """Recipes that a run refuses as they ship, and in what recipes differ from their sources."""
-    methods = [m for m in methods_json(shipped()) if m["recipe"]]
+    known = methods_json(shipped())
+    methods = [m for m in known if m["recipe"]]
     waits = [(f"`{m['name']}`", "; ".join((*m["asks"], *m["missing"]))) for m in methods if m["missing"] or m["asks"]]
     yield (
         "## Recipes that wait for something\n\nThese are refused when the configuration is read, until it says who "
         "makes a column or gives what only you know. [recipes.md](recipes.md) trains them on declared toy data.\n\n"
         + table(("recipe", "waits for"), *waits)
     )
-    differ = [(f"`{m['name']}`", "; ".join(m["deviates"])) for m in methods if m["deviates"]]
-    yield "## Known deviations from the sources\n\n" + table(("recipe", "in what it differs"), *differ)
+    differ = [(f"`{m['name']}`", "; ".join(m["deviates"])) for m in known if m["deviates"]]
+    yield "## Known deviations from the sources\n\n" + table(("method", "in what it differs"), *differ)
 
 
 def trained() -> list[dict[str, typing.Any]]:

@@ -27,6 +27,7 @@ _MODULES = (
     "mmrl.policies.language.fast.cascade",
     "mmrl.policies.generation.residual",
     "mmrl.policies.generation.reuse",
+    "mmrl.policies.scales.refinement",
     "mmrl.rollout.preference_pairs",
 )
 _TOOLS: dict[str, Tool] = {}
@@ -36,8 +37,9 @@ _TOOLS: dict[str, Tool] = {}
 class Tool:
     """A registered tool and what `mmrl methods` says about it.
 
-    command  how it is used, a line of shell or Python
-    trains   whether that trains a policy: a run, or a way in which runs compute
+    command   how it is used, a line of shell or Python
+    trains    whether that trains a policy: a run, or a way in which runs compute
+    deviates  one sentence for each thing in which it is known to differ from its source
     """
 
     name: str
@@ -48,6 +50,7 @@ class Tool:
     confidence: str
     modalities: tuple[str, ...]
     trains: bool = False
+    deviates: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -56,7 +59,7 @@ class Tool:
 
 def tool(
     name: str, *, command: str, paper: str, formula: str, confidence: str, modalities: tuple[str, ...] = MODALITIES,
-    trains: bool = False,
+    trains: bool = False, deviates: tuple[str, ...] = (),
 ) -> Callable[[Callable], Callable]:  # fmt: skip
     """Register the function or class that holds a method's formula; `confidence` as of stage functions."""
     if confidence not in CONFIDENCES:
@@ -65,7 +68,9 @@ def tool(
     def register(function: Callable) -> Callable:
         if name in _TOOLS and _TOOLS[name].function.__qualname__ != function.__qualname__:
             raise ConfigError(f"tool {name!r} is registered twice: by {_TOOLS[name].function} and {function}")
-        _TOOLS[name] = Tool(name, function, command, paper, formula, confidence, modalities, trains)
+        _TOOLS[name] = Tool(
+            name, function, command, paper, formula, confidence, modalities, trains, deviates
+        )  # fmt: skip
         return function
 
     return register

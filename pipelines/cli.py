@@ -360,6 +360,7 @@ app.command()(run_commands.compare)
 app.command()(run_commands.push)
 app.command(context_settings=OVERRIDES)(run_commands.autonpo)
 app.command(context_settings=OVERRIDES)(run_commands.preferences)
+app.command(context_settings=OVERRIDES)(run_commands.sar)
 
 
 app.command("serve-rewards")(serve_commands.serve_rewards)

@@ -74,7 +74,7 @@ def _of_tool(tool: Tool, recipe: Recipe | None) -> dict[str, Any]:
         "modalities": list(recipe.modalities if recipe else tool.modalities),
         "paper": tool.paper,
         "confidence": tool.confidence,
-        "deviates": recipe.deviates if recipe else [],
+        "deviates": recipe.deviates if recipe else list(tool.deviates),
         "functions": [f"tool: {tool.command}"],
         "recipe": recipe is not None,
         **(

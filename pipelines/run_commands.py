@@ -140,3 +140,21 @@ def preferences(
     settings = read_config({"modality": "vlm", "data": {"train": data}}, overrides_of(context.args))
     pairs = judged_pairs(settings, bound=bound, chosen=chosen, rejected=rejected)
     say(write_mended(pairs, out, wrong=wrong, unsure=unsure, smoothing=smoothing))
+
+
+def sar(
+    context: typer.Context,
+    plan: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped plan such as 'shapes'.")],
+) -> None:
+    """Refine a next-scale picture model on its own predictions (SAR), beside as many steps of teacher forcing.
+
+    Prints held-out loss and what free-running samples are worth, of both and of what they began with. `steps=100
+    out=DIR` override the plan; the same command goes on with a run that was interrupted.
+    """
+    from mmrl.pipelines.overriding import overrides_of
+    from mmrl.pipelines.progress import quiet_libraries
+    from mmrl.pipelines.refining import read_refinement, refine
+
+    asked = read_refinement(plan, overrides_of(context.args))
+    quiet_libraries()
+    say(refine(asked))

@@ -111,7 +111,7 @@ def test_a_circle_is_seen_at_any_distance():
 
 POLICY_ROOMS = {"language", "language/families", "language/fast", "language/probes", "language/engines"} | {
     "language/likelihoods",
-    "generation", "generation/families", "generation/likelihoods", "masked", "joint", "pictures",
+    "generation", "generation/families", "generation/likelihoods", "masked", "joint", "pictures", "scales",
 }  # fmt: skip
 SHARED_BY_POLICIES = {
     "__init__", "base", "registry", "views", "adapters", "anchor", "fixed_length", "images", "likelihood", "quantized",
