@@ -14,7 +14,8 @@ from mmrl.policies.scales.model import NextScaleModel
 
 SMALL = [
     "tiny.sides=[1,2,4]", "tiny.patch=6", "tiny.codes=16", "tiny.width=16", "tiny.layers=1", "tiny.heads=2",
-    "tiny.fitted=32", "data.train='world:compositions?split=train&size=32&difficulty=1'", "data.eval_limit=8",
+    "tiny.fitted=32", "data.train='world:compositions?split=train&size=32&difficulty=1'",
+    "data.eval='world:compositions?split=test&size=8&difficulty=1'",
     "pretrain=3", "steps=3", "batch_size=4", "save_every=2", "samples=1",
 ]  # fmt: skip
 
@@ -120,7 +121,9 @@ def test_a_model_and_pictures_of_the_user_s_own(tmp_path):
     }  # fmt: skip
     said = refine(Refinement(**values), lambda line: None)
     assert "sar      steps 2, passes 4" in said and not (tmp_path / "out" / "base").exists()
-    with pytest.raises(ConfigError, match="mine.py:Asking: .* 'size'; expected a class that is made without arguments"):
+    with pytest.raises(
+        ConfigError, match=r"mine.py:Asking: .* 'size'; expected a class that is made without arguments"
+    ):
         refine(Refinement(**{**values, "model": f"{tmp_path}/mine.py:Asking", "out": str(tmp_path / "other")}))
     mixed = [*rows[:1], {"prompt": "none"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mixed))
@@ -137,15 +140,15 @@ def test_a_model_and_pictures_of_the_user_s_own(tmp_path):
         (["shapes", "rewards=[]"], "no rewards: name at least one"),
         (["shapes", "data.train=world:shapes"], "expected world:compositions, or rows with a caption and a picture"),
         (["shapes", "model=nowhere"], "expected tiny, path.py:Model, or a folder"),
-        (["shapes", "tiny.heads=3"], "tiny: width=64 is no multiple of heads=3"),
+        (["shapes", "tiny.heads=3"], "tiny: width=16 is no multiple of heads=3"),
         (["shapes", "tiny.sides=[4,2]"], "tiny: sides=[4, 2]; expected two or more, rising"),
-        (["shapes", "tiny.sides=[1,2,4]"], "pictures are 24 x 24, and the model writes 12 x 12"),
+        (["shapes", "tiny.patch=3"], "pictures are 24 x 24, and the model writes 12 x 12"),
     ],
 )
 def test_what_cannot_work_is_one_line(arguments, line, tmp_path):
     from mmrl.errors import MMRLError
     from mmrl.pipelines.cli import app
 
-    done = CliRunner().invoke(app, ["sar", *arguments, f"out={tmp_path / 'run'}"])
+    done = CliRunner().invoke(app, ["sar", arguments[0], *SMALL, *arguments[1:], f"out={tmp_path / 'run'}"])
     assert isinstance(done.exception, MMRLError) and line in str(done.exception)
     assert "\n" not in str(done.exception) and not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from mmrl.tools import tools
 
 
 class Counting(torch.nn.Module):
-    """Scales of 1, 2 and 2 tokens over two codes. Logits are what the inputs say; inputs are sums of all tokens before."""
+    """Scales of 1, 2 and 2 tokens over two codes. Logits are what inputs say, and these are sums of tokens before."""
 
     def __init__(self, bias=(0.0, 0.0)):
         super().__init__()
