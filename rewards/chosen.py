@@ -138,7 +138,7 @@ def _is_denial(rest: str) -> bool:
 
 def several(text: str, options: Options) -> frozenset[str]:
     """All options an answer chooses: "A, C", "AC", "(A) and (C)", ["A", "C"], or the texts of options."""
-    text = _ASIDE.sub(" ", in_words(text))
+    text = _SIDE_BY_SIDE.sub(r"\1, ", _ASIDE.sub(" ", in_words(text)))
     if (judged := _judged(text, options)) is not None:
         return judged
     listed = listed_options(_CALLED.sub("", text), options)
@@ -165,12 +165,15 @@ _CALLED = re.compile(
 )  # fmt: skip
 _ASIDE = re.compile(r"\(\s*not\s+[^()\n]{1,30}\)", re.IGNORECASE)
 """`A, C (not B)`."""
+_SIDE_BY_SIDE = re.compile(r"([(\[][A-Z][)\]])\s*(?=[(\[][A-Z][)\]])")
+"""`(A)(C)`."""
 _JUDGED = re.compile(r"\W*([A-Z])\W*\s*(?:is\s+)?(yes|no|true|false|correct|incorrect|right|wrong)\W*", re.IGNORECASE)
 """`A: yes`, a line for each option."""
 
 
 def _judged(text: str, options: Options) -> frozenset[str] | None:
     """The options that are said to be right where each has a line of its own; None for any other text."""
+    text = _MARKED.sub(lambda m: f"{m[2]}: {'yes' if m[1] in _TICKS else 'no'}", text)
     lines = [_JUDGED.fullmatch(line) for line in re.split(r"[\n;]|(?<=\w)[,.]\s", text.strip()) if line.strip()]
     labels = [match[1].upper() for match in lines if match]
     if len(lines) < 2 or not all(lines) or len(set(labels)) < len(labels) or not set(labels) <= set(options.labels):
@@ -179,6 +182,8 @@ def _judged(text: str, options: Options) -> frozenset[str] | None:
     return frozenset(label for label, said in zip(labels, verdicts, strict=True) if said in _RIGHT)
 
 
+_TICKS = "\u2713\u2714\u2705\u2611"
+_MARKED = re.compile(rf"^\s*([{_TICKS}\u2717\u2718\u274c\u2612\u00d7])\ufe0f?\s*([A-Z])\b[.)]?\s*$", re.MULTILINE)
 _RIGHT = ("yes", "true", "correct", "right")
 
 
@@ -336,6 +341,8 @@ def _is_article(label: str, after: str) -> bool:
 def mentions(marked: str, options: Options) -> list[Mention]:
     """The mentions of a marked text, in order; those joined to a stated one ("A or B") are stated, too."""
     places = [match.start() for match in re.finditer(MENTION, marked)][: MOST_MENTIONS + 1]
+    if len(places) > MOST_MENTIONS:  # more than are weighed
+        return [Mention(place, "", False, False, False, False) for place in places]
     lines = [line.strip() for line in marked.splitlines() if line.strip()]
     heading = len(lines) > 1 and _is_heading(lines)
     last = lines[-1] if len(lines) > 1 and not _is_enumeration(lines[1:] if heading else lines) else ""
@@ -414,5 +421,5 @@ def _said(found: list[Mention], marked: str) -> list[tuple[int, str]]:
     return [
         (each.place, each.label)
         for each in found
-        if not each.denied and (each.stated or (each.leaning and each.place > after))
+        if not each.denied and not each.possible and (each.stated or (each.leaning and each.place > after))
     ]

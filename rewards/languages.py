@@ -21,10 +21,11 @@ _COUNTED = "个個只隻辆輛人名张張次条條本位台棵朵块塊种種�
 
 _STATED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(
-        r"\b(?:la |die |a |il |l[ae] )?(?:(?:bonne|richtige|korrekte) )?"
-        r"(?:respuesta|r[ée]ponse|resposta|risposta|antwort)"
-        r"(?: (?:correcta|final|correcte|correta|corretta|finale))? (?:est?|é|è|ist|lautet)(?!\w)\s*:?\s*"
-        rf"(?:(?:la|el|le|a|o|die) (?=\S))?{_LETTER}", re.I), "the answer is "),
+        r"\b(?:la |die |a |il |l[ae]s? )?(?:(?:bonnes?|richtigen?|korrekten?) )?"
+        r"(?:respuestas?|opci[óo]n(?:es)?|r[ée]ponses?|respostas?|rispost[ae]|antwort(?:en)?)"
+        r"(?: (?:correct[ao]?s?|correctes?|final|correta|corretta|finale))?"
+        r" (?:est?|é|è|ist|sind|son|sont|lautet)(?!\w)\s*:?\s*"
+        rf"(?-i:(?:la|el|le|a|o|die) (?=\S))?{_LETTER}", re.I), "the answer is "),
     (re.compile(r"(?:正解|答え|回答)は\s*(\S{1,40}?)\s*です"), r"the answer is \1 "),
     (re.compile(r"(?:정답|답)은\s*(\S{1,40}?)\s*(?:입니다|이다|예요)"), r"the answer is \1 "),
     (re.compile(r"(?:正确|最终)?(?:答案|结果)(?:是|为|應為|应为)\s*[::]?\s*"), " the answer is "),
@@ -49,6 +50,13 @@ _SAID: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"(?:图片|图像|图|圖片|圖)\s*(\d+|[AB](?![A-Za-z]))(?=[{_HAN},;。,]|$)"), r"image \1 "),
     (re.compile(r"第一(?:张|个|幅|段)?(?:图片|图像|图|视频)?"), " the first image "),
     (re.compile(r"第二(?:张|个|幅|段)?(?:图片|图像|图|视频)?"), " the second image "),
+    (re.compile(
+        r"\b(?:das |la |die |o |il )?(?:erste|première|primera|prima|primeira) (?=bild|image|video|vidéo)", re.I),
+     "the first "),
+    (re.compile(
+        r"\b(?:das |la |die |o |il )?(?:zweite|deuxième|seconde|segunda|seconda) (?=bild|image|video|vidéo)", re.I),
+     "the second "),
+    (re.compile(r"\b(?<=first )bild\b|\b(?<=second )bild\b", re.I), "image"),
     (re.compile(r"(?:质量)?(?:更好|更佳|更优|更高)"), " is better "),
     (re.compile(r"\b(?:bild|(?:la )?imagen|(?:l'|l’)?image|immagine|imagem) (1|2|a|b)\b", re.I), r"image \1"),
     (re.compile(

@@ -35,6 +35,7 @@ from mmrl.rewards.rows import (
     Refused,
     RowScores,
     count_causes,
+    failure_of,
     gather_inputs,
     is_blank,
     key_column,
@@ -272,9 +273,10 @@ class RewardPanel:
                     [member.spec.none == "skip" and each == "None" for each in problems], dtype=torch.bool
                 )
                 weight = member.weight(key)
-                if weight or len(member.all_keys) == 1:
-                    counted = ["" if skip else each for each, skip in zip(problems, skipped.tolist(), strict=True)]
-                    causes.update(count_causes(member.component(key), counted))
+                if not weight and len(member.all_keys) > 1:  # a part may be missing: other tasks do not have it
+                    problems = [failure_of(outcome, key) for outcome in result.outcomes]
+                counted = ["" if skip else each for each, skip in zip(problems, skipped.tolist(), strict=True)]
+                causes.update(count_causes(member.component(key), counted))
                 if weight:
                     reward += torch.where(skipped, 0.0, weight * column.double())
                     applies |= ~skipped

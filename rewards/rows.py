@@ -168,7 +168,9 @@ def key_column(outcomes: Sequence[Outcome], key: str) -> list[float]:
 
 def made_column(outcomes: Sequence[Outcome], name: str) -> tuple[list[Any], list[str]]:
     """What each row's answer holds under the key of a declared column, None where it has nothing, and why not."""
-    values = [outcome.lists.get(name, outcome.values.get(name)) for outcome in outcomes]
+    values = [
+        None if failure_of(outcome, name) else outcome.lists.get(name, outcome.values.get(name)) for outcome in outcomes
+    ]
     return values, [problem_of(o, name) if value is None else "" for o, value in zip(outcomes, values, strict=True)]
 
 
@@ -177,6 +179,12 @@ def problem_of(outcome: Outcome, key: str) -> str:
     if WHOLE in outcome.problems:
         return outcome.problems[WHOLE]
     return outcome.problems.get(key, "" if key in outcome.values else "missing")
+
+
+def failure_of(outcome: Outcome, key: str) -> str:
+    """Why a row that was to have a number under `key` has none; "" too where it need not have one, missing or None."""
+    problem = outcome.problems.get(key, "")
+    return "" if problem == "None" else problem
 
 
 def count_causes(label: str, problems: Sequence[str]) -> Counter:

@@ -51,7 +51,8 @@ _FREE = ("next", "in between", "between", "in the middle", "middle")  # places t
 _PLACED = re.compile(
     r"(?:with\s+|(?:the )?(?:video|clip|sequence) shows\s+)?(.+?)\s*[\s:]\s*"
     r"(?:(?:comes|happens|occurs|is|goes|takes place)\s+)?(?:at\s+)?(?:the\s+)?"
-    rf"({'|'.join((*_PLACES, *_FREE))}|last|end)(?:\s+(?:event|one|step|clip|frame|item|of all))?\.?", re.IGNORECASE
+    rf"\(?({'|'.join((*_PLACES, *_FREE))}|last|end|beginning|start)\)?"
+    r"(?:\s+(?:event|one|step|clip|frame|item|of all))?\.?", re.IGNORECASE
 )  # fmt: skip
 """`C comes first`, `A in between`, `C is the first event`."""
 _CALLED = re.compile(r"^(?:events?|steps?|clips?|segments?|frames?|images?|pieces?|answer)\s*:\s*(?=\S)", re.IGNORECASE)
@@ -175,6 +176,8 @@ def _placed(parts: list[str]) -> list[str]:
 
 def _place(word: str, count: int) -> int | None:
     """The place that a word names among so many; None for one that takes what the others leave."""
+    if word in ("beginning", "start"):
+        return 0
     return count - 1 if word in ("last", "end") else None if word in _FREE else _PLACES[word]
 
 

@@ -38,7 +38,7 @@ _WHO = re.compile(
 """`two men fight`, of fighting."""
 _NAME = r"[a-z][a-z _-]{1,40}"
 _TOLD = re.compile(
-    rf"\b(?:anomaly(?: type)?|abnormal|anomalous|type|category|label|event)\s*[:=]\s*({_NAME})(?=[.,;\n]|$)"
+    rf"\b(?:anomaly(?: type| detected)?|abnormal|anomalous|type|category|label|event)\s*[:=]\s*({_NAME})(?=[.,;\n]|$)"
     r"|\b(?:anomaly(?: type| kind| category)?|(?:abnormal|anomalous) (?:event|activity|behaviou?r))"
     r"(?: (?:is|was)|\s*\()\s*(?:an? |the )?"
     rf"(?!(?:visible|seen|shown|located|present|detected|found|that|not|at|from|between|in)\b)({_NAME}?)"

@@ -17,7 +17,7 @@ _ARROW = re.compile(r"\\(?:to|rightarrow|leftrightarrow|Rightarrow|longrightarro
 _THING = r"(?:image|picture|photo|figure|item|frame|region|view|point|option|caption|description|text|letter)"
 _PAIR = re.compile(
     rf"{_THING}?\s*[(\[\"']?([\w.]{{1,20}})[)\]\"']?\s*"
-    r"(?:<?-+>?|=>?|[\u2192\u2194\u21d4]|\u2014|\u2013|:|\bmatches(?: with)?\b|"
+    r"(?:<?-+>?|=>?|[\u2192\u2194\u21d4]|\u2014|\u2013|:|\b(?:matches|pairs|is matched|is paired)(?: with| to)?\b|"
     r"\b(?:corresponds|belongs) to\b|\bgoes with\b|\bto\b|\bwith\b|\bis\b)\s*"
     rf"{_THING}?\s*[(\[\"']?([\w.]{{1,20}})[)\]\"']?\s*"
     r"(?=$|[,;.\n)]|\band\b)", re.I
@@ -49,7 +49,7 @@ def pairs(value: Any) -> dict[str, str] | None:
         found = [(folded(str(a)), folded(str(b))) for a, b in each_pair]
     else:
         text = answers.bare(answers.without_questions(in_english(dressing.narrow(str(value)[:LONGEST]))))
-        text = _ARROW.sub(" -> ", text)
+        text = _ARROW.sub(" -> ", answers.undollar(text))
         if (rest := answers.corrected(text, most_words=MOST)) != text and (better := pairs(rest)):
             return better
         parsed = answers.json_value(text)

@@ -16,13 +16,14 @@ from mmrl.rewards.numbers import number
 from mmrl.rewards.numeric import true_number
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
-SCORES = ("score", "rating", "quality", "overall", "quality_score", "mos", "answer")
+SCORES = ("score", "rating", "quality", "overall", "quality_score", "overall_score", "overall_quality",
+          "final_score", "mos", "answer")  # fmt: skip
 _SCALE = re.compile(
     r"\bon an? (?:(?:quality|rating|likert) )?scale (?:from|of|between) \d+ ?(?:to|-|\u2013|and|through) ?\d+(?:,|:)?",
     re.IGNORECASE,
 )
 _OVERALL = re.compile(
-    r"\b(?:overall|final)(?: (?:quality|score|rating|quality score))?\s*(?::|=|\bis\b)\s*"
+    r"\b(?:overall|final)(?: (?:quality|score|rating|quality score))?\s*(?::|=|\bis\b|(?<=overall) )\s*"
     r"(\d+(?:\.\d+)?)(?![\d.]|\s*(?:/|-|\bto\b|\bor\b|\bout\b))",
     re.I,
 )

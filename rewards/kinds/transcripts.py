@@ -38,18 +38,16 @@ _LABELLED = re.compile(r"(?:text|transcription|transcript|reading)\s*:\s*[\"\u20
 
 
 _LEADS = (
-    re.compile(
-        r"(?:(?:the )?(?:final )?(?:answer|text|transcription|reading|content))\s*(?::|\bis\b\s*:?)\s*", re.IGNORECASE
-    ),
+    re.compile(r"[^\W\d][^\W\d]*(?: [^\W\d]+){0,3}\s*:\s*"),
     re.compile(r"(?:图中|图片中|图像中|上面)?(?:的)?(?:文字|文本|内容|答案)(?:内容)?(?:是|为|:|：)+\s*"),
-    re.compile(r"(?:it|(?:the|this) [a-z ]{1,40}?)(?: \w+)? (?:says|reads)\s*:?\s+", re.IGNORECASE),
+    re.compile(r"(?:it|(?:the|this|its) [^.:\"\n]{1,60}?) (?:says|reads|is|are|was)\s*:?\s+", re.IGNORECASE),
 )
 """`The license plate reads AB 123 CD`, `Text: STOP`."""
 _SAYS = re.compile(
-    r"[^\"\u201c\u201d\u300c\n]{0,60}[\"\u201c\u300c]([^\"\u201c\u201d\u300d]+)[\"\u201d\u300d][.。]?", re.IGNORECASE
+    r"[^\"\u201c\u201d\u300c\u00ab\n]{0,60}[\"\u201c\u300c\u00ab]([^\"\u201c\u201d\u300d\u00bb]+)[\"\u201d\u300d\u00bb][.。]?"
 )
-_ENTITLED = re.compile(r"[^'\u2018\n]{0,60}\s['\u2018]([^'\u2018\u2019]+)['\u2019]\.?")
-"""A sentence that quotes: `El cartel dice "ALTO"`."""
+_ENTITLED = re.compile(r"[^'\u2018\n]{0,60}\s['\u2018]([^'\u2018\u2019]+)['\u2019]\.?|\[([^\[\]]+)\]")
+"""A sentence that quotes, `El cartel dice "ALTO"`, and a text in brackets."""
 _WIDE = re.compile(r"[\uff10-\uff5a]")
 
 
@@ -68,7 +66,7 @@ def _readings(answer: str) -> list[str]:
     lead = next((match for form in _LEADS if (match := form.match(text)) and text[match.end() :].strip()), None)
     found = [text, unfenced(text[lead.end() :]) if lead else ""]
     told = _SAYS.fullmatch(text) or _ENTITLED.fullmatch(text)
-    return list(dict.fromkeys([*found, told[1]] if told else found))
+    return list(dict.fromkeys([*found, next(filter(None, told.groups()))] if told else found))
 
 
 def error_rates(said: str, right: str) -> dict[str, float]:

@@ -280,7 +280,7 @@ def judge(
 def scored(reply: str | Exception, parse: str, low: float, high: float) -> dict[str, Any]:
     """What a reply says; the reason where it says nothing, by which the row is counted as unscored."""
     if isinstance(reply, Exception):
-        return {"score": reply, "parsed": 0.0}
+        return {"score": reply, "parsed": None}
     try:
         return {"score": read_score(reply, parse, low, high), "parsed": 1.0}
     except ValueError as error:

@@ -5,6 +5,7 @@ import io
 import math
 import pickle
 import time
+from email.utils import formatdate
 
 import pytest
 from PIL import Image
@@ -86,9 +87,18 @@ class TestJudge:
         assert 1 < asked.most <= 3
 
     def test_what_passes_is_tried_again(self):
-        busy = [(503, {}, b"busy"), (200, {}, b"{broken"), chat("1")]
+        page = (200, {"Content-Type": "text/html"}, b"<html><title>Gateway</title></html>")
+        busy = [(503, {}, b"busy"), (200, {}, b"{broken"), page, chat("1")]
         with serving(lambda body, n: busy[n]) as (url, asked):
-            assert ask(url, ["<answer>navy</answer>"])[0]["score"] == 1 and len(asked.bodies) == 3
+            assert ask(url, ["<answer>navy</answer>"])[0]["score"] == 1 and len(asked.bodies) == 4
+        with serving(lambda body, n: page) as (url, _):
+            found = ask(url, ["<answer>teal</answer>"], retries=0)[0]
+        assert "a page of HTML, 'Gateway'" in str(found["score"]) and found["parsed"] is None
+
+    def test_a_pause_that_the_server_asks_for(self):
+        soon = formatdate(time.time() + 30, usegmt=True)
+        asked = [http._asked_pause(each) for each in ("7", soon, "9999", "-1", "soon", None)]
+        assert asked == [7, pytest.approx(30, abs=3), 120, 0, None, None]
 
     def test_what_cannot_pass_stops_the_run(self, monkeypatch):
         with serving(lambda body, n: (401, {}, b'{"error": "no key"}')) as (url, asked):
@@ -195,6 +205,7 @@ class TestPerceval:
         assert perceval.flagged('<think>x</think><answer>["red car"]</answer>') == ["red car"]
         assert perceval.flagged("The response is correct.") == [] and perceval.flagged("hm") is None
         assert perceval.flagged("<answer>[]</answer>") == []
+        assert perceval.flagged("<answer>['a red car', \"the dog's tail\",]</answer>") == ["a red car", "the dog's tail"]
 
     def test_columns_reach_the_batch(self):
         prompt = Prompt("p", [{"role": "user", "content": "What is there?"}], columns={"solution": "x"})
@@ -207,3 +218,14 @@ class TestPerceval:
             with RewardPanel([spec]) as panel:
                 found = panel.score(["a red car", "nothing"], [prompt] * 2)
         assert found.columns == {"flagged_tokens": [[[2, 9]], []]} and found.reward.tolist() == [0, 1]
+
+    def test_a_row_that_no_model_looked_at_is_unscored_and_counted_at_any_weight(self):
+        prompt = Prompt("p", [{"role": "user", "content": "What is there?"}], columns={"solution": "x", "task": "exact"})
+        lost = (500, {}, b"out of memory")
+        with serving(lambda body, number: lost if number % 2 else chat("<answer>[]</answer>")) as (url, _):
+            options = {"url": url, "model": "m", "retries": 0, "concurrency": 1}
+            judge = {"name": "perceval", "weight": 0, "columns": ["flagged_tokens"], "options": options}
+            with RewardPanel(["accuracy", judge]) as panel:
+                found = panel.score(["x", "a x"], [prompt] * 2)
+        assert found.reward.isnan().sum() == 1 and found.components["perceval/parsed"].isnan().sum() == 1
+        assert {cause.partition(":")[0] for cause in found.causes} == {"perceval", "perceval/flagged_tokens"}
