@@ -257,7 +257,9 @@ def json_value(text: str) -> Any:
         if start >= end:  # not inside the value found before
             try:
                 value, after = json.JSONDecoder().raw_decode(text, start)
-            except (ValueError, RecursionError):
+            except RecursionError:
+                break  # brackets in brackets without end: those inside are no better
+            except ValueError:
                 continue
             goes_on = run and type(value) is type(run[-1]) and _LISTED.fullmatch(text, end, start)
             run, end = [*run, value] if goes_on else [value], after

@@ -58,7 +58,7 @@ _SAID: tuple[tuple[re.Pattern[str], str], ...] = (
      "the second "),
     (re.compile(r"\b(?<=first )bild\b|\b(?<=second )bild\b", re.I), "image"),
     (re.compile(r"(?:质量)?(?:更好|更佳|更优|更高)"), " is better "),
-    (re.compile(r"\b(?:bild|(?:la )?imagen|(?:l'|l’)?image|immagine|imagem) (1|2|a|b)\b", re.I), r"image \1"),
+    (re.compile(r"\b(?:bild|(?:la )?imagen|l['’]image|immagine|imagem) (1|2|a|b)\b", re.I), r"image \1"),
     (re.compile(
         r"\b(?:ist (?:besser|schärfer)|es mejor|est (?:meilleure?|mieux)|é melhor|è migliore)\b", re.I),
      "is better"),

@@ -35,7 +35,7 @@ from mmrl.rewards.rows import (
     Refused,
     RowScores,
     count_causes,
-    failure_of,
+    first_failure,
     gather_inputs,
     is_blank,
     key_column,
@@ -273,10 +273,9 @@ class RewardPanel:
                     [member.spec.none == "skip" and each == "None" for each in problems], dtype=torch.bool
                 )
                 weight = member.weight(key)
-                if not weight and len(member.all_keys) > 1:  # a part may be missing: other tasks do not have it
-                    problems = [failure_of(outcome, key) for outcome in result.outcomes]
-                counted = ["" if skip else each for each, skip in zip(problems, skipped.tolist(), strict=True)]
-                causes.update(count_causes(member.component(key), counted))
+                if weight or len(member.all_keys) == 1:
+                    counted = ["" if skip else each for each, skip in zip(problems, skipped.tolist(), strict=True)]
+                    causes.update(count_causes(member.component(key), counted))
                 if weight:
                     reward += torch.where(skipped, 0.0, weight * column.double())
                     applies |= ~skipped
@@ -284,6 +283,9 @@ class RewardPanel:
                 columns[name], problems = made_column(result.outcomes, name)
                 causes.update(count_causes(f"{member.label}/{name}", problems))
                 reward[torch.tensor([bool(problem) for problem in problems], dtype=torch.bool)] = NAN
+            weightless = not any(member.weight(key) for key in member.all_keys)
+            if weightless and len(member.all_keys) > 1 and not member.spec.columns:
+                causes.update(count_causes(member.label, map(first_failure, result.outcomes)))
         if count and not components:
             raise RewardError(
                 f"the rewards {', '.join(m.label for m in self.members)} make columns alone and say of no output what "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,8 +187,14 @@ def failure_of(outcome: Outcome, key: str) -> str:
     return "" if problem == "None" else problem
 
 
-def count_causes(label: str, problems: Sequence[str]) -> Counter:
+def first_failure(outcome: Outcome) -> str:
+    """Why some part of a row failed; "" where all of them are there, missing or None, as other tasks' parts are."""
+    return next((problem for problem in outcome.problems.values() if problem != "None"), "")
+
+
+def count_causes(label: str, problems: Iterable[str]) -> Counter:
     """`{"accuracy: timeout": 3}`; empty problems are rows that were scored."""
+    problems = list(problems)
     causes = Counter(f"{label}: {_shorten(problem)}" for problem in problems if problem)
     if len(causes) <= MOST_CAUSES:
         return causes

@@ -23,7 +23,8 @@ MOST_NODES = 400  # of both tables together times two: beyond, comparing takes s
 CELL_CHARACTERS = 200
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[0-9]+(?:\.[0-9]+)?|\S")
 _SPACING = re.compile(
-    r"(?<!\\)\\(?:(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|nolimits|quad|qquad)(?![a-zA-Z])|[,;:! ])"
+    r"(?<!\\)\\(?:(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|nolimits|quad|qquad)(?![a-zA-Z])"
+    r"|[,;:! ])"
 )
 _STYLED = re.compile(r"(\\(?:mathbf|mathcal|mathbb|mathfrak|boldsymbol|bm|vec|hat|bar|tilde))\s*\{\s*(\\?\w)\s*\}")
 _OPERATOR = re.compile(r"\\operatorname\*?\s*\{(sin|cos|tan|log|ln|exp|max|min|det|lim|arg|sup|inf|dim|gcd)\}")

@@ -144,6 +144,22 @@ class TestJudge:
             "judge: the judge's answer is no chat completion",
         }  # fmt: skip
 
+    def test_a_judge_of_weight_0_that_fails_is_counted(self):
+        judge = {"name": "judge", "weight": 0, "options": {"url": "http://127.0.0.1:9", "model": "m", "retries": 0}}
+        prompt = Prompt("p", [{"role": "user", "content": "What is it?"}], columns={"solution": "x", "task": "exact"})
+        with RewardPanel(["accuracy", judge]) as panel:
+            found = panel.score(["x", "x"], [prompt] * 2)
+        assert (
+            found.reward.tolist() == [1, 1]
+            and [*found.causes.values()] == [2]
+            and next(iter(found.causes)).startswith("judge: 127")
+        )
+
+    @pytest.mark.parametrize("reply", ['{"score": 0.', '```json\n{"score": 1', '{"reason": "it is 1'])
+    def test_a_reply_that_was_cut_says_nothing(self, reply):
+        with pytest.raises(ValueError, match="was cut"):
+            judges.read_score(reply, "auto", 0, 1)
+
     def test_a_server_that_is_not_there_leaves_rows_unscored(self):
         found = ask("http://127.0.0.1:9", ["<answer>navy</answer>"], retries=1, timeout=2)
         assert "cannot be reached" in str(found[0]["score"])
@@ -205,7 +221,10 @@ class TestPerceval:
         assert perceval.flagged('<think>x</think><answer>["red car"]</answer>') == ["red car"]
         assert perceval.flagged("The response is correct.") == [] and perceval.flagged("hm") is None
         assert perceval.flagged("<answer>[]</answer>") == []
-        assert perceval.flagged("<answer>['a red car', \"the dog's tail\",]</answer>") == ["a red car", "the dog's tail"]
+        assert perceval.flagged("<answer>['a red car', \"the dog's tail\",]</answer>") == [
+            "a red car",
+            "the dog's tail",
+        ]
 
     def test_columns_reach_the_batch(self):
         prompt = Prompt("p", [{"role": "user", "content": "What is there?"}], columns={"solution": "x"})
@@ -220,7 +239,9 @@ class TestPerceval:
         assert found.columns == {"flagged_tokens": [[[2, 9]], []]} and found.reward.tolist() == [0, 1]
 
     def test_a_row_that_no_model_looked_at_is_unscored_and_counted_at_any_weight(self):
-        prompt = Prompt("p", [{"role": "user", "content": "What is there?"}], columns={"solution": "x", "task": "exact"})
+        prompt = Prompt(
+            "p", [{"role": "user", "content": "What is there?"}], columns={"solution": "x", "task": "exact"}
+        )
         lost = (500, {}, b"out of memory")
         with serving(lambda body, number: lost if number % 2 else chat("<answer>[]</answer>")) as (url, _):
             options = {"url": url, "model": "m", "retries": 0, "concurrency": 1}
@@ -228,4 +249,4 @@ class TestPerceval:
             with RewardPanel(["accuracy", judge]) as panel:
                 found = panel.score(["x", "a x"], [prompt] * 2)
         assert found.reward.isnan().sum() == 1 and found.components["perceval/parsed"].isnan().sum() == 1
-        assert {cause.partition(":")[0] for cause in found.causes} == {"perceval", "perceval/flagged_tokens"}
+        assert found.causes == {f"perceval/flagged_tokens: {url[7:]} answered 500: out of memory": 1}
