@@ -49,8 +49,8 @@ _NEGATED = re.compile(r"(?:\bnot|n't|\bnever)\b(?:(?!\bbut\b)[^.,;:\[(\n]){0,40}
 
 def points(text: str, *, centres: bool = False) -> list[Point]:
     """All points of a text, in order: those of its JSON, or of the first notation above that finds some."""
-    if (rest := answers.corrected(text)) != text and (found := points(rest, centres=centres)):
-        return found
+    if (rest := answers.corrected(text)) != text and (better := points(rest, centres=centres)):
+        return better
     if quantised := _QUANTISED.findall(text[:LONGEST]):
         return [_point(x, y) for x, y in quantised]
     text = _TAGGED.sub(r"(\1, \2) ", answers.bare(dressing.narrow(text[:LONGEST])).translate(_DASHES))
@@ -62,8 +62,8 @@ def points(text: str, *, centres: bool = False) -> list[Point]:
         return points_in(value, centres=centres)
     if headed := _headed(text):
         return headed
-    if found := _NAMED.findall(text):
-        return [_point(x, y) for _, x, y in found]
+    if named := _NAMED.findall(text):
+        return [_point(x, y) for _, x, y in named]
     if _FOUR.search(text):
         return [_centre(box) for box in boxes(text)] if centres else []
     found = [m for m in _PAIR.finditer(text) if not _NEGATED.search(text[max(m.start() - 60, 0) : m.start()])]

@@ -89,8 +89,8 @@ def finding(value: Any) -> Finding | None:
     if isinstance(value, list | tuple):
         when = interval_from(value)
         return Finding(None, when) if when else None
-    told = in_english(answers.bare(answers.without_questions(dressing.narrow(str(value)))).strip())
-    text = _YES.sub("", answers.plain(_CAMEL.sub(" ", told).replace("\n", "; ")))
+    words = in_english(answers.bare(answers.without_questions(dressing.narrow(str(value)))).strip())
+    text = _YES.sub("", answers.plain(_CAMEL.sub(" ", words).replace("\n", "; ")))
     if _NORMAL.fullmatch(text) or _SAID_NORMAL.fullmatch(text):
         return Finding("", None)
     if told := _TOLD.search(text):
