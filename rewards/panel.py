@@ -35,6 +35,7 @@ from mmrl.rewards.rows import (
     Refused,
     RowScores,
     count_causes,
+    first_failure,
     gather_inputs,
     is_blank,
     key_column,
@@ -282,6 +283,9 @@ class RewardPanel:
                 columns[name], problems = made_column(result.outcomes, name)
                 causes.update(count_causes(f"{member.label}/{name}", problems))
                 reward[torch.tensor([bool(problem) for problem in problems], dtype=torch.bool)] = NAN
+            weightless = not any(member.weight(key) for key in member.all_keys)
+            if weightless and len(member.all_keys) > 1 and not member.spec.columns:
+                causes.update(count_causes(member.label, map(first_failure, result.outcomes)))
         if count and not components:
             raise RewardError(
                 f"the rewards {', '.join(m.label for m in self.members)} make columns alone and say of no output what "
