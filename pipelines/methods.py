@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from mmrl.columns import COLUMNS, missing
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
+from mmrl.pipelines.config import merge
 from mmrl.policies.registry import MODALITIES, policy_class
 from mmrl.recipes import Recipe, load_recipe, recipe_names
 from mmrl.rewards.presets import PRESETS, PUBLISHED
@@ -239,12 +240,12 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
     for modality in recipe.modalities:
         kind = policy_class(modality)
         try:
-            settings = read_section(kind.config_type, {"model": "", **recipe.policy}, "policy")
-            kept.append(kind.columns_of(settings))
+            settings = read_section(kind.config_type, merge(kind.least, recipe.policy), "policy")
+            kept.append(kind.columns_of(settings) | dict.fromkeys(kind.earned, "rewards of parts"))
             try:
                 plan_passes(objective, kind, strategies, settings)
             except ConfigError:
-                taught = read_section(kind.config_type, {"model": "", **recipe.policy, **A_TEACHER}, "policy")
+                taught = read_section(kind.config_type, merge(kind.least, {**recipe.policy, **A_TEACHER}), "policy")
                 plan_passes(objective, kind, strategies, taught)
                 asks.append(TEACHER)
         except ConfigError as error:
