@@ -14,10 +14,10 @@ from mmrl.policies.registry import policy_class
 from mmrl.settings import Section, read_section
 from mmrl.told import NAME, names_of, place_of
 
-WRITERS = {"masked": "masked", "vlm": "tokens", "video": "tokens"}
-"""Which kind of action a writer's modality has."""
-PAINTER, STEPS = "flow", "transition"
-"""The painter's modality, and its kind of action."""
+WRITERS = ("vlm", "video", "masked")
+PAINTER = "flow"
+KIND = {"writer": "tokens", "painter": "transition"}
+"""Of each side's actions: a recipe is for any writer, so a masked one's are tokens here, too."""
 SIDES = ("writer", "painter")
 MODALITY = "modality"
 Side = Literal["writer", "painter"]
@@ -44,8 +44,8 @@ class JointConfig(Section):
     painter  the `policy:` section of a flow policy, whose likelihood has log-probs
     turns    the stretches of a row in their order. A writer that reads images sees what was drawn before its turn
     train    which of the two; the other acts and stays as it is
-    learning_rates  of a side, in place of training.learning_rate. A side that neither names takes its modality's usual
-                    one, where training.learning_rate is left out too
+    learning_rates  of a side that trains, in place of training.learning_rate. Where that is left out as well, each side
+                    takes the usual rate of its modality
     """
 
     writer: dict[str, Any]
@@ -64,8 +64,6 @@ class JointConfig(Section):
         for side, rate in self.learning_rates.items():
             if not 0 <= rate <= 1:
                 raise ConfigError(f"policy.learning_rates.{side}={rate}: expected 0 to 1")
-        if idle := [side for side in self.learning_rates if side not in self.train]:
-            raise ConfigError(f"policy.learning_rates.{idle[0]}: policy.train leaves the {idle[0]} as it is")
         self._turns_make_sense()
         painter = [self.settings_of(side) for side in SIDES][1]
         if likelihood_class(painter.likelihood).trains != "ratio":
@@ -126,7 +124,7 @@ class JointConfig(Section):
     @property
     def modalities(self) -> dict[str, str]:
         """{kind of action: the modality whose stage functions judge it}."""
-        return {WRITERS[self.modality_of("writer")]: self.modality_of("writer"), STEPS: PAINTER}
+        return {kind: self.modality_of(side) for side, kind in KIND.items()}
 
 
 def refuse_side(side: str, settings: Any) -> None:

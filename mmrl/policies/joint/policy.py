@@ -26,7 +26,7 @@ from mmrl.errors import ConfigError, DataError, PolicyError
 from mmrl.policies import likelihood
 from mmrl.policies.base import ANY_POLICY, Policy
 from mmrl.policies.fixed_length import asked as refuse_starts
-from mmrl.policies.joint.config import SIDES, STEPS, WRITERS, JointConfig, Turn, refuse_side
+from mmrl.policies.joint.config import KIND, SIDES, WRITERS, JointConfig, refuse_side
 from mmrl.policies.joint.rows import joined, part_of, told_of
 from mmrl.policies.sharding import is_sharded
 from mmrl.randomness import Key
@@ -112,13 +112,10 @@ class JointPolicy(Policy):
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        return {str(side): rate for side, rate in self.config.learning_rates.items()}
+        return {str(side): rate for side, rate in self.config.learning_rates.items() if side in self.config.train}
 
     def counted(self) -> dict[str, Any]:
         return self.writer.counted() | self.painter.counted()
-
-    def _kind(self, turn: Turn) -> str:
-        return STEPS if turn.by == "painter" else WRITERS[self.writer.modality]
 
     @classmethod
     def modalities_of(cls, config: Any) -> dict[str, str]:
@@ -131,7 +128,7 @@ class JointPolicy(Policy):
     ) -> Rollouts:
         """Turn by turn; every draw is keyed by the prompt of its turn, which is the row's own from the second on."""
         self._only_current(weights)
-        _, _, rows = refuse_starts(requests, "a joint policy begins with its first turn's own words")
+        _, _, rows = refuse_starts(requests, "joint policies begin with words of their own")
         prompts = [request.prompt for request, _ in rows]
         for prompt in {p.id: p for p in prompts}.values():
             self._refuse_unread(prompt)
@@ -147,7 +144,7 @@ class JointPolicy(Policy):
             for each, output in zip(told, part.outputs, strict=True):
                 each.stretches.append(output)
             parts.append(part)
-        kinds = [self._kind(turn) for turn in self.config.turns]
+        kinds = [KIND[turn.by] for turn in self.config.turns]
         group, member = ([r.group for r, _ in rows], [m for _, m in rows])
         return joined(parts, kinds, prompts, group, member, told)
 
@@ -225,7 +222,8 @@ class JointPolicy(Policy):
                 continue
             each = policy.evaluate(part, own, under=under, weights=weights)
             found = found + put(each.log_probs)
-            for name, value in each.columns.items():
+            asked = {need.key: each.log_probs for need in own if need.probe == "log_probs"}
+            for name, value in (asked | each.columns).items():
                 if value.dim() < 2:
                     raise PolicyError(f"{name}: a number of a whole row, which a stretch of one cannot give")
                 columns[name] = columns[name] + put(value) if name in columns else put(value)
@@ -268,8 +266,7 @@ class JointPolicy(Policy):
         if settings is None:
             return
         for side in SIDES:
-            kind = STEPS if side == "painter" else WRITERS[settings.modality_of("writer")]
-            own = objective.kinds.get(kind, objective)
+            own = objective.kinds.get(KIND[side], objective)
             settings.class_of(side).check_objective(own, settings.settings_of(side))
 
     @classmethod
