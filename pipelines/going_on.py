@@ -38,7 +38,10 @@ def _refuse_another_run(config: RunConfig, start: Path) -> None:
     if not saved.is_file():
         return
     then = read_config(saved)
-    for key in (*SAME, *(f"policy.{side}.{name}" for side in SIDES for name in ("modality", "model", "lora", "quantize"))):
+    for key in (
+        *SAME,
+        *(f"policy.{side}.{name}" for side in SIDES for name in ("modality", "model", "lora", "quantize")),
+    ):
         old, new = (_looked_up(c, key) for c in (then, config))
         if old != new:
             raise ConfigError(

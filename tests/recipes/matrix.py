@@ -104,7 +104,12 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     strategies = Nested.of(known.rollout)
     kind = policy_class(modality)
     kept = kind.columns_of(read_section(kind.config_type, merge(kind.least, known.policy), "policy"))
-    made = {*strategies.makes, *kept, *kind.earned, *(name for reward in known.rewards for name in reward.get("columns", ()))}
+    made = {
+        *strategies.makes,
+        *kept,
+        *kind.earned,
+        *(name for reward in known.rewards for name in reward.get("columns", ())),
+    }
     made |= set(made_by(environment_of(known.environment).state)) if known.environment else set()
     waits = [n for n in strategies.reads(Objective.of(known.objective).columns) if COLUMNS[n].makers and n not in made]
     values, given = toys.toys(recipe, waits)

@@ -105,7 +105,7 @@ class JointConfig(Section):
 
     @property
     def kinds(self) -> list[str]:
-        """"text" or "picture", of each stretch."""
+        """ "text" or "picture", of each stretch."""
         return [KIND_OF[turn.by] for turn in self.turns]
 
     def modality_of(self, side: str) -> str:
@@ -139,7 +139,9 @@ def refuse_side(side: str, settings: Any) -> None:
     if side == "painter" and getattr(settings, "same_initial_noise", False):
         refused["same_initial_noise"] = "rows of a prompt are asked for different pictures, each from its own noise"
     if side == "painter" and settings.train_steps.select == "one":
-        refused["train_steps.select"] = "branches leave one seed's trajectory, and here each text has a picture of its own"
+        refused["train_steps.select"] = (
+            "branches leave one seed's trajectory, and here each text has a picture of its own"
+        )
     for name, why in refused.items():
         raise ConfigError(f"policy.{side}.{name}: {why}; leave it out")
 

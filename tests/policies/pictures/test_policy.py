@@ -110,8 +110,8 @@ def test_a_picture_goes_on_from_the_beginning_of_another():
     torch.testing.assert_close(policy.evaluate(later).log_probs, later.old_log_probs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("recipe", "group"), [("selftok", 4), ("ordered_search", 8)])
-def test_recipes_train_it_on_a_reward_of_pictures(tmp_path, recipe, group):
+@pytest.mark.parametrize(("recipe", "group", "found"), [("selftok", 4, 4), ("ordered_search", 8, 20)])
+def test_recipes_train_it_on_a_reward_of_pictures(tmp_path, recipe, group, found):
     """Two steps; the first update's check against the sampler is part of the run, and a resume finds the same end."""
     metrics = []
     world = "world:compositions?split=train&size=8&difficulty=1"
@@ -123,7 +123,7 @@ def test_recipes_train_it_on_a_reward_of_pictures(tmp_path, recipe, group):
         (), "vlm",
     )  # fmt: skip
     train(config, report=lambda step, values: metrics.append(values))
-    assert [m["rollouts"] for m in metrics] == [2 * group] * 2
+    assert [m["rollouts"] for m in metrics] == [2 * found] * 2
     again = config.model_copy(update={"run_dir": str(tmp_path / "again")})
     train(again, resume=tmp_path / "run" / "checkpoints" / "step-000001")
     ends = [load_file(f"{run.run_dir}/checkpoints/step-000002/trainable.safetensors") for run in (config, again)]
