@@ -1,4 +1,4 @@
-"""Whether stage functions are for what acts: the policy's modality, or of a policy of several models those of its parts."""
+"""Whether stage functions are for what acts: the policy's modality, or those of a joint policy's parts."""
 
 from __future__ import annotations
 

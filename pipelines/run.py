@@ -16,8 +16,8 @@ from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.callbacks import Callbacks
 from mmrl.pipelines.config import DataConfig, RunConfig, read_config
-from mmrl.pipelines.folders import in_its_own_folder
 from mmrl.pipelines.fitting import refuse_strange
+from mmrl.pipelines.folders import in_its_own_folder
 from mmrl.pipelines.former import read_saved
 from mmrl.pipelines.going_on import start_of
 from mmrl.pipelines.model_card import model_card, model_of

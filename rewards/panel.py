@@ -73,9 +73,9 @@ class RewardSpec(Section):
               trainer's; it needs Python 3.11 and what the reward imports, and gets this package from here
     frames    of a reward that reads pictures, on videos: it is called on every frame, and its answers are pooled by
               "mean", "min", "max", "median", "first" or "last"
-    of        of outputs of several stretches, which one it reads: text or picture, the last of each, or text_1, picture_2;
-              what it is worth is then what that stretch earned, too, in the column action_reward. None: all of it, as
-              `output.text`, `output.picture` and `output.stretches`
+    of        of outputs of several stretches, which one it reads: text or picture, the last of each, or text_1,
+              picture_2; what it is worth is then what that stretch earned, too, in the column action_reward. None: all
+              of it, as `output.text`, `output.picture` and `output.stretches`
     columns   keys of its answers that stage functions read as columns, and that are worth nothing themselves: one
               number, one for each action, or spans of the output's characters, [start, end] or [start, end, value]
     """

@@ -1,8 +1,8 @@
 """What travels between the trainer and a reward worker: one JSON line, then raw bytes for images.
 
 Values come out as they went in: strings, numbers, None, lists, tuples, dictionaries, paths, PIL images pixel by pixel,
-films with their rate, sounds sample by sample, and outputs of several stretches. numpy arrays and tensors arrive as lists. Anything else is refused
-by name, never turned into text.
+films with their rate, sounds sample by sample, and outputs of several stretches. numpy arrays and tensors arrive as
+lists. Anything else is refused by name, never turned into text.
 """
 
 from __future__ import annotations

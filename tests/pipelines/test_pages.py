@@ -24,7 +24,7 @@ BASE = {"vlm": {"policy": {"model": "asset:tiny_vlm"}, "data": {"train": "x"}, "
 BASE["flow"] = {"policy": {"model": "asset:tiny_flow"}, "data": {"train": "x"}, "rewards": ["accuracy"]}
 NOT_OF_A_RUN = {"stages": "a bridge: test_bridge.py", "updates": "of a recipe", "host": "of a server: test_wire.py"}
 """A key by which a YAML block that is no configuration of a run is known."""
-RUN_ELSEWHERE = {("methods-flow.md", 0): "tests/policies/joint/test_joint.py"}
+RUN_ELSEWHERE = {("joint.md", 0): "tests/pipelines/test_joint.py"}
 """Python blocks on objects of the reader's own, and the tests that make such: here what they import is there."""
 
 

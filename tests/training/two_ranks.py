@@ -55,7 +55,8 @@ OBJECTIVES = {
     "sharded": {"regularizers": [{"name": "entropy_bonus", "coefficient": 0.01}]},
 }  # fmt: skip
 """`marble`: a generator whose first optimizer step combines two rewards' gradients, and whose second mixes them.
-`joint`: words and pictures of two models, `janus`: pictures token by token. `sharded`: FSDP2, as accelerate prepares it. The last one: an accelerator shards from then on."""
+`joint`: words and pictures of two models, `janus`: pictures token by token. `sharded`: FSDP2, as accelerate prepares
+it. The last one: an accelerator shards from then on."""
 
 ROLLOUTS = {
     "refills": ["dynamic_sampling"],

@@ -222,8 +222,8 @@ class JanusPolicy(Policy):
         )
 
     def _write(self, prompt: Tensor, seen: Tensor, given: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T) tokens and their log-probs, the likeliest without `uniform (B, T)`; `given (B, T)` stand where they are
-        not negative."""
+        """(B, T) tokens and their log-probs, the likeliest without `uniform (B, T)`. Of `given (B, T)` those stand that
+        are not negative."""
         from transformers import DynamicCache
 
         writer, cache = self.inner, DynamicCache()
