@@ -26,8 +26,8 @@ class JointPipeline(Pipeline):
         """writer, painter: a name or path each, or the whole `policy:` section of that side as a mapping. `options` are
         those of the other pipelines: `config`, `seed`, and fields of the joint section, such as
         `turns=[{"by": "writer"}, {"by": "painter", "ask": "{text}"}]` or `train=["painter"]`."""
-        sides = {"writer": _section(writer), "painter": _section(painter)}
-        return super().from_pretrained("", **sides, **options)
+        sides: dict[str, Any] = {"writer": _section(writer), "painter": _section(painter)}
+        return super().from_pretrained("", **{**sides, **options})
 
 
 def _section(model: Model) -> dict[str, Any]:

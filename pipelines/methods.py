@@ -13,7 +13,7 @@ from mmrl.columns import COLUMNS, missing
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
 from mmrl.pipelines.config import merge
-from mmrl.policies.registry import MODALITIES, policy_class
+from mmrl.policies.registry import OF_ONE_MODEL, policy_class
 from mmrl.recipes import Recipe, load_recipe, recipe_names
 from mmrl.rewards.presets import PRESETS, PUBLISHED
 from mmrl.rewards.registry import Reward, columns_of
@@ -119,7 +119,7 @@ def _entry(
     stages = {f.stage for f in functions} | ({"reward"} if rewards else set())
     needs = {n for f in functions for n in _needs(f)}
     needs |= {c for r in rewards for c in columns_of(r.function, {}, r.name).required}
-    modalities = [m for m in MODALITIES if all(m in f.modalities for f in functions)]
+    modalities = [m for m in OF_ONE_MODEL if all(m in f.modalities for f in functions)]
     formulas = [f.formula for f in functions] + [r.formula for r in rewards]
     if recipe:
         bound = Objective.of(recipe.objective).stages
