@@ -26,7 +26,10 @@ BASE["joint"] = {
     "policy": {"writer": BASE["vlm"]["policy"], "painter": BASE["flow"]["policy"]}, "data": {"train": "x"},
     "rewards": ["accuracy"], "recipe": "unigrpo_joint",
 }  # fmt: skip
-NOT_OF_A_RUN = {"stages": "a bridge: test_bridge.py", "updates": "of a recipe", "host": "of a server: test_wire.py"}
+NOT_OF_A_RUN = {
+    "stages": "a bridge: test_bridge.py", "updates": "of a recipe", "host": "of a server: test_wire.py",
+    "pretrain": "of mmrl sar: test_refining.py",
+}  # fmt: skip
 """A key by which a YAML block that is no configuration of a run is known."""
 RUN_ELSEWHERE = {("joint.md", 0): "tests/pipelines/test_joint.py"}
 """Python blocks on objects of the reader's own, and the tests that make such: here what they import is there."""

@@ -1,6 +1,8 @@
 """`mmrl sar`: a base, and as many steps more of teacher forcing and of SAR; interrupted runs go on bit for bit."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +75,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatc
     assert (out / "sar" / "metrics.jsonl").read_text() == (whole[0] / "sar" / "metrics.jsonl").read_text()
     with pytest.raises(ConfigError, match="holds a run with another weight; name another folder"):
         refine(plan(out, "weight=0.5"), told.append)
+
+
+def test_the_plan_of_the_page_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "methods-flow.md").read_text()
+    (text,) = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "pretrain:" in block]
+    (tmp_path / "plan.yaml").write_text(text)
+    assert read_refinement(tmp_path / "plan.yaml").model == "my_model.py:Model"
 
 
 MINE = """

@@ -114,4 +114,5 @@ def refine(
         forced = token_loss(teacher, truth)
         return Refined(forced, forced, None, float(wrong))
     student = model.logits(texts, staggered(model, truth, own))
-    return Refined(*sar_loss(teacher, truth, student, own, weight, over), float(wrong))
+    loss, forced, free = sar_loss(teacher, truth, student, own, weight, over)
+    return Refined(loss, forced, free, float(wrong))
