@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.denials import denied
 from mmrl.rewards.languages import in_english
 from mmrl.rewards.sequences import folded
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
@@ -47,6 +48,8 @@ def pairs(value: Any) -> dict[str, str] | None:
         if not value or not all(isinstance(each, list | tuple) and len(each) == 2 for each in each_pair):
             return None
         found = [(folded(str(a)), folded(str(b))) for a, b in each_pair]
+    elif denied(str(value)):
+        return None
     else:
         text = answers.bare(answers.without_questions(in_english(dressing.narrow(str(value)[:LONGEST]))))
         text = _ARROW.sub(" -> ", answers.undollar(text))
