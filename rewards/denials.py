@@ -15,7 +15,8 @@ from mmrl.rewards.languages import stated
 LONGEST = 2000
 _NOT = r"(?:\b(?:not|never|neither|nor|cannot|outside|except|excluding|any(?:where|thing)? but|all but)\b|n't\b)"
 _BEFORE = re.compile(
-    rf"(?:{_NOT}|\bthere (?:is|are) no\b)(?!\s+(?:only|just|sure|certain)\b)(?:[^\w.,;:!?\n]+\w+){{0,3}}[^\w.,;:!?\n]*$",
+    rf"(?:{_NOT}|\bthere (?:is|are) no\b)(?!\s+(?:only|just|sure|certain)\b)"
+    r"(?:[^\w.,;:!?\n]+\w+){0,3}[^\w.,;:!?\n]*$",
     re.IGNORECASE,
 )
 _AFTER = re.compile(

@@ -101,7 +101,8 @@ POSSIBLY = re.compile(
     re.I,
 )
 POSSIBLE = re.compile(
-    rf"{_AFTER}\s*,?\s*(?:maybe|perhaps|possibly)\b|{_AFTER}\s+if (?:it|they|there|this) (?:were|was|had)\b|{_AFTER}\s+(?:(?:is|are|seems?)\s+(?:also\s+|both\s+)*"
+    rf"{_AFTER}\s*,?\s*(?:maybe|perhaps|possibly)\b|{_AFTER}\s+if (?:it|they|there|this) (?:were|was|had)\b"
+    rf"|{_AFTER}\s+(?:(?:is|are|seems?)\s+(?:also\s+|both\s+)*"
     r"(?:possible|plausible|conceivable|(?:a|one|another)\s+possibility)|(?:could|may|might)\s+(?:also\s+|well\s+)*be)\b",
     re.IGNORECASE,
 )
