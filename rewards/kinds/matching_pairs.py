@@ -81,7 +81,9 @@ def _written(text: str) -> list[tuple[str, str]]:
         return [(each[1], each[2]) for each in lines if each]
     rows = _ROWS.findall(text)
     headed = re.match(r"\s*\|[^\n]*\|\s*\n\s*\|[\s:|-]+\|\s*\n", text)
-    return rows[1:] if rows and headed else rows or _PAIR.findall(re.sub(r"[({<]", " ", text).replace("}", " "))
+    return (
+        rows[1:] if rows and headed else rows or _PAIR.findall(re.sub(r"[^\S\n]+", " ", re.sub(r"[({<}]", " ", text)))
+    )
 
 
 def true_pairs(solution: Any) -> dict[str, str]:
