@@ -62,6 +62,8 @@ TEXTS = (
 )
 SPOTS = ("point", "coordinate", "coordinates", "position", "start_box", "bbox", "box", "point_2d", "bbox_2d",
          "location", "element", "start_point", "start_coordinate", "target", "touch_point")  # fmt: skip
+SAME_SPOT = ("point", "coordinate", "coordinates", "position", "point_2d")
+"""Names of where an action acts: two that differ are two answers."""
 _ENDED = frozenset(("finish", "finished", "complete", "success", "done"))
 DIRECTIONS = ("up", "down", "left", "right")
 _CALL = re.compile(
@@ -69,6 +71,8 @@ _CALL = re.compile(
 )
 _DONE = re.compile(r"\bdo\(\s*action\s*=\s*[\"'](\w[\w ]{0,30})[\"']\s*(?:,\s*|(?=\)))", re.IGNORECASE)
 """`do(action="Tap", element=[x, y])`, of AutoGLM."""
+_ANOTHER = re.compile(r"\)\s*(?:or|oder|或|and|then|[,;/])+\s*(?:pyautogui\.)?([a-z_]{2,20})\s*\(", re.IGNORECASE)
+"""`click(1, 2) or click(8, 9)`."""
 _ARGUMENT = re.compile(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]*\]|\([^)]*\)|[^,]+)")
 _LINE = re.compile(
     r"^\W*(?:action\s*[:=]\s*)?([a-z_]+(?:[ _](?:click|press|text|key|back|home|app))?)\b\s*:?\s*(.*)$",
@@ -101,6 +105,8 @@ def action(text: str) -> Action | None:
         return action_in(value)
     text = answers.bare(text)
     text = _DONE.sub(r"\1(", text)
+    if any(_kind(name) for name in _ANOTHER.findall(text)):
+        return None
     calls = [m for m in _CALL.finditer(text) if m[1].lower() in _KINDS]
     if len(calls) == 1:
         return _of_call(_KINDS[calls[0][1].lower()], calls[0][2])
@@ -131,6 +137,8 @@ def action_in(value: Any) -> Action | None:
     used = next(n for n in NAMES if isinstance(fields.get(n), str) and _kind(fields[n]))
     rest = {k: v for k, v in fields.items() if k != used}
     spots = next((found for n in SPOTS if rest.get(n) and (found := points_in(rest[n], centres=True))), [])
+    if any(points_in(rest[n], centres=True)[:1] != spots[:1] for n in SAME_SPOT if kind != "drag" and rest.get(n)):
+        return None
     if not spots:
         spots = points_in({k: v for k, v in rest.items() if k in ("x", "y")})
     said = next((rest[n] for n in TEXTS if isinstance(rest.get(n), str | int | float | list)), None)

@@ -43,7 +43,7 @@ OF_A_NOUN = re.compile(
 _THERE_IS = re.compile(r"(?:\bthere\s*(?:is|are|'s|was|were))\s+$", re.IGNORECASE)
 _DOUBT = re.compile(
     r"\b(?:cannot|can't|can not|unsure|unclear|not sure|don't know|do not know|no idea|maybe|perhaps"
-    r"|whether|either)\b",
+    r"|whether|either|otherwise|unknown|wrong to say)\b",
     re.I,
 )
 _TRUE_THAT = re.compile(

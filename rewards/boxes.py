@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.denials import denied
 
 Box = tuple[float, float, float, float]
 LONGEST = 20_000
@@ -93,6 +94,8 @@ def boxes(text: str) -> list[Box]:
         return []
     if (rest := answers.corrected(text)) != text and (found := boxes(rest)):
         return found
+    if denied(text):
+        return []
     text = _PIXELS.sub("", dressing.narrow(text[:LONGEST]).translate(_PLAIN))
     text = _SPELT.sub(r"[\1, \2, \3, \4]", text)
     text = _QUOTED_NUMBER.sub(r"\2", _SPECIAL.sub(" ", text))

@@ -64,7 +64,11 @@ def chosen(text: str, options: Options) -> str | None:
 
 
 def _chosen(text: str, options: Options) -> str | None:
-    text = in_words(text.strip()[-LONGEST:])
+    text = text.strip()[-LONGEST:]
+    if (named := _under_names(text)) is not None:
+        labels = {_chosen(each, options) for each in named}
+        return labels.pop() if len(labels) == 1 else None
+    text = in_words(text)
     dressed = answers.undollar(answers.bare(text)).translate(_QUOTED)
     label, spelled = label_in(dressed, options), options.with_text(dressed)
     if label and not label[1]:
@@ -99,6 +103,19 @@ def _chosen(text: str, options: Options) -> str | None:
     if any(each.place > plain[-1].place for each in weighed) or _is_doubted(marked, weighed, plain[-1].place):
         return None
     return left.pop()
+
+
+def _under_names(text: str) -> list[str] | None:
+    """The answers that JSON gives under several names for one, in a list, or as what is true; None for other texts."""
+    value = answers.json_value(text) if text.startswith(("{", "```")) else None
+    if not isinstance(value, dict) or not value:
+        return None
+    if all(isinstance(each, bool) for each in value.values()):
+        return [str(key) for key, each in value.items() if each]
+    named = [each for key, each in value.items() if str(key).lower() in _NAMED_SO]
+    if len(named) > 1 or (named and isinstance(named[0], list)):
+        return [str(one) for each in named for one in (each if isinstance(each, list) else [each])]
+    return None
 
 
 def _counted(text: str, options: Options) -> str | None:
@@ -204,8 +221,10 @@ def listed_options(text: str, options: Options) -> frozenset[str] | None:
     if len(text) > 10 * SHORT:
         return None
     value = answers.json_value(text)
-    if isinstance(value, dict) and len(found := [v for k, v in value.items() if str(k).lower() in _NAMED_SO]) == 1:
-        return listed_options(", ".join(map(str, found[0])) if isinstance(found[0], list) else str(found[0]), options)
+    called = [v for k, v in value.items() if str(k).lower() in _NAMED_SO] if isinstance(value, dict) else []
+    if called:
+        one = ", ".join(map(str, called[0])) if isinstance(called[0], list) else str(called[0])
+        return listed_options(one, options) if all(each == called[0] for each in called) else frozenset()
     if isinstance(value, list) and text.startswith("[") and text.endswith("]"):
         items = [str(each) for each in value]
     else:

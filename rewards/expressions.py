@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmrl.rewards import answers, dressing, real_sets, units
+from mmrl.rewards.loose_json import depth
 from mmrl.rewards.numbers import number
 from mmrl.rewards.options import Options, label_in
 from mmrl.rewards.registry import checks, reward
@@ -25,6 +26,7 @@ from mmrl.rewards.spelled import DASHES
 SECONDS = 3  # of computing that one comparison may take in a main thread; elsewhere only the worker's own limit holds
 MOST_DIGITS = 4000  # of a power or factorial that is written out
 LONGEST = 2000  # characters of an expression
+DEEPEST = 25  # brackets in brackets
 MOST_TERMS = 60  # power of a bracket that is expanded
 _KNOWN = frozenset((
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln",
@@ -36,6 +38,7 @@ _POWER = re.compile(
     r"([\d.]+|[A-Za-z]"
     r"|[)}\]])\s*\^\s*(?:\{\s*\(?\s*(-?[\d.]+)\s*\)?\s*\}|\(\s*(-?[\d.]+)\s*\)|(-?\d+(?:\.\d+)?))"
 )
+_TOWER = re.compile(r"(?:[\w)}]\s*\^\s*[{(]{0,2}\s*){5}")
 _FACTORIAL = re.compile(r"(\d+)\s*\)?\s*!|\\binom\s*\{?\s*(\d+)")
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'?(?:\s*\(\s*[A-Za-z]\s*\))?")
 _MIXED = re.compile(r"(?<![\w./^_])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w./])")
@@ -88,6 +91,10 @@ def _clean(text: str) -> str:
     return text.strip().rstrip(".")
 
 
+_UNEQUAL = re.compile(r"\s*(?:\\neq?(?![a-z])|≠|!=)")
+"""What an answer is not: `\\ne 1/2`."""
+
+
 def same_expression(answer: str, right: str) -> bool:
     r"""Whether two texts of LaTeX, without `$`, are equal as words, letters, numbers or expressions."""
     words, true_words = _worded(answer), _worded(right)
@@ -116,7 +123,7 @@ def same_expression(answer: str, right: str) -> bool:
         answer = _without_words(answer)
         if not answer or is_wordy(answer):
             return False
-    if is_costly(answer) or is_costly(right):
+    if is_costly(answer) or is_costly(right) or _UNEQUAL.match(answer):
         return False
     with _time_limit():
         return _equal(answer, right)
@@ -157,8 +164,8 @@ def _without_words(text: str) -> str:
 
 
 def is_costly(text: str) -> bool:
-    """Whether computing with an expression may take seconds: towers of powers, large factorials, long texts."""
-    if len(text) > LONGEST:
+    """Whether computing with an expression may take seconds: towers, large factorials, deep brackets, long texts."""
+    if len(text) > LONGEST or depth(text) > DEEPEST or _TOWER.search(text):
         return True
     if any(int((m[1] or m[2])[:9]) > 1500 for m in _FACTORIAL.finditer(text)):
         return True

@@ -68,7 +68,9 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _UNIT_AFTER = re.compile(rf"\]\s*({_HOURS}|{_MINUTES})\b", re.IGNORECASE)
-_NO_TIME = re.compile(r"\bframes?\b|\bnot\b|n't\b|%", re.IGNORECASE)
+_NO_TIME = re.compile(
+    r"\bframes?\b|\bnot\b|n't\b|%|\b(?:outside|except|excluding|wrong|incorrect)\b|\d\s*[ap]\.?m\b", re.IGNORECASE
+)
 
 
 def interval(text: str) -> Interval | None:

@@ -15,11 +15,29 @@ import re
 LONGEST = 50_000
 _HAN = "\u4e00-\u9fff"
 _LETTER = r"(?:(?:opci[óo]n|option|op[çc][ãa]o|letra|lettre|lettera|buchstabe)\s+)?"
+_DIGITS = "零〇一二两兩三四五六七八九十百千"
 _NUMERALS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}
 _SCALES = {"十": 10, "百": 100, "千": 1000}
 _COUNTED = "个個只隻辆輛人名张張次条條本位台棵朵块塊种種头頭匹枚件把家层層座"
 
 _STATED: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(rf"(?<!是)(?:并?不是|并非|不等于|不应?选|别选|不要选|没有(?=\s*[\d{_DIGITS}]))"), " not "),
+    (re.compile(r"排除(?:选项)?\s*(?=[A-Z(])"), " ruling out "),
+    (re.compile(r"(?<=[A-Z)])\s*(?:选项)?(?:是|也)?(?:错误|错|不对|不正确)的?"), " is wrong "),
+    (re.compile(r"可能是|也许是|或许是"), " maybe "),
+    (re.compile(r"至少有?"), " at least "), (re.compile(r"至多|最多有?"), " at most "),
+    (re.compile(r"(?:超过|多于|大于)了?"), " more than "), (re.compile(r"少于|小于|不到|低于"), " less than "),
+    (re.compile(r"还是|或者?(?!许)"), " or "),
+    (re.compile(r"[,，]?\s*而?是(?=[A-Z\d(\[])(?<=[,，而]是)"), ", but "),
+    (re.compile(r"\bnicht\b(?: (?:die|der|das|von))?|\bno (?:es|son|de(?= \d))(?: (?:la|el)\b)?"
+                r"|\b(?:não é|non è)(?: a\b| la\b)?|\bn['\u2019]est pas\b|\bне\b", re.I), " not "),
+    (re.compile(r"\bkeine?[nrs]?\b(?= ?\d)", re.I), " not "),
+    (re.compile(r"\b(?:sondern|sino)\b", re.I), "but"),
+    (re.compile(r"\b(?:mindestens|al menos|por lo menos|au moins|pelo menos|almeno)\b", re.I), "at least"),
+    (re.compile(r"\b(?:h[öo]chstens|a lo sumo|como m[áa]ximo|au plus|no m[áa]ximo)\b", re.I), "at most"),
+    (re.compile(r"\b(?:mehr als|m[áa]s de|plus de|mais de|pi[ùu] di)\b(?= ?\d)", re.I), "more than"),
+    (re.compile(r"\b(?:weniger als|menos de|moins de|meno di)\b(?= ?\d)", re.I), "less than"),
+    (re.compile(r"(?<=[\dA-Z\])]) (?:o|ou|oder|или) (?=[\dA-Z\[(])"), " or "),
     (re.compile(
         r"\b(?:la |die |a |il |l[ae]s? )?(?:(?:bonnes?|richtigen?|korrekten?) )?"
         r"(?:respuestas?|opci[óo]n(?:es)?|r[ée]ponses?|respostas?|rispost[ae]|antwort(?:en)?)"
@@ -29,7 +47,7 @@ _STATED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?:正解|答え|回答)は\s*(\S{1,40}?)\s*です"), r"the answer is \1 "),
     (re.compile(r"(?:정답|답)은\s*(\S{1,40}?)\s*(?:입니다|이다|예요)"), r"the answer is \1 "),
     (re.compile(r"(?:正确|最终)?(?:答案|结果)(?:是|为|應為|应为)\s*[::]?\s*"), " the answer is "),
-    (re.compile(r"(?:故|因此|所以)?(?:应)?选\s*[::]?\s*(?=[A-Z(])"), " the answer is "),
+    (re.compile(r"(?:故|因此|所以)?(?:应)?(?<!不)选\s*[::]?\s*(?=[A-Z(])"), " the answer is "),
     (re.compile(r"(?<=\b[A-Z]) (?:und|y|et|e|и) (?=[A-Z]\b)"), " and "),
 )  # fmt: skip
 _SAID: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -57,7 +75,7 @@ _SAID: tuple[tuple[re.Pattern[str], str], ...] = (
         r"\b(?:das |la |die |o |il )?(?:zweite|deuxième|seconde|segunda|seconda) (?=bild|image|video|vidéo)", re.I),
      "the second "),
     (re.compile(r"\b(?<=first )bild\b|\b(?<=second )bild\b", re.I), "image"),
-    (re.compile(r"(?:质量)?(?:更好|更佳|更优|更高)"), " is better "),
+    (re.compile(r"(?:质量)?(?<!不)(?:更好|更佳|更优|更高)"), " is better "),
     (re.compile(r"\b(?:bild|(?:la )?imagen|l['’]image|immagine|imagem) (1|2|a|b)\b", re.I), r"image \1"),
     (re.compile(
         r"\b(?:ist (?:besser|schärfer)|es mejor|est (?:meilleure?|mieux)|é melhor|è migliore)\b", re.I),

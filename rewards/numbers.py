@@ -38,11 +38,11 @@ _TOKEN = re.compile(
 _BOUND = re.compile(
     r"(?:\b(?:at (?:least|most)|(?:no |not )?(?:more|less|fewer|greater|larger|smaller|higher|lower) "
     r"than|up to|over|under|"
-    r"above|below|between|almost|nearly|within)|[<>≤≥≠±∛∜])\s*$",
+    r"above|below|between|almost|nearly|within)|\b(?:max|min)\b\.?|[<>≤≥≠±∛∜])\s*$",
     re.IGNORECASE,
 )
 _NEGATED = re.compile(
-    r"\b(?:there (?:is|are|was|were)|see|count|find|has|have) no\s+$"
+    r"(?:^|\b(?:there (?:is|are|was|were)|see|count|find|has|have) )no\s+$"
     r"|(?:\b(?:not|never|neither|nor|cannot|without|except)|n't"
     r"|\b(?:instead of|rather than)(?![^,;:.!?]*\bthere (?:is|are|was|were)\b))\b"
     r"(?:(?!\bbut\b|\bit is\b|\bit's\b)[^,;:.!?]){0,40}$",
@@ -54,7 +54,7 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _SPOILED_AFTER = re.compile(
-    r"\s*(?:[:<>=]\s*[\d.]|\+/?|[±‰]|(?:or (?:more|less|fewer|above|below)|at (?:most|least)|and "
+    r"\s*(?:[:<>=]\s*[\d.]|\+/?|[±‰]|(?:or (?:more|less|fewer|above|below)|,? ?at (?:most|least)|and "
     r"(?:above|below))\b|[xyzXYZ](?![^\W\d_])|[hm]\s?\d"
     r"|D(?![^\W_])|\s?mill?\b)",
     re.IGNORECASE,

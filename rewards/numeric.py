@@ -7,6 +7,7 @@ from typing import Any
 
 from mmrl.rewards import answers, units
 from mmrl.rewards.boxes import says_none
+from mmrl.rewards.languages import amounts
 from mmrl.rewards.numbers import is_percent, number
 from mmrl.rewards.registry import checks, reward
 
@@ -32,13 +33,16 @@ def true_number(solution: Any) -> tuple[float, bool]:
 def candidates(completion: str, solution: Any) -> tuple[float, list[float]]:
     """The truth, and what an answer may mean: beside a share `50%` is .5, beside a percentage `.5` is 50."""
     right, percent = true_number(solution)
-    text = answers.extract(completion)
+    text = units.with_unit(amounts(answers.extract(completion)))
     predicted = number(text, share=not percent and abs(right) <= 1)
     if predicted is None and right == 0 and _NONE.match(text) and says_none(text):
         return right, [0.0]
     if predicted is None:
         return right, []
-    if isinstance(solution, str) and units.differ(text, wanted := answers.truth(solution)):
+    wanted = answers.truth(solution) if isinstance(solution, str) else ""
+    if wanted and (units.disagree(text) or (not percent and is_percent(text) and units.units(wanted))):
+        return right, []
+    if wanted and units.differ(text, wanted):
         return right, [predicted * factor for factor in units.factors(text, wanted)]
     return right, [predicted, 100 * predicted] if percent and not is_percent(text) else [predicted]
 

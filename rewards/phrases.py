@@ -56,6 +56,7 @@ NEGATED = re.compile(
     rf"|\b(?:unlike|in contrast to|as opposed to|compared (?:to|with))\s+(?:{_ONE}[\"')]*\s+(?:or|and|nor)\s+)*"
     r"(?:the\s+|an?\s+)?(?:options?\s+)?[\"'(]*\Z"
     rf"|\bprefer\s+(?:options?\s+)?[\"'(]*{_M}[\"')]*\s+to\s+(?:options?\s+)?[\"'(]*\Z"
+    r"|(?:\A|\n)[ \t]*[\u2717\u2718\u274c]\ufe0f?[ \t]*[\"'(]*\Z"
     r"|(?<!no )(?<!without )(?<!without a )(?<!without any )\bdoubt(?:s|ed|ful)?\b[^,.;:!?\n]*$",
     re.IGNORECASE,
 )
@@ -100,7 +101,8 @@ POSSIBLY = re.compile(
     re.I,
 )
 POSSIBLE = re.compile(
-    rf"{_AFTER}\s*,?\s*(?:maybe|perhaps|possibly)\b|{_AFTER}\s+(?:(?:is|are|seems?)\s+(?:also\s+|both\s+)*"
+    rf"{_AFTER}\s*,?\s*(?:maybe|perhaps|possibly)\b|{_AFTER}\s+if (?:it|they|there|this) (?:were|was|had)\b"
+    rf"|{_AFTER}\s+(?:(?:is|are|seems?)\s+(?:also\s+|both\s+)*"
     r"(?:possible|plausible|conceivable|(?:a|one|another)\s+possibility)|(?:could|may|might)\s+(?:also\s+|well\s+)*be)\b",
     re.IGNORECASE,
 )

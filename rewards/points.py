@@ -16,6 +16,7 @@ from typing import Any
 
 from mmrl.rewards import answers, dressing
 from mmrl.rewards.boxes import boxes, from_value
+from mmrl.rewards.denials import denied
 from mmrl.rewards.tables import grid
 
 Point = tuple[float, float]
@@ -51,6 +52,8 @@ def points(text: str, *, centres: bool = False) -> list[Point]:
     """All points of a text, in order: those of its JSON, or of the first notation above that finds some."""
     if (rest := answers.corrected(text)) != text and (better := points(rest, centres=centres)):
         return better
+    if denied(text):
+        return []
     if quantised := _QUANTISED.findall(text[:LONGEST]):
         return [_point(x, y) for x, y in quantised]
     text = _TAGGED.sub(r"(\1, \2) ", answers.bare(dressing.narrow(text[:LONGEST])).translate(_DASHES))

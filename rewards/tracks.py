@@ -9,6 +9,7 @@ from typing import Any
 
 from mmrl.rewards import answers
 from mmrl.rewards.boxes import Box, boxes, from_value
+from mmrl.rewards.denials import denied
 from mmrl.rewards.intervals import Interval, interval
 from mmrl.rewards.intervals import from_value as interval_from
 from mmrl.rewards.languages import in_english
@@ -47,6 +48,8 @@ Track = dict[float, Box]
 
 def read(text: str) -> Any:
     """The JSON of an answer, or its lines `Frame 3: [x1, y1, x2, y2]` as a mapping, in any notation of boxes."""
+    if denied(text):
+        return None
     text = in_english(text)
     if (framed := _objects(text) or _rows(text)) is not None:
         return framed
@@ -94,7 +97,7 @@ def tube(text: str) -> tuple[Interval | None, Track]:
     when, found = tube_in(read(text))
     if when is None and found:
         when = interval("\n".join(_words_of(line) for line in text.splitlines() if not boxes(_beside(_words_of(line)))))
-    if when is None and not found:
+    if when is None and not found and not denied(text):
         when = interval(text)
     return when, found
 

@@ -66,6 +66,21 @@ def units(text: str, variables: bool = False) -> set[str]:
     return found
 
 
+def disagree(text: str) -> bool:
+    """Whether a text leaves its unit open: "5 m or 5 cm"."""
+    sides = [units(each) for each in re.split(r"\bor\b", text)] if len(text) <= LONGEST else []
+    return len(sides) > 1 and all(sides) and not set.intersection(*sides)
+
+
+def with_unit(text: str) -> str:
+    """`{"value": 5, "unit": "m"}` as `5 m`; any other text as it is."""
+    value = answers.json_value(text) if "unit" in text and len(text) <= LONGEST else None
+    if not isinstance(value, dict) or not isinstance(value.get("unit"), str):
+        return text
+    held = [each for name, each in value.items() if name != "unit" and isinstance(each, int | float | str)]
+    return f"{held[0]} {value['unit']}" if len(held) == 1 else text
+
+
 def differ(first: str, second: str, variables: bool = False) -> bool:
     """Whether two quantities have units, and no unit in common. A rate has no unit in common with what it counts, as
     `90 km` for `90 km/h`, but that money is often told without its time."""

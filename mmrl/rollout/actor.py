@@ -81,6 +81,7 @@ class Actor:
             "environment/calls_per_row": calls.mean().item(),
             "environment/bad_calls_per_row": batch["bad_calls"].double().mean().item(),
             "environment/observed_columns": batch["observed"].double().mean().item(),
+            **{f"environment/{name}": batch[name].double().mean().item() for name in self.environment.columns},
             **counted,
         }
 

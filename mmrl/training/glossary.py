@@ -177,6 +177,9 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
             "tokens that were shown to the model; never trained on",
             "within policy.max_extent",
         ),
+        Entry(
+            "environment/fetched", "how well the first frames asked for met the true span, of a clip's frames", "rises"
+        ),
         Entry("environment/*", "what went wrong in the environment, by cause, since the process began", "0"),
         Entry("data/left_out", "rows that could not be read and were skipped, as data.on_error: skip says", "0"),
     ),

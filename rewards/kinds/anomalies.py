@@ -22,13 +22,15 @@ _NORMAL = re.compile(
     r"(?:normal|none|no anomal(?:y|ies)|no|false|nothing (?:unusual|abnormal|anomalous)|n/a|null)", re.I
 )
 _SAID_NORMAL = re.compile(
-    r"(?:no,? )?(?:(?:the |this )?(?:video|clip|scene|footage)|everything|all)? ?(?:is |looks |seems |appears )?"
-    r"(?:completely |entirely |perfectly )?normal[^.,;\d]{0,30}|"
+    r"(?:no, )?(?:(?:the |this )?(?:video|clip|scene|footage)|everything|all)? ?(?:is |looks |seems |appears )?"
+    r"(?:completely |entirely |perfectly )?normal(?:(?!\b(?:or|but|except|until)\b)[^.,;\d]){0,30}|"
     r"(?:no,? )?(?:there (?:is|are) |(?:the |this )?(?:video|clip|scene|footage) (?:shows|contains|has) )?"
     r"no (?:anomal(?:y|ies)|(?:abnormal|unusual|anomalous|suspicious) "
     r"(?:events?|activit(?:y|ies)|behaviou?rs?))(?:(?!\b(?:but|except)\b)[^.,;]){0,40}|"
     r"(?:no,? )?(?:there is )?nothing (?:unusual|abnormal|anomalous|out of the ordinary)[^.,;\d]{0,40}", re.I
 )  # fmt: skip
+_NOT_SO = re.compile(r"(?:(?:it|this|there) (?:is|are|was) )?(?:not|no|without)\b(?! (?:only|just|normal)\b)")
+"""`It is not fighting from 2 to 8 s`: neither kind nor time."""
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 _YES = re.compile(r"^(?:yes|[-*\u2022])[,.:;]?\s+(?:there is )?(?=\w)")
 _WHO = re.compile(
@@ -81,7 +83,10 @@ def finding(value: Any) -> Finding | None:
     if isinstance(value, Mapping):
         named = {str(k).lower(): v for k, v in value.items()}
         said = [named[k] for k in KINDS if named.get(k) is not None and not isinstance(named[k], list | dict)]
-        label = next((each for each in map(_label, said) if each is not None), None)
+        labels = [each for each in map(_label, said) if each is not None]
+        if any(not alike(each, labels[0]) for each in labels):
+            return None
+        label = labels[0] if labels else None
         when = next((interval_from(named[k]) for k in TIMES if named.get(k)), interval_from(value))
         none = any(k in named and named[k] is None for k in KINDS) and not said
         label = "" if label is None and (none or any(_is_no(each) for each in said)) else label
@@ -95,6 +100,8 @@ def finding(value: Any) -> Finding | None:
         return Finding("", None)
     if told := _TOLD.search(text):
         return Finding(_label(told[1] or told[2]), interval(text[told.end() :]))
+    if _NOT_SO.match(text):
+        return None
     if re.fullmatch(_NAME, text):
         return Finding(text.replace("_", " "), None)
     kind = _NAMED.match(text)

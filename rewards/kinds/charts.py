@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.denials import denied
 from mmrl.rewards.distances import f1, words
 from mmrl.rewards.named_values import LABELS, named
 from mmrl.rewards.numbers import is_percent, number
@@ -134,6 +135,8 @@ def relaxed(answer: str, right: Value, tolerance: float, percent: bool) -> bool 
 def listed(answer: str) -> Any:
     """The names and values of an answer: its JSON, its table, or as they are listed; None for none."""
     parsed = answers.merged(answers.json_value(answer))
+    if denied(answer):
+        return None
     return named(dressing.narrow(answer)) if parsed is None else parsed
 
 

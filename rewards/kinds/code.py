@@ -18,6 +18,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from mmrl.rewards import answers
+from mmrl.rewards.denials import denied
 from mmrl.rewards.distances import overlap_f1
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
@@ -69,7 +70,7 @@ def true_json(solution: Any) -> list[tuple[str, str]]:
 def code_json(answer: str, right: list[tuple[str, str]]) -> Verdict:
     """JSON: F1 of its leaves, path and value, against the truth's; `paths` compares the paths alone."""
     value = answers.json_value(answer)
-    if not isinstance(value, dict | list) or not value:
+    if not isinstance(value, dict | list) or not value or denied(answer):
         return UNREAD
     found = list(leaves(value))[:MOST]
     paths = overlap_f1([path for path, _ in found], [path for path, _ in right])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.denials import denied
 from mmrl.rewards.languages import in_english
 from mmrl.rewards.sequences import folded
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
@@ -47,6 +48,8 @@ def pairs(value: Any) -> dict[str, str] | None:
         if not value or not all(isinstance(each, list | tuple) and len(each) == 2 for each in each_pair):
             return None
         found = [(folded(str(a)), folded(str(b))) for a, b in each_pair]
+    elif denied(str(value)):
+        return None
     else:
         text = answers.bare(answers.without_questions(in_english(dressing.narrow(str(value)[:LONGEST]))))
         text = _ARROW.sub(" -> ", answers.undollar(text))
@@ -78,7 +81,9 @@ def _written(text: str) -> list[tuple[str, str]]:
         return [(each[1], each[2]) for each in lines if each]
     rows = _ROWS.findall(text)
     headed = re.match(r"\s*\|[^\n]*\|\s*\n\s*\|[\s:|-]+\|\s*\n", text)
-    return rows[1:] if rows and headed else rows or _PAIR.findall(re.sub(r"[({<]", " ", text).replace("}", " "))
+    return (
+        rows[1:] if rows and headed else rows or _PAIR.findall(re.sub(r"[^\S\n]+", " ", re.sub(r"[({<}]", " ", text)))
+    )
 
 
 def true_pairs(solution: Any) -> dict[str, str]:

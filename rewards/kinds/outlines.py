@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.denials import denied
 from mmrl.rewards.points import Point, points, points_in, true_points
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
@@ -23,6 +24,8 @@ _NUMBER = re.compile(_N)
 
 def outline(text: str) -> list[Point]:
     """The corners of a text: as `points`, in a row `[x1, y1, x2, y2, ...]` as COCO has them, as SVG or WKT."""
+    if denied(text):
+        return []
     text = re.sub(r"</?[a-z]+>", " ", dressing.narrow(answers.bare(text)), flags=re.IGNORECASE).strip().strip("\"'")
     if attribute := _ATTRIBUTE.search(text):
         text = attribute[1]

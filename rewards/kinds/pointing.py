@@ -13,6 +13,7 @@ from typing import Any
 
 from mmrl.rewards import answers
 from mmrl.rewards.boxes import Box, boxes, from_value
+from mmrl.rewards.denials import denied
 from mmrl.rewards.grounding import iou
 from mmrl.rewards.matching import is_wall, shared_of_larger
 from mmrl.rewards.points import Point, distance, inside, points, points_in, the_point, true_points
@@ -132,6 +133,8 @@ def _only(found: list[Any]) -> Any:
 
 def prompts_in(answer: str) -> list[dict[str, Any]]:
     """The objects of an answer, as JSON or in tags, `<box>[...]</box><point>[...]</point>`."""
+    if denied(answer):
+        return []
     if tagged := _TAGGED.findall(answer):
         return [made for b, p in tagged if (made := {"box": _only(boxes(b)), "point": _only(points(f"({p})"))})["box"]]
     value = answers.json_value(answer)

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.denials import agreed
 from mmrl.rewards.languages import in_english
 from mmrl.rewards.numbers import number
 from mmrl.rewards.numeric import true_number
@@ -18,6 +19,8 @@ from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 SCORES = ("score", "rating", "quality", "overall", "quality_score", "overall_score", "overall_quality",
           "final_score", "mos", "answer")  # fmt: skip
+SAME = ("score", "rating", "mos", "answer")
+"""Names of one and the same number; the others may be aspects."""
 _SCALE = re.compile(
     r"\bon an? (?:(?:quality|rating|likert) )?scale (?:from|of|between) \d+ ?(?:to|-|\u2013|and|through) ?\d+(?:,|:)?",
     re.IGNORECASE,
@@ -38,7 +41,9 @@ def rating(text: str) -> float | None:
     if overall := list(_OVERALL.finditer(text)):
         return float(overall[0][1]) if len({float(each[1]) for each in overall}) == 1 else None
     if isinstance(value, dict):
+        same = [value[k] for k in SAME if k in value]
         named = next((value[k] for k in SCORES if isinstance(value.get(k), int | float | str)), None)
+        named = named if len(same) < 2 else agreed(value, SAME)
         return number(str(named)) if named is not None and not isinstance(named, bool) else None
     if (match := _OUT_OF.search(text)) and not _OUT_OF.search(text, match.end()):
         text = text[: match.start(2) - 1].rstrip(" /").removesuffix("out of") + text[match.end() :]
@@ -144,7 +149,7 @@ def side(text: str) -> int | None:
             both = [value.get(key) for key in keys]
             if all(isinstance(each, int | float) for each in both):
                 return 3 if both[0] == both[1] else 1 if both[0] > both[1] else 2
-        named = next((value[k] for k in CHOSEN if value.get(k) is not None), None)
+        named = agreed(value, CHOSEN)
         return side(str(named)) if named is not None else None
     text = in_english(dressing.narrow(text)).strip()
     text = answers.bare(answers.without_questions(_DISMISSED.sub("", text)))

@@ -51,11 +51,23 @@ _ENTITLED = re.compile(r"[^'\u2018\n]{0,60}\s['\u2018]([^'\u2018\u2019]+)['\u201
 _WIDE = re.compile(r"[\uff10-\uff5a]")
 
 
+_DENIES = re.compile(
+    r"\b(?:not|never|nothing|neither|wrong|incorrect|false|impossible|prompt|question|asks?|asked|nicht|keine?|pas|nunca)\b"
+    r"|n't\b|\bno (?:es|dice|pone|text|sign|word|such|mention)\b|没|不|非", re.IGNORECASE
+)  # fmt: skip
+
+
+def _is_denied(lead: str) -> bool:
+    """Whether what stands before a quoted text says that it is not what is written: `It does not say "STOP"`."""
+    return bool(_DENIES.search(lead))
+
+
 def unfenced(text: str) -> str:
     """A code fence, quotes that hold the whole text, and marks of emphasis taken off."""
     text = text.strip().removeprefix("```text").removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     text = answers.bare(dressing.undressed(text) if text.startswith("{") else text).strip()
-    if told := _TOLD.fullmatch(text) or _COLON.fullmatch(text) or _LABELLED.fullmatch(text):
+    told = _TOLD.fullmatch(text) or _COLON.fullmatch(text) or _LABELLED.fullmatch(text)
+    if told and not _is_denied(text[: told.start(1)]):
         text = told[1].strip()
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
@@ -63,9 +75,15 @@ def unfenced(text: str) -> str:
 def _readings(answer: str) -> list[str]:
     """A text as it stands, and what a sentence says is written there; a label may stand in the picture, too."""
     text = dressing.narrow(unfenced(answer)) if _WIDE.search(answer) else unfenced(answer)
-    lead = next((match for form in _LEADS if (match := form.match(text)) and text[match.end() :].strip()), None)
+    leads = (match for form in _LEADS if (match := form.match(text)) and text[match.end() :].strip())
+    lead = next((match for match in leads if not _is_denied(match[0])), None)
     found = [text, unfenced(text[lead.end() :]) if lead else ""]
     told = _SAYS.fullmatch(text) or _ENTITLED.fullmatch(text)
+    told = (
+        None
+        if told and _is_denied(text[: next(told.start(i) for i, each in enumerate(told.groups(), 1) if each)])
+        else told
+    )
     return list(dict.fromkeys([*found, next(filter(None, told.groups()))] if told else found))
 
 

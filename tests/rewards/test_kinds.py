@@ -65,6 +65,17 @@ def test_mixed():
         assert got == pytest.approx(right), (task, completion, solution)
 
 
+@pytest.mark.parametrize("form", ["{}", "<answer>{}</answer>"])
+def test_what_denies_hedges_or_contradicts_itself_is_worth_nothing(form):
+    """The values of these answers are right; what is said of them is not."""
+    faults = []
+    for text, solution, task, *options in cases("denied"):
+        completion = text if "<think>" in text or "boxed" in text else form.format(text)
+        if judge(completion, solution, task, **({"options": options[0]} if options else {})):
+            faults.append(f"{task}: {completion!r}")
+    assert not faults, "\n".join(faults)
+
+
 def near(a, b) -> bool:
     return a is None and b is None if None in (a, b) else math.isclose(a, b, rel_tol=1e-9)
 
