@@ -105,8 +105,9 @@ def _misfit(model: Any, decoder: Any) -> str | None:
     if any(found != sizes[0] for found in sizes):
         return "layers are of several sizes"
     wide, narrow, inner = (sizes[0][name][0] for name in ("q", "k", "gate"))
-    known = {"q": (wide, hidden), "k": (narrow, hidden), "v": (narrow, hidden), "o": (hidden, wide)}
-    known |= {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    known: dict[str, tuple[int, ...]] = dict.fromkeys("kv", (narrow, hidden))
+    known |= dict.fromkeys(("gate", "up"), (inner, hidden))
+    known |= {"q": (wide, hidden), "o": (hidden, wide), "down": (hidden, inner)}
     known |= {f"{name}_bias": shape[:1] for name, shape in known.items()}
     known |= {"norm": (hidden,), "norm_after": (hidden,), "q_norm": (size,), "k_norm": (size,)}
     same = all(known[name] == shape for name, shape in sizes[0].items())
