@@ -59,7 +59,8 @@ class LanguagePolicyConfig(Section):
     reuse_vision            keep what a frozen vision tower made of each prompt between passes; false saves the memory
                             (tokens x hidden size per prompt) and runs the tower in every pass
     native_steps            write float32 responses on a CPU by a step in C, compiled once by the machine's compiler;
-                            false, or where that cannot be (`rows/fell_back` says why): by PyTorch's kernels
+                            false, or where that cannot be (`rows/fell_back` says why): by PyTorch's kernels. With LoRA
+                            it holds copies of the adapted weights while it writes, at most a quarter of the memory
     decode_rows             responses written at once; lower it if the rollout runs out of memory
     logit_rows              rows of logits alive at once in scoring; lower it for large vocabularies
     likelihood              what is scored of a response: "tokens", or one of your own, `my.py:Mine`

@@ -58,7 +58,12 @@ def refusal(model: Any) -> str | None:
         return "its rotary embeddings are not known"
     if any(m._forward_hooks or m._forward_pre_hooks for m in decoder.modules()):
         return "its modules have hooks"
-    return next(filter(None, map(_unlike, decoder.layers)), None)
+    if found := next(filter(None, map(_unlike, decoder.layers)), None):
+        return found
+    turned = 2 * decoder.rotary_emb.inv_freq.shape[-1]
+    if any(layer.self_attn.head_dim != turned for layer in decoder.layers):
+        return "its rotary embeddings do not turn whole heads"
+    return None
 
 
 def _unlike(layer: nn.Module) -> str | None:

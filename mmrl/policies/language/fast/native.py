@@ -8,6 +8,8 @@ float32, in another order.
 The source is compiled by the machine's own C compiler when it is first wanted, a second or two, and kept in the cache
 folder under the names of source, compiler and processor. Without a compiler steps go as before, and that is counted
 (`taken`). With several threads each writes rows of its own: they meet once a step.
+
+Weights are read where they are, under adapters from copies that have them added (`merged`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -26,6 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmrl.errors import PolicyError
+from mmrl.policies.language.fast import merged
 from mmrl.policies.language.fast.lean import Turns
 from mmrl.policies.language.fast.shared_decode import SharedPrefix
 
@@ -37,6 +44,8 @@ NARROW, WIDE = 8, 16
 """Rows that go through a step together."""
 ROOM = 128
 """Own tokens there is room for at first."""
+PATIENCE = 300
+"""Seconds that a compiler may take."""
 
 ELSEWHERE = "steps in C are for rows that are written out on a CPU"
 UNASKED = "policy.native_steps is off"
@@ -51,33 +60,59 @@ def refusal(model: Any) -> str | None:
     if next(model.parameters()).device.type != "cpu":
         return ELSEWHERE
     decoder = model.family.decoder(model.core)
-    if any(type(module) is not nn.Linear for module in _maps(model, decoder)):
-        return "projections are no plain linear layers"
-    read = [*decoder.parameters(), *model.head.parameters(), model.core.get_input_embeddings().weight]
-    if any(weight.dtype != torch.float32 or not weight.is_contiguous() for weight in read):
+    if type(model.head) is not nn.Linear:
+        return merged.NOT_PLAIN
+    if found := merged.refusal(module for layer in decoder.layers for module in _projections(layer).values()):
+        return found
+    if not all(map(_is_plain, _weights(model, decoder))):
         return "weights are not all float32 and in one piece"
     if not all(isinstance(layer.mlp.act_fn, nn.SiLU) or _is_silu(layer.mlp.act_fn) for layer in decoder.layers):
         return "the activation is not SiLU"
-    if model.head.out_features > len(model.core.get_input_embeddings().weight):
-        return "the head has more words than the table of embeddings"
-    if len({_shapes(layer) for layer in decoder.layers}) > 1:
-        return "layers are of several sizes"
-    if decoder.layers[0].self_attn.head_dim % 8:
-        return "the size of a head is no multiple of 8"
+    if found := _misfit(model, decoder):
+        return found
     if torch.get_num_threads() > MOST_THREADS:
         return f"more than {MOST_THREADS} threads"
-    found = library(NARROW)
-    return found if isinstance(found, str) else None
+    return next((made for made in map(library, (NARROW, WIDE)) if isinstance(made, str)), None)
 
 
-def _maps(model: Any, decoder: Any) -> list[Any]:
-    parts: list[tuple[Any, tuple[str, ...]]] = [(layer.self_attn, PROJECTIONS) for layer in decoder.layers]
-    parts += [(layer.mlp, GATED) for layer in decoder.layers]
-    return [model.head, *(getattr(part, name) for part, names in parts for name in names)]
+def _projections(layer: Any) -> dict[str, Any]:
+    """By their names in `_Layer`."""
+    found = {name[0]: getattr(layer.self_attn, name) for name in PROJECTIONS}
+    return found | {name.removesuffix("_proj"): getattr(layer.mlp, name) for name in GATED}
 
 
-def _shapes(layer: Any) -> tuple[Any, ...]:
-    return (layer.self_attn.head_dim, *(tuple(weight.shape) for _, weight in sorted(layer.named_parameters())))
+def _weights(model: Any, decoder: Any) -> list[Tensor]:
+    """All that a step reads of the model, adapters and what they were made from among them."""
+    return [*decoder.parameters(), *model.head.parameters(), model.core.get_input_embeddings().weight]
+
+
+def _is_plain(weight: Tensor) -> bool:
+    """float32 on a CPU, one number behind the other, and there: sharded storage is emptied between uses."""
+    if weight.dtype != torch.float32 or weight.device.type != "cpu" or not weight.is_contiguous():
+        return False
+    return weight.untyped_storage().nbytes() >= 4 * (weight.storage_offset() + weight.numel())
+
+
+def _misfit(model: Any, decoder: Any) -> str | None:
+    """What has another size than the source, which asks nobody, takes it to have."""
+    embeddings, head = model.core.get_input_embeddings().weight, model.head.weight
+    size, hidden, layers = decoder.layers[0].self_attn.head_dim, embeddings.shape[1], decoder.layers
+    if len(head) > len(embeddings):
+        return "the head has more words than the table of embeddings"
+    if size % 8:
+        return "the size of a head is no multiple of 8"
+    sizes = [{n: tuple(t.shape) for n, t in _tensors(y, _unmerged).items() if t is not None} for y in layers]
+    if any(found != sizes[0] for found in sizes):
+        return "layers are of several sizes"
+    wide, narrow, inner = (sizes[0][name][0] for name in ("q", "k", "gate"))
+    known: dict[str, tuple[int, ...]] = dict.fromkeys("kv", (narrow, hidden))
+    known |= dict.fromkeys(("gate", "up"), (inner, hidden))
+    known |= {"q": (wide, hidden), "o": (hidden, wide), "down": (hidden, inner)}
+    known |= {f"{name}_bias": shape[:1] for name, shape in known.items()}
+    known |= {"norm": (hidden,), "norm_after": (hidden,), "q_norm": (size,), "k_norm": (size,)}
+    same = all(known[name] == shape for name, shape in sizes[0].items())
+    same = same and decoder.norm.weight.shape == (hidden,) and head.shape[1] == hidden
+    return None if same and wide % narrow == narrow % size == 0 else "its weights are not of the known sizes"
 
 
 def _is_silu(act: Any) -> bool:
@@ -96,33 +131,50 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "mmrl" / "native"
 
 
-@cache
+_compiling = threading.Lock()
+
+
 def library(lanes: int) -> ctypes.CDLL | str:
-    """The compiled source for so many rows, or why there is none."""
+    """The compiled source for so many rows, or why there is none. Threads wait for the one that compiles."""
+    with _compiling:
+        return _library(lanes)
+
+
+@cache
+def _library(lanes: int) -> ctypes.CDLL | str:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))), None)
     if compiler is None:
         return "no C compiler"
     try:
-        return ctypes.CDLL(os.fspath(_compiled(compiler, lanes)))
+        return _loaded(compiler, lanes)
     except subprocess.CalledProcessError as error:
         return f"the C compiler failed: {(error.stderr.strip().splitlines() or [str(error)])[0][:200]}"
-    except OSError as error:
-        return f"no library: {error.strerror or error}"
+    except subprocess.TimeoutExpired:
+        return f"the C compiler took more than {PATIENCE} seconds"
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where the home folder is
+        return f"no library: {getattr(error, 'strerror', None) or error}"
 
 
-def _compiled(compiler: str, lanes: int) -> Path:
-    """Ranks that compile at once each put the same file in place."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    source = SOURCE.read_bytes()
+def _loaded(compiler: str, lanes: int) -> ctypes.CDLL:
+    version, source = _told([compiler, "--version"]), SOURCE.read_bytes()
     named = "\n".join([version, *FLAGS, str(lanes), _processor()]).encode()
     path = folder() / f"step-{hashlib.sha256(source + named).hexdigest()[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_suffix(f".{os.getpid()}")
-        command = [compiler, f"-DLANES={lanes}", "-o", os.fspath(made), os.fspath(SOURCE), *FLAGS]
-        subprocess.run(command, capture_output=True, text=True, check=True)
+    if path.exists():
+        try:
+            return ctypes.CDLL(os.fspath(path))
+        except OSError:  # cut short when a machine went down: made again
+            pass
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as own:  # ranks that compile at once put the same in place
+        made = Path(own) / path.name
+        _told([compiler, f"-DLANES={lanes}", "-o", os.fspath(made), os.fspath(SOURCE), *FLAGS])
         os.replace(made, path)
-    return path
+    return ctypes.CDLL(os.fspath(path))
+
+
+def _told(command: list[str]) -> str:
+    given: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    return str(subprocess.run(command, check=True, timeout=PATIENCE, **given).stdout)
 
 
 def _processor() -> str:
@@ -135,7 +187,8 @@ def _processor() -> str:
 
 
 @cache
-def _helpers(count: int) -> ThreadPoolExecutor:
+def _helpers(count: int, process: int) -> ThreadPoolExecutor:
+    """Of this process: a forked one has the pool of its parent, but none of its threads."""
     return ThreadPoolExecutor(count, thread_name_prefix="mmrl-step")
 
 
@@ -170,61 +223,99 @@ class _Step(ctypes.Structure):
     ]
 
 
+def _empty(*shape: int) -> Tensor:
+    """float32 on the CPU, whatever the defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def _at(tensor: Tensor | None) -> int | None:
     """Where the numbers are. The tensor has to be kept as long as they are read."""
     return None if tensor is None else tensor.data_ptr()
 
 
-def _described(layer: Any) -> dict[str, Any]:
-    """Everything of `_Layer` that stays as it is while rows are written."""
-    attention, inner = layer.self_attn, layer.mlp
-    named = {name[0]: getattr(attention, name) for name in PROJECTIONS}
-    named |= {name.removesuffix("_proj"): getattr(inner, name) for name in GATED}
-    told: dict[str, Any] = {name: _at(module.weight) for name, module in named.items()}
-    told |= {f"{name}_bias": _at(module.bias) for name, module in named.items()}
-    norms = {"": layer.input_layernorm, "_after": layer.post_attention_layernorm}
-    told |= {f"norm{after}": _at(module.weight) for after, module in norms.items()}
-    told |= {f"eps{after}": module.variance_epsilon for after, module in norms.items()}
-    for name in "qk":
-        module = getattr(attention, f"{name}_norm", None)
-        told |= {} if module is None else {f"{name}_norm": _at(module.weight), f"eps_{name}": module.variance_epsilon}
-    return told | {"scaling": attention.scaling}
+def _tensors(layer: Any, weight: Callable[[Any], Tensor]) -> dict[str, Tensor | None]:
+    """What of `_Layer` stays as it is while rows are written. weight: of a projection"""
+    maps = _projections(layer)
+    told: dict[str, Tensor | None] = {name: weight(module) for name, module in maps.items()}
+    told |= {f"{name}_bias": merged.base(module).bias for name, module in maps.items()}
+    told |= {"norm": layer.input_layernorm.weight, "norm_after": layer.post_attention_layernorm.weight}
+    return told | {name: norm.weight for name, norm in _norms(layer).items()}
+
+
+def _unmerged(module: Any) -> Tensor:
+    return merged.base(module).weight
+
+
+def _norms(layer: Any) -> dict[str, Any]:
+    """Of queries and keys, where there are any."""
+    named = {name: getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm")}
+    return {name: norm for name, norm in named.items() if norm is not None}
+
+
+def _numbers(layer: Any) -> dict[str, float]:
+    told = {"eps": layer.input_layernorm, "eps_after": layer.post_attention_layernorm}
+    told |= {f"eps_{name[0]}": norm for name, norm in _norms(layer).items()}
+    return {name: norm.variance_epsilon for name, norm in told.items()} | {"scaling": layer.self_attn.scaling}
 
 
 class Native:
     """As `lean.Lean`: the decoder of a model while rows are written, from empty caches of their own tokens.
 
-    Weights are read where they are, so nothing may move them until the rows are written.
+    Weights are read where they are. If something moves them between two steps they are read where they went, or, where
+    that cannot be, the step is refused. Those with adapters are as they were at the beginning.
     """
 
     def __init__(self, model: Any, first: Tensor, steps: int, axes: int):
-        decoder = model.family.decoder(model.core)
-        attention, inner = decoder.layers[0].self_attn, decoder.layers[0].mlp
-        self.size, heads = attention.head_dim, attention.q_proj.out_features // attention.head_dim
-        self.kv, self.words = attention.k_proj.out_features // self.size, model.head.out_features
-        embeddings = model.core.get_input_embeddings().weight
-        self.turns = Turns(decoder, embeddings, first, steps, axes)
-        self.parts = [_described(layer) for layer in decoder.layers]
-        self.layers = (_Layer * len(self.parts))()
+        self.whole, decoder = model, model.family.decoder(model.core)
+        attention = decoder.layers[0].self_attn
+        self.size, self.words = attention.head_dim, model.head.out_features
+        self.kv = merged.base(attention.k_proj).out_features // self.size
+        self.turns = Turns(decoder, model.core.get_input_embeddings().weight, first, steps, axes)
+        self.rows, self.written, self.room, self.limit = len(first), 0, 0, steps
+        self.own: list[tuple[Tensor, Tensor]] = []
+        self._read_weights()
+
+    def _read_weights(self) -> None:
+        model, decoder = self.whole, self.whole.family.decoder(self.whole.core)
+        self.watched = _weights(model, decoder)
+        self.places = [weight.data_ptr() for weight in self.watched]
+        self.kept = [weight.detach() for weight in self.watched]  # what they are moved from is not given back
+        told = [_tensors(layer, merged.weight) for layer in decoder.layers]
+        self.kept += [tensor for each in told for tensor in each.values() if tensor is not None]
+        self.parts: list[dict[str, Any]] = [{name: _at(tensor) for name, tensor in each.items()} for each in told]
+        for part, layer in zip(self.parts, decoder.layers, strict=True):
+            part |= _numbers(layer)
+        self.layers = (_Layer * len(told))()
+        embeddings, first = model.core.get_input_embeddings().weight, _projections(decoder.layers[0])
+        heads, inner = merged.base(first["q"]).out_features // self.size, merged.base(first["gate"]).out_features
         self.model = _Model(
             ctypes.addressof(self.layers), *map(_at, (embeddings, decoder.norm.weight)),
             *map(_at, (model.head.weight, model.head.bias)), decoder.norm.variance_epsilon,
-            len(self.parts), embeddings.shape[1], inner.gate_proj.out_features, heads, self.kv, self.size, self.words,
+            len(told), embeddings.shape[1], inner, heads, self.kv, self.size, self.words,
         )  # fmt: skip
-        self.rows, self.written, self.room, self.limit = len(first), 0, 0, steps
-        self.own: list[tuple[Tensor, Tensor]] = []
         self.prefix: SharedPrefix | None = None
+
+    def _follow(self) -> None:
+        """Weights that something has moved."""
+        if [weight.data_ptr() for weight in self.watched] == self.places:
+            return
+        if reason := refusal(self.whole):
+            raise PolicyError(f"weights were moved while rows were written, and {reason}")
+        self._read_weights()
 
     def logits(self, tokens: Tensor, position: Tensor, prefix: SharedPrefix) -> Tensor:
         """Append tokens (B,) at positions (B,) -> (B, V) of the output head."""
         if self.written == self.limit:
             raise IndexError(f"rows that were to append {self.limit} tokens append one more")
+        if tokens.shape != (self.rows,) or tokens.dtype != torch.int64:
+            raise ValueError(f"tokens {tuple(tokens.shape)} of {tokens.dtype}; expected ({self.rows},) of torch.int64")
         if self.written == self.room:
             self._widen()
+        self._follow()
         if prefix is not self.prefix:
             self._read(prefix)
         cosines, sines = self.turns.at(position)
-        found = torch.empty(len(tokens), self.words)
+        found = _empty(self.rows, self.words)
         read = (tokens.contiguous(), self.context, self.begin, cosines, sines)
         asked = _Step(*map(_at, read), self.prompts[0][0].shape[2], self.written, self.room, _at(found))
         self._run(asked, len(tokens))
@@ -244,7 +335,7 @@ class Native:
         if threads == 1 or not others:
             failed = [part(at) for at in (first, *others)]
         else:
-            waiting = [_helpers(threads - 1).submit(part, at) for at in others]
+            waiting = [_helpers(threads - 1, os.getpid()).submit(part, at) for at in others]
             failed = [part(first), *(one.result() for one in waiting)]
         if any(failed):
             raise MemoryError("a step of decoding has no memory for the numbers between its layers")
@@ -255,8 +346,8 @@ class Native:
         room = -(-(self.room + more) // TILE) * TILE
         old, self.own = self.own, []
         for layer in range(len(self.parts)):
-            keys = torch.empty(self.rows, self.kv, room // TILE, self.size, TILE)
-            values = torch.empty(self.rows, self.kv, room, self.size)
+            keys = _empty(self.rows, self.kv, room // TILE, self.size, TILE)
+            values = _empty(self.rows, self.kv, room, self.size)
             if old:
                 keys[:, :, : self.room // TILE], values[:, :, : self.room] = old[layer]
                 old[layer] = None
@@ -266,7 +357,7 @@ class Native:
     def _read(self, prefix: SharedPrefix) -> None:
         """Say where everything is that the layers read."""
         self.prefix, layers = prefix, prefix.cache.layers
-        self.prompts = [(layer.keys.contiguous(), layer.values.contiguous()) for layer in layers]
+        self.prompts = [(layer.keys.float().contiguous(), layer.values.float().contiguous()) for layer in layers]
         self.context = prefix.there.nonzero()[:, 0].contiguous()
         hidden = torch.zeros(len(prefix.there), 1) if prefix.hidden is None else prefix.hidden[:, 0, 0]
         self.begin = torch.isinf(hidden).sum(-1)
