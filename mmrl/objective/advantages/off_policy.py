@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrl.objective.groups import group_std, group_sum
+from mmrl.objective.groups import group_average, group_std
 from mmrl.objective.numerics import safe_exp
 from mmrl.record import Batch
 from mmrl.stages import stage
@@ -37,8 +37,7 @@ def vcpo(batch: Batch, *, cap: float = 8.0, std: bool = False, eps: float = 1e-6
     """
     counted = batch.counted & ~torch.isnan(batch.reward)
     weight = (sampler_ratio(batch).clamp(max=cap) * batch["score_gradient_norm"].to(batch.reward)) ** 2
-    total = group_sum(weight, batch.group, counted)
-    base = group_sum(weight * batch.reward, batch.group, counted) / total.clamp(min=torch.finfo(total.dtype).tiny)
+    base = group_average(batch.reward, weight, batch.group, counted)
     advantage = torch.where(counted, batch.reward - base, torch.zeros_like(base))
     return advantage / (group_std(batch.reward, batch.group, counted) + eps) if std else advantage
 

@@ -120,7 +120,7 @@ def spo_tree(
     steps = []
     for d in range(nodes.shape[1] - 1, 0, -1):
         first = where & (group_rank(torch.where(where, batch.member, 1 << 40), nodes[:, d]) == 0)
-        above = group_sum(value, nodes[:, d - 1], first) / group_count(nodes[:, d - 1], first).clamp(min=1)
+        above = group_mean(value, nodes[:, d - 1], first)
         step = value - above
         if baseline == "grpo":
             step = step / (group_std(value, nodes[:, d - 1], first) + 1e-8)
