@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmrl.objective.advantages.robust import scored
 from mmrl.objective.groups import group_average, group_std
 from mmrl.objective.numerics import safe_exp
 from mmrl.record import Batch
@@ -57,5 +58,5 @@ def a_lol(batch: Batch, *, keep_negative: bool = False) -> Tensor:
 
     Reads `reference_value (B,)`. Returns (B,). Source: abaheti95/LoL-RL.
     """
-    advantage = torch.where(batch.counted, batch.reward - batch["reference_value"], torch.zeros_like(batch.reward))
+    advantage = torch.where(scored(batch), batch.reward - batch["reference_value"], torch.zeros_like(batch.reward))
     return advantage if keep_negative else advantage.clamp(min=0)
