@@ -49,7 +49,7 @@ def group_mean(values: Tensor, group: Tensor, where: Tensor | None = None) -> Te
 
 
 def group_average(values: Tensor, weight: Tensor, group: Tensor, where: Tensor | None = None) -> Tensor:
-    """(B,) mean over the row's group under `weight (B,)`, 0 or more; of equal values it is the value, as `group_mean`."""
+    """(B,) mean over the row's group under `weight (B,)`, 0 or more; of equal values exactly the value."""
     counted = _counted(values, where)
     total = group_sum(weight, group, counted)
     mean = group_sum(weight * values, group, counted) / total.clamp(min=torch.finfo(total.dtype).tiny)

@@ -58,11 +58,13 @@ SHARE = st.floats(0, 1, width=32)
 
 
 def alike(function, choice, worth: float):
-    """13 rows in groups of 1, 3, 4 and 5: all that anybody reads of their worth is `worth`; one is unscored, one out."""
+    """Rows in groups of 1, 3, 4 and 5, all that is read of their worth is `worth`; one is unscored, one out."""
     bound = Bound.of("advantage", {"name": function.name, **choice})
     batch, _ = fill(random_batch(dtype=torch.float32), [bound])
     own = {"old_log_probs", "segment", "state", "branch", "episode", "sub", "score_gradient_norm", "visual_entropy"}
-    columns = {n: v if n.partition("(")[0] in own else torch.full_like(v.float(), worth) for n, v in batch.columns.items()}
+    columns = {
+        n: v if n.partition("(")[0] in own else torch.full_like(v.float(), worth) for n, v in batch.columns.items()
+    }
     missing = torch.arange(len(batch)) == 5
     reward = torch.full_like(batch.reward, worth).masked_fill(missing, torch.nan)
     return bound, replace(

@@ -9,7 +9,7 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.objective.advantages.parts import spread_out
 from mmrl.objective.advantages.robust import scored
 from mmrl.objective.credit.tokens import training_tokens
-from mmrl.objective.groups import degenerate, group_count, group_mean, group_rank, group_std, group_sum
+from mmrl.objective.groups import degenerate, group_mean, group_rank, group_std
 from mmrl.objective.numerics import position
 from mmrl.objective.prefixes import prefix_mean, prefix_nodes
 from mmrl.record import Batch

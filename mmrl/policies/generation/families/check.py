@@ -74,7 +74,7 @@ class Verdict:
 
 
 def products_dtype(modules: Mapping[str, Any]) -> torch.dtype:
-    """Of the transformers' matrix products, here and now: autocast's (`policy.autocast`), else that of their weights."""
+    """Of the transformers' matrix products here and now: autocast's (`policy.autocast`), else their weights'."""
     module = next(iter(modules.values()))
     device = next(module.parameters()).device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights_dtype(module)

@@ -42,7 +42,7 @@ def picture_pixels(picture: Any, size: Size, whose: str) -> Tensor:
 
 
 def film_pixels(film: Any, size: Size, whose: str, rate: float) -> Tensor:
-    """(3, F, H, W) in [-1, 1] of a list of F PIL frames of that size, `rate` a second where it says how fast it runs."""
+    """(3, F, H, W) in [-1, 1] of a list of F PIL frames of that size, `rate` a second where it says so."""
     if not isinstance(film, list):
         raise DataError(f"{whose}: expected the frames of a video, got {got(film)}")
     if len(film) != size.frames:

@@ -66,8 +66,8 @@ def test_whatever_the_answer_depends_on_is_in_the_key():
 
 
 def test_what_autocast_rounds_is_judged_and_kept_apart():
-    """SD3's call asks both branches of its guidance at once, we one by one: bfloat16 products differ by some 1e-3, which
-    is no reason to replay the whole call, nor to believe so of a run without autocast."""
+    """SD3's call asks both branches of its guidance at once, we one by one: bfloat16 products differ by some 1e-3,
+    which is no reason to replay the whole call, nor to believe so of a run without autocast."""
     case = BY_NAME["SD3"]
     generator = generator_of(case.pipeline(), case.asked)
     modules = trained_modules(generator)
