@@ -24,7 +24,7 @@ from mmrl.pipelines.config import RunConfig
 from mmrl.pipelines.methods import methods_json
 from mmrl.policies.generation.config import FlowPolicyConfig
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.registry import MODALITIES
+from mmrl.policies.registry import OF_ONE_MODEL
 from mmrl.recipes import load_recipe, recipe_names
 from mmrl.rewards.accuracy import TASKS
 from mmrl.rewards.registry import Reward, columns_of
@@ -177,7 +177,7 @@ def _function(function: StageFunction) -> str:
     facts = [
         f"needs {', '.join(needs)}" if needs else "",
         f"sees the whole {function.scope}" if function.scope != "group" else "",
-        f"{', '.join(function.modalities)} only" if len(function.modalities) < len(MODALITIES) else "",
+        f"{', '.join(function.modalities)} only" if not set(OF_ONE_MODEL) <= set(function.modalities) else "",
         function.confidence,
     ]
     formula = f"\n\n    {function.formula}" if function.formula else ""

@@ -1,6 +1,6 @@
 """mmrl: one group-relative optimizer for vision-language models, video LLMs and flow-matching generators.
 
-    from mmrl import VLMPipeline                the faces: VLMPipeline, VideoPipeline, FlowPipeline
+    from mmrl import VLMPipeline                the faces: VLMPipeline, VideoPipeline, FlowPipeline, JointPipeline
     mmrl.objective.compute("dapo", batch, new)  the optimizer alone, on plain tensors
 
 Importing mmrl loads none of torch, transformers or diffusers: names below load their module when first used.
@@ -16,16 +16,18 @@ from mmrl import _torchvision
 if TYPE_CHECKING:
     from mmrl import objective
     from mmrl.pipelines.flow import FlowPipeline
+    from mmrl.pipelines.joint import JointPipeline
     from mmrl.pipelines.video import VideoPipeline
     from mmrl.pipelines.vlm import VLMPipeline
 
 __version__ = "0.1.0"
-__all__ = ["FlowPipeline", "VLMPipeline", "VideoPipeline", "__version__", "objective"]
+__all__ = ["FlowPipeline", "JointPipeline", "VLMPipeline", "VideoPipeline", "__version__", "objective"]
 
 _PIPELINES = {
     "VLMPipeline": "mmrl.pipelines.vlm",
     "VideoPipeline": "mmrl.pipelines.video",
     "FlowPipeline": "mmrl.pipelines.flow",
+    "JointPipeline": "mmrl.pipelines.joint",
 }
 
 _torchvision.install()

@@ -66,7 +66,7 @@ COLUMNS: dict[str, Column] = _table(
     Column("actions", "(B, T)", "token ids or step indices"),
     Column("prompt", "(B,)", "a number of the prompt's id"),
     Column("segment", "(B, T)", "the number of the turn, step or item an action is part of, -1 for none",
-           (ENVIRONMENT, SEGMENTER, REWARD), -1),
+           (ENVIRONMENT, SEGMENTER, REWARD, POLICY), -1),
     Column("kind", "(B, T)", "the kind of an action, a place in mmrl.batch.KINDS, of rows that hold several",
            (POLICY, SEGMENTER, REWARD)),
     Column("turn", "(B, T)", "the run of acting a token belongs to, from 0", (ENVIRONMENT,)),

@@ -42,7 +42,7 @@ from pydantic import TypeAdapter, ValidationError
 from mmrl import plugins
 from mmrl.columns import COLUMNS, Column
 from mmrl.errors import ConfigError, got, unknown
-from mmrl.policies.registry import MODALITIES
+from mmrl.policies.registry import OF_ONE_MODEL
 
 STAGES = (
     "prompts",
@@ -203,7 +203,7 @@ def stage(
     needs: tuple[str, ...] | Callable[..., Mapping[str, Need | Column]] = (),
     scope: str = "group",
     phase: str = "prepare",
-    modalities: tuple[str, ...] = MODALITIES,
+    modalities: tuple[str, ...] = OF_ONE_MODEL,
     silent_at_zero: bool = True,
     prepared: Callable[..., Mapping[str, Any]] | None = None,
     relative: bool | None = None,

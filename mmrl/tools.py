@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmrl.errors import ConfigError, unknown
-from mmrl.policies.registry import MODALITIES
+from mmrl.policies.registry import OF_ONE_MODEL
 from mmrl.stages import CONFIDENCES
 
 _ROOMS = ("mmrl.weights",)
@@ -55,7 +55,7 @@ class Tool:
 
 
 def tool(
-    name: str, *, command: str, paper: str, formula: str, confidence: str, modalities: tuple[str, ...] = MODALITIES,
+    name: str, *, command: str, paper: str, formula: str, confidence: str, modalities: tuple[str, ...] = OF_ONE_MODEL,
     trains: bool = False,
 ) -> Callable[[Callable], Callable]:  # fmt: skip
     """Register the function or class that holds a method's formula; `confidence` as of stage functions."""

@@ -14,6 +14,7 @@ from mmrl import foreign, plugins
 from mmrl.errors import ConfigError, got, unknown
 from mmrl.objective import ObjectiveConfig
 from mmrl.objective.objective import Choice
+from mmrl.pipelines.rates import usual_rates
 from mmrl.placed import placed
 from mmrl.policies.base import Policy
 from mmrl.policies.registry import MODALITIES, policy_class
@@ -33,14 +34,6 @@ CLASS = "class"
 """Of `policy`: a class of the user's own."""
 SHORT = {"engine": "policy.engine"}
 """Overrides that are written often: engine=vllm, engine.mode=server."""
-RATES = {
-    ("language", True): 1e-5,
-    ("language", False): 1e-6,
-    ("flow", True): 3e-4,
-    ("flow", False): 1e-5,
-}
-"""By kind of policy and whether it has adapters: TRL's and verl's for full fine-tuning, of generators those of
-Flow-GRPO (adapters) and DanceGRPO."""
 METHOD_KEYS = ("self_check",)
 """Training settings that belong to a method; the others to the machine and the data."""
 
@@ -182,7 +175,7 @@ class RunConfig(Section):
     watch    of a generator with held-out prompts: what moves beside the reward
     """
 
-    modality: Literal["vlm", "video", "flow", "masked"]
+    modality: Literal["vlm", "video", "flow", "masked", "joint"]
     recipe: str = "grpo"
     run_dir: str = "runs/{modality}-{recipe}"
     policy: dict[str, Any] = {}
@@ -242,8 +235,6 @@ class RunConfig(Section):
         kind = self.policy_class
         values = {k: v for k, v in self.policy.items() if k != CLASS}
         values = _with_assets(values)
-        if isinstance(values.get("teacher"), dict):
-            values["teacher"] = _with_assets(values["teacher"])
         if (found := placed()) is not None and found.engines and self.modality in SPEAKING:
             values["engine"] = PLACED_ENGINE  # the actor has the one that was named
         return read_section(kind.config_type, values, "policy", lambda: [("", RunConfig)])
@@ -273,9 +264,10 @@ def where_it_is(model: str) -> str:
 
 
 def _with_assets(values: dict[str, Any]) -> dict[str, Any]:
-    """A section whose `model` is a path where it named a checkpoint that ships."""
+    """A section whose `model`, and that of each section in it, is a path where it named a checkpoint that ships."""
+    inner = {name: _with_assets(value) for name, value in values.items() if isinstance(value, dict)}
     name = str(values.get("model", ""))
-    return values | {"model": where_it_is(name)} if name.startswith(ASSET) else values
+    return values | inner | ({"model": where_it_is(name)} if name.startswith(ASSET) else {})
 
 
 def read_config(
@@ -307,8 +299,7 @@ def read_config(
     if isinstance(given := [given] if isinstance(given, str | Mapping) else given, list):
         merged["rewards"] = [*given, *recipe.beside(given)]
     merged["recipe"] = values["recipe"] if "recipe" not in changes else changes["recipe"]
-    if isinstance(merged["training"], dict) and "learning_rate" not in merged["training"]:
-        merged["training"] = {**merged["training"], "learning_rate": usual_rate(merged)}
+    merged |= usual_rates(merged)
     config = read_section(RunConfig, merged, where, lambda: _policy_keys(merged.get("modality")))
     supported = recipe.modalities
     if strange := [name for name in supported if name not in MODALITIES]:
@@ -322,21 +313,6 @@ def read_config(
 def _policy_keys(modality: Any) -> list[tuple[str, type[Section]]]:
     """The typed `policy` section of a modality, which RunConfig keeps as a mapping."""
     return [("policy.", policy_class(modality).config_type)] if modality in MODALITIES else []
-
-
-def trains_adapters(modality: str, policy: Any) -> bool:
-    """Whether a `policy` section asks for adapters: fresh ones, or those of a folder. A generator has them unless it
-    says `lora: null`."""
-    if not isinstance(policy, Mapping):
-        return False
-    return policy.get("adapter") is not None or policy.get("lora", {} if modality == "flow" else None) is not None
-
-
-def usual_rate(values: Mapping[str, Any]) -> float:
-    """The learning rate of a configuration that names none: adapters take at least ten times that of all weights."""
-    modality = str(values.get("modality"))
-    adapted = trains_adapters(modality, values.get("policy") or {})
-    return RATES[("flow" if modality == "flow" else "language", adapted)]
 
 
 def _plain(values: Any, where: str, key: str = "") -> None:

@@ -16,7 +16,7 @@ from mmrl.pipelines.report import write_report
 from mmrl.pipelines.run import train
 from mmrl.training.storage import write_atomically
 
-METRICS = {"vlm": "success", "video": "success", "flow": "reward", "masked": "success"}
+METRICS = {"vlm": "success", "video": "success", "flow": "reward", "masked": "success", "joint": "reward"}
 SHOWN = ("vlm", "video", "flow")
 """What the demo trains unless one is named: five minutes are enough for three."""
 

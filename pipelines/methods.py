@@ -12,7 +12,8 @@ from rich.table import Column, Table
 from mmrl.columns import COLUMNS, missing
 from mmrl.errors import ConfigError, unknown
 from mmrl.objective import Objective
-from mmrl.policies.registry import MODALITIES, policy_class
+from mmrl.pipelines.config import merge
+from mmrl.policies.registry import OF_ONE_MODEL, policy_class
 from mmrl.recipes import Recipe, load_recipe, recipe_names
 from mmrl.rewards.presets import PRESETS, PUBLISHED
 from mmrl.rewards.registry import Reward, columns_of
@@ -118,7 +119,7 @@ def _entry(
     stages = {f.stage for f in functions} | ({"reward"} if rewards else set())
     needs = {n for f in functions for n in _needs(f)}
     needs |= {c for r in rewards for c in columns_of(r.function, {}, r.name).required}
-    modalities = [m for m in MODALITIES if all(m in f.modalities for f in functions)]
+    modalities = [m for m in OF_ONE_MODEL if all(m in f.modalities for f in functions)]
     formulas = [f.formula for f in functions] + [r.formula for r in rewards]
     if recipe:
         bound = Objective.of(recipe.objective).stages
@@ -239,12 +240,12 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
     for modality in recipe.modalities:
         kind = policy_class(modality)
         try:
-            settings = read_section(kind.config_type, {"model": "", **recipe.policy}, "policy")
-            kept.append(kind.columns_of(settings))
+            settings = read_section(kind.config_type, merge(kind.least, recipe.policy), "policy")
+            kept.append(kind.columns_of(settings) | dict.fromkeys(kind.earned, "rewards of parts"))
             try:
                 plan_passes(objective, kind, strategies, settings)
             except ConfigError:
-                taught = read_section(kind.config_type, {"model": "", **recipe.policy, **A_TEACHER}, "policy")
+                taught = read_section(kind.config_type, merge(kind.least, {**recipe.policy, **A_TEACHER}), "policy")
                 plan_passes(objective, kind, strategies, taught)
                 asks.append(TEACHER)
         except ConfigError as error:

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import yaml
 
-from mmrl.pipelines.config import RunConfig, trains_adapters
+from mmrl.pipelines.config import RunConfig
+from mmrl.pipelines.rates import SIDES, trains_adapters
 from mmrl.recipes import load_recipe
 from mmrl.shown import shown
 
-LIBRARY = {"vlm": "transformers", "video": "transformers", "masked": "transformers", "flow": "diffusers"}
-TASK = {"vlm": "image-text-to-text", "video": "video-text-to-text", "masked": "fill-mask", "flow": "text-to-image"}
+LIBRARY = {
+    "vlm": "transformers", "video": "transformers", "masked": "transformers", "flow": "diffusers", "joint": "diffusers",
+}  # fmt: skip
+TASK = {
+    "vlm": "image-text-to-text", "video": "video-text-to-text", "masked": "fill-mask", "flow": "text-to-image",
+    "joint": "any-to-any",
+}  # fmt: skip
 CARD = """# {title}
 
 `{model}`, trained with mmrl {version} by {method}.
@@ -45,7 +51,7 @@ def model_card(config: RunConfig, before: Mapping[str, float], after: Mapping[st
     from mmrl import __version__
 
     recipe, adapted = load_recipe(config.recipe), trains_adapters(config.modality, config.policy)
-    model = str(config.policy.get("model", ""))
+    model = model_of(config)
     front = {
         "library_name": "peft" if adapted else LIBRARY[config.modality],
         "pipeline_tag": TASK[config.modality],
@@ -68,6 +74,12 @@ def model_card(config: RunConfig, before: Mapping[str, float], after: Mapping[st
         scores=_scores(before, after), command=f"mmrl train {config.modality} config.yaml", config=config.to_yaml(),
     )  # fmt: skip
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n{body}"
+
+
+def model_of(config: RunConfig) -> str:
+    """What was trained from; of two policies both, writer first."""
+    sides = [config.policy.get(side) for side in SIDES] if config.modality == "joint" else [config.policy]
+    return " and ".join(str(side.get("model", "")) for side in sides if isinstance(side, Mapping))
 
 
 def _is_local(model: str) -> bool:

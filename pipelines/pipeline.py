@@ -79,7 +79,7 @@ class Pipeline:
     ) -> Self:  # fmt: skip
         """`from_pretrained`, without its policy yet."""
         base = read_values(config, cls.modality) if config is not None else {}
-        settings = merge(base.pop("policy", {}), {"model": str(model), **policy})
+        settings = merge(base.pop("policy", {}), {**({"model": str(model)} if str(model) else {}), **policy})
         base["data"] = {k: v for k, v in base.get("data", {}).items() if k not in ("train", "eval")}
         return cls(cast(Policy, None), settings, seed, environment, base)
 

@@ -11,7 +11,9 @@ from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.objective.idle import idle_at_one
 from mmrl.pipelines.config import RunConfig
+from mmrl.pipelines.model_card import model_of
 from mmrl.pipelines.run import check_config, makers_of
+from mmrl.pipelines.sides import JOINT, side_of
 from mmrl.policies import quantized
 from mmrl.policies.language.config import packed_parts
 from mmrl.recipes import load_recipe
@@ -30,7 +32,7 @@ def plan_run(config: RunConfig, card: float | None = None) -> str:
     kind = config.policy_class
     strategies = Nested.of(config.rollout)
     plan = plan_passes(objective, kind, strategies, config.policy_settings())
-    lines = [f"{config.modality} · recipe {config.recipe} · {config.policy.get('model', 'no model named')}", ""]
+    lines = [f"{config.modality} · recipe {config.recipe} · {model_of(config) or 'no model named'}", ""]
     lines += [*_batch(config), "", *_updates(config, objective)]
     lines += ["", "acting", *_acting(strategies, objective), "", *_rows(strategies, config), "", "passes of a step"]
     lines += [f"  {line}" for line in plan.describe()]
@@ -48,9 +50,23 @@ def plan_run(config: RunConfig, card: float | None = None) -> str:
         lines += memory_lines(config, reference, card)
     elif card is not None:
         raise ConfigError("--card: settings for a card are proposed for generators only (mmrl plan flow), with a model")
+    elif config.modality == JOINT:
+        lines += _sides(config, reference)
     else:
         lines += _memory(config, reference)
     return "\n".join(lines)
+
+
+def _sides(config: RunConfig, reference: bool) -> list[str]:
+    """The memory of each side by itself: while one acts or is scored, the other's weights lie beside it."""
+    from mmrl.pipelines.generator_plan import memory_lines
+
+    trained = config.policy_settings().train
+    lines = []
+    for side, count in (("writer", _memory), ("painter", lambda own, ref: memory_lines(own, ref, None))):
+        lines += [f"  {side}{'' if side in trained else ', which is not trained and needs less'}:"]
+        lines += [f"  {line}" for line in count(side_of(config, side), reference)]
+    return lines
 
 
 def _batch(config: RunConfig) -> list[str]:

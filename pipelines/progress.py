@@ -170,7 +170,7 @@ def sample_line(step: int, completions: Sequence[Completion], folder: Path) -> s
     files = [str(folder / p.name) for p in (best.films or best.sounds or best.images)]
     solution = f" [solution: {_cut(best.solution)}]" if best.solution else ""
     at_limit = ", cut at the limit" if best.finish == "length" else ""
-    answer = _cut(best.output) if not files else files[0]
+    answer = " and ".join([*([_cut(best.output)] if best.output or not files else []), *files[:1]])
     return f"step {step}, sample (reward {best.score}{at_limit}): {_cut(best.prompt)} -> {answer}{solution}"
 
 

@@ -16,9 +16,11 @@ from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.callbacks import Callbacks
 from mmrl.pipelines.config import DataConfig, RunConfig, read_config
+from mmrl.pipelines.fitting import refuse_strange
 from mmrl.pipelines.folders import in_its_own_folder
-from mmrl.pipelines.former import read_saved, refuse_former
-from mmrl.pipelines.model_card import model_card
+from mmrl.pipelines.former import read_saved
+from mmrl.pipelines.going_on import start_of
+from mmrl.pipelines.model_card import model_card, model_of
 from mmrl.pipelines.overlap import shared_with_sft
 from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_out, made_ready, of_rewards, without_truth
 from mmrl.pipelines.reporting import each, noting_the_model, telling
@@ -93,10 +95,8 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
     learner_of(config.learner)
     objective = Objective.of(config.objective)
     strategies = Nested.of(config.rollout)
-    for bound in (Bound.of("prompts", config.prompts), *strategies.bounds, *objective.stages):
-        if config.modality not in bound.spec.modalities:
-            supported = ", ".join(bound.spec.modalities)
-            raise ConfigError(f"{bound.spec.stage} {bound.name!r} is for {supported}, not for {config.modality!r}")
+    whole = [Bound.of("prompts", config.prompts), *strategies.bounds]
+    refuse_strange(config.modality, kind.modalities_of(settings), objective, whole)
     plan = plan_passes(objective, kind, strategies, settings)
     refuse_pieces(kind, objective, plan.update, config.training.micro_batch_actions)
     if waits := [line for bound in (*objective.stages, *strategies.bounds) for line in bound.waits]:
@@ -143,7 +143,7 @@ def makers_of(config: RunConfig) -> dict[str, str]:
         bound = environment_of(config.environment)
         makers |= {name: f"environment {bound.name!r}" for name in made_by(bound.state)}
     makers |= {name: "the data set" for name in config.data.numbers}
-    return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.columns}
+    return makers | {name: f"reward {spec.name!r}" for spec in config.rewards for name in spec.makes}
 
 
 def open_prompts(
@@ -179,11 +179,11 @@ def row_options(
 def build_policy(config: RunConfig) -> Policy:
     kind: type[Policy] = config.policy_class
     settings = config.policy_settings()
-    parts = {"read_clip": clip_reader(config.cache)} if config.modality == "video" else {}
+    parts = {"read_clip": clip_reader(config.cache)} if "video" in kind.reads else {}
     try:
         return kind.from_config(settings, seed=config.training.seed, **parts)
     except (ValueError, ImportError, KeyError, OSError) as error:  # what libraries raise for a name they do not know
-        raise ConfigError(f"policy: {settings.model} cannot be loaded: {_in_a_line(error)}") from error
+        raise ConfigError(f"policy: {model_of(config)} cannot be loaded: {_in_a_line(error)}") from error
 
 
 def _in_a_line(error: Exception) -> str:
@@ -384,7 +384,7 @@ def _begin(
         check_folder(folder, made_here=made_here(folder))
         stack.callback(RunLock(folder).release)
         finish_going_back(folder)
-        start = _start_of(config, Path(resume)) if resume else None
+        start = start_of(config, Path(resume)) if resume else None
         if start is None or start.parent.parent.resolve() != folder.resolve():
             fresh_start(folder)
         elif (aside := go_back(folder, checkpoint.step_of(start))) is not None:
@@ -419,43 +419,6 @@ def _open_folder(
     for tracker in trackers:
         stack.callback(tracker.close)
     return trackers
-
-
-def _start_of(config: RunConfig, resume: Path) -> Path | None:
-    """The checkpoint a resume goes on from; None where the run was stopped before its first."""
-    if is_checkpoint(resume):
-        start: Path | None = checked(resume)
-    else:
-        start = newest_whole(resume)
-    refuse_former(run_folder(resume), start)
-    if start is not None:
-        _refuse_another_run(config, start)
-    elif not (resume / "config.yaml").exists():
-        checkpoint.latest(resume)  # which says what a run has
-    return start
-
-
-def _refuse_another_run(config: RunConfig, start: Path) -> None:
-    """What the checkpoint's weights and states belong to must not have changed."""
-    saved = start.parent.parent / "config.yaml"
-    if not saved.is_file():
-        return
-    then = read_config(saved)
-    for key in ("modality", "recipe", "prompts.name", "environment", "policy.model", "policy.lora", "policy.quantize"):
-        old, new = (_looked_up(c, key) for c in (then, config))
-        if old != new:
-            raise ConfigError(
-                f"{start} belongs to a run with {key}={old!r}, not {new!r}; to start a new run from its weights, "
-                f"write them out (mmrl export {start} FOLDER --adapter) and name FOLDER in policy.adapter, "
-                "policy.model or, of a generator, policy.transformer"
-            )
-
-
-def _looked_up(config: RunConfig, key: str) -> Any:
-    """`prompts.name` is the same for `shuffled` and `{name: shuffled}`."""
-    section, _, name = key.partition(".")
-    value = getattr(config, section)
-    return value if isinstance(value, str) or not name else value.get(name)
 
 
 def _checkpoint_of(path: Path) -> Path:

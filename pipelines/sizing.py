@@ -8,6 +8,7 @@ from typing import Any
 
 from mmrl.data.images import Sizing
 from mmrl.pipelines.config import RunConfig
+from mmrl.pipelines.sides import looking_side
 
 FILES = ("processor_config.json", "preprocessor_config.json")
 KNOWN = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast")
@@ -16,6 +17,7 @@ KNOWN = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast")
 
 def image_sizing(config: RunConfig) -> Sizing | None:
     """None for generators, for a model that is not named or not here yet, and for processors of another kind."""
+    config = looking_side(config)
     if "image" not in config.policy_class.reads or not config.policy.get("model"):
         return None
     settings = config.policy_settings()

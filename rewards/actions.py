@@ -61,12 +61,14 @@ TEXTS = (
     "goal_status",
 )
 SPOTS = ("point", "coordinate", "coordinates", "position", "start_box", "bbox", "box", "point_2d", "bbox_2d",
-         "location", "start_point", "start_coordinate", "target", "touch_point")  # fmt: skip
+         "location", "element", "start_point", "start_coordinate", "target", "touch_point")  # fmt: skip
 _ENDED = frozenset(("finish", "finished", "complete", "success", "done"))
 DIRECTIONS = ("up", "down", "left", "right")
 _CALL = re.compile(
     r"\b(?:pyautogui\.|computer\.|mobile\.)?([a-z_]+(?: [a-z]+)?)\s*\((.*?)\)\s*(?:;|$|\n)", re.IGNORECASE | re.DOTALL
 )
+_DONE = re.compile(r"\bdo\(\s*action\s*=\s*[\"'](\w[\w ]{0,30})[\"']\s*(?:,\s*|(?=\)))", re.IGNORECASE)
+"""`do(action="Tap", element=[x, y])`, of AutoGLM."""
 _ARGUMENT = re.compile(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]*\]|\([^)]*\)|[^,]+)")
 _LINE = re.compile(
     r"^\W*(?:action\s*[:=]\s*)?([a-z_]+(?:[ _](?:click|press|text|key|back|home|app))?)\b\s*:?\s*(.*)$",
@@ -98,6 +100,7 @@ def action(text: str) -> Action | None:
     if value is not None:
         return action_in(value)
     text = answers.bare(text)
+    text = _DONE.sub(r"\1(", text)
     calls = [m for m in _CALL.finditer(text) if m[1].lower() in _KINDS]
     if len(calls) == 1:
         return _of_call(_KINDS[calls[0][1].lower()], calls[0][2])

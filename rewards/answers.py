@@ -19,19 +19,22 @@ from itertools import zip_longest
 from typing import Any, NoReturn
 
 from mmrl.errors import RewardError
+from mmrl.rewards.loose_json import loose
 
 MOST_STATEMENTS = 100  # of "the answer is": the last ones
 MOST_STARTS = 1000  # brackets tried as the start of JSON: degenerate outputs are all brackets
+_UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u200e\u200f\u00ad"))  # characters of no width
 _BLANKS = re.compile(r"(?<![ \t])[ \t]+(?=[<>/])|(?<=[<>/])[ \t]+")
 _FENCED = re.compile(r"```(?:json)?(.*?)```", re.DOTALL)
 _LISTED = re.compile(r"[\s,;]*(?:and\b\s*)?(?:(?:\d{1,3}[.)]|[-*\u2022])\s*)?")  # between JSON values that are one list
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+_STAGES = ("</summary>", "</caption>", "</reasoning>")  # of LLaVA-CoT, whose last stage is the answer
 _BOX_START = re.compile(r"\\f?boxed\s*\{")
 
 
 def normalise(text: str) -> str:
-    """Strip, and drop the blanks some models put around `<`, `>` and `/`; line breaks stay."""
-    return _BLANKS.sub("", text.strip())
+    """Strip, and drop what has no width and the blanks some models put around `<`, `>` and `/`; line breaks stay."""
+    return _BLANKS.sub("", text.translate(_UNSEEN).strip())
 
 
 def outside_thought(text: str) -> str:
@@ -49,6 +52,15 @@ def tagged(text: str) -> str | None:
         return None
     start = text.lower().rfind("<answer>", 0, end)
     return None if start < 0 else text[start + len("<answer>") : end].strip()
+
+
+def _concluded(text: str) -> str | None:
+    """The content of the last `<conclusion>` that follows another stage."""
+    lowered = text.lower()
+    end = lowered.rfind("</conclusion>")
+    start = lowered.rfind("<conclusion>", 0, max(end, 0))
+    staged = start >= 0 and lowered[:start].rstrip().endswith(_STAGES)
+    return text[start + len("<conclusion>") : end].strip() if staged else None
 
 
 def boxed(text: str) -> str | None:
@@ -70,6 +82,7 @@ def extract(text: str, *, whole: bool = True) -> str:
     """The answer in a completion; without tag or box, the whole text, or "" when `whole` is False."""
     text = outside_thought(normalise(text))
     answer = tagged(text)
+    answer = _concluded(text) if answer is None else answer
     inner = boxed(text if answer is None else answer)
     if inner is not None:
         return inner
@@ -236,17 +249,34 @@ def json_value(text: str) -> Any:
         value = _parse(candidate)
         if isinstance(value, dict | list):
             return value
+    if (whole := _loose_in(text)) is not None:
+        return whole
     run: list[Any] = []
     end = 0
     for start in [match.start() for match in re.finditer(r"[{\[]", text)][:MOST_STARTS]:
         if start >= end:  # not inside the value found before
             try:
                 value, after = json.JSONDecoder().raw_decode(text, start)
-            except (ValueError, RecursionError):
+            except RecursionError:
+                break  # brackets in brackets without end: those inside are no better
+            except ValueError:
                 continue
             goes_on = run and type(value) is type(run[-1]) and _LISTED.fullmatch(text, end, start)
             run, end = [*run, value] if goes_on else [value], after
     return run if len(run) > 1 else run[0] if run else None
+
+
+def _loose_in(text: str) -> Any:
+    """What stands from the first bracket to the last that closes it, where it is not strictly JSON but nearly so."""
+    start = re.search(r"[{\[]", text)
+    if start is None:
+        return None
+    try:
+        json.JSONDecoder().raw_decode(text, start.start())
+    except (ValueError, RecursionError):
+        end = text.rfind("}" if start[0] == "{" else "]")
+        return loose(text[start.start() : end + 1]) if end > start.start() else None
+    return None
 
 
 def _fences(text: str) -> list[Any] | None:
@@ -280,4 +310,4 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        return loose(text)

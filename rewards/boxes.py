@@ -53,6 +53,12 @@ _BARE = re.compile(
     r"\s*" + r"\s+".join([r"(\d+(?:\.\d+)?)"] * 4) + r"\s*"
 )
 _LOCATED = re.compile(r"<loc(\d{4})>\s*<loc(\d{4})>\s*<loc(\d{4})>\s*<loc(\d{4})>")
+_QUANTISED = re.compile(r"<loc_(\d{1,4})>\s*<loc_(\d{1,4})>\s*<loc_(\d{1,4})>\s*<loc_(\d{1,4})>")
+"""Of Florence: x before y, where PaliGemma's `<loc0020>` has y first."""
+_SPELT = re.compile(rf"<box>\s*{_N}[\s,]+{_N}[\s,]+{_N}[\s,]+{_N}\s*</box>", re.IGNORECASE)
+_EXTENT = re.compile(
+    rf"\bx\s*[:=]\s*{_N}[,;\s]+y\s*[:=]\s*{_N}[,;\s]+(?:width|w)\s*[:=]\s*{_N}[,;\s]+(?:height|h)\s*[:=]\s*{_N}", re.I
+)
 _POINTS = re.compile(r"<points?\b", re.IGNORECASE)  # of Molmo
 _QUOTED_NUMBER = re.compile(r"([\"'])(\s*-?\d+(?:\.\d+)?\s*)\1")
 _SPECIAL = re.compile(
@@ -88,6 +94,7 @@ def boxes(text: str) -> list[Box]:
     if (rest := answers.corrected(text)) != text and (found := boxes(rest)):
         return found
     text = _PIXELS.sub("", dressing.narrow(text[:LONGEST]).translate(_PLAIN))
+    text = _SPELT.sub(r"[\1, \2, \3, \4]", text)
     text = _QUOTED_NUMBER.sub(r"\2", _SPECIAL.sub(" ", text))
     value = answers.json_value(text)
     flat = isinstance(value, list) and all(_is_number(each) for each in value)
@@ -95,7 +102,9 @@ def boxes(text: str) -> list[Box]:
         return from_value(value)
     if matches := list(_LOCATED.finditer(text)):
         return [_box([m[2], m[1], m[4], m[3]]) for m in matches]
-    for notation in (_BOX, _CORNER_PAIR, _ANGLED, _NAMED, _SIDES):
+    if matches := list(_EXTENT.finditer(text)):
+        return [(x, y, x + w, y + h) for x, y, w, h in ([float(each) for each in m.groups()] for m in matches)]
+    for notation in (_QUANTISED, _BOX, _CORNER_PAIR, _ANGLED, _NAMED, _SIDES):
         if matches := list(notation.finditer(text)):
             if notation is _CORNER_PAIR and len(_POINT.findall(text)) != 2 * len(matches):
                 return []  # three corners, or a point beside a box

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 
 from mmrl.rewards import answers, phrases
 from mmrl.rewards.booleans import OF_A_NOUN
+from mmrl.rewards.languages import stated as in_words
 from mmrl.rewards.modifiers import another
+from mmrl.rewards.numbers import number
 from mmrl.rewards.options import Options, comparable, label_in
 from mmrl.rewards.phrases import BOLD, FIRST, HAN, KNOWN, MENTION, OTHER
 
@@ -25,7 +27,15 @@ _NAMED_SO = ("answer", "answers", "final_answer", "choice", "choices", "options"
 _WIDE = {0x2212: "-", 0x3001: ",", 0xFF1A: ":", 0xFF0C: ",", 0x3002: ".", 0xFF08: "(", 0xFF09: ")"} | {
     0xFF21 + i: 0x41 + i for i in range(26)
 }
+_QUOTED = {0x3010: "[", 0x3011: "]", 0x300C: "[", 0x300D: "]", 0x300E: "[", 0x300F: "]"}
 _SCRIPT_EDGE = re.compile(rf"(?<=[{HAN}])(?=[A-Za-z])|(?<=[A-Za-z])(?=[{HAN}])")
+_PLACES = ("first", "second", "third", "fourth", "fifth", "sixth")
+_PLACED = re.compile(
+    rf"\s*(?:(?:it is|it's|the answer is)\s+)?(?:the )?"
+    rf"(?:({'|'.join(_PLACES)}) (?:option|choice)|option #?(\d))\s*\.?\s*",
+    re.IGNORECASE,
+)
+"""`The second option`."""
 _EXPLANATION = re.compile(r"\W*(?:explanation|reason(?:ing)?|rationale|justification|because)\b", re.IGNORECASE)
 _DIGIT_EDGE = (r"(?<![\w.,/\u2212-])(?<!\d:)", r"(?![\w/%-]|[.,:]\d)")
 _ARTICLE = re.compile(r"^(?:an?|the)\\ (?=\w{2})", re.IGNORECASE)
@@ -54,8 +64,8 @@ def chosen(text: str, options: Options) -> str | None:
 
 
 def _chosen(text: str, options: Options) -> str | None:
-    text = text.strip()[-LONGEST:]
-    dressed = answers.undollar(answers.bare(text))
+    text = in_words(text.strip()[-LONGEST:])
+    dressed = answers.undollar(answers.bare(text)).translate(_QUOTED)
     label, spelled = label_in(dressed, options), options.with_text(dressed)
     if label and not label[1]:
         return label[0]
@@ -65,10 +75,15 @@ def _chosen(text: str, options: Options) -> str | None:
         return label[0] if label[0] in others else None
     if first := _explained(text, options):
         return first
+    if placed := _PLACED.fullmatch(dressed):
+        place = _PLACES.index(placed[1].lower()) if placed[1] else int(placed[2]) - 1
+        return options.labels[place] if place < len(options.labels) else None
     text = phrases.NO_OTHER.sub("must be", text)
     marked = mark(answers.without_questions(_ANSWERED.sub(": ", text)), options)
     found = mentions(marked, options)
-    if not found or len(found) > MOST_MENTIONS:
+    if not found:
+        return _counted(text, options)
+    if len(found) > MOST_MENTIONS:
         return None
     if label and not _is_denial(label[1]) and {each.label for each in found} == {label[0]}:
         return label[0]
@@ -84,6 +99,14 @@ def _chosen(text: str, options: Options) -> str | None:
     if any(each.place > plain[-1].place for each in weighed) or _is_doubted(marked, weighed, plain[-1].place):
         return None
     return left.pop()
+
+
+def _counted(text: str, options: Options) -> str | None:
+    """The only option whose number a text gives in other words: `sixteen` for 16."""
+    values = [number(each) for each in options.texts]
+    said = number(text) if values and None not in values and not re.search(r"\d", text) else None
+    same = [label for label, each in zip(options.labels, values, strict=False) if said is not None and each == said]
+    return same[0] if len(same) == 1 else None
 
 
 def _explained(text: str, options: Options) -> str | None:
@@ -115,7 +138,10 @@ def _is_denial(rest: str) -> bool:
 
 def several(text: str, options: Options) -> frozenset[str]:
     """All options an answer chooses: "A, C", "AC", "(A) and (C)", ["A", "C"], or the texts of options."""
-    listed = listed_options(text, options)
+    text = _SIDE_BY_SIDE.sub(r"\1, ", _ASIDE.sub(" ", in_words(text)))
+    if (judged := _judged(text, options)) is not None:
+        return judged
+    listed = listed_options(_CALLED.sub("", text), options)
     if listed is not None:
         return listed
     marked = mark(answers.without_questions(text[-LONGEST:]), options)
@@ -131,6 +157,34 @@ def several(text: str, options: Options) -> frozenset[str]:
     if phrases.DOUBT.search(marked) or len(marked) > 2 * SHORT:
         return frozenset()
     return frozenset(each.label for each in found if not each.denied)
+
+
+_CALLED = re.compile(
+    r"^\s*(?:the )?(?:(?:correct|right|true) )?(?:options?|choices?|letters?|statements?|answers?)"
+    r"\s*(?:is|are)?\s*:?\s+(?=[\[(A-Z])", re.IGNORECASE
+)  # fmt: skip
+_ASIDE = re.compile(r"\(\s*not\s+[^()\n]{1,30}\)", re.IGNORECASE)
+"""`A, C (not B)`."""
+_SIDE_BY_SIDE = re.compile(r"([(\[][A-Z][)\]])\s*(?=[(\[][A-Z][)\]])")
+"""`(A)(C)`."""
+_JUDGED = re.compile(r"\W*([A-Z])\W*\s*(?:is\s+)?(yes|no|true|false|correct|incorrect|right|wrong)\W*", re.IGNORECASE)
+"""`A: yes`, a line for each option."""
+
+
+def _judged(text: str, options: Options) -> frozenset[str] | None:
+    """The options that are said to be right where each has a line of its own; None for any other text."""
+    text = _MARKED.sub(lambda m: f"{m[2]}: {'yes' if m[1] in _TICKS else 'no'}", text)
+    lines = [_JUDGED.fullmatch(line) for line in re.split(r"[\n;]|(?<=\w)[,.]\s", text.strip()) if line.strip()]
+    labels = [match[1].upper() for match in lines if match]
+    if len(lines) < 2 or not all(lines) or len(set(labels)) < len(labels) or not set(labels) <= set(options.labels):
+        return None
+    verdicts = [match[2].lower() for match in lines if match]
+    return frozenset(label for label, said in zip(labels, verdicts, strict=True) if said in _RIGHT)
+
+
+_TICKS = "\u2713\u2714\u2705\u2611"
+_MARKED = re.compile(rf"^\s*([{_TICKS}\u2717\u2718\u274c\u2612\u00d7])\ufe0f?\s*([A-Z])\b[.)]?\s*$", re.MULTILINE)
+_RIGHT = ("yes", "true", "correct", "right")
 
 
 def _in_last_statement(each: Mention, stated: list[Mention], text: str) -> bool:
@@ -265,7 +319,8 @@ def _mark_labels(text: str, options: Options) -> str:
         made = chr(FIRST + index[label.upper()])
         before, after = text[max(match.start() - 40, 0) : match.start()], text[match.end() : match.end() + 40]
         if match["after"] or match["small"]:
-            return match[0] if _is_article(label, after) else match[0][: -len(label)] + made
+            lettered = label.isupper() and re.match(r"option|letter", match["named"] or "", re.IGNORECASE)
+            return match[0] if not lettered and _is_article(label, after) else match[0][: -len(label)] + made
         if match["bare"]:
             if (
                 label.isdigit()
@@ -286,6 +341,8 @@ def _is_article(label: str, after: str) -> bool:
 def mentions(marked: str, options: Options) -> list[Mention]:
     """The mentions of a marked text, in order; those joined to a stated one ("A or B") are stated, too."""
     places = [match.start() for match in re.finditer(MENTION, marked)][: MOST_MENTIONS + 1]
+    if len(places) > MOST_MENTIONS:  # more than are weighed
+        return [Mention(place, "", False, False, False, False) for place in places]
     lines = [line.strip() for line in marked.splitlines() if line.strip()]
     heading = len(lines) > 1 and _is_heading(lines)
     last = lines[-1] if len(lines) > 1 and not _is_enumeration(lines[1:] if heading else lines) else ""
@@ -348,6 +405,7 @@ def _joined(found: list[Mention], marked: str) -> list[Mention]:
                 if (
                     other
                     and not other.denied
+                    and other.label != each.label
                     and (other.stated, other.leaning) != (each.stated or other.stated, each.leaning or other.leaning)
                 ):
                     stated, leaning = each.stated or other.stated, each.leaning or other.leaning
@@ -363,5 +421,5 @@ def _said(found: list[Mention], marked: str) -> list[tuple[int, str]]:
     return [
         (each.place, each.label)
         for each in found
-        if not each.denied and (each.stated or (each.leaning and each.place > after))
+        if not each.denied and not each.possible and (each.stated or (each.leaning and each.place > after))
     ]

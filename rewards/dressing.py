@@ -46,6 +46,29 @@ def undressed(text: str) -> str:
     return inner
 
 
+_NAMED = re.compile(r"\s*(?:caption|description|title|transcription|transcript)\s*:\s*(?=\S)", re.IGNORECASE)
+_QUOTED = re.compile(
+    r"\s*(?:here (?:is|'s) )?(?:an? |the |my |suggested )*(?:caption|description)[^:\"\n]{0,40}:\s*"
+    r"[\"\u201c](.+)[\"\u201d]\s*",
+    re.I | re.S,
+)
+
+
+def readings(text: str) -> list[str]:
+    """A free text as it stands, and without what may only announce it: `Caption: a dog`, `{"caption": "a dog"}`.
+
+    A label may also be part of what is written, so that the better of the readings counts.
+    """
+    found = [text]
+    value = answers.json_value(text) if text.strip().startswith(("{", "```")) else None
+    if isinstance(value, Mapping) and len(value) == 1 and isinstance(alone_text := next(iter(value.values())), str):
+        found.append(alone_text)
+    plain = _NAMED.sub("", answers.bare(text), count=1)
+    quoted = _QUOTED.fullmatch(plain)
+    found += [quoted[1] if quoted else plain, undressed(text)]
+    return list(dict.fromkeys(each for each in found if each.strip()))
+
+
 def alone(found: Mapping[str, Any]) -> Any:
     """The value under the one name of a mapping that says "answer"; None where it has none, or several."""
     named = [value for key, value in found.items() if str(key).strip().lower().replace(" ", "_") in ANSWER_KEYS]

@@ -79,6 +79,7 @@ def _same_set(answer: str, right: str) -> bool | None:
 
 def _clean(text: str) -> str:
     text = re.sub(r"(?<!\\)\*\*", "^", answers.undollar(text).translate(DASHES).replace("±", r"\pm "))
+    text = re.sub(r"\\varnothing(?![a-zA-Z])", r"\\emptyset", text)
     text = re.sub(r"\\(begin|end)\{[bB]matrix\}", r"\\\1{pmatrix}", text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = re.sub(r"(?<=\d)[eE]([-+]?\d+)(?![\d.])", r" \\cdot 10^{\1}", text)
@@ -134,7 +135,7 @@ def _worded(text: str) -> str:
 
 
 def _spaceless(text: str) -> str:
-    return re.sub(r"\s+|\\[,;:! ]|\\left|\\right", "", text)
+    return re.sub(r"\s+|(?<!\\)\\[,;:! ]|\\left|\\right", "", text)
 
 
 def is_wordy(text: str) -> bool:

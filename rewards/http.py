@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import random
+import re
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from mmrl.errors import RewardError
@@ -25,6 +28,7 @@ MOST_BYTES = 64 * 2**20
 SHOWN = 200
 AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0
+LONGEST_ASKED = 120.0  # seconds of a pause that a server may ask for
 
 
 class ServerError(Exception):
@@ -117,6 +121,10 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 def _read(answer: Any, name: str) -> Any:
     kind = answer.headers.get_content_type()
+    if kind == "text/html":  # what stands before a server may answer while that is away
+        title = re.search(rb"<title[^>]*>(.{0,200}?)</title>", answer.read(100_000), re.IGNORECASE | re.DOTALL)
+        about = " ".join(title[1].decode("utf-8", "replace").split())[:60] if title else ""
+        raise _Again(f"{name} answered a page of HTML{about and f', {about!r}'}; rewards read application/json")
     if kind != "application/json":
         raise RewardError(f"{name} answered {kind}; rewards read application/json alone, and unpickle nothing")
     data = answer.read(MOST_BYTES + 1)
@@ -134,7 +142,12 @@ def _pause(tried: int) -> float:
 
 
 def _asked_pause(header: str | None) -> float | None:
+    """Seconds of a `Retry-After`, which may also be a date; None for none."""
     try:
-        return min(LONGEST_PAUSE, max(0.0, float(header or "")))
+        seconds = float(header or "")
     except ValueError:
-        return None
+        try:
+            seconds = parsedate_to_datetime(header or "").timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return min(LONGEST_ASKED, max(0.0, seconds)) if math.isfinite(seconds) else None

@@ -15,6 +15,7 @@ import re
 from typing import Any
 
 from mmrl.rewards import answers
+from mmrl.rewards.languages import in_english
 from mmrl.rewards.spelled import tidy
 
 Interval = tuple[float, float]
@@ -49,7 +50,8 @@ _PARTS = (
 )
 _STAMP = rf"(?P<t{{0}}>(?P<sign{{0}}>-\s?)?(?:{_CLOCK}(?:\s*{_SECONDS}(?![a-z]))?|{_PARTS}))"
 _BETWEEN = (
-    r"\s*,?\s*(?:to|and|until|till|through|-+>?|~|\u2192|ends?(?:ing)? at|(?:and )?(?:it )?ends? at|and "
+    r"\s*,?\s*(?:to|(?:and )?(?:it )?(?:lasts|continues|goes on|runs) (?:to|until|till)"
+    r"|and|until|till|through|-+>?|~|\u2192|ends?(?:ing)? at|(?:and )?(?:it )?ends? at|and "
     r"ends at|,|;)\s*(?:at |second |t ?= ?)?"
 )
 _RANGE = re.compile(
@@ -71,7 +73,7 @@ _NO_TIME = re.compile(r"\bframes?\b|\bnot\b|n't\b|%", re.IGNORECASE)
 
 def interval(text: str) -> Interval | None:
     """The one interval of a text; None if there is none, or several that differ."""
-    text = answers.without_questions(text)[-MOST_READ:]
+    text = in_english(answers.without_questions(text)[-MOST_READ:])
     value = answers.merged(answers.json_value(text))
     if value is not None and (found := from_value(value)):
         unit = _UNIT_AFTER.search(text)
@@ -99,8 +101,8 @@ def from_value(value: Any) -> Interval | None:
         for first, last in zip(_STARTS, _ENDS, strict=True):
             if first in lowered and last in lowered:
                 return _pair([lowered[first], lowered[last]])
-        inner = [lowered[key] for key in _WHOLE if key in lowered]
-        return from_value(inner[0]) if len(inner) == 1 else None
+        inner = [found for key in _WHOLE if key in lowered and (found := from_value(lowered[key]))]
+        return inner[0] if len(inner) == 1 else None
     if isinstance(value, str):
         return interval(value)
     if isinstance(value, list | tuple) and len(value) == 1:

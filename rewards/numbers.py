@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 
 from mmrl.rewards import answers
+from mmrl.rewards.languages import amounts, stated
 from mmrl.rewards.spelled import tidy
 
 LONGEST = 1500  # characters in which one number is looked for; of a longer text only its statements are read
@@ -89,6 +90,13 @@ _THEREFORE = re.compile(r"\b(?:therefore|thus|hence)\b", re.IGNORECASE)
 _UNKNOWNS = frozenset("xyzXYZ")
 
 
+_LAKHS = re.compile(r"(?<![\d,.])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])")
+"""`1,50,000`, as it is written in India."""
+_CONVERTED = re.compile(r"(?<=[a-z])\s*\((?:about |approximately |or |≈ ?)?[\d.,]+\s*[a-z]{1,12}\)", re.IGNORECASE)
+"""`10 m (32.8 ft)`."""
+_COUNTED_UP = re.compile(r"(?:^|[.:!\n])\s*1(?:\s*,\s*\d{1,3}){2,}\s*(?:\.\.\.)?[.:;]?\s")
+
+
 class _NoNumber(Exception):
     """The text holds something numeric that is not one number for certain."""
 
@@ -98,7 +106,7 @@ def number(text: str, *, share: bool = False) -> float | None:
 
     share  the quantity asked for is a share of 1, so that `50%` is .5; otherwise it is 50
     """
-    text = answers.without_questions(text)[-MOST_READ:]
+    text = amounts(stated(answers.without_questions(text)[-MOST_READ:]))
     if (rest := answers.corrected(text)) != text and (value := _single(rest, share)) is not None:
         return value
     if (thought := _FIRST_THOUGHT.search(text)) and (value := _single(text[thought.end() :], share)) is not None:
@@ -115,6 +123,8 @@ def _concluded(text: str, share: bool) -> float | None:
     totals = list(_TOTAL.finditer(tidy(text)))[:2]
     if len(totals) == 1:
         return _single(next(group for group in totals[0].groups() if group), share)
+    if counted := _COUNTED_UP.search(text):  # "1, 2, 3. There are 3."
+        return _single(text[counted.end() :], share)
     if so := _SO.search(text):
         return _single(so[1], share)
     sentences = [each for each in _SENTENCE.split(text.strip()) if each.strip()]
@@ -129,6 +139,9 @@ def _single(text: str, share: bool) -> float | None:
     text = tidy(text)
     if re.fullmatch(r"-?\s*[\d.]*\s*e(?:\^\(?[-\d.]+\)?)?", text):  # the constant, alone
         text = text.replace("e", "\N{SCRIPT SMALL E}")
+    text = _CONVERTED.sub("", _LAKHS.sub(lambda m: m[0].replace(",", ""), text))
+    if (chain := text.rsplit("=", 1)) and text.count("=") > 1 and _ARITHMETIC.fullmatch(chain[1].strip(" .")):
+        return _single(chain[1], share)  # "x = 24/2 = 12"
     left, equals, right = text.partition("=")
     sum_ = _ARITHMETIC.search(left) if equals and "=" not in right else None
     if equals and _SUM.fullmatch(right) and _single(left, share) is not None:

@@ -9,6 +9,7 @@ Each reward is called on the whole batch, then, if that fails, row by row (`rows
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from mmrl.errors import RewardError
 from mmrl.record import Prompt, Scores
 from mmrl.rewards.calls import WHOLE, Inputs, Outcome, Style, prepare
 from mmrl.rewards.frames import Pooling, framewise
+from mmrl.rewards.parts import EARNED, parts_of
 from mmrl.rewards.pool import CallFailed, IsolatedReward, Worker, WorkerPool
 from mmrl.rewards.presets import PRESETS
 from mmrl.rewards.ray_workers import starter
@@ -35,6 +37,7 @@ from mmrl.rewards.rows import (
     Refused,
     RowScores,
     count_causes,
+    first_failure,
     gather_inputs,
     is_blank,
     key_column,
@@ -71,6 +74,9 @@ class RewardSpec(Section):
               trainer's; it needs Python 3.11 and what the reward imports, and gets this package from here
     frames    of a reward that reads pictures, on videos: it is called on every frame, and its answers are pooled by
               "mean", "min", "max", "median", "first" or "last"
+    of        of outputs of several stretches, which one it reads: text or picture, the last of each, or text_1,
+              picture_2; what it is worth is then what that stretch earned, too, in the column action_reward. None: all
+              of it, as `output.text`, `output.picture` and `output.stretches`
     columns   keys of its answers that stage functions read as columns, and that are worth nothing themselves: one
               number, one for each action, or spans of the output's characters, [start, end] or [start, end, value]
     """
@@ -86,7 +92,13 @@ class RewardSpec(Section):
     isolated: bool | None = None
     python: str | None = None
     frames: Pooling | None = None
+    of: str | None = None
     columns: list[str] = []
+
+    @property
+    def makes(self) -> list[str]:
+        """Columns that stage functions may read."""
+        return [*self.columns, *([EARNED] if self.of is not None and EARNED not in self.columns else [])]
 
 
 @dataclass
@@ -167,6 +179,7 @@ class RewardPanel:
             if all(not member.spec.weight for member in self.members):
                 raise RewardError("every reward has weight 0: nothing would be trained")
             made = Counter(name for member in self.members for name in member.spec.columns)
+            made += Counter({EARNED: int(EARNED in made and any(member.spec.of for member in self.members))})
             if twice := [name for name, count in made.items() if count > 1]:
                 raise RewardError(f"two rewards make the column {twice[0]!r}: take it from one of them")
         except BaseException:
@@ -208,7 +221,7 @@ class RewardPanel:
     @property
     def makes(self) -> dict[str, str]:
         """{column that stage functions may read: who makes it}."""
-        return {name: f"reward {member.label!r}" for member in self.members for name in member.spec.columns}
+        return {name: f"reward {member.label!r}" for member in self.members for name in member.spec.makes}
 
     @property
     def required_columns(self) -> list[str]:
@@ -236,7 +249,9 @@ class RewardPanel:
         """What outputs are worth, one prompt per output. Raises RewardError past the ceiling."""
         if len(outputs) != len(prompts):
             raise RewardError(f"{len(outputs)} outputs for {len(prompts)} prompts; expected one prompt per output")
-        inputs = [gather_inputs(member.label, member.columns, outputs, prompts) for member in self.members]
+        read = [parts_of(outputs, member.spec.of, member.label) for member in self.members]
+        pairs = zip(self.members, read, strict=True)
+        inputs = [gather_inputs(member.label, member.columns, shown, prompts) for member, shown in pairs]
         most = int(self._ceiling * len(outputs)) + 1
         futures = [
             self._threads.submit(score_rows, member.call, rows, most, self._allowed(member))
@@ -250,7 +265,19 @@ class RewardPanel:
                 results.append(future.result() if future else score_rows(member.call, rows, most))
             except Refused as refused:
                 raise RewardError(f"prompt {prompts[refused.row].id!r}: reward {member.label!r}: {refused}") from None
-        return self._assemble(results, len(outputs))
+        scores = self._assemble(results, len(outputs))
+        return scores if all(m.spec.of is None for m in self.members) else self._with_earned(scores, outputs)
+
+    def _with_earned(self, scores: Scores, outputs: Sequence[Any]) -> Scores:
+        """What each stretch earned: the weighted answers of the rewards that read it alone."""
+        spans: list[list[list[float]]] = [[] for _ in outputs]
+        for member in (m for m in self.members if m.spec.of is not None):
+            weighted = [(scores.components[member.component(key)], member.weight(key)) for key in member.all_keys]
+            worth = sum((values * weight for values, weight in weighted if weight), torch.zeros(len(outputs)))
+            for row, (output, value) in enumerate(zip(outputs, worth.tolist(), strict=True)):
+                place = output.place(member.spec.of)
+                spans[row] += [[place, place + 1, value]] if not math.isnan(value) else []
+        return replace(scores, columns={**scores.columns, EARNED: spans})
 
     def _allowed(self, member: Member) -> float:
         timeout = member.spec.timeout or self._default_timeout
@@ -282,6 +309,9 @@ class RewardPanel:
                 columns[name], problems = made_column(result.outcomes, name)
                 causes.update(count_causes(f"{member.label}/{name}", problems))
                 reward[torch.tensor([bool(problem) for problem in problems], dtype=torch.bool)] = NAN
+            weightless = not any(member.weight(key) for key in member.all_keys)
+            if weightless and len(member.all_keys) > 1 and not member.spec.columns:
+                causes.update(count_causes(member.label, map(first_failure, result.outcomes)))
         if count and not components:
             raise RewardError(
                 f"the rewards {', '.join(m.label for m in self.members)} make columns alone and say of no output what "

@@ -31,7 +31,7 @@ I_THEN = re.compile(r"\s+(?!(?:because|since|as|is|or|and|nor)\b)[A-Za-z]|'")
 MAY_PRECEDE = re.compile(
     rf"(?:^|[.,;:!?(\[{{#\n\"'=/&+|>$\u2717\u2718\u274c\u2713\u2714\u2705\u2192\u21d2\u2026\u2014\u2013-]"
     rf"|[{HAN}]|{_M}|{BOLD}|\b(?-i:[A-Z])|\b(?:is|be|was|are"
-    r"|answers?|options?|choices?|letters?|choos\w+|chose|chosen|selec\w+|out|"
+    r"|answers?|options?|choices?|letters?|statements?|choos\w+|chose|chosen|selec\w+|out|"
     r"pick\w*|with|for|therefore|so|thus|hence|or|and|not|than|of|either|neither|nor|but|it's|that|that's|answer's"
     r"|says?|both|between|whether|if|no|yes|nope|now|wait|sorry|oops|hmm|however|instead|rather|mean|maybe|perhaps"
     r"|possibly|because|since|while|it|then|first|second|next|last|also|finally|still|yet|by|like|unlike|vs|versus|plus|when"

@@ -16,12 +16,13 @@ from typing import Any
 
 from mmrl.rewards import answers, dressing
 from mmrl.rewards.boxes import boxes, from_value
+from mmrl.rewards.tables import grid
 
 Point = tuple[float, float]
 LONGEST = 20_000
 KEYS = (
     "points", "point_2d", "point", "points_2d", "coordinate", "coordinates", "keypoints", "clicks", "position",
-    "center", "location", "start_box", "start_point", "answer", "objects", "predictions",
+    "arguments", "center", "location", "start_box", "start_point", "answer", "objects", "predictions",
 )  # fmt: skip
 _N = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)%?"
 _PAIR = re.compile(rf"[(\[<]\s*({_N})\s*[,;\s]\s*({_N})\s*,?\s*[)\]>]")
@@ -33,6 +34,9 @@ _BARE = re.compile(
 )
 _ROW = re.compile(rf"\s*{_N}\s*[,\s]\s*{_N}(?:\s*[;\n]\s*{_N}\s*[,\s]\s*{_N})+\s*[;.]?\s*")
 """`10, 20; 30, 40`, or a pair on each line."""
+_JOINED = re.compile(rf"\s*{_N},{_N}(?:\s+{_N},{_N})+\s*[;.]?\s*")
+"""`10,20 30,40`"""
+_QUANTISED = re.compile(r"<loc_(\d{1,4})>\s*<loc_(\d{1,4})>")
 _MULTIPOINT = re.compile(r"\s*MULTIPOINT\s*\(([^()]*)\)\s*", re.IGNORECASE)
 _TAGGED = re.compile(
     rf"<\|?points?(?:_start)?\|?>\s*({_N})\s*[,;\s]\s*({_N})\s*<\|?(?:/points?|point_end)\|?>", re.IGNORECASE
@@ -45,6 +49,10 @@ _NEGATED = re.compile(r"(?:\bnot|n't|\bnever)\b(?:(?!\bbut\b)[^.,;:\[(\n]){0,40}
 
 def points(text: str, *, centres: bool = False) -> list[Point]:
     """All points of a text, in order: those of its JSON, or of the first notation above that finds some."""
+    if (rest := answers.corrected(text)) != text and (better := points(rest, centres=centres)):
+        return better
+    if quantised := _QUANTISED.findall(text[:LONGEST]):
+        return [_point(x, y) for x, y in quantised]
     text = _TAGGED.sub(r"(\1, \2) ", answers.bare(dressing.narrow(text[:LONGEST])).translate(_DASHES))
     text = _TAG.sub(" ", text)
     if written := _MULTIPOINT.fullmatch(text):
@@ -52,18 +60,31 @@ def points(text: str, *, centres: bool = False) -> list[Point]:
     value = answers.json_value(text)
     if value is not None and not (isinstance(value, list) and all(_is_number(each) for each in value)):
         return points_in(value, centres=centres)
-    if found := _NAMED.findall(text):
-        return [_point(x, y) for _, x, y in found]
+    if headed := _headed(text):
+        return headed
+    if named := _NAMED.findall(text):
+        return [_point(x, y) for _, x, y in named]
     if _FOUR.search(text):
         return [_centre(box) for box in boxes(text)] if centres else []
     found = [m for m in _PAIR.finditer(text) if not _NEGATED.search(text[max(m.start() - 60, 0) : m.start()])]
     if found:
         return [_point(m[1], m[2]) for m in found]
-    if _ROW.fullmatch(text):
+    if _ROW.fullmatch(text) or _JOINED.fullmatch(text):
         numbers = re.findall(_N, text)
         return [_point(x, y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
     whole = _BARE.fullmatch(text)
     return [_point(whole[1], whole[2])] if whole else []
+
+
+def _headed(text: str) -> list[Point]:
+    """The points of a table with columns `x` and `y`."""
+    rows = grid(text) if text.count("|") > 3 else []
+    head = [cell.lower() for cell in rows[0]] if rows else []
+    if "x" not in head or "y" not in head:
+        return []
+    x, y = head.index("x"), head.index("y")
+    cells = [(_numeral(row[x]), _numeral(row[y])) for row in rows[1:]]
+    return [(a, b) for a, b in cells if a is not None and b is not None]
 
 
 def points_in(value: Any, *, centres: bool = False) -> list[Point]:
@@ -80,6 +101,9 @@ def points_in(value: Any, *, centres: bool = False) -> list[Point]:
                 return points_in(named[key], centres=centres)
         if named and all(re.fullmatch(r"(?:point|p|click)[ _]?\d+", key) for key in named):
             return [point for each in value.values() for point in points_in(each, centres=centres)]
+        pairs = [each for each in value.values() if isinstance(each, list | tuple) and len(each) == 2]
+        if value and len(pairs) == len(value) and all(_is_number(n) for pair in pairs for n in pair):
+            return [(float(x), float(y)) for x, y in pairs]  # by the names of what they show
         return [_centre(box) for box in from_value(value)] if centres else []
     if not isinstance(value, list | tuple):
         return []

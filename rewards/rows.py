@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +168,9 @@ def key_column(outcomes: Sequence[Outcome], key: str) -> list[float]:
 
 def made_column(outcomes: Sequence[Outcome], name: str) -> tuple[list[Any], list[str]]:
     """What each row's answer holds under the key of a declared column, None where it has nothing, and why not."""
-    values = [outcome.lists.get(name, outcome.values.get(name)) for outcome in outcomes]
+    values = [
+        None if failure_of(outcome, name) else outcome.lists.get(name, outcome.values.get(name)) for outcome in outcomes
+    ]
     return values, [problem_of(o, name) if value is None else "" for o, value in zip(outcomes, values, strict=True)]
 
 
@@ -179,8 +181,20 @@ def problem_of(outcome: Outcome, key: str) -> str:
     return outcome.problems.get(key, "" if key in outcome.values else "missing")
 
 
-def count_causes(label: str, problems: Sequence[str]) -> Counter:
+def failure_of(outcome: Outcome, key: str) -> str:
+    """Why a row that was to have a number under `key` has none; "" too where it need not have one, missing or None."""
+    problem = outcome.problems.get(key, "")
+    return "" if problem == "None" else problem
+
+
+def first_failure(outcome: Outcome) -> str:
+    """Why some part of a row failed; "" where all of them are there, missing or None, as other tasks' parts are."""
+    return next((problem for problem in outcome.problems.values() if problem != "None"), "")
+
+
+def count_causes(label: str, problems: Iterable[str]) -> Counter:
     """`{"accuracy: timeout": 3}`; empty problems are rows that were scored."""
+    problems = list(problems)
     causes = Counter(f"{label}: {_shorten(problem)}" for problem in problems if problem)
     if len(causes) <= MOST_CAUSES:
         return causes

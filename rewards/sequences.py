@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.languages import in_english
 
 LONGEST = 2000
 _ARROW = re.compile(r"\\(?:to|rightarrow|Rightarrow|longrightarrow|succ|prec|gt|lt)(?![a-zA-Z])")
@@ -26,7 +27,7 @@ _LEAD = re.compile(
     rf"|proper|true|original|following|event) )?{_ORDER}\b)\s*",
     re.IGNORECASE,
 )
-_LIST = re.compile(r"^\s*(?:step\s*)?\d+\s*[.):]\s+", re.IGNORECASE)
+_LIST = re.compile(r"^\s*(?:(?:(?:step|position|place|slot|rank)\s*)?\d+\s*[.):]|[-*\u2022])\s+", re.IGNORECASE)
 _TURN = re.compile(
     r"^(?:(?:and|first(?:ly)?|second(?:ly)?|third(?:ly)?|fourth|fifth|sixth|seventh|eighth"
     r"|\d+(?:st|nd|rd|th)|then|next|after that|finally|last(?:ly)?|comes)\b\s*[,:]?\s*"
@@ -34,21 +35,29 @@ _TURN = re.compile(
     re.IGNORECASE,
 )
 _DRESS = re.compile(
-    r"^(?:(?:event|step|clip|segment|frame|image|picture|option|scene)\s+)?[(\[]?\s*(.+?)\s*[)\]]?[.:]?$", re.I
+    r"^(?:(?:event|step|clip|segment|frame|image|picture|option|scene|piece|tile|patch)\s+)?[(\[]?\s*(.+?)\s*[)\]]?[.:]?$",
+    re.I,
 )
 
 
-_PLACES = {
-    name: i for i, names in enumerate(("first", "second", "third", "fourth", "fifth", "sixth")) for name in (names,)
-}
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+_PLACES = {name: i for i, name in enumerate(_ORDINALS)}
+_PLACES |= {name: i for i, name in enumerate(("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th"))}
 _ROW = re.compile(
     r"\s*(?:row\s*\d+\s*[:.)-]\s*)?[\[(|]?\s*(\d+(?:\s*[,|]\s*|\s+)\d+(?:(?:\s*[,|]\s*|\s+)\d+)*)\s*[\])|]?[,;]?", re.I
 )
 """`Row 1: 2 1`, a row of a grid of pieces."""
+_FREE = ("next", "in between", "between", "in the middle", "middle")  # places that the others leave
 _PLACED = re.compile(
-    rf"(.+?)\s+(?:(?:comes|happens|occurs|is|goes|takes place)\s+)?({'|'.join(_PLACES)}|last|next)\.?", re.IGNORECASE
-)
-"""`C comes first`."""
+    r"(?:with\s+|(?:the )?(?:video|clip|sequence) shows\s+)?(.+?)\s*[\s:]\s*"
+    r"(?:(?:comes|happens|occurs|is|goes|takes place)\s+)?(?:at\s+)?(?:the\s+)?"
+    rf"\(?({'|'.join((*_PLACES, *_FREE))}|last|end|beginning|start)\)?"
+    r"(?:\s+(?:event|one|step|clip|frame|item|of all))?\.?", re.IGNORECASE
+)  # fmt: skip
+"""`C comes first`, `A in between`, `C is the first event`."""
+_CALLED = re.compile(r"^(?:events?|steps?|clips?|segments?|frames?|images?|pieces?|answer)\s*:\s*(?=\S)", re.IGNORECASE)
+_RANKED = re.compile(r"\s*([A-Za-z])\s*[:=]\s*(\d{1,2})\s*")
+"""`A: 2`, of items that say their places."""
 _LED = [
     (re.compile(
         r"(?:(?:then|and)\s+)?(?:(?:it|the (?:video|clip|sequence|scene|order))\s+)?"
@@ -63,7 +72,8 @@ _SIDED = re.compile(
     r"(?:(?:right|immediately|directly|just)\s+)?(before|after|precedes|follows)\s+(.{1,80}?)\s*\.?\s*", re.IGNORECASE
 )  # fmt: skip
 """`C happens before A`, `A comes after C`."""
-_NUMBERED = re.compile(r"(?:^|[\s,;])(\d{1,2})[.)]\s*")
+_NUMBERED = re.compile(r"(?:^|[\s,;])(\d{1,2})(?:[.)]\s*|:\s*(?=[A-Za-z]))")
+_SENTENCES = re.compile(r"[;,]\s*(?:and\s+|then\s+)?|\.\s+|\s+and\s+(?:then\s+)?")
 _LABELLED = re.compile(r"(?:^|(?<=[\s,;:]))[(\[]([A-Za-z]|\d{1,2})[)\]]\s+(?=[^\W\d_]{2})")
 _LETTERED = re.compile(r"\s*(?:\d+[.)]\s*)?[(\[]?([A-Z])[.):\]]\s+\w{2}.*")
 
@@ -71,17 +81,19 @@ _LETTERED = re.compile(r"\s*(?:\d+[.)]\s*)?[(\[]?([A-Z])[.):\]]\s+\w{2}.*")
 def order(text: str) -> list[str]:
     """The items of an answer in order, folded for comparing; [] where there is no order."""
     text = unicodedata.normalize("NFKC", dressing.narrow(text[:LONGEST]))  # as in circled digits
-    text = answers.undollar(answers.bare(answers.without_questions(_ARROW.sub(" > ", text))))
+    text = answers.undollar(answers.bare(answers.without_questions(_ARROW.sub(" > ", in_english(text)))))
+    if (rest := answers.corrected(text, most_words=MOST)) != text and len(found := order(rest)) > 1:
+        return found
     value = answers.json_value(text)
     if value is not None:
         return order_in(value)
     said = answers.statements(text)
     if said:
         text = said[-1][1]
-    text = _LEAD.sub("", text.strip()).strip()
+    text = _CALLED.sub("", _LEAD.sub("", text.strip()).strip())
     if _SHORT.fullmatch(text):
         return [folded(each) for each in re.findall(r"\w{1,2}", text)]
-    if labels := _labels(text):
+    if labels := _labels(text) or _ranked(text):
         return labels
     if chained := _chained(text):
         return chained
@@ -92,9 +104,20 @@ def order(text: str) -> list[str]:
     if len(lines) > 1 and all(_ROW.fullmatch(line) for line in lines):
         return [item for line in lines for item in re.findall(r"\d+", _ROW.fullmatch(line)[1])]  # type: ignore[index]
     parts = lines if len(lines) > 1 else _BETWEEN.split(text)
+    clauses = [each for each in _SENTENCES.split(text) if each.strip()]
+    if len(lines) == 1 and len(clauses) > 1 and all(_PLACED.fullmatch(_led(each)) for each in clauses):
+        parts = clauses
     if len(parts) == 1 and len(text.split()) > 1 and all(len(each) <= 2 for each in text.split()):
         parts = text.split()
     return [folded(part) for part in _placed([_led(part) for part in parts if part.strip()])][: MOST + 1]
+
+
+def _ranked(text: str) -> list[str]:
+    """The items of `A: 2, B: 3, C: 1` by their places, where each place is taken once."""
+    ranked = [_RANKED.fullmatch(each) for each in re.split(r"[,;\n]", text) if each.strip()]
+    places = {int(each[2]): each[1].casefold() for each in ranked if each}
+    whole = len(ranked) > 1 and all(ranked) and sorted(places) == list(range(1, len(ranked) + 1))
+    return [places[place] for place in sorted(places)] if whole else []
 
 
 def _labels(text: str) -> list[str]:
@@ -142,15 +165,20 @@ def _placed(parts: list[str]) -> list[str]:
     if not any(told):
         return parts
     here = list(range(len(parts)))
-    places = [_place(match[2].lower(), i, len(parts)) if match else i for i, match in enumerate(told)]
+    named = [_place(match[2].lower(), len(parts)) if match else i for i, match in enumerate(told)]
+    free = iter(sorted(set(here) - {place for place in named if place is not None}))
+    places = [next(free, -1) if place is None else place for place in named]
     if sorted(places) != here or (not all(told) and places != here):
         return []
     at = sorted(zip(places, parts, told, strict=True), key=lambda each: each[0])
     return [match[1] if match else part for _, part, match in at]
 
 
-def _place(word: str, here: int, count: int) -> int:
-    return count - 1 if word == "last" else here if word == "next" else _PLACES[word]
+def _place(word: str, count: int) -> int | None:
+    """The place that a word names among so many; None for one that takes what the others leave."""
+    if word in ("beginning", "start"):
+        return 0
+    return count - 1 if word in ("last", "end") else None if word in _FREE else _PLACES[word]
 
 
 def order_in(value: Any) -> list[str]:

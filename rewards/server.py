@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmrl.errors import ConfigError
 from mmrl.over_http import JsonServer, from_base64
@@ -46,6 +46,13 @@ class ServeConfig(Section):
     workers: int = Field(2, ge=1)
     timeout: float = Field(120.0, gt=0)
     key_env: str | None = None
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _names_will_do(cls, value: Any) -> Any:
+        """`accuracy` and `[accuracy, format]`, as in a run."""
+        several = [value] if isinstance(value, str | Mapping) else value
+        return [{"name": v} if isinstance(v, str) else v for v in several] if isinstance(several, list) else several
 
 
 class RewardServer:

@@ -121,7 +121,8 @@ def grid(text: str) -> list[list[str]]:
         return []
     if all("|" in line for line in lines):
         found = _from_markdown("\n".join(lines))
-        rows = [[cell.text for cell in row.children] for row in found.children] if found else []
+        parted = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+        rows = [[cell.text for cell in row.children] for row in found.children] if found else parted
     else:
         comma = "\t" if all("\t" in line for line in lines) else ","
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=comma, skipinitialspace=True)]

@@ -19,7 +19,8 @@ def exact(completion: str, solution: Any) -> float:
     said = answers.extract(completion)
     right = true_texts(solution)
     said = dressing.narrow(said)
-    return float(any(answers.plain(dressing.narrow(each)) in right for each in (said, dressing.undressed(said))))
+    readings = (said, dressing.undressed(said), answers.corrected(said))
+    return float(any(answers.plain(dressing.narrow(each)) in right for each in readings))
 
 
 @reward("exact_match", success=True, check=checks(true_texts))

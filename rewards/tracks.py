@@ -11,6 +11,7 @@ from mmrl.rewards import answers
 from mmrl.rewards.boxes import Box, boxes, from_value
 from mmrl.rewards.intervals import Interval, interval
 from mmrl.rewards.intervals import from_value as interval_from
+from mmrl.rewards.languages import in_english
 from mmrl.rewards.spelled import DASHES
 from mmrl.rewards.tables import grid
 
@@ -21,6 +22,7 @@ STAMPS = ("frame", "frame_id", "frame_index", "time", "timestamp", "t", "second"
 MOST = 5000
 _AROUND = " \n|:;,.>"
 _KEY = re.compile(r"(?:frame|time|second|sec|t|f)?[\s_#:]*(\d+(?:\.\d+)?)\s*s?", re.IGNORECASE)
+_CLOCK = re.compile(r"(?:(\d{1,2}):)?(\d{1,2}):(\d{2}(?:\.\d+)?)")
 
 _LINE = re.compile(
     r"(?:frame|time|second|t|f)?[\s_#:]*(\d+(?:\.\d+)?)\s*s?\s*[:=]\s*[\[(]\s*(-?[\d.]+(?:\s*,\s*-?[\d.]+){3})\s*[\])](?!\s*(?:or|,)?\s*[\[(])",
@@ -29,7 +31,7 @@ _LINE = re.compile(
 
 _AT = re.compile(
     r"(?:\b(?:frame|time|second|timestamp|t|f)[\s_#:=]*|(?<!\w)#|^[\s|*-]*)(\d+(?:\.\d+)?)\s*s?(?:\s+-(?=\s))?"
-    r"(?=\s*(?:[:=|>,]|\b(?:the|it|is|at)\b|[\[(])|\s+-?\d)",
+    r"(?=\s*(?:[:=|>,\u2192]|-+>|\b(?:the|it|is|at)\b|[\[(])|\s+-?\d)",
     re.IGNORECASE | re.MULTILINE,
 )
 """Where a frame is named: `Frame 3 -`, `| 3 |`, `at frame 3 the box is`."""
@@ -45,6 +47,7 @@ Track = dict[float, Box]
 
 def read(text: str) -> Any:
     """The JSON of an answer, or its lines `Frame 3: [x1, y1, x2, y2]` as a mapping, in any notation of boxes."""
+    text = in_english(text)
     if (framed := _objects(text) or _rows(text)) is not None:
         return framed
     value = answers.merged(answers.json_value(text))
@@ -90,8 +93,15 @@ def tube(text: str) -> tuple[Interval | None, Track]:
     """(when, where) of an answer: of its JSON, or of its lines and the words beside them."""
     when, found = tube_in(read(text))
     if when is None and found:
-        when = interval("\n".join(line for line in text.splitlines() if "{" not in line and not boxes(_beside(line))))
+        when = interval("\n".join(_words_of(line) for line in text.splitlines() if not boxes(_beside(_words_of(line)))))
+    if when is None and not found:
+        when = interval(text)
     return when, found
+
+
+def _words_of(line: str) -> str:
+    """What a line says before its JSON."""
+    return line.partition("{")[0].rstrip(" ,:;").removesuffix("with boxes").removesuffix("boxes").rstrip(" ,:;")
 
 
 def _beside(line: str) -> str:
@@ -128,6 +138,8 @@ def key_of(key: Any) -> float | None:
     """`3`, `"3"`, `"frame_3"`, `"3.0s"` as 3.0."""
     if isinstance(key, int | float) and not isinstance(key, bool):
         return float(key)
+    if key is not None and (clock := _CLOCK.fullmatch(str(key).strip())):
+        return 3600 * float(clock[1] or 0) + 60 * float(clock[2]) + float(clock[3])
     match = _KEY.fullmatch(str(key).strip()) if key is not None else None
     return float(match[1]) if match else None
 

@@ -1,8 +1,8 @@
 """What travels between the trainer and a reward worker: one JSON line, then raw bytes for images.
 
 Values come out as they went in: strings, numbers, None, lists, tuples, dictionaries, paths, PIL images pixel by pixel,
-films with their rate, and sounds sample by sample. numpy arrays and tensors arrive as lists. Anything else is refused
-by name, never turned into text.
+films with their rate, sounds sample by sample, and outputs of several stretches. numpy arrays and tensors arrive as
+lists. Anything else is refused by name, never turned into text.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmrl.errors import RewardError
+from mmrl.told import Told
 
 PLAIN_MODES = ("1", "L", "RGB", "RGBA", "I", "F")
 
@@ -66,6 +67,8 @@ def _encode(value: Any, blobs: list[bytes], where: str) -> Any:
         samples = np.asarray(value.samples, dtype="<f4")
         blobs.append(samples.tobytes())
         return {"$sound": [value.rate, *samples.shape, len(blobs) - 1]}
+    if isinstance(value, Told):
+        return {"$told": [_encode(v, blobs, f"{where}[{i}]") for i, v in enumerate(value.stretches)]}
     if hasattr(value, "tolist"):
         return _encode(value.tolist(), blobs, where)
     raise RewardError(
@@ -102,4 +105,6 @@ def _decode(value: Any, blobs: list[bytes]) -> Any:
 
         rate, channels, count, index = value["$sound"]
         return Sound(np.frombuffer(blobs[index], dtype="<f4").reshape(channels, count).copy(), rate)
+    if "$told" in value:
+        return Told(_decode(value["$told"], blobs))
     return {k: _decode(v, blobs) for k, v in value.items()}

@@ -10,6 +10,7 @@
     moves         captions of which object moves where, with the clip            flow
     edits         a picture and one thing to change in it                        flow
     lists         digits to say in another order, text alone                     masked
+    retold        a color to tell, and a picture to draw of it                   joint
 
 Every prompt is a pure function of (world, split, difficulty, seed, index): nothing is stored, and the same
 numbers give the same prompts on every machine. Which split a scene belongs to is decided by the hash of the
@@ -35,6 +36,7 @@ from mmrl.data.worlds.lists import Lists
 from mmrl.data.worlds.motion import Motion
 from mmrl.data.worlds.moves import Moves
 from mmrl.data.worlds.questions import World
+from mmrl.data.worlds.retold import Retold
 from mmrl.data.worlds.scenes import check_level, check_split, keyed_random, picture_hash, split_of
 from mmrl.data.worlds.shapes import Shapes
 from mmrl.data.worlds.stills import Stills
@@ -43,7 +45,7 @@ from mmrl.randomness import Key
 from mmrl.record import Prompt
 
 WORLDS: dict[str, type[World]] = {
-    w.name: w for w in (Shapes, Digits, Stills, FinePrint, Motion, Flashes, Compositions, Moves, Edits, Lists)
+    w.name: w for w in (Shapes, Digits, Stills, FinePrint, Motion, Flashes, Compositions, Moves, Edits, Lists, Retold)
 }
 DIFFICULTY = 2
 MOST_ATTEMPTS = 1000

@@ -53,12 +53,12 @@ def caption(scene: dict[str, Any]) -> str:
     groups = []
     for group in scene["objects"]:
         count, shape = group["count"], plural(group["shape"], group["count"])
-        groups.append(f"{COUNTS[count]} {group['color']} {shape} {_PLACES[group['position']]}")
+        groups.append(f"{COUNTS[count]} {group['color']} {shape} {PLACES[group['position']]}")
     background = "" if scene["background"] == "black" else f", {scene['background']} background"
     return " and ".join(groups) + background
 
 
-_PLACES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
+PLACES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
 
 
 def _group(rng: random.Random, position: str, most: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from mmrl.data.worlds.motion import GRID, SIDE, SIZE, Motion
 from mmrl.data.worlds.questions import Question, asked_rarest
 from mmrl.data.worlds.scenes import COLORS, SHAPES
+from mmrl.record import Prompt
 
 FPS, FRAMES = 4, 24
 GAPS = ((2, 6), (10, 14), (18, 22))
@@ -47,6 +48,10 @@ class Flashes(Motion):
         start, end = seconds_of(scene["asked"])
         text = f"Which color appears between {start} and {end} seconds?"
         return Question(text, scene["objects"][scene["asked"]]["color"], "exact", "flash")
+
+    def prompt(self, scene: dict[str, Any], id: str, columns: dict[str, Any]) -> Prompt:
+        """With the column `span`: the seconds whose frames show the answer, which recipe `dynframe_turns` reads."""
+        return super().prompt(scene, id, columns | {"span": list(seconds_of(scene["asked"]))})
 
 
 def seconds_of(gap: int) -> tuple[float, float]:

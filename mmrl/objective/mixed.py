@@ -1,8 +1,8 @@
 """One objective for each kind of action of a row: `objective: {kinds: {tokens: {...}, transition: {...}}}`.
 
-Shaping, group selection and the learning rate are of the whole row. Advantage, credit, ratio, trust region, aggregation
-and regularizers are of a kind: they see its actions side by side, as if the rows held nothing else, and its loss is
-added with its coefficient.
+Shaping, group selection, the learning rate and an advantage that stands above all kinds are of the whole row. Credit,
+ratio, trust region, aggregation and regularizers are of a kind, and so is an advantage that it names: they see its
+actions side by side, as if the rows held nothing else, and its loss is added with its coefficient.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ class MixedObjective(Objective):
         stages = config.model_dump()
         parts = {kind: _part(kind, own, stages) for kind, own in config.kinds.items()}
         whole = Objective.of(config.model_copy(update={"kinds": {}}))
+        for kind, part in parts.items():
+            if "advantage" not in config.kinds[kind]:
+                part.objective.advantage = whole.advantage
         each = [part.objective for part in parts.values()]
         if whole.score_objective or any(own.score_objective for own in each):
             raise ConfigError("objective.kinds: a score_objective judges whole rows; it has no kinds")
@@ -61,7 +64,8 @@ class MixedObjective(Objective):
     @property
     def stages(self) -> list[Bound]:
         whole = [*self.shaping, *self.group, *([self.learning_rate] if self.learning_rate else [])]
-        return [*whole, *(bound for own in self.kinds.values() for bound in own.stages)]
+        every = [*whole, *(bound for own in self.kinds.values() for bound in own.stages)]
+        return list({id(bound): bound for bound in every}.values())  # kinds may share the advantage
 
     @property
     def columns(self) -> dict[str, list[str]]:
@@ -74,9 +78,15 @@ class MixedObjective(Objective):
         if batch.advantage is None:
             advantage = torch.zeros_like(batch.old_log_probs)
             trained = torch.zeros_like(batch.trained)  # type: ignore[arg-type]
+            whole: Batch | None = None
             for _, part, places in self._each(batch):
-                assessed = part.objective.assess(places.of_batch(batch))
-                advantage = advantage + places.put(assessed.advantage).to(advantage)  # type: ignore[arg-type]
+                if part.objective.advantage is self.advantage:
+                    assessed = whole = whole or self.judged(batch)
+                    own = places.take(assessed.advantage)  # type: ignore[arg-type]
+                else:
+                    assessed = part.objective.assess(places.of_batch(batch))
+                    own = assessed.advantage  # type: ignore[assignment]
+                advantage = advantage + places.put(own).to(advantage)
                 trained |= assessed.trained  # type: ignore[arg-type]
             batch = replace(batch, advantage=advantage, trained=trained)
         return super().assess(batch)

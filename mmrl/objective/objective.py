@@ -239,13 +239,16 @@ class Objective:
         Groups with a single counted member leave the loss where the advantage compares rollouts of a prompt. An
         advantage that is already set, `(B,)` or `(B, T)`, is kept.
         """
+        return self.select(self.judged(batch), after_advantage=True)[0]
+
+    def judged(self, batch: Batch) -> Batch:
+        """Stage 5 alone."""
         if batch.advantage is None:
             if self.advantage.spec.relative:
                 alone = group_count(batch.group, batch.counted) < 2
                 batch = replace(batch, trained=batch.trained & ~alone)
             batch = replace(batch, advantage=self._advantage(batch))
-        batch = replace(batch, advantage=_per_action(batch.advantage, batch))
-        return self.select(batch, after_advantage=True)[0]
+        return replace(batch, advantage=_per_action(batch.advantage, batch))
 
     @torch.no_grad()
     def credit_and_weigh(self, batch: Batch) -> tuple[Batch, Tensor]:

@@ -48,6 +48,8 @@ class Policy(ABC):
     takes_teacher  another policy may be loaded beside it, whose log-probs `weights="teacher"` reads
     columns    what stage functions may read of its rollouts besides probes (`mmrl.columns`)
     reads      kinds of media it can be shown, "image" and "video"
+    earned     columns that rewards make of what they read of one part of its outputs (`rewards: [{of: ...}]`)
+    least      the least that its section says, where no model is named yet
     found      what the policy found out about its model by trying it, written into the run as `model.json`
     module     the trainable module; the trainer replaces it by the one accelerate prepared. Methods of it that
                run parts of the model besides `forward` are named in its `partial_forwards`
@@ -66,6 +68,8 @@ class Policy(ABC):
     takes_teacher: ClassVar[bool] = False
     columns: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
+    earned: ClassVar[frozenset[str]] = frozenset()
+    least: ClassVar[dict[str, Any]] = {"model": ""}
     module: nn.Module
     card: Callable[[], str] | None = None
     """Writes the model card of an export, where somebody knows the run."""
@@ -91,6 +95,16 @@ class Policy(ABC):
     def columns_of(cls, config: Any) -> dict[str, str]:
         """{column: who makes it}, of a `config_type` section. Raises ConfigError for one that cannot act."""
         return dict.fromkeys(cls.columns, f"the {cls.modality} policy")
+
+    @classmethod
+    def modalities_of(cls, config: Any) -> dict[str, str]:
+        """{kind of action: the modality whose stage functions judge it}, of a policy of several models; {} of one."""
+        return {}
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """{beginning of parameter names: learning rate}, of those that do not take training.learning_rate."""
+        return {}
 
     @property
     def acts_apart(self) -> bool:

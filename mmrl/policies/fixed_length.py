@@ -11,13 +11,16 @@ from mmrl.errors import PolicyError
 from mmrl.record import Prompt, Request
 
 
-def asked(requests: Sequence[Request], what: str) -> tuple[list[Prompt], dict[str, int], list[tuple[Request, int]]]:
+def asked(
+    requests: Sequence[Request], what: str, *, starts: bool = False
+) -> tuple[list[Prompt], dict[str, int], list[tuple[Request, int]]]:
     """The prompts, each once, the place of each by its id, and (request, member) of each row.
 
-    Raises PolicyError, with what the policy is (`what`), for a request that says how its rows begin.
+    Raises PolicyError, with what the policy is (`what`), for a request that says how its rows begin; `starts`: but not
+    for one that begins in another row.
     """
-    if any(r.prefix is not None or r.start is not None for r in requests):
-        raise PolicyError(f"{what} and take no prefix and no start")
+    if any(r.prefix is not None or (r.start is not None and not starts) for r in requests):
+        raise PolicyError(f"{what} and take no prefix" + ("" if starts else " and no start"))
     prompts = list({r.prompt.id: r.prompt for r in requests}.values())
     places = {prompt.id: i for i, prompt in enumerate(prompts)}
     return prompts, places, [(r, r.first_member + i) for r in requests for i in range(r.count)]

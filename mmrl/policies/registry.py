@@ -12,8 +12,11 @@ POLICIES = {
     "video": "mmrl.policies.language.video:VideoPolicy",
     "flow": "mmrl.policies.generation.policy:FlowPolicy",
     "masked": "mmrl.policies.masked.policy:MaskedDiffusionPolicy",
+    "joint": "mmrl.policies.joint.policy:JointPolicy",
 }
 MODALITIES = tuple(POLICIES)
+OF_ONE_MODEL = tuple(name for name in POLICIES if name != "joint")
+"""What stage functions are for: a joint policy is judged kind by kind, by the modalities that it is made of."""
 SCHEDULED = "mmrl.policies.masked.scheduled:ScheduledMaskedPolicy"
 """The masked policy whose schedule acts too (`policy.schedule`)."""
 

@@ -17,7 +17,7 @@ Window = Sequence[Row]
 WINDOW = 20
 """Steps a rule may look back."""
 SPEAKS = ("vlm", "video", "masked")
-EVERYONE = (*SPEAKS, "flow")
+EVERYONE = (*SPEAKS, "flow", "joint")
 
 SOME = 5
 """Steps over which noisy numbers are judged together: one poor step is no finding."""

@@ -234,6 +234,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry(
             "learning_rate", "of the last optimizer step", "as the schedule says, or less, as vcpo's control makes it"
         ),
+        Entry("learning_rate/*", "that of a side with a rate of its own, of a joint policy", "as its schedule says"),
         Entry(
             "self_check/worst_gap",
             "largest gap between rollout and training log-probs, before the first update",

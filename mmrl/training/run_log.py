@@ -19,6 +19,7 @@ from mmrl.media import Film, Sound, write_video
 from mmrl.policies.images import open_image
 from mmrl.record import Batch, Prompt, Rollouts
 from mmrl.rollout.origins import origins_of
+from mmrl.told import Told
 from mmrl.training.storage import remove_tree, sync, write_atomically, writing
 
 SHOWN_FRAMES = 16
@@ -110,6 +111,9 @@ def _saved_output(folder: Path, stem: str, output: Any, written: set[str]) -> di
     """Text in the row; an image, a video with evenly spread frames of it, or a sound in files beside it."""
     if isinstance(output, str):
         return {"output": output}
+    if isinstance(output, Told):
+        pictures = _save_media(folder, stem, output.pictures, written)
+        return {"output": "\n".join(output.texts), "images": pictures, "stretches": len(output)}
     if isinstance(output, Sound):
         return {"output": None, "sounds": [_save_sound(folder / f"{stem}.wav", output)]}
     if not isinstance(output, list):

@@ -54,6 +54,7 @@ from mmrl.training.monitors import Monitor, reason
 from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.passes import plan_passes
 from mmrl.training.pieces import refuse_pieces
+from mmrl.training.rates import grouped, rates_by_part, set_rates
 from mmrl.training.resume import go_back
 from mmrl.training.saving import Saving
 from mmrl.training.self_check import SelfCheck, Tolerance, compare
@@ -163,7 +164,7 @@ class Trainer:
         if config.compile:
             compile_blocks(policy.inner)
         self.adamw = MasterAdamW(
-            trained,
+            grouped(policy),
             config.optimizer,
             module=policy.inner,
             lr=config.learning_rate,
@@ -314,9 +315,7 @@ class Trainer:
         if problem := next(filter(None, gather_objects(problem, self.accelerator)), None):
             raise NonFiniteError(f"{problem} is not finite")
         norm = self.accelerator.clip_grad_norm_(self.policy.module.parameters(), self.config.max_grad_norm)
-        rate = share * self.config.learning_rate_at(self.updates)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rates(self.optimizer, self.config, self.updates, share)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.after_update()
@@ -450,6 +449,7 @@ class Trainer:
             **self.objective.diagnostics,
             **update_metrics(gather_objects(log, self.accelerator), self.policy.precision),
             "learning_rate": log.shared * self.config.learning_rate_at(max(self.updates - 1, 0)),
+            **rates_by_part(self.optimizer),
             "updates": self.updates,
             "rollouts": len(batch),
             "unscored": dict(collected.causes),

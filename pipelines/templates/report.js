@@ -158,6 +158,7 @@
       const strip = member.images.map((image) => picture(image, "frame of the generated video"));
       box.append(make("div", { class: "strip" }, ...strip));
     } else member.images.forEach((image) => box.append(picture(image, "generated image")));
+    if (pictured && member.output) box.append(make("div", { class: "said" }, member.output));
     if (pictured && credit) box.append(...bars(member));
     if (!pictured) box.append(...tokens(member, credit));
     if (member.said) {

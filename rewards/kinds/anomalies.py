@@ -12,6 +12,7 @@ from mmrl.rewards.booleans import boolean
 from mmrl.rewards.intervals import Interval, interval
 from mmrl.rewards.intervals import from_value as interval_from
 from mmrl.rewards.kinds.prose import stem
+from mmrl.rewards.languages import in_english
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 from mmrl.rewards.temporal import overlap
 
@@ -24,16 +25,24 @@ _SAID_NORMAL = re.compile(
     r"(?:no,? )?(?:(?:the |this )?(?:video|clip|scene|footage)|everything|all)? ?(?:is |looks |seems |appears )?"
     r"(?:completely |entirely |perfectly )?normal[^.,;\d]{0,30}|"
     r"(?:no,? )?(?:there (?:is|are) |(?:the |this )?(?:video|clip|scene|footage) (?:shows|contains|has) )?"
-    r"no (?:anomal(?:y|ies)|abnormal events?)(?:(?!\b(?:but|except)\b)[^.,;]){0,40}|"
+    r"no (?:anomal(?:y|ies)|(?:abnormal|unusual|anomalous|suspicious) "
+    r"(?:events?|activit(?:y|ies)|behaviou?rs?))(?:(?!\b(?:but|except)\b)[^.,;]){0,40}|"
     r"(?:no,? )?(?:there is )?nothing (?:unusual|abnormal|anomalous|out of the ordinary)[^.,;\d]{0,40}", re.I
 )  # fmt: skip
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
+_YES = re.compile(r"^(?:yes|[-*\u2022])[,.:;]?\s+(?:there is )?(?=\w)")
+_WHO = re.compile(
+    r"^(?:(?:an?|the|one|two|three|four|some|several|many|\d+|group of) ){0,3}"
+    r"(?:m[ae]n|wom[ae]n|people|persons?|guys?|boys?|individuals?) (?:(?:is|are|was|were|starts?) )?(?=\w)"
+)
+"""`two men fight`, of fighting."""
 _NAME = r"[a-z][a-z _-]{1,40}"
 _TOLD = re.compile(
-    rf"\b(?:anomaly(?: type)?|abnormal|anomalous|type|category|label|event)\s*[:=]\s*({_NAME})(?=[.,;\n]|$)"
+    rf"\b(?:anomaly(?: type| detected)?|abnormal|anomalous|type|category|label|event)\s*[:=]\s*({_NAME})(?=[.,;\n]|$)"
     r"|\b(?:anomaly(?: type| kind| category)?|(?:abnormal|anomalous) (?:event|activity|behaviou?r))"
     r"(?: (?:is|was)|\s*\()\s*(?:an? |the )?"
     rf"(?!(?:visible|seen|shown|located|present|detected|found|that|not|at|from|between|in)\b)({_NAME}?)"
-    r"(?=[.,;)\n]|$| (?:and|from|between|at|which|that|during|lasting|occurr?ing)\b)"
+    r"(?=[.,;)\n]|$| \(| (?:and|from|between|at|which|that|during|lasting|occurr?ing)\b)"
 )
 _NAMED = re.compile(
     rf"(?:there is |(?:the |this )?(?:video|clip|scene|footage) (?:shows|contains|depicts|has) |an? |the )*"
@@ -53,6 +62,7 @@ _AFTER_TIME = re.compile(
     r"(?:(?:to|and|until|till|through|s|secs?|seconds?|m|mins?|minutes?)\b[\d.,:\s\[\]()-]*){0,8}"
     rf"(?:(?:there is|we see|i see) )?(?:an? |the )?((?!(?:there|it|this|no|not)\b){_NAME}?)"
     r"(?: (?:is )?(?:taking place|takes? place|occurr?(?:s|ed|ing)?|happen(?:s|ed|ing)?|can be seen"
+    r"|breaks? out|broke out|erupts?|begins?|starts?"
     r"|is (?:seen|shown|visible)))?"
 )
 """`between 00:04 and 00:10 a robbery occurs`, `4-10 s: robbery`."""
@@ -79,7 +89,8 @@ def finding(value: Any) -> Finding | None:
     if isinstance(value, list | tuple):
         when = interval_from(value)
         return Finding(None, when) if when else None
-    text = answers.plain(answers.bare(answers.without_questions(dressing.narrow(str(value)))).replace("\n", "; "))
+    words = in_english(answers.bare(answers.without_questions(dressing.narrow(str(value)))).strip())
+    text = _YES.sub("", answers.plain(_CAMEL.sub(" ", words).replace("\n", "; ")))
     if _NORMAL.fullmatch(text) or _SAID_NORMAL.fullmatch(text):
         return Finding("", None)
     if told := _TOLD.search(text):
@@ -104,7 +115,7 @@ def _others(rest: str) -> bool:
 
 def alike(first: str | None, second: str | None) -> bool:
     """Whether two names of a kind have the same stems: `Fighting` and `a fight`."""
-    one, other = ([stem(word) for word in (name or "").split() if word not in ("a", "an", "the")]
+    one, other = ([stem(word) for word in _WHO.sub("", name or "").split() if word not in ("a", "an", "the")]
                   for name in (first, second))  # fmt: skip
     return first == second or bool(one and one == other)
 
@@ -117,7 +128,7 @@ def _label(value: Any) -> str | None:
     """A kind of anomaly; "" for normal, None where only yes or no is said."""
     if isinstance(value, bool) or not isinstance(value, str):
         return None
-    text = answers.plain(value).replace("_", " ")
+    text = answers.plain(_CAMEL.sub(" ", value)).replace("_", " ")
     if _NORMAL.fullmatch(text):
         return ""
     return None if boolean(text) is not None or not text else text

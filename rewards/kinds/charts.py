@@ -12,14 +12,13 @@ from typing import Any
 
 from mmrl.rewards import answers, dressing
 from mmrl.rewards.distances import f1, words
-from mmrl.rewards.named_values import named
+from mmrl.rewards.named_values import LABELS, named
 from mmrl.rewards.numbers import is_percent, number
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 500
 DEEPEST = 6
 WRAPPED = ("data", "values", "table", "chart", "chart_data", "records", "rows", "answer")
-LABELS = ("year", "date", "month", "quarter", "label", "name", "category", "x")  # what names a record of numbers
 _YEAR = re.compile(r"\s*(?:19|20)\d\d\s*")
 _IN_YEAR = re.compile(r",?\s*\b(?:in|for|during|by|since|of|at)(?: the)?(?: year)? (?:19|20)\d\d\b,?", re.IGNORECASE)
 
@@ -139,6 +138,8 @@ def listed(answer: str) -> Any:
 
 
 def _parts(answer: str) -> list[str]:
+    answer = answer.strip()
+    answer = answer[1:-1] if answer[:1] == "[" and answer[-1:] == "]" else answer
     return [each for each in re.split(r",(?!\d{3}\b)|;|\n|\band\b", dressing.narrow(answer)) if each.strip()]
 
 

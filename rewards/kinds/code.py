@@ -2,7 +2,8 @@
 
 code_json    F1 of (path, value) over all leaves: what is missing and what is too much cost alike
 code_html    .7 share of the truth's tags + .3 ratio of the lengths (EasyVideoR1); `code_svg` needs <svg> and </svg>
-code_python  parses, then the share of the truth's functions, classes and imports that are there
+code_python  parses, then the share of the truth's functions, classes and imports that are there; of a truth
+             that defines nothing, of its imports and calls
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 LONGEST = 50_000
 MOST = 5000
+MOST_EXACT = 2**53  # below it 1 and 1.0 are the same number
 _FENCE = re.compile(r"```[\w+-]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _PRELUDE = re.compile(r"<!DOCTYPE[^>]*>|<\?xml[^>]*>|<!--.*?-->|(?<=>)\s+(?=<)", re.IGNORECASE | re.DOTALL)
 """What no page is judged by: its type, comments, and how it is indented."""
+_SVG = re.compile(r"<svg\b.*</svg>", re.IGNORECASE | re.DOTALL)
 VOID = frozenset(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"])
 
 
@@ -43,7 +46,8 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for i, each in enumerate(value):
             yield from leaves(each, f"{path}/{i}")
     else:
-        yield path, json.dumps(round(value, 6) if isinstance(value, float) else value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        yield path, json.dumps(round(float(value), 6) if number and abs(value) < MOST_EXACT else value)
 
 
 def true_json(solution: Any) -> list[tuple[str, str]]:
@@ -144,7 +148,8 @@ def code_html(answer: str, right: str) -> Verdict:
 )
 def code_svg(answer: str, right: str) -> Verdict:
     """SVG, as `code_html`; 0 without `<svg>` and `</svg>`."""
-    return markup(answer, right, "svg")
+    picture = _SVG.search(unfenced(answer))
+    return markup(picture[0] if picture else answer, right, "svg")
 
 
 def parsed(text: str) -> ast.Module | None:
@@ -168,6 +173,25 @@ def names(tree: ast.Module) -> list[str]:
     return sorted(set(found))
 
 
+def modules(tree: ast.Module) -> list[str]:
+    """What `from a import b` imports as `import a.b` names it."""
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
+    return [f"{node.module}.{alias.name}" for node in nodes for alias in node.names]
+
+
+def script(text: str) -> str:
+    """The Python of an answer: all its fences where they parse as one, else the last, or the whole text."""
+    fences = _FENCE.findall(text[:LONGEST])
+    whole = "\n".join(fences)
+    return whole if len(fences) > 1 and parsed(whole) else unfenced(text)
+
+
+def wanted_of(tree: ast.Module) -> list[str]:
+    """What a truth defines and imports; of a script without definitions, what it calls, too."""
+    defines = any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for node in ast.walk(tree))
+    return names(tree) if defines else sorted({*names(tree), *calls(tree)})
+
+
 def calls(tree: ast.Module) -> list[str]:
     """The functions a module calls, by their last name: what a script without definitions has."""
     called = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
@@ -177,7 +201,7 @@ def calls(tree: ast.Module) -> list[str]:
 def true_python(solution: Any) -> list[str]:
     """RewardError for a truth that does not parse, or names nothing."""
     tree = parsed(unfenced(solution)) if isinstance(solution, str) else None
-    wanted = (names(tree) or calls(tree)) if tree else []
+    wanted = wanted_of(tree) if tree else []
     if not wanted:
         answers.refuse(solution, "is no Python", "code that parses, and defines, imports or calls something")
     return wanted
@@ -192,9 +216,9 @@ def true_python(solution: Any) -> list[str]:
     aliases=("python", "code", "chart_to_code", "plot_to_code", "python_code"),
 )
 def code_python(answer: str, right: list[str]) -> Verdict:
-    """Python: the share of the truth's functions, classes and imports that it names (EasyVideoR1); it must parse."""
-    tree = parsed(unfenced(answer))
+    """Python: the share of the truth's functions, classes and imports it names, and a script's calls (EasyVideoR1)."""
+    tree = parsed(script(answer))
     if tree is None or not tree.body:
         return UNREAD
-    found = {*names(tree), *calls(tree)}
+    found = {*names(tree), *modules(tree), *calls(tree)}
     return Verdict(sum(name in found for name in right) / len(right), True, {"compiles": 1.0})

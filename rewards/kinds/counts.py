@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.languages import amounts, in_english
 from mmrl.rewards.spelled import tidy
 from mmrl.rewards.tables import grid
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
@@ -16,15 +17,17 @@ _LISTED = re.compile(r"\s*[\[(]?\s*\d{1,6}(?:(?:\s*[,;/-]\s*|,?\s+and\s+|\s+)\d{
 _ITEM = r"[^\W\d][^\W\d ]*(?: [^\W\d]+){0,3}(?:\s*[:=]\s*|\s+-?\s*)\d{1,6}"
 # an item that was read stays read, (?>...): "and" is a word as well as what joins, and n of them have 2^n readings
 _NAMED = re.compile(rf"{_ITEM}(?>(?:\s*[,;]\s*(?:and\s+)?|\s+(?:and\s+)?){_ITEM})*+\.?")
-_THING = r"(?:there (?:are|is) |i (?:see|count) )?\d{1,6} (?!and\b|in\b)[a-z]+(?: (?!and\b|in\b)[a-z]+)?"
+_THING = r"(?:there (?:are|is) |i (?:see|count) )?\d{1,6} (?!and\b|in\b)[^\W\d]+(?: (?!and\b|in\b)[^\W\d]+)?"
 _TOLD = re.compile(
-    rf"{_THING}(?>(?:,| and|, and) {_THING})*+(?: in (?:the|this) (?:image|picture|video|clip|scene))?\.?",
+    rf"{_THING}(?>(?:, ?| and |, ?and ){_THING})*+(?: in (?:the|this) (?:image|picture|video|clip|scene))?\.?",
     re.IGNORECASE,
 )
 _NO = re.compile(r"\b(?:no|zero) (?=[a-z])", re.IGNORECASE)
 _CELLS = re.compile(r"^\s*\|\s*([^|\d]+?)\s*\|\s*(\d{1,6})\s*\|\s*$", re.MULTILINE)
 _RULE = re.compile(r"^\s*\|[^|\n]*\|[^|\n]*\|\s*\n\s*\|[\s:|-]+\|\s*\n")
 _BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+(?=[^\W\d]|\d{1,6}\s+[^\W\d])", re.MULTILINE)
+_LINE = re.compile(r"\s*(?:[-*\u2022]\s+)?(\d{1,6}(?:\s+[^\W\d]+){0,2})\s*[,;.]?\s*", re.IGNORECASE)
+"""`1 circle`, a line for each."""
 _NONE = re.compile(r"(?<=[:=])\s*(?:none|no|nil)\b", re.IGNORECASE)
 _BRACKETED = re.compile(r"(?<=[^\W\d])\s*\(\s*(\d{1,6}|none|zero)\s*\)", re.IGNORECASE)
 _LEAD = re.compile(r"\A[^\d\n]{1,100}:[ \t]*\n+")
@@ -33,7 +36,10 @@ _LEAD = re.compile(r"\A[^\d\n]{1,100}:[ \t]*\n+")
 
 def counts(text: str) -> list[int] | None:
     """`1, 2, 1`, `[1, 2, 1]` or `circle: 1, square: 2`; None for anything else."""
-    text = answers.bare(answers.without_questions(dressing.narrow(text[:LONGEST]))).strip()
+    text = amounts(in_english(answers.bare(answers.without_questions(dressing.narrow(text[:LONGEST]))))).strip()
+    text = re.sub(r"(?<=\d)\.0+(?![\d.])", "", text)
+    if (rest := answers.corrected(text, most_words=MOST)) != text and (found := counts(rest)) and len(found) > 1:
+        return found
     value = answers.merged(answers.json_value(text))
     if isinstance(value, dict):
         value = list(value.values())
@@ -47,7 +53,10 @@ def counts(text: str) -> list[int] | None:
     text = _CELLS.sub(r"\1: \2;", _RULE.sub("", said[-1][1] if said else text)).strip("; ")
     text = _NONE.sub(" 0", _BRACKETED.sub(r": \1", _LEAD.sub("", text)))
     listed = _BULLET.sub("", text)
-    if listed != text:
+    lines = [_LINE.fullmatch(line) for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and all(lines):
+        listed = ", ".join(line[1] for line in lines if line)
+    elif listed != text:
         listed = ", ".join(line.strip().rstrip(",;.") for line in listed.splitlines() if line.strip())
     text = _NO.sub("0 ", tidy(listed))
     if not any(each.fullmatch(text.strip()) for each in (_LISTED, _NAMED, _TOLD)):

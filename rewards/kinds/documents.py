@@ -23,8 +23,11 @@ MOST_NODES = 400  # of both tables together times two: beyond, comparing takes s
 CELL_CHARACTERS = 200
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[0-9]+(?:\.[0-9]+)?|\S")
 _SPACING = re.compile(
-    r"\\(?:(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|nolimits|quad|qquad)(?![a-zA-Z])|[,;:! ])"
+    r"(?<!\\)\\(?:(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|nolimits|quad|qquad)(?![a-zA-Z])"
+    r"|[,;:! ])"
 )
+_STYLED = re.compile(r"(\\(?:mathbf|mathcal|mathbb|mathfrak|boldsymbol|bm|vec|hat|bar|tilde))\s*\{\s*(\\?\w)\s*\}")
+_OPERATOR = re.compile(r"\\operatorname\*?\s*\{(sin|cos|tan|log|ln|exp|max|min|det|lim|arg|sup|inf|dim|gcd)\}")
 _SCRIPT = r"(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)"
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}(?![a-zA-Z}])")
 _MATHS = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|```(?:latex|tex)?\n(.+?)```", re.DOTALL)
@@ -91,9 +94,12 @@ def table_kind(answer: str, right: Node, *, structure: bool = False) -> Verdict:
 
 def tokens(formula: str) -> list[str]:
     """The commands, numbers and signs of a formula; what changes spacing alone is left out."""
-    if re.search(r"\\begin\{align", formula):
+    formula = _STYLED.sub(r"\1 \2 ", _OPERATOR.sub(r"\\\1 ", formula))
+    if re.search(r"\\begin\{(?:align|split|gather)", formula):
         formula = re.sub(r"(?<!\\)&", " ", formula)
-    text = re.sub(r"\\(?:begin|end)\{(?:equation|align|aligned|displaymath|math|gather)\*?\}", " ", formula)
+    text = re.sub(
+        r"\\(?:begin|end)\{(?:equation|align|aligned|split|displaymath|math|gather|gathered)\*?\}", " ", formula
+    )
     text = _SPACING.sub(" ", answers.undollar(re.sub(r"^\s*```(?:latex|tex)?|```\s*$|\\[\[\]()]", " ", text)))
     text = re.sub(r"\\(?:tag\*?|label)\s*\{[^{}]*\}|\\(?:nonumber|notag)\b", " ", text)
     text = re.sub(r"\\([dt]?frac)(?:\s*(\d)\s*(\d)|\s+([a-zA-Z])\s*(\w))", r"\\\1{\2\4}{\3\5}", text)

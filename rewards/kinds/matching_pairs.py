@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.languages import in_english
 from mmrl.rewards.sequences import folded
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 MOST = 100
+LONGEST = 20_000
+_ARROW = re.compile(r"\\(?:to|rightarrow|leftrightarrow|Rightarrow|longrightarrow|mapsto)(?![a-zA-Z])")
 _THING = r"(?:image|picture|photo|figure|item|frame|region|view|point|option|caption|description|text|letter)"
 _PAIR = re.compile(
     rf"{_THING}?\s*[(\[\"']?([\w.]{{1,20}})[)\]\"']?\s*"
-    r"(?:-+>?|=>?|\u2192|\u2014|\u2013|:|\bmatches(?: with)?\b|\b(?:corresponds|belongs) to\b|\bgoes with\b|"
-    r"\bto\b|\bwith\b|\bis\b)\s*"
+    r"(?:<?-+>?|=>?|[\u2192\u2194\u21d4]|\u2014|\u2013|:|\b(?:matches|pairs|is matched|is paired)(?: with| to)?\b|"
+    r"\b(?:corresponds|belongs) to\b|\bgoes with\b|\bto\b|\bwith\b|\bis\b)\s*"
     rf"{_THING}?\s*[(\[\"']?([\w.]{{1,20}})[)\]\"']?\s*"
     r"(?=$|[,;.\n)]|\band\b)", re.I
 )  # fmt: skip
@@ -23,6 +26,10 @@ _SIDE = r"[\"']?([\w.]{1,20})[\"']?"
 _TUPLE = re.compile(rf"[(\[]\s*{_SIDE}\s*,\s*{_SIDE}\s*[)\]]")
 _TUPLES = re.compile(rf"[\[(]?\s*{_TUPLE.pattern}(?:\s*[,;]?\s*{_TUPLE.pattern})*\s*[\])]?\.?")
 _JOINED = re.compile(r"(\d{1,2})([A-Za-z])|([A-Za-z])(\d{1,2})")
+_RUN = re.compile(r"(?:\d{1,2}[A-Za-z]){2,}\.?")
+_BOTH = re.compile(r"\b(\d{1,2}) and ([A-Za-z])\b")
+_ANDED = re.compile(rf"{_BOTH.pattern}(?:\s*[,;]\s*{_BOTH.pattern})+\.?")
+"""`1 and B, 2 and A`."""
 _NUMBERED = re.compile(r"\s*(\d{1,2})\s*[.)]\s*([A-Za-z0-9]{1,20})\s*\.?")
 _ROWS = re.compile(r"^\s*\|\s*([\w.]{1,20})\s*\|\s*([\w.]{1,20})\s*\|\s*$", re.MULTILINE)
 
@@ -41,7 +48,10 @@ def pairs(value: Any) -> dict[str, str] | None:
             return None
         found = [(folded(str(a)), folded(str(b))) for a, b in each_pair]
     else:
-        text = answers.bare(answers.without_questions(dressing.narrow(str(value))))
+        text = answers.bare(answers.without_questions(in_english(dressing.narrow(str(value)[:LONGEST]))))
+        text = _ARROW.sub(" -> ", answers.undollar(text))
+        if (rest := answers.corrected(text, most_words=MOST)) != text and (better := pairs(rest)):
+            return better
         parsed = answers.json_value(text)
         if parsed is not None:
             return pairs(parsed)
@@ -56,6 +66,10 @@ def _written(text: str) -> list[tuple[str, str]]:
     """The pairs of a text: `(1, B), (2, A)`, `1B, 2A`, rows of a table, or with a word or sign between."""
     if _TUPLES.fullmatch(text.strip()):
         return _TUPLE.findall(text)
+    if run := _RUN.fullmatch(text.strip()):
+        return re.findall(r"(\d{1,2})([A-Za-z])", run[0])
+    if _ANDED.fullmatch(text.strip()):
+        return _BOTH.findall(text)
     joined = [_JOINED.fullmatch(each.strip()) for each in re.split(r"[,;\s]+", text.strip().rstrip("."))]
     if len(joined) > 1 and all(joined):
         return [(each[1] or each[3], each[2] or each[4]) for each in joined if each]

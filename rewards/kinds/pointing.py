@@ -25,6 +25,7 @@ _TOLD = re.compile(
     r"\bb?box\w*\s*[:=]?\s*([\[(][^\])]*[\])])[\s,;]*(?:and )?\bpoint\w*\s*[:=]?\s*([\[(][^\])]*[\])])", re.IGNORECASE
 )
 """`Box: [0, 0, 9, 9], point: [5, 5]`"""
+_BRACKETS = re.compile(r"\[+[^\[\]()]{1,80}\]+")
 OBJECTS = ("objects", "predictions", "detections", "results", "answer", "instances", "segmentation")
 NEAR, NEAR_EDGE, NEAR_POINT = 0.5, 10.0, 30.0
 """VisionReasoner (arXiv 2505.12081): IoU above .5, edges within 10 and points within 30 pixels of the resized image."""
@@ -119,7 +120,9 @@ def true_objects(solution: Any) -> list[dict[str, Any]]:
 def prompt_of(value: Mapping[str, Any]) -> dict[str, Any]:
     """The box and the point of one object; None where it has not exactly one."""
     found = from_value({k: v for k, v in value.items() if "point" not in str(k).lower()})
-    spots = points_in({k: v for k, v in value.items() if "point" in str(k).lower()})
+    told = {k: v for k, v in value.items() if "point" in str(k).lower()}
+    numbered = "points_1" in told and "points_2" in told  # two points of one object: Seg-Zero
+    spots = points_in(told["points_1"] if numbered else told)
     return {"box": found[0] if len(found) == 1 else None, "point": spots[0] if len(spots) == 1 else None}
 
 
@@ -132,6 +135,10 @@ def prompts_in(answer: str) -> list[dict[str, Any]]:
     if tagged := _TAGGED.findall(answer):
         return [made for b, p in tagged if (made := {"box": _only(boxes(b)), "point": _only(points(f"({p})"))})["box"]]
     value = answers.json_value(answer)
+    if (both := _side_by_side(value)) is not None:
+        return both
+    if isinstance(value, list) and (alone := _only(from_value(value))) and len(points(answer)) <= 1:
+        return [{"box": alone, "point": _only(points(_BRACKETS.sub("", answer, count=1)))}]
     if value is None or not answers.records(value):
         return []
     listed = answers.records(value, OBJECTS)
@@ -139,6 +146,17 @@ def prompts_in(answer: str) -> list[dict[str, Any]]:
         return [made for each in listed if (made := prompt_of(each))["box"] is not None]
     told = [(_only(boxes(m[1])), _only(points(m[2]))) for m in _TOLD.finditer(answer)]
     return [{"box": box, "point": spot} for box, spot in told if box is not None]
+
+
+def _side_by_side(value: Any) -> list[dict[str, Any]] | None:
+    """Of `{"bboxes": [...], "points": [...]}`, as many of the one as of the other; None for anything else."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("points"), list):
+        return None
+    held = from_value({k: v for k, v in value.items() if k != "points"})
+    spots = points_in(value["points"])
+    if not held or len(held) != len(spots):
+        return None
+    return [{"box": box, "point": spot} for box, spot in zip(held, spots, strict=True)]
 
 
 @kind(

@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from mmrl.rewards import answers
+from mmrl.rewards import answers, dressing
 from mmrl.rewards.distances import f1, longest_common, overlap_f1, shares_content, words
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
 SHORT = 10  # characters of a truth that is answered by itself alone, not by a text that holds it
 MOST_WORDS = 1500
 _ENDING = re.compile(r"(?:(?<=[^aeiou\W])(?:ies)|(?<=[sxz])es|(?<=[cs]h)es|(?<=[^su\W])s|(?<=\w{3})ing|(?<=\w{3})ed)$")
+
+
+_DENIED = re.compile(r"(?:it(?: is|'s| was) )?(?:not|no|isn't)\b[^,.;]{1,30}\.?", re.IGNORECASE)
 
 
 def stem(word: str) -> str:
@@ -41,16 +44,22 @@ def rouge(said: str, right: str) -> dict[str, float]:
 
 def judged(answer: str, right: list[str]) -> Verdict:
     """The best of several references."""
-    said = answers.without_questions(answers.bare(answer))
-    if not words(said):
-        return UNREAD
     rated = []
-    for each in right:
-        parts = rouge(said, each)
-        same = len(each) <= SHORT and answers.plain(said) == answers.plain(each)
-        rated.append((1.0 if same else sum(parts.values()) / 3, parts))
+    for reading in dressing.readings(answer):
+        said = answers.without_questions(answers.bare(reading))
+        rated += [_rated(said, each) for each in right] if words(said) else []
+    if not rated:
+        return UNREAD
     score, parts = max(rated, key=lambda pair: pair[0])
     return Verdict(score, True, parts)
+
+
+def _rated(said: str, right: str) -> tuple[float, dict[str, float]]:
+    parts = rouge(said, right)
+    short = len(right) <= SHORT
+    if short and _DENIED.fullmatch(said.strip()) and not re.search(r"\b(?:not|no)\b", right, re.IGNORECASE):
+        return 0.0, dict.fromkeys(parts, 0.0)
+    return 1.0 if short and dressing.same(said, right) else sum(parts.values()) / 3, parts
 
 
 @kind(

@@ -11,17 +11,32 @@ import re
 from typing import Any
 
 from mmrl.rewards import answers, dressing
+from mmrl.rewards.languages import in_english
 from mmrl.rewards.numbers import number
 from mmrl.rewards.numeric import true_number
 from mmrl.rewards.tasks import UNREAD, Verdict, kind
 
-SCORES = ("score", "rating", "quality", "overall", "quality_score", "mos", "answer")
+SCORES = ("score", "rating", "quality", "overall", "quality_score", "overall_score", "overall_quality",
+          "final_score", "mos", "answer")  # fmt: skip
+_SCALE = re.compile(
+    r"\bon an? (?:(?:quality|rating|likert) )?scale (?:from|of|between) \d+ ?(?:to|-|\u2013|and|through) ?\d+(?:,|:)?",
+    re.IGNORECASE,
+)
+_OVERALL = re.compile(
+    r"\b(?:overall|final)(?: (?:quality|score|rating|quality score))?\s*(?::|=|\bis\b|(?<=overall) )\s*"
+    r"(\d+(?:\.\d+)?)(?![\d.]|\s*(?:/|-|\bto\b|\bor\b|\bout\b))",
+    re.I,
+)
+"""`Sharpness: 4, noise: 3. Overall: 3.5`"""
 _OUT_OF = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/|out of)\s*(\d+(?:\.\d+)?)")
 
 
 def rating(text: str) -> float | None:
     """The number an answer rates with: `3.5`, `3.5/5`, `{"score": 3.5}`."""
     value = answers.json_value(text)
+    text = _SCALE.sub("", in_english(text))
+    if overall := list(_OVERALL.finditer(text)):
+        return float(overall[0][1]) if len({float(each[1]) for each in overall}) == 1 else None
     if isinstance(value, dict):
         named = next((value[k] for k in SCORES if isinstance(value.get(k), int | float | str)), None)
         return number(str(named)) if named is not None and not isinstance(named, bool) else None
@@ -90,6 +105,9 @@ _HEDGED = re.compile(
 )
 """A verdict that is not given."""
 _DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bcannot|\bhardly)\b[^.,;\n]{0,30}$", re.IGNORECASE)
+_DISMISSED = re.compile(rf"^(?:not {_ONE}\s*,\s*(?:but )?(?=\S)|{_ONE}\?\s*no[,.:]?\s+(?=\S))", re.IGNORECASE)
+"""`Not image 1, image 2`, `Image 1? No, image 2.`"""
+_CONCLUDED = re.compile(r"(?:[.;,\n]\s*)(?:so|thus|therefore|hence),?\s+([^.;,\n]{1,40})\.?\s*$", re.IGNORECASE)
 _BRACKETED = re.compile(r"\[\[\s*([^\[\]\n]{1,30}?)\s*\]\]")
 RATED = (("score_1", "score_2"), ("score_a", "score_b"), ("1", "2"), ("A", "B"))
 _PREFERRED = re.compile(
@@ -128,7 +146,8 @@ def side(text: str) -> int | None:
                 return 3 if both[0] == both[1] else 1 if both[0] > both[1] else 2
         named = next((value[k] for k in CHOSEN if value.get(k) is not None), None)
         return side(str(named)) if named is not None else None
-    text = answers.bare(answers.without_questions(dressing.narrow(text)))
+    text = in_english(dressing.narrow(text)).strip()
+    text = answers.bare(answers.without_questions(_DISMISSED.sub("", text)))
     verdicts = {_whole(each) or _compared(each) for each in _BRACKETED.findall(text)}
     if verdicts:
         return verdicts.pop() if len(verdicts) == 1 else None
@@ -137,6 +156,8 @@ def side(text: str) -> int | None:
     text = _HEADED.sub("", text)
     whole = _whole(text) or _compared(text.strip(" []().\n"))
     if whole:
+        return whole
+    if (concluded := _CONCLUDED.search(text)) and (whole := _whole(concluded[1])):
         return whole
     found = _sides(text, _BETTER, _PREFERRED, _BEATS) | {3 - each for each in _sides(text, _WORSE)}
     if found and any(_HEDGED.search(each) for each in _verdicts(text)):

@@ -37,6 +37,20 @@ _LABELLED = re.compile(r"(?:text|transcription|transcript|reading)\s*:\s*[\"\u20
 """`Text: "STOP"`; without the quotes the label may stand in the picture."""
 
 
+_LEADS = (
+    re.compile(r"[^\W\d][^\W\d]*(?: [^\W\d]+){0,3}\s*:\s*"),
+    re.compile(r"(?:图中|图片中|图像中|上面)?(?:的)?(?:文字|文本|内容|答案)(?:内容)?(?:是|为|:|：)+\s*"),
+    re.compile(r"(?:it|(?:the|this|its) [^.:\"\n]{1,60}?) (?:says|reads|is|are|was)\s*:?\s+", re.IGNORECASE),
+)
+"""`The license plate reads AB 123 CD`, `Text: STOP`."""
+_SAYS = re.compile(
+    r"[^\"\u201c\u201d\u300c\u00ab\n]{0,60}[\"\u201c\u300c\u00ab]([^\"\u201c\u201d\u300d\u00bb]+)[\"\u201d\u300d\u00bb][.。]?"
+)
+_ENTITLED = re.compile(r"[^'\u2018\n]{0,60}\s['\u2018]([^'\u2018\u2019]+)['\u2019]\.?|\[([^\[\]]+)\]")
+"""A sentence that quotes, `El cartel dice "ALTO"`, and a text in brackets."""
+_WIDE = re.compile(r"[\uff10-\uff5a]")
+
+
 def unfenced(text: str) -> str:
     """A code fence, quotes that hold the whole text, and marks of emphasis taken off."""
     text = text.strip().removeprefix("```text").removeprefix("```json").removeprefix("```").removesuffix("```").strip()
@@ -44,6 +58,15 @@ def unfenced(text: str) -> str:
     if told := _TOLD.fullmatch(text) or _COLON.fullmatch(text) or _LABELLED.fullmatch(text):
         text = told[1].strip()
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _readings(answer: str) -> list[str]:
+    """A text as it stands, and what a sentence says is written there; a label may stand in the picture, too."""
+    text = dressing.narrow(unfenced(answer)) if _WIDE.search(answer) else unfenced(answer)
+    lead = next((match for form in _LEADS if (match := form.match(text)) and text[match.end() :].strip()), None)
+    found = [text, unfenced(text[lead.end() :]) if lead else ""]
+    told = _SAYS.fullmatch(text) or _ENTITLED.fullmatch(text)
+    return list(dict.fromkeys([*found, next(filter(None, told.groups()))] if told else found))
 
 
 def error_rates(said: str, right: str) -> dict[str, float]:
@@ -70,13 +93,14 @@ def error_rates(said: str, right: str) -> dict[str, float]:
 def ocr(answer: str, right: list[str], *, metric: str = "wer", case: bool = False) -> Verdict:
     """Text read off a picture, by `metric` wer, cer, edit or anls; `case`: capitals count. All four are reported."""
     one_of("metric", metric, METRICS)
-    said = tidied(unfenced(answer), fold=not case)
-    if not said:
-        return UNREAD
+    readings = [tidied(each, fold=not case) for each in _readings(answer)]
     rated = []
     for each in right:
         wanted = tidied(unfenced(each), fold=not case)
-        stop = said.endswith(".") and not wanted.endswith(".")  # the full stop of the sentence that answers
-        rated.append(error_rates(said[:-1] if stop and said[:-1] else said, wanted))
+        for said in filter(None, readings):
+            stop = said.endswith(".") and not wanted.endswith(".")  # the full stop of the sentence that answers
+            rated.append(error_rates(said[:-1] if stop and said[:-1] else said, wanted))
+    if not rated:
+        return UNREAD
     parts = max(rated, key=lambda each: each[metric])
     return Verdict(parts[metric], True, parts)

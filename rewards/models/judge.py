@@ -115,6 +115,9 @@ PARSERS: dict[str, Callable[[str], Said | None]] = {
 
 def read_score(text: str, parse: str, low: float, high: float) -> float:
     """The score of a reply on [0, 1]. ValueError for none, or one off the scale; `8/10` names a scale of its own."""
+    said = answers.outside_thought(text)
+    if parse in ("auto", "json") and said.count("{") > said.count("}") and answers.json_value(said) is None:
+        raise ValueError("the judge's reply was cut")
     tried = list(PARSERS.values()) if parse == "auto" else [PARSERS[parse]]
     found = next((value for each in tried if (value := each(text)) is not None), None)
     if isinstance(found, Share):
@@ -280,7 +283,7 @@ def judge(
 def scored(reply: str | Exception, parse: str, low: float, high: float) -> dict[str, Any]:
     """What a reply says; the reason where it says nothing, by which the row is counted as unscored."""
     if isinstance(reply, Exception):
-        return {"score": reply, "parsed": 0.0}
+        return {"score": reply, "parsed": None}
     try:
         return {"score": read_score(reply, parse, low, high), "parsed": 1.0}
     except ValueError as error:

@@ -9,7 +9,6 @@ policy maps to the tokens that wrote them; credit `perceval` takes a share of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,10 +33,7 @@ def flagged(reply: str) -> list[str] | None:
     said = answers.tagged(answers.outside_thought(reply))
     if said is None:
         return [] if CLEAN in reply.lower() else None
-    try:
-        value = json.loads(said)
-    except (ValueError, RecursionError):
-        value = answers.json_value(said)
+    value = answers.json_value(said)
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return [each for each in value if each.strip()]
     return [] if CLEAN in said.lower() else None
@@ -83,8 +79,8 @@ def perceval(
 
 
 def _rated(response: str, reply: str | Exception) -> dict[str, Any]:
-    if isinstance(reply, Exception):
-        return {"score": reply, "flagged_tokens": [], "parsed": 0.0, "not_found": 0.0}
+    if isinstance(reply, Exception):  # unscored and counted: an answer nobody looked at is not one without faults
+        return {"score": reply, "flagged_tokens": reply, "parsed": None, "not_found": None}
     parts = flagged(reply)
     if parts is None:  # as the authors: no penalty
         return {"score": 0.0, "flagged_tokens": [], "parsed": 0.0, "not_found": 0.0}

@@ -91,9 +91,10 @@ def dynframe(
 ) -> list[dict[str, float]]:
     """Which frames it fetched (columns `span`, `fps`) and what it answered: components for credit `dynframe_sd_grpo`.
 
-    In environment `frames` the call is the span, without a rate, for credit `dynframe_turns`. Name it so that the
-    credit finds them: credit: {name: dynframe_sd_grpo, retrieval: dynframe/retrieval, answer:
-    dynframe/answer}. A `temporal` truth is judged by the authors' scale for its length.
+    A call as of environment `frames` is a span without a rate; there a reward sees the last turn alone, and the
+    environment's column `fetched` says how well the span was met. Name it so that the credit finds them: credit: {name:
+    dynframe_sd_grpo, retrieval: dynframe/retrieval, answer: dynframe/answer}. A `temporal` truth is judged by the
+    authors' scale for its length.
     """
     empty = [None] * len(completions)
     scores = []

@@ -21,6 +21,7 @@ from mmrl.errors import MMRLError, got
 from mmrl.pipelines.config import read_config, set_dotted
 from mmrl.pipelines.plan import plan_run
 from mmrl.pipelines.run import check_config
+from mmrl.policies.registry import MODALITIES
 from tests.chaos.trials import Tally
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -42,7 +43,7 @@ WRITABLE = tuple(v for v in VALUES if v != 10**5000 and v != "\ud800")
 
 def shipped() -> list[tuple[str, str]]:
     """(modality, name) of every shipped configuration."""
-    found = sorted(p for p in CONFIGS.glob("*/*.yaml") if p.parent.name in ("vlm", "video", "flow", "masked"))
+    found = sorted(p for p in CONFIGS.glob("*/*.yaml") if p.parent.name in MODALITIES)
     return [(p.parent.name, p.stem) for p in found]
 
 

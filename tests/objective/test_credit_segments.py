@@ -124,6 +124,8 @@ class TestMarker:
         by_marker, _ = credit("dynframe_sd_grpo", batch_of((4, 3), actions=ids, components=parts), marker=[9])
         by_turn, _ = credit("dynframe_turns", batch_of((4, 3), turn=turn, components=parts))
         close(by_turn, by_marker.tolist())
+        own = batch_of((4, 3), turn=turn, fetched=parts.pop("retrieval"), components=parts)
+        close(credit("dynframe_turns", own, retrieval="fetched")[0], by_marker.tolist())
 
     def test_it_asks_for_its_marker_and_components(self):
         with pytest.raises(ConfigError, match="marker"):

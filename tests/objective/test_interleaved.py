@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmrl.batch import KINDS, Batch
-from mmrl.objective import compute
+from mmrl.objective import Objective, compute
 from mmrl.objective.advantages.interleaved import interleaved_grpo
 
 SEGMENT = torch.tensor([[0, 0, 1, 1, 1, -1], [0, 1, 1, -1, -1, -1]])
@@ -45,3 +45,20 @@ def test_one_trajectory_two_likelihoods_one_loss():
     words, steps = torch.tensor([[2.0], [1.0]]), torch.tensor([[3.0], [2.0]])
     expected = -advantage / 2 * torch.where(SEGMENT == 1, 0.5 / steps, 1 / words)
     assert torch.allclose(new.grad, expected * MASK, atol=1e-9)
+
+
+def test_an_advantage_above_all_kinds_sees_the_whole_row():
+    """What a picture earns goes to the words before it, though each kind has a loss of its own; an advantage that a
+    kind names sees its own actions alone."""
+    kind = torch.where(SEGMENT == 1, KINDS.index("transition"), KINDS.index("tokens"))
+    rows = batch()
+    rows.columns["kind"] = kind
+    over_all = Objective.of({"advantage": "interleaved_grpo", "kinds": {"tokens": {}, "transition": {}}})
+    found = over_all.assess(rows).advantage
+    assert torch.allclose(found.double(), interleaved_grpo(batch()), atol=1e-6)
+    apart = Objective.of(
+        {"advantage": "interleaved_grpo", "kinds": {"tokens": {"advantage": "grpo"}, "transition": {}}}
+    )
+    rows.reward = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    words = SEGMENT == 0
+    assert apart.assess(rows).advantage[words].tolist() == pytest.approx([2**-0.5] * 2 + [-(2**-0.5)], abs=1e-3)

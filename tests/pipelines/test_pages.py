@@ -22,9 +22,13 @@ ELSEWHERE = ("python.md", "data.md")
 """test_readme.py, tests/data/test_data_docs.py"""
 BASE = {"vlm": {"policy": {"model": "asset:tiny_vlm"}, "data": {"train": "x"}, "rewards": ["accuracy"]}}
 BASE["flow"] = {"policy": {"model": "asset:tiny_flow"}, "data": {"train": "x"}, "rewards": ["accuracy"]}
+BASE["joint"] = {
+    "policy": {"writer": BASE["vlm"]["policy"], "painter": BASE["flow"]["policy"]}, "data": {"train": "x"},
+    "rewards": ["accuracy"], "recipe": "unigrpo_joint",
+}  # fmt: skip
 NOT_OF_A_RUN = {"stages": "a bridge: test_bridge.py", "updates": "of a recipe", "host": "of a server: test_wire.py"}
 """A key by which a YAML block that is no configuration of a run is known."""
-RUN_ELSEWHERE = {("methods-flow.md", 0): "tests/policies/joint/test_joint.py"}
+RUN_ELSEWHERE = {("joint.md", 0): "tests/pipelines/test_joint.py"}
 """Python blocks on objects of the reader's own, and the tests that make such: here what they import is there."""
 
 
@@ -113,7 +117,7 @@ def test_yaml_is_a_configuration(page, number, text):
     if set(values) & set(NOT_OF_A_RUN):
         return
     met = []
-    for modality in ("vlm", "flow"):
+    for modality in BASE:
         try:
             config = read_config({**BASE[modality], **values} | _within(BASE[modality], values), [], modality)
             config.policy_settings()

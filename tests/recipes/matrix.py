@@ -53,7 +53,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "masked": ("world:lists?split=train&size=16", {"max_new_tokens": 6}),
 }
-"""The world and the sizes of each modality; its model is the one that ships as tiny_MODALITY."""
+MODELS["joint"] = (
+    "world:retold?split=train&size=16&difficulty=1",
+    {
+        "writer": {"model": "asset:tiny_vlm", **LANGUAGE}, "painter": {"model": "asset:tiny_flow", **MODELS["flow"][1]},
+        "turns": [{"by": "writer"}, {"by": "painter", "ask": "one {text} {shape} {place}"}],
+        "learning_rates": {"writer": 1e-3, "painter": 1e-3},
+    },
+)  # fmt: skip
+"""The world and the sizes of each modality; its model is the one that ships as tiny_MODALITY, or says which."""
 PROMPTS, GROUP = 2 * LEAST_GROUPS, 4
 FEW_DRAWS = {"policy": {"draws": {"count": 2, "first": 0, "last": 4}}}
 SMALLER: dict[str, dict[str, Any]] = {
@@ -96,16 +104,23 @@ def configured(recipe: str, modality: str, folder: str) -> tuple[Any, list[str]]
     known = load_recipe(recipe)
     strategies = Nested.of(known.rollout)
     kind = policy_class(modality)
-    kept = kind.columns_of(read_section(kind.config_type, {"model": "", **known.policy}, "policy"))
-    made = {*strategies.makes, *kept, *(name for reward in known.rewards for name in reward.get("columns", ()))}
+    kept = kind.columns_of(read_section(kind.config_type, merge(kind.least, known.policy), "policy"))
+    made = {
+        *strategies.makes,
+        *kept,
+        *kind.earned,
+        *(name for reward in known.rewards for name in reward.get("columns", ())),
+    }
     made |= set(made_by(environment_of(known.environment).state)) if known.environment else set()
     waits = [n for n in strategies.reads(Objective.of(known.objective).columns) if COLUMNS[n].makers and n not in made]
     values, given = toys.toys(recipe, waits)
+    values |= {"rewards": toys.STRETCHES} if kind.earned else {}
     _, policy = MODELS[modality]
+    policy = policy if "writer" in policy else {"model": f"asset:tiny_{modality}", **policy}
     sizes = {
         "training": {"steps": 2, "prompts_per_step": PROMPTS, "group_size": GROUP, "learning_rate": 1e-3,
                      "micro_batch_size": 64, "save_every": 0},
-        "policy": {"model": f"asset:tiny_{modality}", **policy},
+        "policy": policy,
         "run_dir": folder, "recipe": recipe, "data": {"workers": 0},
     }  # fmt: skip
     values = merge(merge(sizes, values), SMALLER.get(recipe, {}))

@@ -134,6 +134,12 @@ def painter(folder: str) -> dict[str, Any]:
     return {"class": "mmrl.policies.pictures.policy:JanusPolicy", "model": saved(Path(folder)), "guidance_scale": 2.0}
 
 
+STRETCHES = [
+    {"name": f"{__file__}:right", "label": "accuracy", "of": "text", "isolated": False},
+    {"name": f"{__file__}:light", "of": "picture", "isolated": False},
+]
+"""Of rows that write and paint: a reward of each stretch."""
+
 STORED = ("gdro_offline",)
 """Recipes that train on pictures made before: as `mmrl sample` leaves them."""
 

@@ -278,6 +278,20 @@ class TestEveryScorer:
                 score(name, "<answer>x</answer>", (sample[0], solution, *sample[2:]), extra)
 
 
+ENDLESS = [
+    "{", "[1, ",
+    '{"a": ', "{'a': 1, ", '{"\\"', "[1, 2, 3, 4], ", "(1, 2) ", "1:05 to ", "| 1 ", "\\frac{", "<", "<loc_1>",
+    "\u200b", "wait, no: A, ", "A, ", "Image 1 is ",
+]  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("task", SAMPLES)
+def test_what_never_ends_is_read_in_time(task):
+    for piece in ENDLESS:
+        assert math.isfinite(score("accuracy", f"<answer>{piece * 800}</answer>", SAMPLES[task], {"task": task})), piece
+
+
 @pytest.mark.parametrize("name", PICTURES)
 class TestEveryPictureScorer:
     def value(self, name: str, output) -> float:

@@ -16,7 +16,7 @@ TIMING = ("seconds/", "rate/", "memory/", "self_check/")
 
 NAMES = (
     "grpo", "durian", "batch_quantile", "delta", "vppo", "helped", "ahead", "marble",
-    "deepsearch", "supo", "m_grpo", "ssb", "refine", "sharded",
+    "deepsearch", "supo", "m_grpo", "ssb", "refine", "joint", "janus", "sharded",
 )  # fmt: skip
 
 

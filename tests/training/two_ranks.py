@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from mmrl.data.ahead import Ahead
 from mmrl.objective import Objective
 from mmrl.policies.base import Policy
+from mmrl.policies.joint.policy import JointPolicy
 from mmrl.policies.sharding import is_sharded
 from mmrl.record import Prompt, Scores
 from mmrl.training.config import TrainingConfig
@@ -21,6 +22,8 @@ from mmrl.training.tracking import JsonLines
 from mmrl.training.trainer import Trainer
 from tests.policies.generation.tiny import captions, flow_policy
 from tests.policies.language.engines.test_engines import OWN
+from tests.policies.masked.test_policy import policy as written_policy
+from tests.policies.pictures.tiny import picture_policy
 from tests.training.tiny import make_policy, make_prompts, score_vowels
 
 OBJECTIVES = {
@@ -44,10 +47,16 @@ OBJECTIVES = {
         "aggregation": "sequence_mean",
         "regularizers": [{"name": "velocity_kl", "to": "reference", "coefficient": 0.5}],
     },
+    "joint": {
+        "advantage": "interleaved_grpo", "aggregation": "sequence_mean",
+        "kinds": {"tokens": {"regularizers": [{"name": "kl", "coefficient": 0.1}]}, "transition": {"coefficient": 0.5}},
+    },
+    "janus": {},
     "sharded": {"regularizers": [{"name": "entropy_bonus", "coefficient": 0.01}]},
 }  # fmt: skip
 """`marble`: a generator whose first optimizer step combines two rewards' gradients, and whose second mixes them.
-`sharded`: FSDP2, as accelerate prepares it. The last one: an accelerator shards from then on."""
+`joint`: words and pictures of two models, `janus`: pictures token by token. `sharded`: FSDP2, as accelerate prepares
+it. The last one: an accelerator shards from then on."""
 
 ROLLOUTS = {
     "refills": ["dynamic_sampling"],
@@ -98,14 +107,26 @@ def score_letter(outputs, prompts) -> Scores:
     return Scores({"letter": reward}, reward, reward.clone())
 
 
+def score_both(outputs, prompts) -> Scores:
+    """Words by their vowels, pictures by their colors, and what each of the two stretches earned."""
+    words = score_vowels([told.text for told in outputs], prompts).reward
+    reds = score_colors([told.picture for told in outputs], prompts).reward
+    earned = [[[0, 1, a], [1, 2, b]] for a, b in zip(words.tolist(), reds.tolist(), strict=True)]
+    scores = Scores({"words": words, "reds": reds}, words + reds, torch.full_like(words, float("nan")))
+    return replace(scores, columns={"action_reward": earned})
+
+
 SCORES = {
     "helped": score_fewer, "marble": score_colors, "refills": score_some, "refills_early": score_some,
-    "deepsearch": score_letter, "ssb": score_letter,
+    "deepsearch": score_letter, "ssb": score_letter, "joint": score_both, "janus": score_colors,
 }  # fmt: skip
 
 
+FAINT = {"marble": 1e-4, "janus": 1e-4, "joint": 1e-6}
+
+
 def prompts_of(name: str, count: int) -> list[Prompt]:
-    if name != "marble":
+    if name not in ("marble", "joint", "janus"):
         return make_prompts(count)
     return [replace(captions(3)[i % 3], id=f"p{i}") for i in range(count)]
 
@@ -115,9 +136,14 @@ def policy_of(name: str, out: Path) -> Policy:
         return make_policy(engine=engine(out))
     if name == "sharded":
         return make_policy(gradient_checkpointing=True)
+    lora = {"rank": 4, "alpha": 8}
+    if name == "janus":
+        return picture_policy(guidance_scale=2.0)
+    if name == "joint":
+        words = written_policy(surrogate="one_step", lora={"rank": 4}, max_new_tokens=4)
+        return JointPolicy(words, flow_policy(lora=lora, steps=3, eval_steps=2))
     if name != "marble":
         return make_policy()
-    lora = {"rank": 4, "alpha": 8}
     return flow_policy(likelihood="matching", draws={"count": 2}, anchor={}, lora=lora, eval_steps=2)
 
 
@@ -125,8 +151,8 @@ def main(out: Path, name: str) -> None:
     torch.set_num_threads(1)
     updates = {"count": 2, "epochs": 2} if name == "vppo" else "auto"
     sizes: dict[str, Any] = {"steps": 2, "prompts_per_step": 4, "group_size": 4, "micro_batch_size": 4}
-    if name == "marble":  # AdamW moves a weight by its gradient's sign, which of one that is nearly 0 is rounding
-        sizes["epsilon"] = 1e-4
+    if name in (*FAINT,):  # AdamW moves a weight by its gradient's sign, which of one that is nearly 0 is rounding
+        sizes["epsilon"] = FAINT[name]
     written = {"ahead": 1, "check_every": 0} if name == "ahead" else {}
     config = TrainingConfig(**sizes, learning_rate=1e-3, updates=updates, **written)
     accelerator = make_accelerator("fsdp2" if name == "sharded" else "launcher")

@@ -265,7 +265,7 @@ def dynframe_turns(
 ) -> tuple[Tensor, Tensor]:
     """`dynframe_sd_grpo` where an environment, such as `frames`, fetches: it asks in one turn and answers in another.
 
-    retrieval, answer  reward components of the two parts
+    retrieval, answer  reward components of the two parts; the first may be a row column, as `fetched` of `frames`
 
     A rollout of one turn fetched nothing: its answer advantage holds throughout, and it counts as 0 in the retrieval
     statistics. No marker is needed. Source: the project's README, as of `dynframe_sd_grpo`.
@@ -281,7 +281,8 @@ def _two_parts(
     """(B, T) the advantage of the retrieval reward where `early (B, T)`, that of the answer reward elsewhere."""
     found = (early & batch.mask).any(1)
     where = scored(batch)
-    first = component(batch, retrieval, "dynframe_sd_grpo").masked_fill(~found, 0.0)
+    held = batch.columns.get(retrieval)
+    first = (component(batch, retrieval, "dynframe_sd_grpo") if held is None else held).masked_fill(~found, 0.0)
     fetched = group_normalized(first, batch.group, where, eps)
     answered = group_normalized(component(batch, answer, "dynframe_sd_grpo"), batch.group, where, eps)
     split = torch.where(early, fetched[:, None], answered[:, None]) * batch.mask

@@ -185,17 +185,26 @@ class JanusPolicy(Policy):
     def rollout(
         self, requests: Sequence[Request], key: Key, *, greedy: bool = False, weights: str = "current"
     ) -> Rollouts:
-        """Write `count` pictures per request; every draw is keyed by prompt id and member."""
+        """Write `count` pictures per request; every draw is keyed by prompt id and member. One that begins in another
+        row goes on behind that row's tokens."""
         self._only_current(weights)
-        prompts, index, members = asked(requests, "policies that write pictures write whole ones")
+        prompts, index, members = asked(requests, "policies that write pictures write whole ones", starts=True)
         uniform = torch.stack(
             [key.at(prompt=r.prompt.id, member=m, purpose="picture token").uniform(self.tokens) for r, m in members]
         )
         with self.acting():
             prompt, seen = self._padded([self.encode(r.shown or r.prompt) for r, _ in members])
-            tokens, log_probs = self._write(prompt, seen, None if greedy else uniform.to(self.device))
+            given = torch.full((len(members), self.tokens), -1)
+            for row, (request, _) in enumerate(members):
+                if (start := request.start) is not None:
+                    given[row, : start.action] = start.row.actions[0, : start.action].cpu()
+            tokens, log_probs = self._write(prompt, seen, given.to(prompt), None if greedy else uniform.to(self.device))
             outputs = self.decode(tokens)
         where = tokens.device
+        owner = torch.tensor([m for _, m in members], device=where)[:, None].repeat(1, self.tokens)
+        for row, start in ((row, r.start) for row, (r, _) in enumerate(members) if r.start is not None):
+            for mine, theirs in ((log_probs, start.row.old_log_probs), (owner, start.row.owner)):
+                mine[row, : start.action] = theirs[0, : start.action].to(mine)  # type: ignore[index]
         return Rollouts(
             prompts=prompts,
             encoded=[self.encode(prompt) for prompt in prompts],
@@ -208,11 +217,13 @@ class JanusPolicy(Policy):
             outputs=outputs,
             length=torch.full((len(tokens),), self.tokens, device=where),
             finish=[FINISHED] * len(tokens),
+            owner=owner,
             replay={"shown": torch.tensor([r.shown is not None for r, _ in members], device=where)},
         )
 
-    def _write(self, prompt: Tensor, seen: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T) tokens and their log-probs, the likeliest without `uniform (B, T)`."""
+    def _write(self, prompt: Tensor, seen: Tensor, given: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T) tokens and their log-probs, the likeliest without `uniform (B, T)`. Of `given (B, T)` those stand that
+        are not negative."""
         from transformers import DynamicCache
 
         writer, cache = self.inner, DynamicCache()
@@ -222,6 +233,7 @@ class JanusPolicy(Policy):
             states = writer.states(embeds, shown, cache).last_hidden_state[:, -1:]
             each = writer.logits(states).log_softmax(-1)
             drawn = each.argmax(-1) if uniform is None else inverse_cdf(each.exp(), uniform[:, step : step + 1])
+            drawn = torch.where(given[:, step : step + 1] < 0, drawn, given[:, step : step + 1])
             tokens.append(drawn)
             scores.append(each.gather(2, drawn[..., None])[..., 0])
             embeds = writer.written(drawn)

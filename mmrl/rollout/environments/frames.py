@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from mmrl.errors import ConfigError
 from mmrl.media import Clip
@@ -28,24 +29,36 @@ class FramesBetween(Environment):
     The policy's own reader samples them, with the same frame and pixel budgets as the prompt's clip: a shorter part
     is seen more often. Frames lie on the file's own grid, so a part shorter than the reader's fewest frames is refused.
 
+    Its row column `fetched` is the overlap of the first part it shows with the prompt's column `span`, [start, end] in
+    seconds, over their union: 0 where nothing was shown or a data set has no such column. Credit `dynframe_turns`
+    reads it.
+
     video      which of the prompt's clips, from 0
     shortest   seconds; a shorter part is a bad call
     max_turns  looks and the answer, at most
     """
+
+    columns: ClassVar[Mapping[str, float]] = {"fetched": 0.0}
 
     def __init__(self, *, video: int = 0, shortest: float = 0.5, max_turns: int = MAX_TURNS) -> None:
         if video < 0 or shortest <= 0:
             raise ConfigError(f"environment 'frames': video={video}, shortest={shortest}: expected 0 and more than 0")
         self.video, self.shortest, self.max_turns = video, shortest, max_turns
 
-    def step(self, state: Prompt, output: str) -> Observation | Done:
+    def reset(self, prompt: Prompt) -> dict[str, Any]:
+        return {"prompt": prompt, "fetched": None}
+
+    def step(self, state: dict[str, Any], output: str) -> Observation | Done:
+        prompt = state["prompt"]
         try:
             arguments = call_in(output)
             if arguments is None:
-                return Done()
-            part = self._part(state, arguments)
+                return Done({"fetched": state["fetched"] or 0.0})
+            part = self._part(prompt, arguments)
         except BadCall as error:
             return Observation.of(f"{error}.", bad=error.cause)
+        if state["fetched"] is None:
+            state["fetched"] = overlap((arguments["start"], arguments["end"]), prompt.columns.get("span"))
         return Observation.of("", videos=[part])
 
     def _part(self, prompt: Prompt, arguments: dict[str, Any]) -> Clip:
@@ -64,3 +77,12 @@ class FramesBetween(Environment):
         if whole.end is not None and first + end > whole.end:
             raise BadCall("past the end", f"the clip lasts {whole.end - first:g} seconds, got end={end:g}")
         return Clip(whole.path, first + start, first + end)
+
+
+def overlap(part: tuple[float, float], span: Any) -> float:
+    """What two intervals share over what they cover; 0 for a span that is no [start, end]."""
+    if not isinstance(span, list | tuple) or len(span) != 2 or not all(isinstance(each, int | float) for each in span):
+        return 0.0
+    shared = min(part[1], span[1]) - max(part[0], span[0])
+    covered = max(part[1], span[1]) - min(part[0], span[0])
+    return max(0.0, shared / covered) if covered > 0 else 0.0

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.run import train
 from mmrl.policies.pictures.policy import JanusPolicy, PicturePolicyConfig
 from mmrl.randomness import Key
-from mmrl.record import Prompt, Request
+from mmrl.record import Prompt, Request, Start
 from tests.policies.generation.tiny import captions, flow_requests
 from tests.policies.pictures.tiny import picture_policy, saved
 
@@ -97,18 +98,36 @@ def test_the_reference_is_where_training_began():
         picture_policy().evaluate(rows, weights="reference")
 
 
-def test_selftok_trains_it_on_a_reward_of_pictures(tmp_path):
-    """Two steps of the recipe; the first update's check against the sampler is part of the run."""
+def test_a_picture_goes_on_from_the_beginning_of_another():
+    """The tokens taken over, their log-probs and owner; what follows is drawn as the member draws it."""
+    policy = picture_policy(guidance_scale=2.0)
+    first = policy.rollout([Request(captions(1)[0], 1, group=0)], KEY)
+    start = Start(first, 5)
+    later = policy.rollout([Request(captions(1)[0], 2, group=0, first_member=1, start=start)], KEY)
+    assert (later.actions[:, :5] == first.actions[:, :5]).all() and not torch.equal(later.actions[0], later.actions[1])
+    assert torch.equal(later.old_log_probs[:, :5], first.old_log_probs[:, :5].expand(2, -1))
+    assert later.owner[:, :5].eq(0).all() and later.owner[:, 5:].tolist() == [[1] * 11, [2] * 11]
+    torch.testing.assert_close(policy.evaluate(later).log_probs, later.old_log_probs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("recipe", "group", "found"), [("selftok", 4, 4), ("ordered_search", 8, 20)])
+def test_recipes_train_it_on_a_reward_of_pictures(tmp_path, recipe, group, found):
+    """Two steps; the first update's check against the sampler is part of the run, and a resume finds the same end."""
     metrics = []
     world = "world:compositions?split=train&size=8&difficulty=1"
     config = read_config(
-        {"recipe": "selftok", "policy": {"class": CLASS, "model": saved(tmp_path / "model"), "guidance_scale": 2.0},
+        {"recipe": recipe, "policy": {"class": CLASS, "model": saved(tmp_path / "model"), "guidance_scale": 2.0},
          "data": {"train": world, "workers": 0}, "run_dir": str(tmp_path / "run"),
          "rewards": [{"name": f"{__file__}:bright", "isolated": False}],
-         "training": {"steps": 2, "prompts_per_step": 2, "group_size": 4, "learning_rate": 1e-2, "save_every": 2}},
+         "training": {"steps": 2, "prompts_per_step": 2, "group_size": group, "learning_rate": 1e-2, "save_every": 1}},
         (), "vlm",
     )  # fmt: skip
     train(config, report=lambda step, values: metrics.append(values))
+    assert [m["rollouts"] for m in metrics] == [2 * found] * 2
+    again = config.model_copy(update={"run_dir": str(tmp_path / "again")})
+    train(again, resume=tmp_path / "run" / "checkpoints" / "step-000001")
+    ends = [load_file(f"{run.run_dir}/checkpoints/step-000002/trainable.safetensors") for run in (config, again)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     assert [m["gradient_norm"] > 0 for m in metrics] == [True, True] and metrics[-1]["update/moved_fraction"] > 0
     written = next((tmp_path / "run" / "checkpoints").glob("step-*2/policy"))
     again = JanusPolicy.from_config(PicturePolicyConfig(model=str(written)))

@@ -5,6 +5,7 @@ import io
 import math
 import pickle
 import time
+from email.utils import formatdate
 
 import pytest
 from PIL import Image
@@ -86,9 +87,18 @@ class TestJudge:
         assert 1 < asked.most <= 3
 
     def test_what_passes_is_tried_again(self):
-        busy = [(503, {}, b"busy"), (200, {}, b"{broken"), chat("1")]
+        page = (200, {"Content-Type": "text/html"}, b"<html><title>Gateway</title></html>")
+        busy = [(503, {}, b"busy"), (200, {}, b"{broken"), page, chat("1")]
         with serving(lambda body, n: busy[n]) as (url, asked):
-            assert ask(url, ["<answer>navy</answer>"])[0]["score"] == 1 and len(asked.bodies) == 3
+            assert ask(url, ["<answer>navy</answer>"])[0]["score"] == 1 and len(asked.bodies) == 4
+        with serving(lambda body, n: page) as (url, _):
+            found = ask(url, ["<answer>teal</answer>"], retries=0)[0]
+        assert "a page of HTML, 'Gateway'" in str(found["score"]) and found["parsed"] is None
+
+    def test_a_pause_that_the_server_asks_for(self):
+        soon = formatdate(time.time() + 30, usegmt=True)
+        asked = [http._asked_pause(each) for each in ("7", soon, "9999", "-1", "soon", None)]
+        assert asked == [7, pytest.approx(30, abs=3), 120, 0, None, None]
 
     def test_what_cannot_pass_stops_the_run(self, monkeypatch):
         with serving(lambda body, n: (401, {}, b'{"error": "no key"}')) as (url, asked):
@@ -133,6 +143,22 @@ class TestJudge:
             "judge: the judge's reply holds no score", "judge: the judge's score lies off the scale from 0 to 1",
             "judge: the judge's answer is no chat completion",
         }  # fmt: skip
+
+    def test_a_judge_of_weight_0_that_fails_is_counted(self):
+        judge = {"name": "judge", "weight": 0, "options": {"url": "http://127.0.0.1:9", "model": "m", "retries": 0}}
+        prompt = Prompt("p", [{"role": "user", "content": "What is it?"}], columns={"solution": "x", "task": "exact"})
+        with RewardPanel(["accuracy", judge]) as panel:
+            found = panel.score(["x", "x"], [prompt] * 2)
+        assert (
+            found.reward.tolist() == [1, 1]
+            and [*found.causes.values()] == [2]
+            and next(iter(found.causes)).startswith("judge: 127")
+        )
+
+    @pytest.mark.parametrize("reply", ['{"score": 0.', '```json\n{"score": 1', '{"reason": "it is 1'])
+    def test_a_reply_that_was_cut_says_nothing(self, reply):
+        with pytest.raises(ValueError, match="was cut"):
+            judges.read_score(reply, "auto", 0, 1)
 
     def test_a_server_that_is_not_there_leaves_rows_unscored(self):
         found = ask("http://127.0.0.1:9", ["<answer>navy</answer>"], retries=1, timeout=2)
@@ -195,6 +221,10 @@ class TestPerceval:
         assert perceval.flagged('<think>x</think><answer>["red car"]</answer>') == ["red car"]
         assert perceval.flagged("The response is correct.") == [] and perceval.flagged("hm") is None
         assert perceval.flagged("<answer>[]</answer>") == []
+        assert perceval.flagged("<answer>['a red car', \"the dog's tail\",]</answer>") == [
+            "a red car",
+            "the dog's tail",
+        ]
 
     def test_columns_reach_the_batch(self):
         prompt = Prompt("p", [{"role": "user", "content": "What is there?"}], columns={"solution": "x"})
@@ -207,3 +237,16 @@ class TestPerceval:
             with RewardPanel([spec]) as panel:
                 found = panel.score(["a red car", "nothing"], [prompt] * 2)
         assert found.columns == {"flagged_tokens": [[[2, 9]], []]} and found.reward.tolist() == [0, 1]
+
+    def test_a_row_that_no_model_looked_at_is_unscored_and_counted_at_any_weight(self):
+        prompt = Prompt(
+            "p", [{"role": "user", "content": "What is there?"}], columns={"solution": "x", "task": "exact"}
+        )
+        lost = (500, {}, b"out of memory")
+        with serving(lambda body, number: lost if number % 2 else chat("<answer>[]</answer>")) as (url, _):
+            options = {"url": url, "model": "m", "retries": 0, "concurrency": 1}
+            judge = {"name": "perceval", "weight": 0, "columns": ["flagged_tokens"], "options": options}
+            with RewardPanel(["accuracy", judge]) as panel:
+                found = panel.score(["x", "a x"], [prompt] * 2)
+        assert found.reward.isnan().sum() == 1 and found.components["perceval/parsed"].isnan().sum() == 1
+        assert found.causes == {f"perceval/flagged_tokens: {url[7:]} answered 500: out of memory": 1}

@@ -96,7 +96,11 @@ class TestZoom:
 
 class TestFrames:
     def test_a_part_is_counted_from_the_clips_own_beginning(self):
-        step = FramesBetween().step
+        frames = FramesBetween()
+
+        def step(asked, output):
+            return frames.step(frames.reset(asked), output)
+
         assert step(prompt(videos=[Clip("a.mp4")]), call(start=1, end=2.5)).videos == (Clip("a.mp4", 1.0, 2.5),)
         assert step(prompt(videos=["a.mp4"]), call(start=1, end=2)).videos == (Clip("a.mp4", 1.0, 2.0),)
         assert step(prompt(videos=[Clip("a.mp4", 4.0, 9.0)]), call(start=1, end=2)).videos == (Clip("a.mp4", 5.0, 6.0),)
@@ -113,8 +117,19 @@ class TestFrames:
         ],
     )
     def test_a_bad_call_is_told_why(self, arguments, cause):
-        reply = FramesBetween().step(prompt(videos=[Clip("a.mp4", 4.0, 9.0)]), call(**arguments))
+        frames = FramesBetween()
+        reply = frames.step(frames.reset(prompt(videos=[Clip("a.mp4", 4.0, 9.0)])), call(**arguments))
         assert reply.bad == cause and not reply.videos
+
+    @pytest.mark.parametrize(("span", "worth"), [([1, 3], 1 / 3), ([2, 4], 1), ((9, 10), 0), (None, 0), ("2-4", 0)])
+    def test_how_well_the_first_part_met_the_true_span(self, span, worth):
+        frames, asked = FramesBetween(), prompt(videos=[Clip("a.mp4")])
+        asked.columns["span"] = span
+        state = frames.reset(asked)
+        for part in ({"start": 3, "end": 2}, {"start": 2, "end": 4}, {"start": 0, "end": 9}):
+            frames.step(state, call(**part))
+        assert frames.step(state, "red").columns == {"fetched": pytest.approx(worth)}
+        assert frames.step(frames.reset(asked), "red").columns == {"fetched": 0}
 
 
 class TestCalculator:
