@@ -235,9 +235,11 @@ def read_film(path: Path) -> Film:
 
     try:
         with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise DataError(f"cannot read video {path}: it has no pictures")
             stream = container.streams.video[0]
             return Film((frame.to_image() for frame in container.decode(stream)), float(stream.average_rate or 16))
-    except (OSError, IndexError, ValueError, av.FFmpegError) as error:
+    except (OSError, ValueError, av.FFmpegError) as error:
         raise DataError(f"cannot read video {path}: {error}") from None
 
 
@@ -251,5 +253,5 @@ def read_sound(path: Path) -> Sound:
                 raise DataError(f"cannot read sound {path}: expected 16 bits a sample, got {8 * width}")
             samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").reshape(-1, file.getnchannels())
             return Sound((samples.T / 32767).astype(np.float32), file.getframerate())
-    except (OSError, EOFError, wave.Error) as error:
+    except (OSError, EOFError, ValueError, wave.Error) as error:
         raise DataError(f"cannot read sound {path}: {error}") from None

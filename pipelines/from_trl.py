@@ -211,6 +211,12 @@ def _rewards(left: dict[str, Any], rewards: list[dict[str, Any]] | None, made: C
             entry["weight"] = weights[i]
         entries.append(entry)
     made.config["rewards"] = entries
+    objective = made.config.get("objective", {})
+    if weights is not None and objective.get("advantage") == "gdpo_decoupled":
+        # TRL weighs what it normalised; ours reads no weights of rewards
+        own = {entry.get("label") or entry["name"].rpartition(":")[2].rpartition(".")[2]: entry for entry in entries}
+        named = {label: float(entry.get("weight", 1.0)) for label, entry in own.items()}
+        objective["advantage"] = {"name": "gdpo_decoupled", "weights": named}
 
 
 def _model(left: dict[str, Any], made: Converted) -> None:

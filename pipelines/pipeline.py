@@ -14,7 +14,7 @@ from mmrl.errors import ConfigError, got
 from mmrl.pipelines.config import RunConfig, merge, read_config, read_values
 from mmrl.pipelines.in_python import in_python
 from mmrl.pipelines.progress import Live, progress
-from mmrl.pipelines.readiness import clip_reader, made_ready, tell_all, unasked
+from mmrl.pipelines.readiness import clip_reader, made_ready, of_rewards, tell_all
 from mmrl.pipelines.run import (
     build_policy,
     check_prompts,
@@ -112,7 +112,7 @@ class Pipeline:
             held_out = self._prompts(eval_dataset, config, panel, held_out=True) if eval_dataset is not None else None
             for each in (prompts, held_out or ()):
                 check_prompts(panel, each, type(self.policy).reads)
-            tell_all(unasked(panel, prompts))
+            tell_all(of_rewards(config, panel, prompts))
             config = self._named(config, dataset, eval_dataset, rewards)
             self._settle(config)
             with progress(config, Console()) if report is None else nullcontext(report) as shown:

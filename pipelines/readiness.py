@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.pipelines.config import CacheConfig, DataConfig, RunConfig
 from mmrl.policies.base import Policy
@@ -123,6 +124,11 @@ def without_truth(config: RunConfig, prompts: Sequence[Prompt]) -> list[str]:
     return said
 
 
+def of_rewards(config: RunConfig, panel: RewardPanel, prompts: Sequence[Prompt]) -> list[str]:
+    """What is to be said of rewards before a run."""
+    return [*unasked(panel, prompts), *weights_unread(config, panel)]
+
+
 def unasked(panel: RewardPanel, prompts: Sequence[Prompt]) -> list[str]:
     """A line for a format that is rewarded and that none of the first prompts asks for."""
     from mmrl.rewards.format import ASKED
@@ -137,6 +143,40 @@ def unasked(panel: RewardPanel, prompts: Sequence[Prompt]) -> list[str]:
                 "thing: say so in data.template or data.system, or take the reward out"
             )
     return found
+
+
+def weights_unread(config: RunConfig, panel: RewardPanel) -> list[str]:
+    """Lines for functions that take the run's rewards one by one, each as much as the others whatever its `weight`.
+
+    Raises ConfigError where a reward of weight 0, which is there to be looked at, would train so.
+    """
+    weights = {member.label: member.spec.weight for member in panel.members if not member.spec.columns}
+    watched = [label for label, weight in weights.items() if not weight]
+    weighed = {label: w if isinstance(w, float) else 1.0 for label, w in weights.items() if w}
+    said = []
+    for bound in Objective.of(config.objective).stages if len(weights) > 1 else ():
+        given = {**bound.spec.defaults, **bound.parameters}
+        key = next((name for name in ("weights", "rewards", "objectives") if name in given and given[name] is None), "")
+        if not key or "components" not in bound.columns:
+            continue
+        stage = bound.spec.stage
+        choice = f"{{name: {bound.name}, {key}: {_told(weighed if key == 'weights' else list(weighed))}}}"
+        to_name = f"objective.{stage}={choice if stage == 'advantage' else f'[{choice}]'}"
+        if watched:
+            raise ConfigError(
+                f"reward {watched[0]!r} has weight 0, and {stage} {bound.name!r} would train on it as on the others; "
+                f"name those that train, {to_name}"
+            )
+        if key == "weights" and any(weight != 1 for weight in weighed.values()):
+            found = ", ".join(f"{label} {weight:g}" for label, weight in weighed.items())
+            said.append(f"{stage} {bound.name!r} does not read the weights of rewards ({found}): for these {to_name}")
+    return said
+
+
+def _told(named: Mapping[str, float] | list[str]) -> str:
+    if isinstance(named, list):
+        return f"[{', '.join(named)}]"
+    return f"{{{', '.join(f'{label}: {weight:g}' for label, weight in named.items())}}}"
 
 
 def tell_all(lines: Iterable[str]) -> None:

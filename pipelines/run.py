@@ -22,7 +22,7 @@ from mmrl.pipelines.former import read_saved
 from mmrl.pipelines.going_on import start_of
 from mmrl.pipelines.model_card import model_card, model_of
 from mmrl.pipelines.overlap import shared_with_sft
-from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_out, made_ready, unasked, without_truth
+from mmrl.pipelines.readiness import clip_reader, counters, few_rows, leaving_out, made_ready, of_rewards, without_truth
 from mmrl.pipelines.reporting import each, noting_the_model, telling
 from mmrl.pipelines.sizing import image_sizing
 from mmrl.pipelines.steady import steady
@@ -360,7 +360,7 @@ def _opened(
         for rows in (prompts, eval_prompts or ()):
             check_prompts(panel, rows, config.policy_class.reads)
     notes += [*few_rows(config, prompts), *without_truth(config, prompts)]
-    notes += unasked(panel, prompts) if panel is not None else ()
+    notes += of_rewards(config, panel, prompts) if panel is not None else ()
     notes += shared_with_sft(config.data, prompts, partial(open_prompts, data=config.data))
     strategies = Nested.of(config.rollout)
     if config.data.numbers or any(hasattr(b.state, "data_columns") for b in strategies.bounds):

@@ -45,8 +45,19 @@ def group_mean(values: Tensor, group: Tensor, where: Tensor | None = None) -> Te
     """
     counted = _counted(values, where)
     mean = group_sum(values, group, counted) / group_count(group, counted).clamp(min=1)
-    if not values.is_floating_point():
-        return mean
+    return mean if not values.is_floating_point() else _exact(mean, values, group, counted)
+
+
+def group_average(values: Tensor, weight: Tensor, group: Tensor, where: Tensor | None = None) -> Tensor:
+    """(B,) mean over the row's group under `weight (B,)`, 0 or more; of equal values exactly the value."""
+    counted = _counted(values, where)
+    total = group_sum(weight, group, counted)
+    mean = group_sum(weight * values, group, counted) / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return _exact(mean, values, group, counted & (weight > 0))
+
+
+def _exact(mean: Tensor, values: Tensor, group: Tensor, counted: Tensor) -> Tensor:
+    """The mean, or where all counted values of a group are equal that value."""
     least = group_extreme(values, group, counted, largest=False)
     return torch.where(least == group_extreme(values, group, counted), least, mean)
 

@@ -151,7 +151,16 @@ def row_uniform(batch: Batch, purpose: str) -> Tensor:
 
 def whole_rewards(components: Iterable[str]) -> list[str]:
     """The rewards among components, whose parts are called REWARD/PART: what methods of several rewards take where no
-    names are given. All components where fewer than two rewards are there: one reward's parts, then."""
-    names = list(components)
-    whole = [name for name in names if "/" not in name]
-    return whole if len(whole) > 1 else names
+    names are given.
+
+    A reward that is nothing but parts gives those. Where the run has one reward, its parts: they are what its whole is
+    made of, so the whole is not taken beside several of them, nor is `success`, which is worth nothing by itself.
+    """
+    of: dict[str, list[str]] = {}
+    for name in components:
+        of.setdefault(name.partition("/")[0], []).append(name)
+    parts = {reward: [n for n in names if "/" in n and not n.endswith("/success")] for reward, names in of.items()}
+    if len(of) == 1:
+        reward = next(iter(of))
+        return parts[reward] if len(parts[reward]) > 1 else of[reward][:1]
+    return [name for reward, names in of.items() for name in ([reward] if reward in names else parts[reward] or names)]

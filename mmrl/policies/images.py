@@ -28,5 +28,5 @@ def open_image(image: Any, prompt: Prompt) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(image, formats=IMAGE_FORMATS) as file:
                 return file.convert("RGB")
-    except (OSError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"prompt {prompt.id!r}: cannot read image {image}: {error}") from None

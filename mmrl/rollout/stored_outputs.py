@@ -28,9 +28,10 @@ PASSES = 50
 
 @dataclass(frozen=True)
 class Kept:
-    """path  of the output: a video ends .mp4, a sound .wav; reward, components: as they were stored"""
+    """path  of the output; column: of `OUTPUTS`, what it is; reward, components: as they were stored"""
 
     path: Path
+    column: str
     reward: float
     components: Mapping[str, float]
 
@@ -107,7 +108,7 @@ class StoredOutputs(Strategy):
 
 
 def _opened(kept: Kept, prompt: Prompt) -> Stored:
-    read = {".mp4": read_film, ".wav": read_sound}.get(kept.path.suffix)
+    read = {"films": read_film, "sounds": read_sound}.get(kept.column)
     output = open_image(kept.path, prompt) if read is None else read(kept.path)
     return Stored(output, kept.reward, kept.components)
 
@@ -140,11 +141,11 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
         except ValueError:
-            raise DataError(f"{path}, line {number}: expected a JSON object, got {line:.80!r}") from None
+            raise DataError(f"{path}, line {number}: expected a JSON object, got {line[:80]!r}") from None
         missing = [n for n in ("prompt_id", "reward") if not isinstance(row, dict) or n not in row]
         if not missing and not any(n in row for n in OUTPUTS):
             missing = ["images"]
@@ -163,8 +164,11 @@ def _read(path: Path, number: int, row: Mapping[str, Any]) -> Kept:
     output = path.parent / files[0]
     if not output.is_file():
         raise DataError(f"{where}: {name}: no file {output}")
-    parts = {str(n): float(v) for n, v in (row.get("components") or {}).items() if isinstance(v, int | float)}
-    return Kept(output, float(reward), parts)
+    told = row.get("components") or {}
+    if not isinstance(told, Mapping):
+        raise DataError(f"{where}: components: expected {{name: number}}, got {got(told)}")
+    parts = {str(n): float(v) for n, v in told.items() if isinstance(v, int | float)}
+    return Kept(output, name, float(reward), parts)
 
 
 __all__ = ["Kept", "StoredOutputs", "stored_in"]

@@ -116,6 +116,10 @@ def test_rewards_are_taken_and_not_the_parts_that_they_tell():
     assert list(marble().split(two)) == ["a", "b"]
     assert list(marble(rewards=["a/x", "b"]).split(two)) == ["a/x", "b"]
     assert list(marble().split(batch(**{"a/x": [0.0, 1.0], "a/y": [1.0, 0.0]}))) == ["a/x", "a/y"], "one has its parts"
+    one = batch(**{"a": [0.0, 1.0], "a/x": [0.0, 1.0], "a/y": [1.0, 0.0], "a/success": [1.0, 1.0]})
+    assert list(marble().split(one)) == ["a/x", "a/y"], "and not their sum beside them"
+    bare = batch(**{"a": [0.0, 1.0], "b": [1.0, 0.0], "c/x": [0.0, 1.0], "c/y": [1.0, 1.0]})
+    assert list(marble().split(bare)) == ["a", "b", "c/x", "c/y"], "a reward of nothing but parts is not dropped"
     for combine in (flowse_grpo, gdpo_decoupled, recap()):
         assert torch.equal(combine(two), combine(apart))
 

@@ -21,7 +21,7 @@ STAGES = (
     "shaping", "group", "advantage", "credit", "ratio", "trust_region", "aggregation", "regularizer", "score",
     "score_objective", "matching_objective",
 )  # fmt: skip
-MATCHING = {"awm", "diffusion_nft", "matching_loss", "crd", "dgpo_direct", "gdro"}
+MATCHING = {"awm", "diffusion_nft", "imitation", "matching_loss", "crd", "dgpo_direct", "gdro"}
 """Their axis is draws of time and noise, and no gradient goes through log-probs: `test_matching` is theirs."""
 FUNCTIONS = [f for f in registered() if f.stage in STAGES and f.name not in MATCHING]
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f"{f.stage}-{f.name}")

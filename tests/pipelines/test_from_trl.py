@@ -89,6 +89,13 @@ def test_names_of_others_are_answered(key, says):
     assert foreign.answer(key).startswith(says) and bool(foreign.answer(key)) == bool(says)
 
 
+def test_weights_go_where_normalised_rewards_are_added():
+    """TRL's normalize_then_sum weighs what it normalised."""
+    asked = {"reward_funcs": ["accuracy_reward", "my.py:short"], "reward_weights": [1.0, 0.5]}
+    made = convert(asked | {"multi_objective_aggregation": "normalize_then_sum"}).config
+    assert made["objective"]["advantage"] == {"name": "gdpo_decoupled", "weights": {"accuracy": 1.0, "short": 0.5}}
+
+
 def test_a_script_becomes_a_configuration(script):
     """4 x 16 completions a generation are 8 groups of 8: one optimizer step, twice over."""
     made = convert_file(script)

@@ -3,9 +3,9 @@ model is not there."""
 
 import pytest
 
-from mmrl.errors import RewardError
+from mmrl.errors import ConfigError, RewardError
 from mmrl.pipelines.config import read_config
-from mmrl.pipelines.readiness import few_rows, unasked
+from mmrl.pipelines.readiness import few_rows, unasked, weights_unread
 from mmrl.record import Prompt
 from mmrl.rewards.panel import RewardPanel
 from tests.pipelines.runs import write_config
@@ -37,6 +37,37 @@ def test_few_rows_are_said():
     (line,) = few_rows(config, asking("a") * 2)
     assert line.startswith("the data set has 2 rows, and a step takes 31 prompts") and "up to 16 times" in line
     assert few_rows(config, asking("a") * 31) == []
+
+
+class TestWeightsThatNobodyReads:
+    """Methods of several rewards normalise each apart; what `weight` says of them would be lost without a word."""
+
+    def lines(self, weights, **objective):
+        named = [{"name": "format", "label": label, "weight": weight} for label, weight in weights.items()]
+        config = read_config({"modality": "vlm", "rewards": named, "objective": objective})
+        with RewardPanel(named) as panel:
+            return weights_unread(config, panel)
+
+    def test_they_are_said_with_the_key_that_is_read(self):
+        (line,) = self.lines({"a": 0.9, "b": 0.1}, advantage="gdpo_decoupled")
+        assert "(a 0.9, b 0.1): for these objective.advantage={name: gdpo_decoupled, weights: {a: 0.9, b: 0.1}}" in line
+        own = {"name": "gdpo_decoupled", "weights": {"a": 1.0, "b": 0.1}}
+        for objective in ({"advantage": own}, {"advantage": "grpo"}, {"advantage": "grpo", "shaping": ["recap"]}):
+            assert self.lines({"a": 0.9, "b": 0.1}, **objective) == []
+        assert self.lines({"a": 1.0, "b": 1.0}, advantage="gdpo_decoupled") == []
+
+    @pytest.mark.parametrize(
+        ("objective", "said"),
+        [
+            ({"advantage": "gdpo_decoupled"}, "objective.advantage={name: gdpo_decoupled, weights: {a: 1, b: 1}}"),
+            ({"shaping": ["flowse_grpo"]}, "objective.shaping=[{name: flowse_grpo, weights: {a: 1, b: 1}}]"),
+            ({"shaping": ["recap"]}, "objective.shaping=[{name: recap, objectives: [a, b]}]"),
+        ],
+    )
+    def test_one_that_is_there_to_be_looked_at_does_not_train(self, objective, said):
+        with pytest.raises(ConfigError) as refused:
+            self.lines({"a": 1.0, "b": 1.0, "looked_at": 0.0}, **objective)
+        assert "reward 'looked_at' has weight 0" in str(refused.value) and str(refused.value).endswith(said)
 
 
 def test_a_reward_without_its_weights_ends_a_run_before_its_model_is_loaded(tmp_path, bases, mmrl):

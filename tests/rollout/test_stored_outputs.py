@@ -1,13 +1,14 @@
 """Training on pictures that were made and scored before: what is read, what is drawn, that nothing is sampled."""
 
 import json
+import wave
 
 import numpy as np
 import pytest
 import torch
 
 from mmrl.errors import ConfigError, DataError, PolicyError
-from mmrl.media import Sound, read_film, read_sound
+from mmrl.media import Film, Sound, read_film, read_sound, write_video
 from mmrl.objective import Objective
 from mmrl.policies.generation.families import generator_of
 from mmrl.policies.generation.families.asking import Asked
@@ -15,6 +16,7 @@ from mmrl.policies.generation.families.ltx import LTX
 from mmrl.policies.generation.families.swap import Swapped
 from mmrl.policies.generation.families.wan import Wan
 from mmrl.policies.generation.policy import FlowPolicy
+from mmrl.policies.images import open_image
 from mmrl.randomness import Key
 from mmrl.record import Rollouts, Scores, Stored
 from mmrl.rollout.actor import Actor, score_rows
@@ -84,6 +86,7 @@ class TestReading:
             (row(reward="high"), "line 2: reward: expected a finite number or null, got 'high'"),
             (row(reward=True), "line 2: reward"),
             (row(films=["a.mp4", "b.mp4"]), "line 2: films: expected the file of one video"),
+            (row(components=[1.0]), r"line 2: components: expected \{name: number\}"),
         ]):  # fmt: skip
             with pytest.raises(DataError, match=said):
                 StoredOutputs(folders=[rows_in(tmp_path / str(number), [row(), bad])])
@@ -107,6 +110,27 @@ class TestReading:
         for read_it, path in ((read_film, film), (read_sound, film)):
             with pytest.raises(DataError, match=r"cannot read (video|sound) .*output-0000\.mp4"):
                 read_it(path)
+
+    def test_files_cut_short_or_with_a_byte_turned_are_read_or_named(self, tmp_path):
+        """Nothing else may come of a damaged file, wherever the damage is."""
+        write_video(tmp_path / "a.mp4", [picture(32, 32, seed=k) for k in range(5)], 16)
+        picture(24, 24).save(tmp_path / "a.png")
+        with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+            file.setparams((2, 2, 16, 0, "NONE", ""))
+            file.writeframes(bytes(range(128)))
+        readers = {"mp4": read_film, "wav": read_sound, "png": lambda path: open_image(path, captions(1)[0])}
+        for kind, read in readers.items():
+            whole, bad, named = (tmp_path / f"a.{kind}").read_bytes(), tmp_path / f"bad.{kind}", 0
+            places = torch.randint(len(whole), (30,), generator=Key(0).generator()).tolist()
+            for place in (0, *places):
+                turned = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+                for damaged in (whole[:place], turned):
+                    bad.write_bytes(damaged)
+                    try:
+                        read(bad)
+                    except DataError as error:
+                        named += str(bad) in str(error) and "\n" not in str(error)
+            assert named > 5, kind
 
 
 class TestDrawing:
@@ -207,6 +231,7 @@ class TestRows:
             ([picture()] * 5, "'p0': a stored video has 5 frames, and the policy draws 9"),
             ([picture(16, 32)] * 9, "a stored video is 16 x 32, and the policy draws 32 x 32"),
             (picture(), "a stored video: expected the frames of a video"),
+            (Film([picture()] * 9, 24), "runs at 24 frames a second, and the policy's at 16"),
         ):
             with pytest.raises(DataError, match=said):
                 generator.seen(output, "p0")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
-from mmrl.objective.groups import degenerate, group_normalized, group_sum, representatives
+from mmrl.objective.groups import degenerate, group_average, group_normalized, group_sum, representatives
 from mmrl.record import Batch
 from mmrl.stages import FLOW, stage
 
@@ -39,7 +39,8 @@ def branchgrpo(
     if fusion not in FUSIONS:
         raise ConfigError(f"branchgrpo: {unknown('fusion', fusion, FUSIONS)}")
     assert batch.owner is not None and batch.group is not None and batch.reward is not None
-    reward, where = batch.reward.nan_to_num(0), batch.counted & ~torch.isnan(batch.reward)
+    # in double precision, in which means of the same rewards are the same in any order
+    reward, where = batch.reward.nan_to_num(0).double(), batch.counted & ~torch.isnan(batch.reward)
     paths = (batch.old_log_probs.to(reward) * batch.mask).flip(1).cumsum(1).flip(1)
     advantage = torch.zeros_like(paths)
     for t in range(batch.mask.shape[1]):
@@ -55,7 +56,7 @@ def branchgrpo(
         normal = group_normalized(value, group, once, eps)
         normal = torch.where(once & ~degenerate(value, group, once, tolerance), normal, 0.0)
         advantage[rows, t] = group_sum(normal, state)
-    return advantage
+    return advantage.to(batch.reward)
 
 
 def fused(reward: Tensor, state: Tensor, score: Tensor) -> Tensor:
@@ -63,4 +64,4 @@ def fused(reward: Tensor, state: Tensor, score: Tensor) -> Tensor:
     _, which = torch.unique(state, return_inverse=True)
     top = score.new_full((len(state),), -torch.inf).scatter_reduce_(0, which, score, "amax")
     weight = (score - top[which]).exp()
-    return group_sum(weight * reward, state) / group_sum(weight, state)
+    return group_average(reward, weight, state)

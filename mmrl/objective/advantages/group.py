@@ -127,10 +127,9 @@ def gui_libra(batch: Batch, *, base: float = 0.5, slope: float = 1.5, eps: float
 
 def whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     """(B, T) zero mean and unit unbiased variance over all unmasked actions; 0 outside the mask."""
-    inside = mask.to(values.dtype)
-    count = inside.sum()
-    centred = (values - (values * inside).sum() / count.clamp(min=1)) * inside
-    return centred * torch.rsqrt((centred**2).sum() / (count - 1).clamp(min=1) + eps)
+    flat, inside = values.flatten(), mask.flatten()
+    centred = group_centred(flat, torch.zeros_like(inside, dtype=torch.long), inside).view_as(values)
+    return centred * torch.rsqrt((centred**2).sum() / (mask.sum() - 1).clamp(min=1) + eps)
 
 
 def discounted_returns(rewards: Tensor, mask: Tensor, discount: float) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrl.objective.groups import group_std, group_sum
+from mmrl.objective.advantages.robust import scored
+from mmrl.objective.groups import group_average, group_std
 from mmrl.objective.numerics import safe_exp
 from mmrl.record import Batch
 from mmrl.stages import stage
@@ -37,8 +38,7 @@ def vcpo(batch: Batch, *, cap: float = 8.0, std: bool = False, eps: float = 1e-6
     """
     counted = batch.counted & ~torch.isnan(batch.reward)
     weight = (sampler_ratio(batch).clamp(max=cap) * batch["score_gradient_norm"].to(batch.reward)) ** 2
-    total = group_sum(weight, batch.group, counted)
-    base = group_sum(weight * batch.reward, batch.group, counted) / total.clamp(min=torch.finfo(total.dtype).tiny)
+    base = group_average(batch.reward, weight, batch.group, counted)
     advantage = torch.where(counted, batch.reward - base, torch.zeros_like(base))
     return advantage / (group_std(batch.reward, batch.group, counted) + eps) if std else advantage
 
@@ -58,5 +58,5 @@ def a_lol(batch: Batch, *, keep_negative: bool = False) -> Tensor:
 
     Reads `reference_value (B,)`. Returns (B,). Source: abaheti95/LoL-RL.
     """
-    advantage = torch.where(batch.counted, batch.reward - batch["reference_value"], torch.zeros_like(batch.reward))
+    advantage = torch.where(scored(batch), batch.reward - batch["reference_value"], torch.zeros_like(batch.reward))
     return advantage if keep_negative else advantage.clamp(min=0)

@@ -63,7 +63,7 @@ class dcpo_smooth:
         visits, total, variance = self.seen.get(prompt, (0, 0.0, 0.0))
         s = visits + 1
         variance = (visits * variance + std**2 + visits / s * (mean - total) ** 2) / s
-        total = (visits * total + mean) / s
+        total += (mean - total) / s  # of equal means exactly that mean
         self.seen[prompt] = (s, total, variance)
         return s, total, variance**0.5
 

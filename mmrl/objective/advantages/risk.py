@@ -78,7 +78,8 @@ class riskpo:
         bundle, paper = self._papers(batch, where)
         used = paper >= 0
         size = group_count(paper, used).clamp(min=1)
-        scores = group_sum(batch.reward, paper, used) * self.bundle / size
+        # in double precision, in which equal papers are equal whatever the order of their rows
+        scores = group_sum(batch.reward.double(), paper, used) * self.bundle / size
         first = used & (group_rank(batch.group, paper) == 0)
         low, high = self._levels(scores, bundle, first)
         value = mixed_value_at_risk(scores, low, high, self.a, self.b, self.weight, self.natural_baseline)
@@ -86,7 +87,7 @@ class riskpo:
             spread = group_std(scores, bundle, first)
             value = value / torch.where(group_count(bundle, first) > 1, spread + 1e-6, torch.ones_like(spread))
         self._track(scores[first])
-        return self._to_rollouts(value, batch, paper, used).masked_fill(~used, 0.0)
+        return self._to_rollouts(value, batch, paper, used).masked_fill(~used, 0.0).to(batch.reward)
 
     def _papers(self, batch: Batch, where: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) bundle of each row, and its paper: unique over the batch, -1 for rows that are in none."""

@@ -20,7 +20,7 @@ from mmrl.objective.groups import (
     group_std,
     group_sum,
 )
-from mmrl.objective.numerics import at_least_float32, either
+from mmrl.objective.numerics import at_least_float32, either, whole_rewards
 from mmrl.record import Batch
 from mmrl.stages import stage
 
@@ -85,10 +85,12 @@ def ngrpo(batch: Batch, *, r_max: float = 1.0, virtual: int = 1, eps: float = 1e
     Source: the authors' code (nangongrui-ngr/NGRPO), which skips the virtual reward for a group of one: not here.
     """
     where = scored(batch)
-    n = group_count(batch.group, where) + virtual
-    mean = (group_sum(batch.reward, batch.group, where) + virtual * r_max) / n
+    n, best = group_count(batch.group, where) + virtual, batch.reward.new_tensor(r_max)
+    mean = (group_sum(batch.reward, batch.group, where) + virtual * best) / n
+    all_best = group_count(batch.group, where & (batch.reward != best)) == 0
+    mean = torch.where(all_best, best, mean)  # which rounding would miss
     distance = (batch.reward - mean).masked_fill(~where, 0.0)
-    squares = group_sum(distance**2, batch.group, where) + virtual * (r_max - mean) ** 2
+    squares = group_sum(distance**2, batch.group, where) + virtual * (best - mean) ** 2
     return distance / ((squares / (n - 1).clamp(min=1)).sqrt() + eps)
 
 
@@ -111,7 +113,8 @@ def g2rpo(
     """Normal scores of reward ranks: every task gets the same advantage distribution and outliers no leverage. (B,)
 
     pool            group, task (rewards of a task pooled), or group_then_task (the paper)
-    per_component   first step for each reward component by itself, summed (the paper's GDPO flavour)
+    per_component   first step for each of the run's rewards by itself, or where there is one for each of its parts,
+                    summed (the paper's GDPO flavour)
     keep_dead_zero  groups without spread stay out of the second step; the released code gives them the score of
                     0 among their task, which is not 0 (ours)
     unit_variance   divide by the standard deviation of the scores of a group of that size without ties
@@ -122,7 +125,7 @@ def g2rpo(
     if pool not in pools:
         raise ConfigError(f"openvlthinkerv2_g2rpo: {unknown('pool', pool, pools)}")
     where = scored(batch)
-    rewards = list(batch.components.values()) if per_component else [batch.reward]
+    rewards = [batch.components[n] for n in whole_rewards(batch.components)] if per_component else [batch.reward]
     first = batch.task if pool == "task" else batch.group
     scores = torch.stack([normal_scores(r, first, where, unit_variance) for r in rewards]).sum(0)
     if pool != "group_then_task":
@@ -143,7 +146,8 @@ def normal_scores(values: Tensor, group: Tensor, where: Tensor, unit_variance: b
     _, ids = torch.unique(group, return_inverse=True)
     pairs = torch.stack([ids.to(values.dtype), values.nan_to_num(0.0)], dim=1)
     _, ties = torch.unique(pairs, dim=0, return_inverse=True)
-    return group_mean(scores, ties, where).masked_fill(~where, 0.0)
+    level = group_extreme(values, group, where) == group_extreme(values, group, where, largest=False)
+    return group_mean(scores, ties, where).masked_fill(~where | level, 0.0)
 
 
 @stage(

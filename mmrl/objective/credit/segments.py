@@ -18,6 +18,7 @@ from mmrl.objective.advantages.robust import scored
 from mmrl.objective.credit.rollouts import component
 from mmrl.objective.credit.tokens import training_tokens
 from mmrl.objective.groups import (
+    group_average,
     group_centred,
     group_count,
     group_mean,
@@ -171,7 +172,7 @@ def graph_grpo(advantage: Tensor, batch: Batch, *, std: bool = False, eps: float
     # a choice made n times in a rollout counts 1/n each time
     once = counted.flatten() / group_count(made, counted.flatten()).clamp(min=1).to(batch.reward.dtype)
     reward = batch.reward.nan_to_num(0)[:, None].expand_as(keys).flatten()
-    worth = group_sum(reward * once, choice) / group_sum(once, choice).clamp(min=1e-12)
+    worth = group_average(reward, once, choice)
     gain = worth.view_as(keys) - group_mean(batch.reward, batch.group, scored(batch))[:, None]
     if std:
         gain = gain / (group_std(batch.reward, batch.group, scored(batch))[:, None] + eps)

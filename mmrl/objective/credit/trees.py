@@ -9,7 +9,7 @@ from mmrl.errors import ConfigError, unknown
 from mmrl.objective.advantages.parts import spread_out
 from mmrl.objective.advantages.robust import scored
 from mmrl.objective.credit.tokens import training_tokens
-from mmrl.objective.groups import degenerate, group_count, group_mean, group_rank, group_std, group_sum
+from mmrl.objective.groups import degenerate, group_mean, group_rank, group_std
 from mmrl.objective.numerics import position
 from mmrl.objective.prefixes import prefix_mean, prefix_nodes
 from mmrl.record import Batch
@@ -120,7 +120,7 @@ def spo_tree(
     steps = []
     for d in range(nodes.shape[1] - 1, 0, -1):
         first = where & (group_rank(torch.where(where, batch.member, 1 << 40), nodes[:, d]) == 0)
-        above = group_sum(value, nodes[:, d - 1], first) / group_count(nodes[:, d - 1], first).clamp(min=1)
+        above = group_mean(value, nodes[:, d - 1], first)
         step = value - above
         if baseline == "grpo":
             step = step / (group_std(value, nodes[:, d - 1], first) + 1e-8)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmrl.errors import ConfigError, unknown
+from mmrl.objective.groups import group_std
 from mmrl.objective.numerics import whole_rewards
 from mmrl.record import Batch
 from mmrl.stages import stage
@@ -38,7 +39,7 @@ def flowse_grpo(batch: Batch, *, weights: dict[str, float] | None = None) -> Ten
             raise ConfigError(f"flowse_grpo: {unknown('reward component', name, batch.components)}")
         values = batch.components[name].to(total)
         good = torch.isfinite(values) & batch.counted
-        spread = values[good].std(correction=0) if bool(good.any()) else total.new_zeros(())
-        if float(spread) > LEAST_SPREAD:
-            total = total + weight * torch.where(good, values / spread, 0.0)
+        spread = group_std(values, torch.zeros_like(batch.group), good, ddof=0)
+        varies = good & (spread > LEAST_SPREAD)
+        total = total + weight * torch.where(varies, values / spread.clamp(min=LEAST_SPREAD), 0.0)
     return torch.where(torch.isnan(batch.reward), batch.reward, total)

@@ -58,7 +58,7 @@ class Unconditional:
     def kept_of(self, generator: Generator) -> bool:
         """Whether rollouts keep them. A pipeline that is replayed as a whole tells no branches apart; dropout draws
         other noise in an update; ranks that hold shards must make equally many calls."""
-        noise = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self._module.modules())
+        noise = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self._module.modules())
         return self._asked and not generator.guides_itself and not noise and not is_sharded(self._module)
 
     def drawn(self, rollouts: Rollouts, begun: Iterable[Rollouts] = ()) -> None:

@@ -362,7 +362,9 @@ class Generator:
     def seen(self, output: Any, name: str) -> Tensor:
         """An output of prompt `name` that was made before, as one row of what `clean` takes."""
         whose = f"prompt {name!r}: a stored {'video' if self.video else 'picture'}"
-        return (film_pixels if self.video else picture_pixels)(output, self.size, whose)
+        if not self.video:
+            return picture_pixels(output, self.size, whose)
+        return film_pixels(output, self.size, whose, self.rate())
 
     def encoded(self, pixels: Tensor) -> Tensor:
         """The mean of the VAE's encoder at its own scale, which `decoded` undoes."""

@@ -24,8 +24,9 @@ from mmrl.policies.generation.families.swap import Swapped
 STEPS = 3
 """Enough for both experts of Wan 2.2, and for a step that is neither first nor last."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
-"""Largest relative difference: pipelines round times and states to the dtype of their weights, we do not. On a CPU
-in float32 it is below 1e-5; TF32 convolutions of a GPU are the rest."""
+"""Largest relative difference, by the dtype of products: pipelines round times and states to the dtype of their
+weights, we do not, and call both branches of their guidance in one. On a CPU in float32 it is below 1e-5; TF32
+convolutions of a GPU are the rest."""
 
 MEDIA = re.compile(r"(^|_)(image|images|mask|video|audio)(_|$)(?!.*(embeds|latents|crop|scale))")
 TEXT = re.compile(r"embeds|attention|adapter")
@@ -70,6 +71,13 @@ class Verdict:
         way = self.family if self.path == "family" else "its own call replayed (exact, slower)"
         note = f"; {self.note}" if self.note else ""
         return f"{self.pipeline} through {way}: velocity within {self.gap:.1e} of the pipeline's{note}"
+
+
+def products_dtype(modules: Mapping[str, Any]) -> torch.dtype:
+    """Of the transformers' matrix products here and now: autocast's (`policy.autocast`), else their weights'."""
+    module = next(iter(modules.values()))
+    device = next(module.parameters()).device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights_dtype(module)
 
 
 @torch.no_grad()
@@ -133,7 +141,7 @@ def checked(
 ) -> tuple[Generator, Verdict]:
     """The generator if it is its pipeline, else the one that replays the pipeline's call; or a refusal."""
     pipeline = generator.pipeline
-    tolerance = TOLERANCE.get(weights_dtype(pipeline.transformer), TOLERANCE[torch.bfloat16])
+    tolerance = TOLERANCE.get(products_dtype(modules), TOLERANCE[torch.bfloat16])
     tried: list[str] = []
     candidates = [generator] if isinstance(generator, Swapped) else [generator, None]
     for candidate in candidates:

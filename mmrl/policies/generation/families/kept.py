@@ -1,8 +1,8 @@
 """What the comparison with a pipeline found, kept on disk: it takes seconds to minutes, its answer does not change.
 
 The key is everything the answer depends on except the weights' values and the prompt's words: the configurations of all
-components, names and shapes of the weights, what is asked, sizes of condition images, device, the code of the family,
-and the versions of torch, diffusers, transformers and mmrl.
+components, names and shapes of the weights, what is asked, sizes of condition images, device, the dtype of products
+under `policy.autocast`, the code of the family, and the versions of torch, diffusers, transformers and mmrl.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from mmrl.policies.generation.families.base import Generator
-from mmrl.policies.generation.families.check import Verdict, checked
+from mmrl.policies.generation.families.check import Verdict, checked, products_dtype
 from mmrl.policies.generation.families.swap import Swapped
 
 
@@ -62,6 +62,7 @@ def key(generator: Generator, media: Sequence[Any], modules: Mapping[str, Any]) 
         "components": {name: _about(part) for name, part in sorted(pipeline.components.items())},
         "trained": {name: _weights(module) for name, module in sorted(modules.items())},
         "asked": [repr(generator.asked), [image.size for image in media], str(_device(modules))],
+        "products": str(products_dtype(modules)),
         "family": _code(type(generator)),
         "versions": [torch.__version__, diffusers.__version__, transformers.__version__, mmrl.__version__],
     }

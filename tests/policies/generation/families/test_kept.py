@@ -65,6 +65,20 @@ def test_whatever_the_answer_depends_on_is_in_the_key():
     assert key(generator, (), modules) != base
 
 
+def test_what_autocast_rounds_is_judged_and_kept_apart():
+    """SD3's call asks both branches of its guidance at once, we one by one: bfloat16 products differ by some 1e-3,
+    which is no reason to replay the whole call, nor to believe so of a run without autocast."""
+    case = BY_NAME["SD3"]
+    generator = generator_of(case.pipeline(), case.asked)
+    modules = trained_modules(generator)
+    plain = key(generator, (), modules)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert key(generator, (), modules) != plain
+        verdict = verdict_of(generator, PROMPTS[0], (), modules)[1]
+    assert verdict.path == "family" and verdict.gap > 1e-5 and verdict.tolerance == 4e-2
+    assert verdict_of(generator, PROMPTS[0], (), modules)[1].tolerance == 1e-3
+
+
 def test_what_is_kept_is_plain(cache):
     verdict_of(*_given(made()))
     (path,) = folder().iterdir()
