@@ -127,7 +127,7 @@ def read_section(kind: type[Section], values: Any, where: str = "", beside: Besi
         place, key, value = next(_places(kind, values, where, name), (None, "", None))
         theirs = isinstance(value, dict) and bool(foreign.answer(key, value))
         sections = [("", kind), *beside()] if place and key not in MOVED and not theirs else []
-        others = [home for path, section in sections for home in _homes(section, key, path)]
+        others = [*dict.fromkeys(home for path, section in sections for home in _homes(section, key, path))]
         said = f"unknown key {key!r} here; write {' or '.join(others)}" if others else said
         if not others and place and not foreign.answer(key, value):  # theirs under a section of the same name
             named = foreign.answer(f"{place.rpartition('.')[2]}.{key}", value, below=False)
@@ -172,5 +172,6 @@ def _sections_in(annotation: Any) -> list[type[Section]]:
 
 
 def _line(mistake: Any, where: str) -> str:
-    key = ".".join(str(p) for p in (*([where] if where else []), *mistake["loc"]))
+    place = [p for p in mistake["loc"] if p != "[key]"]  # pydantic's word for a key of a mapping
+    key = ".".join(str(p) for p in (*([where] if where else []), *place))
     return f"{key}: {mistake['msg']}, got {got(mistake['input'])}"

@@ -38,7 +38,8 @@ def _check(config: RunConfig, specs: Iterable[str]) -> tuple[list[Report], str]:
     if not config.rewards:
         return [_report(config, spec, None, judge_task) for spec in specs], NO_REWARDS
     with reward_panel(config) as panel:
-        columns = panel.required_columns
+        asked = config.policy_class.asks_for(config.policy_settings()) if config.policy else []
+        columns = [*dict.fromkeys((*panel.required_columns, *asked))]
         judge = partial(_refused, panel)
         reports = [_report(config, spec, columns, judge, panel) for spec in specs]
         return reports, "read for the rewards " + ", ".join(member.label for member in panel.members)

@@ -237,7 +237,7 @@ class RunConfig(Section):
         values = _with_assets(values)
         if (found := placed()) is not None and found.engines and self.modality in SPEAKING:
             values["engine"] = PLACED_ENGINE  # the actor has the one that was named
-        return read_section(kind.config_type, values, "policy", lambda: [("", RunConfig)])
+        return read_section(kind.config_type, values, "policy", lambda: [("", RunConfig), *kind.sections()[1:]])
 
     @field_validator("run_dir")
     @classmethod
@@ -312,7 +312,7 @@ def read_config(
 
 def _policy_keys(modality: Any) -> list[tuple[str, type[Section]]]:
     """The typed `policy` section of a modality, which RunConfig keeps as a mapping."""
-    return [("policy.", policy_class(modality).config_type)] if modality in MODALITIES else []
+    return policy_class(modality).sections() if modality in MODALITIES else []
 
 
 def _plain(values: Any, where: str, key: str = "") -> None:

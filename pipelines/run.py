@@ -16,7 +16,7 @@ from mmrl.errors import ConfigError, DataError, MMRLError
 from mmrl.objective import Objective
 from mmrl.pipelines.callbacks import Callbacks
 from mmrl.pipelines.config import DataConfig, RunConfig, read_config
-from mmrl.pipelines.fitting import refuse_strange
+from mmrl.pipelines.fitting import refuse_readers, refuse_strange, refuse_unasked
 from mmrl.pipelines.folders import in_its_own_folder
 from mmrl.pipelines.former import read_saved
 from mmrl.pipelines.going_on import start_of
@@ -105,6 +105,7 @@ def check_config(config: RunConfig, made: Mapping[str, str] | None = None) -> Ob
     if made is not None and (nobody := missing(read, {**makers_of(config), **made}, on_offer())):
         more = f"; and {len(nobody) - SHOWN_MISSING} more" if len(nobody) > SHOWN_MISSING else ""
         raise ConfigError(f"recipe {config.recipe!r} cannot train here: {'; '.join(nobody[:SHOWN_MISSING])}{more}")
+    refuse_readers(config.rewards, kind.stretches_of(settings))
     if config.environment is not None:
         _check_environment(config, kind)
     return objective
@@ -321,8 +322,8 @@ def train(
 def _watching(
     config: RunConfig, prompts: Sequence[Prompt], folder: Path, policy: Policy, score: Callable, stack: ExitStack
 ) -> list[Monitor]:
-    """The watch over a generator's run that has held-out prompts; no other run has one."""
-    if config.modality != "flow" or not config.watch.every or not len(prompts):
+    """The watch over the run of who draws, if it has held-out prompts; no other run has one."""
+    if policy.painter is None or not config.watch.every or not len(prompts):
         return []
     from mmrl.pipelines.watching import watch_of
 
@@ -359,6 +360,8 @@ def _opened(
     if panel is not None:
         for rows in (prompts, eval_prompts or ()):
             check_prompts(panel, rows, config.policy_class.reads)
+    for rows in (prompts, eval_prompts or ()):
+        refuse_unasked(config.policy_class.asks_for(config.policy_settings()), rows)
     notes += [*few_rows(config, prompts), *without_truth(config, prompts)]
     notes += of_rewards(config, panel, prompts) if panel is not None else ()
     notes += shared_with_sft(config.data, prompts, partial(open_prompts, data=config.data))

@@ -1,4 +1,4 @@
-"""The watch over a generator's run, composed of what the configuration names."""
+"""The watch over the run of who draws, composed of what the configuration names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def watch_of(
     path = None if folder is None else folder / PROBES
     first = os.environ.get("RANK", "0") == "0"
     watch = Watch(Actor(policy), prompts, scores, settings, embed=embed, folder=folder, speaks=first)
-    probes = Probes(policy, watch.prompts[:PROBED], path)
+    painter, probed = policy.painter, watch.prompts[:PROBED]
+    if painter is not policy:  # what somebody else looked at is not the painter's
+        probed = [Prompt(p.id, [{"role": "user", "content": p.text}]) for p in probed]
+    probes = Probes(painter, probed, path)
     begun: list[bool] = []
 
     def drift() -> float:
@@ -60,5 +63,6 @@ def watch_of(
             begun.append(True)
         return probes.drift()
 
-    watch.drift = drift
+    if any(p.requires_grad for p in painter.module.parameters()):
+        watch.drift = drift
     return watch

@@ -19,6 +19,7 @@ from mmrl.errors import ConfigError, finite, unknown
 from mmrl.kinds import KIND, Places
 from mmrl.objective.config import ObjectiveConfig
 from mmrl.objective.objective import Loss, Objective
+from mmrl.settings import read_section
 from mmrl.stages import Bound
 
 WHOLE = ("kinds", "shaping", "group", "learning_rate")
@@ -176,7 +177,8 @@ def _part(kind: str, own: Mapping[str, Any], stages: Mapping[str, Any]) -> Part:
     if whole := [name for name in WHOLE if name in own]:
         raise ConfigError(f"objective.kinds.{kind}: {whole[0]} is of the whole row: set objective.{whole[0]}")
     shared = {name: value for name, value in stages.items() if name not in WHOLE}
-    return Part(Objective.of(shared | own), coefficient)
+    config = read_section(ObjectiveConfig, shared | own, f"objective.kinds.{kind}")
+    return Part(Objective.of(config), coefficient)
 
 
 Objective.of_kinds = MixedObjective.made

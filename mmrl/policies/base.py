@@ -92,6 +92,11 @@ class Policy(ABC):
         """Load the model a `config_type` section names. `read_clip` decodes videos; only video policies use it."""
 
     @classmethod
+    def sections(cls) -> list[tuple[str, type[Section]]]:
+        """The typed sections of a configuration that are this policy's, each with where it stands, its own first."""
+        return [("policy.", cls.config_type)]
+
+    @classmethod
     def columns_of(cls, config: Any) -> dict[str, str]:
         """{column: who makes it}, of a `config_type` section. Raises ConfigError for one that cannot act."""
         return dict.fromkeys(cls.columns, f"the {cls.modality} policy")
@@ -100,6 +105,26 @@ class Policy(ABC):
     def modalities_of(cls, config: Any) -> dict[str, str]:
         """{kind of action: the modality whose stage functions judge it}, of a policy of several models; {} of one."""
         return {}
+
+    @classmethod
+    def stretches_of(cls, config: Any) -> list[str]:
+        """ "text" or "picture" of each stretch of a row that holds several; [] where a row is one output."""
+        return []
+
+    @classmethod
+    def asks_for(cls, config: Any) -> list[str]:
+        """Columns that every row must have, which the policy puts into what it is asked."""
+        return []
+
+    @property
+    def painter(self) -> Any:
+        """The flow policy that draws what is watched, where one does."""
+        return None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Beginnings of parameter names, of those whose gradients are told apart."""
+        return ()
 
     @property
     def learning_rates(self) -> dict[str, float]:

@@ -237,6 +237,12 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry(
             "learning_rate", "of the last optimizer step", "as the schedule says, or less, as vcpo's control makes it"
         ),
+        Entry(
+            "gradient_norm/*",
+            "that of one side of a joint policy, before both are clipped together",
+            "each steady; AdamW's steps do not depend on their sizes",
+            "one jumps, and clipping shrinks the other's step too: lower its rate in policy.learning_rates",
+        ),
         Entry("learning_rate/*", "that of a side with a rate of its own, of a joint policy", "as its schedule says"),
         Entry(
             "self_check/worst_gap",

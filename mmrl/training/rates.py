@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from mmrl.errors import ConfigError
 from mmrl.policies.base import Policy
@@ -26,6 +27,21 @@ def grouped(policy: Policy) -> list[dict[str, Any]]:
     if idle := [part for part in rates if part not in groups]:
         raise ConfigError(f"a learning rate is given for {idle[0]!r}, of which nothing is trained")
     return [{"params": own, PART: part, OWN: rates.get(part)} for part, own in groups.items()]
+
+
+def clip_gradients(policy: Policy, accelerator: Accelerator, limit: float) -> dict[str, float]:
+    """Scale all gradients so that their norm is at most `limit`. Returns the norms before: `gradient_norm`, and
+    `gradient_norm/PART` of the policy's parts."""
+    named = [(n, p.grad) for n, p in policy.inner.named_parameters() if p.grad is not None] if policy.parts else []
+    own = {part: [grad for name, grad in named if name.startswith(f"{part}.")] for part in policy.parts}
+    apart = {f"gradient_norm/{part}": _norm(gradients) for part, gradients in own.items()}
+    return {"gradient_norm": float(accelerator.clip_grad_norm_(policy.module.parameters(), limit)), **apart}
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    """Of all together, 0 of none."""
+    each = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]
+    return float(torch.linalg.vector_norm(torch.stack([norm.cpu() for norm in each]))) if each else 0.0
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, update: int, share: float) -> None:

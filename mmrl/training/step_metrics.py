@@ -28,14 +28,14 @@ class UpdateLog:
     """The optimizer steps of one rollout batch.
 
     sums     of each: {name: (sum, count)} of this rank
-    norms    of each: the gradient's, before clipping
+    norms    of each: the gradient's, before clipping, by the metric's name
     moved    of each: how many of this rank's trained weights changed, and how many there are
     skipped  why optimizer steps were left out
     shared   what the last one had of the scheduled learning rate, where the objective makes steps smaller
     """
 
     sums: list[Sums] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
+    norms: list[dict[str, float]] = field(default_factory=list)
     moved: list[tuple[float, float]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     shared: float = 1.0
@@ -54,7 +54,8 @@ def update_metrics(every_rank: list[UpdateLog], precision: torch.dtype) -> dict[
     metrics |= acted(by_update, precision)
     if len(by_update) > 1 and "ratio/mean" in metrics:
         metrics["ratio/mean_by_update"] = [round(_means(sums)["ratio/mean"], 9) for sums in by_update]
-    metrics["gradient_norm"] = float(np.mean(first.norms)) if first.norms else 0.0
+    metrics |= {name: float(np.mean([norms[name] for norms in first.norms])) for name in (first.norms or [{}])[0]}
+    metrics.setdefault("gradient_norm", 0.0)
     metrics["update/moved_fraction"] = _means(moved).get("moved", 0.0)
     metrics["updates/of_step"] = len(first.sums)
     metrics["updates/skipped"] = len(first.skipped)

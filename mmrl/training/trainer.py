@@ -54,7 +54,7 @@ from mmrl.training.monitors import Monitor, reason
 from mmrl.training.optimizer import MasterAdamW
 from mmrl.training.passes import plan_passes
 from mmrl.training.pieces import refuse_pieces
-from mmrl.training.rates import grouped, rates_by_part, set_rates
+from mmrl.training.rates import clip_gradients, grouped, rates_by_part, set_rates
 from mmrl.training.resume import go_back
 from mmrl.training.saving import Saving
 from mmrl.training.self_check import SelfCheck, Tolerance, compare
@@ -309,18 +309,18 @@ class Trainer:
                 log.sums.append(added.sums)
                 log.moved.append(self._moved())
 
-    def _optimizer_step(self, share: float = 1.0) -> float:
-        """Clip and step; returns the gradient's norm. Raises NonFiniteError before anything moves."""
+    def _optimizer_step(self, share: float = 1.0) -> dict[str, float]:
+        """Clip and step; returns the gradient's norms. Raises NonFiniteError before anything moves."""
         problem = gradient_problem(self.policy.module.named_parameters())
         if problem := next(filter(None, gather_objects(problem, self.accelerator)), None):
             raise NonFiniteError(f"{problem} is not finite")
-        norm = self.accelerator.clip_grad_norm_(self.policy.module.parameters(), self.config.max_grad_norm)
+        norms = clip_gradients(self.policy, self.accelerator, self.config.max_grad_norm)
         set_rates(self.optimizer, self.config, self.updates, share)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.after_update()
         self.updates += 1
-        return float(norm)
+        return norms
 
     def _moved(self) -> tuple[float, float]:
         """How many weights of this process the last optimizer step changed, of how many. Past the largest number that

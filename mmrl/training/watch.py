@@ -4,8 +4,9 @@ Every few steps the policy acts deterministically on the same prompts with the s
 measured that the reward does not see:
 
     held_out   what rewards that do not train think of the outputs
-    diversity  how different the outputs of one prompt are (`mmrl.training.variety`)
-    drift      how far the model moved from where it began, where the policy can say
+    diversity  how different the outputs of one prompt are (`mmrl.training.variety`), its last pictures if it has more
+    drift      how far the model moved from where it began, where the policy can say; of words and pictures in turns,
+               the painter, asked the text of the prompt
 
 Each is compared with its own value before the first step. Where one moved past its limit `patience` times in a row the
 watch says so, names it with both numbers, and ends the run if it was told to (`watch.stop`). A reward that is hacked
@@ -29,6 +30,7 @@ from mmrl.record import Prompt, Request
 from mmrl.rollout.actor import Actor
 from mmrl.settings import Section
 from mmrl.shown import tell
+from mmrl.told import Told
 from mmrl.training.evaluation import EVALUATION_SEED, Score
 from mmrl.training.variety import Embed, diversity
 
@@ -153,7 +155,8 @@ class Watch:
             both = corrected_score(each[TRAINED], each[HELD_OUT], self.config.corrected)
             found["corrected"] = float(both.nanmean())
         size = self.config.members
-        groups = [rows.outputs[i : i + size] for i in range(0, len(rows.outputs), size)]
+        drawn = [each.picture if isinstance(each, Told) else each for each in rows.outputs]
+        groups = [drawn[i : i + size] for i in range(0, len(drawn), size)]
         found |= diversity(groups, self.embed, called=f"watch.embedding={self.config.embedding}")
         return found | ({"drift": self.drift()} if self.drift else {})
 

@@ -22,6 +22,10 @@ from mmrl.record import Prompt, Request, Rollouts, Stored
 class TakesPictures(Policy):
     """The part of a flow policy that takes outputs which nobody sampled for this step."""
 
+    @property
+    def painter(self) -> Any:
+        return self
+
     def stored(self, prompts: Sequence[Prompt], outputs: Sequence[Stored], key: Key) -> Rollouts:
         """`outputs[i]` as an output of `prompts[i]`: the VAE's mean of it is its clean state, and draws of
         time and noise are keyed as those of sampled rows are. The transformer does not run."""

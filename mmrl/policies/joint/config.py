@@ -74,6 +74,8 @@ class JointConfig(Section):
         return self
 
     def _turns_make_sense(self) -> None:
+        if not self.turns:
+            raise ConfigError("policy.turns is empty; for example [{by: writer}, {by: painter, ask: '{text}'}]")
         for side in SIDES:
             if side not in [turn.by for turn in self.turns]:
                 raise ConfigError(f"policy.turns: the {side} has no turn; leave out what does not act")
@@ -108,6 +110,12 @@ class JointConfig(Section):
         """ "text" or "picture", of each stretch."""
         return [KIND_OF[turn.by] for turn in self.turns]
 
+    @property
+    def columns_asked(self) -> list[str]:
+        """Of a row, that the turns' templates name."""
+        names = [name for turn in self.turns for name in fields_of(turn.ask, "ask")]
+        return [name for name in dict.fromkeys(names) if name != "prompt" and not NAME.fullmatch(name)]
+
     def modality_of(self, side: str) -> str:
         return PAINTER if side == "painter" else str(self.writer.get(MODALITY, "vlm"))
 
@@ -117,7 +125,7 @@ class JointConfig(Section):
     def settings_of(self, side: str) -> Any:
         """The typed section of a side."""
         values = {k: v for k, v in getattr(self, side).items() if k != MODALITY}
-        settings = read_section(self.class_of(side).config_type, values, f"policy.{side}")
+        settings = read_section(self.class_of(side).config_type, values, f"policy.{side}", sections_of_sides)
         refuse_side(side, settings)
         return settings
 
@@ -125,6 +133,12 @@ class JointConfig(Section):
     def modalities(self) -> dict[str, str]:
         """{kind of action: the modality whose stage functions judge it}."""
         return {kind: self.modality_of(side) for side, kind in KIND.items()}
+
+
+def sections_of_sides() -> list[tuple[str, type[Section]]]:
+    """Where a key may belong that was put elsewhere."""
+    writers = [("policy.writer.", policy_class(modality).config_type) for modality in WRITERS]
+    return [*writers, ("policy.painter.", policy_class(PAINTER).config_type)]
 
 
 def refuse_side(side: str, settings: Any) -> None:

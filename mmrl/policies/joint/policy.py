@@ -14,7 +14,8 @@ After UniGRPO (arXiv 2603.23500), one round of words and picture, and the interl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,16 +24,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmrl.errors import ConfigError, DataError, PolicyError
+from mmrl.errors import ConfigError, DataError, MMRLError, PolicyError
 from mmrl.policies import likelihood
 from mmrl.policies.base import ANY_POLICY, Policy
 from mmrl.policies.fixed_length import asked as refuse_starts
 from mmrl.policies.generation.unconditional import COLUMN as UNCONDITIONAL
-from mmrl.policies.joint.config import KIND, SIDES, WRITERS, JointConfig, refuse_side
+from mmrl.policies.joint.config import KIND, SIDES, WRITERS, JointConfig, refuse_side, sections_of_sides
 from mmrl.policies.joint.rows import joined, part_of, told_of
 from mmrl.policies.sharding import is_sharded
 from mmrl.randomness import Key
 from mmrl.record import Evaluation, Prompt, Request, Rollouts
+from mmrl.settings import Section
 from mmrl.stages import Need, View
 from mmrl.told import Told, place_of
 
@@ -80,7 +82,7 @@ class JointPolicy(Policy):
             )
         made = {"writer": {"modality": writer.modality, "model": ""}, "painter": {"model": ""}}
         self.config = config or JointConfig(**made | ({"turns": list(turns)} if turns else {}))
-        self.writer, self.painter = writer, painter
+        self.writer = writer
         self.policies = {"writer": writer, "painter": painter}
         for side, policy in self.policies.items():
             refuse_side(side, policy.config)
@@ -94,14 +96,23 @@ class JointPolicy(Policy):
         parts = {}
         for side in SIDES:
             own = {"read_clip": read_clip} if config.modality_of(side) == "video" else {}
-            parts[side] = config.class_of(side).from_config(config.settings_of(side), seed=seed, **own)
+            with of_side(side, config):
+                parts[side] = config.class_of(side).from_config(config.settings_of(side), seed=seed, **own)
         return cls(**parts, config=config)
+
+    @classmethod
+    def sections(cls) -> list[tuple[str, type[Section]]]:
+        return [*super().sections(), *sections_of_sides()]
 
     # ---- what it is made of
 
     @property
     def found(self) -> dict[str, Any]:
         return {side: policy.found for side, policy in self.policies.items()}
+
+    @property
+    def painter(self) -> Any:
+        return self.policies["painter"]
 
     @property
     def device(self) -> torch.device:
@@ -121,6 +132,18 @@ class JointPolicy(Policy):
 
     def told(self, counts: dict[str, Any]) -> dict[str, Any]:
         return self.painter.told(self.writer.told(counts))
+
+    @classmethod
+    def stretches_of(cls, config: Any) -> list[str]:
+        return config.kinds
+
+    @classmethod
+    def asks_for(cls, config: Any) -> list[str]:
+        return config.columns_asked
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self._trained)
 
     @classmethod
     def modalities_of(cls, config: Any) -> dict[str, str]:
@@ -337,6 +360,16 @@ class JointPolicy(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for side, policy in self.policies.items():
             policy.load_state_dict(state[side])
+
+
+@contextmanager
+def of_side(side: str, config: JointConfig) -> Iterator[None]:
+    """Errors of this block say whose they are, and of a key of that side's section where it stands."""
+    try:
+        yield
+    except MMRLError as error:
+        key = str(error).partition(":")[0] in config.class_of(side).config_type.model_fields
+        raise type(error)(f"policy.{side}{'.' if key else ': '}{error}") from error.__cause__
 
 
 def _offers(policy: Policy, need: Need) -> bool:
