@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
@@ -66,5 +67,7 @@ def test_one_rank_equals_two(runs, name):
         solved = [line["marble/least_cosine"] for line in metrics(two) if "marble/least_cosine" in line]
         assert len(solved) == 1 and solved[0] < 0.999, "one step combined, of two rewards that do not agree"
     weights = load_file(two / "weights.safetensors")
-    for key, value in load_file(one / "weights.safetensors").items():
-        assert (value - weights[key]).abs().max() < 1e-4, key  # an optimizer step moves a weight by 1e-3
+    apart = [(value - weights[key]).abs().flatten() for key, value in load_file(one / "weights.safetensors").items()]
+    far = torch.cat(apart)[torch.cat(apart) > 1e-4]
+    # an optimizer step moves a weight by 1e-3, also one whose gradient is nothing but rounding
+    assert len(far) <= 1e-5 * sum(map(len, apart)) and all(far < 5e-4), far
