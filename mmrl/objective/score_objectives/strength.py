@@ -51,9 +51,10 @@ def secrets_of_rlhf_ii(
     smoothing  a of a softened label: how likely it is to be wrong, below .5
     margin     times the ensemble's mean margin is asked of z (the paper's adaptive margin), in units of beta (d - d)
 
-    Pairs of which a reward or the strength is missing are left out (`preference/unknown_fraction`). Pair it with score `reference_log_ratio` and rollout
-    `preference_pairs`. Source: a public note with the paper's equations, of which bound, smoothing and the treatment by
-    strength in place of ranks of the mean (a fifth flipped) are ours; the paper trains reward models on such pairs.
+    Pairs of which a reward or the strength is missing are left out (`preference/unknown_fraction`). Pair it with score
+    `reference_log_ratio` and rollout `preference_pairs`. Source: a public note with the paper's equations, of which
+    bound, smoothing and the treatment by strength in place of ranks of the mean (a fifth flipped) are ours; the paper
+    trains reward models on such pairs.
     """
     if not 0 <= smoothing < 0.5 or bound < 0 or margin < 0:
         raise ConfigError(

@@ -75,8 +75,9 @@ class Nlpo(Local):
     """
 
     capabilities: ClassVar = EngineCapabilities(
-        exact_log_probs=True, media=frozenset({"image", "video"}), lora=True, own_weights=False
-    )
+        exact_log_probs=True, media=frozenset({"image", "video"}), lora=True, own_weights=False,
+        keeps_copy=True,
+    )  # fmt: skip
     Options: ClassVar = NlpoOptions
 
     def __init__(self, setting: Setting):
