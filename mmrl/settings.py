@@ -173,4 +173,5 @@ def _sections_in(annotation: Any) -> list[type[Section]]:
 
 def _line(mistake: Any, where: str) -> str:
     key = ".".join(str(p) for p in (*([where] if where else []), *mistake["loc"]))
-    return f"{key}: {mistake['msg']}, got {got(mistake['input'])}"
+    said = str(mistake["msg"]).removeprefix("Value error, ")  # of a validator of ours
+    return f"{key}: {said}, got {got(mistake['input'])}"
