@@ -71,7 +71,7 @@ def test_scored_again_a_row_is_worth_what_it_was_drawn_with(changes):
         torch.testing.assert_close(found, rows.old_log_probs, atol=2e-4, rtol=0)
         rows.replay[ALLOWED] = torch.zeros_like(allowed)
         assert (rows.old_log_probs - policy.evaluate(rows).log_probs).max() > 1e-2, "among all it is less likely"
-    assert 0 < policy.counted()["nlpo/allowed"] <= 9
+    assert 0 < float(policy.counted()["nlpo/allowed"]) <= 9
     assert "nlpo/allowed" not in policy.counted()
 
 
