@@ -13,7 +13,7 @@ another, and is told of the trainer's before it acts. It is a class, named in `p
 
 One that remembers across steps may have `after_batch()`, called behind the last optimizer step of a rollout batch;
 `tensors()` and `load(tensors)`, what a checkpoint keeps for it; `state_dict()` and `load_state_dict(state)`; and
-`counted()`, further numbers for the metrics of a step, which ranks add up (`mmrl.policies.counts.Mean` where a mean is).
+`counted()`, further numbers for the metrics of a step, which ranks add up: a mean is a `mmrl.policies.counts.Mean`.
 """
 
 from __future__ import annotations
