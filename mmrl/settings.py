@@ -174,4 +174,5 @@ def _sections_in(annotation: Any) -> list[type[Section]]:
 def _line(mistake: Any, where: str) -> str:
     place = [p for p in mistake["loc"] if p != "[key]"]  # pydantic's word for a key of a mapping
     key = ".".join(str(p) for p in (*([where] if where else []), *place))
-    return f"{key}: {mistake['msg']}, got {got(mistake['input'])}"
+    said = str(mistake["msg"]).removeprefix("Value error, ")  # of a validator of ours
+    return f"{key}: {said}, got {got(mistake['input'])}"

@@ -32,8 +32,9 @@ def plan_run(config: RunConfig, card: float | None = None) -> str:
     kind = config.policy_class
     strategies = Nested.of(config.rollout)
     plan = plan_passes(objective, kind, strategies, config.policy_settings())
+    sized = _with_members(config, strategies)
     lines = [f"{config.modality} · recipe {config.recipe} · {model_of(config) or 'no model named'}", ""]
-    lines += [*_batch(config), "", *_updates(config, objective)]
+    lines += [*_batch(sized), "", *_updates(config, objective)]
     lines += ["", "acting", *_acting(strategies, objective), "", *_rows(strategies, config), "", "passes of a step"]
     lines += [f"  {line}" for line in plan.describe()]
     lines += ["", *_columns(config, objective)]
@@ -47,13 +48,13 @@ def plan_run(config: RunConfig, card: float | None = None) -> str:
     if config.modality == "flow" and config.policy.get("model"):
         from mmrl.pipelines.generator_plan import memory_lines
 
-        lines += memory_lines(config, reference, card)
+        lines += memory_lines(sized, reference, card)
     elif card is not None:
         raise ConfigError("--card: settings for a card are proposed for generators only (mmrl plan flow), with a model")
     elif config.modality == JOINT:
-        lines += _sides(config, reference)
+        lines += _sides(sized, reference)
     else:
-        lines += _memory(config, reference)
+        lines += _memory(sized, reference)
     return "\n".join(lines)
 
 
@@ -67,6 +68,12 @@ def _sides(config: RunConfig, reference: bool) -> list[str]:
         lines += [f"  {side}{'' if side in trained else ', which is not trained and needs less'}:"]
         lines += [f"  {line}" for line in count(side_of(config, side), reference)]
     return lines
+
+
+def _with_members(config: RunConfig, strategies: Nested) -> RunConfig:
+    """`config` with as many rollouts a group as its strategies make of `training.group_size`."""
+    size = strategies.members(config.training.group_size)
+    return config.model_copy(update={"training": config.training.model_copy(update={"group_size": size})})
 
 
 def _batch(config: RunConfig) -> list[str]:
@@ -173,13 +180,21 @@ def _memory(config: RunConfig, reference: bool) -> list[str]:
     saved = quantized.bytes_saved(packed, packed_parts(model), bytes_each) if packed else 0
     weights, moments, gradients = total * bytes_each - saved, trained * 8, trained * 4
     copy = weights if reference and not lora else 0
+    lagged = weights if _engine_keeps_copy(settings) and not lora else 0
     masters = trained * 4 if bytes_each < 4 and not lora else 0  # adapters are float32 themselves
     parts = {"weights": weights, "gradients": gradients, "AdamW moments": moments, "float32 master copies": masters}
-    parts |= {"reference copy": copy}
+    parts |= {"reference copy": copy, "copy of the engine": lagged}
     lines = [f"  {total / 1e6:,.1f} M parameters" + (", LoRA trains about 2 % of that" if lora else ", all trained")]
     lines += [f"  {packed}: the text decoder's linear layers packed, {_size(saved)} less"] if packed else []
     lines += [f"  {name}: {_size(size)}" for name, size in parts.items() if size]
     return [*lines, *_peak(config, settings, sum(parts.values()))]
+
+
+def _engine_keeps_copy(settings: Any) -> bool:
+    from mmrl.policies.language.config import LanguagePolicyConfig
+    from mmrl.policies.language.engines.names import engine_class
+
+    return isinstance(settings, LanguagePolicyConfig) and engine_class(settings).capabilities.keeps_copy
 
 
 def _peak(config: RunConfig, settings: Any, held: int) -> list[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -180,6 +181,13 @@ def takes(function: Callable, parameter: str) -> bool:
     """Whether `function` can be called with this keyword."""
     parameters = inspect.signature(function).parameters
     return parameter in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def score_of(said: Any) -> float | None:
+    """The number that a reward said of an output, whichever form it has; None where it is unscored."""
+    if isinstance(said, Mapping):
+        said = next((said[key] for key in ("score", "overall") if key in said), None)
+    return None if said is None or math.isnan(said) else float(said)
 
 
 def _place(function: Callable) -> str:

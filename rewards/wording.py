@@ -21,6 +21,11 @@ def words(text: str) -> list[str]:
     return [word.casefold() for word in _WORD.findall(text)]
 
 
+def ngrams(found: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """Runs of `n` of the words; of fewer words all of them as one, of none nothing."""
+    return [tuple(found[i : i + n]) for i in range(max(len(found) - n + 1, min(len(found), 1)))]
+
+
 def sentences(text: str) -> list[str]:
     return [part.strip() for part in _SENTENCE.split(text) if _WORD.search(part)]
 
@@ -36,7 +41,7 @@ def diversity(text: str, n: int = 2) -> dict[str, float]:
     found = words(text)
     if not found:
         return dict.fromkeys(("distinct_ngrams", "distinct_words", "word_entropy", "sentence_distance"), 0.0)
-    grams = [tuple(found[i : i + n]) for i in range(len(found) - n + 1)] or [tuple(found)]
+    grams = ngrams(found, n)
     shares = [count / len(found) for count in Counter(found).values()]
     entropy = -sum(p * math.log(p) for p in shares) / math.log(len(found)) if len(found) > 1 else 0.0
     counts = [Counter(words(sentence)) for sentence in sentences(text)]

@@ -38,6 +38,10 @@ class Branching(Strategy):
         self.at, self.width = tuple(at), width
         self._known: dict[int, int] = {}
 
+    def members(self, group_size: int) -> int:
+        """At the most: rows that end before a split go on alone."""
+        return int(group_size * self.width ** len(self.at))
+
     def join(self, batch: Batch, step: Step) -> Plan | None:
         """Siblings of every row at the next split of its group; groups that came later catch up."""
         if step.round == 1:

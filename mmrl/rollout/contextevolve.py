@@ -143,6 +143,9 @@ class ContextEvolve(Strategy):
             self.questions[index] = step.asked[group]
         self._seen = {at: mean for at, mean in self._seen.items() if at[0] > step.number}  # of steps begun ahead
 
+    def counted(self) -> dict[str, float]:
+        return {"prompts": len(self.known), "answers": sum(map(len, self.known.values()))}
+
     def _remember(self, row: int, exemplar: Exemplar) -> None:
         answers = self.known.pop(row, [])
         if all(exemplar.text != known.text for known in answers):

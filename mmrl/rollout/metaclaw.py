@@ -41,14 +41,15 @@ class MetaClaw(Strategy):
     skills, template  what is put behind the user's words, {skills} in it; what the writer is asked, {answers} in it
 
     Column `support (B,)` is 1 on the failed groups that a skill was asked of: they neither count nor train. Column
-    `generation (B,)` says how many times the skills had changed when a row was asked for; a row of an earlier
-    generation than the one in force, as a step that was written ahead has, is stale: its reward says nothing of the
-    agent of now, and it neither counts nor trains. Skills stand in the prompts that train. Source: data_formatter.py
+    `generation (B,)` says how many times the skills had changed when a row was asked for, -1 on rows of other
+    strategies; a row of an earlier generation than the one in force, as a step that was written ahead has, is stale:
+    its reward says nothing of the agent of now, and it neither counts nor trains. `metaclaw/...` in the metrics count
+    skills, support and stale rows. Skills stand in the prompts that train. Source: data_formatter.py
     (`skill_generation` of a sample), trainer.py and skill_evolver.py; which failures are chosen is ours.
     """
 
     origins = (OWN, SHOWN)
-    columns = {"generation": 0.0}
+    columns = {"generation": -1.0}
     made = ("support",)
     apart = True
 
@@ -70,6 +71,7 @@ class MetaClaw(Strategy):
         self.generation = 0
         self._learned: list[str] = []
         self._support: list[int] = []
+        self._left_out = {"support": 0, "stale": 0}
 
     def ask(self, step: Step) -> Plan | None:
         note = tuple(self.skills) or None
@@ -86,12 +88,16 @@ class MetaClaw(Strategy):
             asks = [
                 Ask(1, group=g, note=("evolve",), aside=True, writer=self.writer, whole=True) for g in self._support
             ]
-        query = (self._supports(batch) == 0) & (batch["generation"] == self.generation)
+        query = (self._supports(batch) == 0) & ~self._stale(batch)
         return Plan(asks, counted=query, trained=query)
 
     def _supports(self, batch: Batch) -> Tensor:
         """(B,) 1 on support."""
         return torch.isin(batch.group, torch.tensor(self._support, device=batch.group.device)).float()
+
+    def _stale(self, batch: Batch) -> Tensor:
+        """(B,) bool: asked for under skills that have changed since."""
+        return (batch["generation"] >= 0) & (batch["generation"] < self.generation)
 
     def make(self, batch: Batch) -> Mapping[str, Tensor]:
         return {"support": self._supports(batch)}
@@ -113,11 +119,15 @@ class MetaClaw(Strategy):
 
     def observe(self, batch: Batch, step: Step) -> None:
         """Skills that were written in this step hold from the next request on, as a new generation."""
+        self._left_out = {"support": int(self._supports(batch).sum()), "stale": int(self._stale(batch).sum())}
         new = [skill for skill in dict.fromkeys(self._learned) if skill not in self.skills]
         self._learned = []
         if new:
             self.skills = [*self.skills, *new][-self.most :]
             self.generation += 1
+
+    def counted(self) -> dict[str, float]:
+        return {"skills": len(self.skills), "generation": self.generation, **self._left_out}
 
     def state_dict(self) -> dict[str, Any]:
         return {"skills": list(self.skills), "generation": self.generation}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -181,6 +182,17 @@ class Nested:
             seen = batch.seen_by({name: need.key for name, need in bound.needs.items()})
             columns |= cast(Strategy, bound.state).make(seen)
         return replace(batch, columns=columns)
+
+    def members(self, group_size: int) -> int:
+        """How many rollouts a group has once all of them had their say, as far as settings tell."""
+        return reduce(lambda size, strategy: strategy.members(size), self.strategies, group_size)
+
+    def counted(self) -> dict[str, float]:
+        """{`strategy/name`: a number of the step}"""
+        return {
+            f"{bound.name}/{name}": value
+            for bound in self.bounds for name, value in cast(Strategy, bound.state).counted().items()
+        }  # fmt: skip
 
     def observe(self, batch: Batch, step: Step) -> None:
         for bound in self.bounds:

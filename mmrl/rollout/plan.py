@@ -203,6 +203,14 @@ class Strategy:
     def meet(self, prompts: Sequence[Prompt]) -> None:
         """The data set, once, before the first step and before a state is loaded."""
 
+    def members(self, group_size: int) -> int:
+        """How many rollouts a group has in the end, as far as settings say: for `mmrl plan`."""
+        return group_size
+
+    def counted(self) -> dict[str, float]:
+        """Numbers of the step for its metrics, the same on all ranks: what is remembered, what was left out."""
+        return {}
+
     def ask(self, step: Step) -> Plan | None:
         """The first requests of a step; None leaves them to independent draws. Of several strategies one plans them."""
         return None

@@ -96,6 +96,9 @@ class PreferencePairs(Strategy):
         self.chosen, self.rejected, self.judges = chosen, rejected, judges
         self.data_columns = (chosen, rejected)
 
+    def members(self, group_size: int) -> int:
+        return 2
+
     def ask(self, step: Step) -> Plan:
         return Plan(given=[Given("demonstration", index=index) for index in step.draw(step.prompts_per_step)])
 

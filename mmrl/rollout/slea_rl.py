@@ -107,6 +107,9 @@ class SleaRl(Strategy):
         good = sorted((e for e in every if e.score > 0), key=lambda e: -e.score)[:half]
         self.library[cluster] = good + sorted((e for e in every if e.score < 0), key=lambda e: e.score)[:half]
 
+    def counted(self) -> dict[str, float]:
+        return {"clusters": len(self.library), "experiences": sum(map(len, self.library.values()))}
+
     def state_dict(self) -> dict[str, Any]:
         return {"library": [[c, [list(astuple(e)) for e in found]] for c, found in self.library.items()]}
 

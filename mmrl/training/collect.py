@@ -48,6 +48,7 @@ class Collected:
     not_shown members asked for with something to show where there was nothing, and asides that were no use; all ranks
     version   of the weights as they were then
     weights   that the policy sampled with, as `Policy.samples_with` names them
+    counted   further numbers of the strategies
     """
 
     rollouts: Rollouts
@@ -59,6 +60,12 @@ class Collected:
     not_shown: int = 0
     version: int = 0
     weights: str = "current"
+    counted: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[str, float]:
+        """What the metrics of a step say of it."""
+        return {"rollouts/not_shown": self.not_shown, **self.counted}
 
 
 @dataclass
@@ -133,7 +140,8 @@ class Collector:
         self._learn(rows, groups)
         policy = self.actor.policy
         return Collected(
-            rows, batch, mine, groups.rows, step, causes, not_shown, policy.version, policy.samples_with
+            rows, batch, mine, groups.rows, step, causes, not_shown, policy.version, policy.samples_with,
+            self.strategies.counted(),
         )  # fmt: skip
 
     def rows_by_source(self, collected: Collected, batch: Batch) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmrl.errors import ConfigError, MMRLError
 from mmrl.policies.base import Policy
+from mmrl.policies.counts import Mean
 from mmrl.record import Batch, Rollouts
 from mmrl.training.sequence_parallel import refuse_split_sequences
 
@@ -218,7 +219,8 @@ def sum_over_ranks(sums: dict[str, tuple[float, float]], accelerator: Accelerato
 
 
 def counted_by_all(counts: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
-    """Sums over ranks of what each counted: numbers, or tables of numbers; a name that one rank lacks is 0 there."""
+    """Sums over ranks of what each counted: numbers, tables of numbers, or means, which become those over all ranks; a
+    name that one rank lacks is 0 there."""
     total: dict[str, Any] = {}
     for part in gather_objects(counts, accelerator):
         for name, value in part.items():
@@ -226,8 +228,8 @@ def counted_by_all(counts: dict[str, Any], accelerator: Accelerator) -> dict[str
                 held = total.setdefault(name, {})
                 total[name] = {k: held.get(k, 0) + value.get(k, 0) for k in sorted({*held, *value})}
             else:
-                total[name] = total.get(name, 0) + value
-    return total
+                total[name] = total[name] + value if name in total else value
+    return {name: float(value) if isinstance(value, Mean) else value for name, value in total.items()}
 
 
 def even_micro_batches(

@@ -129,6 +129,23 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
             "prompts_per_step times group_size, more with strategies that ask again",
         ),
         Entry("rollouts/not_shown", "rows that a strategy asked for and did not train on", "0 for independent draws"),
+        Entry("contextevolve/prompts", "prompts that strategy contextevolve remembers answers to", "rises to `memory`"),
+        Entry("contextevolve/answers", "answers that it remembers, of all prompts", "rises to `size` a prompt"),
+        Entry("slea_rl/clusters", "kinds of observation of which strategy slea_rl knows turns", "rises to `clusters`"),
+        Entry("slea_rl/experiences", "turns that it remembers, of all kinds", "rises to `keep` a kind"),
+        Entry("metaclaw/skills", "skills that strategy metaclaw shows from the next step on", "rises to `most`"),
+        Entry("metaclaw/generation", "how many times they have changed", "rises"),
+        Entry(
+            "metaclaw/support",
+            "rows that a skill was written from, which neither count nor train",
+            "group_size times `evolve`, falling to 0",
+        ),
+        Entry(
+            "metaclaw/stale",
+            "rows asked for under skills that had changed since, which neither count nor train",
+            "0 without training.ahead",
+            "a smaller training.ahead, or rollout.metaclaw.evolve",
+        ),
         Entry(
             "rollouts/*",
             "rows from another source than the policy, such as demonstrations or replay",

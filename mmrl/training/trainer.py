@@ -453,7 +453,7 @@ class Trainer:
             "updates": self.updates,
             "rollouts": len(batch),
             "unscored": dict(collected.causes),
-            "rollouts/not_shown": collected.not_shown,
+            **collected.told,
             "rows_by_source": self.collector.rows_by_source(collected, batch),
             **speed_metrics(batch, self.clock.take()),
             **self.counters(),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mmrl.errors import RewardError
 from mmrl.rewards.registry import reward
+from mmrl.rewards.wording import ngrams
 
 
 def repeated_share(text: str, size: int) -> float:
@@ -14,8 +15,7 @@ def repeated_share(text: str, size: int) -> float:
     >>> repeated_share("a b a b a b", 2)
     0.6
     """
-    words = text.lower().split()
-    runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+    runs = ngrams(text.lower().split(), size)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from mmrl import plugins
 from mmrl.errors import RewardError
-from mmrl.rewards.registry import registered, reward
+from mmrl.rewards.registry import registered, reward, score_of
 
 Pair = tuple[int, int]
 TIE = 0.5
@@ -169,16 +169,10 @@ def _by_scores(name: str, scale: float) -> Callable[[Sequence[Any], list[Pair], 
     def by_scores(outputs: Sequence[Any], pairs: list[Pair], columns: Mapping[str, Sequence]) -> list[float]:
         named = inspect.signature(chosen.function).parameters
         given = {key: values for key, values in columns.items() if key in named}
-        scores = [_number(name, each) for each in chosen.function(completions=list(outputs), **given)]
+        scores = [score_of(each) for each in chosen.function(completions=list(outputs), **given)]
         return [_beats(scores[i], scores[j], scale) for i, j in pairs]
 
     return by_scores
-
-
-def _number(name: str, score: Any) -> float | None:
-    if isinstance(score, Mapping):
-        score = next((score[key] for key in ("score", "overall") if key in score), None)
-    return None if score is None or math.isnan(score) else float(score)
 
 
 def _beats(first: float | None, second: float | None, scale: float) -> float:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrl.errors import RewardError
-from mmrl.rewards.papers.preferences import _number
 from mmrl.rewards.papers.segments import sentences
-from mmrl.rewards.registry import resolve, reward
+from mmrl.rewards.registry import resolve, reward, score_of, takes
 
 
 def check_scorer(row: Mapping[str, Any], *, scorer: str = "accuracy", **_: Any) -> None:
@@ -43,10 +41,8 @@ def step_progress(
     function = resolve(scorer).function
     cuts = [each["segment"] for each in sentences(completions, marks=marks, shortest=shortest)]
     at = [(row, end) for row, spans in enumerate(cuts) for _, end, _ in spans]
-    parameters = inspect.signature(function).parameters
-    everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given = columns if prompts is None else {**columns, "prompts": prompts}
-    given = {k: [values[row] for row, _ in at] for k, values in given.items() if everything or k in parameters}
+    given = {k: [values[row] for row, _ in at] for k, values in given.items() if takes(function, k)}
     said = list(function(completions=[completions[row][:end] for row, end in at], **given)) if at else []
     if len(said) != len(at):
         raise RewardError(f"step_progress: scorer {scorer!r} gave {len(said)} scores for {len(at)} steps")
@@ -59,7 +55,7 @@ def step_progress(
 
 
 def _value(scorer: str, score: Any) -> float:
-    value = _number(scorer, score)
+    value = score_of(score)
     if value is None or not math.isfinite(value):
         raise RewardError(f"step_progress: scorer {scorer!r} said {score!r:.60} of a beginning; expected a number")
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,8 @@ from typing import Any
 from mmrl import plugins
 from mmrl.errors import RewardError, unknown
 from mmrl.rewards import answers
-from mmrl.rewards.papers.preferences import _number
 from mmrl.rewards.papers.ranking import ndcg
-from mmrl.rewards.registry import resolve, reward
+from mmrl.rewards.registry import resolve, reward, score_of, takes
 from mmrl.rewards.wording import cosine, words
 
 MIXES = ("product", "sum")
@@ -121,14 +119,12 @@ def _relevance(name: str, rewrites: Sequence[str], columns: Mapping[str, Any]) -
         pairs = zip(rewrites, columns["query"], strict=True)
         return [cosine(Counter(words(new)), Counter(words(old))) for new, old in pairs]
     said = _called(resolve(name).function, (), {"completions": list(rewrites), **columns})
-    return [math.nan if (value := _number(name, each)) is None else value for each in said]
+    return [math.nan if (value := score_of(each)) is None else value for each in said]
 
 
 def _called(function: Any, positional: tuple, columns: Mapping[str, Any]) -> list[Any]:
     """A function with those columns that it names."""
-    parameters = inspect.signature(function).parameters
-    everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    found = list(function(*positional, **{k: v for k, v in columns.items() if everything or k in parameters}))
+    found = list(function(*positional, **{k: v for k, v in columns.items() if takes(function, k)}))
     size = len(columns["query"])
     if len(found) != size:
         raise ValueError(f"{getattr(function, '__name__', function)!r} gave {len(found)} answers for {size} queries")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import wave
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,8 @@ def speech(
     characters   error rates of characters in place of words
     text_weight, voice_weight  of the two parts
 
-    A sound that nobody could transcribe is unscored, by cause. Components `error_rate`, `text` and `voice`.
+    A sound that nobody could transcribe, or whose voice nobody could compare, is unscored, by cause. Components
+    `error_rate`, `text` and `voice`.
     """
     options = {"transcriber": transcriber, "url": url, "model": model, "similarity": similarity}
     for place, right in enumerate(solution):
@@ -131,8 +133,11 @@ def speech(
         if text is None or isinstance(text, ServerError):
             scores[i] = {"score": text or ServerError("the transcriber gave no text")}
             continue
+        if similarity and (voice is None or not math.isfinite(voice)):
+            scores[i] = {"score": ServerError(f"similarity said {voice!r} of a voice; expected a number")}
+            continue
         rate = error_rate(str(text), answers.truth(solution[i]), characters=characters)
-        scores[i] = _score(rate, None if voice is None else max(0.0, float(voice)), text_weight, voice_weight)
+        scores[i] = _score(rate, max(0.0, float(voice)) if similarity else None, text_weight, voice_weight)
     return scores
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmrl.errors import RewardError, unknown
 from mmrl.rewards.registry import resolve, reward
-from mmrl.rewards.wording import cosine, words
+from mmrl.rewards.wording import cosine, ngrams, words
 
 KINDS = ("coverage", "facility")
 ROUNDING = 1e-12
@@ -58,12 +58,6 @@ def facility_gains(likeness: Sequence[Sequence[float]]) -> list[float]:
     return greedy_gains(len(likeness), gain, take)
 
 
-def runs(text: str, n: int) -> list[tuple[str, ...]]:
-    """Its runs of `n` words; of a shorter text the whole, of none nothing."""
-    found = words(text)
-    return [tuple(found[i : i + n]) for i in range(len(found) - n + 1)] or ([tuple(found)] if found else [])
-
-
 def _likeness(vectors: Sequence[Sequence[float]]) -> list[list[float]]:
     """Cosines of all pairs; a vector of zeros is like nothing, not even itself."""
     sizes = [math.sqrt(sum(v * v for v in each)) for each in vectors]
@@ -95,8 +89,8 @@ def _gains(outputs: Sequence[Any], kind: str, n: int, embed: str) -> list[float]
             "facility, embed: file.py:function}"
         )
     if kind == "coverage":
-        return coverage_gains([set(runs(text, n)) for text in outputs])
-    counts = [Counter(runs(text, n)) for text in outputs]
+        return coverage_gains([set(ngrams(words(text), n)) for text in outputs])
+    counts = [Counter(ngrams(words(text), n)) for text in outputs]
     return facility_gains([[cosine(a, b) for b in counts] for a in counts])
 
 

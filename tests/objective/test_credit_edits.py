@@ -26,6 +26,8 @@ def test_which_tokens_are_new():
     assert changed([5, 6, 7], [5, 9, 7, 8]) == [False, True, False, True]
     assert changed([], [1]) == [True] and changed([1, 2], []) == []
     assert changed([1, 2, 3], [2, 3]) == [False, False], "what is left out needs no token"
+    long = [1, 2, 3, 4] * 100
+    assert sum(changed(long, [*long[:200], 9, *long[200:]])) == 1, "frequent tokens are kept like any"
 
 
 def test_both_learn_from_the_end_and_the_edit_where_it_changed():

@@ -21,7 +21,7 @@ def batch(*strengths: float, margin: float = 1.0) -> Batch:
         mask=torch.ones(rows, 1, dtype=torch.bool), old_log_probs=torch.zeros(rows, 1, dtype=torch.float64),
         group=torch.arange(rows) // 2, reward=torch.tensor([1.0, 0] * len(strengths), dtype=torch.float64),
         columns={"preferred": torch.tensor([1.0, 0] * len(strengths)), "preference_strength": strength,
-                 "preference_margin": strength.sign() * margin},
+                 "preference_margin": torch.where(strength.isnan(), NAN, strength.sign() * margin)},
     )  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def test_dropped_pairs_and_those_without_a_strength_teach_nothing():
     both, gradient = value(batch(0.5, 3.0), [1.0, -1, 1, -1], beta=0.5, unsure="drop")
     assert both == pytest.approx(log_sigmoid(1.0) / 2) and gradient[:2] == [0, 0], "the prompt stays in the denominator"
     assert value(batch(NAN), [1.0, -1]) == (0, [0, 0])
+    assert value(batch(NAN, 3.0), [1.0, -1, 1, -1], beta=0.5) == (both, gradient), "no NaN through what is left out"
 
 
 def test_the_margin_asks_more_of_what_the_ensemble_is_sure_of_whichever_side():

@@ -10,9 +10,10 @@ from transformers import AutoConfig, Qwen2Config, Qwen2ForCausalLM
 from mmrl.errors import ConfigError
 from mmrl.pipelines.config import read_config
 from mmrl.pipelines.language_plan import kept_by_decoder, sizes_of
-from mmrl.pipelines.plan import plan_run
+from mmrl.pipelines.plan import _batch, _with_members, plan_run
 from mmrl.policies.generation.counting import Live
 from mmrl.policies.language.config import LanguagePolicyConfig
+from mmrl.rollout.nesting import Nested
 from mmrl.training.config import TrainingConfig
 from tests.policies.language.families.tiny import RECIPES
 
@@ -30,6 +31,21 @@ def test_weights_below_float32_have_master_copies_and_adapters_have_none(bases):
     half = counted(bases, dtype="bfloat16")
     assert half["float32 master copies"] == half["gradients"] == full["weights"]
     assert "float32 master copies" not in counted(bases, dtype="bfloat16", lora={"rank": 4})
+
+
+def test_an_engine_s_lagged_policy_is_a_copy_after_full_fine_tuning_alone(bases):
+    nlpo = {"engine": "nlpo", "likelihood": "limited", "dtype": "float32"}
+    full = counted(bases, **nlpo)
+    assert full["copy of the engine"] == full["weights"]
+    assert "copy of the engine" not in counted(bases, **nlpo, lora={"rank": 4})
+
+
+def test_rollouts_are_counted_as_strategies_make_groups():
+    for rollout, size in (("preference_pairs", 2), ({"name": "cure", "again": 3}, 32), ("igrpo", 8)):
+        config = {"rollout": [rollout], "training": {"prompts_per_step": 4, "group_size": 8}, "modality": "video"}
+        strategies = Nested.of(config["rollout"])
+        told = _batch(_with_members(read_config(config), strategies))
+        assert f"4 prompts x {size} rollouts = {4 * size} rollouts a step" in told[1]
 
 
 def test_a_folder_that_a_run_would_refuse_is_refused_by_its_plan(bases):

@@ -55,6 +55,7 @@ def test_a_first_visit_is_plain_and_a_second_shows_what_was_best():
     assert "[0.75]\nanswer 001" in shown.messages[0]["content"] and shown.beside["bare"] is PROMPTS[0]
     assert strategy.known[0][0] == Exemplar("answer 100", 0.9, pytest.approx(0.15)), "above what it saw"
     assert len(answered(strategy, [0.0] * 4, number=2).ask[0].note) == 2
+    assert strategy.counted() == {"prompts": 2, "answers": 6}
 
 
 def test_other_prompts_lend_theirs_only_where_asked_to():

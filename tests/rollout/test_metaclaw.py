@@ -40,6 +40,10 @@ def test_a_new_skill_is_a_new_generation_and_what_is_older_does_not_train():
     assert (strategy.skills, strategy.generation) == (["Look twice."], 1)
     stale = strategy.join(batch_of([1.0, 0.0], [0, 0]), step(round=1))
     assert not stale.trained.any(), "asked for before, as a step that was written ahead"
+    given = strategy.join(batch_of([1.0, 0.0], [0, 0], generation=-1.0), step(round=1))
+    assert given.trained.all(), "rows of another strategy, such as demonstrations, saw no skills"
+    strategy.observe(batch_of([1.0, 0.0], [0, 0]), step())
+    assert strategy.counted() == {"skills": 1, "generation": 1, "support": 0, "stale": 2}
     fresh = strategy.join(batch_of([1.0, 0.0], [0, 0], generation=1.0), step(round=1))
     assert fresh.trained.all()
     ask = strategy.ask(step()).ask[0]

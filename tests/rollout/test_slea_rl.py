@@ -45,6 +45,7 @@ def test_turns_of_rollouts_apart_from_their_group_are_remembered_by_what_they_an
 def test_admission_is_limited_and_a_resumed_library_asks_alike():
     strategy, again = SleaRl(rate=1, keep=2, clusters=1), SleaRl(rate=1, keep=2, clusters=1)
     strategy.observe(*two_turns([1.0, 0.0]))
+    assert strategy.counted() == {"clusters": 1, "experiences": 1}
     assert list(strategy.library) == [AFTER] and len(strategy.library[AFTER]) == 1
     again.load_state_dict(json.loads(json.dumps(strategy.state_dict())))
     assert again.library == strategy.library

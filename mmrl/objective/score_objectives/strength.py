@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -51,9 +51,10 @@ def secrets_of_rlhf_ii(
     smoothing  a of a softened label: how likely it is to be wrong, below .5
     margin     times the ensemble's mean margin is asked of z (the paper's adaptive margin), in units of beta (d - d)
 
-    Pairs one of whose rewards is missing are left out. Pair it with score `reference_log_ratio` and rollout
-    `preference_pairs`. Source: a public note with the paper's equations, of which bound, smoothing and the treatment by
-    strength in place of ranks of the mean (a fifth flipped) are ours; the paper trains reward models on such pairs.
+    Pairs of which a reward or the strength is missing are left out (`preference/unknown_fraction`). Pair it with score
+    `reference_log_ratio` and rollout `preference_pairs`. Source: a public note with the paper's equations, of which
+    bound, smoothing and the treatment by strength in place of ranks of the mean (a fifth flipped) are ours; the paper
+    trains reward models on such pairs.
     """
     if not 0 <= smoothing < 0.5 or bound < 0 or margin < 0:
         raise ConfigError(
@@ -63,19 +64,19 @@ def secrets_of_rlhf_ii(
     chosen = batch["preferred"] > 0
     together = batch.group[:, None] == batch.group[None, :]
     first, second = (together & chosen[:, None] & ~chosen[None, :]).nonzero(as_tuple=True)
-    known = ~(outcome(batch)[first].isnan() | outcome(batch)[second].isnan())
+    told = outcome(batch)[first] + outcome(batch)[second] + batch["preference_strength"][first]
+    known = ~told.isnan()
     first, second = first[known], second[known]
-    strength, mean = batch["preference_strength"][first].to(scores), batch["preference_margin"][first].to(scores)
-    bad, vague = doubted(strength, bound)
-    treated = {"flip": torch.zeros_like(bad), "soften": torch.zeros_like(bad), "drop": strength.isnan(),
-               "keep": torch.zeros_like(bad)}  # fmt: skip
+    bad, vague = doubted(batch["preference_strength"][first], bound)
+    treated = {name: torch.zeros_like(bad) for name in get_args(Treatment)}
     for where, treatment in ((bad, wrong), (vague, unsure)):
         if treatment not in treated:
             raise ConfigError(f"secrets_of_rlhf_ii: {treatment!r}; expected flip, soften, drop or keep")
-        treated[treatment] = treated[treatment] | where
-    sign = 1 - 2 * treated["flip"].to(scores)
-    z = sign * beta * (scores[first] - scores[second]) - margin * mean.abs()
-    soft = smoothing * treated["soften"].to(scores)
-    values = (1 - soft) * logsigmoid(z) + soft * logsigmoid(-z)
+        treated[treatment] |= where
     kept = ~treated["drop"]
-    return mean_over_prompts(values[kept], first[kept], batch)
+    first, second, flipped, softened = first[kept], second[kept], treated["flip"][kept], treated["soften"][kept]
+    sign, soft = 1 - 2 * flipped.to(scores), smoothing * softened.to(scores)
+    asked = margin * batch["preference_margin"][first].abs().to(scores)
+    z = sign * beta * (scores[first] - scores[second]) - asked
+    values = (1 - soft) * logsigmoid(z) + soft * logsigmoid(-z)
+    return mean_over_prompts(values, first, batch)

@@ -114,7 +114,12 @@ class LanguagePolicyConfig(Section):
 
     @model_validator(mode="after")
     def _likelihood_is_known(self) -> LanguagePolicyConfig:
-        likelihood_class(self.likelihood)
+        engines = likelihood_class(self.likelihood).engines
+        if engines is not None and self.engine_name not in engines:
+            raise ConfigError(
+                f"policy.likelihood={self.likelihood!r} reads what engine {' or '.join(engines)} keeps of a row, and "
+                f"policy.engine={self.engine_name!r} keeps none; write policy.likelihood=tokens"
+            )
         return self
 
     @property

@@ -32,6 +32,10 @@ def alike(sounds, speakers):
     return [1 - abs(float(sound.samples[0, 0]) - speaker) for sound, speaker in zip(sounds, speakers, strict=True)]
 
 
+def unsure(sounds, speakers):
+    return [None, float("nan"), 1.0]
+
+
 def decoded(texts):
     return [spoken(text[3:]) if text.startswith("<s>") else None for text in texts]
 
@@ -55,6 +59,12 @@ def test_what_is_heard_and_whose_voice_it_is():
     both = scored(sounds, ["the cat sat"] * 3, speaker=[0.5] * 3, transcriber=EAR, similarity=f"{HERE}:alike",
                   voice_weight=3.0)  # fmt: skip
     assert both[0]["score"] == 1 and both[1]["score"] == pytest.approx((2 / 3 + 3 * 0.75) / 4)
+
+
+def test_a_voice_that_nobody_could_compare_is_unscored_and_not_worth_its_words_alone():
+    found = scored([spoken("the cat")] * 3, ["the cat"] * 3, speaker=[0.5] * 3, transcriber=EAR,
+                   similarity=f"{HERE}:unsure")  # fmt: skip
+    assert [isinstance(each["score"], Exception) for each in found] == [True, True, False] and found[2]["score"] == 1
 
 
 def test_a_policy_of_speech_tokens_is_heard_through_its_codec():

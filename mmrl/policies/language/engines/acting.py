@@ -133,14 +133,15 @@ class ActsThroughEngine(Policy):
 
     @classmethod
     def no_turns(cls, config: LanguagePolicyConfig) -> str | None:
+        turns, sampled = engine_class(config).capabilities.turns, likelihood_class(config.likelihood).sampled
         refusal = {
-            "engine": (not engine_class(config).capabilities.turns, f"{LOCAL}, vllm or another that says turns"),
-            "likelihood": (not likelihood_class(config.likelihood).sampled, "tokens"),
+            "engine": (not turns, config.engine_name, f"{LOCAL}, vllm or another that says turns"),
+            "likelihood": (not sampled, config.likelihood, "tokens"),
         }
-        for key, (refused, usual) in refusal.items():
+        for key, (refused, given, usual) in refusal.items():
             if refused:
                 return (
-                    f"policy.{key}={getattr(config, key)!r}: responses of several turns, in an environment, are not "
+                    f"policy.{key}={given!r}: responses of several turns, in an environment, are not "
                     f"written so yet; expected {usual}"
                 )
         return None

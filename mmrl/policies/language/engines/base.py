@@ -13,7 +13,7 @@ another, and is told of the trainer's before it acts. It is a class, named in `p
 
 One that remembers across steps may have `after_batch()`, called behind the last optimizer step of a rollout batch;
 `tensors()` and `load(tensors)`, what a checkpoint keeps for it; `state_dict()` and `load_state_dict(state)`; and
-`counted()`, further numbers for the metrics of a step.
+`counted()`, further numbers for the metrics of a step, which ranks add up: a mean is a `mmrl.policies.counts.Mean`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class EngineCapabilities:
     lora             it takes LoRA as adapters, with the base weights left alone: `sync` is then given the unmerged
                      weights under the names that PEFT gives them. Otherwise each tensor comes merged
     own_weights      it holds weights apart from the trainer's, which can be out of date; only `local` does not
+    keeps_copy       it keeps earlier weights of the model: a copy after full fine-tuning, else an adapter
     """
 
     exact_log_probs: bool
@@ -57,6 +58,7 @@ class EngineCapabilities:
     turns: bool = False
     lora: bool = False
     own_weights: bool = True
+    keeps_copy: bool = False
 
 
 @dataclass(frozen=True)

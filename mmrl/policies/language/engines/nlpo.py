@@ -14,6 +14,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.policies import adapters
 from mmrl.policies.anchor import Anchor, AnchorConfig
+from mmrl.policies.counts import Mean
 from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, Setting
 from mmrl.policies.language.engines.beside import Beside
@@ -75,8 +76,9 @@ class Nlpo(Local):
     """
 
     capabilities: ClassVar = EngineCapabilities(
-        exact_log_probs=True, media=frozenset({"image", "video"}), lora=True, own_weights=False
-    )
+        exact_log_probs=True, media=frozenset({"image", "video"}), lora=True, own_weights=False,
+        keeps_copy=True,
+    )  # fmt: skip
     Options: ClassVar = NlpoOptions
 
     def __init__(self, setting: Setting):
@@ -135,11 +137,11 @@ class Nlpo(Local):
         self.allowed += int((allowed[:, : -len(ends)] > 0).sum())
         return limited(logits, allowed), {ALLOWED: allowed}
 
-    def counted(self) -> dict[str, float]:
+    def counted(self) -> dict[str, Mean]:
         """Since it was asked last: the mean number of tokens that could be drawn, and how often `most` cut them."""
         if not self.places:
             return {}
-        told = {"nlpo/allowed": self.allowed / self.places, "nlpo/cut_fraction": self.cut / self.places}
+        told = {"nlpo/allowed": Mean(self.allowed, self.places), "nlpo/cut_fraction": Mean(self.cut, self.places)}
         self.places = self.cut = self.allowed = 0
         return told
 

@@ -35,6 +35,8 @@ class Limited(Tokens):
     policy/causal_policy.py (`forward_policy`: masks of the buffer are applied before log-probs and entropy).
     """
 
+    engines = ("nlpo",)
+
     def work(self, rollouts: Rollouts) -> Tensor:
         """(B, T, 1 + K) int32: the token, and the ids plus 1 of those allowed."""
         actions = rollouts.actions.int()[..., None]

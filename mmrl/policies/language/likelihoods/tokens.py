@@ -30,10 +30,12 @@ class Tokens(Likelihood):
 
     sampled  whether sampling gives the very numbers that `score` would: rollouts then keep the sampler's. Otherwise
              they are scored once more, right after they were written, as with `policy.old_log_probs: trainer`
+    engines  whose rows bring along what `score` reads; None: all of them
     """
 
     probes = frozenset(PROBES) - VECTORS
     sampled: ClassVar[bool] = True
+    engines: ClassVar[tuple[str, ...] | None] = None
 
     @property
     def actions(self) -> int:

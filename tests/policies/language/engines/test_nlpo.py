@@ -11,6 +11,7 @@ from mmrl.policies.language.config import LanguagePolicyConfig
 from mmrl.policies.language.engines.names import engine_class
 from mmrl.policies.language.engines.nlpo import nucleus
 from mmrl.policies.language.likelihoods.limited import ALLOWED, limited
+from mmrl.policies.language.vision import VisionPolicy
 from mmrl.randomness import Key
 from mmrl.record import Request
 from mmrl.training.config import TrainingConfig
@@ -70,7 +71,7 @@ def test_scored_again_a_row_is_worth_what_it_was_drawn_with(changes):
         torch.testing.assert_close(found, rows.old_log_probs, atol=2e-4, rtol=0)
         rows.replay[ALLOWED] = torch.zeros_like(allowed)
         assert (rows.old_log_probs - policy.evaluate(rows).log_probs).max() > 1e-2, "among all it is less likely"
-    assert 0 < policy.counted()["nlpo/allowed"] <= 9
+    assert 0 < float(policy.counted()["nlpo/allowed"]) <= 9
     assert "nlpo/allowed" not in policy.counted()
 
 
@@ -110,3 +111,12 @@ def test_it_trains(tmp_path):
 def test_refusals():
     with pytest.raises(ConfigError, match=r"policy\.likelihood='tokens' would score them among all"):
         engine_class(LanguagePolicyConfig(model="tiny", engine="nlpo"))
+    with pytest.raises(ConfigError, match=r"engine nlpo keeps of a row, and policy\.engine='local' keeps none"):
+        LanguagePolicyConfig(model="tiny", likelihood="limited")
+    least = {"name": "nlpo", "least": 9, "most": 8}
+    with pytest.raises(ConfigError, match=r"engine: least=9: expected at most `most`, 8"):
+        engine_class(LanguagePolicyConfig(model="tiny", engine=least, likelihood="limited"))
+    with pytest.raises(ConfigError, match=r"policy\.engine='nlpo': responses of several turns"):
+        raise ConfigError(
+            VisionPolicy.no_turns(LanguagePolicyConfig(model="tiny", engine="nlpo", likelihood="limited"))
+        )
