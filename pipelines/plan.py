@@ -72,7 +72,7 @@ def _sides(config: RunConfig, reference: bool) -> list[str]:
 
 def _with_members(config: RunConfig, strategies: Nested) -> RunConfig:
     """`config` with as many rollouts a group as its strategies make of `training.group_size`."""
-    size = strategies.members(config.training.group_size)
+    size = strategies.group_members(config.training.group_size)
     return config.model_copy(update={"training": config.training.model_copy(update={"group_size": size})})
 
 

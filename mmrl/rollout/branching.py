@@ -38,7 +38,7 @@ class Branching(Strategy):
         self.at, self.width = tuple(at), width
         self._known: dict[int, int] = {}
 
-    def members(self, group_size: int) -> int:
+    def group_members(self, group_size: int) -> int:
         """At the most: rows that end before a split go on alone."""
         return int(group_size * self.width ** len(self.at))
 

@@ -54,7 +54,7 @@ class Cure(Strategy):
         self.again, self.top = again, top
         self._again: set[int] = set()
 
-    def members(self, group_size: int) -> int:
+    def group_members(self, group_size: int) -> int:
         return group_size * (1 + self.again)
 
     def join(self, batch: Batch, step: Step) -> Plan | None:

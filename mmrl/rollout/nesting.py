@@ -183,9 +183,9 @@ class Nested:
             columns |= cast(Strategy, bound.state).make(seen)
         return replace(batch, columns=columns)
 
-    def members(self, group_size: int) -> int:
+    def group_members(self, group_size: int) -> int:
         """How many rollouts a group has once all of them had their say, as far as settings tell."""
-        return reduce(lambda size, strategy: strategy.members(size), self.strategies, group_size)
+        return reduce(lambda size, strategy: strategy.group_members(size), self.strategies, group_size)
 
     def counted(self) -> dict[str, float]:
         """{`strategy/name`: a number of the step}"""

@@ -203,7 +203,7 @@ class Strategy:
     def meet(self, prompts: Sequence[Prompt]) -> None:
         """The data set, once, before the first step and before a state is loaded."""
 
-    def members(self, group_size: int) -> int:
+    def group_members(self, group_size: int) -> int:
         """How many rollouts a group has in the end, as far as settings say: for `mmrl plan`."""
         return group_size
 

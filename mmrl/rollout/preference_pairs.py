@@ -96,7 +96,7 @@ class PreferencePairs(Strategy):
         self.chosen, self.rejected, self.judges = chosen, rejected, judges
         self.data_columns = (chosen, rejected)
 
-    def members(self, group_size: int) -> int:
+    def group_members(self, group_size: int) -> int:
         return 2
 
     def ask(self, step: Step) -> Plan:
