@@ -114,8 +114,8 @@ POLICY_ROOMS = {"language", "language/families", "language/fast", "language/prob
     "generation", "generation/families", "generation/likelihoods", "masked", "joint", "pictures", "scales",
 }  # fmt: skip
 SHARED_BY_POLICIES = {
-    "__init__", "base", "registry", "views", "adapters", "anchor", "counts", "fixed_length", "images", "likelihood", "quantized",
-    "sharding", "weight_average",
+    "__init__", "base", "registry", "views", "adapters", "anchor", "counts", "fixed_length", "images", "likelihood",
+    "quantized", "sharding", "weight_average",
 }  # fmt: skip
 
 
