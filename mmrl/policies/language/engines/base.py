@@ -185,3 +185,13 @@ class Engine(Protocol):
         On several ranks all of them call it.
         """
         ...
+
+
+def refuse_prefixes(engine: str, contexts: Sequence[Context]) -> None:
+    """For an engine whose rows begin at their prompt."""
+    for context in contexts:
+        if len(context.prefix):
+            raise PolicyError(
+                f"prompt {context.prompt.id!r}: engine {engine} begins rows at their prompt, and a strategy asks for "
+                f"one behind {len(context.prefix)} tokens"
+            )

@@ -16,7 +16,7 @@ from mmrl.policies import adapters
 from mmrl.policies.anchor import Anchor, AnchorConfig
 from mmrl.policies.counts import Mean
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, Setting
+from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, Setting, refuse_prefixes
 from mmrl.policies.language.engines.beside import Beside
 from mmrl.policies.language.engines.local import Local
 from mmrl.policies.language.likelihoods.limited import ALLOWED, limited
@@ -111,12 +111,7 @@ class Nlpo(Local):
 
     def write(self, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None) -> Decoded:
         """See `Engine.write`; `Decoded.kept` has the tokens that each token could be."""
-        for context in contexts:
-            if len(context.prefix):
-                raise PolicyError(
-                    f"prompt {context.prompt.id!r}: engine nlpo begins rows at their prompt, and a strategy asks for "
-                    f"one behind {len(context.prefix)} tokens"
-                )
+        refuse_prefixes("nlpo", contexts)
         return super().write(contexts, budgets, draws)
 
     def _decoded(self, model: ScoredLanguageModel, *asking: Any) -> Decoded:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmrl.errors import ConfigError, PolicyError
 from mmrl.objective.soft_tokens import soft_token_log_prob, soft_token_mix
 from mmrl.policies.language.config import LanguagePolicyConfig
-from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities
+from mmrl.policies.language.engines.base import Context, Draw, EngineCapabilities, refuse_prefixes
 from mmrl.policies.language.engines.local import Local
 from mmrl.policies.language.likelihoods.soft_tokens import GUMBELS, IDS, SOFT, WEIGHTS, mixed
 from mmrl.policies.language.sampling import Decoded, RepeatedCache, choose
@@ -61,12 +61,7 @@ class Soft(Local):
 
     def write(self, contexts: Sequence[Context], budgets: Tensor, draws: Sequence[Draw] | None) -> Decoded:
         """See `Engine.write`; `Decoded.kept` has what each mixture was made of."""
-        for context in contexts:
-            if len(context.prefix):
-                raise PolicyError(
-                    f"prompt {context.prompt.id!r}: engine soft begins rows at their prompt, and a strategy asks for "
-                    f"one behind {len(context.prefix)} tokens"
-                )
+        refuse_prefixes("soft", contexts)
         distinct = list(dict.fromkeys(contexts))
         place, parts = torch.tensor([distinct.index(context) for context in contexts]), []
         for rows in self._together(place):
