@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.errors import ConfigError, unknown
+from mmrl.errors import ConfigError
 from mmrl.pipelines.config import DataConfig, override, set_dotted
 from mmrl.pipelines.refining_rows import Rows, held_out, opened
 from mmrl.pipelines.refining_steps import Stage, train
+from mmrl.pipelines.shipped import read_plan
 from mmrl.plugins import is_reference, load
 from mmrl.randomness import Key
-from mmrl.settings import Section, read_section, read_yaml_file
+from mmrl.settings import Section, read_section
 from mmrl.shown import rounded, tell
 from mmrl.training.storage import write_atomically
 
@@ -97,16 +97,7 @@ class Refinement(Section):
 
 def read_refinement(source: str | Path, overrides: Sequence[str] = ()) -> Refinement:
     """A file, or the name of a shipped plan ("shapes")."""
-    path = Path(source)
-    if not path.is_file():
-        folder = Path(str(resources.files("mmrl.configs") / "sar"))
-        shipped = sorted(p.stem for p in folder.glob("*.yaml"))
-        if str(source) not in shipped:
-            raise ConfigError(f"{source}: no such file, and {unknown('shipped plan of sar', str(source), shipped)}")
-        path = folder / f"{source}.yaml"
-    values = read_yaml_file(path) or {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, got a {type(values).__name__}")
+    values, path = read_plan(source, "sar", "shipped plan of sar")
     for text in overrides:
         set_dotted(values, *override(text))
     return read_section(Refinement, values, str(path))

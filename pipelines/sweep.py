@@ -12,19 +12,19 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mmrl.errors import ConfigError, unknown
+from mmrl.errors import ConfigError
 from mmrl.pipelines.config import RunConfig, merge, override, read_config, set_dotted
 from mmrl.pipelines.run import held_out_panel, open_prompts, train
+from mmrl.pipelines.shipped import read_plan
 from mmrl.pipelines.watching import watch_of
 from mmrl.policies.base import Policy
 from mmrl.policies.generation.calls import spent
-from mmrl.settings import Section, read_section, read_yaml_file
+from mmrl.settings import Section, read_section
 from mmrl.shown import tell
 from mmrl.training.evaluation import Score
 from mmrl.training.storage import write_atomically
@@ -89,14 +89,7 @@ class Comparison(Section):
 
 def read_comparison(source: str | Path, overrides: Sequence[str] = ()) -> Comparison:
     """A file, or the name of a shipped plan ("flow"); `recipes=[a, b]` takes these, as it has them."""
-    path = Path(source)
-    if not path.is_file():
-        folder = Path(str(resources.files("mmrl.configs") / "sweep"))
-        shipped = sorted(p.stem for p in folder.glob("*.yaml"))
-        if str(source) not in shipped:
-            raise ConfigError(f"{source}: no such file, and {unknown('shipped comparison', str(source), shipped)}")
-        path = folder / f"{source}.yaml"
-    values = read_yaml_file(path) or {}
+    values, path = read_plan(source, "sweep", "shipped comparison")
     for text in overrides:
         key, value = override(text)
         if key == "recipes" and isinstance(value, list):
