@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from mmrl.errors import ConfigError
 from mmrl.record import Answer, Batch, Prompt, Rollouts
+from mmrl.rollout.edits import EDIT, ask_drafts, check_edits
 from mmrl.rollout.hints import filled, with_text
 from mmrl.rollout.origins import OWN, SHOWN, brought
 from mmrl.rollout.plan import Ask, Given, Plan, Step, Strategy
 from mmrl.stages import LANGUAGE, stage
-
-EDIT = "A draft of the answer:\n{draft}\n\nChange what is wrong with it, and keep the rest."
 
 
 @stage(
@@ -42,21 +40,13 @@ class ExpoExpressive(Strategy):
     columns = {"edit": 0.0, "expert": 0.0}
 
     def __init__(self, *, drafts: int | None = None, template: str = EDIT) -> None:
-        if drafts is not None and drafts < 2:
-            raise ConfigError(f"rollout 'expo_expressive': drafts={drafts}; edits are compared, so choose at least 2")
-        filled(template, "rollout 'expo_expressive'", draft="")
+        check_edits("expo_expressive", drafts, template)
         self.drafts, self.template = drafts, template
         self._edited: set[int] = set()
         self._chosen: set[int] = set()
 
     def ask(self, step: Step) -> Plan | None:
-        count = self.drafts or step.group_size // 2
-        if count < 2:
-            raise ConfigError(
-                f"rollout 'expo_expressive': training.group_size={step.group_size} leaves {count} draft to edit, and "
-                "edits are compared; choose a group of at least 4"
-            )
-        return Plan([Ask(count, index=i) for i in step.draw(step.prompts_per_step)])
+        return ask_drafts("expo_expressive", self.drafts, step)
 
     def join(self, batch: Batch, step: Step) -> Plan | None:
         if step.round == 1:

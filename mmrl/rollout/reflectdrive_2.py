@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from mmrl.errors import ConfigError
 from mmrl.objective.episodes import COLUMNS, last_parts, with_any
 from mmrl.record import Batch, Prompt, Rollouts
-from mmrl.rollout.expo_expressive import EDIT
+from mmrl.rollout.edits import EDIT, ask_drafts, check_edits
 from mmrl.rollout.hints import filled, with_text
 from mmrl.rollout.origins import OWN, SHOWN
 from mmrl.rollout.plan import Ask, Plan, Step, Strategy
@@ -39,20 +38,12 @@ class ReflectDrive2(Strategy):
     columns = COLUMNS
 
     def __init__(self, *, drafts: int | None = None, template: str = EDIT) -> None:
-        if drafts is not None and drafts < 2:
-            raise ConfigError(f"rollout 'reflectdrive_2': drafts={drafts}; edits are compared, so choose at least 2")
-        filled(template, "rollout 'reflectdrive_2'", draft="")
+        check_edits("reflectdrive_2", drafts, template)
         self.drafts, self.template = drafts, template
         self._edited: set[int] = set()
 
     def ask(self, step: Step) -> Plan:
-        count = self.drafts or step.group_size // 2
-        if count < 2:
-            raise ConfigError(
-                f"rollout 'reflectdrive_2': training.group_size={step.group_size} leaves {count} draft to edit, and "
-                "edits are compared; choose a group of at least 4"
-            )
-        return Plan([Ask(count, index=index) for index in step.draw(step.prompts_per_step)])
+        return ask_drafts("reflectdrive_2", self.drafts, step)
 
     def join(self, batch: Batch, step: Step) -> Plan | None:
         if step.round == 1:

@@ -12,8 +12,8 @@ def test_by_name_by_file_and_what_is_neither(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("steps: 3\n")
     assert read_plan(mine, "sweep", "shipped comparison") == ({"steps": 3}, mine)
-    with pytest.raises(ConfigError, match="flwo: no such file.*shipped comparison.*flow"):
+    with pytest.raises(ConfigError, match=r"flwo: no such file.*shipped comparison.*flow"):
         read_plan("flwo", "sweep", "shipped comparison")
     mine.write_text("- steps\n")
-    with pytest.raises(ConfigError, match="mine.yaml: expected keys and values, got a list"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml: expected keys and values, got a list"):
         read_plan(mine, "sweep", "shipped comparison")

@@ -6,7 +6,8 @@ import torch
 from mmrl.errors import ConfigError
 from mmrl.objective import Objective
 from mmrl.recipes import load_recipe
-from mmrl.rollout.expo_expressive import EDIT, ExpoExpressive
+from mmrl.rollout.edits import EDIT
+from mmrl.rollout.expo_expressive import ExpoExpressive
 from mmrl.training.config import TrainingConfig
 from mmrl.training.trainer import Trainer
 from tests.rollout.hinted import RIGHT, WRONG, hinted_prompts, score_right, taught_policy
